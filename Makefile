@@ -1,0 +1,32 @@
+# Everything runs from .venv, which `make setup` fills from the lock file once, and again only when that changes.
+PYTHON ?= python3.11
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: setup quickstart test check lock format
+
+setup: $(STAMP)
+
+$(STAMP): requirements-cpu.lock pyproject.toml scripts/setup.sh
+	PYTHON="$(PYTHON)" sh scripts/setup.sh
+	touch $(STAMP)
+
+quickstart: $(STAMP)
+	$(BIN)/fortifai sweep sweeps/quickstart.yaml
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The pinned set, without any package host in it. Names what is left out in requirements-cpu.excludes, and why.
+lock:
+	$(BIN)/uv pip compile pyproject.toml --extra cpu --extra dev --excludes requirements-cpu.excludes --upgrade \
+	  --no-emit-index-url --no-emit-find-links --no-header --no-annotate -q -o requirements-cpu.lock
