@@ -1,0 +1,33 @@
+"""Fixtures shared by the whole suite: one Ray instance, and where the real data lies."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # this suite's Ray listens on loopback only
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def ray_instance() -> Iterator[str]:
+    """The one Ray instance of the suite: two logical CPUs, never attached to somebody else's. Yields its address."""
+    import ray
+
+    context = ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="warning")
+    yield context.address_info["gcs_address"]
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of real data; tests that need it skip where it is absent."""
+    folder = Path(os.environ.get("FORTIFAI_DATA", PROJECT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder} (set FORTIFAI_DATA)")
+    return folder
