@@ -1,0 +1,53 @@
+"""What a person sees after a sweep: tables in the terminal and one HTML page that opens offline.
+
+Both read a finished study's directory and nothing else. Altair, Polars and Jinja are imported on the first call, so
+that a command line which merely mentions reports starts at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fortifai_ray.report.errors import ReportError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["ReportError", "print_tables", "write_report"]
+
+
+def print_tables(study_dir: Path, console: Console) -> None:
+    """Print the fidelity tables, what they mean, and how the sweep ran.
+
+    Args:
+        study_dir: ``STORAGE/NAME`` as a sweep leaves it.
+        console: where to print; tables fit 100 columns and wrap below that.
+
+    Raises:
+        ReportError: no study there, or a table that cannot be read.
+    """
+    from fortifai_ray.report.results import load_results
+    from fortifai_ray.report.tables import render_tables
+
+    console.print(render_tables(load_results(study_dir)))
+
+
+def write_report(study_dir: Path) -> Path:
+    """Write ``report.html`` into the study's directory (aside first, then renamed) and return its path.
+
+    The page carries its scripts, styles and data: it opens with no network, and its content security policy forbids
+    the browser to load anything.
+
+    Raises:
+        ReportError: no study there, or a table that cannot be read.
+    """
+    from fortifai_ray.report.page import render_page
+    from fortifai_ray.report.results import load_results
+
+    page = render_page(load_results(study_dir))
+    path = Path(study_dir) / "report.html"
+    aside = path.with_suffix(".html.part")
+    aside.write_text(page, encoding="utf-8")
+    aside.replace(path)
+    return path

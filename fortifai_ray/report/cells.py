@@ -1,0 +1,167 @@
+"""Cells of a study's grid: which chains share one, what a cell is called, and in which order cells are shown."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+BASELINE: dict[str, Any] = {"loss.kind": "cross_entropy"}
+# Contract columns that carry a recipe key's value even where the key does not vary.
+_ALIASES = {
+    "family.kind": "family",
+    "loss.kind": "loss",
+    "loss.gamma": "gamma",
+    "regime.kind": "regime",
+    "regime.synthetic_ratio": "synthetic_ratio",
+}
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_ACRONYMS = {"tce": "TCE", "vae": "VAE", "kde": "KDE"}
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The cells of a study, baseline first and then by their values.
+
+    ``labels`` maps a cell's values (as JSON) to its name; no two cells share a name.
+    """
+
+    keys: tuple[str, ...]
+    labels: Mapping[str, str]
+    baselines: frozenset[str]
+
+    @classmethod
+    def of(
+        cls,
+        table: pl.DataFrame,
+        keys: Sequence[str],
+        baseline: Mapping[str, Any],
+        recipe: Mapping[str, Any] | None = None,
+    ) -> Cells:
+        """Find and name the cells of ``table`` (a row per chain or finer)."""
+        marked = table.with_columns(is_baseline(table, baseline, recipe or {}).alias("__baseline"))
+        if not keys:
+            label = _only_label(table)
+            return cls((), {"[]": label}, frozenset({label} if marked["__baseline"].any() else ()))
+        unique = marked.group_by(keys, maintain_order=True).agg(pl.col("__baseline").any())
+        rows = unique.rows(named=True)
+        rows.sort(key=lambda row: (not row["__baseline"], [_rank(row[key]) for key in keys]))
+        names = _labels([{key: row[key] for key in keys} for row in rows])
+        labels = {_identity(row[key] for key in keys): name for row, name in zip(rows, names, strict=True)}
+        baselines = frozenset(name for row, name in zip(rows, names, strict=True) if row["__baseline"])
+        return cls(tuple(keys), labels, baselines)
+
+    @property
+    def order(self) -> list[str]:
+        """The cells' names in the order to show them."""
+        return list(self.labels.values())
+
+    def name(self, table: pl.DataFrame) -> pl.DataFrame:
+        """``table`` with a column ``cell``, the name of each row's cell (null for a cell unknown here)."""
+        if not self.keys:
+            return table.with_columns(pl.lit(self.order[0]).alias("cell"))
+        names = [self.labels.get(_identity(row)) for row in table.select(self.keys).iter_rows()]
+        return table.with_columns(pl.Series("cell", names, dtype=pl.String))
+
+
+def varied_keys(table: pl.DataFrame, asked: Iterable[str] = ()) -> tuple[str, ...]:
+    """The recipe keys that vary, but the seed: dotted columns, and undotted ones that the study's ``vary`` names."""
+    asked = set(asked) - {"seed"}
+    return tuple(column for column in table.columns if "." in column or column in asked)
+
+
+def is_baseline(table: pl.DataFrame, baseline: Mapping[str, Any], recipe: Mapping[str, Any]) -> pl.Expr:
+    """An expression: whether a row's chain has every value the baseline asks for.
+
+    A key that does not vary has no column of its own; its value is then the contract's column for it (``loss``,
+    ``gamma``, …) or the recipe's.
+    """
+    condition = pl.lit(bool(baseline))
+    for key, value in baseline.items():
+        column = key if key in table.columns else _ALIASES.get(key, key)
+        if column in table.columns:
+            condition &= pl.col(column).is_null() if value is None else pl.col(column).eq_missing(pl.lit(value))
+        else:
+            condition &= pl.lit(_dotted(recipe, key) == value)
+    return condition
+
+
+def printable(text: object) -> str:
+    """``text`` without the characters that a terminal or a browser obeys: control characters (line breaks and tabs are
+    kept), lone surrogates (no UTF-8 file can hold them) and overrides of the writing direction."""
+    return "".join(_REPLACEMENT if _obeyed(char) else char for char in str(text))
+
+
+def _obeyed(char: str) -> bool:
+    if char in "\n\t":
+        return False
+    return unicodedata.category(char) in {"Cc", "Cs"} or "\u202a" <= char <= "\u202e" or "\u2066" <= char <= "\u2069"
+
+
+def _dotted(recipe: Mapping[str, Any], key: str) -> Any:
+    value: Any = recipe
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def _identity(values: Iterable[Any]) -> str:
+    return json.dumps([_listed(value) for value in values], default=str)
+
+
+def _listed(value: Any) -> Any:
+    return value.to_list() if isinstance(value, pl.Series) else value
+
+
+def _rank(value: Any) -> tuple[int, float, str]:
+    """Sorts nulls first, then numbers by size, then text."""
+    if value is None:
+        return (0, 0.0, "")
+    if isinstance(value, int | float):
+        return (1, float(value), "")
+    return (2, 0.0, str(value))
+
+
+def _only_label(table: pl.DataFrame) -> str:
+    """The name of a study's only cell: its loss, where the table says which."""
+    present = [column for column in ("loss", "gamma") if column in table.columns]
+    values = table.filter(pl.col("loss").is_not_null()).select(present).unique() if "loss" in present else None
+    if values is None or len(values) != 1:
+        return "all chains"
+    row = values.row(0, named=True)
+    return _label({"loss.kind": row.get("loss"), "loss.gamma": row.get("gamma")}, {"kind", "gamma"}) or "all chains"
+
+
+def _labels(cells: list[dict[str, Any]]) -> list[str]:
+    """A short name for each cell; full dotted keys where short names would clash."""
+    lasts = [key.rsplit(".", 1)[-1] for key in cells[0]] if cells else []
+    unique = {last for last in lasts if lasts.count(last) == 1 or last == "kind"}
+    short = [_label(cell, unique) or "default" for cell in cells]
+    if len(set(short)) == len(short):
+        return short
+    return [", ".join(f"{key}={printable(_listed(value))}" for key, value in cell.items()) for cell in cells]
+
+
+def _label(cell: Mapping[str, Any], short: set[str]) -> str:
+    """``TCE γ=0.3 · accumulate``: one part per section of the recipe, null values left out."""
+    sections: dict[str, list[str]] = {}
+    for key, value in cell.items():
+        if value is None:
+            continue
+        section, _, last = key.rpartition(".")
+        sections.setdefault(section, []).append(_part(last if last in short else key, value))
+    return " · ".join(" ".join(parts) for parts in sections.values())
+
+
+def _part(key: str, value: Any) -> str:
+    value = _listed(value)
+    text = f"{value:g}" if isinstance(value, float) else printable(value)
+    if key == "kind":
+        return _ACRONYMS.get(text, text.replace("_", " "))
+    if key == "gamma":
+        return f"γ={text}"
+    return f"{key.replace('_', ' ')}={text}"

@@ -1,0 +1,59 @@
+"""Collapse criteria in words, and which of them the result tables have rows for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from fortifai_ray.fidelity import CollapseCriterion
+
+CRITERION = ("metric", "threshold", "relative_to", "direction", "confirm")
+_WHOSE = {"baseline_generation_0": "the baseline's generation 0", "own_generation_0": "its own generation 0"}
+_TITLES = {
+    "perplexity": "held-out perplexity (per token)",
+    "kept_fraction": "kept fraction of target tokens",
+    "trace_ratio": "trace ratio (fitted covariance over the true one's)",
+}
+
+
+def metric_title(metric: str) -> str:
+    """A metric's name as an axis shows it, its unit included where it has one."""
+    return _TITLES.get(metric, metric.replace("_", " "))
+
+
+def limit_text(criterion: CollapseCriterion) -> str:
+    """What the metric is held against: ``above 2× the baseline's generation 0``."""
+    threshold = f"{criterion.threshold:g}"
+    if criterion.relative_to != "absolute":
+        threshold += f"× {_WHOSE[criterion.relative_to]}"
+    return f"{criterion.direction} {threshold}"
+
+
+def criterion_text(criterion: CollapseCriterion) -> str:
+    """The whole criterion in words."""
+    words = f"{metric_title(criterion.metric)} {limit_text(criterion)}"
+    if criterion.confirm == 0:
+        return f"{words}, at the first crossing"
+    return f"{words}, confirmed by {criterion.confirm} further generation{'s' if criterion.confirm > 1 else ''}"
+
+
+def criterion_rows(criterion: CollapseCriterion) -> pl.Expr:
+    """An expression: the rows of a result table that are about this criterion."""
+    return pl.all_horizontal(pl.col(name) == pl.lit(getattr(criterion, name)) for name in CRITERION)
+
+
+def criteria_of(table: pl.DataFrame) -> list[CollapseCriterion]:
+    """The criteria a table (chains or fidelity) has rows for, in its order."""
+    return _checked(table.select(CRITERION).unique(maintain_order=True).to_dicts())
+
+
+def criteria_asked(study: Mapping[str, Any]) -> list[CollapseCriterion]:
+    """The criteria of a resolved study file: one mapping or a list under ``collapse``."""
+    asked = study.get("collapse") or []
+    return _checked(asked if isinstance(asked, list) else [asked])
+
+
+def _checked(items: Sequence[Any]) -> list[CollapseCriterion]:
+    return [CollapseCriterion.model_validate(item) for item in items]

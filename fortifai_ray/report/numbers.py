@@ -1,0 +1,90 @@
+"""Numbers as people read them, with the mark of a bound where a number is only one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+# What a mark in front of a number means, by the table's `bound`.
+MARKS = {"exact": "", "lower": "≥", "upper": "≤"}
+
+_MOST_SEEDS = 6  # longer lists are read in the table and the chart
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """``value`` to ``digits`` significant digits; ``–`` for null, ``NaN`` and ``∞`` as they are."""
+    if value is None:
+        return "–"
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    if value != 0 and not 1e-3 <= abs(value) < 1e6:
+        return f"{value:.{digits - 1}e}"
+    places = max(0, digits - 1 - math.floor(math.log10(abs(value)))) if value else 0
+    text = f"{value:,.{places}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def count(value: float | None) -> str:
+    """A large count: ``310k``, ``1.25M``, ``3B``."""
+    if value is None or not math.isfinite(value):
+        return number(value)
+    for size, suffix in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size * 0.9995:  # 999,500 and above reads 1M, not 1,000k
+            return f"{number(value / size)}{suffix}"
+    return number(value)
+
+
+def duration(seconds: float | None) -> str:
+    """``8.2 s``, ``5 min 12 s``, ``2 h 05 min``."""
+    if seconds is None or not math.isfinite(seconds):
+        return "–"
+    if seconds < 60:
+        return f"{number(seconds, 2)} s"
+    if seconds < 3600:
+        return f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
+    return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60):02d} min"
+
+
+def ratio(row: Mapping[str, Any], is_baseline: bool) -> str:
+    """A row of the fidelity table as its ratio in words: ``1.35 [1.12, 1.61]``, ``≥1.35 (per seed 1.29, ≥1.41)``.
+
+    The interval where the table has one (one-sided for a bound), else the single seeds' ratios. An undetermined ratio,
+    both of whose sides are censored in some pair, is no number.
+    """
+    if is_baseline:
+        return "baseline"
+    value, bound = row["fi_ratio"], row["bound"]
+    if bound not in MARKS or value is None:
+        return f"undetermined {_per_seed(row)}".strip()
+    low, high = row.get("fi_ratio_low"), row.get("fi_ratio_high")
+    if low is None and high is None:
+        return f"{MARKS[bound]}{number(value)} {_per_seed(row)}".strip()
+    ends = f"{'(0' if low is None else f'[{number(low)}'}, {'∞)' if high is None else f'{number(high)}]'}"
+    return f"{MARKS[bound]}{number(value)} {ends}"
+
+
+def seed_ratios(row: Mapping[str, Any]) -> list[tuple[float, str]]:
+    """The single seeds' ratios that are numbers, each with its bound (the cell's where the table has none per seed)."""
+    values = row["seed_ratios"] or []
+    bounds = row.get("seed_bounds") or [row["bound"]] * len(values)
+    return [(value, bound) for value, bound in zip(values, bounds, strict=True) if finite([value])]
+
+
+def finite(values: Sequence[float | None] | None) -> list[float]:
+    """The values that are numbers."""
+    return [float(value) for value in values if value is not None and math.isfinite(value)] if values else []
+
+
+def _per_seed(row: Mapping[str, Any]) -> str:
+    known = seed_ratios(row)
+    asked = len(row["seed_ratios"] or [])
+    if not known:
+        return ""
+    if asked == 1:
+        return "(one seed)"
+    texts = [f"{MARKS.get(bound, '')}{number(value)}" for value, bound in known[:_MOST_SEEDS]]
+    unknown = f"; {asked - len(known)} undetermined" if asked > len(known) else ""
+    return f"(per seed {', '.join(texts)}{', …' if len(known) > _MOST_SEEDS else ''}{unknown})"

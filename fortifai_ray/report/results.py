@@ -1,0 +1,164 @@
+"""Reads a study's directory: what must be there, what may be missing, and a note on whatever is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import yaml
+from pydantic import ValidationError
+
+from fortifai_ray.fidelity import CollapseCriterion
+from fortifai_ray.report.cells import BASELINE, Cells, varied_keys
+from fortifai_ray.report.criteria import CRITERION, criteria_asked, criteria_of
+from fortifai_ray.report.errors import ReportError
+
+# The columns that make a criterion, and what the fidelity table is read by; without them a table is no use here.
+_REQUIRED = {
+    "generations": {"chain_id", "generation", "seed"},
+    "chains": {*CRITERION, "chain_id", "seed", "limit", "status", "fi_generations", "fi_synthetic"},
+    "fidelity": {
+        *CRITERION,
+        "unit",
+        "n_chains",
+        "n_censored",
+        "fi_median",
+        "fi_mean",
+        "fi_ratio",
+        "seed_ratios",
+        "bound",
+    },
+    "samples": {"chain_id", "generation", "row", "prompt_text", "generated_text"},
+}
+_WHAT_IS_LOST = {
+    "chains": "onsets are not shown",
+    "fidelity": "fidelity intervals and ratios are not shown",
+    "samples": "sample texts are not shown",
+}
+
+
+@dataclass(frozen=True)
+class Results:
+    """One study as its directory tells it; ``notes`` says what was missing or unreadable."""
+
+    directory: Path
+    study: dict[str, Any]
+    study_text: str
+    generations: pl.DataFrame
+    chains: pl.DataFrame | None
+    fidelity: pl.DataFrame | None
+    samples: pl.DataFrame | None
+    summary: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return str(self.study.get("name") or self.directory.name)
+
+    @property
+    def baseline(self) -> dict[str, Any]:
+        """The dotted keys that make a chain a baseline chain: cross entropy where the study names none."""
+        baseline = self.study.get("baseline")
+        return dict(baseline) if isinstance(baseline, dict) else BASELINE
+
+    @property
+    def unit(self) -> str:
+        """What the synthetic sizes count: tokens or samples."""
+        units = self.generations["unit"].drop_nulls().to_list() if "unit" in self.generations.columns else []
+        return str(units[0]) if units else "units"
+
+    @cached_property
+    def cells(self) -> Cells:
+        """The study's cells: every combination of its varied keys but the seed."""
+        tables = [table for table in (self.fidelity, self.chains) if table is not None]
+        vary = self.study.get("vary")
+        asked = list(vary) if isinstance(vary, dict) else []
+        keys = varied_keys(tables[0] if tables else self.generations, asked)
+        keys = tuple(key for key in keys if key in self.generations.columns)
+        table = self.generations
+        if self.chains is not None:  # chains that failed before their first generation have a cell, too
+            unseen = self.chains.join(table, on="chain_id", how="anti").select("chain_id", "seed", *keys)
+            table = pl.concat([table, unseen], how="diagonal_relaxed")
+        return Cells.of(table, keys, self.baseline, self.study)
+
+    @cached_property
+    def criteria(self) -> list[CollapseCriterion]:
+        """The collapse criteria, in the order of the tables (of the study file where there is no table).
+
+        Raises:
+            ReportError: a criterion there is none.
+        """
+        tables = [table for table in (self.chains, self.fidelity) if table is not None]
+        try:
+            return criteria_of(tables[0]) if tables else criteria_asked(self.study)
+        except ValidationError as error:
+            raise ReportError(f"{self.directory}: no valid collapse criterion: {error.errors()[0]['msg']}") from error
+
+
+def load_results(study_dir: Path) -> Results:
+    """Read ``STORAGE/NAME``.
+
+    Raises:
+        ReportError: ``study.yaml`` or ``results/generations.parquet`` is missing or cannot be read.
+    """
+    directory = Path(study_dir)
+    text, study = _read_study(directory / "study.yaml")
+    notes: list[str] = []
+    generations = _read_table(directory / "results" / "generations.parquet", "generations")
+    if generations.is_empty():
+        notes.append("no generation has been completed: there is nothing to draw yet")
+    language = generations["family"].eq("language").any() if "family" in generations.columns else False
+    optional: dict[str, pl.DataFrame | None] = {}
+    for name, lost in _WHAT_IS_LOST.items():
+        try:
+            optional[name] = _read_table(directory / "results" / f"{name}.parquet", name)
+        except ReportError as error:
+            optional[name] = None
+            if name != "samples" or language or "not found" not in str(error):
+                notes.append(f"{error}; {lost}")
+    summary = _read_summary(directory / "results" / "summary.json", notes)
+    return Results(directory, study, text, generations, **optional, summary=summary, notes=notes)
+
+
+def _read_study(path: Path) -> tuple[str, dict[str, Any]]:
+    if not path.is_file():
+        raise ReportError(
+            f"{path} not found: give the directory of a study, STORAGE/NAME, as `fortifai sweep` makes it"
+        )
+    try:
+        text = path.read_text(encoding="utf-8")
+        study = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ReportError(f"{path} cannot be read as YAML: {error}") from error
+    if not isinstance(study, dict):
+        raise ReportError(f"{path} is not a study file: a mapping with name, family, vary, … is expected")
+    return text, study
+
+
+def _read_table(path: Path, name: str) -> pl.DataFrame:
+    if not path.is_file():
+        raise ReportError(f"{path} not found: run or resume the sweep first (`fortifai sweep FILE`)")
+    try:
+        table = pl.read_parquet(path, glob=False)  # a study's name may hold [ or *
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise ReportError(f"{path} cannot be read as Parquet: {error}") from error
+    missing = sorted(_REQUIRED[name] - set(table.columns))
+    if missing:
+        raise ReportError(f"{path} lacks the columns {', '.join(missing)}")
+    return table
+
+
+def _read_summary(path: Path, notes: list[str]) -> dict[str, Any]:
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        notes.append(f"{path} not found; time, overhead and failures are not shown")
+        return {}
+    except (OSError, ValueError) as error:
+        notes.append(f"{path} cannot be read ({error}); time, overhead and failures are not shown")
+        return {}
+    return summary if isinstance(summary, dict) else {}

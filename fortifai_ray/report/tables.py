@@ -1,0 +1,165 @@
+"""The fidelity tables as rows of text, for the terminal and the page alike, and their terminal rendering."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from fortifai_ray.fidelity import CollapseCriterion
+from fortifai_ray.report.cells import printable
+from fortifai_ray.report.criteria import criterion_rows, criterion_text
+from fortifai_ray.report.numbers import count, duration, number, ratio
+from fortifai_ray.report.results import Results
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+
+HEADINGS = ("cell", "chains", "censored", "FI in", "FI median", "FI mean", "FI ratio")
+
+_NUMERIC = {"chains", "censored", "FI median", "FI mean"}
+
+
+@dataclass(frozen=True)
+class FidelityRow:
+    """A line of the table: one cell in one unit. ``first`` marks a cell's first line."""
+
+    cell: str
+    chains: str
+    censored: str
+    unit: str
+    median: str
+    mean: str
+    ratio: str
+    first: bool
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The line's columns, in the order of ``HEADINGS``."""
+        return (self.cell, self.chains, self.censored, self.unit, self.median, self.mean, self.ratio)
+
+
+def fidelity_rows(results: Results, criterion: CollapseCriterion) -> list[FidelityRow]:
+    """The lines of one criterion's table, cells in the study's order, generations before the synthetic size."""
+    if results.fidelity is None:
+        return []
+    rows: list[FidelityRow] = []
+    table = results.cells.name(results.fidelity.filter(criterion_rows(criterion)))
+    for cell in results.cells.order:
+        lines = table.filter(pl.col("cell") == cell).sort(pl.col("unit") != "generations").rows(named=True)
+        rows += [_fidelity_row(results, line, index == 0) for index, line in enumerate(lines)]
+    return rows
+
+
+def _fidelity_row(results: Results, line: dict[str, Any], first: bool) -> FidelityRow:
+    generations = line["unit"] == "generations"
+    write = number if generations else count
+    censored = line["n_censored"] or 0
+    failed = line.get("n_failed") or 0
+    median, mean = line["fi_median"], line["fi_mean"]
+    # A mean over times cut at the horizon can only understate: with censored chains in it, it is a lower bound.
+    mark = "≥" if censored and mean is not None else ""
+    return FidelityRow(
+        cell=line["cell"],
+        chains=f"{line['n_chains']}" + (f" (+{failed} failed)" if failed else ""),
+        censored=str(censored),
+        unit="generations" if generations else results.unit,
+        median="not reached" if median is None and censored else write(median),
+        mean=mark + write(mean),
+        ratio=ratio(line, line["cell"] in results.cells.baselines),
+        first=first,
+    )
+
+
+def legend(results: Results) -> list[str]:
+    """What the table's words and marks mean; the level is the table's own."""
+    baseline = ", ".join(f"{key}={value}" for key, value in results.baseline.items())
+    if not results.cells.baselines:
+        baseline += "; not in this study"
+    table = results.fidelity
+    levels = table["level"].drop_nulls().unique().to_list() if table is not None and "level" in table.columns else []
+    level = f"{100 * levels[0]:g}% " if len(levels) == 1 else ""
+    return [
+        "FI (fidelity interval): how long a chain stays faithful, up to the crossing its criterion describes, in "
+        f"generations and in synthetic {results.unit} consumed. Median by Kaplan–Meier; mean of the FI cut at the "
+        "horizon that all compared cells reach. Censored: the chain ended before it collapsed.",
+        f"Ratio: FI over the baseline's ({baseline}), paired by seed, geometric mean. "
+        f"[low, high] is its {level}interval over seeds, given from six uncensored pairs on; below that the single "
+        "seeds' ratios stand. ≥ or ≤: only a lower or an upper bound, because censored chains are in it; undetermined: "
+        "the bounds in it point both ways, or both chains of a pair are censored.",
+    ]
+
+
+def facts(results: Results) -> list[tuple[str, str]]:
+    """How the sweep ran, as far as the summary tells."""
+    summary = results.summary
+    writers: dict[str, tuple[str, Callable[[Any], str]]] = {
+        "wall_seconds": ("wall", duration),
+        "useful_seconds": ("useful work", duration),
+        "chains_at_once": ("chains at once", number),
+        "overhead": ("overhead", number),
+        "engine_starts": ("engine starts", number),
+        "engine_kind": ("engine", printable),
+        "stages_computed": ("stages computed", number),
+        "stages_reused": ("stages reused", number),
+    }
+    lines = [(name, write(summary[key])) for key, (name, write) in writers.items() if summary.get(key) is not None]
+    modes = Counter(str(chain["training_mode"]) for chain in _chains(results) if chain.get("training_mode"))
+    if modes:
+        lines.append(("training", ", ".join(f"{printable(mode)} ({n} chains)" for mode, n in modes.items())))
+    return lines
+
+
+def outcomes(results: Results) -> list[tuple[str, str]]:
+    """Chains that failed, or collapsed for a reason worth reading (NaN loss, empty corpus): label and what happened."""
+    return [
+        (printable(chain.get("label") or chain.get("chain_id")), f"{chain.get('status')}: {printable(chain['reason'])}")
+        for chain in _chains(results)
+        if chain.get("reason")
+    ]
+
+
+def render_tables(results: Results) -> Group:
+    """Everything the terminal shows, as one Rich renderable."""
+    from rich.console import Group
+    from rich.text import Text
+
+    parts: list[Any] = [
+        _rich_table(results, criterion) for criterion in results.criteria if results.fidelity is not None
+    ]
+    if parts:
+        parts += [Text(line, style="dim") for line in legend(results)]
+    if lines := facts(results):
+        parts.append(Text("\n" + " · ".join(f"{name} {value}" for name, value in lines)))
+    parts += [Text(f"{label}: {what}", style="yellow") for label, what in outcomes(results)]
+    parts += [Text(f"note: {printable(note)}", style="yellow") for note in results.notes]
+    return Group(*parts)
+
+
+def _rich_table(results: Results, criterion: CollapseCriterion) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    title = Text.assemble((f"{printable(results.name)} ", "bold"), f"collapse: {printable(criterion_text(criterion))}")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for heading in HEADINGS:
+        table.add_column(
+            heading,
+            justify="right" if heading in _NUMERIC else "left",
+            overflow="fold",
+            no_wrap=heading in {"FI in", "FI mean"},
+        )
+    for row in fidelity_rows(results, criterion):
+        texts = row.texts if row.first else ("", "", "", *row.texts[3:])
+        table.add_row(*(Text(printable(text)) for text in texts))
+    return table
+
+
+def _chains(results: Results) -> list[dict[str, Any]]:
+    chains = results.summary.get("chains")
+    return [chain for chain in chains if isinstance(chain, dict)] if isinstance(chains, list) else []

@@ -1,0 +1,40 @@
+const scheme = matchMedia("(prefers-color-scheme: dark)");
+
+function config() {
+  const style = getComputedStyle(document.documentElement);
+  const [text, quiet, line] = ["--text", "--quiet", "--line"].map((name) => style.getPropertyValue(name).trim());
+  return {
+    background: null,
+    font: "system-ui, sans-serif",
+    view: { stroke: null },
+    axis: { labelColor: quiet, titleColor: text, gridColor: line, domainColor: quiet, tickColor: quiet, labelFontSize: 12, titleFontSize: 12, titleFontWeight: 500 },
+    legend: { labelColor: text, labelFontSize: 12 },
+  };
+}
+
+async function draw() {
+  const options = {
+    // The interpreter keeps Vega from compiling expressions, which the page's content security policy forbids.
+    ast: true,
+    config: config(),
+    renderer: "svg",
+    tooltip: { theme: scheme.matches ? "dark" : "light" },
+    actions: { export: true, source: false, compiled: false, editor: false },
+  };
+  for (const holder of document.querySelectorAll(".chart")) {
+    const spec = JSON.parse(holder.querySelector("script").textContent);
+    let stage = holder.querySelector("div");
+    if (!stage) stage = holder.appendChild(document.createElement("div"));
+    try {
+      await window.vegaEmbed(stage, spec, options);
+    } catch (error) {
+      stage.className = "chart-error";
+      stage.textContent = `This chart could not be drawn: ${error.message}`;
+      console.error(error);
+    }
+  }
+  document.documentElement.dataset.charts = "drawn";
+}
+
+scheme.addEventListener("change", draw);
+draw();

@@ -1,0 +1,140 @@
+"""Charts draw what the tables say: no survivors' medians, no vanished NaN, limits where the chains were judged."""
+
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import polars as pl
+import pytest
+
+from fortifai_ray.report.cells import BASELINE, Cells
+from fortifai_ray.report.charts import MOST_POINTS, collapse_curves
+from fortifai_ray.report.interval_charts import onset_chart, ratio_chart
+
+from .studies import CRITERION, write_study
+
+KEYS = ("loss.kind", "loss.gamma")
+
+
+def tables(study: Path) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    names = ("generations", "chains", "fidelity")
+    generations, chains, fidelity = (pl.read_parquet(study / "results" / f"{name}.parquet") for name in names)
+    return generations, chains, fidelity
+
+
+def layers(chart: Any, mark: str) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """The chart's layers of one mark, each with its data."""
+    spec = chart.to_dict()
+    found = [layer for layer in spec["layer"] if layer["mark"]["type"] == mark]
+    return [(layer, spec["datasets"][layer["data"]["name"]]) for layer in found if "data" in layer]
+
+
+def curve(chart: Any, cell: str) -> dict[int, float]:
+    """The thick line of a cell: median by generation."""
+    thick = [data for layer, data in layers(chart, "line") if layer["mark"]["strokeWidth"] > 2]
+    return {row["generation"]: row["value"] for data in thick for row in data if row["cell"] == cell}
+
+
+def test_the_median_ends_where_the_first_chain_stops(tmp_path: Path) -> None:
+    """Cross entropy's chains stop after their collapse is confirmed, each at its own generation."""
+    generations, chains, _ = tables(write_study(tmp_path, seeds=7, slowness={None: 0.75}))
+    own = generations.filter(pl.col("loss") == "cross_entropy")
+    lasts = own.group_by("chain_id").agg(pl.col("generation").max())["generation"]
+    assert lasts.n_unique() > 1, "the fixture must have chains of different lengths"
+    drawn = curve(collapse_curves(generations, chains, "perplexity"), "cross entropy")
+    assert max(drawn) == lasts.min()
+    assert drawn[0] == pytest.approx(own.filter(generation=0)["perplexity"].median(), rel=1e-5)
+
+
+def test_a_failed_chain_does_not_shorten_the_median(tmp_path: Path) -> None:
+    study = write_study(tmp_path, slowness={0.3: 0.1}, failed=["tce-0.3-1"])
+    generations, chains, _ = tables(study)
+    cut = generations.filter((pl.col("chain_id") != "tce-0.3-1") | (pl.col("generation") < 2))
+    assert max(curve(collapse_curves(cut, chains, "perplexity"), "TCE γ=0.3")) == 5
+    assert max(curve(collapse_curves(cut, None, "perplexity"), "TCE γ=0.3")) == 1
+
+
+def test_the_limit_is_the_one_the_chains_were_judged_by(tmp_path: Path) -> None:
+    generations, chains, _ = tables(write_study(tmp_path))
+    starts = generations.filter(loss="cross_entropy", generation=0)["perplexity"]
+    [(_, [limit])] = [pair for pair in layers(collapse_curves(generations, chains, "perplexity"), "rule")]
+    assert limit["value"] == pytest.approx(2 * starts.median())
+    assert (limit["low"], limit["high"]) == (pytest.approx(2 * starts.min()), pytest.approx(2 * starts.max()))
+
+
+def test_values_that_are_no_number_are_drawn_apart(tmp_path: Path) -> None:
+    put = {(None, 0, 4): float("inf"), (None, 1, 3): float("nan"), (0.3, 0, 4): 1e9}
+    generations, chains, _ = tables(write_study(tmp_path, perplexity=put))
+    chart = collapse_curves(generations, chains, "perplexity")
+    shown = {row["shown"] for _, data in layers(chart, "point") for row in data if row.get("shown")}
+    assert shown == {"NaN", "∞"}
+    assert 3 not in curve(chart, "cross entropy")
+    assert "Infinity" not in chart.to_json()
+    assert "NaN," not in chart.to_json()
+
+
+def test_a_log_axis_only_where_the_values_allow_it(tmp_path: Path) -> None:
+    generations, chains, _ = tables(write_study(tmp_path))
+
+    def scale(metric: str, table: pl.DataFrame = generations) -> object:
+        return layers(collapse_curves(table, chains, metric), "line")[0][0]["encoding"]["y"]["scale"].get("type")
+
+    assert scale("perplexity") == "log"
+    assert scale("kept_fraction") is None
+    assert scale("perplexity", generations.with_columns(pl.col("perplexity") - 400)) is None
+
+
+def test_thin_lines_give_way_where_they_would_only_blacken(tmp_path: Path) -> None:
+    generations, chains, _ = tables(write_study(tmp_path))
+    copies = -(-MOST_POINTS // len(generations))
+    renamed = [generations.with_columns(pl.col("chain_id") + f"-{copy}") for copy in range(copies + 1)]
+    assert len(layers(collapse_curves(generations, chains, "perplexity"), "line")) == 2
+    assert len(layers(collapse_curves(pl.concat(renamed), chains, "perplexity"), "line")) == 1
+
+
+def test_an_unknown_metric_is_an_error(tmp_path: Path) -> None:
+    generations, chains, _ = tables(write_study(tmp_path))
+    with pytest.raises(KeyError, match="nonsense"):
+        collapse_curves(generations, chains, "nonsense")
+
+
+def test_the_curves_save_as_a_picture(tmp_path: Path) -> None:
+    """The README and the notebooks use the chart on its own."""
+    generations, chains, _ = tables(write_study(tmp_path))
+    collapse_curves(generations, chains, "perplexity").save(str(tmp_path / "curves.png"))
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_onsets_are_filled_where_collapsed_and_open_where_censored(tmp_path: Path) -> None:
+    generations, chains, _ = tables(write_study(tmp_path, slowness={0.3: 0.1}))
+    cells = Cells.of(generations, KEYS, BASELINE)
+    chart = onset_chart(chains, CRITERION, cells, medians={"cross entropy": 2.5, "TCE γ=0.3": None})
+    drawn = {layer["mark"]["filled"]: data for layer, data in layers(chart, "point")}
+    assert {row["cell"] for row in drawn[True]} == {"cross entropy", "TCE γ=0.9"}
+    assert [(row["cell"], row["at"]) for row in drawn[False]] == [("TCE γ=0.3", 5)] * 3
+    assert [row["cell"] for _, data in layers(chart, "tick") for row in data] == ["cross entropy"]
+
+
+def test_no_verdict_no_onset_chart(tmp_path: Path) -> None:
+    generations, chains, _ = tables(write_study(tmp_path))
+    failed = chains.with_columns(status=pl.lit("failed"))
+    assert onset_chart(failed, CRITERION, Cells.of(generations, KEYS, BASELINE)) is None
+
+
+def test_ratios_are_drawn_with_interval_and_bound(tmp_path: Path) -> None:
+    generations, _, fidelity = tables(write_study(tmp_path, seeds=7, slowness={0.3: 0.1}))
+    cells = Cells.of(generations, KEYS, BASELINE)
+    chart = ratio_chart(fidelity, CRITERION, cells, "generations")
+    assert isinstance(chart, alt.LayerChart)
+    large = [row for layer, data in layers(chart, "point") if layer["mark"]["size"] > 100 for row in data]
+    assert {row["cell"]: row["bound"] for row in large} == {"TCE γ=0.3": "lower", "TCE γ=0.9": "exact"}
+    spans = [row for layer, data in layers(chart, "rule") if "x2" in layer["encoding"] for row in data]
+    [span] = [row for row in spans if row["cell"] == "TCE γ=0.9"]
+    row = fidelity.filter(pl.col("loss.gamma") == 0.9, unit="generations").row(0, named=True)
+    assert (span["at"], span["high"]) == (row["fi_ratio_low"], row["fi_ratio_high"])
+
+
+def test_no_ratio_no_chart(tmp_path: Path) -> None:
+    study = write_study(tmp_path, slowness={None: 0.1, 0.3: 0.1, 0.9: 0.1})
+    generations, _, fidelity = tables(study)
+    assert ratio_chart(fidelity, CRITERION, Cells.of(generations, KEYS, BASELINE), "generations") is None

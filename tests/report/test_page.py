@@ -1,0 +1,190 @@
+"""The HTML page: opens offline without an error, loads nothing from anywhere, and lets no study's text run."""
+
+import html.parser
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import yaml
+
+from fortifai_ray.fidelity import CollapseCriterion
+from fortifai_ray.report import write_report
+from fortifai_ray.report.results import load_results
+from fortifai_ray.report.samples import sample_tables
+
+from .browser import Opened
+from .studies import CRITERION, write_study
+
+EVIL = "</script><script>document.title='owned'</script><img src=http://evil.example/x.png onerror=alert(1)> {{7*7}}"
+STUDIES: dict[str, dict[str, Any]] = {
+    "three seeds": {"slowness": {0.3: 0.55}},
+    "one seed, no gamma": {"seeds": 1, "gammas": False},
+    "seven seeds": {"seeds": 7, "slowness": {0.9: 0.3}},
+    "nothing collapsed": {"seeds": 2, "slowness": {None: 0.1, 0.3: 0.1, 0.9: 0.1}},
+    "one generation": {"generations": 1},
+    "not finite": {"perplexity": {(None, 0, 4): float("inf"), (None, 1, 3): float("nan"), (0.3, 0, 4): 1e9}},
+    "nothing finite": {
+        "perplexity": {(g, s, n): float("nan") for g in (None, 0.3, 0.9) for s in range(3) for n in range(6)}
+    },
+    "several criteria": {
+        "criteria": [
+            CRITERION,
+            CollapseCriterion(metric="prompt_overlap", threshold=0.045, direction="above", relative_to="absolute"),
+            CollapseCriterion(metric="perplexity", threshold=3, direction="above", relative_to="own_generation_0"),
+        ]
+    },
+    "hostile": {"name": "x<script>alert(1)<script>[red]", "text": EVIL, "fixed_prompts": False},
+}
+
+
+class Addresses(html.parser.HTMLParser):
+    """Collects every address that a page's elements would load or lead to."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        names = {"src", "href", "srcset", "action", "data", "poster", "xlink:href", "formaction"}
+        self.found += [value or "" for name, value in attrs if name in names]
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_it_opens_offline_without_an_error_and_asks_for_nothing(
+    tmp_path: Path, name: str, open_page: Callable[[Path], Opened]
+) -> None:
+    page = write_report(write_study(tmp_path, **STUDIES[name]))
+    assert Addresses(page.read_text()).found == []
+    assert page.stat().st_size < 5_000_000
+    opened = open_page(page)
+    assert opened.problems == []
+    assert opened.requested == []
+    assert 'data-charts="drawn"' in opened.dom
+    assert "chart-error" not in re.sub(r"<style>.*?</style>|<script.*?</script>", "", opened.dom, flags=re.DOTALL)
+    assert opened.dom.count("<svg") >= opened.dom.count('<div class="chart">') > 0
+    assert "owned" not in re.findall(r"<title>.*?</title>", opened.dom)[0]
+
+
+def test_the_check_above_can_fail(tmp_path: Path, open_page: Callable[[Path], Opened]) -> None:
+    """A broken script and a foreign image are caught, and a script that got into the page is stopped."""
+    broken = tmp_path / "broken.html"
+    broken.write_text("<img src='http://evil.example/x.png'><script>nonsense.call()</script>")
+    opened = open_page(broken)
+    assert any("nonsense" in problem for problem in opened.problems)
+    assert opened.requested == ["http://evil.example/x.png"]
+    assert Addresses(broken.read_text()).found == ["http://evil.example/x.png"]
+    page = write_report(write_study(tmp_path))
+    page.write_text(page.read_text().replace("<main>", "<main><script>document.title='owned'</script>"))
+    opened = open_page(page)
+    assert any("Content Security Policy" in problem for problem in opened.problems)
+    assert "<title>owned" not in opened.dom
+
+
+def test_a_studys_texts_are_escaped(tmp_path: Path) -> None:
+    page = write_report(write_study(tmp_path, **STUDIES["hostile"])).read_text()
+    assert "<img src=http" not in page
+    assert "<script>alert" not in page
+    assert "document.title=&#39;owned&#39;" in page
+    assert "{{7*7}}" in page
+    assert page.count("</script>") == page.count('<script type="application/json">') + 1
+
+
+def test_it_shows_curves_table_samples_recipe_and_versions(tmp_path: Path) -> None:
+    study = write_study(tmp_path, slowness={0.3: 0.55})
+    page = write_report(study).read_text()
+    for part in (
+        "held-out perplexity (per token) by generation",
+        "above 2× the baseline&#39;s generation 0, confirmed by 1 further generation",
+        "Onset per chain",
+        "Ratio to the baseline, in generations",
+        "Ratio to the baseline, in synthetic tokens",
+        "kept fraction of target tokens by generation",
+        "Prompt: “Prompt 0”",
+        "preset: llama-tiny",
+        "2.13.0+cpu",
+        "overhead",
+    ):
+        assert part in page
+    for drawn in ("train seconds by generation", "world size by generation"):
+        assert drawn not in page
+
+
+def test_writing_again_replaces_the_page_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    study = write_study(tmp_path)
+    first = write_report(study).read_text()
+    assert write_report(study).read_text() == first
+    assert [path.name for path in study.iterdir() if path.is_file()] != []
+    assert not list(study.glob("*.part"))
+
+
+def test_a_sweep_without_a_single_generation_still_gets_its_page(tmp_path: Path) -> None:
+    """Every chain failed at once: the report says so, instead of hiding the failure behind its own."""
+    study = write_study(
+        tmp_path, failed=[f"{kind}-0" for kind in ("cross_entropy-None", "tce-0.3", "tce-0.9")], seeds=1
+    )
+    path = study / "results/generations.parquet"
+    pl.read_parquet(path).clear().write_parquet(path)
+    chains = pl.read_parquet(study / "results/chains.parquet").with_columns(status=pl.lit("failed"))
+    chains.write_parquet(study / "results/chains.parquet")
+    page = write_report(study).read_text()
+    assert "no generation has been completed" in page
+    assert "3 failed" in page
+
+
+def test_only_study_and_generations_are_needed(tmp_path: Path, open_page: Callable[[Path], Opened]) -> None:
+    study = write_study(tmp_path)
+    for name in ("chains.parquet", "fidelity.parquet", "samples.parquet", "summary.json"):
+        (study / "results" / name).unlink()
+    opened = open_page(write_report(study))
+    assert opened.problems == []
+    assert "held-out perplexity (per token) by generation" in opened.dom
+    assert "fidelity.parquet not found" in opened.dom
+
+
+def test_a_study_that_varies_nothing(tmp_path: Path) -> None:
+    study = write_study(tmp_path, seeds=1)
+    for name in ("generations", "chains", "fidelity"):
+        path = study / "results" / f"{name}.parquet"
+        table = pl.read_parquet(path).filter(pl.col("loss.kind") == "cross_entropy").drop("loss.kind", "loss.gamma")
+        table.write_parquet(path)
+    content = yaml.safe_load((study / "study.yaml").read_text()) | {"vary": {}}
+    (study / "study.yaml").write_text(yaml.safe_dump(content))
+    page = write_report(study).read_text()
+    assert "1 chain in 1 cell" in page
+    assert "<td>baseline</td>" in page
+
+
+def test_samples_follow_a_prompt_through_the_generations(tmp_path: Path) -> None:
+    results = load_results(write_study(tmp_path, text="word"))
+    tables, _ = sample_tables(results)
+    assert [table.heading for table in tables] == ["Prompt: “Prompt 0”", "Prompt: “Prompt 1”", "Prompt: “Prompt 2”"]
+    generation, samples = tables[0].lines[2]
+    assert (generation, tables[0].cells) == (2, ["cross entropy", "TCE γ=0.3", "TCE γ=0.9"])
+    assert samples == [(None, "word word word ")] * 3
+
+
+def test_samples_with_prompts_of_their_own_are_followed_by_row(tmp_path: Path) -> None:
+    results = load_results(write_study(tmp_path, text="word", fixed_prompts=False))
+    tables, _ = sample_tables(results)
+    assert tables[0].heading == "Row 0"
+    assert tables[0].lines[1][1][0] == ("Prompt 0 of generation 1", "word word ")
+
+
+def test_a_command_that_only_mentions_reports_stays_fast() -> None:
+    """``fortifai --help`` must not pay for Altair, Polars or Jinja."""
+    code = (
+        "import sys, json, fortifai_ray.report; "
+        "print(json.dumps([m for m in ('altair', 'polars', 'jinja2', 'vl_convert', 'rich') if m in sys.modules]))"
+    )
+    root = str(Path(__file__).resolve().parents[2])
+    environment = {**os.environ, "PYTHONPATH": root}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert json.loads(done.stdout) == []

@@ -1,0 +1,125 @@
+"""The terminal's tables: a number stands with its criterion, bounds are marked, and what is missing is said."""
+
+import io
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+from rich.console import Console
+
+from fortifai_ray.errors import UserError
+from fortifai_ray.fidelity import CollapseCriterion
+from fortifai_ray.report import ReportError, print_tables
+
+from .studies import CRITERION, write_study
+
+
+def printed(study: Path, width: int = 110) -> str:
+    """What ``print_tables`` shows in a terminal of that width, line ends and paddings taken out."""
+    stream = io.StringIO()
+    print_tables(study, Console(file=stream, width=width, force_terminal=False))
+    return " ".join(stream.getvalue().split())
+
+
+def test_criterion_cells_units_and_run_are_all_there(tmp_path: Path) -> None:
+    text = printed(write_study(tmp_path, slowness={0.3: 0.55}))
+    assert "above 2× the baseline's generation 0, confirmed by 1 further generation" in text
+    for cell in ("cross entropy", "TCE γ=0.3", "TCE γ=0.9"):
+        assert cell in text
+    assert text.count("generations 2.57 2.47 baseline tokens") == 1
+    assert "per seed" in text
+    assert "FI (fidelity interval): how long a chain stays faithful" in text
+    assert "wall 5 min 12 s" in text
+    assert "overhead 0.301" in text
+
+
+def test_the_numbers_are_the_fidelity_tables(tmp_path: Path) -> None:
+    study = write_study(tmp_path, seeds=7)
+    row = pl.read_parquet(study / "results/fidelity.parquet").filter(pl.col("loss.gamma") == 0.9, unit="synthetic")
+    assert f"[{row['fi_ratio_low'][0]:.3g}, {row['fi_ratio_high'][0]:.3g}]" in printed(study)
+    assert f"{row['fi_median'][0] / 1000:.0f}k" in printed(study)
+
+
+def test_every_criterion_has_its_own_table(tmp_path: Path) -> None:
+    others = [
+        CollapseCriterion(
+            metric="prompt_overlap", threshold=0.045, direction="above", relative_to="absolute", confirm=0
+        ),
+        CollapseCriterion(
+            metric="perplexity", threshold=3, direction="above", relative_to="own_generation_0", confirm=2
+        ),
+    ]
+    text = printed(write_study(tmp_path, criteria=[CRITERION, *others]))
+    assert "prompt overlap above 0.045, at the first crossing" in text
+    assert "above 3× its own generation 0, confirmed by 2 further generations" in text
+
+
+def test_censored_chains_are_marked_as_bounds(tmp_path: Path) -> None:
+    """TCE γ=0.3 outlives its horizon in every seed: mean and ratio are lower bounds, and no median is made up."""
+    text = printed(write_study(tmp_path, slowness={0.3: 0.1}))
+    assert "3 3 generations not reached ≥5 ≥" in text
+    assert "≥475k" in text
+
+
+def test_nothing_collapsed_gives_no_ratio_at_all(tmp_path: Path) -> None:
+    text = printed(write_study(tmp_path, slowness={None: 0.1, 0.3: 0.1, 0.9: 0.1}))
+    assert text.count("undetermined") == 5  # two cells in two units, and the legend
+
+
+def test_failed_chains_are_counted_and_explained(tmp_path: Path) -> None:
+    study = write_study(tmp_path, slowness={0.3: 0.1}, failed=["tce-0.3-1"])
+    summary = json.loads((study / "results/summary.json").read_text())
+    summary["chains"][0] |= {"label": "loss.kind=tce seed=1", "status": "failed", "reason": "out of [red]memory\x1b[2J"}
+    (study / "results/summary.json").write_text(json.dumps(summary))
+    text = printed(study)
+    assert "2 (+1 failed) 2 generations" in text
+    assert "loss.kind=tce seed=1: failed: out of [red]memory\ufffd[2J" in text
+
+
+def test_a_name_is_text_and_not_markup(tmp_path: Path) -> None:
+    assert "x[bold][red]y collapse" in printed(write_study(tmp_path, name="x[bold][red]y"))
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_no_number_is_cut_off(tmp_path: Path, width: int) -> None:
+    """Whatever wraps, it wraps whole: the table in an ordinary terminal holds every word of a wide one's."""
+    study = write_study(tmp_path, slowness={0.3: 0.1})
+    narrow, wide = sorted(printed(study, width).split()), sorted(printed(study, 400).split())
+    assert [word for word in narrow if "─" not in word] == [word for word in wide if "─" not in word]
+
+
+@pytest.mark.parametrize(
+    ("missing", "note"),
+    [
+        ("results/chains.parquet", "onsets are not shown"),
+        ("results/fidelity.parquet", "fidelity intervals and ratios are not shown"),
+        ("results/samples.parquet", "sample texts are not shown"),
+        ("results/summary.json", "time, overhead and failures are not shown"),
+    ],
+)
+def test_a_missing_file_is_noted(tmp_path: Path, missing: str, note: str) -> None:
+    study = write_study(tmp_path)
+    (study / missing).unlink()
+    text = printed(study, 400)
+    assert note in text
+    assert missing in text
+
+
+@pytest.mark.parametrize("damage", ["study.yaml", "results/generations.parquet"])
+@pytest.mark.parametrize("content", [None, b"{: not it"])
+def test_what_cannot_be_reported_on_is_an_error_that_names_the_file(
+    tmp_path: Path, damage: str, content: bytes | None
+) -> None:
+    """The command line turns it into exit code 2."""
+    study = write_study(tmp_path)
+    (study / damage).unlink() if content is None else (study / damage).write_bytes(content)
+    with pytest.raises(ReportError, match=damage) as caught:
+        printed(study)
+    assert isinstance(caught.value, UserError)
+
+
+def test_a_damaged_optional_table_is_noted(tmp_path: Path) -> None:
+    study = write_study(tmp_path)
+    (study / "results/fidelity.parquet").write_bytes(b"PAR1 torn")
+    assert "fidelity.parquet cannot be read as Parquet" in printed(study, 400)
