@@ -1,0 +1,117 @@
+"""One chain of a study: its recursion, when it stops, and a row of the results table for each generation."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fortifai_ray.families.language.family import METRICS, Devices, LanguageFamily
+from fortifai_ray.fidelity import CollapseCriterion, collapse_confirmed
+from fortifai_ray.recipe import Recipe
+from fortifai_ray.recursion import Generation, Metrics, first_metrics, recursion
+from fortifai_ray.steps import Steps
+from fortifai_ray.store import Stage
+from fortifai_ray.study import Chain
+
+
+@dataclass(frozen=True)
+class ChainTask:
+    """What a chain needs to know: its place in the grid, what confirms its collapse, and what that is relative to."""
+
+    chain: Chain
+    criteria: Sequence[CollapseCriterion]
+    baseline: Recipe
+
+
+@dataclass(frozen=True)
+class GenerationResult:
+    """A row of ``generations.parquet`` and the sample texts that go with it."""
+
+    row: Mapping[str, Any]
+    samples: Sequence[Mapping[str, Any]]
+
+
+def run_chain(task: ChainTask, steps: Steps, devices: Devices) -> Iterator[GenerationResult]:
+    """The generations of a chain, computed or taken from the store, each as it is completed.
+
+    Raises :class:`fortifai_ray.steps.NotStored` at the first missing step where ``steps`` only replays.
+    """
+    family = LanguageFamily(task.chain.recipe, steps, devices)
+    stop = _Stop(task, steps, devices)
+    consumed = 0
+    for generation in recursion(task.chain.recipe, family, stop.confirmed):
+        consumed += generation.data.synthetic_size
+        samples = [] if generation.synthetic is None else family.samples(generation.synthetic)
+        yield GenerationResult(_row(task.chain, generation, consumed), samples)
+
+
+class _Stop:
+    """Whether a chain's collapse is confirmed under every criterion of the study.
+
+    What a criterion is relative to, the baseline's generation 0 at the same seed, is a step like any other: taken from
+    the store, or computed by whichever chain needs it first. So when a chain stops never depends on who was faster.
+    """
+
+    def __init__(self, task: ChainTask, steps: Steps, devices: Devices) -> None:
+        self._task, self._steps, self._devices = task, steps, devices
+        self._baseline: Metrics | None = None
+
+    def confirmed(self, history: list[Metrics]) -> bool:
+        # A criterion needs `confirm` generations after the first: before that there is nothing to ask.
+        if len(history) <= min(criterion.confirm for criterion in self._task.criteria):
+            return False
+        return all(self._criterion_confirmed(criterion, history) for criterion in self._task.criteria)
+
+    def _criterion_confirmed(self, criterion: CollapseCriterion, history: list[Metrics]) -> bool:
+        if any(metrics.get(criterion.metric) is None for metrics in history):
+            return False  # known only once the generation has been written: not judged here
+        values = [float(metrics[criterion.metric]) for metrics in history]
+        baseline = self._baseline_value(criterion)
+        return collapse_confirmed(values, criterion.limit(values[0], baseline), criterion)
+
+    def _baseline_value(self, criterion: CollapseCriterion) -> float | None:
+        if criterion.relative_to != "baseline_generation_0":
+            return None
+        if self._baseline is None:
+            family = LanguageFamily(self._task.baseline, self._steps, self._devices)
+            self._baseline = first_metrics(self._task.baseline, family) or {}
+        return self._baseline.get(criterion.metric)
+
+
+def _row(chain: Chain, generation: Generation, consumed: int) -> dict[str, Any]:
+    recipe, data = chain.recipe, generation.data
+    written = generation.synthetic.stage if generation.synthetic is not None else None
+    stages = [stage for stage in (generation.model, generation.scores, written) if stage is not None]
+    outputs: dict[str, Any] = {}
+    for stage in stages:
+        outputs |= stage.outputs
+    seconds = {name: outputs.get(name, 0.0) for name in ("train_seconds", "generate_seconds", "evaluate_seconds")}
+    return {
+        "chain_id": chain.chain_id,
+        "generation": generation.number,
+        "family": recipe.family.kind,
+        "loss": recipe.loss.kind,
+        "gamma": getattr(recipe.loss, "gamma", None),
+        "regime": recipe.regime.kind,
+        "seed": recipe.seed,
+        **{key: value for key, value in chain.varied.items() if key != "seed"},
+        "synthetic_ratio": recipe.regime.asked_ratio,
+        "synthetic_ratio_realised": None if math.isnan(data.synthetic_ratio) else data.synthetic_ratio,
+        "unit": "tokens",
+        "human_size": data.human_size,
+        "synthetic_size": data.synthetic_size,
+        "synthetic_size_cum": consumed,
+        **{name: outputs.get(name) for name in METRICS},
+        **seconds,
+        "reused": all(stage.reused for stage in stages),
+        "computed_seconds": sum(_computed_seconds(stage) for stage in stages),
+        "world_size": outputs.get("world_size"),
+        "collapse_reason": generation.collapse_reason,
+        "stage": generation.model.hash if generation.model is not None else None,
+    }
+
+
+def _computed_seconds(stage: Stage) -> float:
+    """Useful seconds spent on a stage in this run: none where it came from the store."""
+    names = ("train_seconds", "generate_seconds", "evaluate_seconds")
+    return 0.0 if stage.reused else sum(float(stage.outputs.get(name) or 0.0) for name in names)

@@ -1,0 +1,105 @@
+"""The command line: each command parses, builds and runs; what it does stands elsewhere."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fortifai_ray.errors import UserError
+
+app = typer.Typer(
+    name="fortifai",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="When do generative models trained on their own output collapse, what delays it, and by how much? "
+    "Start with: fortifai sweep sweeps/quickstart.yaml",
+)
+
+_Storage = Annotated[Path, typer.Option("--storage", help="Folder of stages, results and runs; made if it is missing.")]
+_STORAGE = Path("runs")
+
+
+@app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(help="The study file (YAML), e.g. sweeps/quickstart.yaml.")],
+    storage: _Storage = _STORAGE,
+    address: Annotated[str | None, typer.Option(help="A running Ray cluster; without it Ray is started here.")] = None,
+    override: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Put a value at a dotted key, e.g. training.epochs=1."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, print the plan, run nothing.")] = False,
+) -> None:
+    """Run or resume the study in FILE; the fidelity table comes at the end.
+
+    Each step is stored under the hash of what determines it: a sweep that was killed goes on where it was, one that
+    is finished computes nothing.
+    """
+    from fortifai_ray.study import load_study
+    from fortifai_ray.sweep import print_plan, run_sweep
+
+    console = Console()
+    study = load_study(file, override or [])
+    _refuse_uri(storage)
+    if dry_run:
+        print_plan(study, storage, console)
+        return
+    from fortifai_ray.report import print_tables
+
+    outcome = run_sweep(study, storage, console, address)
+    print_tables(outcome.folder, console)
+    console.print(f"report: {outcome.report}   runs: fortifai ui --storage {storage}", highlight=False, soft_wrap=True)
+    if outcome.failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(directory: Annotated[Path, typer.Argument(help="A study's folder, e.g. runs/quickstart.")]) -> None:
+    """Print a study's tables again and write its report.html, which opens offline."""
+    from fortifai_ray.report import print_tables, write_report
+
+    console = Console()
+    path = write_report(directory)
+    print_tables(directory, console)
+    console.print(f"report: {path}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def doctor(storage: _Storage = _STORAGE) -> None:
+    """Say what of the stack is there, and what to do about what is not."""
+    from fortifai_ray.doctor import diagnose, print_findings
+
+    if not print_findings(diagnose(str(storage)), Console()):
+        raise typer.Exit(1)
+
+
+@app.command()
+def ui(
+    storage: _Storage = _STORAGE,
+    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
+) -> None:
+    """Open MLflow on the runs in a storage folder."""
+    from fortifai_ray.tracking import open_ui
+
+    open_ui(storage, host, port)
+
+
+def _refuse_uri(storage: Path) -> None:
+    if ":/" in str(storage):
+        raise UserError(f"--storage {storage}: object stores are not supported yet; give a local or shared folder")
+
+
+def main() -> None:
+    """Entry point: a user's mistake gets its one line and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        print(f"fortifai: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("fortifai: interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,1 @@
+"""Families of models: the only place that knows tensors from points."""

@@ -1,0 +1,91 @@
+"""What a study file says of a language family: the model, its corpus and how it is trained."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+_CLOSED = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelConfig(BaseModel):
+    """Which causal LM: a preset trained from scratch, a Hugging Face folder (``path``) or a hub name (``hub``)."""
+
+    model_config = _CLOSED
+    preset: Literal["llama-tiny"] | None = None
+    vocab_size: int = Field(2048, ge=258, le=65536, description="of the preset's byte-level BPE tokenizer")
+    path: str | None = None
+    hub: str | None = None
+    revision: str | None = None
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        given = [name for name in ("preset", "path", "hub") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of preset, path and hub (given: {', '.join(given) or 'none'})")
+        if self.path is not None:
+            _check_checkpoint_folder(Path(self.path))
+        return self
+
+
+def _check_checkpoint_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}")
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} has no config.json: a Hugging Face checkpoint folder is needed")
+    if not list(folder.glob("*.safetensors")):
+        raise ValueError(f"{folder} has no weights: *.safetensors is needed (pickled weights are not read)")
+
+
+class CorpusConfig(BaseModel):
+    """The human text, and how much of it is held out.
+
+    Whole documents are held out, by a fixed rule that no seed enters: every chain of a study is scored on the same
+    blocks of text. ``train_tokens`` is the budget of generation 0, drawn by the recipe's seed (all there is if null).
+    """
+
+    model_config = _CLOSED
+    source: Literal["pydoc"] | None = None
+    path: str | None = Field(None, description="a .txt, .jsonl or .parquet file, or a folder of them")
+    dataset: str | None = Field(None, description="a dataset of the Hugging Face hub")
+    name: str | None = None
+    split: str = "train"
+    text_column: str = "text"
+    held_out: float = Field(0.1, gt=0.0, lt=1.0)
+    train_tokens: int | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        given = [name for name in ("source", "path", "dataset") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of source, path and dataset (given: {', '.join(given) or 'none'})")
+        if self.path is not None and not Path(self.path).exists():
+            raise ValueError(f"there is no {self.path} (looked for from {Path.cwd().name}/)")
+        return self
+
+
+class TrainingConfig(BaseModel):
+    """How one generation is trained."""
+
+    model_config = _CLOSED
+    init: Literal["scratch", "base", "previous"] = Field(
+        "previous", description="a new model each generation, the given one each time, or on from the last generation"
+    )
+    epochs: int = Field(1, ge=1)
+    batch_size: int = Field(16, ge=1, description="blocks a step, over all workers")
+    block_size: int = Field(128, ge=2, description="tokens a block")
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    learning_rate: float = Field(1e-3, gt=0.0)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_ratio: float = Field(0.05, ge=0.0, lt=1.0, description="share of the steps")
+    weight_decay: float = Field(0.01, ge=0.0)
+    max_grad_norm: float = Field(1.0, gt=0.0)
+    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on a GPU that has it")
+
+
+class EvaluationConfig(BaseModel):
+    """What is measured of each generation's model."""
+
+    model_config = _CLOSED
+    batch_size: int = Field(32, ge=1)
+    sample_texts: int = Field(4, ge=0, le=64, description="prompts whose continuations are kept for reading")

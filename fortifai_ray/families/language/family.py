@@ -1,0 +1,229 @@
+"""The language family's steps: fit by Ray Train, perplexity on held-out text, corpora by warm engines."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fortifai_ray.engines.config import resolve_kind
+from fortifai_ray.families.language import data, evaluation, models, training
+from fortifai_ray.families.language.corpus import Corpus, prepare_corpus
+from fortifai_ray.losses import Loss
+from fortifai_ray.recipe import Recipe
+from fortifai_ray.recursion import Collapsed, Synthetic
+from fortifai_ray.regimes import Draw, Pool, TrainingSet
+from fortifai_ray.seeds import derive_seed, generator
+from fortifai_ray.steps import Steps
+from fortifai_ray.store import Stage, StageKey, canonical_hash
+
+if TYPE_CHECKING:  # importing Ray takes a second, and what it reads when imported is settled by the sweep
+    from fortifai_ray.engines.pool import EnginePool
+
+GENERATION_VERSION = 1  # bump when the same model and prompts give other text
+
+METRICS = ("perplexity", "train_loss", "kept_fraction", "mean_target_probability", "prompt_overlap")
+
+
+@dataclass(frozen=True)
+class Devices:
+    """What a chain may use: nothing here changes a result beyond rounding."""
+
+    threads: int = 1
+    workers: int = 1
+    resources_per_worker: Mapping[str, float] = field(default_factory=dict)
+    engines_at_once: int = 1
+    pool: "EnginePool | None" = None
+
+
+class LanguageFamily:
+    """One chain's causal LM, its corpus and its engines."""
+
+    def __init__(self, recipe: Recipe, steps: Steps, devices: Devices) -> None:
+        self._recipe = recipe
+        self._steps = steps
+        self._devices = devices
+        self._block_size = recipe.training.block_size
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        return prepare_corpus(self._recipe.corpus, self._recipe.family.model, self._steps.store)
+
+    @cached_property
+    def _human(self) -> Draw:
+        blocks = len(self.corpus.train) // self._block_size
+        pool = Pool(f"{self.corpus.hash}/{self._block_size}", np.full(blocks, self._block_size), synthetic=False)
+        order = generator(self._recipe.seed, "human").permutation(blocks)
+        budget = self._recipe.corpus.train_tokens
+        return Draw(pool, order if budget is None else order[: max(1, budget // self._block_size)])
+
+    def human(self) -> Draw:
+        """Blocks of the human training text, chosen and ordered by the recipe's seed."""
+        return self._human
+
+    def init(self, previous: Stage | None, generation: int) -> Stage:
+        """The starting model: the previous generation's, or a stage that holds the preset's or checkpoint's weights."""
+        init = self._recipe.training.init
+        if previous is not None and init == "previous":
+            return previous
+        model = self._recipe.family.model
+        inputs: dict[str, Any] = {"model": models.model_identity(model), "corpus": self.corpus.hash}
+        seed = 0
+        if model.preset:  # only a preset's weights are random
+            seed = derive_seed(self._recipe.seed, "init", generation if init == "scratch" else 0)
+            inputs["seed"] = seed
+        key = StageKey("model", models.VERSION, inputs)
+
+        def compute(folder: Path) -> dict[str, Any]:
+            models.create_model(model, self.corpus, seed, folder)
+            return {}
+
+        return self._steps.run(key, "create the starting model", compute)
+
+    def fit(self, data: TrainingSet, loss: Loss, *, start_from: Stage, generation: int) -> Stage:
+        """Train on Ray Train; the stage is a Hugging Face folder and a :class:`training.TrainingReport`."""
+        if not data.human_size + data.synthetic_size:
+            raise Collapsed("the training set is empty: the last generation wrote nothing")
+        settings = self._recipe.training
+        order_seed = derive_seed(self._recipe.seed, "order", generation)
+        key = StageKey(
+            "fit",
+            training.VERSION,
+            {
+                "start_from": start_from.hash,
+                "data": data.describe(),
+                "corpus": self.corpus.hash,
+                "loss": loss.model_dump(mode="json"),
+                "training": settings.model_dump(mode="json", exclude={"init"}),
+                "order_seed": order_seed,
+            },
+        )
+
+        def compute(folder: Path) -> dict[str, Any]:
+            blocks = self._blocks(data)
+            report = training.train(
+                start_from.path,
+                folder,
+                blocks,
+                loss,
+                settings,
+                order_seed,
+                workers=self._devices.workers,
+                resources_per_worker=dict(self._devices.resources_per_worker),
+                threads=self._devices.threads,
+            )
+            return asdict(report)
+
+        stage = self._steps.run(key, f"train generation {generation}", compute)
+        if stage.outputs["diverged"]:
+            raise Collapsed(f"training diverged: {stage.outputs['diverged']}")
+        return stage
+
+    def _blocks(self, data_: TrainingSet) -> data.Blocks:
+        pools = [draw.pool for draw in data_.draws if draw.pool.synthetic]
+        folders = {pool.stage: self._steps.store.path(pool.stage) / "corpus" for pool in pools}
+        return data.fetch_blocks(data_, self.corpus, folders, self._block_size)
+
+    def evaluate(self, model: Stage) -> Stage:
+        """Perplexity per token of the held-out human text, in blocks that are the same for every chain of a study."""
+        blocks = self.corpus.blocks(self.corpus.held_out, self._block_size)
+        key = StageKey(
+            "evaluate",
+            evaluation.VERSION,
+            {"model": model.hash, "corpus": self.corpus.hash, "block_size": self._block_size},
+        )
+
+        def compute(_: Path) -> dict[str, Any]:
+            batch_size = self._recipe.evaluation.batch_size
+            report = asdict(
+                evaluation.perplexity(model.path, blocks, batch_size=batch_size, threads=self._devices.threads)
+            )
+            if not math.isfinite(report["perplexity"]):  # JSON has no infinity
+                report |= {"perplexity": None, "not_finite": str(report["perplexity"])}
+            return report
+
+        stage = self._steps.run(key, "evaluate", compute)
+        if stage.outputs["perplexity"] is None:
+            raise Collapsed(f"the held-out perplexity is {stage.outputs['not_finite']}")
+        return stage
+
+    def generate(self, model: Stage, size: float, *, generation: int) -> Synthetic:
+        """Continuations of human contexts by the warm engines; at least ``evaluation.sample_texts`` of them."""
+        decoding, engine = self._recipe.decoding, self._recipe.engine
+        rows = max(math.ceil(size / decoding.max_new_tokens), self._recipe.evaluation.sample_texts)
+        key = StageKey(
+            "generate",
+            GENERATION_VERSION,
+            {
+                "model": model.hash,
+                "corpus": self.corpus.hash,
+                "human": canonical_hash(self._human.items.tolist()),
+                "block_size": self._block_size,
+                "decoding": decoding.model_dump(mode="json"),
+                "engine": {
+                    **engine.model_dump(mode="json", exclude={"kv_cache_bytes"}),
+                    "kind": resolve_kind(engine.kind),
+                },
+                "seed": self._recipe.seed,
+                "generation": generation,
+                "rows": rows,
+            },
+        )
+        stage = self._steps.run(
+            key, f"generate {rows} rows", lambda folder: self._write(folder, model, generation, rows)
+        )
+        lengths = np.asarray(data.read_generated(stage.path / "corpus").value_lengths())
+        return Synthetic(stage, Pool(stage.hash, lengths, synthetic=True))
+
+    def _write(self, folder: Path, model: Stage, generation: int, rows: int) -> dict[str, Any]:
+        from fortifai_ray.engines.corpus import generate_corpus
+
+        assert self._devices.pool is not None, "a chain that generates needs engines"
+        human, recipe = self._human.items, self._recipe
+        prompts = data.draw_prompts(
+            self.corpus,
+            human,
+            rows,
+            seed=recipe.seed,
+            generation=generation,
+            block_size=self._block_size,
+            context_tokens=recipe.decoding.context_tokens,
+        )
+        report = generate_corpus(
+            self._devices.pool,
+            model.path,
+            model.hash,
+            prompts,
+            recipe.decoding,
+            recipe.engine,
+            folder / "corpus",
+            self._devices.engines_at_once,
+            on_wait=self._steps.announce,
+        )
+        overlap = data.prompt_overlap(self.corpus, human, data.read_generated(folder / "corpus"), self._block_size)
+        return {
+            "rows": report.rows,
+            "generated_tokens": report.generated_tokens,
+            "generate_seconds": report.seconds,
+            "prompt_overlap": None if math.isnan(overlap) else overlap,
+        }
+
+    def samples(self, synthetic: Synthetic) -> list[dict[str, Any]]:
+        """The first rows of a synthetic corpus as text: row, prompt_text, generated_text."""
+        import pyarrow.parquet as pq
+
+        table = pq.read_table(synthetic.stage.path / "corpus", columns=["row", "prompt_ids", "generated_ids"])
+        rows = table.sort_by("row").slice(0, self._recipe.evaluation.sample_texts).to_pylist()
+        prompts = self.corpus.decode([row["prompt_ids"] for row in rows])
+        texts = self.corpus.decode([row["generated_ids"] for row in rows])
+        return [
+            {"row": row["row"], "prompt_text": prompt, "generated_text": text}
+            for row, prompt, text in zip(rows, prompts, texts, strict=True)
+        ]
+
+    def write_engine_config(self, folder: Path) -> None:
+        """Write what an engine needs to start ahead of any weights into ``folder``."""
+        models.write_config(self._recipe.family.model, self.corpus, folder)

@@ -1,0 +1,68 @@
+"""The causal LM that a chain starts from, as a Hugging Face folder."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from fortifai_ray.families.language.config import ModelConfig
+from fortifai_ray.families.language.corpus import Corpus
+from fortifai_ray.store import file_sha256
+
+VERSION = 1  # bump when the same seed gives another model
+
+# About one million parameters, most of them in four decoder layers: small enough for a collapse in minutes on one
+# core, deep enough to learn local grammar. Heads of 32 are the smallest that vLLM's CPU attention serves.
+_LLAMA_TINY: dict[str, Any] = {
+    "hidden_size": 128,
+    "intermediate_size": 352,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 512,
+    "tie_word_embeddings": True,
+}
+
+
+def model_identity(model: ModelConfig) -> dict[str, Any]:
+    """What determines the starting model apart from its seed: the preset's shape, or the checkpoint's content."""
+    if model.preset:
+        return {"preset": _LLAMA_TINY, "vocab_size": model.vocab_size}
+    if model.path:
+        files = [*sorted(Path(model.path).glob("*.safetensors")), Path(model.path) / "config.json"]
+        return {file.name: file_sha256(file) for file in files}
+    return {"hub": model.hub, "revision": model.revision}
+
+
+def create_model(model: ModelConfig, corpus: Corpus, seed: int, folder: Path) -> None:
+    """Write the starting model into ``folder``: random weights by ``seed`` for a preset, else the checkpoint's own."""
+    import torch
+    import transformers
+
+    if model.preset:
+        torch.manual_seed(seed)
+        network = transformers.LlamaForCausalLM(_preset_config(model, corpus))
+    else:
+        network = transformers.AutoModelForCausalLM.from_pretrained(model.path or model.hub, revision=model.revision)
+    network.save_pretrained(folder)
+
+
+def write_config(model: ModelConfig, corpus: Corpus, folder: Path) -> None:
+    """Write the starting model's ``config.json`` alone: what an engine needs to start ahead of any weights."""
+    import transformers
+
+    if model.preset:
+        config = _preset_config(model, corpus)
+        config.architectures = ["LlamaForCausalLM"]
+    else:
+        config = transformers.AutoConfig.from_pretrained(model.path or model.hub, revision=model.revision)
+    config.save_pretrained(folder)
+
+
+def _preset_config(model: ModelConfig, corpus: Corpus) -> Any:
+    import transformers
+
+    vocab_size = len(json.loads((corpus.tokenizer_path / "tokenizer.json").read_text())["model"]["vocab"])
+    end = corpus.end_of_text
+    return transformers.LlamaConfig(
+        **_LLAMA_TINY, vocab_size=vocab_size, bos_token_id=end, eos_token_id=end, pad_token_id=end
+    )

@@ -1,0 +1,79 @@
+"""A chain as a Ray Tune trial: a step of the trial is a generation of the chain."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray import tune
+
+from fortifai_ray.chain import ChainTask, GenerationResult, run_chain
+from fortifai_ray.families.language.family import Devices
+from fortifai_ray.steps import Steps
+from fortifai_ray.store import StageStore
+
+
+@dataclass(frozen=True)
+class TrialContext:
+    """What every trial of a sweep shares."""
+
+    storage: str
+    tasks: dict[str, ChainTask]
+    devices: Devices
+    board: Any = field(default=None)
+
+
+class ChainTrial(tune.Trainable):
+    """Runs one chain. The stage store is its checkpoint: a trial that is started again finds its finished steps there.
+
+    Tune reuses the process for the next chain, which saves the seconds of importing torch and transformers again.
+    """
+
+    def setup(self, config: dict[str, Any], context: TrialContext) -> None:  # type: ignore[override]
+        quiet_libraries()
+        self._context = context
+        self._begin(config["chain_id"])
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._begin(new_config["chain_id"])
+        return True
+
+    def _begin(self, chain_id: str) -> None:
+        context = self._context
+        self._steps = Steps(StageStore(context.storage), announce=self._announce)
+        self._chain_id = chain_id
+        task = context.tasks[chain_id]
+        self._results: Iterator[GenerationResult] = run_chain(task, self._steps, context.devices)
+        self._announce("starting")
+
+    def _announce(self, step: str) -> None:
+        if self._context.board is not None:
+            self._context.board.write.remote(self._chain_id, step)
+
+    def step(self) -> dict[str, Any]:
+        result = next(self._results, None)
+        if result is None:  # the last generation was already reported
+            return {"done": True, "row": None}
+        return {
+            "row": dict(result.row),
+            "samples": [dict(sample) for sample in result.samples],
+            "stages_computed": self._steps.computed,
+            "stages_reused": self._steps.reused,
+            "done": False,
+        }
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: the stage store already has it."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing: the stage store already has it."""
+
+
+def quiet_libraries() -> None:
+    """Keep progress bars and start-up notes of the libraries off the sweep's own view."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
