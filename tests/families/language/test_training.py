@@ -1,0 +1,109 @@
+"""Training: one train function whatever the number of workers, exact losses, checkpoints anybody can load."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from fortifai_ray.families.language.config import TrainingConfig
+from fortifai_ray.families.language.corpus import Corpus
+from fortifai_ray.families.language.data import Blocks
+from fortifai_ray.families.language.evaluation import perplexity
+from fortifai_ray.families.language.training import TrainingReport, train
+from fortifai_ray.losses import CrossEntropy, Loss, TruncatedCrossEntropy
+
+SETTINGS = TrainingConfig(epochs=2, batch_size=6, learning_rate=1e-3)
+
+
+@pytest.fixture(scope="module")
+def blocks(corpus: Corpus) -> Blocks:
+    """Twenty blocks of unequal length, so that batches hold unequal numbers of targets, and the last one 2 of 6 rows."""
+    lengths = np.full(20, 128)
+    lengths[[3, 8, 15]] = [40, 2, 1]
+    return Blocks(np.array(corpus.blocks(corpus.train, 128)[:20]), lengths)
+
+
+def run(model: Path, output: Path, blocks: Blocks, loss: Loss, workers: int = 1) -> TrainingReport:
+    output.mkdir()
+    return train(
+        model, output, blocks, loss, SETTINGS, 7, workers=workers, resources_per_worker={"CPU": 0.5}, threads=1
+    )
+
+
+def test_the_first_loss_is_the_models_own(model: Path, blocks: Blocks, tmp_path: Path) -> None:
+    """The first step's loss is the mean over the batch's real targets, recomputed here in float64, row by row."""
+    run(model, tmp_path / "out", blocks, CrossEntropy())
+    from fortifai_ray.seeds import generator
+
+    batch = generator(7, "epoch", 0).permutation(20)[:6]
+    network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float64)
+    sums, targets = 0.0, 0
+    for row in batch:
+        tokens = torch.from_numpy(blocks.tokens[row][: blocks.lengths[row]]).long()[None]
+        log_p = network(tokens).logits.log_softmax(-1)[0, :-1].gather(1, tokens[0, 1:, None])
+        sums, targets = sums - float(log_p.sum().detach()), targets + log_p.shape[0]
+    # Sums of some 600 float32 terms of size 6: rounding of one part in 2**24 each, adding up as a random walk would.
+    tolerance = 2**-24 * 25 * 6
+    assert np.load(tmp_path / "out" / "losses.npy")[0] == pytest.approx(sums / targets, abs=tolerance * 10)
+
+
+def test_training_repeats_bit_for_bit(model: Path, blocks: Blocks, tmp_path: Path) -> None:
+    """The same step gives the same weights: what lets a killed sweep end with the same table."""
+    for name in ("a", "b"):
+        run(model, tmp_path / name, blocks, CrossEntropy())
+    first, second = (AutoModelForCausalLM.from_pretrained(tmp_path / name).state_dict() for name in ("a", "b"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_it_learns_and_hands_on_an_ordinary_checkpoint(model: Path, corpus: Corpus, blocks: Blocks, tmp_path: Path) -> None:
+    """Perplexity on what was trained on falls; the folder has safetensors and no pickle."""
+    run(model, tmp_path / "out", blocks, CrossEntropy())
+    text = blocks.tokens[:3]
+    assert perplexity(tmp_path / "out", text, batch_size=2).perplexity < perplexity(model, text, batch_size=2).perplexity
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert "model.safetensors" in names
+    assert not [name for name in names if name.endswith((".bin", ".pt", ".pkl"))]
+
+
+def test_truncation_is_reported(model: Path, blocks: Blocks, tmp_path: Path) -> None:
+    """A γ below every probability of an untrained model (1/512 or so) keeps next to nothing, and moves next to nothing."""
+    report = run(model, tmp_path / "low", blocks, TruncatedCrossEntropy(gamma=1e-4))
+    assert report.kept_fraction < 0.05
+    full = run(model, tmp_path / "full", blocks, CrossEntropy())
+    assert full.kept_fraction == 1.0
+    assert full.steps == 8
+    assert full.targets == 2 * int((blocks.lengths - 1).sum())
+    assert full.world_size == 1
+
+
+def test_a_loss_that_is_not_finite_is_a_finding(model: Path, blocks: Blocks, tmp_path: Path) -> None:
+    """Weights that overflow end the training with a reason, not with a crash."""
+    network = AutoModelForCausalLM.from_pretrained(model)
+    with torch.no_grad():
+        network.get_input_embeddings().weight.fill_(float("nan"))
+    network.save_pretrained(tmp_path / "broken")
+    report = run(tmp_path / "broken", tmp_path / "out", blocks, CrossEntropy())
+    assert report.diverged is not None
+    assert "step 0" in report.diverged
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_instance")
+@pytest.mark.parametrize("loss", [CrossEntropy(), TruncatedCrossEntropy(gamma=0.005)])
+def test_two_workers_agree_with_one(model: Path, blocks: Blocks, tmp_path: Path, loss: Loss) -> None:
+    """A real two-worker TorchTrainer over gloo: the same losses, step by step, as one process with the same batches.
+
+    Both sum the same float32 terms in another order, so a step differs by rounding; the optimiser (AdamW divides by the
+    gradient's size) can turn a rounding of a near-zero gradient into a full step of one weight. Eight steps at a rate of
+    at most 1e-3 leave the mean loss within 1e-4.
+    """
+    one = run(model, tmp_path / "one", blocks, loss)
+    two = run(model, tmp_path / "two", blocks, loss, workers=2)
+    assert (one.world_size, two.world_size) == (1, 2)
+    assert two.targets == one.targets
+    first, second = (np.load(tmp_path / name / "losses.npy") for name in ("one", "two"))
+    assert second[0] == pytest.approx(first[0], rel=1e-6)
+    assert second == pytest.approx(first, abs=1e-4)
+    assert two.kept_fraction == pytest.approx(one.kept_fraction, abs=2 / one.targets)
