@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.fidelity import CollapseCriterion
@@ -27,6 +27,12 @@ def _as_list(value: Any) -> Any:
     return value if isinstance(value, list) else [value]
 
 
+def _no_claims_yet(claims: list[Any]) -> list[Any]:
+    if claims:
+        raise ValueError("claims cannot be checked yet; leave them out")
+    return claims
+
+
 class StudySettings(BaseModel):
     """The keys of a study file beside the recipe's own."""
 
@@ -35,7 +41,7 @@ class StudySettings(BaseModel):
     vary: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
     collapse: Annotated[list[CollapseCriterion], BeforeValidator(_as_list), Field(min_length=1)]
     baseline: dict[str, Any] = {"loss.kind": "cross_entropy"}
-    claims: Annotated[list[Any], Field(max_length=0)] = []
+    claims: Annotated[list[Any], AfterValidator(_no_claims_yet)] = []
     resources: ResourcesConfig = ResourcesConfig()
 
 
@@ -88,7 +94,7 @@ class Study:
     def baseline_of(self, chain: Chain) -> Recipe:
         """The recipe whose generation 0 a chain is measured against: its own, with the baseline's keys put in."""
         return _resolve(
-            self.source, _apply(chain.recipe.model_dump(mode="json"), _whole_sections(self.settings.baseline))
+            f"{self.source}: baseline", _apply(chain.recipe.model_dump(mode="json"), _whole_sections(self.settings.baseline))
         )
 
 
@@ -119,7 +125,10 @@ def make_study(content: dict[str, Any], source: str, overrides: Sequence[str] = 
     _check_top_level(content, source)
     settings = _validated(StudySettings, {k: v for k, v in content.items() if k in names}, source)
     base = {key: value for key, value in content.items() if key not in names}
-    return Study(source, settings, _resolved_base(base, settings, source), _chains(base, settings, source))
+    study = Study(source, settings, _resolved_base(base, settings, source), _chains(base, settings, source))
+    for chain in study.chains:
+        study.baseline_of(chain)  # raises where the baseline's keys do not fit the recipe
+    return study
 
 
 def _check_top_level(content: Mapping[str, Any], source: str) -> None:
@@ -213,6 +222,8 @@ def _first_error(error: ValidationError, model: type[BaseModel], content: Mappin
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     if first["type"] == "extra_forbidden":
         return f"{where}: unknown key{_suggest(location.rpartition('.')[2], _all_keys(model))}{more}"
+    if first["type"] == "union_tag_not_found":
+        return f"{where}.kind: this key is needed and missing{more}"
     if first["type"] == "missing":
         return f"{where}: this key is needed and missing{more}"
     given = first["input"]

@@ -31,6 +31,7 @@ _ENVIRONMENT = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # workers run in this environment, not in a copy of it
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # a worker group that is ready is seen at once, not seconds later
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own view, which would write over this one
+    "RAY_num_workers_soft_limit": "64",  # keep idle workers: a new one imports for seconds, every generation
     "TOKENIZERS_PARALLELISM": "false",
 }
 

@@ -203,13 +203,19 @@ class LanguageFamily:
             self._devices.engines_at_once,
             on_wait=self._steps.announce,
         )
-        overlap = data.prompt_overlap(self.corpus, human, data.read_generated(folder / "corpus"), self._block_size)
         return {
             "rows": report.rows,
             "generated_tokens": report.generated_tokens,
             "generate_seconds": report.seconds,
-            "prompt_overlap": None if math.isnan(overlap) else overlap,
+            "prompt_overlap": self._prompt_overlap(folder, rows),
         }
+
+    def _prompt_overlap(self, folder: Path, rows: int) -> float | None:
+        if rows <= self._recipe.evaluation.sample_texts:  # a handful of rows to look at measures nothing
+            return None
+        generated = data.read_generated(folder / "corpus")
+        overlap = data.prompt_overlap(self.corpus, self._human.items, generated, self._block_size)
+        return None if math.isnan(overlap) else overlap
 
     def samples(self, synthetic: Synthetic) -> list[dict[str, Any]]:
         """The first rows of a synthetic corpus as text: row, prompt_text, generated_text."""

@@ -1,0 +1,42 @@
+"""A chain: rows as the contract says, and a model that breaks is a finding."""
+
+from pathlib import Path
+
+import pytest
+
+from fortifai_ray.chain import ChainTask, run_chain
+from fortifai_ray.families.language.family import Devices
+from fortifai_ray.steps import NotStored, Steps
+from fortifai_ray.store import StageStore
+from fortifai_ray.study import make_study
+
+CONTENT = {
+    "name": "tiny",
+    "family": {"kind": "language", "model": {"preset": "llama-tiny", "vocab_size": 512}},
+    "corpus": {"source": "pydoc", "train_tokens": 4096},
+    "regime": {"kind": "mixed", "synthetic_ratio": 0.5},
+    "generations": 2,
+    "collapse": {"metric": "perplexity", "threshold": 2.0, "direction": "above"},
+}
+
+
+def task(**changes: object) -> ChainTask:
+    study = make_study({**CONTENT, **changes}, "tiny.yaml")
+    return ChainTask(study.chains[0], study.settings.collapse, study.baseline_of(study.chains[0]))
+
+
+def test_a_loss_that_is_not_finite_is_recorded(tmp_path: Path) -> None:
+    """A learning rate that blows the model up: a row with the reason, at its generation, and the chain ends."""
+    broken = task(training={"learning_rate": 1e30, "max_grad_norm": 1e30, "schedule": "constant", "warmup_ratio": 0})
+    rows = [result.row for result in run_chain(broken, Steps(StageStore(tmp_path)), Devices())]
+    assert [row["generation"] for row in rows] == [0]
+    assert "diverged" in rows[0]["collapse_reason"] or "not finite" in rows[0]["collapse_reason"]
+    assert rows[0]["perplexity"] is None
+    replayed = [result.row for result in run_chain(broken, Steps(StageStore(tmp_path), replay=True), Devices())]
+    assert [row["collapse_reason"] for row in replayed] == [rows[0]["collapse_reason"]]
+
+
+def test_a_replay_computes_nothing(tmp_path: Path) -> None:
+    """It names the first step that is missing, and leaves the store as it is."""
+    with pytest.raises(NotStored, match="create the starting model"):
+        list(run_chain(task(), Steps(StageStore(tmp_path), replay=True), Devices()))

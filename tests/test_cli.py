@@ -1,0 +1,116 @@
+"""The command line: a user's mistake gets one line and exit code 2, and nothing is started."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fortifai_ray.cli import main
+
+STUDY = """
+name: tiny
+family: {kind: language, model: {preset: llama-tiny, vocab_size: 512}}
+corpus: {source: pydoc, train_tokens: 4096}
+regime: {kind: mixed, synthetic_ratio: 1.0}
+generations: 2
+collapse: {metric: perplexity, threshold: 2.0, direction: above}
+"""
+
+
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Run the command line in this process: exit code, output, errors."""
+    monkeypatch.setattr(sys, "argv", ["fortifai", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    out, err = capsys.readouterr()
+    return int(end.value.code or 0), out, err
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    file = tmp_path / "tiny.yaml"
+    file.write_text(STUDY)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("overrides", "complaint"),
+    [
+        (["loss={kind: tce, gamma: 1.5}"], "loss.gamma"),
+        (["regime.synthetic_ratio=2"], "regime.synthetic_ratio"),
+        (["generations=0"], "generations"),
+        (["trainig.epochs=2"], "trainig"),
+        (["corpus={path: no/such.txt}"], "no/such.txt"),
+        (["family.model={path: no-such-model}"], "no-such-model"),
+        (["corpus.train_tokens=300"], "too few for one batch"),
+        (["training.block_size=60000", "training.batch_size=1"], "held-out tokens are less than one block"),
+        (["decoding.context_tokens=500"], "decoding.context_tokens"),
+        (["collapse.metric=perplexty"], "is not measured"),
+        (["corpus={dataset: no/such-dataset}"], "corpus.dataset"),
+    ],
+)
+def test_bad_input_ends_before_anything_starts(
+    study: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    overrides: list[str],
+    complaint: str,
+) -> None:
+    """One line on the error stream that names the file and the key; no results folder, no database, no Ray."""
+    sets = [part for override in overrides for part in ("--set", override)]
+    code, out, err = run(monkeypatch, capsys, "sweep", str(study), "--storage", str(tmp_path / "runs"), *sets)
+    assert code == 2
+    assert out == ""
+    assert err.startswith("fortifai: ")
+    assert err.count("\n") == 1
+    assert "tiny.yaml" in err or "corpus" in err
+    assert complaint in err
+    assert not (tmp_path / "runs" / "tiny").exists()
+    assert not (tmp_path / "runs" / "mlflow.db").exists()
+
+
+def test_a_storage_that_cannot_be_written(
+    study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file where a folder is needed, and a place that is not supported yet."""
+    for storage, complaint in ((str(study), "cannot be written"), ("s3://bucket/runs", "not supported yet")):
+        code, _, err = run(monkeypatch, capsys, "sweep", str(study), "--storage", storage)
+        assert code == 2
+        assert complaint in err
+
+
+def test_a_dry_run_starts_nothing(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It says what would be done, and where; no results, no database."""
+    code, out, _ = run(monkeypatch, capsys, "sweep", str(study), "--storage", str(tmp_path / "runs"), "--dry-run")
+    assert code == 0
+    assert "1 chains of 2 generations, 0 of them in the store" in " ".join(out.split())
+    assert not (tmp_path / "runs" / "tiny").exists()
+    assert not (tmp_path / "runs" / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize("command", ["sweep", "report", "doctor", "ui"])
+def test_help_teaches(command: str) -> None:
+    """Each command explains itself, without importing what only the work needs."""
+    code = (
+        "import sys; from fortifai_ray.cli import app\n"
+        f"try: app(['{command}', '--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'ray', 'mlflow', 'altair', 'transformers', 'polars'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Usage" in done.stdout
+
+
+def test_a_folder_without_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`report` and `ui` on a folder that holds nothing name it."""
+    for command in (["report", str(tmp_path)], ["ui", "--storage", str(tmp_path)]):
+        code, _, err = run(monkeypatch, capsys, *command)
+        assert code == 2
+        assert str(tmp_path) in err

@@ -1,0 +1,170 @@
+"""The command line on whole studies: real Ray, real vLLM, real MLflow, tables read with Polars; and a real `kill -9`."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+STUDY = """
+name: tiny
+family: {kind: language, model: {preset: llama-tiny, vocab_size: 512}}
+corpus: {source: pydoc, train_tokens: 4096}
+regime: {kind: mixed, synthetic_ratio: 0.75}
+decoding: {temperature: 0.8, max_new_tokens: 56, context_tokens: 8}
+training: {epochs: 1, batch_size: 8, block_size: 64, learning_rate: 2.0e-3}
+engine: {dtype: float32}
+generations: 3
+vary:
+  loss: [{kind: cross_entropy}, {kind: tce, gamma: 0.05}]
+collapse: {metric: perplexity, threshold: 2.0, direction: above}
+"""
+
+pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(900)]
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    file = tmp_path / "tiny.yaml"
+    file.write_text(STUDY)
+    return file
+
+
+def command(study: Path, storage: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "fortifai_ray", "sweep", str(study), "--storage", str(storage), *arguments]
+
+
+def sweep(study: Path, storage: Path, *arguments: str) -> str:
+    """Run a sweep to its end; returns what it printed."""
+    done = subprocess.run(command(study, storage, *arguments), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def table(storage: Path, name: str) -> pl.DataFrame:
+    return pl.read_parquet(storage / "tiny" / "results" / f"{name}.parquet")
+
+
+def test_a_study_from_file_to_tables_with_two_training_workers(study: Path, tmp_path: Path, ray_instance: str) -> None:
+    """On the shared Ray instance: every part does its work, and leaves what the contract says."""
+    from mlflow import MlflowClient
+
+    storage = tmp_path / "runs"
+    arguments = ("--address", ray_instance, "--set", "generations=2", "--set", "resources.train.workers=2")
+    printed = sweep(study, storage, *arguments)
+
+    rows = table(storage, "generations")
+    assert rows.height == 2 * 2
+    assert rows["world_size"].to_list() == [2] * 4, "training ran in a real process group of two"
+    assert rows["loss.kind"].to_list() == ["cross_entropy"] * 2 + ["tce"] * 2
+    assert rows["loss.gamma"].to_list() == [None, None, 0.05, 0.05]
+    assert rows["synthetic_ratio"].to_list() == [0.75] * 4
+    # 4,096 tokens are 64 blocks; a quarter of them kept; rows of 56 tokens to within half a row of three quarters.
+    assert rows.filter(generation=0)["synthetic_size"].to_list() == [0, 0]
+    assert rows.filter(generation=1)["human_size"].to_list() == [1024, 1024]
+    assert all(abs(size - 3072) <= 28 for size in rows.filter(generation=1)["synthetic_size"])
+    assert rows["kept_fraction"][0] == 1.0
+    assert rows["perplexity"].is_finite().all()
+    assert rows.select((pl.col("train_seconds") > 0).all(), (pl.col("generate_seconds") > 0).all()).row(0) == (True, True)
+    assert not rows["reused"].any()
+    chains = table(storage, "chains")
+    assert chains["status"].to_list() == ["survived", "survived"]
+    assert chains["censored"].all()
+    fidelity = table(storage, "fidelity")
+    assert sorted(fidelity["unit"].unique()) == ["generations", "synthetic"]
+
+    (corpus, *_) = (folder for folder in (storage / "stages").glob("*/corpus"))
+    written = pl.read_parquet(corpus)
+    assert written.columns == ["row", "seed", "prompt_ids", "generated_ids", "weights_version"]
+    assert written["weights_version"].n_unique() == 1
+    assert (storage / "stages" / written["weights_version"][0] / "model.safetensors").is_file()
+
+    client = MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
+    (experiment,) = (e for e in client.search_experiments() if e.name == "tiny")
+    runs = client.search_runs([experiment.experiment_id])
+    children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    assert (len(runs), len(children)) == (3, 2)
+    assert {run.data.params["loss.kind"] for run in children} == {"cross_entropy", "tce"}
+    for run in children:
+        history = client.get_metric_history(run.info.run_id, "perplexity")
+        assert [point.step for point in history] == [0, 1]
+        assert client.list_artifacts(run.info.run_id, "samples")
+
+    summary = json.loads((storage / "tiny" / "results" / "summary.json").read_text())
+    assert summary["engine_starts"] == summary["plan"]["engines"], "one start per engine and sweep"
+    assert {chain["training_mode"] for chain in summary["chains"]} == {"DDP over 2 workers"}
+    assert "DDP over 2 workers" in " ".join(printed.split())
+    assert "TCE γ=0.05" in (storage / "tiny" / "report.html").read_text()
+
+    again = sweep(study, storage, *arguments)
+    assert "from the store" not in again
+    assert table(storage, "generations")["reused"].all(), "a finished sweep computes nothing"
+    assert_frame_equal(comparable(table(storage, "generations")), comparable(rows))
+    assert json.loads((storage / "tiny" / "results" / "summary.json").read_text())["stages_computed"] == 0
+
+
+def comparable(generations: pl.DataFrame) -> pl.DataFrame:
+    """The table without what may differ between two runs of a study."""
+    return generations.select(pl.exclude("^.*_seconds$", "reused"))
+
+
+def in_partial(storage: Path, pattern: str) -> Callable[[], bool]:
+    return lambda: bool(list((storage / "stages" / ".partial").glob(pattern)))
+
+
+def completed(storage: Path) -> dict[str, int]:
+    """Every completed stage, and the inode of its manifest: a stage that is computed again gets another."""
+    return {path.parent.name: path.stat().st_ino for path in (storage / "stages").glob("*/manifest.json")}
+
+
+def kill_when(study: Path, storage: Path, arguments: list[str], condition: Callable[[], bool]) -> bool:
+    """Start the sweep and `kill -9` its driver as soon as ``condition`` holds; False where it ended before."""
+    victim = subprocess.Popen(command(study, storage, *arguments), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while victim.poll() is None and time.monotonic() < deadline:
+        if condition():
+            os.kill(victim.pid, signal.SIGKILL)
+            victim.wait()
+            return True
+        time.sleep(0.002)
+    assert victim.poll() is not None, "the sweep neither ended nor came to the step it was to die in"
+    return False
+
+
+def test_a_killed_sweep_ends_with_the_same_tables(study: Path, tmp_path: Path) -> None:
+    """Killed in the middle of a training step, of writing a corpus and of an evaluation; on one logical CPU.
+
+    Each time it is started again it keeps every step that was complete. What it ends with is equal, but for seconds
+    and `reused`, to the tables of a sweep that was never killed.
+    """
+    arguments = ["--set", "resources.num_cpus=1", "--set", "generations=2"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    sweep(study, whole, *arguments)
+
+    def scoring() -> bool:  # a fit is complete, what follows is not
+        rows = len(list((killed / "stages").glob("*/training.json")))
+        return rows > fits and not in_partial(killed, "*/training.json")()
+
+    fits = 0
+    keep: dict[str, int] = {}
+    conditions = [in_partial(killed, "*"), in_partial(killed, "*/corpus"), scoring]
+    for condition in conditions:
+        fits = len(list((killed / "stages").glob("*/training.json")))
+        assert kill_when(study, killed, arguments, condition)
+        now = completed(killed)
+        assert {name: now[name] for name in keep} == keep, "a completed step was computed again"
+        keep = now
+    sweep(study, killed, *arguments)
+    now = completed(killed)
+    assert {name: now[name] for name in keep} == keep
+    assert now.keys() == completed(whole).keys()
+    assert_frame_equal(comparable(table(killed, "generations")), comparable(table(whole, "generations")))
+    for name in ("chains", "fidelity", "samples"):
+        assert_frame_equal(table(killed, name), table(whole, name))
