@@ -94,11 +94,13 @@ class StageStore:
         except FileNotFoundError:
             return None
         except ValueError:
-            return self._discard(folder, "its manifest is not readable")
+            self._discard(folder, "its manifest is not readable")
+            return None
         if key.hash not in self._verified:
             for name, expected in manifest["files"].items():
                 if not _is_intact(folder / name, expected):
-                    return self._discard(folder, f"{name} is not what was written")
+                    self._discard(folder, f"{name} is not what was written")
+                    return None
             self._verified.add(key.hash)
         return Stage(key.hash, folder, manifest["outputs"])
 

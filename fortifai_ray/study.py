@@ -94,7 +94,8 @@ class Study:
     def baseline_of(self, chain: Chain) -> Recipe:
         """The recipe whose generation 0 a chain is measured against: its own, with the baseline's keys put in."""
         return _resolve(
-            f"{self.source}: baseline", _apply(chain.recipe.model_dump(mode="json"), _whole_sections(self.settings.baseline))
+            f"{self.source}: baseline",
+            _apply(chain.recipe.model_dump(mode="json"), _whole_sections(self.settings.baseline)),
         )
 
 

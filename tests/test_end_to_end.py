@@ -1,4 +1,4 @@
-"""The command line on whole studies: real Ray, real vLLM, real MLflow, tables read with Polars; and a real `kill -9`."""
+"""The command line on whole studies: real Ray, vLLM and MLflow, tables read with Polars; and a real `kill -9`."""
 
 import json
 import os
@@ -72,7 +72,10 @@ def test_a_study_from_file_to_tables_with_two_training_workers(study: Path, tmp_
     assert all(abs(size - 3072) <= 28 for size in rows.filter(generation=1)["synthetic_size"])
     assert rows["kept_fraction"][0] == 1.0
     assert rows["perplexity"].is_finite().all()
-    assert rows.select((pl.col("train_seconds") > 0).all(), (pl.col("generate_seconds") > 0).all()).row(0) == (True, True)
+    assert rows.select((pl.col("train_seconds") > 0).all(), (pl.col("generate_seconds") > 0).all()).row(0) == (
+        True,
+        True,
+    )
     assert not rows["reused"].any()
     chains = table(storage, "chains")
     assert chains["status"].to_list() == ["survived", "survived"]

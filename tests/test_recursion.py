@@ -89,9 +89,9 @@ def test_accumulate_trains_on_everything_so_far() -> None:
 
 
 def test_replace_loses_variance_as_the_theory_says() -> None:
-    """E σ̂²_g = (1 − 1/n)^(g+1) under replace with maximum likelihood (Shumailov et al. 2024): n = 20, g = 4, 400 chains.
+    """E σ̂²_g = (1 − 1/n)^(g+1) under replace with maximum likelihood (Shumailov et al. 2024).
 
-    Within four standard errors of the mean over chains.
+    n = 20, g = 4, 400 chains: within four standard errors of the mean over chains.
     """
     finals = []
     for chain in range(400):

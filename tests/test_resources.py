@@ -30,7 +30,9 @@ def test_a_plan_never_asks_for_more_than_there_is(
     assert plan.engines_at_once * plan.chains_at_once <= max(plan.engines, plan.chains_at_once)
 
 
-@pytest.mark.parametrize(("cpus", "at_once", "engines", "threads"), [(1, 1, 1, 1), (2, 2, 2, 1), (4, 4, 4, 1), (16, 6, 6, 2)])
+@pytest.mark.parametrize(
+    ("cpus", "at_once", "engines", "threads"), [(1, 1, 1, 1), (2, 2, 2, 1), (4, 4, 4, 1), (16, 6, 6, 2)]
+)
 def test_the_machine_is_filled(cpus: int, at_once: int, engines: int, threads: int) -> None:
     """Six chains: one a core while they last, and then more threads for each."""
     plan = make_plan(ResourcesConfig(), 6, float(cpus), cpus)

@@ -45,8 +45,12 @@ def test_different_inputs_have_different_hashes(first: object, second: object) -
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.dictionaries(st.text("abc/", min_size=1, max_size=1).filter(lambda n: n != "/"), st.binary(max_size=50)), _json)
-def test_what_is_stored_comes_back(tmp_path_factory: pytest.TempPathFactory, files: dict[str, bytes], found: object) -> None:
+@given(
+    st.dictionaries(st.text("abc/", min_size=1, max_size=1).filter(lambda n: n != "/"), st.binary(max_size=50)), _json
+)
+def test_what_is_stored_comes_back(
+    tmp_path_factory: pytest.TempPathFactory, files: dict[str, bytes], found: object
+) -> None:
     """Any files and any outputs survive the way into the store and back, also from another process's view of it."""
     root = tmp_path_factory.mktemp("store")
 

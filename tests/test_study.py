@@ -1,4 +1,4 @@
-"""Study files: what varies becomes chains, and every mistake gets one line that names the key and what would be right."""
+"""Study files: what varies becomes chains, and every mistake gets one line that names the key."""
 
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,11 @@ def test_a_checkpoint_without_weights_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
-    [("name: a\nname: b\n", "the key 'name' stands twice"), ("name: [", "is not valid YAML"), ("- a\n", "is a mapping")],
+    [
+        ("name: a\nname: b\n", "the key 'name' stands twice"),
+        ("name: [", "is not valid YAML"),
+        ("- a\n", "is a mapping"),
+    ],
 )
 def test_a_file_that_is_no_study(tmp_path: Path, text: str, complaint: str) -> None:
     """Broken YAML, a key given twice (YAML would keep the last in silence), or a list."""

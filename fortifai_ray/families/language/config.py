@@ -27,6 +27,13 @@ class ModelConfig(BaseModel):
             _check_checkpoint_folder(Path(self.path))
         return self
 
+    @property
+    def checkpoint(self) -> str:
+        """The folder or hub name of a pretrained model."""
+        name = self.path or self.hub
+        assert name is not None, "a preset has no checkpoint"
+        return name
+
 
 def _check_checkpoint_folder(folder: Path) -> None:
     if not folder.is_dir():

@@ -223,21 +223,21 @@ def _train_tokenizer(texts: list[str], vocab_size: int, folder: Path) -> int:
     (folder / "tokenizer_config.json").write_text(
         json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **names}, indent=1)
     )
-    return int(tokenizer.token_to_id(END_OF_TEXT))
+    end_of_text = tokenizer.token_to_id(END_OF_TEXT)
+    assert end_of_text is not None
+    return end_of_text
 
 
 def _save_pretrained_tokenizer(model: ModelConfig, folder: Path) -> int:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model.path or model.hub, revision=model.revision, use_fast=True)
+        tokenizer: Any = AutoTokenizer.from_pretrained(model.checkpoint, revision=model.revision, use_fast=True)
     except Exception as error:  # transformers raises many kinds here; each means: no tokenizer to be had
         reason = str(error).splitlines()[0]
-        raise UserError(
-            f"family.model: no tokenizer could be loaded from {model.path or model.hub}: {reason}"
-        ) from error
+        raise UserError(f"family.model: no tokenizer could be loaded from {model.checkpoint}: {reason}") from error
     if not tokenizer.is_fast or tokenizer.eos_token_id is None:
-        raise UserError(f"family.model: {model.path or model.hub} needs a fast tokenizer with an end-of-text token")
+        raise UserError(f"family.model: {model.checkpoint} needs a fast tokenizer with an end-of-text token")
     tokenizer.save_pretrained(folder)
     return int(tokenizer.eos_token_id)
 

@@ -4,6 +4,7 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +30,8 @@ def perplexity(model: Path, blocks: np.ndarray, *, batch_size: int, threads: int
 
     torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).to(device).eval()
+    network: Any = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    network = network.to(device).eval()
     started, total = time.perf_counter(), 0.0
     with torch.inference_mode():
         for start in range(0, len(blocks), batch_size):

@@ -1,6 +1,7 @@
 """The causal LM that a chain starts from, as a Hugging Face folder."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -40,29 +41,27 @@ def create_model(model: ModelConfig, corpus: Corpus, seed: int, folder: Path) ->
 
     if model.preset:
         torch.manual_seed(seed)
-        network = transformers.LlamaForCausalLM(_preset_config(model, corpus))
+        network: Any = transformers.LlamaForCausalLM(transformers.LlamaConfig(**_preset_shape(model, corpus)))
     else:
-        network = transformers.AutoModelForCausalLM.from_pretrained(model.path or model.hub, revision=model.revision)
+        network = transformers.AutoModelForCausalLM.from_pretrained(model.checkpoint, revision=model.revision)
     network.save_pretrained(folder)
 
 
 def write_config(model: ModelConfig, corpus: Corpus, folder: Path) -> None:
     """Write the starting model's ``config.json`` alone: what an engine needs to start ahead of any weights."""
-    import transformers
-
-    if model.preset:
-        config = _preset_config(model, corpus)
-        config.architectures = ["LlamaForCausalLM"]
+    folder.mkdir(parents=True, exist_ok=True)
+    if model.preset:  # written by hand: the driver would import torch, for three seconds, to write the same
+        config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", **_preset_shape(model, corpus)}
+        (folder / "config.json").write_text(json.dumps(config))
+    elif model.path:
+        shutil.copy(Path(model.path) / "config.json", folder)
     else:
-        config = transformers.AutoConfig.from_pretrained(model.path or model.hub, revision=model.revision)
-    config.save_pretrained(folder)
+        import transformers
+
+        transformers.AutoConfig.from_pretrained(model.checkpoint, revision=model.revision).save_pretrained(folder)
 
 
-def _preset_config(model: ModelConfig, corpus: Corpus) -> Any:
-    import transformers
-
+def _preset_shape(model: ModelConfig, corpus: Corpus) -> dict[str, Any]:
     vocab_size = len(json.loads((corpus.tokenizer_path / "tokenizer.json").read_text())["model"]["vocab"])
-    end = corpus.end_of_text
-    return transformers.LlamaConfig(
-        **_LLAMA_TINY, vocab_size=vocab_size, bos_token_id=end, eos_token_id=end, pad_token_id=end
-    )
+    ends = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), corpus.end_of_text)
+    return {**_LLAMA_TINY, "vocab_size": vocab_size, **ends}

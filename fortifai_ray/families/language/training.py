@@ -108,7 +108,7 @@ def train_loop(config: dict[str, Any]) -> None:
     device = ray.train.torch.get_device()
 
     torch.manual_seed(config["order_seed"])  # dropout, where a model has it
-    network = transformers.AutoModelForCausalLM.from_pretrained(config["model"], dtype=torch.float32)
+    network: Any = transformers.AutoModelForCausalLM.from_pretrained(config["model"], dtype=torch.float32)
     network = ray.train.torch.prepare_model(network)
     network.train()
     steps = math.ceil(len(blocks) / training.batch_size) * training.epochs
@@ -136,8 +136,7 @@ def train_loop(config: dict[str, Any]) -> None:
     report = meter.report(training.epochs, world, seconds, diverged)
     if rank == 0:
         output = Path(config["output"])
-        module = network.module if world > 1 else network
-        module.save_pretrained(output)
+        (network.module if world > 1 else network).save_pretrained(output)
         np.save(output / "losses.npy", meter.losses())
         (output / _REPORT).write_text(json.dumps(asdict(report)))
 

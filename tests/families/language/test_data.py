@@ -21,7 +21,7 @@ def synthetic_corpus(folder: Path, rows: list[list[int]]) -> Pool:
 
 
 def test_generated_rows_are_packed_as_documents(corpus: Corpus, tmp_path: Path) -> None:
-    """Drawn rows one after the other, each ended by the end-of-text token; the last block says how much of it is text."""
+    """Drawn rows one after the other, each ended by the end-of-text token; the last block knows how much is text."""
     rows = [[5, 6, 7], [8, 9], [], [10, 11, 12, 13]]
     pool = synthetic_corpus(tmp_path / "s", rows)
     data = TrainingSet((Draw(pool, np.array([3, 0, 2])),))
@@ -50,7 +50,7 @@ def prompts(corpus: Corpus, rows: int, seed: int = 0, generation: int = 0) -> pa
 
 
 def test_prompts_are_human_text_with_a_seed_of_their_own(corpus: Corpus) -> None:
-    """Row i stands in block human[i mod n]; all sampling seeds differ; contexts repeat over generations, seeds do not."""
+    """Row i stands in block human[i mod n]; contexts repeat over generations, and no sampling seed does."""
     table = prompts(corpus, 9)
     blocks = corpus.blocks(corpus.train, 128)
     for row, ids in enumerate(table["prompt_ids"].to_pylist()):

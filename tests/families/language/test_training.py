@@ -19,7 +19,7 @@ SETTINGS = TrainingConfig(epochs=2, batch_size=6, learning_rate=1e-3)
 
 @pytest.fixture(scope="module")
 def blocks(corpus: Corpus) -> Blocks:
-    """Twenty blocks of unequal length, so that batches hold unequal numbers of targets, and the last one 2 of 6 rows."""
+    """Twenty blocks of unequal length: batches hold unequal numbers of targets, and the last one 2 of 6 rows."""
     lengths = np.full(20, 128)
     lengths[[3, 8, 15]] = [40, 2, 1]
     return Blocks(np.array(corpus.blocks(corpus.train, 128)[:20]), lengths)
@@ -57,18 +57,22 @@ def test_training_repeats_bit_for_bit(model: Path, blocks: Blocks, tmp_path: Pat
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_it_learns_and_hands_on_an_ordinary_checkpoint(model: Path, corpus: Corpus, blocks: Blocks, tmp_path: Path) -> None:
+def test_it_learns_and_hands_on_an_ordinary_checkpoint(
+    model: Path, corpus: Corpus, blocks: Blocks, tmp_path: Path
+) -> None:
     """Perplexity on what was trained on falls; the folder has safetensors and no pickle."""
     run(model, tmp_path / "out", blocks, CrossEntropy())
     text = blocks.tokens[:3]
-    assert perplexity(tmp_path / "out", text, batch_size=2).perplexity < perplexity(model, text, batch_size=2).perplexity
+    assert (
+        perplexity(tmp_path / "out", text, batch_size=2).perplexity < perplexity(model, text, batch_size=2).perplexity
+    )
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert "model.safetensors" in names
     assert not [name for name in names if name.endswith((".bin", ".pt", ".pkl"))]
 
 
 def test_truncation_is_reported(model: Path, blocks: Blocks, tmp_path: Path) -> None:
-    """A γ below every probability of an untrained model (1/512 or so) keeps next to nothing, and moves next to nothing."""
+    """A γ below nearly every probability of an untrained model (1/512 or so) keeps next to nothing."""
     report = run(model, tmp_path / "low", blocks, TruncatedCrossEntropy(gamma=1e-4))
     assert report.kept_fraction < 0.05
     full = run(model, tmp_path / "full", blocks, CrossEntropy())
@@ -94,9 +98,9 @@ def test_a_loss_that_is_not_finite_is_a_finding(model: Path, blocks: Blocks, tmp
 def test_two_workers_agree_with_one(model: Path, blocks: Blocks, tmp_path: Path) -> None:
     """A real two-worker TorchTrainer over gloo: the same losses, step by step, as one process with the same batches.
 
-    Both sum the same float32 terms in another order, so a step differs by rounding; the optimiser (AdamW divides by the
-    gradient's size) can turn a rounding of a near-zero gradient into a full step of one weight. Eight steps at a rate of
-    at most 1e-3 leave the mean loss within 1e-4.
+    Both sum the same float32 terms in another order, so a step differs by rounding; the optimiser (AdamW divides by
+    the gradient's size) can turn a rounding of a near-zero gradient into a full step of one weight. Eight steps at a
+    rate of at most 1e-3 leave the mean loss within 1e-4.
     """
     loss = TruncatedCrossEntropy(gamma=0.005)  # truncates some targets and keeps others: the global counts must agree
     one = run(model, tmp_path / "one", blocks, loss)
