@@ -1,0 +1,83 @@
+"""How tokens are drawn, and what draws them."""
+
+from importlib.util import find_spec
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+
+def _within(low: float, high: float, what: str, low_open: bool = False) -> AfterValidator:
+    """A range check whose message says what would be right."""
+
+    def check(value: float) -> float:
+        if not low <= value <= high or (low_open and value == low):  # so that NaN fails too
+            raise ValueError(f"{value} is out of range: {what}")
+        return value
+
+    return AfterValidator(check)
+
+
+class DecodingConfig(BaseModel):
+    """How a corpus is drawn from a model.
+
+    Attributes:
+        temperature: the logits are divided by it; 0 is greedy decoding.
+        top_p: nucleus mass kept (Holtzman et al., 2020); 1 keeps everything.
+        top_k: candidates kept; 0 keeps the whole vocabulary.
+        max_new_tokens: tokens generated per row.
+        context_tokens: tokens of human text a row starts from.
+        repetition_penalty: divides the logits of tokens already in the row (Keskar et al., 2019); 1 is none.
+        ignore_eos: go on to ``max_new_tokens`` whatever is drawn. True by default, so that every row of every
+            generation has the same size and a chain's synthetic ratio is what was asked for.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    temperature: Annotated[float, _within(0.0, 100.0, "temperature is 0 (greedy) to 100; 1.0 is plain sampling")] = 1.0
+    top_p: Annotated[float, _within(0.0, 1.0, "top_p lies in (0, 1]; 1.0 keeps everything", low_open=True)] = 1.0
+    top_k: Annotated[int, _within(0, 2**31 - 1, "top_k is 0 (the whole vocabulary) or a positive count")] = 0
+    max_new_tokens: Annotated[int, _within(1, 2**20, "max_new_tokens is at least 1")] = 112
+    context_tokens: Annotated[int, _within(1, 2**20, "context_tokens is at least 1: a row starts from some text")] = 16
+    repetition_penalty: Annotated[
+        float, _within(0.0, 100.0, "repetition_penalty is above 0; 1.0 is none", low_open=True)
+    ] = 1.0
+    ignore_eos: bool = True
+
+
+EngineKind = Literal["auto", "vllm", "huggingface"]
+
+
+def resolve_kind(kind: EngineKind) -> Literal["vllm", "huggingface"]:
+    """The engine that ``auto`` stands for here: vLLM where it is installed."""
+    if kind == "auto":
+        return "vllm" if find_spec("vllm") else "huggingface"
+    return kind
+
+
+class EngineConfig(BaseModel):
+    """What generates.
+
+    Attributes:
+        kind: ``auto`` takes vLLM where it is installed and transformers where it is not.
+        dtype: ``auto`` is float32 on a CPU, where a killed and resumed study must give the same tokens bit for bit,
+            and bfloat16 on a GPU.
+        max_num_seqs: rows decoded together. 256 rows keep a core's matrix products busy; more only adds memory.
+        rows_per_call: rows of one engine call, the unit of work that is shared out and retried. The split depends on
+            it and on the number of rows alone, so a corpus is the same for one engine and for eight.
+        max_model_len: longest row (context and generated tokens) the engines are sized for. None: what the model
+            allows, at most 2,048.
+        kv_cache_bytes: memory for keys and values. None: enough for ``max_num_seqs`` rows of ``max_model_len`` tokens,
+            at most 1 GiB on a CPU; on a GPU the engine's share of the memory that is free.
+        prefix_caching: keep the keys and values of shared prompt beginnings within a call. Off by default: prompts
+            here are short and differ from each other, and hashing them costs a few per cent.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: EngineKind = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    max_num_seqs: int = Field(default=256, ge=1)
+    rows_per_call: int = Field(default=1024, ge=1)
+    max_model_len: int | None = Field(default=None, ge=2)
+    kv_cache_bytes: int | None = Field(default=None, ge=1 << 20)
+    prefix_caching: bool = False

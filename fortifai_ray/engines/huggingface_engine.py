@@ -1,0 +1,179 @@
+"""The engine for machines without vLLM: transformers, batched, with the same interface."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fortifai_ray.engines.base import WeightsError, architecture, check_lengths, end_of_text_ids
+from fortifai_ray.engines.checkpoint import Checkpoint
+from fortifai_ray.engines.config import DecodingConfig, EngineConfig
+
+if TYPE_CHECKING:
+    import torch
+
+PAD = 0  # masked out wherever it stands
+
+
+class HuggingFaceEngine:
+    """Holds one transformers model. Rows are decoded ``max_num_seqs`` at a time, left-padded.
+
+    Args:
+        config: how it is sized.
+        gpu: whether it runs on a GPU.
+    """
+
+    def __init__(self, config: EngineConfig, gpu: bool = False) -> None:
+        self.config = config
+        self.device = "cuda" if gpu else "cpu"
+        self._model: Any = None
+        self.architecture = ""
+        self._longest = 0
+        self._end_ids: list[int] = []
+
+    def start(self, config_folder: Path) -> None:
+        """See :class:`~fortifai_ray.engines.base.Engine`."""
+        from transformers import AutoConfig
+
+        self.stop()
+        allowed = AutoConfig.from_pretrained(config_folder).get_text_config().max_position_embeddings
+        self._longest = min(allowed, self.config.max_model_len or allowed)
+        self.architecture = architecture(config_folder)
+
+    def stop(self) -> None:
+        """See :class:`~fortifai_ray.engines.base.Engine`."""
+        self._model = None
+        self.architecture = ""
+
+    def load(self, checkpoint: Path) -> None:
+        """See :class:`~fortifai_ray.engines.base.Engine`."""
+        import torch
+        from transformers import AutoModelForCausalLM
+        from transformers.utils import logging
+
+        Checkpoint(checkpoint)  # transformers would look elsewhere for weights that are not here
+        logging.disable_progress_bar()
+        auto = "bfloat16" if self.device == "cuda" else "float32"
+        dtype = getattr(torch, auto if self.config.dtype == "auto" else self.config.dtype)
+        try:
+            loaded: Any = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=dtype, output_loading_info=True)
+        except RuntimeError as error:  # a misshapen tensor
+            raise WeightsError(f"{checkpoint}: {error}") from error
+        model, found = loaded
+        if found["missing_keys"] or found["mismatched_keys"]:
+            raise WeightsError(
+                f"{checkpoint} lacks tensors: {sorted(found['missing_keys'])}, {sorted(found['mismatched_keys'])}"
+            )
+        self._model = model.to(self.device).eval()
+        self._end_ids = end_of_text_ids(checkpoint)
+
+    def generate(self, prompts: list[list[int]], seeds: list[int], decoding: DecodingConfig) -> list[list[int]]:
+        """See :class:`~fortifai_ray.engines.base.Engine`."""
+        check_lengths(prompts, decoding, self._longest)
+        size = self.config.max_num_seqs
+        generated: list[list[int]] = []
+        for first in range(0, len(prompts), size):
+            generated += self._generate_batch(prompts[first : first + size], seeds[first : first + size], decoding)
+        return generated
+
+    def _generate_batch(self, prompts: list[list[int]], seeds: list[int], decoding: DecodingConfig) -> list[list[int]]:
+        import torch
+
+        rows, width = len(prompts), max(map(len, prompts))
+        ids = torch.full((rows, width), PAD)
+        attended = torch.zeros(rows, width, dtype=torch.long)
+        for row, prompt in enumerate(prompts):
+            ids[row, width - len(prompt) :] = torch.tensor(prompt)
+            attended[row, width - len(prompt) :] = 1
+        ids, attended = ids.to(self.device), attended.to(self.device)
+        noise = uniform_noise(seeds, decoding.max_new_tokens).to(self.device)
+        ends = torch.tensor([] if decoding.ignore_eos else self._end_ids, dtype=torch.long, device=self.device)
+        ended = torch.zeros(rows, dtype=torch.bool, device=self.device)
+        lengths = torch.full((rows,), decoding.max_new_tokens, device=self.device)
+        inputs, cache = ids, None
+        with torch.inference_mode():
+            for step in range(decoding.max_new_tokens):
+                positions = (attended.cumsum(1) - 1).clamp(min=0)[:, -inputs.shape[1] :]
+                output = self._model(
+                    input_ids=inputs,
+                    attention_mask=attended,
+                    position_ids=positions,
+                    past_key_values=cache,
+                    use_cache=True,
+                    logits_to_keep=1,
+                )
+                cache = output.past_key_values
+                chosen = choose(output.logits[:, -1].float(), ids, attended, noise[:, step], decoding)
+                inputs = chosen[:, None]
+                ids = torch.cat([ids, inputs], 1)
+                attended = torch.cat([attended, torch.ones_like(inputs)], 1)
+                ending = torch.isin(chosen, ends) & ~ended
+                lengths[ending] = step + 1
+                ended |= ending
+                if ended.all():
+                    break
+        return [ids[row, width : width + int(lengths[row])].tolist() for row in range(rows)]
+
+
+def uniform_noise(seeds: list[int], steps: int) -> "torch.Tensor":
+    """Uniform numbers in [0, 1), ``[rows, steps]``, float64: row *i* is a function of ``seeds[i]`` alone."""
+    import torch
+
+    return torch.from_numpy(np.stack([np.random.default_rng(seed).random(steps) for seed in seeds]))
+
+
+def choose(
+    logits: "torch.Tensor",
+    ids: "torch.Tensor",
+    attended: "torch.Tensor",
+    noise: "torch.Tensor",
+    decoding: DecodingConfig,
+) -> "torch.Tensor":
+    """The next token of each row, in vLLM's order: repetition penalty, temperature, top-k, top-p, draw.
+
+    Args:
+        logits: ``[rows, vocabulary]``, float32.
+        ids: ``[rows, length]``, the row so far, left-padded.
+        attended: ``[rows, length]``, 0 where ``ids`` is padding.
+        noise: ``[rows]``, uniform in [0, 1): the point at which the cumulative distribution is cut.
+        decoding: how tokens are drawn.
+
+    Returns:
+        ``[rows]`` token ids.
+    """
+    import torch
+
+    if decoding.repetition_penalty != 1.0:
+        seen = torch.zeros_like(logits).scatter_add_(1, ids, attended.to(logits.dtype)) > 0
+        penalised = torch.where(logits > 0, logits / decoding.repetition_penalty, logits * decoding.repetition_penalty)
+        logits = torch.where(seen, penalised, logits)
+    if decoding.temperature == 0:
+        return logits.argmax(-1)
+    probabilities = keep_likeliest((logits / decoding.temperature).softmax(-1), decoding.top_k, decoding.top_p)
+    cumulative = probabilities.double().cumsum(-1)
+    drawn = torch.searchsorted(cumulative, noise[:, None] * cumulative[:, -1:], right=True).squeeze(1)
+    return drawn.clamp(max=logits.shape[-1] - 1)
+
+
+def keep_likeliest(probabilities: "torch.Tensor", top_k: int, top_p: float) -> "torch.Tensor":
+    """Zero all but the ``top_k`` likeliest tokens (0: all), then all but the smallest set of mass ``top_p``.
+
+    Args:
+        probabilities: ``[rows, vocabulary]``, each row summing to 1.
+        top_k: candidates kept, 0 for all.
+        top_p: mass kept, of what ``top_k`` left.
+
+    Returns:
+        The kept probabilities, not normalised again.
+    """
+    import torch
+
+    if 0 < top_k < probabilities.shape[-1]:
+        smallest = probabilities.topk(top_k, -1).values[:, -1:]
+        probabilities = probabilities * (probabilities >= smallest)
+        probabilities = probabilities / probabilities.sum(-1, keepdim=True)
+    if top_p < 1:
+        ordered, order = probabilities.sort(-1, descending=True)
+        needed = ordered.cumsum(-1) - ordered < top_p  # the mass before a token has not reached top_p
+        probabilities = torch.zeros_like(probabilities).scatter_(-1, order, ordered * needed)
+    return probabilities

@@ -1,0 +1,191 @@
+"""The vLLM engine, inside the process that calls it."""
+
+import gc
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from fortifai_ray.engines.base import architecture, check_lengths, end_of_text_ids
+from fortifai_ray.engines.config import DecodingConfig, EngineConfig
+
+# Read by vLLM when it is imported. In process, because a second process costs ten seconds of start-up and a third of
+# the throughput of a small model; unbound threads, because two engines would else be bound to the same core.
+ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+LONGEST_BY_DEFAULT = 2048
+KV_CACHE_CAP = 1 << 30
+KV_BLOCK = 128  # the CPU backend's block of tokens; a row takes whole blocks
+
+
+class VllmEngine:
+    """Holds one ``vllm.LLM``, started with random weights and given real ones by :meth:`load`.
+
+    The first checkpoint takes the same path as every later one, so that all are verified alike.
+
+    Args:
+        config: how it is sized.
+        gpu: whether it runs on a GPU.
+        gpu_fraction: the share of the GPU's memory that is its own.
+    """
+
+    def __init__(self, config: EngineConfig, gpu: bool = False, gpu_fraction: float = 1.0) -> None:
+        self.config = config
+        self.gpu = gpu
+        self.gpu_fraction = gpu_fraction
+        self._llm: Any = None
+        self.architecture = ""
+        self._longest = 0
+        self._end_ids: list[int] = []
+
+    def start(self, config_folder: Path) -> None:
+        """See :class:`~fortifai_ray.engines.base.Engine`."""
+        for key, value in ENVIRONMENT.items():
+            os.environ.setdefault(key, value)
+        logging.getLogger("torch._library.triton").setLevel(logging.ERROR)  # that there is no Triton on a CPU
+        from vllm import LLM
+
+        self.stop()
+        model_config = json.loads((config_folder / "config.json").read_text())
+        if not self.gpu:
+            check_head_size(model_config)
+        self._longest = longest_row(model_config, self.config)
+        dtype = self.config.dtype if self.config.dtype != "auto" else ("bfloat16" if self.gpu else "float32")
+        if self.gpu:
+            device: dict[str, Any] = {
+                "gpu_memory_utilization": 0.9 * self.gpu_fraction,
+                "kv_cache_memory_bytes": self.config.kv_cache_bytes,
+            }
+        else:  # compiling takes 10 to 20 s for at most 5% more speed on the models a CPU can train
+            device = {
+                "enforce_eager": True,
+                "kv_cache_memory_bytes": kv_cache_bytes(model_config, self.config, self._longest, dtype),
+            }
+        self._llm = LLM(
+            str(config_folder),
+            load_format="dummy",
+            skip_tokenizer_init=True,
+            generation_config="vllm",
+            dtype=dtype,
+            max_model_len=self._longest,
+            max_num_seqs=self.config.max_num_seqs,
+            enable_prefix_caching=self.config.prefix_caching,
+            worker_extension_cls="fortifai_ray.engines.vllm_worker.WeightSwap",
+            disable_log_stats=True,
+            **device,
+        )
+        self.architecture = architecture(config_folder)
+
+    def stop(self) -> None:
+        """See :class:`~fortifai_ray.engines.base.Engine`."""
+        if self._llm is None:
+            return
+        from vllm.distributed import cleanup_dist_env_and_memory
+
+        self._llm.llm_engine.engine_core.shutdown()
+        self._llm = None
+        self.architecture = ""
+        cleanup_dist_env_and_memory()
+        gc.collect()
+
+    def load(self, checkpoint: Path) -> None:
+        """See :class:`~fortifai_ray.engines.base.Engine`."""
+        self._llm.collective_rpc("swap_weights", args=(str(checkpoint),))
+        self._end_ids = end_of_text_ids(checkpoint)
+        self._forget()
+
+    def generate(self, prompts: list[list[int]], seeds: list[int], decoding: DecodingConfig) -> list[list[int]]:
+        """See :class:`~fortifai_ray.engines.base.Engine`."""
+        from vllm import SamplingParams
+
+        check_lengths(prompts, decoding, self._longest)
+        self._forget()
+        parameters = [
+            SamplingParams(
+                temperature=decoding.temperature,
+                top_p=decoding.top_p,
+                top_k=decoding.top_k,
+                repetition_penalty=decoding.repetition_penalty,
+                max_tokens=decoding.max_new_tokens,
+                ignore_eos=decoding.ignore_eos,
+                stop_token_ids=None if decoding.ignore_eos else self._end_ids,
+                detokenize=False,
+                seed=fold(seed),
+            )
+            for seed in seeds
+        ]
+        requests = [{"prompt_token_ids": prompt} for prompt in prompts]
+        try:
+            outputs = self._llm.generate(requests, parameters, use_tqdm=False)
+        except BaseException:
+            self.stop()  # it holds half-finished requests, which would answer in the next call
+            raise
+        return [list(output.outputs[0].token_ids) for output in outputs]
+
+    def _forget(self) -> None:
+        """Empty the prefix cache: what an earlier call computed, maybe with other weights, must not answer this one.
+
+        Raises:
+            RuntimeError: the cache cannot be emptied, because a request is still running.
+        """
+        if not self._llm.reset_prefix_cache():
+            raise RuntimeError("the engine is not idle: its prefix cache cannot be emptied")
+
+
+def fold(seed: int) -> int:
+    """A 63-bit seed in the 32 bits that torch's CPU generator takes in: it drops the upper half."""
+    return (seed ^ seed >> 32) & 0xFFFFFFFF
+
+
+def _text_config(model_config: dict[str, Any]) -> dict[str, Any]:
+    return model_config.get("text_config", model_config)
+
+
+def head_size(model_config: dict[str, Any]) -> int:
+    """Numbers per attention head."""
+    text = _text_config(model_config)
+    return text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]
+
+
+def check_head_size(model_config: dict[str, Any]) -> None:
+    """Refuse heads that vLLM's CPU attention has no kernel for: it would fail at the first token only.
+
+    Raises:
+        ValueError: with the sizes there are.
+    """
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+    supported = CPUAttentionBackend.get_supported_head_sizes()
+    if head_size(model_config) not in supported:
+        raise ValueError(
+            f"vLLM on a CPU has no attention for heads of size {head_size(model_config)}, only for {supported}: change "
+            "hidden_size or num_attention_heads, or generate with engine.kind: huggingface"
+        )
+
+
+def longest_row(model_config: dict[str, Any], config: EngineConfig) -> int:
+    """Tokens of the longest row an engine is sized for: what was asked, within what the model allows."""
+    allowed = _text_config(model_config).get("max_position_embeddings", LONGEST_BY_DEFAULT)
+    return min(allowed, config.max_model_len or LONGEST_BY_DEFAULT)
+
+
+def kv_cache_bytes(model_config: dict[str, Any], config: EngineConfig, longest: int, dtype: str) -> int:
+    """Memory for the keys and values of ``max_num_seqs`` rows, capped; with fewer, vLLM queues rows.
+
+    A fixed function of the configuration, never of the memory that happens to be free: what a call answers must not
+    depend on its neighbours.
+    """
+    if config.kv_cache_bytes is not None:
+        return config.kv_cache_bytes
+    text = _text_config(model_config)
+    kv_heads = text.get("num_key_value_heads") or text["num_attention_heads"]
+    width = kv_heads * head_size(model_config)
+    per_token = 2 * text["num_hidden_layers"] * width * (4 if dtype == "float32" else 2)
+    per_row = -(-longest // KV_BLOCK) * KV_BLOCK * per_token
+    spare = KV_BLOCK * per_token  # vLLM keeps a block for itself
+    return max(2 * per_row, min(config.max_num_seqs * per_row, KV_CACHE_CAP)) + spare
