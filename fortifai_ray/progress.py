@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+WAITING = "waiting"  # what a step's text begins with while the chain waits for something or somebody
 _LONG_WAIT = 60.0
 
 
@@ -23,8 +24,10 @@ class Board:
         self._steps: dict[str, tuple[str, float]] = {}
 
     def write(self, chain_id: str, step: str) -> None:
-        """``chain_id`` is now doing ``step``."""
-        self._steps[chain_id] = (step, time.time())
+        """``chain_id`` is now doing ``step``; a text that differs in brackets alone is the same step, told again."""
+        before, since = self._steps.get(chain_id, ("", 0.0))
+        same = before.partition(" (")[0] == step.partition(" (")[0]
+        self._steps[chain_id] = (step, since if same else time.time())
 
     def read(self) -> dict[str, tuple[str, float]]:
         """The current step of each chain, and since when (seconds since the epoch)."""
@@ -122,9 +125,9 @@ class SweepProgress:
 
     def _warn_of_waits(self, warned: dict[str, float]) -> None:
         now = time.time()
-        waiting = [s for s in self._chains.values() if s.status == "running" and s.step.startswith("waiting")]
+        waiting = [s for s in self._chains.values() if s.status == "running" and s.step.startswith(WAITING)]
         for state in waiting:
-            if now - warned.get(state.label, now - _LONG_WAIT) >= _LONG_WAIT and now - state.since > 1:
+            if now - max(warned.get(state.label, 0.0), state.since) >= _LONG_WAIT:
                 warned[state.label] = now
                 self.say(f"{state.label}: {state.step}")
         idle = all(state.status == "waiting" for state in self._chains.values())

@@ -6,7 +6,7 @@ is how a run would otherwise wait for ever without a word.
 """
 
 import os
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,6 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field
 # Data's tasks, which feed the engines and would starve beside actors that hold everything.
 _TRAINING_SHARE = 0.5
 _ENGINE_SHARE = 0.3
+
+
+_Count = Annotated[int, Field(ge=1)] | Literal["auto"]
 
 
 class TrainResources(BaseModel):
@@ -27,7 +30,7 @@ class EngineResources(BaseModel):
     """Resources of the generation engines."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    count: int | Literal["auto"] = Field("auto", description="warm engines, shared by all chains")
+    count: _Count = Field("auto", description="warm engines, shared by all chains")
 
 
 class ResourcesConfig(BaseModel):
@@ -35,7 +38,7 @@ class ResourcesConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     num_cpus: int | None = Field(None, ge=1, description="logical CPUs of a Ray instance started here")
-    chains_at_once: int | Literal["auto"] = "auto"
+    chains_at_once: _Count = "auto"
     train: TrainResources = TrainResources()
     engines: EngineResources = EngineResources()
 

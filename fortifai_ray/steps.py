@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fortifai_ray.progress import WAITING
 from fortifai_ray.store import Stage, StageKey, StageStore
 
 
@@ -55,6 +56,6 @@ class Steps:
         def waiting(seconds: float) -> None:
             if time.monotonic() - last[0] > 1.0:
                 last[0] = time.monotonic()
-                self.announce(f"waiting for another chain to {label} ({seconds:.0f} s)")
+                self.announce(f"{WAITING} for another chain to {label} ({seconds:.0f} s)")
 
         return waiting

@@ -121,7 +121,10 @@ def make_study(content: dict[str, Any], source: str, overrides: Sequence[str] = 
         key, separator, value = override.partition("=")
         if not separator:
             raise UserError(f"--set {override}: key=value is needed, e.g. --set training.epochs=1")
-        content = _apply(content, {key: yaml.safe_load(value)})
+        try:
+            content = _apply(content, {key: yaml.safe_load(value)})
+        except yaml.YAMLError as error:
+            raise UserError(f"--set {override}: the value is not valid YAML: {' '.join(str(error).split())}") from error
     names = StudySettings.model_fields
     _check_top_level(content, source)
     settings = _validated(StudySettings, {k: v for k, v in content.items() if k in names}, source)

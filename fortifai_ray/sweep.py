@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import socket
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ from fortifai_ray.chain import ChainTask, run_chain
 from fortifai_ray.engines.config import resolve_kind
 from fortifai_ray.errors import UserError
 from fortifai_ray.families.language.family import METRICS, Devices, LanguageFamily
+from fortifai_ray.families.language.models import context_length
 from fortifai_ray.progress import Board, SweepProgress
 from fortifai_ray.resources import Plan, cores_here, make_plan
 from fortifai_ray.results import StudyResults
@@ -31,7 +33,7 @@ _ENVIRONMENT = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # workers run in this environment, not in a copy of it
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # a worker group that is ready is seen at once, not seconds later
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own view, which would write over this one
-    "RAY_num_workers_soft_limit": "64",  # keep idle workers: a new one imports for seconds, every generation
+    "RAY_idle_worker_killing_time_threshold_ms": "600000",  # a new worker would import for seconds, every generation
     "TOKENIZERS_PARALLELISM": "false",
 }
 
@@ -52,6 +54,7 @@ def run_sweep(study: Study, storage: Path, console: Console, address: str | None
     """
     store = StageStore(storage)
     check(study, store)
+    _check_address(address)
     results = StudyResults(study, storage / study.name)
     tracker = StudyTracker(study.name, storage, study.resolved(), [_chain_info(chain) for chain in study.chains])
     run = SweepRun(study, storage, results, tracker, console)
@@ -71,7 +74,7 @@ def check(study: Study, store: StageStore) -> None:
     seen = set()
     for chain in study.chains:
         recipe = chain.recipe
-        kind = (recipe.corpus, recipe.family, recipe.training.block_size, recipe.training.batch_size)
+        kind = (recipe.corpus, recipe.family, recipe.training, recipe.decoding)
         if kind not in seen:
             seen.add(kind)
             _check_corpus(study, chain, store)
@@ -91,11 +94,37 @@ def _check_corpus(study: Study, chain: Chain, store: StageStore) -> None:
             f"{study.source}: corpus.held_out: {len(family.corpus.held_out)} held-out tokens are less than one block "
             f"of {size}; hold out more or make training.block_size smaller"
         )
+    _check_lengths(study, chain)
+
+
+def _check_lengths(study: Study, chain: Chain) -> None:
+    recipe, size = chain.recipe, chain.recipe.training.block_size
+    longest = context_length(recipe.family.model)
+    row = recipe.decoding.context_tokens + recipe.decoding.max_new_tokens
+    if longest is not None and max(row, size) > longest:
+        key = "decoding.max_new_tokens" if row > longest else "training.block_size"
+        raise UserError(
+            f"{study.source}: {key}: rows of {max(row, size)} tokens do not fit the model's context of {longest}; "
+            "context_tokens + max_new_tokens, and block_size, may be as much"
+        )
     if recipe.decoding.context_tokens > size:
         raise UserError(
             f"{study.source}: decoding.context_tokens: {recipe.decoding.context_tokens} is more than a block of "
             f"{size} tokens; at most training.block_size is right"
         )
+
+
+def _check_address(address: str | None) -> None:
+    """Whether anything listens there: Ray itself would try for minutes before it says that nothing does."""
+    host, separator, port = (address or "").rpartition(":")
+    if not separator or not port.isdigit() or "/" in host:  # started here, or a form that Ray resolves ("auto", ray://)
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"--address {address}: nothing answers there ({error}); give a Ray cluster's HOST:PORT"
+        ) from error
 
 
 class SweepRun:

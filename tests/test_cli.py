@@ -45,7 +45,10 @@ def study(tmp_path: Path) -> Path:
         (["family.model={path: no-such-model}"], "no-such-model"),
         (["corpus.train_tokens=300"], "too few for one batch"),
         (["training.block_size=60000", "training.batch_size=1"], "held-out tokens are less than one block"),
-        (["decoding.context_tokens=500"], "decoding.context_tokens"),
+        (["decoding.context_tokens=300"], "decoding.context_tokens"),
+        (["decoding.max_new_tokens=2000"], "decoding.max_new_tokens: rows of 2016 tokens do not fit"),
+        (["resources.engines.count=0"], "resources.engines.count"),
+        (["x=[1"], "--set x=[1: the value is not valid YAML"),
         (["collapse.metric=perplexty"], "is not measured"),
         (["corpus={dataset: no/such-dataset}"], "corpus.dataset"),
     ],
@@ -65,7 +68,7 @@ def test_bad_input_ends_before_anything_starts(
     assert out == ""
     assert err.startswith("fortifai: ")
     assert err.count("\n") == 1
-    assert "tiny.yaml" in err or "corpus" in err
+    assert "tiny.yaml" in err or "corpus" in err or "--set" in err
     assert complaint in err
     assert not (tmp_path / "runs" / "tiny").exists()
     assert not (tmp_path / "runs" / "mlflow.db").exists()
@@ -79,6 +82,17 @@ def test_a_storage_that_cannot_be_written(
         code, _, err = run(monkeypatch, capsys, "sweep", str(study), "--storage", storage)
         assert code == 2
         assert complaint in err
+
+
+def test_an_address_where_nobody_answers(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Said at once, where Ray itself would try for minutes; nothing is started or written."""
+    storage = tmp_path / "runs"
+    code, _, err = run(monkeypatch, capsys, "sweep", str(study), "--storage", str(storage), "--address", "127.0.0.1:1")
+    assert code == 2
+    assert "--address 127.0.0.1:1: nothing answers there" in err
+    assert not (storage / "tiny").exists()
 
 
 def test_a_dry_run_starts_nothing(

@@ -13,6 +13,7 @@ from fortifai_ray.engines.config import resolve_kind
 from fortifai_ray.families.language import data, evaluation, models, training
 from fortifai_ray.families.language.corpus import Corpus, prepare_corpus
 from fortifai_ray.losses import Loss
+from fortifai_ray.progress import WAITING
 from fortifai_ray.recipe import Recipe
 from fortifai_ray.recursion import Collapsed, Synthetic
 from fortifai_ray.regimes import Draw, Pool, TrainingSet
@@ -164,7 +165,7 @@ class LanguageFamily:
                 "block_size": self._block_size,
                 "decoding": decoding.model_dump(mode="json"),
                 "engine": {
-                    **engine.model_dump(mode="json", exclude={"kv_cache_bytes"}),
+                    **engine.model_dump(mode="json"),
                     "kind": resolve_kind(engine.kind),
                 },
                 "seed": self._recipe.seed,
@@ -201,7 +202,7 @@ class LanguageFamily:
             recipe.engine,
             folder / "corpus",
             self._devices.engines_at_once,
-            on_wait=self._steps.announce,
+            on_wait=lambda stall: self._steps.announce(f"{WAITING} for an engine ({stall})"),
         )
         return {
             "rows": report.rows,

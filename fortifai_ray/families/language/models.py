@@ -34,6 +34,16 @@ def model_identity(model: ModelConfig) -> dict[str, Any]:
     return {"hub": model.hub, "revision": model.revision}
 
 
+def context_length(model: ModelConfig) -> int | None:
+    """The longest row of tokens that the model takes; None where only the hub knows."""
+    if model.preset:
+        return int(_LLAMA_TINY["max_position_embeddings"])
+    if model.path:
+        config = json.loads((Path(model.path) / "config.json").read_text())
+        return next((int(config[key]) for key in ("max_position_embeddings", "n_positions") if key in config), None)
+    return None
+
+
 def create_model(model: ModelConfig, corpus: Corpus, seed: int, folder: Path) -> None:
     """Write the starting model into ``folder``: random weights by ``seed`` for a preset, else the checkpoint's own."""
     import torch
