@@ -18,6 +18,12 @@ app = typer.Typer(
     "Start with: fortifai sweep sweeps/quickstart.yaml",
 )
 
+
+def _console() -> Console:
+    """The terminal's own width; in a file or a pipe, wide enough for the tables."""
+    return Console(width=None if sys.stdout.isatty() else 120)
+
+
 _Storage = Annotated[Path, typer.Option("--storage", help="Folder of stages, results and runs; made if it is missing.")]
 _STORAGE = Path("runs")
 
@@ -41,7 +47,7 @@ def sweep(
     from fortifai_ray.study import load_study
     from fortifai_ray.sweep import print_plan, run_sweep
 
-    console = Console()
+    console = _console()
     study = load_study(file, override or [])
     _refuse_uri(storage)
     if dry_run:
@@ -52,6 +58,9 @@ def sweep(
     outcome = run_sweep(study, storage, console, address)
     print_tables(outcome.folder, console)
     console.print(f"report: {outcome.report}   runs: fortifai ui --storage {storage}", highlight=False, soft_wrap=True)
+    if outcome.unfinished:
+        console.print("interrupted: the same command goes on from here")
+        raise typer.Exit(130)
     if outcome.failed:
         raise typer.Exit(1)
 
@@ -61,7 +70,7 @@ def report(directory: Annotated[Path, typer.Argument(help="A study's folder, e.g
     """Print a study's tables again and write its report.html, which opens offline."""
     from fortifai_ray.report import print_tables, write_report
 
-    console = Console()
+    console = _console()
     path = write_report(directory)
     print_tables(directory, console)
     console.print(f"report: {path}", highlight=False, soft_wrap=True)
@@ -72,7 +81,7 @@ def doctor(storage: _Storage = _STORAGE) -> None:
     """Say what of the stack is there, and what to do about what is not."""
     from fortifai_ray.doctor import diagnose, print_findings
 
-    if not print_findings(diagnose(str(storage)), Console()):
+    if not print_findings(diagnose(str(storage)), _console()):
         raise typer.Exit(1)
 
 
@@ -100,6 +109,3 @@ def main() -> None:
     except UserError as error:
         print(f"fortifai: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("fortifai: interrupted; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)

@@ -16,7 +16,7 @@ _RETRIES = 3  # after a fault: a chain's finished steps are in the store, so it 
 
 if TYPE_CHECKING:
     from fortifai_ray.engines.pool import EnginePool
-    from fortifai_ray.sweep import SweepRun
+    from fortifai_ray.run import SweepRun
 
 
 def tune_chains(
@@ -74,6 +74,7 @@ class _Reports(tune.Callback):
         self._progress.generation(result["row"]["chain_id"], result["row"], criteria)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._run.finished.add(trial.config["chain_id"])
         self._progress.finished(trial.config["chain_id"], "finished")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
