@@ -7,20 +7,29 @@ from typing import Any
 
 from fortifai_ray.families.language.family import METRICS, Devices, LanguageFamily
 from fortifai_ray.fidelity import CollapseCriterion, collapse_confirmed
-from fortifai_ray.recipe import Recipe
+from fortifai_ray.recipe import Recipe, located
 from fortifai_ray.recursion import Generation, Metrics, first_metrics, recursion
 from fortifai_ray.steps import Steps
 from fortifai_ray.store import Stage
-from fortifai_ray.study import Chain
+from fortifai_ray.study import Chain, Study
 
 
 @dataclass(frozen=True)
 class ChainTask:
-    """What a chain needs to know: its place in the grid, what confirms its collapse, and what that is relative to."""
+    """What a chain needs to know: its place in the grid, what confirms its collapse, and what that is relative to.
+
+    ``recipe`` and ``baseline`` are located: they can be carried out in any folder.
+    """
 
     chain: Chain
+    recipe: Recipe
     criteria: Sequence[CollapseCriterion]
     baseline: Recipe
+
+    @classmethod
+    def of(cls, study: Study, chain: Chain) -> "ChainTask":
+        """The task of a study's chain."""
+        return cls(chain, located(chain.recipe), study.settings.collapse, located(study.baseline_of(chain)))
 
 
 @dataclass(frozen=True)
@@ -36,10 +45,10 @@ def run_chain(task: ChainTask, steps: Steps, devices: Devices) -> Iterator[Gener
 
     Raises :class:`fortifai_ray.steps.NotStored` at the first missing step where ``steps`` only replays.
     """
-    family = LanguageFamily(task.chain.recipe, steps, devices)
+    family = LanguageFamily(task.recipe, steps, devices)
     stop = _Stop(task, steps, devices)
     consumed = 0
-    for generation in recursion(task.chain.recipe, family, stop.confirmed):
+    for generation in recursion(task.recipe, family, stop.confirmed):
         consumed += generation.data.synthetic_size
         samples = [] if generation.synthetic is None else family.samples(generation.synthetic)
         yield GenerationResult(_row(task.chain, generation, consumed), samples)

@@ -1,5 +1,6 @@
 """A recipe: everything that determines a chain's numbers, and nothing else."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -45,6 +46,20 @@ class Recipe(BaseModel):
     def flat(self) -> dict[str, Any]:
         """The resolved recipe with dotted keys, e.g. ``{"loss.kind": "tce", "loss.gamma": 0.3, …}``."""
         return flatten(self.model_dump(mode="json"))
+
+
+def located(recipe: Recipe) -> Recipe:
+    """The same recipe with its paths made absolute, for processes that run in other folders.
+
+    No stage depends on a path, only on what lies there; a chain's id is that of the recipe as it was written.
+    """
+    corpus, model = recipe.corpus, recipe.family.model
+    if corpus.path is not None:
+        corpus = corpus.model_copy(update={"path": str(Path(corpus.path).absolute())})
+    if model.path is not None:
+        model = model.model_copy(update={"path": str(Path(model.path).absolute())})
+    family = recipe.family.model_copy(update={"model": model})
+    return recipe.model_copy(update={"corpus": corpus, "family": family})
 
 
 def flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:

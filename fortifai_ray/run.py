@@ -38,7 +38,7 @@ class SweepRun:
         self.results = StudyResults(study, storage / study.name)
         runs = [ChainInfo(chain.chain_id, chain.label, chain.recipe.flat()) for chain in study.chains]
         self.tracker = StudyTracker(study.name, storage, study.resolved(), runs)
-        self.tasks = {chain.chain_id: chain_task(study, chain) for chain in study.chains}
+        self.tasks = {chain.chain_id: ChainTask.of(study, chain) for chain in study.chains}
         self.plan: Plan | None = None
         self.stages = {"computed": 0, "reused": 0}
         self.engines: dict[str, Any] = {"engine_starts": 0, "engine_kind": None}
@@ -128,8 +128,3 @@ class SweepRun:
             "status": "failed" if chain.chain_id in self.results.failed else "finished",
             "reason": self.results.failed.get(chain.chain_id) or (reasons[0] if reasons else None),
         }
-
-
-def chain_task(study: Study, chain: Chain) -> ChainTask:
-    """What ``chain`` needs to know of its study."""
-    return ChainTask(chain, study.settings.collapse, study.baseline_of(chain))

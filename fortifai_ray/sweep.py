@@ -7,14 +7,14 @@ from typing import Any
 
 from rich.console import Console
 
-from fortifai_ray.chain import run_chain
+from fortifai_ray.chain import ChainTask, run_chain
 from fortifai_ray.engines.config import resolve_kind
 from fortifai_ray.families.language.family import Devices, LanguageFamily
 from fortifai_ray.instance import ray_instance
 from fortifai_ray.preflight import check_address, check_study
 from fortifai_ray.progress import Board, SweepProgress
 from fortifai_ray.resources import Plan, cores_here, make_plan
-from fortifai_ray.run import SweepOutcome, SweepRun, chain_task
+from fortifai_ray.run import SweepOutcome, SweepRun
 from fortifai_ray.steps import NotStored, Steps
 from fortifai_ray.store import StageStore
 from fortifai_ray.study import Chain, Study
@@ -86,7 +86,7 @@ def print_plan(study: Study, storage: Path, console: Console) -> None:
     for chain in study.chains:
         steps = Steps(store, replay=True)
         try:
-            generations = len(list(run_chain(chain_task(study, chain), steps, Devices())))
+            generations = len(list(run_chain(ChainTask.of(study, chain), steps, Devices())))
             state = f"whole in the store ({generations} generations)"
             stored += 1
         except NotStored as missing:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fortifai_ray.chain import ChainTask, run_chain
-from fortifai_ray.families.language.family import Devices
+from fortifai_ray.families.language.family import Devices, LanguageFamily
 from fortifai_ray.steps import NotStored, Steps
 from fortifai_ray.store import StageStore
 from fortifai_ray.study import make_study
@@ -22,7 +22,7 @@ CONTENT = {
 
 def task(**changes: object) -> ChainTask:
     study = make_study({**CONTENT, **changes}, "tiny.yaml")
-    return ChainTask(study.chains[0], study.settings.collapse, study.baseline_of(study.chains[0]))
+    return ChainTask.of(study, study.chains[0])
 
 
 def test_a_loss_that_is_not_finite_is_recorded(tmp_path: Path) -> None:
@@ -34,6 +34,20 @@ def test_a_loss_that_is_not_finite_is_recorded(tmp_path: Path) -> None:
     assert rows[0]["perplexity"] is None
     replayed = [result.row for result in run_chain(broken, Steps(StageStore(tmp_path), replay=True), Devices())]
     assert [row["collapse_reason"] for row in replayed] == [rows[0]["collapse_reason"]]
+
+
+def test_paths_hold_in_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials run in folders of their own: a corpus given by a relative path is found there, under the same hash."""
+    (tmp_path / "texts").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "texts" / f"{name}.txt").write_text(f"{name} document about nothing at all. " * 2000)
+    monkeypatch.chdir(tmp_path)
+    found = task(corpus={"path": "texts", "train_tokens": 2048}, training={"batch_size": 4, "learning_rate": 1e30})
+    assert found.chain.recipe.corpus.path == "texts"
+    here = LanguageFamily(found.chain.recipe, Steps(StageStore(tmp_path / "s")), Devices()).corpus.hash
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert LanguageFamily(found.recipe, Steps(StageStore(tmp_path / "s")), Devices()).corpus.hash == here
 
 
 def test_a_replay_computes_nothing(tmp_path: Path) -> None:
