@@ -70,8 +70,8 @@ class _Reports(tune.Callback):
         self._run.take(result["row"], result["samples"])
         self._run.results.write_generations()
         self._count(trial.trial_id, result)
-        criteria = [criterion.metric for criterion in self._run.study.settings.collapse]
-        self._progress.generation(result["row"]["chain_id"], result["row"], criteria)
+        metrics = dict.fromkeys(criterion.metric for criterion in self._run.study.settings.collapse)
+        self._progress.generation(result["row"]["chain_id"], result["row"], list(metrics))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._run.finished.add(trial.config["chain_id"])
