@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fortifai_ray.families.language.config import CorpusConfig, ModelConfig
+from fortifai_ray.families.language.corpus import Corpus, open_corpus
 from fortifai_ray.families.language.family import METRICS, Devices, LanguageFamily
 from fortifai_ray.fidelity import CollapseCriterion, collapse_confirmed
 from fortifai_ray.recipe import Recipe, located
@@ -13,23 +15,35 @@ from fortifai_ray.steps import Steps
 from fortifai_ray.store import Stage
 from fortifai_ray.study import Chain, Study
 
+Corpora = Mapping[tuple[CorpusConfig, ModelConfig], Corpus]
+
 
 @dataclass(frozen=True)
 class ChainTask:
     """What a chain needs to know: its place in the grid, what confirms its collapse, and what that is relative to.
 
-    ``recipe`` and ``baseline`` are located: they can be carried out in any folder.
+    ``recipe`` and ``baseline`` are located, and their corpora given as stages: they can be carried out in any folder.
     """
 
     chain: Chain
-    recipe: Recipe
     criteria: Sequence[CollapseCriterion]
+    recipe: Recipe
+    corpus: str
     baseline: Recipe
+    baseline_corpus: str
 
     @classmethod
-    def of(cls, study: Study, chain: Chain) -> "ChainTask":
+    def of(cls, study: Study, chain: Chain, corpora: Corpora) -> "ChainTask":
         """The task of a study's chain."""
-        return cls(chain, located(chain.recipe), study.settings.collapse, located(study.baseline_of(chain)))
+        baseline = study.baseline_of(chain)
+        return cls(
+            chain,
+            study.settings.collapse,
+            located(chain.recipe),
+            corpora[chain.recipe.corpus, chain.recipe.family.model].hash,
+            located(baseline),
+            corpora[baseline.corpus, baseline.family.model].hash,
+        )
 
 
 @dataclass(frozen=True)
@@ -45,7 +59,7 @@ def run_chain(task: ChainTask, steps: Steps, devices: Devices) -> Iterator[Gener
 
     Raises :class:`fortifai_ray.steps.NotStored` at the first missing step where ``steps`` only replays.
     """
-    family = LanguageFamily(task.recipe, steps, devices)
+    family = LanguageFamily(task.recipe, open_corpus(task.corpus, steps.store), steps, devices)
     stop = _Stop(task, steps, devices)
     consumed = 0
     for generation in recursion(task.recipe, family, stop.confirmed):
@@ -82,7 +96,8 @@ class _Stop:
         if criterion.relative_to != "baseline_generation_0":
             return None
         if self._baseline is None:
-            family = LanguageFamily(self._task.baseline, self._steps, self._devices)
+            corpus = open_corpus(self._task.baseline_corpus, self._steps.store)
+            family = LanguageFamily(self._task.baseline, corpus, self._steps, self._devices)
             self._baseline = first_metrics(self._task.baseline, family) or {}
         return self._baseline.get(criterion.metric)
 

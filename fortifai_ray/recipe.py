@@ -49,17 +49,14 @@ class Recipe(BaseModel):
 
 
 def located(recipe: Recipe) -> Recipe:
-    """The same recipe with its paths made absolute, for processes that run in other folders.
+    """The same recipe with its model's path made absolute, for processes that run in other folders.
 
     No stage depends on a path, only on what lies there; a chain's id is that of the recipe as it was written.
     """
-    corpus, model = recipe.corpus, recipe.family.model
-    if corpus.path is not None:
-        corpus = corpus.model_copy(update={"path": str(Path(corpus.path).absolute())})
+    model = recipe.family.model
     if model.path is not None:
         model = model.model_copy(update={"path": str(Path(model.path).absolute())})
-    family = recipe.family.model_copy(update={"model": model})
-    return recipe.model_copy(update={"corpus": corpus, "family": family})
+    return recipe.model_copy(update={"family": recipe.family.model_copy(update={"model": model})})
 
 
 def flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 from rich.console import Console
 
-from fortifai_ray.chain import ChainTask, run_chain
+from fortifai_ray.chain import ChainTask, Corpora, run_chain
 from fortifai_ray.families.language.family import METRICS, Devices
 from fortifai_ray.resources import Plan
 from fortifai_ray.results import StudyResults
@@ -33,12 +33,12 @@ class SweepOutcome:
 class SweepRun:
     """One run of a sweep: where its rows go, and how it went."""
 
-    def __init__(self, study: Study, storage: Path, console: Console) -> None:
+    def __init__(self, study: Study, storage: Path, console: Console, corpora: Corpora) -> None:
         self.study, self.storage, self.console = study, storage, console
         self.results = StudyResults(study, storage / study.name)
         runs = [ChainInfo(chain.chain_id, chain.label, chain.recipe.flat()) for chain in study.chains]
         self.tracker = StudyTracker(study.name, storage, study.resolved(), runs)
-        self.tasks = {chain.chain_id: ChainTask.of(study, chain) for chain in study.chains}
+        self.tasks = {chain.chain_id: ChainTask.of(study, chain, corpora) for chain in study.chains}
         self.plan: Plan | None = None
         self.stages = {"computed": 0, "reused": 0}
         self.engines: dict[str, Any] = {"engine_starts": 0, "engine_kind": None}

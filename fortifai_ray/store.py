@@ -87,8 +87,12 @@ class StageStore:
             ) from error
 
     def find(self, key: StageKey) -> Stage | None:
-        """The stage if it is there and whole. A damaged one is set aside, reported, and counts as missing."""
-        folder = self._stages / key.hash
+        """The stage if it is there and whole. A damaged one is removed, reported, and counts as missing."""
+        return self.open(key.hash)
+
+    def open(self, stage_hash: str) -> Stage | None:
+        """As :meth:`find`, for a process that was told the hash by one that had the key."""
+        folder = self._stages / stage_hash
         try:
             manifest = json.loads((folder / MANIFEST).read_text())
         except FileNotFoundError:
@@ -96,17 +100,17 @@ class StageStore:
         except ValueError:
             self._discard(folder, "its manifest is not readable")
             return None
-        if key.hash not in self._verified:
+        if stage_hash not in self._verified:
             for name, expected in manifest["files"].items():
                 if not _is_intact(folder / name, expected):
                     self._discard(folder, f"{name} is not what was written")
                     return None
-            self._verified.add(key.hash)
-        return Stage(key.hash, folder, manifest["outputs"])
+            self._verified.add(stage_hash)
+        return Stage(stage_hash, folder, manifest["outputs"])
 
     def path(self, stage_hash: str) -> Path:
         """The folder of a stage that this process has found or computed."""
-        assert stage_hash in self._verified, f"stage {stage_hash} was not asked for by its key"
+        assert stage_hash in self._verified, f"stage {stage_hash} was not asked for before"
         return self._stages / stage_hash
 
     def step(

@@ -9,7 +9,9 @@ from rich.console import Console
 
 from fortifai_ray.chain import ChainTask, run_chain
 from fortifai_ray.engines.config import resolve_kind
-from fortifai_ray.families.language.family import Devices, LanguageFamily
+from fortifai_ray.families.language.corpus import open_corpus
+from fortifai_ray.families.language.family import Devices
+from fortifai_ray.families.language.models import write_config
 from fortifai_ray.instance import ray_instance
 from fortifai_ray.preflight import check_address, check_study
 from fortifai_ray.progress import Board, SweepProgress
@@ -26,9 +28,9 @@ def run_sweep(study: Study, storage: Path, console: Console, address: str | None
     Raises :class:`UserError` for what is the user's to mend, before anything is started.
     """
     store = StageStore(storage)
-    check_study(study, store)
+    corpora = check_study(study, store)
     check_address(address)
-    run = SweepRun(study, storage, console)
+    run = SweepRun(study, storage, console, corpora)
     missing = run.replay(store)
     if missing:
         _compute(run, missing, address)
@@ -64,7 +66,6 @@ def _start_engines(run: SweepRun, first: Chain, plan: Plan) -> Any:
     """The warm engines, started at once with weights to come, so that their start hides behind generation 0."""
     from fortifai_ray.engines.pool import EnginePool
 
-    recipe = first.recipe
     pool = EnginePool.create(
         plan.engines,
         name=f"{run.study.name}-{uuid.uuid4().hex[:8]}",
@@ -73,20 +74,21 @@ def _start_engines(run: SweepRun, first: Chain, plan: Plan) -> Any:
         threads=plan.threads,
     )
     folder = run.results.folder / ".engine"
-    LanguageFamily(recipe, Steps(StageStore(run.storage)), Devices()).write_engine_config(folder)
-    pool.prestart(folder.absolute(), recipe.engine)
+    corpus = open_corpus(run.tasks[first.chain_id].corpus, StageStore(run.storage))
+    write_config(first.recipe.family.model, corpus, folder)
+    pool.prestart(folder.absolute(), first.recipe.engine)
     return pool
 
 
 def print_plan(study: Study, storage: Path, console: Console) -> None:
     """What a sweep of ``study`` would do, without doing any of it."""
     store = StageStore(storage)
-    check_study(study, store)
+    corpora = check_study(study, store)
     stored = 0
     for chain in study.chains:
         steps = Steps(store, replay=True)
         try:
-            generations = len(list(run_chain(ChainTask.of(study, chain), steps, Devices())))
+            generations = len(list(run_chain(ChainTask.of(study, chain, corpora), steps, Devices())))
             state = f"whole in the store ({generations} generations)"
             stored += 1
         except NotStored as missing:

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from fortifai_ray.chain import ChainTask, run_chain
-from fortifai_ray.families.language.family import Devices, LanguageFamily
+from fortifai_ray.families.language.family import Devices
+from fortifai_ray.preflight import prepare_corpora
 from fortifai_ray.steps import NotStored, Steps
 from fortifai_ray.store import StageStore
 from fortifai_ray.study import make_study
@@ -20,14 +21,16 @@ CONTENT = {
 }
 
 
-def task(**changes: object) -> ChainTask:
+def task(root: Path, **changes: object) -> ChainTask:
     study = make_study({**CONTENT, **changes}, "tiny.yaml")
-    return ChainTask.of(study, study.chains[0])
+    return ChainTask.of(study, study.chains[0], prepare_corpora(study, StageStore(root)))
 
 
 def test_a_loss_that_is_not_finite_is_recorded(tmp_path: Path) -> None:
     """A learning rate that blows the model up: a row with the reason, at its generation, and the chain ends."""
-    broken = task(training={"learning_rate": 1e30, "max_grad_norm": 1e30, "schedule": "constant", "warmup_ratio": 0})
+    broken = task(
+        tmp_path, training={"learning_rate": 1e30, "max_grad_norm": 1e30, "schedule": "constant", "warmup_ratio": 0}
+    )
     rows = [result.row for result in run_chain(broken, Steps(StageStore(tmp_path)), Devices())]
     assert [row["generation"] for row in rows] == [0]
     assert "diverged" in rows[0]["collapse_reason"] or "not finite" in rows[0]["collapse_reason"]
@@ -36,21 +39,22 @@ def test_a_loss_that_is_not_finite_is_recorded(tmp_path: Path) -> None:
     assert [row["collapse_reason"] for row in replayed] == [rows[0]["collapse_reason"]]
 
 
-def test_paths_hold_in_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trials run in folders of their own: a corpus given by a relative path is found there, under the same hash."""
+def test_the_text_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials run in folders and on nodes of their own: once prepared, a corpus needs neither its path nor its files."""
     (tmp_path / "texts").mkdir()
     for name in ("a", "b"):
         (tmp_path / "texts" / f"{name}.txt").write_text(f"{name} document about nothing at all. " * 2000)
     monkeypatch.chdir(tmp_path)
-    found = task(corpus={"path": "texts", "train_tokens": 2048}, training={"batch_size": 4, "learning_rate": 1e30})
-    assert found.chain.recipe.corpus.path == "texts"
-    here = LanguageFamily(found.chain.recipe, Steps(StageStore(tmp_path / "s")), Devices()).corpus.hash
+    corpus = {"path": "texts", "train_tokens": 2048}
+    prepared = task(tmp_path / "store", corpus=corpus, training={"batch_size": 4, "learning_rate": 1e30})
+    (tmp_path / "texts" / "a.txt").unlink()
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    assert LanguageFamily(found.recipe, Steps(StageStore(tmp_path / "s")), Devices()).corpus.hash == here
+    rows = [result.row for result in run_chain(prepared, Steps(StageStore(tmp_path / "store")), Devices())]
+    assert rows[0]["human_size"] == 2048
 
 
 def test_a_replay_computes_nothing(tmp_path: Path) -> None:
     """It names the first step that is missing, and leaves the store as it is."""
     with pytest.raises(NotStored, match="create the starting model"):
-        list(run_chain(task(), Steps(StageStore(tmp_path), replay=True), Devices()))
+        list(run_chain(task(tmp_path), Steps(StageStore(tmp_path), replay=True), Devices()))

@@ -90,6 +90,14 @@ def prepare_corpus(config: CorpusConfig, model: ModelConfig, store: StageStore) 
     return Corpus(store.step(key, lambda folder: _tokenise(documents, config, model, folder)))
 
 
+def open_corpus(stage_hash: str, store: StageStore) -> Corpus:
+    """A corpus that another process prepared: the text itself need not be within reach here."""
+    stage = store.open(stage_hash)
+    if stage is None:
+        raise RuntimeError(f"the corpus {stage_hash} has gone from the store since the sweep began: run it again")
+    return Corpus(stage)
+
+
 def read_documents(config: CorpusConfig) -> list[str]:
     """The corpus as whole documents, in a fixed order."""
     if config.source == "pydoc":

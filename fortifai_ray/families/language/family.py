@@ -11,7 +11,7 @@ import numpy as np
 
 from fortifai_ray.engines.config import resolve_kind
 from fortifai_ray.families.language import data, evaluation, models, training
-from fortifai_ray.families.language.corpus import Corpus, prepare_corpus
+from fortifai_ray.families.language.corpus import Corpus
 from fortifai_ray.losses import Loss
 from fortifai_ray.progress import WAITING
 from fortifai_ray.recipe import Recipe
@@ -43,15 +43,12 @@ class Devices:
 class LanguageFamily:
     """One chain's causal LM, its corpus and its engines."""
 
-    def __init__(self, recipe: Recipe, steps: Steps, devices: Devices) -> None:
+    def __init__(self, recipe: Recipe, corpus: Corpus, steps: Steps, devices: Devices) -> None:
         self._recipe = recipe
+        self.corpus = corpus
         self._steps = steps
         self._devices = devices
         self._block_size = recipe.training.block_size
-
-    @cached_property
-    def corpus(self) -> Corpus:
-        return prepare_corpus(self._recipe.corpus, self._recipe.family.model, self._steps.store)
 
     @cached_property
     def _human(self) -> Draw:
@@ -230,7 +227,3 @@ class LanguageFamily:
             {"row": row["row"], "prompt_text": prompt, "generated_text": text}
             for row, prompt, text in zip(rows, prompts, texts, strict=True)
         ]
-
-    def write_engine_config(self, folder: Path) -> None:
-        """Write what an engine needs to start ahead of any weights into ``folder``."""
-        models.write_config(self._recipe.family.model, self.corpus, folder)
