@@ -105,6 +105,14 @@ class StudyResults:
         """Write ``results/summary.json``: how the sweep ran, as against what it found."""
         _write_text(self.folder / "results" / "summary.json", json.dumps(summary, indent=1))
 
+    def read_summary(self) -> dict[str, Any] | None:
+        """The summary that the last run of this study left, if any."""
+        try:
+            summary = json.loads((self.folder / "results" / "summary.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return summary if isinstance(summary, dict) else None
+
     def _roster(self) -> pl.DataFrame:
         rows = [
             {"chain_id": chain.chain_id, "seed": chain.recipe.seed, "loss.kind": chain.recipe.loss.kind, **chain.varied}

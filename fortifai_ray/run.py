@@ -43,6 +43,7 @@ class SweepRun:
         self.stages = {"computed": 0, "reused": 0}
         self.engines: dict[str, Any] = {"engine_starts": 0, "engine_kind": None}
         self.finished: set[str] = set()
+        self._before = self.results.read_summary()
         self._useful = 0.0
 
     def say(self, text: str) -> None:
@@ -113,8 +114,16 @@ class SweepRun:
             "stages_reused": self.stages["reused"],
             "plan": self.plan.model_dump(mode="json") if self.plan else None,
             "chains": [self._chain_summary(chain) for chain in self.study.chains],
+            "last_computed": self._last_computed(),
             "versions": {name: version(name) for name in ("ray", "torch", "transformers", "mlflow", "polars")},
         }
+
+    def _last_computed(self) -> dict[str, Any] | None:
+        """How the last run went that computed anything, where this one only looked things up."""
+        if self._useful or self._before is None:
+            return None
+        names = ("wall_seconds", "chains_at_once", "useful_seconds", "overhead", *self.engines, "stages_computed")
+        return self._before.get("last_computed") or {name: self._before.get(name) for name in names}
 
     def _chain_summary(self, chain: Chain) -> dict[str, Any]:
         rows = self.results.generations().filter(chain_id=chain.chain_id)

@@ -111,7 +111,9 @@ def test_a_study_from_file_to_tables_with_two_training_workers(study: Path, tmp_
     assert "from the store" not in again
     assert table(storage, "generations")["reused"].all(), "a finished sweep computes nothing"
     assert_frame_equal(comparable(table(storage, "generations")), comparable(rows))
-    assert json.loads((storage / "tiny" / "results" / "summary.json").read_text())["stages_computed"] == 0
+    after = json.loads((storage / "tiny" / "results" / "summary.json").read_text())
+    assert after["stages_computed"] == 0
+    assert after["last_computed"]["overhead"] == summary["overhead"], "how it was computed is still to be read"
 
 
 def comparable(generations: pl.DataFrame) -> pl.DataFrame:
