@@ -9,6 +9,7 @@ from fortifai_ray.families.language.config import CorpusConfig, ModelConfig
 from fortifai_ray.families.language.corpus import Corpus, open_corpus
 from fortifai_ray.families.language.family import METRICS, Devices, LanguageFamily
 from fortifai_ray.fidelity import CollapseCriterion, collapse_confirmed
+from fortifai_ray.losses import Loss
 from fortifai_ray.recipe import Recipe, located
 from fortifai_ray.recursion import Generation, Metrics, first_metrics, recursion
 from fortifai_ray.steps import Steps
@@ -115,7 +116,7 @@ def _row(chain: Chain, generation: Generation, consumed: int) -> dict[str, Any]:
         "generation": generation.number,
         "family": recipe.family.kind,
         "loss": recipe.loss.kind,
-        "gamma": getattr(recipe.loss, "gamma", None),
+        "gamma": _gamma(recipe.loss, outputs),
         "regime": recipe.regime.kind,
         "seed": recipe.seed,
         **{key: value for key, value in chain.varied.items() if key != "seed"},
@@ -133,6 +134,12 @@ def _row(chain: Chain, generation: Generation, consumed: int) -> dict[str, Any]:
         "collapse_reason": generation.collapse_reason,
         "stage": generation.model.hash if generation.model is not None else None,
     }
+
+
+def _gamma(loss: Loss, outputs: Mapping[str, Any]) -> float | None:
+    """The loss's γ: as asked for, or, where each epoch sets its own, that of the generation's last epoch."""
+    by_epoch = outputs.get("gamma_by_epoch")
+    return by_epoch[-1] if by_epoch else getattr(loss, "gamma", None)
 
 
 def _computed_seconds(stage: Stage) -> float:

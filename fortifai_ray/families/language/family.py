@@ -26,7 +26,14 @@ if TYPE_CHECKING:  # importing Ray takes a second, and what it reads when import
 
 GENERATION_VERSION = 1  # bump when the same model and prompts give other text
 
-METRICS = ("perplexity", "train_loss", "kept_fraction", "mean_target_probability", "prompt_overlap")
+METRICS = (
+    "perplexity",
+    "train_loss",
+    "kept_fraction",
+    "mean_target_probability",
+    "target_probability_median",
+    "prompt_overlap",
+)
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,7 @@ class LanguageFamily:
                 "start_from": start_from.hash,
                 "data": data.describe(),
                 "corpus": self.corpus.hash,
-                "loss": loss.model_dump(mode="json"),
+                "loss": loss.identity(),
                 "training": settings.model_dump(mode="json", exclude={"init"}),
                 "order_seed": order_seed,
             },

@@ -18,26 +18,38 @@ from pydantic import TypeAdapter
 
 from fortifai_ray.families.language.config import TrainingConfig
 from fortifai_ray.families.language.data import Blocks
-from fortifai_ray.losses import Loss
+from fortifai_ray.losses import CrossEntropy, DynamicTruncatedCrossEntropy, Loss, LovaszSoftmax, PointwiseLoss
 from fortifai_ray.seeds import generator
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-VERSION = 1  # bump when the same data and settings give another model
+    from fortifai_ray.losses.fused import LossSums
+
+VERSION = 2  # bump when the same data and settings give another model
 
 _REPORT = "training.json"
+_HISTOGRAM = "target_probability.json"
 _loss_adapter: TypeAdapter[Loss] = TypeAdapter(Loss)
 
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """What one generation's training came to. Losses are means per target, in nats."""
+    """What one generation's training came to. Losses are means per valid or kept target, as the loss's normaliser says.
+
+    What is said of the target probability is over all epochs, as it was before each step; its whole histogram is in the
+    file ``target_probability.json``.
+    """
 
     train_loss: float  # over the last epoch
-    kept_fraction: float  # over all epochs
-    mean_target_probability: float  # over all epochs
+    kept_fraction: float  # of the valid targets, over all epochs
+    mean_target_probability: float
+    target_probability_q25: float | None
+    target_probability_median: float | None
+    target_probability_q75: float | None
+    gamma_by_epoch: list[float]  # of dynamic_tce; empty for other losses
+    output_head: str  # "fused", or "plain: " and why
     steps: int
     targets: int
     world_size: int
@@ -96,80 +108,130 @@ def train_loop(config: dict[str, Any]) -> None:
     import torch.distributed as dist
     import transformers
 
+    from fortifai_ray.losses.causal_lm import CausalLMObjective
+
     torch.set_num_threads(config["threads"])
     training = TrainingConfig(**config["training"])
     loss = _loss_adapter.validate_python(config["loss"])
     fetch = ray.get if isinstance(config["tokens"], ray.ObjectRef) else lambda value: value
     blocks = Blocks(fetch(config["tokens"]), fetch(config["lengths"]))
     context = ray.train.get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
+    world = context.get_world_size()
     if world > 1:
         assert dist.get_world_size() == world, "the process group is not the worker group"
-    device = ray.train.torch.get_device()
 
     torch.manual_seed(config["order_seed"])  # dropout, where a model has it
-    network: Any = transformers.AutoModelForCausalLM.from_pretrained(config["model"], dtype=torch.float32)
-    network = ray.train.torch.prepare_model(network)
-    network.train()
-    steps = math.ceil(len(blocks) / training.batch_size) * training.epochs
-    optimizer, schedule = _optimizer(network, training, steps)
-    meter = _Meter(steps, device)
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=_use_bfloat16(training, device))
-
-    started, diverged = time.perf_counter(), None
-    for step, (tokens, lengths, targets) in enumerate(_batches(blocks, training, config["order_seed"], rank, world)):
-        with autocast:
-            log_p, mask = _target_log_probabilities(network, tokens.to(device), lengths.to(device))
-        values = loss(log_p).masked_fill(~mask, 0.0).sum()
-        # DistributedDataParallel averages gradients over workers; the sum over workers is wanted.
-        (values * (world / targets)).backward()
-        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), training.max_grad_norm)
-        if not torch.isfinite(norm):  # the same on every rank, since gradients are already reduced
-            diverged = f"the gradient is not finite at step {step}"
-            break
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad(set_to_none=True)
-        meter.add(step, values.detach(), log_p.detach(), mask, loss)
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(config["model"], dtype=torch.float32)
+    objective = CausalLMObjective(model)
+    run = _Run(ray.train.torch.prepare_model(objective), blocks, training, config["order_seed"], world)
+    started = time.perf_counter()
+    diverged = run.train(loss, context.get_world_rank())
     seconds = time.perf_counter() - started
 
-    report = meter.report(training.epochs, world, seconds, diverged)
-    if rank == 0:
+    report = run.meter.report(
+        training.epochs, world, seconds, diverged, output_head=objective.output_head, gammas=run.gammas
+    )
+    if context.get_world_rank() == 0:
         output = Path(config["output"])
-        (network.module if world > 1 else network).save_pretrained(output)
-        np.save(output / "losses.npy", meter.losses())
+        model.save_pretrained(output)
+        np.save(output / "losses.npy", run.meter.losses())
+        (output / _HISTOGRAM).write_text(json.dumps(run.meter.histogram()))
         (output / _REPORT).write_text(json.dumps(asdict(report)))
 
 
+class _Run:
+    """One worker's training: what its steps share."""
+
+    def __init__(self, network: Any, blocks: Blocks, training: TrainingConfig, order_seed: int, world: int) -> None:
+        import torch
+
+        self._network, self._blocks, self._training = network.train(), blocks, training
+        self._order_seed, self._world = order_seed, world
+        self._device = next(network.parameters()).device
+        steps = math.ceil(len(blocks) / training.batch_size) * training.epochs
+        self._optimizer, self._schedule = _optimizer(network, training, steps)
+        self._autocast = torch.autocast(
+            self._device.type, torch.bfloat16, enabled=_use_bfloat16(training, self._device)
+        )
+        self.meter = _Meter(steps, self._device)
+        self.gammas: list[float] = []
+
+    def train(self, loss: Loss, rank: int) -> str | None:
+        """Every epoch; returns why it stopped early, on every rank alike, or None."""
+        step = 0
+        for epoch in range(self._training.epochs):
+            if isinstance(loss, DynamicTruncatedCrossEntropy):
+                self.gammas.append(self._threshold(loss, epoch))
+                if math.isnan(self.gammas[-1]):
+                    return f"the target probabilities are not finite ahead of epoch {epoch}"
+                of_epoch: PointwiseLoss | LovaszSoftmax = loss.at(self.gammas[-1])
+            else:
+                of_epoch = loss
+            order = generator(self._order_seed, "epoch", epoch).permutation(len(self._blocks))
+            for tokens, lengths, targets in _batches(self._blocks, order, self._training.batch_size, rank, self._world):
+                if not self._step(step, tokens, lengths, targets, of_epoch):
+                    return f"the gradient is not finite at step {step}"
+                step += 1
+        return None
+
+    def _step(
+        self, step: int, tokens: "Tensor", lengths: "Tensor", targets: int, loss: PointwiseLoss | LovaszSoftmax
+    ) -> bool:
+        """One update of the weights, left out where the gradient is not finite."""
+        import torch
+
+        with self._autocast:
+            sums: LossSums = self._network(tokens.to(self._device), lengths.to(self._device), loss)
+        count = targets if loss.normaliser == "valid" else self._over_workers(sums.kept.sum()).clamp_min(1)
+        # DistributedDataParallel averages gradients over workers; the sum over workers is wanted.
+        (sums.total * (self._world / count)).backward()
+        self.meter.add(step, sums, loss.normaliser)
+        norm = torch.nn.utils.clip_grad_norm_(self._network.parameters(), self._training.max_grad_norm)
+        if not torch.isfinite(norm):  # the same on every rank, since gradients are already reduced
+            return False
+        self._optimizer.step()
+        self._schedule.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return True
+
+    def _over_workers(self, count: "Tensor") -> "Tensor":
+        import torch.distributed as dist
+
+        if self._world > 1:
+            dist.all_reduce(count)
+        return count
+
+    def _threshold(self, loss: DynamicTruncatedCrossEntropy, epoch: int) -> float:
+        """This epoch's γ. Each worker goes through the whole sample: their weights are the same, and so is γ."""
+        import torch
+
+        order = generator(self._order_seed, "threshold", epoch).permutation(len(self._blocks))[: loss.sample_blocks]
+        objective = self._network.module if self._world > 1 else self._network
+        objective.eval()
+        probabilities = []
+        with torch.no_grad(), self._autocast:
+            for tokens, lengths, _ in _batches(self._blocks, order, self._training.batch_size, 0, 1):
+                sums = objective(tokens.to(self._device), lengths.to(self._device), CrossEntropy())
+                probabilities.append(sums.log_p[sums.valid].exp())
+        objective.train()
+        gamma = torch.tensor(loss.threshold(probabilities), dtype=torch.float64, device=self._device)
+        return float(self._over_workers(gamma) / self._world)
+
+
 def _batches(
-    blocks: Blocks, training: TrainingConfig, order_seed: int, rank: int, world: int
+    blocks: Blocks, order: np.ndarray, batch_size: int, rank: int, world: int
 ) -> Iterator[tuple["Tensor", "Tensor", int]]:
     """This rank's share of each global batch, and the number of targets in the whole of it."""
     import torch
 
-    for epoch in range(training.epochs):
-        order = generator(order_seed, "epoch", epoch).permutation(len(blocks))
-        for start in range(0, len(order), training.batch_size):
-            batch = order[start : start + training.batch_size]
-            targets = int((blocks.lengths[batch] - 1).clip(0).sum())
-            mine = batch[rank::world]
-            lengths = blocks.lengths[mine]
-            if len(mine) == 0:  # fewer rows than ranks: a row without targets keeps this rank in step with the others
-                mine, lengths = batch[:1], np.zeros(1, dtype=np.int64)
-            yield torch.from_numpy(blocks.tokens[mine]).long(), torch.from_numpy(lengths), max(targets, 1)
-
-
-def _target_log_probabilities(
-    network: "torch.nn.Module", tokens: "Tensor", lengths: "Tensor"
-) -> tuple["Tensor", "Tensor"]:
-    """log p of each next token, float32, and which of them are text: both of shape (rows, block_size − 1)."""
-    import torch
-    import torch.nn.functional as F
-
-    logits = network(input_ids=tokens, use_cache=False).logits[:, :-1].float()
-    log_p = -F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none").view(logits.shape[:2])
-    positions = torch.arange(1, tokens.shape[1], device=tokens.device)
-    return log_p, positions < lengths[:, None]
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        targets = int((blocks.lengths[batch] - 1).clip(0).sum())
+        mine = batch[rank::world]
+        lengths = blocks.lengths[mine]
+        if len(mine) == 0:  # fewer rows than ranks: a row without targets keeps this rank in step with the others
+            mine, lengths = batch[:1], np.zeros(1, dtype=np.int64)
+        yield torch.from_numpy(blocks.tokens[mine]).long(), torch.from_numpy(lengths), max(targets, 1)
 
 
 def _optimizer(
@@ -197,37 +259,64 @@ def _use_bfloat16(training: TrainingConfig, device: "torch.device") -> bool:
 class _Meter:
     """Sums over targets, kept on the device and reduced over the workers once, at the end."""
 
+    BINS = 1000  # of the target probability, equal, over [0, 1]
+
     def __init__(self, steps: int, device: "torch.device") -> None:
         import torch
 
-        # a row a step: loss, kept targets, target probability, targets
-        self._sums = torch.zeros(steps, 4, dtype=torch.float64, device=device)
+        # a row a step: loss, what the loss is divided by, kept targets, target probability, targets
+        self._sums = torch.zeros(steps, 5, dtype=torch.float64, device=device)
+        self._counts = torch.zeros(self.BINS, dtype=torch.int64, device=device)
 
-    def add(self, step: int, loss_sum: "Tensor", log_p: "Tensor", mask: "Tensor", loss: Loss) -> None:
-        row = self._sums[step]
-        row[0] = loss_sum
-        row[1] = (loss.kept(log_p) & mask).sum()
-        row[2] = log_p.exp().masked_fill(~mask, 0.0).sum()
-        row[3] = mask.sum()
+    def add(self, step: int, sums: "LossSums", normaliser: str) -> None:
+        """One step of this worker's."""
+        import torch
+
+        probability = sums.log_p.exp()
+        kept, targets = sums.kept.sum(), sums.valid.sum()
+        row = (sums.total.detach(), kept if normaliser == "kept" else targets, kept)
+        for column, value in enumerate((*row, probability.masked_fill(~sums.valid, 0.0).sum(), targets)):
+            self._sums[step, column] = value
+        bins = (probability.nan_to_num(0.0) * self.BINS).long().clamp(0, self.BINS - 1)
+        counted = torch.where(sums.valid & ~probability.isnan(), bins, self.BINS)  # one more bin for what is no target
+        self._counts += counted.flatten().bincount(minlength=self.BINS + 1)[: self.BINS]
 
     def losses(self) -> np.ndarray:
-        """Mean loss per target by step, over all workers: float64 of shape (steps,)."""
+        """Mean loss by step, over all workers: float64 of shape (steps,)."""
         sums = self._sums.cpu().numpy()
-        return sums[:, 0] / sums[:, 3].clip(1)
+        return sums[:, 0] / sums[:, 1].clip(1)
 
-    def report(self, epochs: int, world: int, seconds: float, diverged: str | None) -> TrainingReport:
+    def histogram(self) -> dict[str, list[float]]:
+        """Of the target probability over all epochs and workers: bin ``edges`` and ``counts`` of targets."""
+        return {"edges": np.linspace(0.0, 1.0, self.BINS + 1).round(9).tolist(), "counts": self._counts.tolist()}
+
+    def _quantile(self, level: float) -> float | None:
+        """Of the target probability, exact to the width of a bin; None without targets."""
+        below = np.concatenate([[0], np.cumsum(self._counts.cpu().numpy())])
+        return float(np.interp(level * below[-1], below, np.linspace(0.0, 1.0, self.BINS + 1))) if below[-1] else None
+
+    def report(
+        self, epochs: int, world: int, seconds: float, diverged: str | None, *, output_head: str, gammas: list[float]
+    ) -> TrainingReport:
+        """What it came to, after reducing over the workers: to be called once, by every worker."""
         if world > 1:
             import torch.distributed as dist
 
             dist.all_reduce(self._sums)
+            dist.all_reduce(self._counts)
         total = self._sums.sum(0).tolist()
         last = self._sums[-(len(self._sums) // epochs) :].sum(0).tolist()
         return TrainingReport(
-            train_loss=last[0] / max(last[3], 1.0),
-            kept_fraction=total[1] / max(total[3], 1.0),
-            mean_target_probability=total[2] / max(total[3], 1.0),
-            steps=int((self._sums[:, 3] > 0).sum()),
-            targets=int(total[3]),
+            train_loss=last[0] / max(last[1], 1.0),
+            kept_fraction=total[2] / max(total[4], 1.0),
+            mean_target_probability=total[3] / max(total[4], 1.0),
+            target_probability_q25=self._quantile(0.25),
+            target_probability_median=self._quantile(0.5),
+            target_probability_q75=self._quantile(0.75),
+            gamma_by_epoch=gammas,
+            output_head=output_head,
+            steps=int((self._sums[:, 4] > 0).sum()),
+            targets=int(total[4]),
             world_size=world,
             train_seconds=seconds,
             diverged=diverged,

@@ -1,5 +1,6 @@
 """Training: one train function whatever the number of workers, exact losses, checkpoints anybody can load."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from fortifai_ray.families.language.corpus import Corpus
 from fortifai_ray.families.language.data import Blocks
 from fortifai_ray.families.language.evaluation import perplexity
 from fortifai_ray.families.language.training import TrainingReport, train
-from fortifai_ray.losses import CrossEntropy, Loss, TruncatedCrossEntropy
+from fortifai_ray.losses import CrossEntropy, DynamicTruncatedCrossEntropy, Loss, LovaszSoftmax, TruncatedCrossEntropy
 
 SETTINGS = TrainingConfig(epochs=2, batch_size=6, learning_rate=1e-3)
 
@@ -77,6 +78,7 @@ def test_truncation_is_reported(model: Path, blocks: Blocks, tmp_path: Path) -> 
     assert report.kept_fraction < 0.05
     full = run(model, tmp_path / "full", blocks, CrossEntropy())
     assert full.kept_fraction == 1.0
+    assert full.output_head == "fused"
     assert full.steps == 8
     assert full.targets == 2 * int((blocks.lengths - 1).sum())
     assert full.world_size == 1
@@ -93,6 +95,68 @@ def test_a_loss_that_is_not_finite_is_a_finding(model: Path, blocks: Blocks, tmp
     assert "step 0" in report.diverged
 
 
+def test_the_target_probabilities_are_logged(model: Path, blocks: Blocks, tmp_path: Path) -> None:
+    """A histogram of every target of every epoch lies in the folder; mean and quartiles agree with it to a bin."""
+    report = run(model, tmp_path / "out", blocks, CrossEntropy())
+    histogram = json.loads((tmp_path / "out" / "target_probability.json").read_text())
+    edges, counts = np.array(histogram["edges"]), np.array(histogram["counts"])
+    assert counts.sum() == report.targets
+    low, high = (counts * edges[:-1]).sum() / counts.sum(), (counts * edges[1:]).sum() / counts.sum()
+    assert low <= report.mean_target_probability <= high
+    below = np.cumsum(counts) / counts.sum()
+    quartiles = (report.target_probability_q25, report.target_probability_median, report.target_probability_q75)
+    for level, value in zip((0.25, 0.5, 0.75), quartiles, strict=True):
+        assert value is not None
+        found = int(np.searchsorted(below, level))
+        assert edges[found] <= value <= edges[found + 1]
+
+
+def test_the_dynamic_threshold_is_set_and_logged_each_epoch(model: Path, blocks: Blocks, tmp_path: Path) -> None:
+    """γ follows the model: an untrained one gives every target about 1/512, one that has learnt something gives more.
+
+    The first is recomputed here from its definition, on the whole training set (all 20 blocks are the sample).
+    """
+    loss = DynamicTruncatedCrossEntropy(variant="intended", alpha=1.0)
+    report = run(model, tmp_path / "out", blocks, loss)
+    network = AutoModelForCausalLM.from_pretrained(model)
+    probabilities = []
+    for row, length in zip(blocks.tokens, blocks.lengths, strict=True):
+        tokens = torch.from_numpy(row[:length]).long()[None]
+        with torch.no_grad():
+            probabilities += (
+                network(tokens).logits.softmax(-1)[0, :-1].gather(1, tokens[0, 1:, None]).flatten().tolist()
+            )
+    first, second = report.gamma_by_epoch
+    assert first == pytest.approx(np.mean(probabilities) + np.std(probabilities), rel=1e-5)
+    assert first < second <= 1.0
+    assert 0.5 < report.kept_fraction < 1.0
+    clamped = run(model, tmp_path / "clamped", blocks, loss.model_copy(update={"alpha": 1e6}))
+    assert clamped.gamma_by_epoch == [1.0, 1.0]
+    assert clamped.kept_fraction == 1.0
+
+
+def test_the_loss_is_divided_by_what_the_normaliser_counts(model: Path, blocks: Blocks, tmp_path: Path) -> None:
+    """The first step's loss over the kept targets is that over the valid ones, divided by the share kept."""
+    settings = SETTINGS.model_copy(update={"epochs": 1, "batch_size": 20})  # one step
+    reports = {}
+    for normaliser in ("valid", "kept"):
+        (tmp_path / normaliser).mkdir()
+        loss = TruncatedCrossEntropy(gamma=0.002, normaliser=normaliser)
+        reports[normaliser] = train(model, tmp_path / normaliser, blocks, loss, settings, 7)
+    valid, kept = reports["valid"], reports["kept"]
+    assert valid.steps == 1
+    assert 0.1 < valid.kept_fraction == kept.kept_fraction < 0.9
+    assert kept.train_loss == pytest.approx(valid.train_loss / valid.kept_fraction, rel=1e-6)
+
+
+def test_lovasz_trains_by_the_plain_path(model: Path, blocks: Blocks, tmp_path: Path) -> None:
+    """A loss that is not pointwise: finite, below 1 (each class's Jaccard loss is), and every target counts as kept."""
+    report = run(model, tmp_path / "out", blocks, LovaszSoftmax())
+    assert report.diverged is None
+    assert 0.0 < report.train_loss < 1.0
+    assert report.kept_fraction == 1.0
+
+
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_instance")
 def test_two_workers_agree_with_one(model: Path, blocks: Blocks, tmp_path: Path) -> None:
@@ -102,7 +166,8 @@ def test_two_workers_agree_with_one(model: Path, blocks: Blocks, tmp_path: Path)
     the gradient's size) can turn a rounding of a near-zero gradient into a full step of one weight. Eight steps at a
     rate of at most 1e-3 leave the mean loss within 1e-4.
     """
-    loss = TruncatedCrossEntropy(gamma=0.005)  # truncates some targets and keeps others: the global counts must agree
+    # Some targets truncated, and the loss divided by the others: the counts must be over both workers.
+    loss = TruncatedCrossEntropy(gamma=0.005, normaliser="kept")
     one = run(model, tmp_path / "one", blocks, loss)
     two = run(model, tmp_path / "two", blocks, loss, workers=2)
     assert (one.world_size, two.world_size) == (1, 2)
@@ -112,3 +177,22 @@ def test_two_workers_agree_with_one(model: Path, blocks: Blocks, tmp_path: Path)
     assert second[0] == pytest.approx(first[0], rel=1e-6)
     assert second == pytest.approx(first, abs=1e-4)
     assert two.kept_fraction == pytest.approx(one.kept_fraction, abs=2 / one.targets)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_instance")
+def test_two_workers_do_not_hang_where_nothing_is_kept(model: Path, blocks: Blocks, tmp_path: Path) -> None:
+    """Every target truncated, and in some steps a worker without rows: each still takes part in every reduction.
+
+    Gradients of exactly 0, and no weight decay: the weights come out as they went in.
+    """
+    one_row = Blocks(blocks.tokens[:5], blocks.lengths[:5])
+    settings = TrainingConfig(epochs=1, batch_size=2, weight_decay=0.0)
+    loss = TruncatedCrossEntropy(gamma=1e-9, normaliser="kept")
+    (tmp_path / "out").mkdir()
+    report = train(
+        model, tmp_path / "out", one_row, loss, settings, 7, workers=2, resources_per_worker={"CPU": 0.5}, threads=1
+    )
+    assert (report.world_size, report.diverged, report.kept_fraction, report.train_loss) == (2, None, 0.0, 0.0)
+    before, after = (AutoModelForCausalLM.from_pretrained(path).state_dict() for path in (model, tmp_path / "out"))
+    assert all(torch.equal(before[name], after[name]) for name in before)

@@ -1,0 +1,131 @@
+"""A loss on a Hugging Face causal LM: through the fused kernel where the model's head is known to be a linear layer.
+
+Nothing of a model's own code is copied: its body is called for the hidden states, and what its head does to them is
+taken over only if it was seen, on this very model, to be a linear layer and perhaps a soft cap.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fortifai_ray.losses.base import PointwiseLoss
+from fortifai_ray.losses.fused import LossSums, fused_linear_sums, plain_sums
+from fortifai_ray.losses.lovasz import LovaszSoftmax
+from fortifai_ray.losses.pointwise import CrossEntropy
+
+IGNORE = -100
+
+
+@dataclass(frozen=True)
+class OutputHead:
+    """Logits are ``linear(hidden)``, capped by ``softcap`` if that is a number."""
+
+    linear: nn.Linear
+    softcap: float | None
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(…, V) logits of (…, D) hidden states."""
+        logits = self.linear(hidden)
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+
+class UnknownHead(Exception):
+    """Why a model's head is not served by the fused kernel."""
+
+
+def find_head(model: Any) -> OutputHead:
+    """The output head of a Hugging Face causal LM.
+
+    It is tried on a few tokens, on hidden states scaled up so that a cap, a scale or anything else that the model does
+    to its logits shows. Raises :class:`UnknownHead` with the reason where the fused kernel cannot stand in for it.
+    """
+    linear = model.get_output_embeddings()
+    if type(linear) is not nn.Linear:  # a subclass may do anything
+        raise UnknownHead(f"its output head is {type(linear).__name__}, not a plain linear layer")
+    if model.base_model is model:
+        raise UnknownHead("it has no body apart from its head")
+    config = model.config.get_text_config()
+    head = OutputHead(linear, getattr(config, "final_logit_softcapping", None))
+    training = model.training
+    model.eval()
+    try:
+        _check_head(model, head)
+    finally:
+        model.train(training)
+    return head
+
+
+@torch.no_grad()
+def _check_head(model: Any, head: OutputHead, largest: float = 100.0) -> None:
+    """Raise :class:`UnknownHead` unless ``head`` gives the model's own logits, also where they are ``largest``."""
+    linear = head.linear
+    tokens = torch.arange(min(8, linear.out_features), device=linear.weight.device)[None]
+    seen: list[Tensor] = []
+
+    def amplify(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        scaled = inputs[0] * (largest / F.linear(inputs[0], linear.weight).abs().max())
+        seen.extend((inputs[0], scaled))
+        return (scaled,)
+
+    handle = linear.register_forward_pre_hook(amplify)
+    try:
+        logits = model(input_ids=tokens, use_cache=False).logits
+    finally:
+        handle.remove()
+    try:
+        hidden = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
+    except (AttributeError, TypeError) as error:
+        raise UnknownHead(f"its body cannot be called by itself: {error}") from error
+    if len(seen) != 2 or not _agree(seen[0], hidden):
+        raise UnknownHead("its head is not fed with what its body gives")
+    if not _agree(logits, head.logits(seen[1])):
+        raise UnknownHead("its logits are not those of its linear layer and soft cap alone")
+
+
+def _agree(a: Tensor, b: Tensor) -> bool:
+    """Equal up to rounding: a few hundred operations' worth, relative to the largest value. NaN never agrees."""
+    return a.shape == b.shape and bool((a - b).abs().max() <= 100 * torch.finfo(a.dtype).eps * b.abs().max())
+
+
+class CausalLMObjective(nn.Module):
+    """A causal LM and the loss of its next tokens as one module, so that DistributedDataParallel, wrapped around it,
+    sees every use of a parameter. ``output_head`` says which path pointwise losses take, and why."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        self._head: OutputHead | None = None
+        try:
+            self._head = find_head(model)
+            self.output_head = "fused"
+        except UnknownHead as reason:
+            self.output_head = f"plain: {reason}"
+
+    def forward(self, tokens: Tensor, lengths: Tensor, loss: PointwiseLoss | LovaszSoftmax) -> LossSums:
+        """The loss of each next token of ``tokens`` (rows, block_size), of which the first ``lengths`` (rows,) of a row
+        are text: sums over (rows, block_size − 1) targets."""
+        targets = _next_tokens(tokens, lengths)
+        if self._head is None or isinstance(loss, LovaszSoftmax):
+            logits = self.model(input_ids=tokens, use_cache=False).logits[:, :-1]
+            if isinstance(loss, LovaszSoftmax):
+                return _lovasz_sums(logits, targets, loss)
+            return plain_sums(logits, targets, loss)
+        hidden = self.model.base_model(input_ids=tokens, use_cache=False).last_hidden_state[:, :-1]
+        linear = self._head.linear
+        return fused_linear_sums(hidden, linear.weight, targets, loss, linear.bias, self._head.softcap)
+
+
+def _next_tokens(tokens: Tensor, lengths: Tensor) -> Tensor:
+    positions = torch.arange(1, tokens.shape[1], device=tokens.device)
+    return tokens[:, 1:].masked_fill(positions >= lengths[:, None], IGNORE)
+
+
+def _lovasz_sums(logits: Tensor, targets: Tensor, loss: LovaszSoftmax) -> LossSums:
+    """Each sequence's loss, weighted by its targets; every target counts as kept."""
+    counted = plain_sums(logits.detach(), targets, CrossEntropy())
+    of_rows = [loss(row.float(), of_row) for row, of_row in zip(logits, targets, strict=True)]
+    total = (torch.stack(of_rows) * counted.valid.sum(1)).sum()
+    return counted._replace(total=total)

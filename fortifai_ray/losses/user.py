@@ -1,0 +1,160 @@
+"""A user's own loss: a function of the log-probability, found by name or by a dotted path.
+
+In ``my_losses.py``, beside the study file or installed::
+
+    from fortifai_ray.losses import register_loss
+
+    @register_loss("squared")
+    def squared(log_p, scale: float = 1.0):
+        return scale * log_p**2
+
+and in the study file ``loss: {kind: "my_losses:squared", scale: 0.5}``. Its derivative comes from autograd, so the
+fused kernel serves it too. On a cluster, the module must be importable by the workers.
+"""
+
+import difflib
+import hashlib
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from fortifai_ray.losses.base import PointwiseLoss
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_Function = TypeVar("_Function", bound=Callable[..., "Tensor"])
+_registered: dict[str, str] = {}
+
+
+def register_loss(name: str) -> Callable[[_Function], _Function]:
+    """Make a function of the log-probability known as ``kind: name``, and leave it as it is.
+
+    The function takes a tensor of log-probabilities and returns f of each, in the same shape; its further parameters
+    are the loss's settings. Raises ValueError for a name with a colon, which would read as a path.
+    """
+    if ":" in name or not name:
+        raise ValueError(f"a loss is registered under a plain name, not {name!r}")
+
+    def register(function: _Function) -> _Function:
+        _registered[name] = f"{function.__module__}:{function.__qualname__}"
+        return function
+
+    return register
+
+
+def is_user_kind(kind: Any) -> bool:
+    """Whether a loss's kind means a user's own: a registered name or a dotted path."""
+    return isinstance(kind, str) and (":" in kind or kind in _registered)
+
+
+class UserLoss(PointwiseLoss):
+    """ℓ = f(log p) for a user's f; f′ by autograd. ``kind`` is ``module:function``; further keys are f's parameters."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    def __call__(self, log_p: "Tensor") -> "Tensor":
+        return _find(self.kind)(log_p, **(self.model_extra or {}))
+
+    def identity(self) -> dict[str, Any]:
+        """Settings, and a hash of the whole module that the function stands in (what that imports is not in it)."""
+        source = Path(inspect.getfile(_find(self.kind))).read_bytes()
+        return {**self.model_dump(mode="json"), "source": hashlib.sha256(source).hexdigest()}
+
+
+def validate_user_loss(content: Mapping[str, Any]) -> UserLoss:
+    """A checked user loss: its module is imported, its settings are held against the function's signature, and the
+    function is tried on three log-probabilities.
+
+    Raises ValidationError, at the key that is wrong.
+    """
+    kind = _registered.get(content["kind"], content["kind"])
+    own = {key: value for key, value in content.items() if key not in PointwiseLoss.model_fields}
+    try:
+        function = _find(kind)
+        parameters = _parameters(function, kind)
+    except ValueError as error:
+        raise _mistake("kind", str(error), kind) from None
+    for key in own:
+        if key not in parameters.model_fields:
+            known = ", ".join(parameters.model_fields) or "nothing further"
+            raise _mistake(key, f"unknown key: {kind} takes {known}", own[key])
+    settings = parameters.model_validate(own).model_dump()
+    loss = UserLoss.model_validate({**content, "kind": kind, **settings})
+    try:
+        _try(loss)
+    except Exception as error:
+        raise _mistake("kind", f"{kind} is no function of the log-probability: {error}", kind) from error
+    return loss
+
+
+def _find(kind: str) -> Callable[..., "Tensor"]:
+    module_name, _, name = kind.partition(":")
+    module = _import(module_name)
+    function = getattr(module, name, None)
+    if function is None:
+        close = difflib.get_close_matches(name, vars(module), n=1)
+        raise ValueError(f"{module_name} has no {name}" + (f"; did you mean {close[0]}?" if close else ""))
+    if not inspect.isfunction(function):
+        raise ValueError(f"{kind} is not a function")
+    return function
+
+
+def _import(name: str) -> ModuleType:
+    if name == "__main__":
+        raise ValueError("a loss defined in the running script cannot reach the workers: put it into a module")
+    here = str(Path.cwd())
+    if name not in sys.modules and here not in sys.path:
+        sys.path.append(here)  # last, so that a file lying here shadows nothing; Ray tells its workers of it by itself
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and (name == error.name or name.startswith(f"{error.name}.")):
+            raise ValueError(f"there is no module {name} (looked for in the current folder, then installed)") from None
+        raise ValueError(f"{name} cannot be imported: {error}") from error
+    except Exception as error:  # a user's file may fail in any way
+        raise ValueError(f"{name} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def _parameters(function: Callable[..., "Tensor"], kind: str) -> type[BaseModel]:
+    """The function's parameters after the first, as a model that checks them."""
+    signature = inspect.signature(function)
+    first, *rest = signature.parameters.values() if signature.parameters else (None,)
+    if first is None or first.kind not in (first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD):
+        raise ValueError(f"{kind} takes no log-probability")
+    fields: dict[str, Any] = {}
+    for parameter in rest:
+        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            raise ValueError(f"{kind} must name its parameters, for a study file to set them: not {parameter}")
+        if parameter.name in PointwiseLoss.model_fields:
+            raise ValueError(f"{kind}'s parameter {parameter.name} means something else in a study file: rename it")
+        hint = Any if isinstance(parameter.annotation, str) else parameter.annotation
+        annotation = Any if hint is parameter.empty else hint
+        fields[parameter.name] = (annotation, ... if parameter.default is parameter.empty else parameter.default)
+    return create_model(kind, __config__=ConfigDict(allow_inf_nan=False), **fields)
+
+
+def _try(loss: UserLoss) -> None:
+    import torch
+
+    from fortifai_ray.losses.base import value_and_derivative
+
+    log_p = torch.tensor([-3.0, -0.5, -0.01], dtype=torch.float64)
+    value, derivative = value_and_derivative(loss, log_p)
+    if value.shape != log_p.shape:
+        raise ValueError(f"it gives shape {tuple(value.shape)} for shape {tuple(log_p.shape)}")
+    if not (value.isfinite().all() and derivative.isfinite().all()):
+        raise ValueError(f"at log p = {log_p.tolist()} it gives {value.tolist()}, slope {derivative.tolist()}")
+
+
+def _mistake(key: str, message: str, given: Any) -> ValidationError:
+    # The braces of a message must not be read as its own template.
+    error = PydanticCustomError("value_error", "{message}", {"message": message})
+    return ValidationError.from_exception_data("loss", [InitErrorDetails(type=error, loc=(key,), input=given)])
