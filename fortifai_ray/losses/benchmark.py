@@ -118,9 +118,11 @@ def thresholds(inputs: Inputs, kept_fractions: list[float]) -> dict[float, float
     gammas = {}
     for fraction in kept_fractions:
         kept = round(fraction * len(log_p))
-        gammas[fraction] = 1.0 if kept == len(log_p) else float(((log_p[kept - 1] + log_p[kept]) / 2).exp())
-        sums = fused_linear_sums(*inputs, TruncatedCrossEntropy(gamma=gammas[fraction]))
-        assert int(sums.kept.sum()) == kept, "two targets have the same probability"
+        if kept == len(log_p):
+            gammas[fraction] = 1.0
+            continue
+        assert log_p[kept - 1] < log_p[kept], "two targets have the same probability"
+        gammas[fraction] = float(((log_p[kept - 1] + log_p[kept]) / 2).exp())
     return gammas
 
 
