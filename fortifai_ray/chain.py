@@ -16,6 +16,8 @@ from fortifai_ray.steps import Steps
 from fortifai_ray.store import Stage
 from fortifai_ray.study import Chain, Study
 
+_USEFUL = ("train_seconds", "generate_seconds", "evaluate_seconds")  # first batch to last, nothing else
+
 Corpora = Mapping[tuple[CorpusConfig, ModelConfig], Corpus]
 
 
@@ -110,7 +112,6 @@ def _row(chain: Chain, generation: Generation, consumed: int) -> dict[str, Any]:
     outputs: dict[str, Any] = {}
     for stage in stages:
         outputs |= stage.outputs
-    seconds = {name: outputs.get(name, 0.0) for name in ("train_seconds", "generate_seconds", "evaluate_seconds")}
     return {
         "chain_id": chain.chain_id,
         "generation": generation.number,
@@ -127,7 +128,7 @@ def _row(chain: Chain, generation: Generation, consumed: int) -> dict[str, Any]:
         "synthetic_size": data.synthetic_size,
         "synthetic_size_cum": consumed,
         **{name: outputs.get(name) for name in METRICS},
-        **seconds,
+        **{name: outputs.get(name, 0.0) for name in _USEFUL},
         "reused": all(stage.reused for stage in stages),
         "computed_seconds": sum(_computed_seconds(stage) for stage in stages),
         "world_size": outputs.get("world_size"),
@@ -144,5 +145,4 @@ def _gamma(loss: Loss, outputs: Mapping[str, Any]) -> float | None:
 
 def _computed_seconds(stage: Stage) -> float:
     """Useful seconds spent on a stage in this run: none where it came from the store."""
-    names = ("train_seconds", "generate_seconds", "evaluate_seconds")
-    return 0.0 if stage.reused else sum(float(stage.outputs.get(name) or 0.0) for name in names)
+    return 0.0 if stage.reused else sum(float(stage.outputs.get(name) or 0.0) for name in _USEFUL)

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import psutil
 from rich.console import Console
 
@@ -102,7 +103,7 @@ class SweepRun:
     def _summary(self) -> dict[str, Any]:
         wall = time.time() - psutil.Process().create_time()
         at_once = self.plan.chains_at_once if self.plan else 1
-        useful = self._useful
+        useful, generations = self._useful, self.results.generations()
         return {
             "name": self.study.name,
             "wall_seconds": wall,
@@ -113,7 +114,7 @@ class SweepRun:
             "stages_computed": self.stages["computed"],
             "stages_reused": self.stages["reused"],
             "plan": self.plan.model_dump(mode="json") if self.plan else None,
-            "chains": [self._chain_summary(chain) for chain in self.study.chains],
+            "chains": [self._chain_summary(chain, generations) for chain in self.study.chains],
             "last_computed": self._last_computed(),
             "versions": {name: version(name) for name in ("ray", "torch", "transformers", "mlflow", "polars")},
         }
@@ -125,8 +126,8 @@ class SweepRun:
         names = ("wall_seconds", "chains_at_once", "useful_seconds", "overhead", *self.engines, "stages_computed")
         return self._before.get("last_computed") or {name: self._before.get(name) for name in names}
 
-    def _chain_summary(self, chain: Chain) -> dict[str, Any]:
-        rows = self.results.generations().filter(chain_id=chain.chain_id)
+    def _chain_summary(self, chain: Chain, generations: pl.DataFrame) -> dict[str, Any]:
+        rows = generations.filter(chain_id=chain.chain_id)
         worlds = rows["world_size"].drop_nulls().unique().sort().to_list()
         mode = ", ".join("one process" if world == 1 else f"DDP over {world} workers" for world in worlds)
         reasons = rows["collapse_reason"].drop_nulls().to_list()

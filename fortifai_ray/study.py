@@ -20,7 +20,6 @@ from fortifai_ray.errors import UserError
 from fortifai_ray.fidelity import CollapseCriterion
 from fortifai_ray.recipe import Recipe, flatten
 from fortifai_ray.resources import ResourcesConfig
-from fortifai_ray.store import canonical_hash
 
 
 def _as_list(value: Any) -> Any:
@@ -280,8 +279,3 @@ def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[An
 
 
 _UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
-
-
-def study_hash(study: Study) -> str:
-    """Hash of the resolved study."""
-    return canonical_hash(study.resolved())

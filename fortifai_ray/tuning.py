@@ -12,11 +12,11 @@ from fortifai_ray.progress import SweepProgress
 from fortifai_ray.resources import Plan
 from fortifai_ray.trial import ChainTrial, TrialContext
 
-_RETRIES = 3  # after a fault: a chain's finished steps are in the store, so it costs the step it died in
-
 if TYPE_CHECKING:
     from fortifai_ray.engines.pool import EnginePool
     from fortifai_ray.run import SweepRun
+
+_RETRIES = 3  # after a fault: a chain's finished steps are in the store, so it costs the step it died in
 
 
 def tune_chains(

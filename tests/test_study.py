@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import save_file
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.study import load_study, make_study
@@ -12,7 +14,7 @@ from fortifai_ray.study import load_study, make_study
 PROJECT = Path(__file__).resolve().parent.parent
 
 
-def content(**changes: Any) -> dict[str, Any]:
+def study_content(**changes: Any) -> dict[str, Any]:
     return {
         "name": "tiny",
         "family": {"kind": "language", "model": {"preset": "llama-tiny", "vocab_size": 512}},
@@ -27,7 +29,7 @@ def content(**changes: Any) -> dict[str, Any]:
 
 def test_the_grid_is_the_product_of_what_varies() -> None:
     """Two losses and two seeds are four chains; a varied section shows as its dotted leaves, null where it has none."""
-    study = make_study(content(), "s.yaml")
+    study = make_study(study_content(), "s.yaml")
     assert [dict(chain.varied) for chain in study.chains] == [
         {"loss.kind": "cross_entropy", "loss.gamma": None, "seed": 0},
         {"loss.kind": "cross_entropy", "loss.gamma": None, "seed": 1},
@@ -39,23 +41,24 @@ def test_the_grid_is_the_product_of_what_varies() -> None:
 
 def test_the_chain_is_its_recipe() -> None:
     """A chain's id depends on the recipe and the seed, and not on the study's name, its grid or its resources."""
-    study = make_study(content(), "s.yaml")
+    study = make_study(study_content(), "s.yaml")
     alone = make_study(
-        content(name="other", vary={}, loss={"kind": "tce", "gamma": 0.3}, seed=1, resources={"num_cpus": 1}), "t.yaml"
+        study_content(name="other", vary={}, loss={"kind": "tce", "gamma": 0.3}, seed=1, resources={"num_cpus": 1}),
+        "t.yaml",
     )
     assert alone.chains[0].chain_id == study.chains[3].chain_id
 
 
 def test_the_baseline_keeps_no_key_of_the_loss_it_replaces() -> None:
     """Cross entropy has no γ: the baseline of a TCE chain is the cross-entropy chain of the same seed, to the id."""
-    study = make_study(content(), "s.yaml")
+    study = make_study(study_content(), "s.yaml")
     assert study.baseline_of(study.chains[3]).chain_id == study.chains[1].chain_id
     assert study.baseline_of(study.chains[0]).chain_id == study.chains[0].chain_id
 
 
 def test_the_resolved_study_is_a_study() -> None:
     """What lies beside the results can be run again, and gives the same chains."""
-    study = make_study(content(), "s.yaml")
+    study = make_study(study_content(), "s.yaml")
     again = make_study(yaml.safe_load(yaml.safe_dump(study.resolved())), "study.yaml")
     assert [chain.chain_id for chain in again.chains] == [chain.chain_id for chain in study.chains]
 
@@ -63,7 +66,7 @@ def test_the_resolved_study_is_a_study() -> None:
 def test_set_puts_a_value_at_a_dotted_key() -> None:
     """`--set` reaches into sections and makes those that lack; its value is YAML."""
     overrides = ["training.epochs=3", "regime.synthetic_ratio=0.5", "vary.seed=[4, 5, 6]"]
-    study = make_study(content(), "s.yaml", overrides)
+    study = make_study(study_content(), "s.yaml", overrides)
     assert study.chains[0].recipe.training.epochs == 3
     assert {chain.recipe.seed for chain in study.chains} == {4, 5, 6}
     assert study.chains[0].recipe.regime.asked_ratio == 0.5
@@ -110,7 +113,7 @@ def test_every_study_that_ships_is_valid(file: Path, monkeypatch: pytest.MonkeyP
 def test_a_mistake_gets_one_line(changes: dict[str, Any], complaint: str) -> None:
     """The file and the key as the user wrote them, and what would be right."""
     with pytest.raises(UserError, match=r"^s\.yaml: " + complaint) as error:
-        make_study(content(**changes), "s.yaml")
+        make_study(study_content(**changes), "s.yaml")
     assert "\n" not in str(error.value)
 
 
@@ -119,7 +122,27 @@ def test_a_checkpoint_without_weights_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(UserError, match=r"family\.model: .*has no weights: \*\.safetensors is needed"):
-        make_study(content(family={"kind": "language", "model": {"path": str(tmp_path)}}), "s.yaml")
+        make_study(study_content(family={"kind": "language", "model": {"path": str(tmp_path)}}), "s.yaml")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", b"{"),
+        ("config.json", b"[]"),
+        ("model.safetensors", b"short"),
+        ("model.safetensors", b"\xff" * 64),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_read_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
+    """Broken JSON or torn weights are found before anything starts, and the file is named."""
+    save_file({"weight": np.zeros((2, 2), dtype=np.float32)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text("{}")
+    model = {"kind": "language", "model": {"path": str(tmp_path)}}
+    make_study(study_content(family=model), "s.yaml")
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=rf"family\.model: .*{name} .*a whole checkpoint is needed"):
+        make_study(study_content(family=model), "s.yaml")
 
 
 @pytest.mark.parametrize(
@@ -139,4 +162,4 @@ def test_a_file_that_is_no_study(tmp_path: Path, text: str, complaint: str) -> N
     with pytest.raises(UserError, match="cannot be read"):
         load_study(tmp_path / "missing.yaml")
     with pytest.raises(UserError, match=r"--set epochs: key=value is needed"):
-        make_study(content(), "s.yaml", ["epochs"])
+        make_study(study_content(), "s.yaml", ["epochs"])

@@ -1,5 +1,6 @@
 """What a study file says of a language family: the model, its corpus and how it is trained."""
 
+import json
 from pathlib import Path
 from typing import Literal, Self
 
@@ -42,6 +43,24 @@ def _check_checkpoint_folder(folder: Path) -> None:
         raise ValueError(f"{folder} has no config.json: a Hugging Face checkpoint folder is needed")
     if not list(folder.glob("*.safetensors")):
         raise ValueError(f"{folder} has no weights: *.safetensors is needed (pickled weights are not read)")
+    _check_readable(folder)
+
+
+def _check_readable(folder: Path) -> None:
+    """That the configuration parses and each weights file has a whole header and all its bytes; nothing is loaded."""
+    from safetensors import SafetensorError, safe_open
+
+    for file in (folder / "config.json", *sorted(folder.glob("*.safetensors"))):
+        try:
+            if file.suffix == ".json":
+                readable = isinstance(json.loads(file.read_text(encoding="utf-8")), dict)
+            else:
+                with safe_open(file, framework="np") as weights:
+                    readable = bool(weights.keys())
+        except (ValueError, OSError, SafetensorError) as error:
+            raise ValueError(f"{file} cannot be read ({error}): a whole checkpoint is needed") from None
+        if not readable:
+            raise ValueError(f"{file} holds nothing: a whole checkpoint is needed")
 
 
 class CorpusConfig(BaseModel):
