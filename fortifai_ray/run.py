@@ -106,9 +106,8 @@ class SweepRun:
         from fortifai_ray.claims import check_claims, write_claims
         from fortifai_ray.report import write_report
 
-        unfinished = [
-            c.chain_id for c in self.study.chains if c.chain_id not in self.finished | self.results.failed.keys()
-        ]
+        ended = self.finished | self.results.failed.keys()
+        unfinished = [chain.chain_id for chain in self.study.chains if chain.chain_id not in ended]
         # A chain that was cut short did not survive to its last generation: it must not count as censored there.
         self.results.failed |= dict.fromkeys(unfinished, "interrupted")
         chains, _ = self.results.write()

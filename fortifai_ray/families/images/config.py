@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from fortifai_ray.families.ray_train import OptimizerConfig
+
 _CLOSED = ConfigDict(frozen=True, extra="forbid")
 SHAPES = ("blobs", "circles", "moons", "swiss_roll")
 _UNLABELLED = ("swiss_roll",)
@@ -102,22 +104,15 @@ class DiffusionConfig(BaseModel):
 FamilyConfig = Annotated[VaeConfig | DiffusionConfig, Field(discriminator="kind")]
 
 
-class TrainingConfig(BaseModel):
+class TrainingConfig(OptimizerConfig):
     """How one generation is trained. ``epochs`` left out is what suits the family and its data on two cores."""
 
-    model_config = _CLOSED
     init: Literal["scratch", "previous"] = Field(
         "scratch", description="a new model each generation, or on from the last generation"
     )
     epochs: int = Field(10, ge=1)
     batch_size: int = Field(64, ge=1, description="samples a step, over all workers")
-    optimizer: Literal["adamw", "adam"] = "adamw"
     learning_rate: float = Field(2e-3, gt=0.0)
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_ratio: float = Field(0.05, ge=0.0, lt=1.0, description="share of the steps")
-    weight_decay: float = Field(0.01, ge=0.0)
-    max_grad_norm: float = Field(1.0, gt=0.0)
-    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on a GPU that has it")
 
 
 class EvaluationConfig(BaseModel):

@@ -189,8 +189,8 @@ class ImageFamily:
             typical = float(np.median(self.score(scorer, human)))
             kept = select(self.score(scorer, samples), math.ceil(size), curation, typical)
             write_samples(samples[kept], folder)
-            seconds = written.stage.outputs["generate_seconds"] + time.perf_counter() - started
-            return {"samples": len(kept), "curated_share": len(kept) / len(samples), "generate_seconds": seconds}
+            share, seconds = len(kept) / len(samples), time.perf_counter() - started
+            return {"samples": len(kept), "curated_share": share, "generate_seconds": seconds}
 
         return self._corpus(self._steps.run(key, "curate", compute))
 

@@ -19,9 +19,9 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from fortifai_ray.families.images.config import TrainingConfig
-from fortifai_ray.families.images.harness import fetch, make_optimizer, run_on_ray_train, use_bfloat16
 from fortifai_ray.families.images.models import load_identity, load_model, save_model
 from fortifai_ray.families.images.objective import Noise, Sums, cpu_generator
+from fortifai_ray.families.ray_train import fetch, make_optimizer, run_on_ray_train, use_bfloat16
 from fortifai_ray.losses import CrossEntropy, DynamicTruncatedCrossEntropy, Loss, PointwiseLoss
 from fortifai_ray.seeds import derive_seed, generator
 

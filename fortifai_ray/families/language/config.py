@@ -10,6 +10,7 @@ from fortifai_ray.evaluation.benchmarks.config import Benchmark, BenchmarksConfi
 from fortifai_ray.evaluation.benchmarks.names import metric_names
 from fortifai_ray.evaluation.metrics import CORPUS_SIGNS, MODEL_SIGNS
 from fortifai_ray.evaluation.signs.config import SignsConfig
+from fortifai_ray.families.ray_train import OptimizerConfig
 
 _CLOSED = ConfigDict(frozen=True, extra="forbid")
 
@@ -111,23 +112,15 @@ class CorpusConfig(BaseModel):
         return self
 
 
-class TrainingConfig(BaseModel):
+class TrainingConfig(OptimizerConfig):
     """How one generation is trained."""
 
-    model_config = _CLOSED
     init: Literal["scratch", "base", "previous"] = Field(
         "previous", description="a new model each generation, the given one each time, or on from the last generation"
     )
     epochs: int = Field(1, ge=1)
     batch_size: int = Field(16, ge=1, description="blocks a step, over all workers")
     block_size: int = Field(128, ge=2, description="tokens a block")
-    optimizer: Literal["adamw", "adam"] = "adamw"
-    learning_rate: float = Field(1e-3, gt=0.0)
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_ratio: float = Field(0.05, ge=0.0, lt=1.0, description="share of the steps")
-    weight_decay: float = Field(0.01, ge=0.0)
-    max_grad_norm: float = Field(1.0, gt=0.0)
-    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on a GPU that has it")
 
 
 class EvaluationConfig(BaseModel):

@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 
 from fortifai_ray.families.language.config import TrainingConfig
 from fortifai_ray.families.language.data import Blocks
+from fortifai_ray.families.ray_train import fetch, make_optimizer, run_on_ray_train, use_bfloat16
 from fortifai_ray.losses import CrossEntropy, DynamicTruncatedCrossEntropy, Loss, LovaszSoftmax, PointwiseLoss
 from fortifai_ray.seeds import generator
 
@@ -73,36 +74,21 @@ def train(
 
     Runs :func:`train_loop` by a ``TorchTrainer``. ``order_seed`` shuffles the blocks, epoch by epoch.
     """
-    import ray
-    import ray.train
-    from ray.train.torch import TorchTrainer
-
     config = {
         "model": str(model.absolute()),
         "output": str(output.absolute()),
-        "tokens": blocks.tokens,
-        "lengths": blocks.lengths,
         "loss": loss.model_dump(),
         "training": training.model_dump(),
         "order_seed": order_seed,
         "threads": threads,
     }
-    if workers > 1:  # the blocks go once into the object store, not once into each worker's configuration
-        config |= {"tokens": ray.put(blocks.tokens), "lengths": ray.put(blocks.lengths)}
-    use_gpu = bool(resources_per_worker and resources_per_worker.get("GPU"))
-    scaling = ray.train.ScalingConfig(
-        num_workers=workers if workers > 1 else 0,
-        use_gpu=use_gpu,
-        resources_per_worker=resources_per_worker if workers > 1 else None,
-    )
-    run_config = ray.train.RunConfig(storage_path=str(output.absolute() / ".ray"), name="fit") if workers > 1 else None
-    TorchTrainer(train_loop, train_loop_config=config, scaling_config=scaling, run_config=run_config).fit()
+    arrays = {"tokens": blocks.tokens, "lengths": blocks.lengths}
+    run_on_ray_train(train_loop, config, arrays, output, workers=workers, resources_per_worker=resources_per_worker)
     return TrainingReport(**json.loads((output / _REPORT).read_text()))
 
 
 def train_loop(config: dict[str, Any]) -> None:
     """The train function that each Ray Train worker runs (see :func:`train` for what ``config`` holds)."""
-    import ray
     import ray.train.torch
     import torch
     import torch.distributed as dist
@@ -113,7 +99,6 @@ def train_loop(config: dict[str, Any]) -> None:
     torch.set_num_threads(config["threads"])
     training = TrainingConfig(**config["training"])
     loss = _loss_adapter.validate_python(config["loss"])
-    fetch = ray.get if isinstance(config["tokens"], ray.ObjectRef) else lambda value: value
     blocks = Blocks(fetch(config["tokens"]), fetch(config["lengths"]))
     context = ray.train.get_context()
     world = context.get_world_size()
@@ -149,10 +134,8 @@ class _Run:
         self._order_seed, self._world = order_seed, world
         self._device = next(network.parameters()).device
         steps = math.ceil(len(blocks) / training.batch_size) * training.epochs
-        self._optimizer, self._schedule = _optimizer(network, training, steps)
-        self._autocast = torch.autocast(
-            self._device.type, torch.bfloat16, enabled=_use_bfloat16(training, self._device)
-        )
+        self._optimizer, self._schedule = make_optimizer(network, training, steps)
+        self._autocast = torch.autocast(self._device.type, torch.bfloat16, enabled=use_bfloat16(training, self._device))
         self.meter = _Meter(steps, self._device)
         self.gammas: list[float] = []
 
@@ -232,28 +215,6 @@ def _batches(
         if len(mine) == 0:  # fewer rows than ranks: a row without targets keeps this rank in step with the others
             mine, lengths = batch[:1], np.zeros(1, dtype=np.int64)
         yield torch.from_numpy(blocks.tokens[mine]).long(), torch.from_numpy(lengths), max(targets, 1)
-
-
-def _optimizer(
-    network: "torch.nn.Module", training: TrainingConfig, steps: int
-) -> tuple["torch.optim.Optimizer", "torch.optim.lr_scheduler.LRScheduler"]:
-    import torch
-    import transformers
-
-    kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[training.optimizer]
-    optimizer = kind(network.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay, fused=True)
-    schedule = transformers.get_scheduler(
-        training.schedule, optimizer, num_warmup_steps=round(training.warmup_ratio * steps), num_training_steps=steps
-    )
-    return optimizer, schedule
-
-
-def _use_bfloat16(training: TrainingConfig, device: "torch.device") -> bool:
-    import torch
-
-    if training.precision == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return training.precision == "bfloat16"
 
 
 class _Meter:

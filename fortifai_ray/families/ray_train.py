@@ -2,27 +2,25 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
     import torch
 
 
-class OptimizerSettings(Protocol):
-    """The settings of a family's ``training:`` that are the same for all of them."""
+class OptimizerConfig(BaseModel):
+    """What is the same in every family's ``training:``."""
 
-    @property
-    def optimizer(self) -> str: ...
-    @property
-    def learning_rate(self) -> float: ...
-    @property
-    def weight_decay(self) -> float: ...
-    @property
-    def schedule(self) -> str: ...
-    @property
-    def warmup_ratio(self) -> float: ...
-    @property
-    def precision(self) -> str: ...
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    learning_rate: float = Field(1e-3, gt=0.0)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_ratio: float = Field(0.05, ge=0.0, lt=1.0, description="share of the steps")
+    weight_decay: float = Field(0.01, ge=0.0)
+    max_grad_norm: float = Field(1.0, gt=0.0)
+    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on a GPU that has it")
 
 
 def run_on_ray_train(
@@ -62,7 +60,7 @@ def fetch(value: Any) -> Any:
 
 
 def make_optimizer(
-    network: "torch.nn.Module", training: OptimizerSettings, steps: int
+    network: "torch.nn.Module", training: OptimizerConfig, steps: int
 ) -> tuple["torch.optim.Optimizer", "torch.optim.lr_scheduler.LRScheduler"]:
     """The optimiser and its schedule over ``steps`` steps."""
     import torch
@@ -76,7 +74,7 @@ def make_optimizer(
     return optimizer, schedule
 
 
-def use_bfloat16(training: OptimizerSettings, device: "torch.device") -> bool:
+def use_bfloat16(training: OptimizerConfig, device: "torch.device") -> bool:
     """Whether to compute in bfloat16 on ``device``; weights stay in float32."""
     import torch
 
