@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from fortifai_ray.devices import Devices
-from fortifai_ray.fidelity import CollapseCriterion, collapse_confirmed
+from fortifai_ray.fidelity import CollapseCriterion
 from fortifai_ray.losses import Loss
 from fortifai_ray.recipe import Recipe
 from fortifai_ray.recursion import Family, Generation, Metrics, first_metrics, recursion
+from fortifai_ray.search import BoundarySearch
+from fortifai_ray.search.verdicts import Ruling, SurvivalRules, verdict
 from fortifai_ray.steps import Steps
 from fortifai_ray.store import Stage
 from fortifai_ray.study import Chain, Study
@@ -31,8 +33,10 @@ _USEFUL = ("train_seconds", "generate_seconds", "evaluate_seconds")  # first bat
 
 @dataclass(frozen=True)
 class ChainTask:
-    """What a chain needs to know: its place in the grid, what confirms its collapse, and what that is relative to.
+    """What a chain needs to know: its place in the grid, what decides whether it collapsed, and relative to what.
 
+    Without ``criteria`` it runs to its horizon, with them until each of them is decided; ``survival`` holds the
+    premises under which that may be survival.
     ``recipe`` and ``baseline`` are located, their data prepared in the store: they can be carried out in any folder.
     """
 
@@ -42,12 +46,13 @@ class ChainTask:
     prepared: str | None
     baseline: Recipe
     baseline_prepared: str | None
+    survival: SurvivalRules
 
     @classmethod
     def of(cls, study: Study, chain: Chain, inputs: Inputs) -> "ChainTask":
         """The task of a study's chain."""
         baseline = study.baseline_of(chain)
-        stops = study.settings.early_stopping
+        stops, search = study.settings.early_stopping, study.settings.search
         return cls(
             chain,
             study.settings.collapse if stops else (),
@@ -55,7 +60,17 @@ class ChainTask:
             inputs.of(chain.recipe),
             baseline.located(),
             inputs.of(baseline),
+            search.survival if isinstance(search, BoundarySearch) else SurvivalRules(),
         )
+
+    def baseline_metrics(self, steps: Steps, devices: Devices) -> Metrics:
+        """The metrics of the baseline's generation 0 at the same seed; none where that collapsed at once.
+
+        It is a step like any other, taken from the store or computed by whichever chain needs it first: when a chain
+        stops never depends on who was faster.
+        """
+        family: Family[Stage] = self.baseline.build(self.baseline_prepared, steps, devices)
+        return first_metrics(self.baseline, family) or {}
 
 
 @dataclass(frozen=True)
@@ -77,9 +92,10 @@ def run_chain(task: ChainTask, steps: Steps, devices: Devices) -> Iterator[Gener
     family: Any = task.recipe.build(task.prepared, steps, devices)
     stop = _Stop(task, steps, devices)
     consumed = 0
-    for generation in recursion(task.recipe, family, stop.confirmed):
+    for generation in recursion(task.recipe, family, stop.decided):
         consumed += generation.data.synthetic_size
-        row, details = _row(task.chain, generation, consumed), _details(generation)
+        row = {**_row(task.chain, generation, consumed), "ended": _ended(task.recipe, generation, stop)}
+        details = _details(generation)
         if generation.synthetic is None:
             yield GenerationResult(row, details)
         else:
@@ -91,36 +107,44 @@ def run_chain(task: ChainTask, steps: Steps, devices: Devices) -> Iterator[Gener
 
 
 class _Stop:
-    """Whether a chain's collapse is confirmed under every criterion of the study.
-
-    What a criterion is relative to, the baseline's generation 0 at the same seed, is a step like any other: taken from
-    the store, or computed by whichever chain needs it first. So when a chain stops never depends on who was faster.
-    """
+    """Whether it is decided, under every criterion of the study, that a chain collapsed or that it cannot any more."""
 
     def __init__(self, task: ChainTask, steps: Steps, devices: Devices) -> None:
         self._task, self._steps, self._devices = task, steps, devices
         self._baseline: Metrics | None = None
+        self.rulings: list[Ruling] = []
 
-    def confirmed(self, history: list[Metrics]) -> bool:
-        # A criterion needs `confirm` generations after the first: before that there is nothing to ask.
-        if not self._task.criteria or len(history) <= min(criterion.confirm for criterion in self._task.criteria):
+    def decided(self, history: list[Metrics]) -> bool:
+        criteria = self._task.criteria
+        # A criterion needs `confirm` generations after the first: before that there is no collapse to ask about.
+        asks = self._task.survival.never_recorded or len(history) > min((c.confirm for c in criteria), default=0)
+        if not criteria or not asks:
             return False
-        return all(self._criterion_confirmed(criterion, history) for criterion in self._task.criteria)
+        self.rulings = [self._ruling(criterion, history) for criterion in criteria]
+        return "open" not in self.rulings
 
-    def _criterion_confirmed(self, criterion: CollapseCriterion, history: list[Metrics]) -> bool:
+    def _ruling(self, criterion: CollapseCriterion, history: list[Metrics]) -> Ruling:
         if any(metrics.get(criterion.metric) is None for metrics in history):
-            return False  # known only once the generation has been written: not judged here
+            return "open"  # known only once the generation has been written: not judged here
         values = [float(metrics[criterion.metric]) for metrics in history]
-        baseline = self._baseline_value(criterion)
-        return collapse_confirmed(values, criterion.limit(values[0], baseline), criterion)
+        limit = criterion.limit(values[0], self._baseline_value(criterion))
+        return verdict(values, limit, criterion, self._task.recipe.generations, self._task.survival).ruling
 
     def _baseline_value(self, criterion: CollapseCriterion) -> float | None:
         if criterion.relative_to != "baseline_generation_0":
             return None
         if self._baseline is None:
-            family: Family[Stage] = self._task.baseline.build(self._task.baseline_prepared, self._steps, self._devices)
-            self._baseline = first_metrics(self._task.baseline, family) or {}
+            self._baseline = self._task.baseline_metrics(self._steps, self._devices)
         return self._baseline.get(criterion.metric)
+
+
+def _ended(recipe: Recipe, generation: Generation[Stage], stop: _Stop) -> str | None:
+    """Why a chain ends with this generation; None where it goes on."""
+    if generation.collapse_reason is not None:
+        return "recorded"
+    if generation.number == recipe.generations - 1:
+        return "horizon"
+    return ", ".join(dict.fromkeys(stop.rulings)) if stop.rulings and "open" not in stop.rulings else None
 
 
 def _row(chain: Chain, generation: Generation[Stage], consumed: int) -> dict[str, Any]:

@@ -25,11 +25,16 @@ _ENVIRONMENT = {
 def ray_instance(address: str | None, num_cpus: int | None) -> Iterator[None]:
     """A Ray instance: one started here, or the one at ``address``; never whichever happens to be running.
 
+    A program that is connected to Ray already goes on with that connection, which stays open.
+
     Raises :class:`UserError` where no cluster answers at ``address``.
     """
     _prepare_environment(address)  # before Ray is imported
     import ray
 
+    if ray.is_initialized():
+        yield
+        return
     arguments: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning", "namespace": "fortifai"}
     if address is None:
         _start(address="local", num_cpus=num_cpus or cores_here(), include_dashboard=False, **arguments)

@@ -5,7 +5,7 @@ import socket
 from fortifai_ray.chain import Inputs
 from fortifai_ray.errors import UserError
 from fortifai_ray.store import StageStore
-from fortifai_ray.study import Study
+from fortifai_ray.study import Chain, Study
 
 
 def check_study(study: Study, store: StageStore) -> Inputs:
@@ -16,10 +16,29 @@ def check_study(study: Study, store: StageStore) -> Inputs:
     _check_metrics(study)
     inputs = _prepare(study, store)
     # What a check looks at does not depend on the loss or the seed: chains that differ in no more are checked once.
-    distinct = {chain.recipe.model_dump_json(exclude={"loss", "seed"}): chain.recipe for chain in study.cells}
+    chains = [*study.cells, *_corners(study)]
+    distinct = {chain.recipe.model_dump_json(exclude={"loss", "seed"}): chain.recipe for chain in chains}
     for recipe in distinct.values():
         recipe.check(inputs.of(recipe), store, study.source)
     return inputs
+
+
+def _corners(study: Study) -> list[Chain]:
+    """Chains at the ends of what a study searches: they need the most data, or the least, of all that it may run."""
+    search = study.settings.search
+    if search is None:
+        return []
+    found = []
+    for cell in study.cells:
+        for values in search.corners:
+            chain = study.probe(cell, values, cell.recipe.seed)
+            if chain.recipe.shared_input != cell.recipe.shared_input:
+                raise UserError(
+                    f"{study.source}: search.over: {', '.join(values)} changes the data themselves, which are read "
+                    "before a search begins; vary it instead"
+                )
+            found.append(chain)
+    return found
 
 
 def _check_metrics(study: Study) -> None:

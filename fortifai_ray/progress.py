@@ -49,9 +49,16 @@ class ChainState:
 class SweepProgress:
     """A live view on a terminal; elsewhere a line whenever something happens. Reads the board from a thread."""
 
-    def __init__(self, chains: Mapping[str, tuple[str, int]], console: Console, board: Any = None) -> None:
+    def __init__(
+        self,
+        chains: Mapping[str, tuple[str, int]],
+        console: Console,
+        board: Any = None,
+        *,
+        open_ended: bool = False,
+    ) -> None:
         self._chains = {chain_id: ChainState(label, generations) for chain_id, (label, generations) in chains.items()}
-        self._console, self._board = console, board
+        self._console, self._board, self._open_ended = console, board, open_ended
         self._started = time.time()
         self._stop, self._lock = threading.Event(), threading.Lock()
         self._bar = Progress(
@@ -78,6 +85,17 @@ class SweepProgress:
         self._thread.join(timeout=5)
         if self._console.is_terminal:
             self._live.stop()
+
+    def add(self, chain_id: str, label: str, generations: int) -> None:
+        """Another chain, which nobody knew of before: a search chooses its chains as it goes."""
+        with self._lock:
+            self._chains.setdefault(chain_id, ChainState(label, generations))
+
+    def completed(self, chain_id: str) -> None:
+        """A chain completed its next generation, which is not worth a line of its own."""
+        with self._lock:
+            state = self._chains[chain_id]
+            state.done, state.status = state.done + 1, "running"
 
     def generation(self, chain_id: str, row: Mapping[str, Any], metrics: Sequence[str]) -> None:
         """A chain completed a generation."""
@@ -109,7 +127,7 @@ class SweepProgress:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _total(self) -> int:
-        return sum(state.generations for state in self._chains.values())
+        return sum(state.generations for state in list(self._chains.values()))
 
     def _watch(self) -> None:
         warned: dict[str, float] = {}
@@ -126,18 +144,20 @@ class SweepProgress:
         import ray
 
         for chain_id, (step, since) in ray.get(self._board.read.remote(), timeout=5).items():
-            state = self._chains[chain_id]
+            state = self._chains.get(chain_id)
+            if state is None:  # announced before the driver heard of it
+                continue
             state.step, state.since = step, since
             state.status = "running" if state.status == "waiting" else state.status
 
     def _warn_of_waits(self, warned: dict[str, float]) -> None:
         now = time.time()
-        waiting = [s for s in self._chains.values() if s.status == "running" and s.step.startswith(WAITING)]
+        waiting = [s for s in list(self._chains.values()) if s.status == "running" and s.step.startswith(WAITING)]
         for state in waiting:
             if now - max(warned.get(state.label, 0.0), state.since) >= _LONG_WAIT:
                 warned[state.label] = now
                 self.say(f"{state.label}: {state.step}")
-        idle = all(state.status == "waiting" for state in self._chains.values())
+        idle = all(state.status == "waiting" for state in list(self._chains.values()))
         if idle and now - warned.get("", self._started) >= _LONG_WAIT:
             warned[""] = now
             self.say(f"no chain could start for {now - self._started:.0f} s: {_resources_in_words()}")
@@ -146,15 +166,17 @@ class SweepProgress:
         table = Table(box=None, padding=(0, 2, 0, 0))
         for column in ("chain", "generation", "step", "for"):
             table.add_column(column, justify="right" if column == "for" else "left")
-        for state in self._chains.values():
+        for state in list(self._chains.values()):
             if state.status == "running":
                 shown = f"{state.done} of {state.generations}"
                 table.add_row(state.label, shown, state.step, f"{max(0.0, time.time() - state.since):.0f} s")
-        done = sum(state.done for state in self._chains.values())
+        done = sum(state.done for state in list(self._chains.values()))
         self._bar.update(self._task, completed=done, total=self._total(), left=self._left(done))
         return Group(table, self._bar)
 
     def _left(self, done: int) -> str:
+        if self._open_ended:
+            return f"{len(self._chains)} chains so far"
         if not done:
             return "time left: unknown yet"
         seconds = (time.time() - self._started) * (self._total() - done) / done

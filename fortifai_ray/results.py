@@ -10,8 +10,8 @@ from typing import Any
 import polars as pl
 import yaml
 
-from fortifai_ray.fidelity import chain_table, fidelity_table
-from fortifai_ray.study import Study
+from fortifai_ray.fidelity import Reference, chain_table, fidelity_table
+from fortifai_ray.study import Chain, Study
 
 PolarsType = pl.DataType | pl.datatypes.DataTypeClass
 
@@ -39,6 +39,7 @@ _TAIL: dict[str, PolarsType] = {
     "computed_seconds": pl.Float64,
     "world_size": pl.Int64,
     "collapse_reason": pl.String,
+    "ended": pl.String,
     "stage": pl.String,
     "synthetic_stage": pl.String,
 }
@@ -59,7 +60,10 @@ _PICTURE_SCHEMA: dict[str, PolarsType] = {"chain_id": pl.String, "generation": p
 
 
 class StudyResults:
-    """The rows of a study as they come in, and the tables made of them. A generation told twice is kept once."""
+    """The rows of a study as they come in, and the tables made of them. A generation told twice is kept once.
+
+    ``chains`` are those that the tables are about, by id: the grid's, or those that a search has chosen so far.
+    """
 
     def __init__(self, study: Study, folder: Path) -> None:
         self._study = study
@@ -70,6 +74,9 @@ class StudyResults:
         self._pictures: dict[tuple[str, int], bytes] = {}
         self._details: dict[tuple[str, int], str] = {}
         self.failed: dict[str, str] = {}
+        self.chains = {} if study.settings.search else {chain.chain_id: chain for chain in study.chains}
+        self._references: dict[Reference, None] = {}
+        self._table: pl.DataFrame | None = None
         (folder / "results").mkdir(parents=True, exist_ok=True)
         _write_text(folder / "study.yaml", yaml.safe_dump(study.resolved(), sort_keys=False, allow_unicode=True))
 
@@ -87,7 +94,7 @@ class StudyResults:
     ) -> None:
         """A generation's row, its sample texts or the picture of its samples, and what no column holds."""
         key = (row["chain_id"], row["generation"])
-        self._rows[key] = dict(row)
+        self._rows[key], self._table = dict(row), None
         self._samples[key] = [{"chain_id": key[0], "generation": key[1], **sample} for sample in samples]
         if picture is not None:
             self._pictures[key] = picture
@@ -96,10 +103,23 @@ class StudyResults:
 
     def add_cohort(self, cohort_id: str, rows: pl.DataFrame) -> None:
         """The rows of a cohort's chains."""
-        self._cohorts[cohort_id] = rows
+        self._cohorts[cohort_id], self._table = rows, None
+
+    def add_chain(self, chain: Chain) -> None:
+        """A chain that a search has chosen."""
+        self.chains.setdefault(chain.chain_id, chain)
+
+    def add_references(self, references: Iterable[Reference]) -> None:
+        """What chains are measured against that have no baseline chain beside them."""
+        self._references |= dict.fromkeys(map(tuple, references))  # type: ignore[arg-type]
 
     def generations(self) -> pl.DataFrame:
         """A row per chain and generation, in the order of the grid."""
+        if self._table is None:
+            self._table = self._generations()
+        return self._table
+
+    def _generations(self) -> pl.DataFrame:
         schema: dict[str, PolarsType] = {**_HEAD, **dict.fromkeys(self.metrics, pl.Float64), **_TAIL}
         varied = [key for key in self._study.varied if key not in schema]
         parts = [rows.cast({k: v for k, v in schema.items() if k in rows.columns}) for rows in self._cohorts.values()]
@@ -114,7 +134,7 @@ class StudyResults:
             for name in (*schema, *varied)
             if name not in table.columns
         )
-        ids = [chain.chain_id for chain in self._study.chains]
+        ids = list(self.chains)
         order = pl.DataFrame({"chain_id": ids, "_order": range(len(ids))}, schema_overrides={"chain_id": pl.String})
         table = table.join(order, on="chain_id", how="left").sort("_order", "generation")
         names = list(schema)
@@ -148,11 +168,22 @@ class StudyResults:
             study.generations_asked,
             failed=set(self.failed),
             roster=self._roster(),
+            references=self._references,
         )
         fidelity = fidelity_table(chains, study.varied, settings.baseline)
         _write_table(chains, self.folder / "results" / "chains.parquet")
         _write_table(fidelity, self.folder / "results" / "fidelity.parquet")
         return chains, fidelity
+
+    def write_search(self, points: pl.DataFrame, state: Mapping[str, Any]) -> None:
+        """Write what a search found: ``results/collapse_points.parquet``, and how it went, ``results/search.json``."""
+        if not points.is_empty():
+            _write_table(points, self.folder / "results" / "collapse_points.parquet")
+        _write_text(self.folder / "results" / "search.json", json.dumps(state, indent=1))
+
+    def read_search(self) -> dict[str, Any]:
+        """How the last run of this study's search went; empty where there was none."""
+        return self._read_json("search.json") or {}
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write ``results/summary.json``: how the sweep ran, as against what it found."""
@@ -160,17 +191,22 @@ class StudyResults:
 
     def read_summary(self) -> dict[str, Any] | None:
         """The summary that the last run of this study left, if any."""
+        return self._read_json("summary.json")
+
+    def _read_json(self, name: str) -> dict[str, Any] | None:
         try:
-            summary = json.loads((self.folder / "results" / "summary.json").read_text(encoding="utf-8"))
+            content = json.loads((self.folder / "results" / name).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        return summary if isinstance(summary, dict) else None
+        return content if isinstance(content, dict) else None
 
-    def _roster(self) -> pl.DataFrame:
+    def _roster(self) -> pl.DataFrame | None:
         rows = [
             {"chain_id": chain.chain_id, "seed": chain.recipe.seed, "loss.kind": chain.recipe.loss.kind, **chain.varied}
-            for chain in self._study.chains
+            for chain in self.chains.values()
         ]
+        if not rows:
+            return None
         return pl.DataFrame(rows, infer_schema_length=None, strict=False)
 
 

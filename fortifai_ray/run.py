@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import psutil
@@ -23,6 +23,9 @@ from fortifai_ray.store import Stage, StageStore
 from fortifai_ray.study import Chain, Study
 from fortifai_ray.tracking import ChainInfo, StudyStatus, StudyTracker
 
+if TYPE_CHECKING:
+    from fortifai_ray.search_sweep import RunningSearch
+
 
 @dataclass(frozen=True)
 class SweepOutcome:
@@ -38,26 +41,42 @@ class SweepRun:
     """One run of a sweep: where its rows go, and how it went."""
 
     def __init__(self, study: Study, storage: Path, console: Console, inputs: Inputs) -> None:
-        self.study, self.storage, self.console = study, storage, console
+        self.study, self.storage, self.console, self.inputs = study, storage, console, inputs
         self.results = StudyResults(study, storage / study.name)
-        self._alone = [chain for chain in study.chains if not chain.recipe.batched]
+        grid = list(self.results.chains.values())
         # Thousands of chains that cost milliseconds each: in MLflow a cell of them is one run.
-        self._cells = [chain for chain in study.cells if chain.recipe.batched]
-        runs = [ChainInfo(chain.chain_id, chain.label, chain.recipe.flat()) for chain in self._alone]
-        runs += [ChainInfo(cell.cell_id, cell.cell_label, _without_seed(cell)) for cell in self._cells]
+        self._cells = [cell for cell in study.cells if cell.recipe.batched] if grid else []
+        runs = [ChainInfo(cell.cell_id, cell.cell_label, _without_seed(cell)) for cell in self._cells]
         self.tracker = StudyTracker(study.name, storage, study.resolved(), runs)
-        self.tasks = {chain.chain_id: ChainTask.of(study, chain, inputs) for chain in self._alone}
-        self.cohorts = {task.id: task for task in cohorts(study.chains)}
+        self.tasks: dict[str, ChainTask] = {}
+        for chain in grid:
+            self.add(chain)
+        self.cohorts = {task.id: task for task in cohorts(grid)}
         self.plan: Plan | None = None
         self.stages = {"computed": 0, "reused": 0}
         self.engines: dict[str, Any] = {"engine_starts": 0, "engine_kind": None}
         self.finished: set[str] = set()
+        self._counted: dict[str, tuple[int, int]] = {}
         self._before = self.results.read_summary()
         self._useful = 0.0
 
     def say(self, text: str) -> None:
         """A line for the person who waits."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def add(self, chain: Chain) -> None:
+        """A chain that this run computes or takes from the store: the grid's from the start, a search's as it goes."""
+        self.results.add_chain(chain)
+        if not chain.recipe.batched and chain.chain_id not in self.tasks:
+            self.tasks[chain.chain_id] = ChainTask.of(self.study, chain, self.inputs)
+            self.tracker.add_chain(chain.chain_id, chain.label, chain.recipe.flat())
+
+    def count(self, trial_id: str, result: Mapping[str, Any]) -> None:
+        """Stages that a trial computed or reused since it last said so."""
+        computed, reused = self._counted.get(trial_id, (0, 0))
+        self.stages["computed"] += max(0, result["stages_computed"] - computed)
+        self.stages["reused"] += max(0, result["stages_reused"] - reused)
+        self._counted[trial_id] = (result["stages_computed"], result["stages_reused"])
 
     def replay(self, store: StageStore) -> tuple[list[Chain], list[CohortTask]]:
         """Take in every chain and cohort that the store holds whole; returns those it does not."""
@@ -94,23 +113,26 @@ class SweepRun:
         text = "\n\n".join(f"[{s['row']}] {s['prompt_text']} ▸ {s['generated_text']}" for s in samples)
         self.tracker.log_generation(row["chain_id"], row["generation"], metrics, text or None, result.picture)
 
-    def take_cohort(self, task: CohortTask, stage: Stage) -> None:
-        """A completed cohort."""
-        rows = cohort_rows(task, stage)
+    def take_cohort(self, task: CohortTask, stage: Stage, rows: pl.DataFrame | None = None) -> None:
+        """A completed cohort, and its rows where they have been read already."""
+        rows = cohort_rows(task, stage) if rows is None else rows
         self.results.add_cohort(task.id, rows)
         self._useful += float(rows["computed_seconds"].sum())
         self.finished |= {chain.chain_id for chain in task.chains}
 
-    def finish(self) -> SweepOutcome:
+    def finish(self, search: "RunningSearch | None" = None) -> SweepOutcome:
         """Write every table, the report and the summary; close the runs in MLflow."""
         from fortifai_ray.claims import check_claims, write_claims
         from fortifai_ray.report import write_report
 
         ended = self.finished | self.results.failed.keys()
-        unfinished = [chain.chain_id for chain in self.study.chains if chain.chain_id not in ended]
+        unfinished = [chain_id for chain_id in self.results.chains if chain_id not in ended]
         # A chain that was cut short did not survive to its last generation: it must not count as censored there.
         self.results.failed |= dict.fromkeys(unfinished, "interrupted")
         chains, _ = self.results.write()
+        if search is not None:
+            search.write()
+            unfinished += [] if search.done else ["the search"]
         self.results.write_summary(self._summary())
         write_claims(self.results.folder, check_claims(self.results.folder))
         report = write_report(self.results.folder)
@@ -174,7 +196,8 @@ class SweepRun:
             )
         )
         rows = {row["chain_id"]: row for row in told.to_dicts()}
-        summaries = [self._chain_summary(chain, rows.get(chain.chain_id, {})) for chain in self.study.chains]
+        chains = self.results.chains.values()
+        summaries = [self._chain_summary(chain, rows.get(chain.chain_id, {})) for chain in chains]
         return [one for one in summaries if one["chain_id"] in self.tasks or one["reason"]]
 
     def _chain_summary(self, chain: Chain, told: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ Everything that can be wrong with it is found before anything starts, and told i
 was given and what would be right.
 """
 
-import difflib
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,10 +11,10 @@ from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from fortifai_ray.claims.config import Claim
 from fortifai_ray.claims.study import refuse_claims
@@ -23,7 +22,9 @@ from fortifai_ray.errors import UserError
 from fortifai_ray.fidelity import CollapseCriterion
 from fortifai_ray.recipe import FAMILIES, Recipe, flatten, recipe_type
 from fortifai_ray.resources import ResourcesConfig
+from fortifai_ray.search import Search, refuse_search, searched_keys
 from fortifai_ray.store import canonical_hash
+from fortifai_ray.validation import all_keys, read_yaml, suggest, validated
 
 
 def _as_list(value: Any) -> Any:
@@ -60,6 +61,7 @@ class StudySettings(BaseModel):
     collapse: Annotated[list[CollapseCriterion], BeforeValidator(_as_list), Field(min_length=1)]
     baseline: dict[str, Any] = {"loss.kind": "cross_entropy"}
     claims: list[Claim] = []
+    search: Search | None = Field(None, description="chains are placed by a search instead of run as a grid")
     early_stopping: bool = Field(
         True, description="whether a chain ends once every criterion has confirmed its collapse"
     )
@@ -103,7 +105,11 @@ def _label(varied: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Study:
-    """A checked study: its settings, the recipe as written, and its chains."""
+    """A checked study: its settings, the recipe as written, and its chains.
+
+    Where it searches, ``chains`` has one of each cell, at the searched keys' values in the recipe. None of these is
+    run: :meth:`probe` makes those that are.
+    """
 
     source: str
     settings: StudySettings
@@ -138,6 +144,22 @@ class Study:
         recipe = self.chains[0].recipe.model_dump(mode="json") if not self.settings.vary else dict(self.base)
         return {"name": settings.pop("name"), **recipe, **settings}
 
+    def probe(self, cell: Chain, values: Mapping[str, Any], seed: int) -> Chain:
+        """The chain of a cell at ``values`` of the searched keys.
+
+        Raises:
+            UserError: the recipe refuses a value.
+        """
+        whole = {key for key, value in cell.recipe.flat().items() if isinstance(value, int)}
+        changes = {key: int(value) if key in whole else value for key, value in values.items()}
+        recipe = _resolve(f"{self.source}: search", _apply(cell.recipe.model_dump(mode="json"), changes))
+        return self.chain(recipe.model_copy(update={"seed": seed}))
+
+    def chain(self, recipe: Recipe) -> Chain:
+        """The chain of a recipe, with its values of the study's varied keys."""
+        flat = recipe.flat()
+        return Chain(recipe, {key: flat.get(key) for key in self.varied})
+
     def baseline_of(self, chain: Chain) -> Recipe:
         """The recipe whose generation 0 a chain is measured against: its own, with the baseline's keys put in."""
         return _resolve(
@@ -151,12 +173,7 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
 
     Raises :class:`UserError` naming the file, the key and what would be right.
     """
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); give the path of a study file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from error
+    content = read_yaml(path, "a study file")
     if not isinstance(content, dict):
         raise UserError(f"{path}: a study file is a mapping of keys (name, family, corpus, …)")
     return make_study({**content}, str(path), overrides)
@@ -174,11 +191,15 @@ def make_study(content: dict[str, Any], source: str, overrides: Sequence[str] = 
             raise UserError(f"--set {override}: the value is not valid YAML: {' '.join(str(error).split())}") from error
     names = StudySettings.model_fields
     _check_top_level(content, source)
-    settings = _validated(StudySettings, {k: v for k, v in content.items() if k in names}, source)
+    settings = validated(StudySettings, {k: v for k, v in content.items() if k in names}, source)
     base = {key: value for key, value in content.items() if key not in names}
+    if settings.search is not None:
+        base = _with_searched(base, settings.search, source)
     study = Study(source, settings, _resolved_base(base, settings, source), _chains(base, settings, source))
     for chain in study.cells:
         study.baseline_of(chain)  # raises where the baseline's keys do not fit the recipe
+    if settings.search is not None:
+        _refuse_search(study)
     refuse_claims(
         settings.claims,
         keys={key for chain in study.cells for key in chain.recipe.flat()},
@@ -196,12 +217,37 @@ def make_study(content: dict[str, Any], source: str, overrides: Sequence[str] = 
     return study
 
 
+def _with_searched(base: Mapping[str, Any], search: Search, source: str) -> dict[str, Any]:
+    """The recipe with the lowest value of each searched key that it leaves out: it need not be given twice."""
+    known = {key for kind in _recipe_types(base, source) for key in all_keys(kind)}
+    given = flatten(dict(base))
+    missing = {key: value for key, value in search.corners[0].items() if key not in given}
+    return _apply(base, {key: value for key, value in missing.items() if key.rpartition(".")[2] in known})
+
+
+def _refuse_search(study: Study) -> None:
+    """Raises :class:`UserError` where the study's search does not fit it, or its range leads out of a recipe's."""
+    settings, search = study.settings, study.settings.search
+    assert search is not None
+    refuse_search(
+        search,
+        [cell.recipe.flat() for cell in study.cells],
+        list(settings.vary),
+        settings.collapse,
+        is_baseline=any(study.baseline_of(cell) == cell.recipe for cell in study.cells),
+        source=study.source,
+    )
+    for cell in study.cells:
+        for values in search.corners:
+            study.probe(cell, values, cell.recipe.seed)
+
+
 def _check_top_level(content: Mapping[str, Any], source: str) -> None:
     recipes: list[type[BaseModel]] = [Recipe, *_recipe_types(content, source)]
     known = list(dict.fromkeys([*StudySettings.model_fields, *(key for kind in recipes for key in kind.model_fields)]))
     for key in content:
         if key not in known:
-            raise UserError(f"{source}: {key}: unknown key{_suggest(str(key), known)}")
+            raise UserError(f"{source}: {key}: unknown key{suggest(str(key), known)}")
 
 
 def _recipe_types(content: Mapping[str, Any], source: str) -> list[type[Recipe]]:
@@ -227,7 +273,7 @@ def _recipe_type(content: Mapping[str, Any], source: str) -> type[Recipe]:
         raise UserError(f"{source}: {where}: this key is needed and missing (kinds: {', '.join(FAMILIES)})")
     kind = family["kind"]
     raise UserError(
-        f"{source}: family.kind: there is no family {kind!r}{_suggest(str(kind), FAMILIES)}; "
+        f"{source}: family.kind: there is no family {kind!r}{suggest(str(kind), FAMILIES)}; "
         "a family of your own is named module:Class"
     )
 
@@ -244,6 +290,9 @@ def _resolved_base(base: Mapping[str, Any], settings: StudySettings, source: str
 
 def _chains(base: Mapping[str, Any], settings: StudySettings, source: str) -> tuple[Chain, ...]:
     columns, cells = _varied_columns(settings.vary), _Cells(base, settings.vary, source)
+    if settings.search is not None:
+        known = list(settings.baseline) if settings.search.kind == "optimise" else []
+        columns = list(dict.fromkeys([*columns, *known, *searched_keys(settings.search), "seed"]))
     chains = []
     for values in itertools.product(*settings.vary.values()):
         recipe, flat = cells.recipe(dict(zip(settings.vary, values, strict=True)))
@@ -272,7 +321,7 @@ class _Cells:
         recipe, flat = self._known[cell]
         if "seed" not in values:
             return recipe, flat
-        seed = _validated(_Seed, {"seed": values["seed"]}, self._source, ["seed"]).seed
+        seed = validated(_Seed, {"seed": values["seed"]}, self._source, ["seed"]).seed
         return recipe.model_copy(update={"seed": seed}), {**flat, "seed": seed}
 
 
@@ -311,81 +360,4 @@ def _whole_sections(changes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _resolve(source: str, content: Mapping[str, Any], vary: Iterable[str] = ()) -> Recipe:
-    return _validated(_recipe_type(content, source), content, source, vary)
-
-
-_Checked = TypeVar("_Checked", bound=BaseModel)
-
-
-def _validated(model: type[_Checked], content: Mapping[str, Any], source: str, vary: Iterable[str] = ()) -> _Checked:
-    try:
-        return model.model_validate(content)
-    except ValidationError as error:
-        raise UserError(f"{source}: {_first_error(error, model, content, set(vary))}") from None
-
-
-def _first_error(error: ValidationError, model: type[BaseModel], content: Mapping[str, Any], vary: set[str]) -> str:
-    errors = error.errors()
-    first = errors[0]
-    location = _location(first["loc"], content)
-    varies = any(location == key or location.startswith(f"{key}.") for key in vary)
-    where = f"{location} (under vary)" if varies else location or "the recipe"
-    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    if first["type"] == "extra_forbidden":
-        return f"{where}: unknown key{_suggest(location.rpartition('.')[2], _all_keys(model))}{more}"
-    if first["type"] == "union_tag_not_found":
-        return f"{where}.kind: this key is needed and missing{more}"
-    if first["type"] == "missing":
-        return f"{where}: this key is needed and missing{more}"
-    given = first["input"]
-    shown = f", not {given!r}" if isinstance(given, str | int | float | bool) and first["type"] != "value_error" else ""
-    message = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    return f"{where}: {message[0].lower() + message[1:]}{shown}{more}"
-
-
-def _location(parts: tuple[int | str, ...], content: Any) -> str:
-    """The key as written: pydantic puts the tag of a tagged union into its path, which stands in no file."""
-    names: list[str] = []
-    for part in parts:
-        tagged = isinstance(content, Mapping) and part in (content.get("kind"), content.get("task"))
-        is_kind = tagged and not isinstance(content.get(part), dict)
-        is_form = part in ("range", "list") and not _has(content, part)
-        if is_form or is_kind:
-            continue
-        names.append(str(part))
-        content = content[part] if _has(content, part) else None
-    return ".".join(names)
-
-
-def _has(content: Any, part: int | str) -> bool:
-    if isinstance(content, Mapping):
-        return part in content
-    return isinstance(content, list) and isinstance(part, int) and part < len(content)
-
-
-def _all_keys(model: type[BaseModel]) -> list[str]:
-    """Every key that a model or one of its parts knows."""
-    schema = model.model_json_schema()
-    parts = [schema, *schema.get("$defs", {}).values()]
-    return sorted({key for part in parts for key in part.get("properties", {})})
-
-
-def _suggest(word: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {close[0]}?" if close else f" (known keys: {', '.join(known)})"
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML, safely, and no key twice: PyYAML would silently keep the last."""
-
-
-def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key) for key, _ in node.value]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
-    loader.flatten_mapping(node)
-    return loader.construct_mapping(node, deep=True)
-
-
-_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
+    return validated(_recipe_type(content, source), content, source, vary)

@@ -1,7 +1,9 @@
 """A sweep: every chain of a study, on Ray Tune, from whatever the store already holds to the finished tables."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,38 +35,75 @@ def run_sweep(study: Study, storage: Path, console: Console, address: str | None
     inputs = check_study(study, store)
     check_address(address)
     run = SweepRun(study, storage, console, inputs)
+    if study.settings.search is not None:
+        return _search(run, store, address)
     chains, groups = run.replay(store)
     if chains or groups:
         _compute(run, chains, groups, address)
     return run.finish()
 
 
+def _search(run: SweepRun, store: StageStore, address: str | None) -> SweepOutcome:
+    """Go on with the study's search from what the store holds."""
+    from fortifai_ray.search_sweep import RunningBoundary, running_search
+
+    search = running_search(run)
+    search.replay(store)
+    if not search.done:
+        with _running(run, search.at_once, run.study.cells, address) as ray_side, ray_side.progress({}) as progress:
+            from fortifai_ray.tuning import tune_cells, tune_search
+
+            plan, pool, board = ray_side.plan, ray_side.pool, ray_side.board
+            if isinstance(search, RunningBoundary) and search.batched:
+                tune_cells(search, plan, board, progress)
+            tune_search(search, search.searcher(), search.samples, plan, pool, board, progress)
+    return run.finish(search)
+
+
 def _compute(
     run: SweepRun, missing: Sequence[Chain], missing_cohorts: Sequence[CohortTask], address: str | None
 ) -> None:
     """Compute the chains and cohorts that the store lacks, on Ray."""
+    work = {chain.chain_id: (chain.label, chain.recipe.generations) for chain in missing}
+    work |= {task.id: (task.label, 1) for task in missing_cohorts}
+    with _running(run, len(work), missing, address) as ray_side, ray_side.progress(work) as progress:
+        from fortifai_ray.tuning import tune_chains, tune_cohorts
+
+        plan, pool, board = ray_side.plan, ray_side.pool, ray_side.board
+        if missing_cohorts:
+            tune_cohorts(run, missing_cohorts, plan, board, progress)
+        if missing:
+            tune_chains(run, [chain.chain_id for chain in missing], plan, pool, board, progress)
+
+
+@dataclass(frozen=True)
+class _RaySide:
+    """What a run has on Ray: its plan, its warm engines where any chain generates on them, and the board."""
+
+    run: SweepRun
+    plan: Plan
+    pool: "EnginePool | None"
+    board: Any
+
+    def progress(self, work: Mapping[str, tuple[str, int]]) -> SweepProgress:
+        """The view of the work; of none that is known yet, where a search chooses it."""
+        return SweepProgress(work, self.run.console, self.board, open_ended=not work)
+
+
+@contextmanager
+def _running(run: SweepRun, chains: int, among: Sequence[Chain], address: str | None) -> Iterator[_RaySide]:
+    """A Ray instance with room for ``chains`` chains like those ``among`` the study's."""
     with ray_instance(address, run.study.settings.resources.num_cpus):
         import ray
 
         cpus = float(ray.cluster_resources().get("CPU", 1.0))
         cores = cores_here() if address is None else int(cpus)
-        writers = [chain for chain in missing if chain.recipe.uses_engines]
-        plan = run.plan = make_plan(
-            run.study.settings.resources, len(missing) + len(missing_cohorts), cpus, cores, engines=bool(writers)
-        )
+        writers = [chain for chain in among if chain.recipe.uses_engines]
+        plan = run.plan = make_plan(run.study.settings.resources, chains, cpus, cores, engines=bool(writers))
         for line in (plan.describe(), *plan.shrunk):
             run.say(line)
         pool = _start_engines(run, writers[0], plan) if writers else None
-        board = ray.remote(Board).options(num_cpus=0).remote()
-        work = {chain.chain_id: (chain.label, chain.recipe.generations) for chain in missing}
-        work |= {task.id: (task.label, 1) for task in missing_cohorts}
-        with SweepProgress(work, run.console, board) as progress:
-            from fortifai_ray.tuning import tune_chains, tune_cohorts
-
-            if missing_cohorts:
-                tune_cohorts(run, missing_cohorts, plan, board, progress)
-            if missing:
-                tune_chains(run, [chain.chain_id for chain in missing], plan, pool, board, progress)
+        yield _RaySide(run, plan, pool, ray.remote(Board).options(num_cpus=0).remote())
         if pool is not None:
             run.engines = _engine_summary(writers[0], pool)
             pool.shutdown()
@@ -94,7 +133,7 @@ def _start_engines(run: SweepRun, first: Chain, plan: Plan) -> "EnginePool":
         threads=plan.threads,
     )
     folder = run.results.folder / ".engine"
-    prepared, recipe = run.tasks[first.chain_id].prepared, run.tasks[first.chain_id].recipe
+    prepared, recipe = run.inputs.of(first.recipe), first.recipe.located()
     assert prepared is not None
     assert isinstance(recipe, LanguageRecipe)
     write_config(recipe.family.model, open_corpus(prepared, StageStore(run.storage)), folder)

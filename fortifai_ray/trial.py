@@ -1,4 +1,4 @@
-"""A chain as a Ray Tune trial: a step of the trial is a generation of the chain."""
+"""Chains, cohorts and a search's probes as Ray Tune trials: a step of a trial is a generation, or a cohort."""
 
 import logging
 from collections.abc import Iterator
@@ -10,6 +10,7 @@ from ray import tune
 from fortifai_ray.chain import ChainTask, GenerationResult, run_chain
 from fortifai_ray.cohort import CohortTask, run_cohort
 from fortifai_ray.devices import Devices
+from fortifai_ray.probes import BoundaryProber, CohortResult, Prober, Verdict, probe_config, probe_reports
 from fortifai_ray.steps import Steps
 from fortifai_ray.store import StageStore
 
@@ -55,15 +56,7 @@ class ChainTrial(tune.Trainable):
         result = next(self._results, None)
         if result is None:  # the last generation was already reported
             return {"done": True, "row": None}
-        return {
-            "row": dict(result.row),
-            "samples": [dict(sample) for sample in result.samples],
-            "picture": result.picture,
-            "details": dict(result.details),
-            "stages_computed": self._steps.computed,
-            "stages_reused": self._steps.reused,
-            "done": False,
-        }
+        return {**_generation_report(result), **_counts(self._steps), "done": False}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: the stage store already has it."""
@@ -112,6 +105,108 @@ class CohortTrial(tune.Trainable):
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Nothing: the stage store already has it."""
+
+
+@dataclass(frozen=True)
+class ProbeContext:
+    """What every trial of a search shares."""
+
+    storage: str
+    prober: Prober
+    devices: Devices
+    board: Any = field(default=None)
+
+
+class ProbeTrial(tune.Trainable):
+    """Runs the chains of one configuration that a searcher suggested; its last report is the verdict."""
+
+    def setup(self, config: dict[str, Any], context: ProbeContext) -> None:  # type: ignore[override]
+        quiet_libraries()
+        self._context = context
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._begin(new_config)
+        return True
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        context = self._context
+        self._steps = Steps(StageStore(context.storage), announce=self._announce)
+        self._reports = probe_reports(context.prober, config, self._steps, context.devices)
+        self._announce("starting")
+
+    def _announce(self, step: str) -> None:
+        if self._context.board is not None:
+            self._context.board.write.remote(self.trial_id, step)
+
+    def step(self) -> dict[str, Any]:
+        report = next(self._reports)
+        # A searcher wants its metric in every report: it is null until the verdict.
+        common = {**dict.fromkeys(self._context.prober.outcomes), **_counts(self._steps), "row": None, "done": False}
+        if isinstance(report, Verdict):
+            return {**common, **report.outcome, "references": list(report.references), "done": True}
+        if isinstance(report, CohortResult):
+            return {**common, "cohort": report.task.id, "stage": report.stage.hash, "reused": report.stage.reused}
+        return {**common, **_generation_report(report)}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: the stage store already has it."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing: the stage store already has it."""
+
+
+class CellTrial(tune.Trainable):
+    """Searches the cells of a family whose chains cost milliseconds, a round of all of them a step.
+
+    A trial for each chain would spend most of its time in being one. The driver answers its own search from the store.
+    """
+
+    def setup(self, config: dict[str, Any], context: ProbeContext) -> None:  # type: ignore[override]
+        self._context = context
+        self._begin(config["cells"])
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._begin(new_config["cells"])
+        return True
+
+    def _begin(self, cells: list[str]) -> None:
+        prober = self._context.prober
+        assert isinstance(prober, BoundaryProber)
+        self._prober, self._finders = prober, {name: prober.finder(name) for name in cells}
+        self._steps = Steps(StageStore(self._context.storage))
+
+    def step(self) -> dict[str, Any]:
+        """A round of each cell that is not done."""
+        computed: list[str] = []
+        for name, finder in self._finders.items():
+            for probe in finder.ask():
+                config = probe_config(name, probe)
+                *results, verdict = probe_reports(self._prober, config, self._steps, self._context.devices)
+                assert isinstance(verdict, Verdict)
+                finder.tell(probe, verdict.outcome["collapsed"], verdict.outcome["generations"])
+                computed += [r.stage.hash for r in results if isinstance(r, CohortResult) and not r.stage.reused]
+        done = all(finder.done for finder in self._finders.values())
+        return {"computed": computed, **_counts(self._steps), "done": done}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: the stage store already has it."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing: the stage store already has it."""
+
+
+def _generation_report(result: GenerationResult) -> dict[str, Any]:
+    return {
+        "row": dict(result.row),
+        "samples": [dict(sample) for sample in result.samples],
+        "picture": result.picture,
+        "details": dict(result.details),
+    }
+
+
+def _counts(steps: Steps) -> dict[str, int]:
+    return {"stages_computed": steps.computed, "stages_reused": steps.reused}
 
 
 def quiet_libraries() -> None:

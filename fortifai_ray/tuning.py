@@ -1,4 +1,4 @@
-"""Ray Tune's part of a sweep: one trial per chain, and what its reports set off in the driver."""
+"""Ray Tune's part of a sweep: a trial per chain or probe, and what its reports set off in the driver."""
 
 import logging
 import tempfile
@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ray import tune
+from ray.tune.search import Searcher
 
 from fortifai_ray.chain import GenerationResult
 from fortifai_ray.cohort import CohortTask
@@ -14,11 +15,12 @@ from fortifai_ray.devices import Devices
 from fortifai_ray.progress import SweepProgress
 from fortifai_ray.resources import Plan
 from fortifai_ray.store import StageStore
-from fortifai_ray.trial import ChainTrial, CohortContext, CohortTrial, TrialContext
+from fortifai_ray.trial import CellTrial, ChainTrial, CohortContext, CohortTrial, ProbeContext, ProbeTrial, TrialContext
 
 if TYPE_CHECKING:
     from fortifai_ray.engines.pool import EnginePool
     from fortifai_ray.run import SweepRun
+    from fortifai_ray.search_sweep import RunningBoundary, RunningSearch
 
 _GROUPS = 16  # trials that cohorts are spread over: enough for the workers of a small cluster, few to start
 _RETRIES = 3  # after a fault: a chain's finished steps are in the store, so it costs the step it died in
@@ -33,16 +35,10 @@ def tune_chains(
     progress: SweepProgress,
 ) -> None:
     """Run the chains as trials, as many at once as the plan says; each is retried after a fault."""
-    devices = Devices(
-        threads=plan.threads,
-        workers=plan.workers,
-        resources_per_worker={"CPU": plan.worker_cpus},
-        engines_at_once=plan.engines_at_once,
-        pool=pool,
-    )
-    context = TrialContext(str(run.storage.absolute()), run.tasks, devices, board)
+    context = TrialContext(str(run.storage.absolute()), run.tasks, _devices(plan, pool), board)
     trainable = tune.with_parameters(ChainTrial, context=context)
-    _tune(run.study.name, trainable, {"chain_id": list(chain_ids)}, plan, _Reports(run, progress))
+    space = {"chain_id": tune.grid_search(list(chain_ids))}
+    _tune(run.study.name, trainable, plan, _Reports(run, progress), space=space)
 
 
 def tune_cohorts(run: "SweepRun", tasks: Sequence[CohortTask], plan: Plan, board: Any, progress: SweepProgress) -> None:
@@ -50,18 +46,64 @@ def tune_cohorts(run: "SweepRun", tasks: Sequence[CohortTask], plan: Plan, board
     groups = [list(tasks[start::_GROUPS]) for start in range(min(_GROUPS, len(tasks)))]
     context = CohortContext(str(run.storage.absolute()), groups, board)
     trainable = tune.with_parameters(CohortTrial, context=context)
-    _tune(run.study.name, trainable, {"group": list(range(len(groups)))}, plan, _CohortReports(run, groups, progress))
+    space = {"group": tune.grid_search(list(range(len(groups))))}
+    _tune(run.study.name, trainable, plan, _CohortReports(run, groups, progress), space=space)
 
 
-def _tune(name: str, trainable: Any, space: dict[str, list[Any]], plan: Plan, callback: tune.Callback) -> None:
-    """A trial for each value of the space's one key, as many at once as the plan says, each retried after a fault."""
+def tune_search(
+    search: "RunningSearch",
+    searcher: Searcher,
+    samples: int,
+    plan: Plan,
+    pool: "EnginePool | None",
+    board: Any,
+    progress: SweepProgress,
+) -> None:
+    """Run what ``searcher`` suggests: ``samples`` configurations, or with −1 until it has no more."""
+    run = search.run
+    context = ProbeContext(str(run.storage.absolute()), search.prober, _devices(plan, pool), board)
+    trainable = tune.with_parameters(ProbeTrial, context=context)
+    _tune(run.study.name, trainable, plan, _ProbeReports(search, progress), search_alg=searcher, num_samples=samples)
+
+
+def tune_cells(search: "RunningBoundary", plan: Plan, board: Any, progress: SweepProgress) -> None:
+    """Search the cells of batched families, each trial its share of them."""
+    run, names = search.run, search.batched
+    groups = [names[start :: plan.chains_at_once] for start in range(min(plan.chains_at_once, len(names)))]
+    context = ProbeContext(str(run.storage.absolute()), search.prober, _devices(plan, None), board)
+    trainable = tune.with_parameters(CellTrial, context=context)
+    space = {"cells": tune.grid_search(groups)}
+    _tune(run.study.name, trainable, plan, _CellReports(search, progress), space=space)
+
+
+def _devices(plan: Plan, pool: "EnginePool | None") -> Devices:
+    return Devices(
+        threads=plan.threads,
+        workers=plan.workers,
+        resources_per_worker={"CPU": plan.worker_cpus},
+        engines_at_once=plan.engines_at_once,
+        pool=pool,
+    )
+
+
+def _tune(
+    name: str,
+    trainable: Any,
+    plan: Plan,
+    callback: tune.Callback,
+    *,
+    space: dict[str, Any] | None = None,
+    **config: Any,
+) -> None:
+    """A trial for each point of the ``space`` or of a searcher's, as many at once as the plan says, each retried after
+    a fault."""
     trainable = tune.with_resources(trainable, tune.PlacementGroupFactory([{"CPU": plan.trial_cpus}]))
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what matters of it, the callback says in one line
     with tempfile.TemporaryDirectory(prefix="fortifai-tune-") as scratch:
         tuner = tune.Tuner(
             trainable,
-            param_space={key: tune.grid_search(values) for key, values in space.items()},
-            tune_config=tune.TuneConfig(max_concurrent_trials=plan.chains_at_once, reuse_actors=True),
+            param_space=space,
+            tune_config=tune.TuneConfig(max_concurrent_trials=plan.chains_at_once, reuse_actors=True, **config),
             run_config=tune.RunConfig(
                 name=name,
                 storage_path=scratch,
@@ -78,7 +120,6 @@ class _Reports(tune.Callback):
 
     def __init__(self, run: "SweepRun", progress: SweepProgress) -> None:
         self._run, self._progress = run, progress
-        self._counted: dict[str, tuple[int, int]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune saves its callbacks with an experiment, and these belong to this process alone."""
@@ -91,7 +132,7 @@ class _Reports(tune.Callback):
             return
         self._run.take(GenerationResult(result["row"], result["details"], result["samples"], result["picture"]))
         self._run.results.write_generations()
-        self._count(trial.trial_id, result)
+        self._run.count(trial.trial_id, result)
         metrics = dict.fromkeys(criterion.metric for criterion in self._run.study.settings.collapse)
         self._progress.generation(result["row"]["chain_id"], result["row"], list(metrics))
 
@@ -101,16 +142,10 @@ class _Reports(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         chain_id = trial.config["chain_id"]
-        error = str(trial.get_error() or "the trial died").strip().splitlines()[-1]
+        error = _error(trial)
         self._run.results.failed[chain_id] = error
         self._progress.finished(chain_id, "failed")
         self._progress.say(f"chain failed: {self._run.tasks[chain_id].chain.label}: {error}")
-
-    def _count(self, trial_id: str, result: dict[str, Any]) -> None:
-        computed, reused = self._counted.get(trial_id, (0, 0))
-        self._run.stages["computed"] += max(0, result["stages_computed"] - computed)
-        self._run.stages["reused"] += max(0, result["stages_reused"] - reused)
-        self._counted[trial_id] = (result["stages_computed"], result["stages_reused"])
 
 
 class _CohortReports(tune.Callback):
@@ -135,10 +170,77 @@ class _CohortReports(tune.Callback):
         self._progress.cohort(task.id, task.label, len(task.chains))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        error = str(trial.get_error() or "the trial died").strip().splitlines()[-1]
+        error = _error(trial)
         for task in self._groups[trial.config["group"]]:
             unfinished = [chain.chain_id for chain in task.chains if chain.chain_id not in self._run.finished]
             self._run.results.failed |= dict.fromkeys(unfinished, error)
             if unfinished:
                 self._progress.finished(task.id, "failed")
                 self._progress.say(f"failed: {task.label}: {error}")
+
+
+class _ProbeReports(tune.Callback):
+    """Takes in what a search's trials report, and says what each of them came to."""
+
+    def __init__(self, search: "RunningSearch", progress: SweepProgress) -> None:
+        self._search, self._progress = search, progress
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune saves its callbacks with an experiment, and these belong to this process alone."""
+        return {}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        label, generations = self._search.started(trial.config)
+        self._progress.add(trial.trial_id, label, generations)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        run = self._search.run
+        run.count(trial.trial_id, result)
+        if result["row"] is not None:
+            run.take(GenerationResult(result["row"], result["details"], result["samples"], result["picture"]))
+            self._search.write_generations()
+            self._progress.completed(trial.trial_id)
+        elif "cohort" in result:
+            self._search.take_cohort(trial.config, result)
+        else:
+            self._progress.say(self._search.told(trial.config, result))
+            self._progress.finished(trial.trial_id, "finished")
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        if line := self._search.progress(trial.config):
+            self._progress.say(line)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        label = self._search.failed(trial.config, _error(trial))
+        self._progress.finished(trial.trial_id, "failed")
+        self._progress.say(f"failed: {label}: {_error(trial)}")
+
+
+class _CellReports(tune.Callback):
+    """Takes in the rounds of searches that run inside trials: what they stored answers the driver's own search."""
+
+    def __init__(self, search: "RunningBoundary", progress: SweepProgress) -> None:
+        self._search, self._progress = search, progress
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune saves its callbacks with an experiment, and these belong to this process alone."""
+        return {}
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        run, cells = self._search.run, trial.config["cells"]
+        run.count(trial.trial_id, result)
+        self._search.catch_up(cells, StageStore(run.storage), frozenset(result["computed"]))
+        for name in cells:
+            if line := self._search.news(name):
+                self._progress.say(line)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._progress.say(f"failed: the search of {len(trial.config['cells'])} cell(s): {_error(trial)}")
+
+
+def _error(trial: Any) -> str:
+    return str(trial.get_error() or "the trial died").strip().splitlines()[-1]

@@ -13,7 +13,7 @@ bounds they are. :mod:`fortifai_ray.fidelity.from_mlflow` reads ``generations`` 
 """
 
 from fortifai_ray.fidelity.cells import fidelity_table
-from fortifai_ray.fidelity.chains import chain_table
+from fortifai_ray.fidelity.chains import Reference, chain_table
 from fortifai_ray.fidelity.conclusions import conclusions
 from fortifai_ray.fidelity.criterion import (
     CRITERION_COLUMNS,
@@ -24,7 +24,7 @@ from fortifai_ray.fidelity.criterion import (
     with_chance,
 )
 from fortifai_ray.fidelity.critical import critical_ratios
-from fortifai_ray.fidelity.crossing import Onset, collapse_confirmed, onset
+from fortifai_ray.fidelity.crossing import Onset, collapse_confirmed, judge, onset
 from fortifai_ray.fidelity.logrank import logrank
 from fortifai_ray.fidelity.order import crossing_order, first_crossings
 from fortifai_ray.fidelity.profile import ratio_profile, spanning_thresholds
@@ -33,6 +33,7 @@ __all__ = [
     "CRITERION_COLUMNS",
     "CollapseCriterion",
     "Onset",
+    "Reference",
     "chain_table",
     "collapse_confirmed",
     "conclusions",
@@ -43,6 +44,7 @@ __all__ = [
     "fidelity_table",
     "first_crossings",
     "is_log_scale",
+    "judge",
     "logrank",
     "onset",
     "ratio_profile",

@@ -20,6 +20,9 @@ _CONTRACT_COLUMNS = {
 }
 
 
+Reference = tuple[str, str, float]  # a chain's id, a metric, and what that was at the baseline's generation 0
+
+
 def chain_table(
     generations: pl.DataFrame,
     criteria: Sequence[CollapseCriterion],
@@ -29,25 +32,29 @@ def chain_table(
     *,
     failed: Collection[str] = (),
     roster: pl.DataFrame | None = None,
+    references: Collection[Reference] = (),
 ) -> pl.DataFrame:
     """When each chain collapsed under each criterion, and how far it stayed faithful.
 
     Args:
         generations: a row per chain and generation, in any order: ``chain_id, generation, seed``, the varied keys, the
             criteria's metrics, ``synthetic_size_cum``, and optionally ``collapse_reason`` (not null: this generation
-            was recorded as collapsed and ended its chain). A null metric was not measured: the chain was observed up
-            to the generation before it. Generations beyond those asked for are ignored.
+            was recorded as collapsed and ended its chain) and ``ended`` (why a chain ends with it). A null metric was
+            not measured: the chain was observed up to the generation before it. Generations beyond those asked for are
+            ignored.
         baseline: the keys and values that make a chain the baseline.
         varied: the varied keys, each a column; the seed may be among them.
         generations_asked: the study's ``generations``, N; the horizon is N − 1.
         failed: ids of chains that failed.
         roster: a row per chain of the study (``chain_id``, ``seed``, the varied keys): what makes chains appear that
             failed before their first generation.
+        references: the baseline's generation 0 as it was measured for single chains, where the table has no baseline
+            chain beside them (a search places each cell's chains at values of its own).
 
     Returns:
         A row per criterion and chain, sorted by cell and seed: ``chain_id``, the varied keys, ``seed``, baseline keys
         that are not varied, ``metric, threshold, relative_to, direction, confirm, chance, limit`` (in the metric's
-        units), ``onset, status, censored, horizon, fi_generations, fi_synthetic``.
+        units), ``onset, status, censored, horizon, fi_generations, fi_synthetic, ended``.
 
         A chain that is ``unconfirmed`` or ``survived`` is censored: its fidelity intervals end at the last generation
         observed, and are lower bounds. A chain is ``failed``, with null ``onset``, ``censored`` and intervals, where
@@ -69,8 +76,21 @@ def chain_table(
     )
     baselines = _positions(pairs["baseline_chain_id"], chains["chain_id"])
     has_failed = chains["chain_id"].is_in(list(failed)).to_numpy()
-    verdicts = [_judge(history, criterion, baselines, has_failed) for criterion in dict.fromkeys(criteria)]
-    return pl.concat([chains.hstack(verdict) for verdict in verdicts])
+    ended = _ended(measured, chains)
+    measured_apart = {(chain_id, metric): value for chain_id, metric, value in references}
+    verdicts = []
+    for criterion in dict.fromkeys(criteria):
+        given = np.array([measured_apart.get((one, criterion.metric), np.nan) for one in chains["chain_id"]])
+        verdicts.append(_judge(history, criterion, baselines, has_failed, given))
+    return pl.concat([chains.hstack(verdict).with_columns(ended) for verdict in verdicts])
+
+
+def _ended(generations: pl.DataFrame, chains: pl.DataFrame) -> pl.Series:
+    """(chains,) Why each chain ended, as its last generation says; null where nothing does."""
+    if "ended" not in generations.columns:
+        return pl.Series("ended", [None] * chains.height, dtype=pl.String)
+    told = generations.sort("generation").group_by("chain_id").agg(pl.col("ended").cast(pl.String).last())
+    return chains.select("chain_id").join(told, on="chain_id", how="left", maintain_order="left")["ended"]
 
 
 @dataclass(frozen=True)
@@ -155,10 +175,10 @@ def _positions(ids: pl.Series, among: pl.Series) -> Integers:
 
 
 def _judge(
-    history: _History, criterion: CollapseCriterion, baselines: Integers, has_failed: np.ndarray
+    history: _History, criterion: CollapseCriterion, baselines: Integers, has_failed: np.ndarray, given: Floats
 ) -> pl.DataFrame:
     values, observed = history.of_metric(criterion.metric)
-    limits = _limits(criterion, values[:, 0], baselines)
+    limits = _limits(criterion, values[:, 0], baselines, given)
     found = find_crossings(values, limits, observed=observed, recorded=history.recorded, criterion=criterion)
     # Without a limit an earlier crossing cannot be ruled out, unless there is no earlier generation.
     confirmed = ~np.isnan(found.onset) & (~np.isnan(limits) | (found.onset == 0))
@@ -183,11 +203,15 @@ def _judge(
     return pl.DataFrame({"_": np.zeros(len(limits))}).with_columns(**columns).drop("_")
 
 
-def _limits(criterion: CollapseCriterion, own: Floats, baselines: Integers) -> Floats:
-    """(chains,) The limit of each chain (:meth:`CollapseCriterion.limit`), NaN where it has none."""
+def _limits(criterion: CollapseCriterion, own: Floats, baselines: Integers, given: Floats) -> Floats:
+    """(chains,) The limit of each chain (:meth:`CollapseCriterion.limit`), NaN where it has none. A baseline chain
+    that is there goes before what is ``given`` for it."""
     if criterion.relative_to == "absolute":
         return np.full(own.shape, criterion.threshold)
-    return criterion.limits(own if criterion.relative_to == "own_generation_0" else np.append(own, np.nan)[baselines])
+    if criterion.relative_to == "own_generation_0":
+        return criterion.limits(own)
+    beside = np.append(own, np.nan)[baselines]
+    return criterion.limits(np.where(np.isnan(beside), given, beside))
 
 
 def _at(matrix: Floats, position: Floats) -> Floats:

@@ -93,7 +93,9 @@ def _comparisons(cells: pl.DataFrame) -> Iterator[str]:
         )
         return
     if others.is_empty():
-        yield "the baseline is the only cell: there is nothing to compare it with."
+        count = of_generations.height
+        all_of_them = "the baseline is the only cell" if count == 1 else f"all {count} cells are baselines"
+        yield f"{all_of_them}: there is nothing to compare {'it' if count == 1 else 'them'} with."
         return
     most = of_generations["n_chains"].max()
     if most == 1:

@@ -74,6 +74,29 @@ def onset(values: Sequence[float], limit: float, criterion: CollapseCriterion, *
     return Onset(None, "unconfirmed" if found.pending[0] else "survived", count - 1)
 
 
+def judge(
+    values: Sequence[float], limit: float | None, criterion: CollapseCriterion, *, recorded: bool = False
+) -> Literal["collapsed", "unconfirmed", "survived", "failed"]:
+    """What :func:`fortifai_ray.fidelity.chains.chain_table` says of one chain, without a table.
+
+    Arguments as for :func:`onset`; ``failed`` where no verdict can be had: no values, or a limit of None (its reference
+    is missing or broken) and no broken generation 0.
+    """
+    if len(values) == 0:
+        return "failed"
+    if limit is not None:
+        return onset(values, limit, criterion, recorded=recorded).status
+    count = len(values)
+    found = find_crossings(
+        np.asarray(values, dtype=np.float64)[None, :],
+        np.array([np.nan]),
+        observed=np.array([count]),
+        recorded=np.array([count - 1 if recorded else count]),
+        criterion=criterion,
+    )
+    return "collapsed" if found.onset[0] == 0 else "failed"
+
+
 def collapse_confirmed(
     values: Sequence[float], limit: float | None, criterion: CollapseCriterion, *, recorded: bool = False
 ) -> bool:

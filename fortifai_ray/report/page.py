@@ -17,7 +17,8 @@ from fortifai_ray.report.order import order_tables
 from fortifai_ray.report.pictures import strips
 from fortifai_ray.report.results import Results
 from fortifai_ray.report.samples import sample_tables
-from fortifai_ray.report.tables import HEADINGS, facts, legend, outcomes
+from fortifai_ray.report.search import search_tables
+from fortifai_ray.report.tables import HEADINGS, conclusion_lines, facts, legend, outcomes
 
 MOST_OUTCOMES = 100  # failed chains that the page lists; the summary has them all
 
@@ -44,16 +45,20 @@ def _render(results: Results) -> str:
     samples, samples_note = sample_tables(results)
     pictures, pictures_note = strips(results)
     ended = outcomes(results)
-    return environment.get_template("report.html.j2").render(
+    return environment.get_template(
+        "report.html.j2"
+    ).render(
         results=results,
         headings=HEADINGS,
-        sections=[section(results, criterion) for criterion in results.criteria],
-        curves=curves(results),
-        groups=other_curves(results),
+        searches=search_tables(results),
+        sections=[] if results.search else [section(results, criterion) for criterion in results.criteria],
+        curves=[] if results.search else curves(results),  # a search's chains differ in more than their cell and seed
+        groups=[] if results.search else other_curves(results),
         key=key(results.cells),
         orders=order_tables(results),
         claims=claims_section(results),
         legend=legend(results) if results.fidelity is not None else [],
+        conclusions=conclusion_lines(results),
         counts=_counts(results),
         facts=facts(results),
         outcomes=ended[:MOST_OUTCOMES],

@@ -51,7 +51,9 @@ _ONLY_SOME_HAVE = ("samples", "pictures", "claims")  # that these are missing is
 class Results:
     """One study as its directory tells it; ``notes`` says what was missing or unreadable.
 
-    ``pictures`` says which there are, without the pictures themselves: they may be thousands.
+    ``pictures`` says which there are, without the pictures themselves: they may be thousands. ``points`` and
+    ``searched`` are what a search left. Its fidelity table is not read: a search places one chain here and one there,
+    and no value has the seeds for an interval.
     """
 
     directory: Path
@@ -64,6 +66,8 @@ class Results:
     pictures: pl.DataFrame | None
     claims: list[ClaimResult] | None
     summary: dict[str, Any]
+    points: pl.DataFrame | None = None
+    searched: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -75,6 +79,23 @@ class Results:
         """The dotted keys that make a chain a baseline chain: cross entropy where the study names none."""
         baseline = self.study.get("baseline")
         return dict(baseline) if isinstance(baseline, dict) else BASELINE
+
+    @property
+    def search(self) -> dict[str, Any]:
+        """The study's search as the study file has it; empty where the study is a grid."""
+        search = self.study.get("search")
+        return search if isinstance(search, dict) else {}
+
+    @property
+    def searched_keys(self) -> list[str]:
+        """The keys that the search sets."""
+        over = self.search.get("over")
+        return list(over) if isinstance(over, dict) else [over] if over else []
+
+    @property
+    def varied(self) -> list[str]:
+        """The keys that make a cell."""
+        return list(self.cells.keys)
 
     @property
     def unit(self) -> str:
@@ -98,7 +119,7 @@ class Results:
         vary = self.study.get("vary")
         asked = list(vary) if isinstance(vary, dict) else []
         keys = varied_keys(tables[0] if tables else self.generations, asked)
-        keys = tuple(key for key in keys if key in self.generations.columns)
+        keys = tuple(key for key in keys if key in self.generations.columns and key not in self.searched_keys)
         table = self.generations
         if self.chains is not None:  # chains that failed before their first generation have a cell, too
             unseen = self.chains.join(table, on="chain_id", how="anti").select("chain_id", "seed", *keys)
@@ -132,7 +153,7 @@ def load_results(study_dir: Path) -> Results:
     if generations.is_empty():
         notes.append("no generation has been completed: there is nothing to draw yet")
     language = generations["family"].eq("language").any() if "family" in generations.columns else False
-    optional: dict[str, pl.DataFrame | None] = {}
+    optional: dict[str, Any] = {}
     for name, lost in _WHAT_IS_LOST.items():
         try:
             columns = ["chain_id", "generation"] if name == "pictures" else None
@@ -147,7 +168,25 @@ def load_results(study_dir: Path) -> Results:
         optional[name] = None if table is None else with_chance(table)
     claims = _read_claims(directory, study, notes)
     summary = _read_summary(directory / "results" / "summary.json", notes)
-    return Results(directory, study, text, generations, **optional, claims=claims, summary=summary, notes=notes)
+    searched: dict[str, Any] = {}
+    if study.get("search"):
+        optional["fidelity"] = None
+        searched = _read_searched(directory / "results", notes)
+    return Results(
+        directory, study, text, generations, **optional, claims=claims, summary=summary, notes=notes, **searched
+    )
+
+
+def _read_searched(folder: Path, notes: list[str]) -> dict[str, Any]:
+    """What a search left; a search that has not ended may have left nothing yet."""
+    found: dict[str, Any] = {}
+    path = folder / "collapse_points.parquet"
+    try:
+        found["points"] = pl.read_parquet(path, glob=False) if path.is_file() else None
+        found["searched"] = json.loads((folder / "search.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+        notes.append(f"what the search found cannot be read ({error}); run or resume the sweep")
+    return found
 
 
 def _read_study(path: Path) -> tuple[str, dict[str, Any]]:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from fortifai_ray.fidelity import CollapseCriterion
+from fortifai_ray.fidelity import CollapseCriterion, conclusions
 from fortifai_ray.report.cells import printable
 from fortifai_ray.report.criteria import criterion_rows, criterion_text
 from fortifai_ray.report.numbers import count, duration, number, ratio
 from fortifai_ray.report.order import OrderTable, order_tables
 from fortifai_ray.report.results import Results
+from fortifai_ray.report.search import SearchTable, search_tables
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 MOST_CELLS = 24  # of each criterion, in the terminal; the page has them all
+MOST_CONCLUSIONS = 8  # in the terminal
 MOST_OUTCOMES = 12  # failed chains, in the terminal
 HEADINGS = ("cell", "chains", "censored", "FI in", "FI median", "FI mean", "FI ratio")
 
@@ -98,6 +100,16 @@ def legend(results: Results) -> list[str]:
     ]
 
 
+def conclusion_lines(results: Results, most: int | None = None) -> list[str]:
+    """What can be concluded and what cannot, sentence by sentence; the first ``most`` of them and how many are left."""
+    if results.fidelity is None or results.chains is None or "logrank_p" not in results.fidelity.columns:
+        return []
+    lines = [printable(line) for line in conclusions(results.fidelity, results.chains)]
+    if most is None or len(lines) <= most:
+        return lines
+    return [*lines[:most], f"… and {len(lines) - most} further sentences in report.html"]
+
+
 def facts(results: Results) -> list[tuple[str, str]]:
     """How the sweep ran, as far as the summary tells."""
     summary = results.summary
@@ -135,9 +147,11 @@ def render_tables(results: Results) -> Group:
     parts: list[Any] = []
     for criterion in results.criteria if results.fidelity is not None else []:
         parts += _rich_table(results, criterion)
+    parts += [part for table in search_tables(results, draw=False) for part in _search_table(table)]
     parts += [_order_table(table) for table in order_tables(results)]
     if results.fidelity is not None and results.criteria:
         parts += [Text(line, style="dim") for line in legend(results)]
+    parts += [Text(line) for line in conclusion_lines(results, most=MOST_CONCLUSIONS)]
     if lines := facts(results):
         parts.append(Text("\n" + " · ".join(f"{name} {value}" for name, value in lines)))
     ended = outcomes(results)
@@ -168,6 +182,17 @@ def _rich_table(results: Results, criterion: CollapseCriterion) -> list[Table | 
         table,
         Text(f"… and {left} further cells: results/fidelity.parquet and report.html have them all\n", "yellow"),
     ]
+
+
+def _search_table(found: SearchTable) -> list[Table | Text]:
+    """What a search found."""
+    from rich.text import Text
+
+    title = Text.assemble(("collapse point: ", "bold"), printable(found.title))
+    table = _plain_table(title, {heading: heading not in ("cell", "point", "ended") for heading in found.headings})
+    for row in found.rows:
+        table.add_row(*(Text(printable(text)) for text in row))
+    return [table, *(Text(note + "\n", style="dim") for note in found.notes)]
 
 
 def _order_table(order: OrderTable) -> Table:

@@ -66,6 +66,7 @@ class BoundaryFinder:
         search: the study's settings.
         whole: whether the key takes whole numbers alone.
         first_seed: the recipe's; others follow it.
+        rounds: that were answered whole so far.
     """
 
     search: BoundarySearch
@@ -76,6 +77,7 @@ class BoundaryFinder:
     _asked: set[Probe] = field(default_factory=set, init=False)
     _ended: Ending | None = field(default=None, init=False)
     _audited: bool = field(default=False, init=False)
+    rounds: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         self._round = self._probes(self._spread(_SCAN))
@@ -103,7 +105,13 @@ class BoundaryFinder:
             raise ValueError(f"no answer is waited for at {probe.value:g}, seed {probe.seed}")
         self._answers[probe] = Answer(collapsed, generations)
         if all(asked in self._answers for asked in self._round):
+            self.rounds += 1
             self._plan()
+
+    @property
+    def answers(self) -> Mapping[Probe, Answer]:
+        """Everything that was answered so far."""
+        return self._answers
 
     def release(self) -> None:
         """Chains that were asked for and not answered are asked for again: whoever ran them is gone."""

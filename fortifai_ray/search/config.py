@@ -1,13 +1,16 @@
 """``search:`` of a study file: find where collapse begins along one key, or the values at which a metric is largest."""
 
 import difflib
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from fortifai_ray.errors import UserError
+from fortifai_ray.fidelity.criterion import CollapseCriterion
+from fortifai_ray.search.verdicts import SurvivalRules
 
 Direction = Literal["rises", "falls", "detect"]
 Ends = Annotated[list[FiniteFloat], Field(min_length=2, max_length=2)]
@@ -44,6 +47,9 @@ class BoundarySearch(BaseModel):
     seeds: int | None = Field(
         None, ge=2, description="seeds to use, from the recipe's own on; not given: a new one for each chain of a cell"
     )
+    survival: SurvivalRules = Field(
+        SurvivalRules(), description="premises under which a chain ends once it cannot collapse any more"
+    )
 
     @model_validator(mode="after")
     def _range_is_one(self) -> "BoundarySearch":
@@ -68,6 +74,11 @@ class BoundarySearch(BaseModel):
         return self
 
     @property
+    def corners(self) -> list[dict[str, float]]:
+        """The ends of what is searched, as values of the searched keys."""
+        return [{self.over: self.low}, {self.over: self.high}]
+
+    @property
     def known_direction(self) -> Direction:
         """The direction to assume: as given, else as known of the key, else ``detect``."""
         return self.direction or _KNOWN_DIRECTIONS.get(self.over, "detect")
@@ -82,7 +93,9 @@ class OptimiseSearch(BaseModel):
     maximise: Literal["fi_ratio"] = "fi_ratio"
     log: list[str] = Field([], description="keys of `over` that are searched on a log scale")
     at_once: int = Field(4, ge=1, le=64)
-    budget: int = Field(40, ge=2, description="points to try; each runs a chain for every seed of the study")
+    budget: int = Field(
+        40, ge=2, description="points to try; each runs a chain for every seed of the study, and one of the baseline"
+    )
 
     @model_validator(mode="after")
     def _ranges_are_ranges(self) -> "OptimiseSearch":
@@ -96,6 +109,11 @@ class OptimiseSearch(BaseModel):
                 raise ValueError(f"log: {key} is not searched; name keys of over: {', '.join(self.over)}")
         return self
 
+    @property
+    def corners(self) -> list[dict[str, float]]:
+        """The ends of what is searched, as values of the searched keys."""
+        return [dict(zip(self.over, values, strict=True)) for values in itertools.product(*self.over.values())]
+
 
 Search = Annotated[BoundarySearch | OptimiseSearch, Field(discriminator="kind")]
 
@@ -106,13 +124,21 @@ def searched_keys(search: BoundarySearch | OptimiseSearch) -> list[str]:
 
 
 def refuse_search(
-    search: BoundarySearch | OptimiseSearch, recipes: list[Mapping[str, Any]], varied: list[str], source: str
+    search: BoundarySearch | OptimiseSearch,
+    recipes: Sequence[Mapping[str, Any]],
+    varied: Sequence[str],
+    criteria: Sequence[CollapseCriterion],
+    *,
+    is_baseline: bool,
+    source: str,
 ) -> None:
     """Raise :class:`UserError` where a search does not fit the study.
 
     Args:
         recipes: a flat recipe (dotted keys, defaults included) of each cell.
-        varied: the study's varied keys.
+        varied: the keys under the study's ``vary``.
+        criteria: the study's collapse criteria.
+        is_baseline: whether a cell is the baseline itself.
         source: the study file, for the message.
     """
     for key in searched_keys(search):
@@ -121,10 +147,44 @@ def refuse_search(
         if key in varied:
             raise UserError(f"{source}: search.over: {key} is varied as well; take it out of vary")
         for recipe in recipes:
-            _refuse_key(key, recipe, source)
+            _refuse_key(key, recipe, search.corners, source)
+    if isinstance(search, BoundarySearch):
+        _refuse_boundary(search, varied, criteria, source)
+    else:
+        _refuse_optimise(search, varied, is_baseline, source)
 
 
-def _refuse_key(key: str, recipe: Mapping[str, Any], source: str) -> None:
+def _refuse_boundary(
+    search: BoundarySearch, varied: Sequence[str], criteria: Sequence[CollapseCriterion], source: str
+) -> None:
+    if "seed" in varied:
+        raise UserError(
+            f"{source}: vary: a boundary search chooses its chains' seeds itself; take seed out of vary (search.seeds "
+            "limits how many different ones it takes)"
+        )
+    step = search.survival.largest_step
+    for criterion in criteria:
+        if step is not None and criterion.log_scale and step <= 1:
+            raise UserError(
+                f"{source}: search.survival.largest_step: of {criterion.metric} it is a factor, above 1, not {step:g}"
+            )
+
+
+def _refuse_optimise(search: OptimiseSearch, varied: Sequence[str], is_baseline: bool, source: str) -> None:
+    others = [key for key in varied if key != "seed"]
+    if others:
+        raise UserError(
+            f"{source}: vary: an optimise search is of one recipe, with seeds alone to vary: not {', '.join(others)}; "
+            "search over numeric keys, and make a study of each of the others"
+        )
+    if is_baseline:
+        raise UserError(
+            f"{source}: search.maximise: fi_ratio is measured against the baseline, which this recipe is itself; "
+            "give it the loss to be searched"
+        )
+
+
+def _refuse_key(key: str, recipe: Mapping[str, Any], corners: Sequence[Mapping[str, float]], source: str) -> None:
     if key not in recipe:
         numeric = [name for name, value in recipe.items() if _is_number(value)]
         close = difflib.get_close_matches(key, numeric, n=1)
@@ -132,6 +192,9 @@ def _refuse_key(key: str, recipe: Mapping[str, Any], source: str) -> None:
         raise UserError(f"{source}: search.over: {key}: not a key of the recipe; {hint}")
     if not _is_number(recipe[key]):
         raise UserError(f"{source}: search.over: {key}: not a number in the recipe (it is {recipe[key]!r})")
+    for corner in corners if isinstance(recipe[key], int) else ():
+        if not float(corner[key]).is_integer():
+            raise UserError(f"{source}: search: {key} takes whole numbers alone, not {corner[key]:g}")
 
 
 def _is_number(value: Any) -> bool:

@@ -6,6 +6,8 @@ for good takes no part. Tune may hold as many trials at once as it likes: more a
 """
 
 import json
+import logging
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,18 +71,40 @@ def _as_list(probe: Probe) -> list[float]:
     return [probe.place, probe.value, probe.seed]
 
 
-def optuna_search(search: OptimiseSearch, seed: int) -> Searcher:
+def optuna_search(
+    search: OptimiseSearch,
+    seed: int,
+    whole: Collection[str] = (),
+    tried: Sequence[tuple[dict[str, float], float | None]] = (),
+) -> Searcher:
     """Tune's own Optuna searcher over the keys of ``search.over``; trials report ``fi_ratio``.
+
+    Keys among ``whole`` take whole numbers alone. ``tried`` are points of an earlier run and their ratios (None: there
+    was none), from which it goes on; its draws then differ from those that it made before.
 
     Raises:
         UserError: Optuna is not installed.
     """
     from ray.tune.search.optuna import OptunaSearch
 
-    space = {
-        key: tune.loguniform(*ends) if key in search.log else tune.uniform(*ends) for key, ends in search.over.items()
-    }
+    class FinalOnly(OptunaSearch):
+        """A point's ratio is known once all of its chains have run: what is reported before is no measurement."""
+
+        def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None: ...
+
+    logging.getLogger("optuna").setLevel(logging.WARNING)  # a line for every trial, on top of the sweep's own
+    space = {key: _domain(ends, is_log=key in search.log, whole=key in whole) for key, ends in search.over.items()}
     try:
-        return OptunaSearch(space, metric=search.maximise, mode="max", seed=seed)
+        searcher = FinalOnly(OptunaSearch.convert_search_space(space), metric=search.maximise, mode="max", seed=seed + len(tried))
     except (AssertionError, ImportError) as error:
         raise UserError("search.kind: optimise needs Optuna, which is not installed: pip install optuna") from error
+    for values, ratio in tried:
+        searcher.add_evaluated_point(values, ratio, pruned=ratio is None)  # type: ignore[arg-type]  # None it is then
+    return searcher
+
+
+def _domain(ends: Sequence[float], *, is_log: bool, whole: bool) -> Any:
+    low, high = ends
+    if whole:  # Ray's upper end is exclusive
+        return (tune.lograndint if is_log else tune.randint)(int(low), int(high) + 1)
+    return (tune.loguniform if is_log else tune.uniform)(low, high)

@@ -41,9 +41,7 @@ class StudyRuns:
     carried out all the same: the next attempt asks again.
     """
 
-    def __init__(
-        self, name: str, storage: Path, study: dict[str, Any], chains: Mapping[str, ChainInfo], uri: str
-    ) -> None:
+    def __init__(self, name: str, storage: Path, study: dict[str, Any], chains: dict[str, ChainInfo], uri: str) -> None:
         self.name = name
         self.storage = storage.expanduser().resolve()
         self.chains = chains

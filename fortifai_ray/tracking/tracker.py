@@ -38,6 +38,10 @@ class StudyTracker:
         text = yaml.safe_dump(plain(study), sort_keys=False, allow_unicode=True)
         self._sender.put("the study file", lambda: self._runs.log_text(None, text, "study.yaml"))
 
+    def add_chain(self, chain_id: str, label: str, parameters: Mapping[str, object]) -> None:
+        """Another chain, which nobody knew of before: a search chooses its chains as it goes."""
+        self._runs.chains.setdefault(chain_id, ChainInfo(chain_id, label, parameters))
+
     def log_generation(
         self,
         chain_id: str,

@@ -18,6 +18,8 @@ from fortifai_ray.search.points import CollapsePoint, collapse_points
 from fortifai_ray.search.verdicts import SurvivalRules, verdict
 from tests.search.laws import logistic
 
+CRITERION = CollapseCriterion(metric="perplexity", threshold=2.0, direction="above")
+
 RATIO = {"over": "regime.synthetic_ratio", "low": 0.0, "high": 1.0, "tolerance": 0.02}
 DOUBLED = CollapseCriterion(metric="perplexity", threshold=2.0, direction="above", confirm=1)
 HALVED = CollapseCriterion(metric="accuracy", threshold=0.5, direction="below", confirm=1)
@@ -55,7 +57,12 @@ def test_a_key_that_cannot_be_searched_is_refused(search: dict[str, Any], messag
     recipe = {"regime.synthetic_ratio": 1.0, "loss.kind": "tce", "seed": 0, "decoding.temperature": 0.8}
     with pytest.raises(UserError, match=rf"^study.yaml: search.over: .*{message}"):
         refuse_search(
-            BoundarySearch.model_validate({**RATIO, **search}), [recipe], ["decoding.temperature"], "study.yaml"
+            BoundarySearch.model_validate({**RATIO, **search}),
+            [recipe],
+            ["decoding.temperature"],
+            [CRITERION],
+            is_baseline=False,
+            source="study.yaml",
         )
 
 

@@ -1,0 +1,99 @@
+"""What a user wrote, read and checked: YAML with no key twice, and one line for what is wrong."""
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from fortifai_ray.errors import UserError
+
+_Checked = TypeVar("_Checked", bound=BaseModel)
+
+
+def read_yaml(path: Path, what: str) -> Any:
+    """A YAML file's content; ``what`` says in messages what the file should be. Raises :class:`UserError`."""
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give the path of {what}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def validated(model: type[_Checked], content: Mapping[str, Any], source: str, vary: Iterable[str] = ()) -> _Checked:
+    """``content`` as a ``model``; a mistake in it is told as that of ``source``, with the keys that ``vary`` marked."""
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"{source}: {_first_error(error, model, content, set(vary))}") from None
+
+
+def _first_error(error: ValidationError, model: type[BaseModel], content: Mapping[str, Any], vary: set[str]) -> str:
+    errors = error.errors()
+    first = errors[0]
+    location = _location(first["loc"], content)
+    varies = any(location == key or location.startswith(f"{key}.") for key in vary)
+    where = f"{location} (under vary)" if varies else location or "the recipe"
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    if first["type"] == "extra_forbidden":
+        return f"{where}: unknown key{suggest(location.rpartition('.')[2], all_keys(model))}{more}"
+    if first["type"] == "union_tag_not_found":
+        return f"{where}.kind: this key is needed and missing{more}"
+    if first["type"] == "missing":
+        return f"{where}: this key is needed and missing{more}"
+    given = first["input"]
+    shown = f", not {given!r}" if isinstance(given, str | int | float | bool) and first["type"] != "value_error" else ""
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    return f"{where}: {message[0].lower() + message[1:]}{shown}{more}"
+
+
+def _location(parts: tuple[int | str, ...], content: Any) -> str:
+    """The key as written: pydantic puts the tag of a tagged union into its path, which stands in no file."""
+    names: list[str] = []
+    for part in parts:
+        tagged = isinstance(content, Mapping) and part in (content.get("kind"), content.get("task"))
+        is_kind = tagged and not isinstance(content.get(part), dict)
+        is_form = part in ("range", "list") and not _has(content, part)
+        if is_form or is_kind:
+            continue
+        names.append(str(part))
+        content = content[part] if _has(content, part) else None
+    return ".".join(names)
+
+
+def _has(content: Any, part: int | str) -> bool:
+    if isinstance(content, Mapping):
+        return part in content
+    return isinstance(content, list) and isinstance(part, int) and part < len(content)
+
+
+def all_keys(model: type[BaseModel]) -> list[str]:
+    """Every key that a model or one of its parts knows."""
+    schema = model.model_json_schema()
+    parts = [schema, *schema.get("$defs", {}).values()]
+    return sorted({key for part in parts for key in part.get("properties", {})})
+
+
+def suggest(word: str, known: Sequence[str]) -> str:
+    """The end of a message about an unknown word: the nearest known one, or all of them."""
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {close[0]}?" if close else f" (known keys: {', '.join(known)})"
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML, safely, and no key twice: PyYAML would silently keep the last."""
+
+
+def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [loader.construct_object(key) for key, _ in node.value]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
+    loader.flatten_mapping(node)
+    return loader.construct_mapping(node, deep=True)
+
+
+_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
