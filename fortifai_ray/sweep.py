@@ -18,6 +18,7 @@ from fortifai_ray.preflight import check_address, check_study
 from fortifai_ray.progress import Board, SweepProgress
 from fortifai_ray.resources import Plan, cores_here, make_plan
 from fortifai_ray.run import SweepOutcome, SweepRun
+from fortifai_ray.search import BoundarySearch
 from fortifai_ray.steps import NotStored, Steps
 from fortifai_ray.store import StageStore
 from fortifai_ray.study import Chain, Study
@@ -145,6 +146,9 @@ def print_plan(study: Study, storage: Path, console: Console) -> None:
     """What a sweep of ``study`` would do, without doing any of it."""
     store = StageStore(storage)
     inputs = check_study(study, store)
+    if study.settings.search is not None:
+        _print_search(study, console)
+        return
     stored = _print_cohorts(study, store, console)
     for chain in study.chains:
         if chain.recipe.batched:
@@ -167,6 +171,29 @@ def print_plan(study: Study, storage: Path, console: Console) -> None:
         soft_wrap=True,
     )
     for line in plan.shrunk:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _print_search(study: Study, console: Console) -> None:
+    """What a search may run at most; how much of that the store holds, only the search itself can tell."""
+    search = study.settings.search
+    assert search is not None
+    if isinstance(search, BoundarySearch):
+        cells = len(study.cells) * len(study.settings.collapse)
+        chains, at_once = search.budget * cells, search.at_once * cells
+        what = f"the boundary of collapse along {search.over} in {cells} cell(s)"
+    else:
+        chains, at_once = search.budget * len(study.chains), search.at_once
+        what = f"the largest {search.maximise} over {', '.join(search.over)}, and the baseline's chains beside"
+    engines = any(chain.recipe.uses_engines for chain in study.cells)
+    cpus = float(study.settings.resources.num_cpus or cores_here())
+    plan = make_plan(study.settings.resources, at_once, cpus, cores_here(), engines=engines)
+    lines = [
+        f"searches for {what}: at most {chains} chains of {study.generations_asked} generations",
+        f"Here: {plan.describe()}",
+        *plan.shrunk,
+    ]
+    for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 

@@ -89,7 +89,7 @@ def read_mlflow(tracking_uri: str, experiment: str) -> StudyRuns:
         raise UserError(f"experiment {experiment!r}: its study has no chains yet: nothing of it has run")
     chains = [run for run in runs if "seed" in run.data.params]  # a cell's run has none
     study = yaml.safe_load(_artefact(client, parent.info.run_id, "study.yaml", _read_text))
-    varied = _varied(study.get("vary") or {})
+    varied = _varied(study)
     rows = [row for run in chains for row in _rows(client, run, varied)]
     table = pl.DataFrame(rows, schema_overrides=_TYPES, infer_schema_length=None, strict=False)
     if len(chains) < len(runs):
@@ -186,13 +186,15 @@ def _value(text: str) -> Any:
         return text
 
 
-def _varied(vary: Mapping[str, Any]) -> list[str]:
-    """The columns that a study file's ``vary`` makes: a value that is a section varies the keys in it."""
+def _varied(study: Mapping[str, Any]) -> list[str]:
+    """The columns that a study file's ``vary`` makes (a value that is a section varies the keys in it), and those that
+    its search sets."""
     columns: dict[str, None] = {}
-    for key, values in vary.items():
+    for key, values in (study.get("vary") or {}).items():
         for value in values if isinstance(values, list) else [None]:
             columns |= dict.fromkeys(_leaves(key, value))
-    return list(columns)
+    over = (study.get("search") or {}).get("over") or ()
+    return list(columns | dict.fromkeys([*([over] if isinstance(over, str) else over), *(["seed"] if over else [])]))
 
 
 def _leaves(key: str, value: Any) -> Iterator[str]:

@@ -95,9 +95,11 @@ def optuna_search(
     logging.getLogger("optuna").setLevel(logging.WARNING)  # a line for every trial, on top of the sweep's own
     space = {key: _domain(ends, is_log=key in search.log, whole=key in whole) for key, ends in search.over.items()}
     try:
-        searcher = FinalOnly(OptunaSearch.convert_search_space(space), metric=search.maximise, mode="max", seed=seed + len(tried))
+        searcher = FinalOnly(
+            OptunaSearch.convert_search_space(space), metric=search.maximise, mode="max", seed=seed + len(tried)
+        )
     except (AssertionError, ImportError) as error:
-        raise UserError("search.kind: optimise needs Optuna, which is not installed: pip install optuna") from error
+        raise UserError("search.kind: optimise needs Optuna, which is missing: pip install optuna") from error
     for values, ratio in tried:
         searcher.add_evaluated_point(values, ratio, pruned=ratio is None)  # type: ignore[arg-type]  # None it is then
     return searcher
