@@ -12,20 +12,14 @@ and in the study file ``loss: {kind: "my_losses:squared", scale: 0.5}``. Its der
 fused kernel serves it too. On a cluster, the module must be importable by the workers.
 """
 
-import difflib
-import hashlib
-import importlib
 import inspect
-import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic import BaseModel, ConfigDict, create_model
 
 from fortifai_ray.losses.base import PointwiseLoss
+from fortifai_ray.user_code import find_user_code, mistake, source_hash
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,8 +59,7 @@ class UserLoss(PointwiseLoss):
 
     def identity(self) -> dict[str, Any]:
         """Settings, and a hash of the whole module that the function stands in (what that imports is not in it)."""
-        source = Path(inspect.getfile(_find(self.kind))).read_bytes()
-        return {**self.model_dump(mode="json"), "source": hashlib.sha256(source).hexdigest()}
+        return {**self.model_dump(mode="json"), "source": source_hash(_find(self.kind))}
 
 
 def validate_user_loss(content: Mapping[str, Any]) -> UserLoss:
@@ -81,46 +74,25 @@ def validate_user_loss(content: Mapping[str, Any]) -> UserLoss:
         function = _find(kind)
         parameters = _parameters(function, kind)
     except ValueError as error:
-        raise _mistake("kind", str(error), kind) from None
+        raise mistake("loss", "kind", str(error), kind) from None
     for key in own:
         if key not in parameters.model_fields:
             known = ", ".join(parameters.model_fields) or "nothing further"
-            raise _mistake(key, f"unknown key: {kind} takes {known}", own[key])
+            raise mistake("loss", key, f"unknown key: {kind} takes {known}", own[key])
     settings = parameters.model_validate(own).model_dump()
     loss = UserLoss.model_validate({**content, "kind": kind, **settings})
     try:
         _try(loss)
     except Exception as error:
-        raise _mistake("kind", f"{kind} is no function of the log-probability: {error}", kind) from error
+        raise mistake("loss", "kind", f"{kind} is no function of the log-probability: {error}", kind) from error
     return loss
 
 
 def _find(kind: str) -> Callable[..., "Tensor"]:
-    module_name, _, name = kind.partition(":")
-    module = _import(module_name)
-    function = getattr(module, name, None)
-    if function is None:
-        close = difflib.get_close_matches(name, vars(module), n=1)
-        raise ValueError(f"{module_name} has no {name}" + (f"; did you mean {close[0]}?" if close else ""))
+    function = find_user_code(kind, "loss")
     if not inspect.isfunction(function):
         raise ValueError(f"{kind} is not a function")
     return function
-
-
-def _import(name: str) -> ModuleType:
-    if name == "__main__":
-        raise ValueError("a loss defined in the running script cannot reach the workers: put it into a module")
-    here = str(Path.cwd())
-    if name not in sys.modules and here not in sys.path:
-        sys.path.append(here)  # last, so that a file lying here shadows nothing; Ray tells its workers of it by itself
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name and (name == error.name or name.startswith(f"{error.name}.")):
-            raise ValueError(f"there is no module {name} (looked for in the current folder, then installed)") from None
-        raise ValueError(f"{name} cannot be imported: {error}") from error
-    except Exception as error:  # a user's file may fail in any way
-        raise ValueError(f"{name} cannot be imported: {type(error).__name__}: {error}") from error
 
 
 def _parameters(function: Callable[..., "Tensor"], kind: str) -> type[BaseModel]:
@@ -152,9 +124,3 @@ def _try(loss: UserLoss) -> None:
         raise ValueError(f"it gives shape {tuple(value.shape)} for shape {tuple(log_p.shape)}")
     if not (value.isfinite().all() and derivative.isfinite().all()):
         raise ValueError(f"at log p = {log_p.tolist()} it gives {value.tolist()}, slope {derivative.tolist()}")
-
-
-def _mistake(key: str, message: str, given: Any) -> ValidationError:
-    # The braces of a message must not be read as its own template.
-    error = PydanticCustomError("value_error", "{message}", {"message": message})
-    return ValidationError.from_exception_data("loss", [InitErrorDetails(type=error, loc=(key,), input=given)])

@@ -26,23 +26,19 @@ the model that is true, for a verifier ``by: truth``. To weigh samples under a l
 ``fit(data, weights)``. Draw from ``rng`` alone: results must depend on nothing but the recipe.
 """
 
-import difflib
-import hashlib
 import inspect
 import json
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import ConfigDict, ValidationError
-from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.families.analytic.base import AnalyticFamily, Array, Model
 from fortifai_ray.families.analytic.streams import Streams
-from fortifai_ray.losses.user import _import
+from fortifai_ray.user_code import find_user_code, mistake, source_hash
 
 _METHODS = {"human": 2, "fit": 1, "evaluate": 1, "generate": 3}
 _MODEL = "model"
@@ -59,8 +55,7 @@ class UserFamily(AnalyticFamily):
 
     def identity(self) -> dict[str, Any]:
         """Settings, and a hash of the whole module that the class stands in (what that imports is not in it)."""
-        source = Path(inspect.getfile(_find(self.kind))).read_bytes()
-        return {**self.model_dump(mode="json"), "source": hashlib.sha256(source).hexdigest()}
+        return {**self.model_dump(mode="json"), "source": source_hash(_find(self.kind))}
 
     def human(self, n: int, streams: Streams) -> Array:
         generators = streams.generators("human")
@@ -168,19 +163,21 @@ def validate_user_family(content: Mapping[str, Any]) -> UserFamily:
         cls = _find(kind)
         _check_methods(cls, kind)
     except ValueError as error:
-        raise _mistake("kind", str(error), kind) from None
+        raise mistake("family", "kind", str(error), kind) from None
     known = inspect.signature(cls).parameters
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
         for key in settings:
             if key not in known:
-                raise _mistake(key, f"unknown key: {kind} takes {', '.join(known) or 'nothing'}", settings[key])
+                raise mistake(
+                    "family", key, f"unknown key: {kind} takes {', '.join(known) or 'nothing'}", settings[key]
+                )
     try:
         family = UserFamily.model_validate(dict(content))
         _built(kind, json.dumps(settings, sort_keys=True))
     except ValidationError:
         raise
     except Exception as error:  # a user's code may fail in any way
-        raise _mistake("kind", f"{kind} does not take these settings: {error}", kind) from error
+        raise mistake("family", "kind", f"{kind} does not take these settings: {error}", kind) from error
     return family
 
 
@@ -193,13 +190,7 @@ def _find(kind: str) -> Any:
     module_name, _, name = kind.partition(":")
     if not module_name or not name:
         raise ValueError(f"a family of your own is named module:Class, not {kind!r}")
-    if module_name == "__main__":
-        raise ValueError("a family defined in the running script cannot reach the workers: put it into a module")
-    module = _import(module_name)
-    cls = getattr(module, name, None)
-    if cls is None:
-        close = difflib.get_close_matches(name, vars(module), n=1)
-        raise ValueError(f"{module_name} has no {name}" + (f"; did you mean {close[0]}?" if close else ""))
+    cls = find_user_code(kind, "family")
     if not inspect.isclass(cls):
         raise ValueError(f"{kind} is not a class")
     return cls
@@ -249,9 +240,3 @@ def _has_nan(model: Any) -> bool:
     if isinstance(model, tuple | list):
         return any(_has_nan(part) for part in model)
     return isinstance(model, float | np.floating | np.ndarray) and bool(np.any(np.not_equal(model, model)))
-
-
-def _mistake(key: str, message: str, given: Any) -> ValidationError:
-    # The braces of a message must not be read as its own template.
-    error = PydanticCustomError("value_error", "{message}", {"message": message})
-    return ValidationError.from_exception_data("family", [InitErrorDetails(type=error, loc=(key,), input=given)])

@@ -1,0 +1,56 @@
+"""A user's own code, named ``module:name`` in a study file: found, hashed, and told apart from a mistake."""
+
+import difflib
+import hashlib
+import importlib
+import inspect
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+
+def find_user_code(kind: str, what: str) -> Any:
+    """What ``kind`` (``module:name``) names; ``what`` it is to be, ``loss`` or ``family``, is for messages.
+
+    Raises:
+        ValueError: no such module or name, a module that cannot be imported, or one that workers could not import.
+    """
+    module_name, _, name = kind.partition(":")
+    if module_name == "__main__":
+        raise ValueError(f"a {what} defined in the running script cannot reach the workers: put it into a module")
+    module = _import(module_name)
+    found = getattr(module, name, None)
+    if found is None:
+        close = difflib.get_close_matches(name, vars(module), n=1)
+        raise ValueError(f"{module_name} has no {name}" + (f"; did you mean {close[0]}?" if close else ""))
+    return found
+
+
+def source_hash(code: Any) -> str:
+    """A hash of the whole module that a function or class stands in (what that imports is not in it)."""
+    return hashlib.sha256(Path(inspect.getfile(code)).read_bytes()).hexdigest()
+
+
+def mistake(section: str, key: str, message: str, given: Any) -> ValidationError:
+    """A user's mistake at a key of a section, as pydantic would tell it."""
+    # The braces of a message must not be read as its own template.
+    error = PydanticCustomError("value_error", "{message}", {"message": message})
+    return ValidationError.from_exception_data(section, [InitErrorDetails(type=error, loc=(key,), input=given)])
+
+
+def _import(name: str) -> ModuleType:
+    here = str(Path.cwd())
+    if name not in sys.modules and here not in sys.path:
+        sys.path.append(here)  # last, so that a file lying here shadows nothing; Ray tells its workers of it by itself
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and (name == error.name or name.startswith(f"{error.name}.")):
+            raise ValueError(f"there is no module {name} (looked for in the current folder, then installed)") from None
+        raise ValueError(f"{name} cannot be imported: {error}") from error
+    except Exception as error:  # a user's file may fail in any way
+        raise ValueError(f"{name} cannot be imported: {type(error).__name__}: {error}") from error
