@@ -58,3 +58,34 @@ def test_a_replay_computes_nothing(tmp_path: Path) -> None:
     """It names the first step that is missing, and leaves the store as it is."""
     with pytest.raises(NotStored, match="create the starting model"):
         list(run_chain(task(tmp_path), Steps(StageStore(tmp_path), replay=True), Devices()))
+
+
+@pytest.mark.parametrize(
+    ("survival", "generations", "ended"),
+    [
+        ({}, 4, "horizon"),
+        ({"never_recorded": True}, 3, "no_room_left"),
+        ({"never_recorded": True, "largest_step": 5.0}, 1, "too_far"),
+    ],
+)
+def test_a_chain_that_cannot_collapse_any_more_ends(
+    tmp_path: Path, survival: dict[str, object], generations: int, ended: str
+) -> None:
+    """Only under the premises that a search's study vouches for, and its last row says which of them it was."""
+    search = {"kind": "boundary", "over": "regime.synthetic_ratio", "low": 0, "high": 1, "tolerance": 0.1}
+    content = {
+        "name": "far",
+        "family": {"kind": "diffusion", "data": {"source": "blobs"}},
+        "training": {"epochs": 1},
+        "samples_per_generation": 32,
+        "regime": {"kind": "mixed"},
+        "generations": 4,
+        "collapse": {"metric": "wasserstein", "threshold": 1e6, "direction": "above", "relative_to": "absolute"},
+        "search": {**search, "survival": survival},
+    }
+    study = make_study(content, "far.yaml")
+    store = StageStore(tmp_path)
+    chain = study.probe(study.cells[0], {"regime.synthetic_ratio": 1.0}, 0)
+    searched = ChainTask.of(study, chain, check_study(study, store))
+    rows = [result.row for result in run_chain(searched, Steps(store), Devices())]
+    assert [row["ended"] for row in rows] == [None] * (generations - 1) + [ended]
