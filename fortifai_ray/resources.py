@@ -8,7 +8,9 @@ is how a run would otherwise wait for ever without a word.
 import os
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from fortifai_ray.errors import UserError
 
 # Of the logical CPUs that a chain is given, the shares of its parts. They sum to less than 1: the rest is left for Ray
 # Data's tasks, which feed the engines and would starve beside actors that hold everything.
@@ -16,7 +18,19 @@ _TRAINING_SHARE = 0.5
 _ENGINE_SHARE = 0.3
 
 
+# On a single GPU that trains and generates, each gets less than half: vLLM and torch both keep some for themselves.
+_SHARED_GPU = 0.45
+
 _Count = Annotated[int, Field(ge=1)] | Literal["auto"]
+_Gpus = Annotated[float, Field(ge=0, le=64)] | Literal["auto"]
+_GpuShare = Annotated[float, Field(ge=0, le=1)] | Literal["auto"]
+
+
+def _share_or_whole(value: float | str) -> float | str:
+    """Ray gives a share of one GPU, or whole ones."""
+    if isinstance(value, float | int) and value > 1 and value != int(value):
+        raise ValueError(f"a share of one GPU or a whole number of them, not {value:g}")
+    return value
 
 
 class TrainResources(BaseModel):
@@ -24,6 +38,9 @@ class TrainResources(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     workers: int = Field(1, ge=1, description="data-parallel training processes of one chain")
+    gpus_per_worker: _Gpus = Field("auto", description="GPUs of each; auto: 1 where there are enough, else a share")
+
+    _whole = field_validator("gpus_per_worker")(_share_or_whole)
 
 
 class EngineResources(BaseModel):
@@ -31,6 +48,7 @@ class EngineResources(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     count: _Count = Field("auto", description="warm engines, shared by all chains")
+    gpus: _GpuShare = Field("auto", description="GPUs of each engine, at most 1; auto: 1 where there are enough")
 
 
 class ResourcesConfig(BaseModel):
@@ -44,7 +62,7 @@ class ResourcesConfig(BaseModel):
 
 
 class Plan(BaseModel):
-    """How a sweep spreads over the CPUs there are. Shares are logical CPUs, as Ray counts them."""
+    """How a sweep spreads over the CPUs and GPUs there are. Shares are logical ones, as Ray counts them."""
 
     model_config = ConfigDict(frozen=True)
     cpus: float
@@ -55,7 +73,15 @@ class Plan(BaseModel):
     trial_cpus: float
     worker_cpus: float
     engine_cpus: float
+    gpus: float = 0.0
+    worker_gpus: float = 0.0
+    engine_gpus: float = 0.0
     shrunk: tuple[str, ...] = ()
+
+    @property
+    def trial_gpus(self) -> float:
+        """What a chain's own process holds: a single worker trains in it."""
+        return self.worker_gpus if self.workers == 1 else 0.0
 
     @property
     def engines_at_once(self) -> int:
@@ -70,30 +96,57 @@ class Plan(BaseModel):
     def describe(self) -> str:
         """The plan in one line."""
         engines = f", {self.engines} warm engine(s)" if self.engines else ""
+        where = f"{self.cpus:g} CPU(s)"
+        if self.gpus:
+            where += f" and {self.gpus:g} GPU(s)"
+            engines += f" with {self.engine_gpus:g} GPU(s) each" if self.engines else ""
+        device = f"{self.worker_gpus:g} GPU(s)" if self.worker_gpus else f"{self.threads} thread(s)"
+        each = " each" if self.workers > 1 else ""
         return (
-            f"{self.chains_at_once} chain(s) at once on {self.cpus:g} CPU(s): training {self.training_mode} with "
-            f"{self.threads} thread(s){engines}"
+            f"{self.chains_at_once} chain(s) at once on {where}: training {self.training_mode} with {device}{each}"
+            f"{engines}"
         )
 
 
-def make_plan(resources: ResourcesConfig, chains: int, cpus: float, cores: int, *, engines: bool = True) -> Plan:
-    """The plan for ``chains`` chains on ``cpus`` logical CPUs that stand for ``cores`` real ones.
+def make_plan(
+    resources: ResourcesConfig,
+    chains: int,
+    cpus: float,
+    cores: int,
+    *,
+    engines: bool = True,
+    gpus: float = 0.0,
+) -> Plan:
+    """The plan for ``chains`` chains on ``cpus`` logical CPUs that stand for ``cores`` real ones, and ``gpus`` GPUs.
 
     What was asked for and cannot be had is cut to what fits, and said in ``shrunk``. ``engines`` is whether any chain
     generates on warm engines.
+
+    Raises:
+        UserError: GPUs were asked for that a single chain could not get; waiting for them would never end.
     """
     room = max(1, int(min(cpus, cores)))
     workers = resources.train.workers
+    worker_gpus, engine_gpus = _gpu_shares(resources, gpus, engines)
+    on_gpus = _gpu_room(workers * worker_gpus, engine_gpus, gpus)
     asked = resources.chains_at_once
-    at_once = max(1, min(chains, room // workers if asked == "auto" else asked))
+    most = min(room, on_gpus) if on_gpus else room
+    fit = on_gpus or room // workers
+    at_once = max(1, min(chains, fit if asked == "auto" else asked))
     shrunk = []
-    if asked != "auto" and asked > room:
-        at_once = max(1, min(chains, room))
-        shrunk.append(f"resources.chains_at_once: {asked} chains asked for, {at_once} at once fit on {room} CPU(s)")
+    if asked != "auto" and asked > most:
+        at_once = max(1, min(chains, most))
+        where = f"{room} CPU(s)" + (f" and {gpus:g} GPU(s)" if gpus else "")
+        shrunk.append(f"resources.chains_at_once: {asked} chains asked for, {at_once} at once fit on {where}")
     count = resources.engines.count
-    started = max(1, min(room, at_once * workers)) if count == "auto" else max(1, min(count, 2 * room))
+    most_engines = 2 * room
+    if engine_gpus:
+        most_engines = max(1, int((gpus - at_once * workers * worker_gpus) / engine_gpus + 1e-9))
+    wanted = (at_once if engine_gpus else at_once * workers) if count == "auto" else count
+    started = max(1, min(wanted, room if count == "auto" and not engine_gpus else most_engines))
     if count != "auto" and started < count and engines:
-        shrunk.append(f"resources.engines.count: {count} engines asked for, {started} fit on {room} CPU(s)")
+        where = f"{gpus:g} GPU(s)" if engine_gpus else f"{room} CPU(s)"
+        shrunk.append(f"resources.engines.count: {count} engines asked for, {started} fit on {where}")
     training = _TRAINING_SHARE * cpus / at_once
     return Plan(
         cpus=cpus,
@@ -104,8 +157,41 @@ def make_plan(resources: ResourcesConfig, chains: int, cpus: float, cores: int, 
         trial_cpus=_share(training if workers == 1 else 0.1 * training),
         worker_cpus=_share(0.9 * training / workers),
         engine_cpus=_share(_ENGINE_SHARE * cpus / started),
+        gpus=gpus,
+        worker_gpus=worker_gpus,
+        engine_gpus=engine_gpus,
         shrunk=tuple(shrunk),
     )
+
+
+def _gpu_shares(resources: ResourcesConfig, gpus: float, engines: bool) -> tuple[float, float]:
+    """GPUs of a training worker and of an engine: as asked, else whole ones where one chain finds them, else shares."""
+    workers, asked_worker = resources.train.workers, resources.train.gpus_per_worker
+    asked_engine = resources.engines.gpus if engines else 0.0
+    if gpus == 0 and "auto" in (asked_worker, asked_engine):
+        asked_worker = 0.0 if asked_worker == "auto" else asked_worker
+        asked_engine = 0.0 if asked_engine == "auto" else asked_engine
+    whole = workers + bool(engines) <= gpus
+    share = _SHARED_GPU if engines else 1.0
+    worker = (1.0 if whole else _fraction(share * gpus / workers)) if asked_worker == "auto" else float(asked_worker)
+    engine = (1.0 if whole else _fraction(share * gpus)) if asked_engine == "auto" else float(asked_engine)
+    if workers * worker + engine > gpus + 1e-9:
+        raise UserError(
+            f"resources: a chain's training needs {workers} x {worker:g} GPU(s) and an engine {engine:g}, and there "
+            f"are {gpus:g}: lower resources.train.gpus_per_worker or resources.engines.gpus, or leave them at auto"
+        )
+    return worker, engine
+
+
+def _fraction(gpus: float) -> float:
+    """A share that Ray can give: whole GPUs, or less than one."""
+    return float(int(gpus)) if gpus >= 1 else int(gpus * 100) / 100
+
+
+def _gpu_room(training: float, engine: float, gpus: float) -> int:
+    """Chains whose training and engine fit on the GPUs side by side; 0 where they take none."""
+    taken = training + engine
+    return int(gpus / taken + 1e-9) if taken else 0
 
 
 def _share(cpus: float) -> float:

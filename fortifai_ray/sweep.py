@@ -97,10 +97,13 @@ def _running(run: SweepRun, chains: int, among: Sequence[Chain], address: str | 
     with ray_instance(address, run.study.settings.resources.num_cpus):
         import ray
 
-        cpus = float(ray.cluster_resources().get("CPU", 1.0))
+        have = ray.cluster_resources()
+        cpus, gpus = float(have.get("CPU", 1.0)), float(have.get("GPU", 0.0))
         cores = cores_here() if address is None else int(cpus)
         writers = [chain for chain in among if chain.recipe.uses_engines]
-        plan = run.plan = make_plan(run.study.settings.resources, chains, cpus, cores, engines=bool(writers))
+        gpus = gpus if any(not chain.recipe.batched for chain in among) else 0.0
+        resources = run.study.settings.resources
+        plan = run.plan = make_plan(resources, chains, cpus, cores, engines=bool(writers), gpus=gpus)
         for line in (plan.describe(), *plan.shrunk):
             run.say(line)
         pool = _start_engines(run, writers[0], plan) if writers else None
@@ -131,6 +134,7 @@ def _start_engines(run: SweepRun, first: Chain, plan: Plan) -> "EnginePool":
         name=f"{run.study.name}-{uuid.uuid4().hex[:8]}",
         namespace="fortifai",
         num_cpus=plan.engine_cpus,
+        num_gpus=plan.engine_gpus,
         threads=plan.threads,
     )
     folder = run.results.folder / ".engine"

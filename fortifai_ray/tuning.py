@@ -80,7 +80,7 @@ def _devices(plan: Plan, pool: "EnginePool | None") -> Devices:
     return Devices(
         threads=plan.threads,
         workers=plan.workers,
-        resources_per_worker={"CPU": plan.worker_cpus},
+        resources_per_worker={"CPU": plan.worker_cpus, **({"GPU": plan.worker_gpus} if plan.worker_gpus else {})},
         engines_at_once=plan.engines_at_once,
         pool=pool,
     )
@@ -97,7 +97,7 @@ def _tune(
 ) -> None:
     """A trial for each point of the ``space`` or of a searcher's, as many at once as the plan says, each retried after
     a fault."""
-    trainable = tune.with_resources(trainable, tune.PlacementGroupFactory([{"CPU": plan.trial_cpus}]))
+    trainable = tune.with_resources(trainable, tune.PlacementGroupFactory([_trial_bundle(plan)]))
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what matters of it, the callback says in one line
     with tempfile.TemporaryDirectory(prefix="fortifai-tune-") as scratch:
         tuner = tune.Tuner(
@@ -113,6 +113,11 @@ def _tune(
             ),
         )
         tuner.fit()
+
+
+def _trial_bundle(plan: Plan) -> dict[str, float]:
+    """What a trial holds: its own process, and with a single worker the GPU that it trains on."""
+    return {"CPU": plan.trial_cpus, **({"GPU": plan.trial_gpus} if plan.trial_gpus else {})}
 
 
 class _Reports(tune.Callback):

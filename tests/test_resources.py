@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fortifai_ray.errors import UserError
 from fortifai_ray.resources import EngineResources, ResourcesConfig, TrainResources, make_plan
 
 
@@ -47,6 +48,59 @@ def test_what_cannot_be_had_is_cut_and_said() -> None:
     assert (plan.chains_at_once, plan.engines) == (1, 2)
     assert "resources.chains_at_once: 8" in plan.shrunk[0]
     assert "resources.engines.count: 9" in plan.shrunk[1]
+
+
+@given(
+    st.integers(0, 16),
+    st.integers(1, 40),
+    st.integers(1, 9),
+    st.booleans(),
+    st.one_of(st.just("auto"), st.integers(1, 20)),
+    st.one_of(st.just("auto"), st.integers(1, 20)),
+)
+def test_a_plan_never_asks_for_more_gpus_than_there_are(
+    gpus: int, chains: int, workers: int, writes: bool, engines: int | str, at_once: int | str
+) -> None:
+    """Shares that Ray can give, and all that chains and engines hold at once fits: no trial waits for ever."""
+    resources = ResourcesConfig.model_validate(
+        {"chains_at_once": at_once, "train": {"workers": workers}, "engines": {"count": engines}}
+    )
+    plan = make_plan(resources, chains, 64.0, 64, engines=writes, gpus=float(gpus))
+    held = plan.chains_at_once * plan.workers * plan.worker_gpus + plan.engines * plan.engine_gpus
+    assert held <= gpus + 1e-9
+    assert (plan.worker_gpus > 0) == (gpus > 0)
+    assert (plan.engine_gpus > 0) == (gpus > 0 and writes)
+    for share in (plan.worker_gpus, plan.engine_gpus):
+        assert share < 1 or share == int(share)
+    assert plan.trial_gpus == (plan.worker_gpus if workers == 1 else 0)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "workers", "at_once", "engines", "worker_gpus", "engine_gpus"),
+    [
+        (1, 1, 1, 1, 0.45, 0.45),
+        (2, 1, 1, 1, 1.0, 1.0),
+        (8, 1, 4, 4, 1.0, 1.0),
+        (8, 4, 1, 1, 1.0, 1.0),
+        (4, 4, 1, 1, 0.45, 1.0),
+    ],
+)
+def test_gpus_are_filled(
+    gpus: int, workers: int, at_once: int, engines: int, worker_gpus: float, engine_gpus: float
+) -> None:
+    """Whole GPUs where one chain finds them, else shares of those there are."""
+    plan = make_plan(ResourcesConfig(train=TrainResources(workers=workers)), 6, 64.0, 64, gpus=float(gpus))
+    assert (plan.chains_at_once, plan.engines) == (at_once, engines)
+    assert (plan.worker_gpus, plan.engine_gpus) == (worker_gpus, engine_gpus)
+
+
+def test_gpus_that_cannot_be_had_are_refused() -> None:
+    """Asked for by name and not there: one line, instead of a trial that waits for ever."""
+    resources = ResourcesConfig(train=TrainResources(workers=4, gpus_per_worker=1))
+    with pytest.raises(UserError, match=r"4 x 1 GPU.*there are 2"):
+        make_plan(resources, 2, 8.0, 8, gpus=2.0)
+    with pytest.raises(UserError, match="there are 0"):
+        make_plan(resources, 2, 8.0, 8)
 
 
 def test_two_workers_share_a_chains_part() -> None:
