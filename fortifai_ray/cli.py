@@ -24,8 +24,8 @@ def _console() -> Console:
     return Console(width=None if sys.stdout.isatty() else 120)
 
 
-_Storage = Annotated[Path, typer.Option("--storage", help="Folder of stages, results and runs; made if it is missing.")]
-_STORAGE = Path("runs")
+_Storage = Annotated[str, typer.Option("--storage", help="Folder of stages, results and runs, or s3://BUCKET/PREFIX.")]
+_STORAGE = "runs"
 
 
 @app.command()
@@ -44,18 +44,20 @@ def sweep(
     Each step is stored under the hash of what determines it: a sweep that was killed goes on where it was, one that
     is finished computes nothing.
     """
+    from fortifai_ray.storage.location import Storage
     from fortifai_ray.study import load_study
     from fortifai_ray.sweep import print_plan, run_sweep
 
     console = _console()
-    study = load_study(file, override or [])
-    _refuse_uri(storage)
+    study, place = load_study(file, override or []), Storage.of(storage)
     if dry_run:
-        print_plan(study, storage, console)
+        print_plan(study, place, console)
         return
     from fortifai_ray.report import print_tables
 
-    outcome = run_sweep(study, storage, console, address)
+    if place.tracking_note:
+        console.print(place.tracking_note, highlight=False, soft_wrap=True)
+    outcome = run_sweep(study, place, console, address)
     print_tables(outcome.folder, console)
     console.print(f"report: {outcome.report}   runs: fortifai ui --storage {storage}", highlight=False, soft_wrap=True)
     if outcome.unfinished:
@@ -66,19 +68,21 @@ def sweep(
 
 
 @app.command()
-def report(directory: Annotated[Path, typer.Argument(help="A study's folder, e.g. runs/quickstart.")]) -> None:
+def report(directory: Annotated[str, typer.Argument(help="A study's folder, or s3://BUCKET/PREFIX/NAME.")]) -> None:
     """Print a study's tables again and write its report.html, which opens offline."""
     from fortifai_ray.report import print_tables, write_report
+    from fortifai_ray.storage.mirror import opened_study
 
     console = _console()
-    path = write_report(directory)
-    print_tables(directory, console)
+    with opened_study(directory) as folder:
+        path = write_report(folder)
+        print_tables(folder, console)
     console.print(f"report: {path}", highlight=False, soft_wrap=True)
 
 
 @app.command()
 def claims(
-    directory: Annotated[Path, typer.Argument(help="A study's folder, e.g. runs/shumailov2024_gaussian.")],
+    directory: Annotated[str, typer.Argument(help="A study's folder, or s3://BUCKET/PREFIX/NAME.")],
     only: Annotated[list[str] | None, typer.Option("--id", help="Check this claim alone; may be repeated.")] = None,
 ) -> None:
     """Check a study's claims against what it measured: a line each, its verdict from the whole interval.
@@ -86,11 +90,13 @@ def claims(
     Exit code 1 where a theory claim does not hold or is undecided; a replication that fails is a finding.
     """
     from fortifai_ray.claims import check_claims, exit_code, print_claims, write_claims
+    from fortifai_ray.storage.mirror import opened_study
 
-    results = check_claims(directory, only or [])
-    print_claims(results, _console())
-    if not only:
-        write_claims(directory, results)
+    with opened_study(directory) as folder:
+        results = check_claims(folder, only or [])
+        print_claims(results, _console())
+        if not only:
+            write_claims(folder, results)
     raise typer.Exit(exit_code(results))
 
 
@@ -131,11 +137,33 @@ def evaluate(
 
 
 @app.command()
+def gc(
+    directory: Annotated[str, typer.Argument(help="The storage of the sweeps: a folder such as runs, or s3://…")],
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(metavar="STUDY", help="Keep what this study needs, and let go of the others; may be repeated."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be removed.")] = False,
+    min_age: Annotated[float, typer.Option(min=0.0, help="Leave what was written within so many hours.")] = 1.0,
+) -> None:
+    """Remove the stages that no study needs, to make room; a study that is kept can be swept again at no cost.
+
+    Without --keep every study whose folder is still there keeps its stages: remove the folder of a study that is not
+    wanted any more, then run this. With --keep only those named keep them; the tables and reports of the others stay.
+    A study that is running, and one whose text a kept study is trained on, always keep theirs.
+    """
+    from fortifai_ray.gc import collect, plan_gc, print_gc
+
+    plan = plan_gc(directory, keep or [], min_age)
+    print_gc(plan if dry_run else collect(plan), not dry_run, _console())
+
+
+@app.command()
 def doctor(storage: _Storage = _STORAGE) -> None:
     """Say what of the stack is there, and what to do about what is not."""
     from fortifai_ray.doctor import diagnose, print_findings
 
-    if not print_findings(diagnose(str(storage)), _console()):
+    if not print_findings(diagnose(storage), _console()):
         raise typer.Exit(1)
 
 
@@ -146,14 +174,10 @@ def ui(
     port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
 ) -> None:
     """Open MLflow on the runs in a storage folder."""
+    from fortifai_ray.storage.location import Storage
     from fortifai_ray.tracking import open_ui
 
-    open_ui(storage, host, port)
-
-
-def _refuse_uri(storage: Path) -> None:
-    if ":/" in str(storage):
-        raise UserError(f"--storage {storage}: object stores are not supported yet; give a local or shared folder")
+    open_ui(Storage.of(storage).folder, host, port)
 
 
 def main() -> None:

@@ -11,8 +11,10 @@ import polars as pl
 import yaml
 
 from fortifai_ray.fidelity import Reference, chain_table, fidelity_table
+from fortifai_ray.storage.mirror import StudyMirror
 from fortifai_ray.study import Chain, Study
 
+_PUSH_SECONDS = 10.0  # between two uploads of the tables while a sweep runs
 PolarsType = pl.DataType | pl.datatypes.DataTypeClass
 
 _HEAD: dict[str, PolarsType] = {
@@ -65,9 +67,10 @@ class StudyResults:
     ``chains`` are those that the tables are about, by id: the grid's, or those that a search has chosen so far.
     """
 
-    def __init__(self, study: Study, folder: Path) -> None:
+    def __init__(self, study: Study, folder: Path, mirror: StudyMirror | None = None) -> None:
         self._study = study
         self.folder = folder
+        self._mirror = mirror
         self._rows: dict[tuple[str, int], dict[str, Any]] = {}
         self._cohorts: dict[str, pl.DataFrame] = {}
         self._samples: dict[tuple[str, int], list[dict[str, Any]]] = {}
@@ -148,6 +151,8 @@ class StudyResults:
         _write_table(pl.DataFrame(samples, schema=_SAMPLE_SCHEMA), self.folder / "results" / "samples.parquet")
         self._write_extra("pictures", self._pictures, _PICTURE_SCHEMA)
         self._write_extra("details", self._details, _DETAIL_SCHEMA)
+        if self._mirror is not None:
+            self._mirror.push(at_most_every=_PUSH_SECONDS)
 
     def _write_extra(self, name: str, values: Mapping[tuple[str, int], Any], schema: dict[str, PolarsType]) -> None:
         """A table that only some families have: a row per chain and generation."""

@@ -19,7 +19,8 @@ from fortifai_ray.quantiles import seed_quantiles
 from fortifai_ray.resources import Plan
 from fortifai_ray.results import StudyResults
 from fortifai_ray.steps import NotStored, Steps
-from fortifai_ray.store import Stage, StageStore
+from fortifai_ray.storage.mirror import StudyMirror
+from fortifai_ray.store import Stage, StageStore, Storage
 from fortifai_ray.study import Chain, Study
 from fortifai_ray.tracking import ChainInfo, StudyStatus, StudyTracker
 
@@ -40,14 +41,16 @@ class SweepOutcome:
 class SweepRun:
     """One run of a sweep: where its rows go, and how it went."""
 
-    def __init__(self, study: Study, storage: Path, console: Console, inputs: Inputs) -> None:
+    def __init__(self, study: Study, storage: Storage, console: Console, inputs: Inputs) -> None:
         self.study, self.storage, self.console, self.inputs = study, storage, console, inputs
-        self.results = StudyResults(study, storage / study.name)
+        self.mirror = StudyMirror(storage, study.name)
+        self.mirror.fetch()
+        self.results = StudyResults(study, self.mirror.folder, self.mirror)
         grid = list(self.results.chains.values())
         # Thousands of chains that cost milliseconds each: in MLflow a cell of them is one run.
         self._cells = [cell for cell in study.cells if cell.recipe.batched] if grid else []
         runs = [ChainInfo(cell.cell_id, cell.cell_label, _without_seed(cell)) for cell in self._cells]
-        self.tracker = StudyTracker(study.name, storage, study.resolved(), runs)
+        self.tracker = StudyTracker(study.name, storage.folder, study.resolved(), runs)
         self.tasks: dict[str, ChainTask] = {}
         for chain in grid:
             self.add(chain)
@@ -95,10 +98,11 @@ class SweepRun:
         for cohort in self.cohorts.values():
             try:
                 stage = run_cohort(cohort, Steps(store, replay=True))
+                rows = cohort_rows(cohort, stage)
             except NotStored:
                 missing_cohorts.append(cohort)
                 continue
-            self.take_cohort(cohort, stage)
+            self.take_cohort(cohort, stage, rows)
             self.stages["reused"] += 1
         self.results.write_generations()
         return missing, missing_cohorts
@@ -122,6 +126,8 @@ class SweepRun:
 
     def finish(self, search: "RunningSearch | None" = None) -> SweepOutcome:
         """Write every table, the report and the summary; close the runs in MLflow."""
+        import pandas  # noqa: F401 - whole, before charts meet it half imported by MLflow's thread
+
         from fortifai_ray.claims import check_claims, write_claims
         from fortifai_ray.report import write_report
 
@@ -148,6 +154,7 @@ class SweepRun:
         for problem in outcome.problems:
             self.say(f"MLflow: {problem}")
         self.results.write_summary(self._summary())
+        self.mirror.push()
         return SweepOutcome(self.results.folder, report, self.results.failed, unfinished)
 
     def _log_cells(self) -> None:

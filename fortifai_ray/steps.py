@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from fortifai_ray.progress import WAITING
-from fortifai_ray.store import Stage, StageKey, StageStore
+from fortifai_ray.store import NotStored, Stage, StageKey, StageStore
 
-
-class NotStored(Exception):
-    """A step that a replay would have had to compute."""
+__all__ = ["NotStored", "Steps"]
 
 
 @dataclass

@@ -20,18 +20,19 @@ from fortifai_ray.resources import Plan, cores_here, make_plan
 from fortifai_ray.run import SweepOutcome, SweepRun
 from fortifai_ray.search import BoundarySearch
 from fortifai_ray.steps import NotStored, Steps
-from fortifai_ray.store import StageStore
+from fortifai_ray.store import StageStore, Storage
 from fortifai_ray.study import Chain, Study
 
 if TYPE_CHECKING:
     from fortifai_ray.engines.pool import EnginePool
 
 
-def run_sweep(study: Study, storage: Path, console: Console, address: str | None = None) -> SweepOutcome:
+def run_sweep(study: Study, storage: Storage | Path, console: Console, address: str | None = None) -> SweepOutcome:
     """Run or resume ``study``: what the store holds is taken from there, the rest is computed.
 
     Raises :class:`UserError` for what is the user's to mend, before anything is started.
     """
+    storage = Storage.of(storage).for_study(study.name)
     store = StageStore(storage)
     inputs = check_study(study, store)
     check_address(address)
@@ -146,7 +147,7 @@ def _start_engines(run: SweepRun, first: Chain, plan: Plan) -> "EnginePool":
     return pool
 
 
-def print_plan(study: Study, storage: Path, console: Console) -> None:
+def print_plan(study: Study, storage: Storage | Path, console: Console) -> None:
     """What a sweep of ``study`` would do, without doing any of it."""
     store = StageStore(storage)
     inputs = check_study(study, store)

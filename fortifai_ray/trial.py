@@ -12,14 +12,14 @@ from fortifai_ray.cohort import CohortTask, run_cohort
 from fortifai_ray.devices import Devices
 from fortifai_ray.probes import BoundaryProber, CohortResult, Prober, Verdict, probe_config, probe_reports
 from fortifai_ray.steps import Steps
-from fortifai_ray.store import StageStore
+from fortifai_ray.store import StageStore, Storage
 
 
 @dataclass(frozen=True)
 class TrialContext:
     """What every trial of a sweep shares."""
 
-    storage: str
+    storage: Storage
     tasks: dict[str, ChainTask]
     devices: Devices
     board: Any = field(default=None)
@@ -69,7 +69,7 @@ class ChainTrial(tune.Trainable):
 class CohortContext:
     """What every trial of cohorts shares: ``groups`` are lists of cohorts, one list per trial."""
 
-    storage: str
+    storage: Storage
     groups: list[list[CohortTask]]
     board: Any = field(default=None)
 
@@ -111,7 +111,7 @@ class CohortTrial(tune.Trainable):
 class ProbeContext:
     """What every trial of a search shares."""
 
-    storage: str
+    storage: Storage
     prober: Prober
     devices: Devices
     board: Any = field(default=None)

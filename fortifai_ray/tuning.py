@@ -35,7 +35,7 @@ def tune_chains(
     progress: SweepProgress,
 ) -> None:
     """Run the chains as trials, as many at once as the plan says; each is retried after a fault."""
-    context = TrialContext(str(run.storage.absolute()), run.tasks, _devices(plan, pool), board)
+    context = TrialContext(run.storage, run.tasks, _devices(plan, pool), board)
     trainable = tune.with_parameters(ChainTrial, context=context)
     space = {"chain_id": tune.grid_search(list(chain_ids))}
     _tune(run.study.name, trainable, plan, _Reports(run, progress), space=space)
@@ -44,7 +44,7 @@ def tune_chains(
 def tune_cohorts(run: "SweepRun", tasks: Sequence[CohortTask], plan: Plan, board: Any, progress: SweepProgress) -> None:
     """Run cohorts as a few trials, each of which goes through its share of them."""
     groups = [list(tasks[start::_GROUPS]) for start in range(min(_GROUPS, len(tasks)))]
-    context = CohortContext(str(run.storage.absolute()), groups, board)
+    context = CohortContext(run.storage, groups, board)
     trainable = tune.with_parameters(CohortTrial, context=context)
     space = {"group": tune.grid_search(list(range(len(groups))))}
     _tune(run.study.name, trainable, plan, _CohortReports(run, groups, progress), space=space)
@@ -61,7 +61,7 @@ def tune_search(
 ) -> None:
     """Run what ``searcher`` suggests: ``samples`` configurations, or with −1 until it has no more."""
     run = search.run
-    context = ProbeContext(str(run.storage.absolute()), search.prober, _devices(plan, pool), board)
+    context = ProbeContext(run.storage, search.prober, _devices(plan, pool), board)
     trainable = tune.with_parameters(ProbeTrial, context=context)
     _tune(run.study.name, trainable, plan, _ProbeReports(search, progress), search_alg=searcher, num_samples=samples)
 
@@ -70,7 +70,7 @@ def tune_cells(search: "RunningBoundary", plan: Plan, board: Any, progress: Swee
     """Search the cells of batched families, each trial its share of them."""
     run, names = search.run, search.batched
     groups = [names[start :: plan.chains_at_once] for start in range(min(plan.chains_at_once, len(names)))]
-    context = ProbeContext(str(run.storage.absolute()), search.prober, _devices(plan, None), board)
+    context = ProbeContext(run.storage, search.prober, _devices(plan, None), board)
     trainable = tune.with_parameters(CellTrial, context=context)
     space = {"cells": tune.grid_search(groups)}
     _tune(run.study.name, trainable, plan, _CellReports(search, progress), space=space)

@@ -77,8 +77,11 @@ def test_bad_input_ends_before_anything_starts(
 def test_a_storage_that_cannot_be_written(
     study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A file where a folder is needed, and a place that is not supported yet."""
-    for storage, complaint in ((str(study), "cannot be written"), ("s3://bucket/runs", "not supported yet")):
+    """A file where a folder is needed, and an address with a secret in it."""
+    for storage, complaint in (
+        (str(study), "cannot be written"),
+        ("s3://key:secret@bucket/runs", "must not hold credentials"),
+    ):
         code, _, err = run(monkeypatch, capsys, "sweep", str(study), "--storage", storage)
         assert code == 2
         assert complaint in err

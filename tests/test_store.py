@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fortifai_ray.errors import UserError
@@ -31,12 +31,17 @@ def write(folder: Path) -> dict[str, int]:
     return {"answer": 42}
 
 
+any_speed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on however busy a machine
+
+
+@any_speed
 @given(st.dictionaries(st.text(max_size=5), _json, min_size=2, max_size=4))
 def test_the_hash_ignores_the_order_of_keys(value: dict[str, object]) -> None:
     """A recipe read from a file with its keys in another order is the same recipe."""
     assert canonical_hash(value) == canonical_hash(dict(reversed(value.items())))
 
 
+@any_speed
 @given(_json, _json)
 def test_different_inputs_have_different_hashes(first: object, second: object) -> None:
     """Two steps never share a stage by mistake; 1, 1.0 and true are told apart as JSON tells them apart."""
@@ -44,7 +49,7 @@ def test_different_inputs_have_different_hashes(first: object, second: object) -
     assert (canonical_hash(first) == canonical_hash(second)) == same
 
 
-@settings(max_examples=20, deadline=None)
+@settings(any_speed, max_examples=20)
 @given(
     st.dictionaries(st.text("abc/", min_size=1, max_size=1).filter(lambda n: n != "/"), st.binary(max_size=50)), _json
 )
@@ -103,6 +108,7 @@ def test_damage_is_found_and_the_step_computed_again(tmp_path: Path, damage: str
         (stage.path / "manifest.json").write_text("{")
     store = StageStore(tmp_path)
     assert store.find(KEY) is None
+    assert len(list((tmp_path / "stages" / ".damaged").iterdir())) == 1, "set aside, for whoever wants to look at it"
     assert not store.step(KEY, write).reused
     assert file.read_bytes() == b"\x00\x01\x02"
 

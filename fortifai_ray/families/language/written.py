@@ -6,6 +6,8 @@ from typing import Any
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.families.language.config import WrittenBy
+from fortifai_ray.storage.location import split_study
+from fortifai_ray.storage.mirror import opened_study
 from fortifai_ray.store import Stage, StageStore
 
 _COLUMNS = {"loss.kind": "loss", "regime.kind": "regime", "family.kind": "family"}
@@ -21,9 +23,10 @@ def read_written(source: WrittenBy) -> list[str]:
 
     import pyarrow.parquet as pq
 
-    study = Path(source.study)
-    store = StageStore(study.parent)
-    written = _stage(store, _row(study, source)["synthetic_stage"], study)
+    store = StageStore(split_study(source.study)[0])
+    with opened_study(source.study) as study:
+        row = _row(study, source)
+    written = _stage(store, row["synthetic_stage"], study)
     manifest = json.loads((written.path / "manifest.json").read_text())
     inputs = manifest["inputs"]
     if manifest["kind"] == "curate":  # the rows that were kept; what they are written in, the whole corpus knows

@@ -1,0 +1,122 @@
+"""A storage as the user names it: a folder, or the address of an object store."""
+
+import hashlib
+import os
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from fortifai_ray.errors import UserError
+
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]+):/+(.*)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Where the studies are stored, and the ``study`` that is at work there, if one is.
+
+    ``uri`` is how another machine is told of it: ``s3://bucket/prefix``, or a folder's absolute path. ``folder`` is
+    where its files are on this one: the folder itself, or the cache of an object store. Sent to another process, a
+    storage finds that process's own.
+    """
+
+    uri: str
+    folder: Path
+    remote: bool
+    study: str | None = None
+
+    @classmethod
+    def of(cls, value: "str | Path | Storage") -> "Storage":
+        """The storage that ``value`` names; a path into which an address was made (``s3:/bucket``) is one again.
+
+        Raises :class:`UserError` for an address without a bucket, or with credentials in it.
+        """
+        if isinstance(value, Storage):
+            return value
+        address = _ADDRESS.fullmatch(str(value))
+        if address is None:
+            return cls(str(Path(value).absolute()), Path(value), remote=False)
+        scheme, rest = address[1].lower(), address[2].rstrip("/")
+        if scheme == "file":
+            folder = Path("/" + unquote(rest))
+            return cls(str(folder), folder, remote=False)
+        uri = f"{scheme}://{rest}"
+        _check_address(uri)
+        return cls(uri, _cache_root() / _cache_name(uri), remote=True)
+
+    def for_study(self, name: str) -> "Storage":
+        """The same storage, for a study whose use of stages is to be written down, and kept by ``fortifai gc``."""
+        return replace(self, study=name)
+
+    def study_folder(self, name: str) -> Path:
+        """The folder here of a study's results: ``NAME/study.yaml``, ``NAME/results/``, ``NAME/report.html``."""
+        return self.folder / name
+
+    @property
+    def tracking_note(self) -> str | None:
+        """A line on where MLflow's database is, for a storage that cannot hold one; None where there is no need.
+
+        SQLite needs a file that can be locked and written in place, which no object is: the runs of a study on an
+        object store go to the storage's folder on the machine that runs the sweep, unless ``MLFLOW_TRACKING_URI`` is
+        set.
+        """
+        if not self.remote or os.environ.get("MLFLOW_TRACKING_URI", "").strip():
+            return None
+        return (
+            f"MLflow: {self.uri} cannot hold its database: the runs are in {self.folder} on this machine; "
+            "set MLFLOW_TRACKING_URI to have them elsewhere"
+        )
+
+    def __str__(self) -> str:
+        return self.uri if self.remote else str(self.folder)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _there, (self.uri, self.study)
+
+
+def _there(uri: str, study: str | None) -> Storage:
+    return replace(Storage.of(uri), study=study)
+
+
+def split_study(value: str | Path) -> tuple[Storage, str]:
+    """``STORAGE/NAME`` as the storage and the study's name.
+
+    Raises :class:`UserError` where there is no name in it.
+    """
+    storage = Storage.of(value)
+    if not storage.remote:
+        folder = Path(storage.uri)
+        return Storage.of(folder.parent), folder.name
+    parent, _, name = storage.uri.rpartition("/")
+    if parent.endswith("/"):
+        raise UserError(f"{value}: this names a bucket; the address of a study is s3://BUCKET/PREFIX/NAME")
+    return Storage.of(parent), name
+
+
+def _check_address(uri: str) -> None:
+    parts = urlsplit(uri)
+    if "@" in parts.netloc:
+        clean = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        raise UserError(
+            f"--storage {clean}: an address must not hold credentials; put them into the environment "
+            "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), or use the instance's role"
+        )
+    if not parts.netloc:
+        raise UserError(f"--storage {uri}: there is no bucket in it; an address is s3://BUCKET/PREFIX")
+
+
+def _cache_root() -> Path:
+    home = os.environ.get("FORTIFAI_CACHE", "").strip()
+    if home:
+        return Path(home).expanduser().absolute()
+    base = os.environ.get("XDG_CACHE_HOME", "").strip() or "~/.cache"
+    return Path(base).expanduser().absolute() / "fortifai"
+
+
+def _cache_name(uri: str) -> str:
+    """A name for people, made unique: the same bucket's name at another endpoint is another storage."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    digest = hashlib.sha256(f"{endpoint} {uri}".encode()).hexdigest()[:8]
+    return f"{re.sub(r'[^A-Za-z0-9.]+', '-', urlsplit(uri).netloc + urlsplit(uri).path).strip('-')[:60]}-{digest}"

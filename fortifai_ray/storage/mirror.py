@@ -1,0 +1,107 @@
+"""A study's results on an object store: written in a folder here, carried there after each write, fetched to be read.
+
+A study's folder (``study.yaml``, ``results/*.parquet``, ``report.html``) is small and is written by one process, the
+driver of its sweep: so it is kept here whole, and what changed is uploaded. Files whose names begin with a dot are
+half-written or scratch, and stay here.
+"""
+
+import logging
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from fortifai_ray.errors import UserError
+from fortifai_ray.storage.location import Storage, split_study
+from fortifai_ray.storage.stage import stays_inside
+
+log = logging.getLogger(__name__)
+
+_TRANSFERS = 8
+
+
+class StudyMirror:
+    """The folder of study ``name`` here, and its copy on ``storage``; in a storage that is a folder they are one."""
+
+    def __init__(self, storage: Storage, name: str) -> None:
+        self.folder = storage.study_folder(name)
+        self._name = name
+        self._sent: dict[str, tuple[int, int]] = {}
+        self._pushed = float("-inf")
+        self._objects = None
+        if storage.remote:
+            from fortifai_ray.storage.connection import connect
+
+            self._objects = connect(storage.uri)
+
+    def push(self, at_most_every: float = 0.0) -> int:
+        """Upload the files that changed since the last time; returns how many.
+
+        With ``at_most_every`` (seconds) it does nothing where that long has not passed, and a storage that does not
+        answer is only logged: for what will be pushed again. Raises ``OSError`` without it.
+        """
+        if self._objects is None or time.monotonic() - self._pushed < at_most_every:
+            return 0
+        changed = {name: state for name, state in self._files().items() if self._sent.get(name) != state}
+        try:
+            self._upload(list(changed))
+        except OSError as error:
+            if not at_most_every:
+                raise
+            log.warning("the results of %s could not be uploaded, which is tried again: %s", self._name, error)
+            return 0
+        finally:
+            self._pushed = time.monotonic()
+        self._sent |= changed
+        return len(changed)
+
+    def fetch(self) -> bool:
+        """Bring the study's folder here up to what the storage holds; whether there is such a study."""
+        if self._objects is None:
+            return (self.folder / "study.yaml").is_file()
+        objects, prefix = self._objects, f"{self._name}/"
+        names = [e.name.removeprefix(prefix) for e in objects.entries(self._name, recursive=True)]
+        names = [name for name in names if stays_inside(name)]
+        for name in names:
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(_TRANSFERS) as pool:
+            fetched = [pool.submit(objects.download, prefix + name, self.folder / name) for name in names]
+        for one in fetched:
+            one.result()
+        self._sent = {name: state for name, state in self._files().items() if name in names}
+        return "study.yaml" in names
+
+    def _upload(self, names: list[str]) -> None:
+        objects = self._objects
+        assert objects is not None
+        with ThreadPoolExecutor(_TRANSFERS) as pool:
+            sent = [pool.submit(objects.upload, self.folder / name, f"{self._name}/{name}") for name in names]
+        for one in sent:
+            one.result()
+
+    def _files(self) -> dict[str, tuple[int, int]]:
+        files = {}
+        for path in sorted(self.folder.rglob("*")):
+            name = path.relative_to(self.folder)
+            if path.is_file() and not any(part.startswith(".") for part in name.parts):
+                state = path.stat()
+                files[name.as_posix()] = (state.st_size, state.st_mtime_ns)
+        return files
+
+
+@contextmanager
+def opened_study(study: str | Path) -> Iterator[Path]:
+    """The local folder of a study: itself, or that of ``s3://BUCKET/PREFIX/NAME``, fetched; what changes goes back.
+
+    Raises :class:`UserError` where the address holds no study.
+    """
+    if not Storage.of(study).remote:
+        yield Path(study)
+        return
+    storage, name = split_study(study)
+    mirror = StudyMirror(storage, name)
+    if not mirror.fetch():
+        raise UserError(f"{storage.uri}/{name}: there is no study there; give STORAGE/NAME of one that has run")
+    yield mirror.folder
+    mirror.push()

@@ -1,0 +1,219 @@
+"""Stages on an object store, and a folder here in which they are computed and into which they are fetched.
+
+A stage is there once its manifest is, which is uploaded after everything else; each file is held against its checksum
+when it is fetched. Manifests are kept here as they are seen, so that a stage is looked for on the network once; files
+are fetched when they are first wanted, so that a sweep that is finished is told so without moving a model.
+
+What is kept here is believed for one *epoch*, a name that lies in the storage: who removes stages there changes it
+first. Whatever an earlier epoch knew is looked for again, and a stage that only this machine still has is uploaded.
+"""
+
+import json
+import logging
+import os
+import uuid
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from fortifai_ray.storage.lease import Leases
+from fortifai_ray.storage.local import LocalStages
+from fortifai_ray.storage.objects import Objects
+from fortifai_ray.storage.stage import (
+    MANIFEST,
+    Compute,
+    OnWait,
+    Stage,
+    StageKey,
+    StageLost,
+    first_damage,
+    is_intact,
+    stays_inside,
+)
+
+log = logging.getLogger(__name__)
+
+KNOWN, EPOCH = ".known", "stages/.epoch"
+_TRANSFERS = 8  # files at a time
+
+
+class RemoteStages:
+    """The stages under ``objects``, with ``local`` as their cache."""
+
+    def __init__(self, objects: Objects, local: LocalStages, leases: Leases) -> None:
+        self._objects, self._local, self._leases = objects, local, leases
+        self.known = local.folder / KNOWN / _epoch(objects)
+        self._whole: set[str] = set()  # fetched or computed, and verified, by this process
+
+    def open(self, stage_hash: str) -> Stage | None:
+        """The stage if its manifest is there; its files are fetched, and checked, when they are first wanted.
+
+        A stage that is whole here and was never uploaded to its end (whoever computed it was killed) is uploaded now.
+        """
+        manifest = self._manifest(stage_hash)
+        if manifest is None and (self._local.folder / stage_hash).is_dir():
+            with self._local.lock(stage_hash, lambda seconds: None):  # it may be on its way already
+                manifest = self._finish_upload(stage_hash)
+        return None if manifest is None else self._stage(stage_hash, manifest)
+
+    def path(self, stage_hash: str) -> Path:
+        """The folder here of a stage that this process has found or computed, its files fetched.
+
+        Raises :class:`StageLost` where they are damaged, which sets the stage aside, or where the stage has gone.
+        """
+        folder = self._local.folder / stage_hash
+        if stage_hash in self._whole:
+            return folder
+        manifest = self._manifest(stage_hash)
+        if manifest is None:
+            raise StageLost(f"use stage {stage_hash}, which is not in the storage any more")
+        with self._local.lock(stage_hash, lambda seconds: None):
+            if folder.is_dir() and first_damage(folder, manifest["files"]) is not None:
+                log.warning("the copy of stage %s here is damaged: it is fetched again", stage_hash)
+                self._local.move_aside(stage_hash)
+            if not folder.is_dir():
+                self._fetch(stage_hash, manifest)
+        self._whole.add(stage_hash)
+        return folder
+
+    def step(self, key: StageKey, compute: Compute, on_wait: OnWait) -> Stage:
+        """The stage of a key that was not found: computed here and uploaded, or by whoever else is at it already."""
+        with self._local.lock(key.hash, on_wait):
+            manifest = self._finish_upload(key.hash)
+            if manifest is not None:
+                return self._stage(key.hash, manifest)
+            with self._leases.hold(key.hash, on_wait):
+                manifest = self._manifest(key.hash)
+                if manifest is not None:  # another machine finished it while this one waited
+                    return self._stage(key.hash, manifest)
+                self._local.compute(key, compute)
+                return self._publish(key.hash)
+
+    def _stage(self, stage_hash: str, manifest: Mapping[str, Any], reused: bool = True) -> Stage:
+        return Stage(stage_hash, lambda: self.path(stage_hash), manifest["outputs"], reused=reused)
+
+    def _manifest(self, stage_hash: str) -> dict[str, Any] | None:
+        kept = self.known / f"{stage_hash}.json"
+        try:
+            return _parsed(kept.read_bytes())
+        except FileNotFoundError:
+            content = self._objects.read(_object(stage_hash, MANIFEST))
+        if content is None:
+            return None
+        manifest = _parsed(content)
+        if manifest is None:
+            self._set_aside(stage_hash, [], "its manifest is not readable")
+            return None
+        _write_whole(kept, content)
+        return manifest
+
+    def _finish_upload(self, stage_hash: str) -> dict[str, Any] | None:
+        """The manifest of a stage, uploaded now where only this machine has it; for whoever holds its lock here."""
+        manifest = self._manifest(stage_hash)
+        if manifest is not None or self._local.open(stage_hash) is None:
+            return manifest
+        log.info("stage %s is here and not in the storage: it is uploaded", stage_hash)
+        self._publish(stage_hash)
+        return self._manifest(stage_hash)
+
+    def _publish(self, stage_hash: str) -> Stage:
+        """Upload a stage that is whole here, its manifest last; where another machine was faster, theirs is taken."""
+        manifest = self._manifest(stage_hash)
+        if manifest is not None:
+            return self._stage(stage_hash, manifest)
+        folder = self._local.folder / stage_hash
+        content = (folder / MANIFEST).read_bytes()
+        manifest = json.loads(content)
+        with ThreadPoolExecutor(_TRANSFERS) as pool:
+            uploads = [pool.submit(self._objects.upload, folder / n, _object(stage_hash, n)) for n in manifest["files"]]
+        for upload in uploads:
+            upload.result()
+        self._objects.write(_object(stage_hash, MANIFEST), content)
+        _write_whole(self.known / f"{stage_hash}.json", content)
+        self._whole.add(stage_hash)
+        return self._stage(stage_hash, manifest, reused=False)
+
+    def _fetch(self, stage_hash: str, manifest: Mapping[str, Any]) -> None:
+        files = manifest["files"]
+        with self._local.aside(stage_hash) as partial:
+            damaged = self._fetch_files(stage_hash, files, partial)
+            if damaged:  # it may have happened on the way: once more
+                damaged = self._fetch_files(stage_hash, {name: files[name] for name in damaged}, partial)
+            if damaged:
+                self._set_aside(stage_hash, list(files), f"{damaged[0]} is not what was uploaded")
+                raise StageLost(f"use stage {stage_hash}, whose {damaged[0]} was damaged in the storage")
+            (partial / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
+            self._local.put_in_place(partial, stage_hash)
+
+    def _fetch_files(self, stage_hash: str, files: Mapping[str, Any], folder: Path) -> list[str]:
+        """Fetch files of a stage; returns those that are not what was written."""
+
+        def fetch(name: str) -> bool:
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self._objects.download(_object(stage_hash, name), target)
+            except FileNotFoundError:
+                return False
+            return is_intact(target, files[name])
+
+        with ThreadPoolExecutor(_TRANSFERS) as pool:
+            intact = list(pool.map(fetch, files))
+        return [name for name, is_whole in zip(files, intact, strict=True) if not is_whole]
+
+    def _set_aside(self, stage_hash: str, files: list[str], why: str) -> None:
+        """Out of the way, the manifest first: from then on the stage counts as missing."""
+        log.warning("stage %s is damaged (%s): it is set aside, and will be computed again", stage_hash, why)
+        (self.known / f"{stage_hash}.json").unlink(missing_ok=True)
+        aside = f"stages/.damaged/{stage_hash}-{uuid.uuid4().hex[:8]}"
+        for name in (MANIFEST, *files):
+            self._objects.move(_object(stage_hash, name), f"{aside}/{name}")
+
+
+def new_epoch(objects: Objects) -> str:
+    """Begin another epoch: every machine will look again for what it believes to be there."""
+    epoch = uuid.uuid4().hex
+    objects.write(EPOCH, epoch.encode())
+    return epoch
+
+
+def _epoch(objects: Objects) -> str:
+    content = objects.read(EPOCH)
+    return content.decode() if content else new_epoch(objects)
+
+
+def node_of(folder: Path) -> str:
+    """The name of the processes that share this folder, and so its locks."""
+    file = folder / ".node"
+    if not file.exists():
+        own = folder / f".node-{uuid.uuid4().hex}"
+        own.write_text(uuid.uuid4().hex[:12])
+        try:
+            os.link(own, file)
+        except FileExistsError:
+            pass  # another process was faster: its name holds
+        finally:
+            own.unlink()
+    return file.read_text()
+
+
+def _object(stage_hash: str, name: str) -> str:
+    return f"stages/{stage_hash}/{name}"
+
+
+def _parsed(content: bytes) -> dict[str, Any] | None:
+    """A manifest; None where it is none, or names files outside its stage: whoever may write there is not trusted."""
+    try:
+        manifest = json.loads(content)
+    except ValueError:
+        return None
+    whole = isinstance(manifest, dict) and {"files", "outputs"} <= manifest.keys()
+    return manifest if whole and all(stays_inside(name) for name in manifest["files"]) else None
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)  # gc may have emptied what is known here
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    partial.write_bytes(content)
+    partial.replace(path)
