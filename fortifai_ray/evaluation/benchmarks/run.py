@@ -112,7 +112,7 @@ def load_checkpoint(checkpoint: Path, tokenizer: Path, dtype: str, threads: int)
     transformers.utils.logging.disable_progress_bar()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        network: Any = transformers.AutoModelForCausalLM.from_pretrained(checkpoint, dtype=dtype)
+        network: Any = transformers.AutoModelForCausalLM.from_pretrained(checkpoint, dtype=dtype, use_safetensors=True)
         words: Any = transformers.AutoTokenizer.from_pretrained(tokenizer)
     except Exception as error:  # transformers raises many kinds here; each means: not a checkpoint that can be used
         reason = str(error).strip().splitlines()[0]

@@ -61,7 +61,9 @@ def create_model(model: ModelConfig, corpus: Corpus, seed: int, folder: Path) ->
         torch.manual_seed(seed)
         network: Any = transformers.LlamaForCausalLM(transformers.LlamaConfig(**_preset_shape(model, corpus)))
     else:
-        network = transformers.AutoModelForCausalLM.from_pretrained(model.checkpoint, revision=model.revision)
+        network = transformers.AutoModelForCausalLM.from_pretrained(
+            model.checkpoint, revision=model.revision, use_safetensors=True
+        )
     network.save_pretrained(folder)
 
 
