@@ -1,0 +1,177 @@
+import marimo
+
+__generated_with = "0.25.2"
+app = marimo.App(width="medium", app_title="Collapse onset")
+
+with app.setup(hide_code=True):
+    from pathlib import Path
+
+    import marimo as mo
+
+    from fortifai_ray.notebooks import controls, onset
+    from fortifai_ray.report.metrics import describe
+
+    DATA = Path(__file__).parent / "data"
+
+
+@app.cell(hide_code=True)
+def introduction():
+    mo.md(r"""
+    # When does it collapse, and what delays it?
+
+    A chain is *faithful* until its metric crosses the collapse criterion and stays across it: that is its *onset*, and
+    the time until then its *fidelity interval* (FI). Here: the metric's curves, the onsets, the share of chains that
+    are still faithful (Kaplan–Meier, so that chains that never collapsed count as what they are), each loss's FI as a
+    ratio to the baseline's, and how that ratio depends on the criterion. Every number belongs to the criterion that is
+    picked.
+
+    To see your own study, give its folder, `STORAGE/NAME`, or its MLflow experiment; or start with
+    `marimo edit analysis/collapse_onset.py -- --results FOLDER`.
+    """)
+    return
+
+
+@app.cell(hide_code=True)
+def pick():
+    picked = controls.picker(DATA, "mixture", mo.cli_args())
+    controls.layout(picked)
+    return (picked,)
+
+
+@app.cell(hide_code=True)
+def open_results(picked):
+    results = controls.opened(picked.value, DATA)
+    controls.about(results)
+    return (results,)
+
+
+@app.cell(hide_code=True)
+def pick_criterion(results):
+    criterion_picker = controls.criterion_picker(results)
+    unit_picker = controls.choice(["generations", "synthetic"], "time in", "generations")
+    mo.hstack([criterion_picker, unit_picker], widths=[3, 1])
+    return criterion_picker, unit_picker
+
+
+@app.cell(hide_code=True)
+def choices(criterion_picker, unit_picker):
+    criterion, unit = criterion_picker.value, unit_picker.value
+    return criterion, unit
+
+
+@app.cell(hide_code=True)
+def about_curves(criterion):
+    controls.heading(
+        f"{describe(criterion.metric).title} by generation",
+        "Thick: median over seeds; band: lowest to highest seed (5 to 95 % quantiles above 12 seeds), as far as every "
+        "chain has a value. Dashed: the criterion's limit. Click a name to single it out.",
+    )
+    return
+
+
+@app.cell(hide_code=True)
+def show_curves(criterion, results):
+    controls.drawn(onset.curves(results, criterion))
+    return
+
+
+@app.cell(hide_code=True)
+def about_onsets():
+    mo.md(r"""
+    ### Onset of each chain
+
+    <small>Filled: collapsed there. Open triangle: censored, still uncollapsed at its last generation. Bar: Kaplan–Meier
+    median.</small>
+    """)
+    return
+
+
+@app.cell(hide_code=True)
+def show_onsets(criterion, results):
+    controls.drawn(onset.onsets(results, criterion))
+    return
+
+
+@app.cell(hide_code=True)
+def about_survival():
+    mo.md(r"""
+    ### Chains that are still faithful
+
+    <small>Kaplan–Meier, with a pointwise 90 % band; there is none before the first collapse and after the last. Upright
+    stroke: a chain was censored there.</small>
+    """)
+    return
+
+
+@app.cell(hide_code=True)
+def show_survival(criterion, results, unit):
+    controls.drawn(onset.survival(results, criterion, unit))
+    return
+
+
+@app.cell(hide_code=True)
+def about_tests():
+    mo.md(r"""
+    ### Log-rank tests against the baseline
+
+    <small>Two-sided, in generations, not paired by seed; adjusted for the cells tested under this criterion.</small>
+    """)
+    return
+
+
+@app.cell(hide_code=True)
+def show_tests(criterion, results):
+    _nothing = "Nothing can be tested: no baseline, no other cell, or nothing that collapsed."
+    controls.table(onset.tests(results, criterion), _nothing)
+    return
+
+
+@app.cell(hide_code=True)
+def about_fidelity():
+    mo.md(r"""
+    ### Fidelity intervals, and their ratios to the baseline
+
+    <small>In the chart, large: all seeds, with the 90 % interval (BCa bootstrap over seeds) where there are six
+    uncensored pairs; small: single seeds. ▷ or ≥ at least, ◁ or ≤ at most.</small>
+    """)
+    return
+
+
+@app.cell(hide_code=True)
+def show_fidelity(criterion, results):
+    controls.table(onset.fidelity(results, criterion), "There is no verdict to summarise.")
+    return
+
+
+@app.cell(hide_code=True)
+def show_ratios(criterion, results, unit):
+    controls.drawn(onset.ratios(results, criterion, unit))
+    return
+
+
+@app.cell(hide_code=True)
+def about_profile():
+    mo.md(r"""
+    ### The ratio depends on what is called collapse
+
+    <small>The same chains under every threshold from just beyond generation 0 to full collapse. Band: 90 % interval, at
+    each threshold by itself. ▲ at least, ▼ at most: chains that ended at their collapse saw nothing beyond it;
+    `early_stopping: false` lets them go on. Dashed: the threshold picked above.</small>
+    """)
+    return
+
+
+@app.cell(hide_code=True)
+def show_profile(criterion, results):
+    controls.drawn(onset.profile(results, criterion))
+    return
+
+
+@app.cell(hide_code=True)
+def show_conclusions(criterion, results):
+    mo.vstack([mo.md("### What can be concluded"), controls.sentences(onset.words(results, criterion))])
+    return
+
+
+if __name__ == "__main__":
+    app.run()

@@ -1,0 +1,150 @@
+"""The notebooks' controls: which results to show, what to show of them, and how a notebook says that it cannot.
+
+The only module here that knows marimo.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any, NoReturn
+
+import marimo as mo
+
+from fortifai_ray.errors import UserError
+from fortifai_ray.notebooks.opening import open_experiment, open_folder
+from fortifai_ray.report.cells import printable
+from fortifai_ray.report.criteria import criterion_text
+from fortifai_ray.report.results import Results
+
+_CELL = "padding: 0.25em 1em 0.25em 0; text-align: left; vertical-align: top"
+
+
+def picker(data: Path, start: str, arguments: Mapping[str, Any]) -> mo.ui.dictionary:
+    """Controls that name a study's results: a small one that ships with the notebook, a folder, or an experiment.
+
+    Args:
+        data: the folder of the results that ship.
+        start: the one of them that is shown first.
+        arguments: ``mo.cli_args()``: ``--results FOLDER``, or ``--mlflow URI --experiment NAME``.
+    """
+    given = {name: str(arguments.get(name) or "") for name in ("results", "mlflow", "experiment")}
+    shipped = sorted(file.parent.name for file in data.glob("*/study.yaml"))
+    return mo.ui.dictionary(
+        {
+            "shipped": mo.ui.dropdown(shipped, value=start, label="what ships with the notebooks"),
+            "results": mo.ui.text(given["results"], label="or your own study's folder, STORAGE/NAME", full_width=True),
+            "mlflow": mo.ui.text(given["mlflow"], label="or MLflow's tracking URI", full_width=True),
+            "experiment": mo.ui.text(given["experiment"], label="with the experiment"),
+        }
+    )
+
+
+def layout(picked: mo.ui.dictionary) -> mo.Html:
+    """The controls of :func:`picker` as they are shown."""
+    experiment = mo.hstack([picked["mlflow"], picked["experiment"]], widths=[2, 1])
+    return mo.vstack([picked["shipped"], picked["results"], experiment])
+
+
+def opened(choice: Mapping[str, str], data: Path, *, compares: bool = True) -> Results:
+    """The results that are picked; stops the cell, with the reason in words, where they cannot be opened.
+
+    A folder that is given comes first, then an experiment, then what ships.
+
+    Args:
+        compares: whether the notebook compares the chains of a cell; a search's chains lie at different
+            values of the key that it searched, so that they cannot be.
+    """
+    try:
+        if choice["results"]:
+            results = open_folder(choice["results"])
+        elif choice["mlflow"]:
+            results = open_experiment(choice["mlflow"], choice["experiment"])
+        else:
+            results = open_folder(data / choice["shipped"])
+    except UserError as error:
+        stop(str(error))
+    if compares and results.searched_keys:
+        keys = ", ".join(results.searched_keys)
+        stop(
+            f"{results.name} searched over {keys}: its chains lie at different values of it, and cannot be compared by "
+            "cell. analysis/phase_diagram.py shows what such a search found."
+        )
+    return results
+
+
+def stop(reason: str) -> NoReturn:
+    """End the cell, and those that need it, with a sentence in its place."""
+    if mo.app_meta().mode == "script":  # nobody sees a cell's output there
+        print(printable(reason))
+    mo.stop(True, say(reason))
+    raise AssertionError("mo.stop(True) does not return")
+
+
+def say(reason: str) -> mo.Html:
+    """What cannot be shown, and why, in the place where it would be."""
+    return mo.callout(mo.Html(f"<div>{escape(printable(reason))}</div>"), kind="warn")
+
+
+def about(results: Results) -> mo.Html:
+    """What was opened: its name, its size, and what was missing."""
+    table = results.generations
+    counts = [
+        (table["chain_id"].n_unique(), "chain"),
+        (len(results.cells.order), "cell"),
+        (table["seed"].n_unique(), "seed"),
+    ]
+    families = table["family"].drop_nulls().unique().sort().to_list() if "family" in table.columns else []
+    name, kinds = escape(printable(results.name)), escape(f" ({', '.join(families)})" if families else "")
+    last = int(str(table["generation"].max()))
+    size = ", ".join([*(_counted(*one) for one in counts), f"generations 0 to {last}"])
+    line = mo.Html(f"<p><b>{name}</b>{kinds}: {size}.</p>")
+    return mo.vstack([line, mo.callout(sentences(results.notes), kind="neutral")]) if results.notes else line
+
+
+def criterion_picker(results: Results) -> mo.ui.dropdown:
+    """A choice of the study's collapse criteria, in words; its value is the criterion."""
+    options = {criterion_text(criterion): criterion for criterion in results.criteria}
+    return mo.ui.dropdown(options, value=next(iter(options), None), label="collapse", full_width=True)
+
+
+def choice(options: Sequence[str], label: str, value: str | None = None) -> mo.ui.dropdown:
+    """A choice of one of several texts."""
+    return mo.ui.dropdown(list(options), value=value or (options[0] if options else None), label=label)
+
+
+def heading(title: str, caption: str) -> mo.Html:
+    """What stands over a chart: its title, and what its marks mean.
+
+    A chart is the last line of a cell of its own, so that a Jupyter notebook gets it as a chart, too.
+    """
+    return mo.md(f"### {escape(title)}\n\n<small>{caption}</small>")
+
+
+def drawn(chart: Any) -> Any:
+    """The chart; or, where there is a sentence in its place, that."""
+    return say(chart) if isinstance(chart, str) else chart
+
+
+def table(rows: Sequence[Mapping[str, Any]], nothing: str) -> mo.Html:
+    """A small table of text, all of it at once; nothing in it is read as markup. Without rows: ``nothing``."""
+    if not rows:
+        return say(nothing)
+    head = "".join(
+        f"<th style='{_CELL}; border-bottom: 1px solid #808080'>{escape(str(name))}</th>" for name in rows[0]
+    )
+    lines = ("".join(f"<td style='{_CELL}'>{escape(str(text))}</td>" for text in row.values()) for row in rows)
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    style = "border-collapse: collapse; font-size: 0.9rem"
+    return mo.Html(f"<table style='{style}'><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
+
+
+def sentences(texts: Sequence[str]) -> mo.Html:
+    """Sentences as a list; nothing in them is read as markup."""
+    items = "".join(f"<li style='margin: 0.3em 0'>{escape(text)}</li>" for text in texts)
+    return mo.Html(f"<ul style='list-style: disc; padding-left: 1.4em'>{items}</ul>")
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -1,0 +1,91 @@
+"""A small copy of a study's results, to ship beside the notebooks: ``python -m fortifai_ray.notebooks.embed FROM TO``.
+
+The verdicts (``chains``, ``fidelity``) are copied as they are. Of the generations every row is kept, but only what
+tells chains apart and the metrics asked for, as single-precision numbers of five digits. Sample texts and pictures are
+kept for the lowest seed alone, and the decoded latent vectors of image models are added.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from fortifai_ray.errors import UserError
+from fortifai_ray.notebooks.latents import LATENTS, latent_table
+from fortifai_ray.notebooks.opening import open_folder
+from fortifai_ray.report.results import Results
+
+_KEPT = ("chain_id", "generation", "family", "loss", "gamma", "regime", "seed", "synthetic_ratio", "unit")
+_SIZES = ("synthetic_size_cum", "collapse_reason")
+_DIGITS = 5
+_LATENTS = 12  # latent vectors that are decoded
+_WHOLE = ("chains", "fidelity", "collapse_points")
+
+
+def embed(source: Path, target: Path, metrics: Sequence[str], texts: int) -> None:
+    """Write the small copy of ``source`` (``STORAGE/NAME``) into ``target``, anew.
+
+    Args:
+        metrics: the columns of ``generations`` to keep.
+        texts: sample texts of each generation.
+
+    Raises:
+        UserError: no study there, or a metric that it does not have.
+    """
+    results = open_folder(source)
+    table = results.generations
+    if missing := [name for name in metrics if name not in table.columns]:
+        raise UserError(f"{source}: no metric {', '.join(missing)} was measured")
+    shutil.rmtree(target, ignore_errors=True)
+    (target / "results").mkdir(parents=True)
+    shutil.copy(source / "study.yaml", target / "study.yaml")
+    for name in _WHOLE:
+        if (source / "results" / f"{name}.parquet").is_file():
+            _write(pl.read_parquet(source / "results" / f"{name}.parquet", glob=False), target, f"{name}.parquet")
+    shutil.copy(source / "results" / "summary.json", target / "results" / "summary.json")
+    keys = [key for key in results.cells.keys if key not in _KEPT]
+    columns = [name for name in (*_KEPT, *keys, *_SIZES) if name in table.columns]
+    numbers = [pl.col(name).round_sig_figs(_DIGITS).cast(pl.Float32) for name in metrics]
+    _write(table.select(*columns, *numbers), target, "generations.parquet")
+    chains = table.filter(pl.col("seed") == pl.col("seed").min())["chain_id"].unique().to_list()
+    _write_samples(results, chains, texts, target)
+    if (source / "results" / "pictures.parquet").is_file():
+        pictures = pl.read_parquet(source / "results" / "pictures.parquet", glob=False)
+        _write(pictures.filter(pl.col("chain_id").is_in(chains)), target, "pictures.parquet")
+        _write(latent_table(results, chains, _LATENTS), target, LATENTS)
+
+
+def _write_samples(results: Results, chains: Sequence[str], texts: int, target: Path) -> None:
+    if results.samples is not None and not results.samples.is_empty():
+        rows = results.samples.filter(pl.col("chain_id").is_in(list(chains)))
+        first = pl.col("row").rank("dense").over("chain_id", "generation") <= texts
+        _write(rows.filter(first), target, "samples.parquet")
+
+
+def _write(table: pl.DataFrame, target: Path, name: str) -> None:
+    table.write_parquet(target / "results" / name, compression="zstd", compression_level=19)
+
+
+def main() -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m fortifai_ray.notebooks.embed", description=__doc__)
+    parser.add_argument("source", type=Path, help="a study's folder, STORAGE/NAME")
+    parser.add_argument("target", type=Path, help="the folder to write, which is emptied first")
+    parser.add_argument("--metrics", nargs="+", required=True, help="columns of the generations to keep")
+    parser.add_argument("--texts", type=int, default=4, help="sample texts of each generation")
+    given = parser.parse_args()
+    try:
+        embed(given.source, given.target, given.metrics, given.texts)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""Collapse onset as a notebook shows it: the statistics of one criterion, as tables and charts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import altair as alt
+import polars as pl
+
+from fortifai_ray.errors import UserError
+from fortifai_ray.fidelity import CollapseCriterion, conclusions, criterion_rows, ratio_profile
+from fortifai_ray.notebooks.opening import failed, generations_asked, varied
+from fortifai_ray.notebooks.profile_chart import profile_chart
+from fortifai_ray.notebooks.survival_chart import Unit, survival_chart, survival_table
+from fortifai_ray.report.charts import collapse_curves
+from fortifai_ray.report.numbers import MARKS, number
+from fortifai_ray.report.onset_chart import onset_chart
+from fortifai_ray.report.ratio_chart import ratio_chart
+from fortifai_ray.report.results import Results
+from fortifai_ray.report.tables import HEADINGS, fidelity_rows
+
+WIDTH = 640
+
+
+def curves(results: Results, criterion: CollapseCriterion) -> alt.LayerChart | str:
+    """The criterion's metric by generation, with the limit it is held against; or why it cannot be drawn."""
+    metric = criterion.metric
+    if metric not in results.generations.columns or results.generations[metric].count() == 0:
+        return f"{metric} was not measured in this study."
+    return collapse_curves(
+        results.generations, results.chains, metric, cells=results.cells, criteria=[criterion], width=WIDTH
+    )
+
+
+def onsets(results: Results, criterion: CollapseCriterion) -> alt.LayerChart | str:
+    """Each chain's onset; or why there is none."""
+    chart = onset_chart(_chains(results), criterion, results.cells, medians=_medians(results, criterion), width=WIDTH)
+    return chart or "No chain has a verdict under this criterion: there are no onsets."
+
+
+def survival(results: Results, criterion: CollapseCriterion, unit: Unit) -> alt.LayerChart | str:
+    """Kaplan–Meier curves; or why there are none."""
+    table = survival_table(_chains(results), criterion, results.cells, unit)
+    time = "generations" if unit == "generations" else f"synthetic {results.unit} consumed"
+    chart = survival_chart(table, results.cells, time=time, width=WIDTH)
+    return chart or "No chain has a verdict under this criterion: there is nothing to survive."
+
+
+def ratios(results: Results, criterion: CollapseCriterion, unit: Unit) -> alt.LayerChart | str:
+    """FI ratios to the baseline; or why there are none."""
+    assert results.fidelity is not None
+    chart = ratio_chart(results.fidelity, criterion, results.cells, unit, width=WIDTH)
+    return chart or "No cell has a ratio to the baseline under this criterion: the sentences at the end say why."
+
+
+def profile(results: Results, criterion: CollapseCriterion) -> alt.LayerChart | str:
+    """The FI ratio at thresholds from just beyond generation 0 to full collapse; or why there is no profile."""
+    if not results.cells.baselines:
+        return "There is no baseline cell in this study: there is no ratio, at any threshold."
+    try:
+        asked, keys = generations_asked(results), varied(results)
+        lost = failed(results)
+        table = ratio_profile(results.generations, criterion, None, results.baseline, keys, asked, failed=lost)
+    except (ValueError, UserError) as error:
+        return f"{error}."
+    return profile_chart(table, criterion, results.cells, width=WIDTH)
+
+
+def fidelity(results: Results, criterion: CollapseCriterion) -> list[dict[str, str]]:
+    """The FI table in words, as the report has it."""
+    return [dict(zip(HEADINGS, row.texts, strict=True)) for row in fidelity_rows(results, criterion)]
+
+
+def tests(results: Results, criterion: CollapseCriterion) -> list[dict[str, str]]:
+    """The log-rank tests against the baseline's cell, in generations; empty where there is nothing to test."""
+    rows = _cells(results, criterion).filter(pl.col("logrank_p").is_not_null())
+    return [
+        {
+            "cell": row["cell"],
+            "chains": f"{row['n_chains']:,}",
+            "lasts": "longer" if row["logrank_z"] < 0 else "less long",
+            "log-rank z": f"{row['logrank_z']:.2f}",
+            "p": f"{row['logrank_p']:.2g}",
+            "p, adjusted (Holm)": f"{row['logrank_p_holm']:.2g}",
+            "FI ratio": f"{MARKS.get(row['bound'], '')}{number(row['fi_ratio'])}",
+        }
+        for row in rows.iter_rows(named=True)
+    ]
+
+
+def words(results: Results, criterion: CollapseCriterion) -> list[str]:
+    """What can be concluded under one criterion, and what cannot."""
+    assert results.fidelity is not None
+    rows = criterion_rows(criterion)
+    return conclusions(results.fidelity.filter(rows), _chains(results).filter(rows))
+
+
+def _chains(results: Results) -> pl.DataFrame:
+    assert results.chains is not None  # `opening` sees to it
+    return results.chains
+
+
+def _cells(results: Results, criterion: CollapseCriterion) -> pl.DataFrame:
+    """The fidelity table's rows in generations, named, in the cells' order."""
+    assert results.fidelity is not None
+    named = results.cells.name(results.fidelity.filter(criterion_rows(criterion), pl.col("unit") == "generations"))
+    for column in ("logrank_z", "logrank_p", "logrank_p_holm"):  # a table written before there were tests
+        if column not in named.columns:
+            named = named.with_columns(pl.lit(None, pl.Float64).alias(column))
+    order = {cell: place for place, cell in enumerate(results.cells.order)}
+    named = named.filter(pl.col("cell").is_not_null())
+    return named.sort(pl.col("cell").replace_strict(order, return_dtype=pl.Int64))
+
+
+def _medians(results: Results, criterion: CollapseCriterion) -> dict[str, Any]:
+    return dict(_cells(results, criterion).select("cell", "fi_median").iter_rows())

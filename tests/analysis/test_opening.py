@@ -1,0 +1,77 @@
+"""Results are found where they lie, and the same study gives the same answer from its folder and from MLflow."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from fortifai_ray.errors import UserError
+from fortifai_ray.fidelity import conclusions
+from fortifai_ray.notebooks.opening import open_experiment, open_folder
+from fortifai_ray.study import load_study
+from fortifai_ray.tracking import ChainInfo, StudyTracker
+
+from .studies import Run, compute_study
+
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A study's folder, and the database that its chains were logged to, as a sweep logs chains of its own."""
+    folder = tmp_path_factory.mktemp("logged")
+    study_dir = compute_study(
+        folder,
+        family={"kind": "gaussian"},
+        samples_per_generation=30,
+        generations=6,
+        vary={"regime.synthetic_ratio": [0.5, 1.0], "seed": {"count": 2}},
+        regime={"kind": "mixed", "synthetic_ratio": 1.0},
+        collapse={"metric": "kl_divergence", "relative_to": "absolute", "threshold": 0.05, "direction": "above"},
+        baseline={"regime.synthetic_ratio": 1.0},
+    )
+    study = load_study(study_dir / "study.yaml")
+    chains = [ChainInfo(chain.chain_id, chain.label, chain.recipe.flat()) for chain in study.chains]
+    tracker = StudyTracker("second", folder, study.resolved(), chains, f"sqlite:///{folder}/mlflow.db")
+    for row in open_folder(study_dir).generations.iter_rows(named=True):
+        metrics = {name: float(row[name]) for name in ("kl_divergence", "trace_ratio", "synthetic_size_cum")}
+        tracker.log_generation(row["chain_id"], row["generation"], metrics, None)
+    for chain in study.chains:
+        tracker.finish_chain(chain.chain_id, "survived", None, {})
+    outcome = tracker.finish("finished")
+    assert outcome.sent, outcome.problems
+    return study_dir, folder / "mlflow.db"
+
+
+def test_mlflow_and_the_folder_conclude_the_same(logged: tuple[Path, Path]) -> None:
+    """The same onsets, ratios and sentences."""
+    here, there = open_folder(logged[0]), open_experiment(str(logged[1]), "second")
+    assert here.chains is not None and there.chains is not None  # noqa: PT018
+    assert here.fidelity is not None and there.fidelity is not None  # noqa: PT018
+    columns = ["chain_id", "onset", "status", "fi_generations"]
+    assert there.chains.select(columns).sort(columns).equals(here.chains.select(columns).sort(columns))
+    assert conclusions(there.fidelity, there.chains) == conclusions(here.fidelity, here.chains)
+
+
+@pytest.mark.parametrize("name", ["collapse_onset", "phase_diagram", "theory", "what_collapses_first"])
+def test_a_notebook_shows_an_experiment(name: str, logged: tuple[Path, Path], run_notebook: Run) -> None:
+    """``--mlflow URI --experiment NAME``."""
+    shown, _ = run_notebook(name, "--mlflow", f"sqlite:///{logged[1]}", "--experiment", "second")
+    assert "read from MLflow" in shown
+    assert "vega-lite" in shown
+
+
+def test_an_experiment_that_is_not_there_is_named(logged: tuple[Path, Path]) -> None:
+    """With those that are."""
+    with pytest.raises(UserError, match=r"there are .*second"):
+        open_experiment(str(logged[1]), "first")
+    with pytest.raises(UserError, match="name the experiment"):
+        open_experiment(str(logged[1]), "")
+
+
+def test_a_study_without_a_criterion_is_refused(discrete_study: Path, tmp_path: Path) -> None:
+    """Without tables of verdicts and without a criterion there is nothing to judge by."""
+    (tmp_path / "results").mkdir()
+    (tmp_path / "study.yaml").write_text("name: x\ngenerations: 20\n")
+    table = pl.read_parquet(discrete_study / "results" / "generations.parquet")
+    table.write_parquet(tmp_path / "results" / "generations.parquet")
+    with pytest.raises(UserError, match="no collapse criterion"):
+        open_folder(tmp_path)
