@@ -46,14 +46,16 @@ def sweep(
     """
     from fortifai_ray.storage.location import Storage
     from fortifai_ray.study import load_study
-    from fortifai_ray.sweep import print_plan, run_sweep
 
     console = _console()
     study, place = load_study(file, override or []), Storage.of(storage)
     if dry_run:
+        from fortifai_ray.dry_run import print_plan
+
         print_plan(study, place, console)
         return
     from fortifai_ray.report import print_tables
+    from fortifai_ray.sweep import run_sweep
 
     if place.tracking_note:
         console.print(place.tracking_note, highlight=False, soft_wrap=True)

@@ -9,17 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from fortifai_ray.chain import ChainTask, run_chain
-from fortifai_ray.cohort import CohortTask, cohorts, run_cohort
-from fortifai_ray.devices import Devices
+from fortifai_ray.cohort import CohortTask
 from fortifai_ray.families.language.recipe import LanguageRecipe
 from fortifai_ray.instance import ray_instance
 from fortifai_ray.preflight import check_address, check_study
 from fortifai_ray.progress import Board, SweepProgress
 from fortifai_ray.resources import Plan, cores_here, make_plan
 from fortifai_ray.run import SweepOutcome, SweepRun
-from fortifai_ray.search import BoundarySearch
-from fortifai_ray.steps import NotStored, Steps
 from fortifai_ray.store import StageStore, Storage
 from fortifai_ray.study import Chain, Study
 
@@ -145,71 +141,3 @@ def _start_engines(run: SweepRun, first: Chain, plan: Plan) -> "EnginePool":
     write_config(recipe.family.model, open_corpus(prepared, StageStore(run.storage)), folder)
     pool.prestart(folder.absolute(), recipe.writer)
     return pool
-
-
-def print_plan(study: Study, storage: Storage | Path, console: Console) -> None:
-    """What a sweep of ``study`` would do, without doing any of it."""
-    store = StageStore(storage)
-    inputs = check_study(study, store)
-    if study.settings.search is not None:
-        _print_search(study, console)
-        return
-    stored = _print_cohorts(study, store, console)
-    for chain in study.chains:
-        if chain.recipe.batched:
-            continue
-        steps = Steps(store, replay=True)
-        try:
-            generations = len(list(run_chain(ChainTask.of(study, chain, inputs), steps, Devices())))
-            state = f"whole in the store ({generations} generations)"
-            stored += 1
-        except NotStored as missing:
-            state = f"{steps.reused} steps in the store; next: {missing}"
-        console.print(f"{chain.label}: {state}", highlight=False, markup=False, soft_wrap=True)
-    cpus = float(study.settings.resources.num_cpus or cores_here())
-    engines = any(chain.recipe.uses_engines for chain in study.cells)
-    plan = make_plan(study.settings.resources, max(1, len(study.chains) - stored), cpus, cores_here(), engines=engines)
-    console.print(
-        f"{len(study.chains)} chains of {study.generations_asked} generations, {stored} of them in the store. "
-        f"Here: {plan.describe()}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    for line in plan.shrunk:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def _print_search(study: Study, console: Console) -> None:
-    """What a search may run at most; how much of that the store holds, only the search itself can tell."""
-    search = study.settings.search
-    assert search is not None
-    if isinstance(search, BoundarySearch):
-        cells = len(study.cells) * len(study.settings.collapse)
-        chains, at_once = search.budget * cells, search.at_once * cells
-        what = f"the boundary of collapse along {search.over} in {cells} cell(s)"
-    else:
-        chains, at_once = search.budget * len(study.chains), search.at_once
-        what = f"the largest {search.maximise} over {', '.join(search.over)}, and the baseline's chains beside"
-    engines = any(chain.recipe.uses_engines for chain in study.cells)
-    cpus = float(study.settings.resources.num_cpus or cores_here())
-    plan = make_plan(study.settings.resources, at_once, cpus, cores_here(), engines=engines)
-    lines = [
-        f"searches for {what}: at most {chains} chains of {study.generations_asked} generations",
-        f"Here: {plan.describe()}",
-        *plan.shrunk,
-    ]
-    for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def _print_cohorts(study: Study, store: StageStore, console: Console) -> int:
-    """A line for each cohort; returns the number of chains that the store holds."""
-    stored = 0
-    for task in cohorts(study.chains):
-        try:
-            run_cohort(task, Steps(store, replay=True))
-            state, stored = "whole in the store", stored + len(task.chains)
-        except NotStored:
-            state = "to be computed"
-        console.print(f"{task.label}: {state}", highlight=False, markup=False, soft_wrap=True)
-    return stored
