@@ -1,5 +1,6 @@
 """The command line: each command parses, builds and runs; what it does stands elsewhere."""
 
+import errno
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -183,9 +184,19 @@ def ui(
 
 
 def main() -> None:
-    """Entry point: a user's mistake gets its one line and exit code 2."""
+    """Entry point: a user's mistake gets its one line and exit code 2, a full disk its line and exit code 1."""
     try:
         app()
     except UserError as error:
         print(f"fortifai: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        print(
+            f"fortifai: no space left{where}; every finished step is kept: make room (fortifai gc), and the same "
+            "command goes on from there",
+            file=sys.stderr,
+        )
+        sys.exit(1)

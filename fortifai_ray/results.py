@@ -1,7 +1,6 @@
 """The result tables of a study, as Parquet in ``STORAGE/NAME/results/``."""
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +10,7 @@ import polars as pl
 import yaml
 
 from fortifai_ray.fidelity import Reference, chain_table, fidelity_table
+from fortifai_ray.files import write_table, write_text
 from fortifai_ray.storage.mirror import StudyMirror
 from fortifai_ray.study import Chain, Study
 
@@ -81,7 +81,7 @@ class StudyResults:
         self._references: dict[Reference, None] = {}
         self._table: pl.DataFrame | None = None
         (folder / "results").mkdir(parents=True, exist_ok=True)
-        _write_text(folder / "study.yaml", yaml.safe_dump(study.resolved(), sort_keys=False, allow_unicode=True))
+        write_text(folder / "study.yaml", yaml.safe_dump(study.resolved(), sort_keys=False, allow_unicode=True))
 
     @cached_property
     def metrics(self) -> list[str]:
@@ -146,9 +146,9 @@ class StudyResults:
 
     def write_generations(self) -> None:
         """Write what came in so far, so that a sweep that is killed leaves a table of what it finished."""
-        _write_table(self.generations(), self.folder / "results" / "generations.parquet")
+        write_table(self.folder / "results" / "generations.parquet", self.generations())
         samples = [sample for key in sorted(self._samples) for sample in self._samples[key]]
-        _write_table(pl.DataFrame(samples, schema=_SAMPLE_SCHEMA), self.folder / "results" / "samples.parquet")
+        write_table(self.folder / "results" / "samples.parquet", pl.DataFrame(samples, schema=_SAMPLE_SCHEMA))
         self._write_extra("pictures", self._pictures, _PICTURE_SCHEMA)
         self._write_extra("details", self._details, _DETAIL_SCHEMA)
         if self._mirror is not None:
@@ -159,7 +159,7 @@ class StudyResults:
         if values:
             rows = [(*key, value) for key, value in sorted(values.items())]
             table = pl.DataFrame(rows, schema=schema, orient="row")
-            _write_table(table, self.folder / "results" / f"{name}.parquet")
+            write_table(self.folder / "results" / f"{name}.parquet", table)
 
     def write(self) -> tuple[pl.DataFrame, pl.DataFrame]:
         """Write every table; returns (chains, fidelity)."""
@@ -176,15 +176,15 @@ class StudyResults:
             references=self._references,
         )
         fidelity = fidelity_table(chains, study.varied, settings.baseline)
-        _write_table(chains, self.folder / "results" / "chains.parquet")
-        _write_table(fidelity, self.folder / "results" / "fidelity.parquet")
+        write_table(self.folder / "results" / "chains.parquet", chains)
+        write_table(self.folder / "results" / "fidelity.parquet", fidelity)
         return chains, fidelity
 
     def write_search(self, points: pl.DataFrame, state: Mapping[str, Any]) -> None:
         """Write what a search found: ``results/collapse_points.parquet``, and how it went, ``results/search.json``."""
         if not points.is_empty():
-            _write_table(points, self.folder / "results" / "collapse_points.parquet")
-        _write_text(self.folder / "results" / "search.json", json.dumps(state, indent=1))
+            write_table(self.folder / "results" / "collapse_points.parquet", points)
+        write_text(self.folder / "results" / "search.json", json.dumps(state, indent=1))
 
     def read_search(self) -> dict[str, Any]:
         """How the last run of this study's search went; empty where there was none."""
@@ -192,7 +192,7 @@ class StudyResults:
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write ``results/summary.json``: how the sweep ran, as against what it found."""
-        _write_text(self.folder / "results" / "summary.json", json.dumps(summary, indent=1))
+        write_text(self.folder / "results" / "summary.json", json.dumps(summary, indent=1))
 
     def read_summary(self) -> dict[str, Any] | None:
         """The summary that the last run of this study left, if any."""
@@ -213,15 +213,3 @@ class StudyResults:
         if not rows:
             return None
         return pl.DataFrame(rows, infer_schema_length=None, strict=False)
-
-
-def _write_table(table: pl.DataFrame, path: Path) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    table.write_parquet(partial)
-    partial.replace(path)
-
-
-def _write_text(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

@@ -60,6 +60,7 @@ class SweepRun:
         self.engines: dict[str, Any] = {"engine_starts": 0, "engine_kind": None}
         self.finished: set[str] = set()
         self._counted: dict[str, tuple[int, int]] = {}
+        self._told = False
         self._before = self.results.read_summary()
         self._useful = 0.0
 
@@ -123,6 +124,15 @@ class SweepRun:
         self.results.add_cohort(task.id, rows)
         self._useful += float(rows["computed_seconds"].sum())
         self.finished |= {chain.chain_id for chain in task.chains}
+
+    def save(self) -> None:
+        """Write what came in so far. A disk that is full now may have room at the end: until then it is said once."""
+        try:
+            self.results.write_generations()
+        except OSError as error:
+            if not self._told:
+                self.say(f"the tables could not be written: {error.strerror}; the sweep goes on")
+            self._told = True
 
     def finish(self, search: "RunningSearch | None" = None) -> SweepOutcome:
         """Write every table, the report and the summary; close the runs in MLflow."""

@@ -104,7 +104,7 @@ class RunningSearch(ABC):
     def write_generations(self) -> None:
         """Write what came in so far, every few seconds."""
         if time.monotonic() - self._written > _BETWEEN_WRITES:
-            self.run.results.write_generations()
+            self.run.save()
             self._written = time.monotonic()
 
     def _finished(self, config: Mapping[str, Any]) -> None:

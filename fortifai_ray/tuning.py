@@ -136,7 +136,7 @@ class _Reports(tune.Callback):
         if result["row"] is None:
             return
         self._run.take(GenerationResult(result["row"], result["details"], result["samples"], result["picture"]))
-        self._run.results.write_generations()
+        self._run.save()
         self._run.count(trial.trial_id, result)
         metrics = dict.fromkeys(criterion.metric for criterion in self._run.study.settings.collapse)
         self._progress.generation(result["row"]["chain_id"], result["row"], list(metrics))

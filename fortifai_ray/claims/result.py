@@ -1,6 +1,5 @@
 """What came of a claim, and ``results/claims.parquet``."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Literal
 import polars as pl
 
 from fortifai_ray.claims.verdict import Verdict
+from fortifai_ray.files import write_table
 
 _SCHEMA: dict[str, type[pl.DataType]] = {
     "id": pl.String,
@@ -75,7 +75,5 @@ def claims_table(results: Sequence[ClaimResult]) -> pl.DataFrame:
 def write_claims(study_dir: Path, results: Sequence[ClaimResult]) -> Path:
     """Write ``results/claims.parquet`` (aside first, then renamed) and return its path."""
     path = Path(study_dir) / "results" / "claims.parquet"
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    claims_table(results).write_parquet(partial)
-    partial.replace(path)
+    write_table(path, claims_table(results))
     return path

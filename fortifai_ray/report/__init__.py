@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fortifai_ray.files import write_text
 from fortifai_ray.report.errors import ReportError
 
 if TYPE_CHECKING:
@@ -51,7 +52,5 @@ def write_report(study_dir: Path) -> Path:
 
     page = render_page(load_results(study_dir))
     path = Path(study_dir) / "report.html"
-    aside = path.with_suffix(".html.part")
-    aside.write_text(page, encoding="utf-8")
-    aside.replace(path)
+    write_text(path, page)
     return path

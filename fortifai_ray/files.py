@@ -1,0 +1,32 @@
+"""Files that are whole or not there: written aside, then renamed. A full disk is an ``OSError``, whoever finds it."""
+
+import io
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Put ``content`` at ``path``: who reads there finds all of it, or what was there before."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """As :func:`write_bytes`, as UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_table(path: Path, table: "pl.DataFrame") -> None:
+    """As :func:`write_bytes`, as Parquet. Polars itself calls a full disk a damaged file."""
+    content = io.BytesIO()
+    table.write_parquet(content)
+    write_bytes(path, content.getvalue())

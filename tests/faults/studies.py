@@ -1,0 +1,86 @@
+"""A small study of chains that are trained, run by the command line, and what its storage holds."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import psutil
+from polars.testing import assert_frame_equal
+
+STUDY = """
+name: faults
+family: {kind: diffusion, data: {source: blobs}}
+training: {epochs: 2}
+samples_per_generation: 128
+generations: 4
+regime: {kind: accumulate}
+vary: {seed: SEEDS}
+early_stopping: false
+collapse: {metric: wasserstein, threshold: 5.0, direction: above}
+"""
+
+
+def write_study(folder: Path, seeds: str = "[0, 1]") -> Path:
+    file = folder / "faults.yaml"
+    file.write_text(STUDY.replace("SEEDS", seeds))
+    return file
+
+
+def start(study: Path, storage: Path, *arguments: str) -> subprocess.Popen[str]:
+    """A sweep in a process of its own, MLflow's database in its storage."""
+    command = [sys.executable, "-m", "fortifai_ray", "sweep", str(study), "--storage", str(storage), *arguments]
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment | {"OMP_NUM_THREADS": "1"}
+    )
+
+
+def sweep(study: Path, storage: Path, *arguments: str) -> str:
+    """A sweep to its end; returns what it printed."""
+    running = start(study, storage, *arguments)
+    printed, _ = running.communicate(timeout=600)
+    assert running.returncode == 0, printed
+    return printed
+
+
+def completed(storage: Path) -> dict[str, int]:
+    """Every completed stage, and the inode of its manifest: a stage that is computed again gets another."""
+    return {path.parent.name: path.stat().st_ino for path in (storage / "stages").glob("*/manifest.json")}
+
+
+def at_work(storage: Path) -> bool:
+    """Whether a step is being computed."""
+    return any((storage / "stages" / ".partial").glob("*"))
+
+
+def wait_for(condition: Callable[[], object], running: subprocess.Popen[str], seconds: float = 120) -> None:
+    """Until ``condition`` holds; fails where the sweep ends before."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert running.poll() is None, running.stdout and running.stdout.read()
+        assert time.monotonic() < deadline, "what was waited for did not happen"
+        time.sleep(0.05)
+
+
+def processes_named(word: str) -> list[psutil.Process]:
+    """This machine's processes with ``word`` in their command line."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        if any(word in part for part in process.info["cmdline"] or []):
+            found.append(process)
+    return found
+
+
+def assert_same_tables(one: Path, other: Path) -> None:
+    """The generations of two storages are equal but for seconds and where they came from."""
+    first, second = (
+        pl.read_parquet(storage / "faults" / "results" / "generations.parquet").select(
+            pl.exclude("^.*_seconds$", "reused", "world_size")
+        )
+        for storage in (one, other)
+    )
+    assert_frame_equal(first, second, check_exact=True)
