@@ -20,7 +20,7 @@ from fortifai_ray.steps import Steps
 from fortifai_ray.store import Stage, StageKey
 from fortifai_ray.study import Chain
 
-VERSION = 1  # bump when the same recipe and seeds give other numbers
+VERSION = 2  # bump when the same recipe and seeds give other numbers
 _TABLE = "generations.parquet"
 _CHAINS = 200  # at most, so that a large study spreads over workers and a killed one loses little
 

@@ -107,6 +107,9 @@ class TrainingSet:
         ]
 
 
+_HALF = 1e-6  # decides between an item and none where exactly half of one is asked for
+
+
 def take(pool: Pool, size: float) -> Draw:
     """The first items of ``pool`` whose sizes sum to ``size``, to the nearest item; all of it where it is smaller."""
     return Draw(pool, np.arange(int(np.searchsorted(_middles(pool.sizes), size, side="left"))))
@@ -238,8 +241,11 @@ class Mixed(_Regime):
     def _mix(self, human: Human, synthetic: Sequence[Pool], generation: int, seed: int) -> tuple[Draw, ...]:
         share = (1.0 - self.synthetic_ratio) * human.first.size
         start = 0.0 if self.human == "kept" else human.first.size + (generation - 1) * share
-        drawn = take(synthetic[-1], self.synthetic_ratio * human.first.size)
-        return (human.between(start, start + share), drawn)
+        own = human.between(start, start + share)
+        # Where half an item is asked of each part, one of them gets it: none is lost or won.
+        asked, budget = self.synthetic_ratio * human.first.size, human.first.size
+        either = [take(synthetic[-1], asked + half) for half in (-_HALF, _HALF)]
+        return (own, min(either, key=lambda drawn: abs(own.size + drawn.size - budget)))
 
 
 class Incremental(_Regime):

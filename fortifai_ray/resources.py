@@ -91,7 +91,7 @@ class Plan(BaseModel):
     @property
     def training_mode(self) -> str:
         """How a chain is trained, in words."""
-        return "in the chain's process" if self.workers == 1 else f"{self.workers} workers, DDP over gloo"
+        return "in the chain's process" if self.workers == 1 else f"in {self.workers} workers"
 
     def describe(self) -> str:
         """The plan in one line."""

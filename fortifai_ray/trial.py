@@ -15,6 +15,16 @@ from fortifai_ray.steps import Steps
 from fortifai_ray.store import StageStore, Storage
 
 
+class _Stored(tune.Trainable):
+    """A trial whose checkpoint is the stage store."""
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: the stage store already has it."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing: the stage store already has it."""
+
+
 @dataclass(frozen=True)
 class TrialContext:
     """What every trial of a sweep shares."""
@@ -25,7 +35,7 @@ class TrialContext:
     board: Any = field(default=None)
 
 
-class ChainTrial(tune.Trainable):
+class ChainTrial(_Stored):
     """Runs one chain. The stage store is its checkpoint: a trial that is started again finds its finished steps there.
 
     Tune reuses the process for the next chain, which saves the seconds of importing torch and transformers again.
@@ -58,12 +68,6 @@ class ChainTrial(tune.Trainable):
             return {"done": True, "row": None}
         return {**_generation_report(result), **_counts(self._steps), "done": False}
 
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Nothing: the stage store already has it."""
-
-    def load_checkpoint(self, checkpoint: Any) -> None:
-        """Nothing: the stage store already has it."""
-
 
 @dataclass(frozen=True)
 class CohortContext:
@@ -74,7 +78,7 @@ class CohortContext:
     board: Any = field(default=None)
 
 
-class CohortTrial(tune.Trainable):
+class CohortTrial(_Stored):
     """Computes a group of cohorts, one a step. The store is its checkpoint, as it is a chain's."""
 
     def setup(self, config: dict[str, Any], context: CohortContext) -> None:  # type: ignore[override]
@@ -100,12 +104,6 @@ class CohortTrial(tune.Trainable):
         if self._context.board is not None:
             self._context.board.write.remote(task.id, step)
 
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Nothing: the stage store already has it."""
-
-    def load_checkpoint(self, checkpoint: Any) -> None:
-        """Nothing: the stage store already has it."""
-
 
 @dataclass(frozen=True)
 class ProbeContext:
@@ -117,7 +115,7 @@ class ProbeContext:
     board: Any = field(default=None)
 
 
-class ProbeTrial(tune.Trainable):
+class ProbeTrial(_Stored):
     """Runs the chains of one configuration that a searcher suggested; its last report is the verdict."""
 
     def setup(self, config: dict[str, Any], context: ProbeContext) -> None:  # type: ignore[override]
@@ -149,14 +147,8 @@ class ProbeTrial(tune.Trainable):
             return {**common, "cohort": report.task.id, "stage": report.stage.hash, "reused": report.stage.reused}
         return {**common, **_generation_report(report)}
 
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Nothing: the stage store already has it."""
 
-    def load_checkpoint(self, checkpoint: Any) -> None:
-        """Nothing: the stage store already has it."""
-
-
-class CellTrial(tune.Trainable):
+class CellTrial(_Stored):
     """Searches the cells of a family whose chains cost milliseconds, a round of all of them a step.
 
     A trial for each chain would spend most of its time in being one. The driver answers its own search from the store.
@@ -188,12 +180,6 @@ class CellTrial(tune.Trainable):
                 computed += [r.stage.hash for r in results if isinstance(r, CohortResult) and not r.stage.reused]
         done = all(finder.done for finder in self._finders.values())
         return {"computed": computed, **_counts(self._steps), "done": done}
-
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Nothing: the stage store already has it."""
-
-    def load_checkpoint(self, checkpoint: Any) -> None:
-        """Nothing: the stage store already has it."""
 
 
 def _generation_report(result: GenerationResult) -> dict[str, Any]:

@@ -120,15 +120,19 @@ def _trial_bundle(plan: Plan) -> dict[str, float]:
     return {"CPU": plan.trial_cpus, **({"GPU": plan.trial_gpus} if plan.trial_gpus else {})}
 
 
-class _Reports(tune.Callback):
-    """Takes in each generation that a trial reports."""
-
-    def __init__(self, run: "SweepRun", progress: SweepProgress) -> None:
-        self._run, self._progress = run, progress
+class _Callback(tune.Callback):
+    """What a trial's reports set off in this process."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune saves its callbacks with an experiment, and these belong to this process alone."""
         return {}
+
+
+class _Reports(_Callback):
+    """Takes in each generation that a trial reports."""
+
+    def __init__(self, run: "SweepRun", progress: SweepProgress) -> None:
+        self._run, self._progress = run, progress
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -153,15 +157,11 @@ class _Reports(tune.Callback):
         self._progress.say(f"chain failed: {self._run.tasks[chain_id].chain.label}: {error}")
 
 
-class _CohortReports(tune.Callback):
+class _CohortReports(_Callback):
     """Takes in each cohort that a trial reports."""
 
     def __init__(self, run: "SweepRun", groups: list[list[CohortTask]], progress: SweepProgress) -> None:
         self._run, self._groups, self._progress = run, groups, progress
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune saves its callbacks with an experiment, and these belong to this process alone."""
-        return {}
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -184,15 +184,11 @@ class _CohortReports(tune.Callback):
                 self._progress.say(f"failed: {task.label}: {error}")
 
 
-class _ProbeReports(tune.Callback):
+class _ProbeReports(_Callback):
     """Takes in what a search's trials report, and says what each of them came to."""
 
     def __init__(self, search: "RunningSearch", progress: SweepProgress) -> None:
         self._search, self._progress = search, progress
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune saves its callbacks with an experiment, and these belong to this process alone."""
-        return {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         label, generations = self._search.started(trial.config)
@@ -223,15 +219,11 @@ class _ProbeReports(tune.Callback):
         self._progress.say(f"failed: {label}: {_error(trial)}")
 
 
-class _CellReports(tune.Callback):
+class _CellReports(_Callback):
     """Takes in the rounds of searches that run inside trials: what they stored answers the driver's own search."""
 
     def __init__(self, search: "RunningBoundary", progress: SweepProgress) -> None:
         self._search, self._progress = search, progress
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune saves its callbacks with an experiment, and these belong to this process alone."""
-        return {}
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any

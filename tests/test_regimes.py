@@ -1,5 +1,6 @@
 """Regimes: exact counts, nothing drawn twice, the same draw for the same seed."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -210,3 +211,19 @@ def test_fixed_numbers_are_counts(content: dict[str, Any]) -> None:
     """A negative, missing or broken count is refused."""
     with pytest.raises(ValidationError):
         FixedHuman.model_validate(content)
+
+
+@pytest.mark.parametrize("kind", ["kept", "fresh"])
+@pytest.mark.parametrize(("budget", "ratio"), [(50, 0.95), (10, 0.25), (100, 0.125), (7, 0.5), (50, 0.5), (20, 0.3)])
+def test_a_mixed_set_has_exactly_its_budget(budget: int, ratio: float, kind: str) -> None:
+    """Where the shares come out at half a sample: none is lost, none is used twice."""
+    regime = Mixed(synthetic_ratio=ratio, human=kind)  # type: ignore[arg-type]
+    count = math.ceil(regime.human_needed(budget, 6))
+    human = Human(Pool("human", np.ones(count), synthetic=False), np.arange(count), budget)
+    used: list[int] = []
+    for generation in range(1, 6):
+        pool = Pool(f"s{generation}", np.ones(math.ceil(regime.synthetic_size(budget, generation))), synthetic=True)
+        data = regime.training_set(human, [pool], generation)
+        assert data.human_size + data.synthetic_size == budget
+        used += data.draws[0].items.tolist() if kind == "fresh" else []
+    assert len(used) == len(set(used))

@@ -19,7 +19,9 @@ class OptimizerConfig(BaseModel):
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_ratio: float = Field(0.05, ge=0.0, lt=1.0, description="share of the steps")
     weight_decay: float = Field(0.01, ge=0.0)
-    max_grad_norm: float = Field(1.0, gt=0.0)
+    max_grad_norm: float = Field(
+        1.0, gt=0.0, allow_inf_nan=False, description="gradients are scaled down to it; 1.0e+9 clips nothing"
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on a GPU that has it")
 
 

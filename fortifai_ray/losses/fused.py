@@ -5,12 +5,15 @@ are. So it is formed in the forward pass, a chunk of targets at a time, and turn
 and the weight by two matrix products over those targets alone for which f′ ≠ 0. For a kept fraction k that is 1 + 2k
 products of the head's size, where cross entropy on whole logits takes 3: (1 + 2k)/3 of its floating-point operations.
 
+There is one algorithm, and two back ends for what it does to a chunk of logits: PyTorch's operations
+(:mod:`fortifai_ray.losses.softmax`) and, on a GPU, Triton's kernels (:mod:`fortifai_ray.losses.triton_kernel`).
+
 Chunking and gradients in the forward pass are those of Liger-Kernel's fused linear cross entropy (Hsu et al. 2024).
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,11 +21,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fortifai_ray.losses.base import value_and_derivative
+from fortifai_ray.losses.softmax import ChunkSoftmax, TorchSoftmax
 
 _CHUNK_LOGITS = 2**25  # logits in memory at once: 128 MiB in float32, enough rows to keep matrix products at full speed
 _WEIGHT_BLOCK = 2**24  # elements of a chunk's weight gradient formed at once ahead of a float32 sum
 
 Function = Callable[[Tensor], Tensor]
+Kernel = Literal["torch", "triton"]
+_MakeSoftmax = Callable[[Tensor, Tensor | None, float | None, int], ChunkSoftmax]
 
 
 class LossSums(NamedTuple):
@@ -79,18 +85,26 @@ def fused_linear_sums(
     softcap: float | None = None,
     *,
     ignore_index: int = -100,
-    chunk_logits: int = _CHUNK_LOGITS,
+    chunk_logits: int | None = None,
+    kernel: Kernel | None = None,
 ) -> LossSums:
-    """As :func:`fused_linear_loss`, undivided, with what a trainer wants to count. ``chunk_logits`` bounds memory: so
-    many logits are formed at once (one target's at least)."""
+    """As :func:`fused_linear_loss`, undivided, with what a trainer wants to count.
+
+    ``chunk_logits`` bounds memory: so many logits are formed at once (one target's at least). ``kernel`` is what works
+    on them; by default Triton's on a GPU, where the package triton is installed, and PyTorch elsewhere. Raises
+    ValueError where ``kernel="triton"`` is asked for and cannot be had.
+    """
     if hidden.shape[:-1] != targets.shape or weight.shape[1:] != hidden.shape[-1:]:
         shapes = f"hidden {tuple(hidden.shape)}, weight {tuple(weight.shape)}, targets {tuple(targets.shape)}"
         raise ValueError(f"shapes do not fit (…, D), (V, D) and (…): {shapes}")
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+    softmax = _softmax_on(hidden.device, kernel)
+    if chunk_logits is None:
+        chunk_logits = _chunk_logits(weight, dtype, softmax)
     rows = max(1, chunk_logits // weight.shape[0])
     flat, valid = targets.flatten(), targets != ignore_index
-    head = _Head(loss, softcap, dtype, rows, ignore_index, torch.is_grad_enabled())
+    head = _Head(loss, softcap, dtype, rows, ignore_index, torch.is_grad_enabled(), softmax)
     total, log_p, kept = _FusedLinear.apply(hidden.reshape(len(flat), -1), weight, bias, flat, head)
     return LossSums(total, log_p.view(targets.shape), valid, kept.view(targets.shape))
 
@@ -106,6 +120,35 @@ def plain_sums(logits: Tensor, targets: Tensor, loss: Function, *, ignore_index:
     return LossSums(total, log_p.detach(), valid, kept)
 
 
+def _softmax_on(device: torch.device, kernel: Kernel | None) -> _MakeSoftmax:
+    """The back end for tensors on ``device``."""
+    if kernel == "torch" or (kernel is None and device.type != "cuda"):
+        return TorchSoftmax
+    try:
+        from fortifai_ray.losses import triton_kernel
+    except ImportError as error:
+        if kernel is None:
+            return TorchSoftmax
+        raise ValueError(f"kernel='triton' needs the package triton: {error}") from error
+    if not triton_kernel.serves(device):
+        raise ValueError(f"kernel='triton' needs tensors on a GPU, not on {device} (or TRITON_INTERPRET=1, for tests)")
+    return triton_kernel.TritonSoftmax
+
+
+def _chunk_logits(weight: Tensor, dtype: torch.dtype, softmax: _MakeSoftmax) -> int:
+    """How many logits to form at once.
+
+    Each chunk reads and writes the weight's whole gradient, in float32 where products are 16 bits wide. For a GPU of
+    800 TFLOP/s and 5 TB/s that is as much time as the chunk's products at about 200 targets (by arithmetic, not
+    measured), so chunks must be larger: as many logits as the weight has elements, as many targets as D. Triton's back
+    end keeps nothing beside them, so they take half the memory of that float32 gradient, and no higher a peak where the
+    weight is 16 bits wide too, since the backward pass then holds the gradient in both widths.
+    """
+    if softmax is not TorchSoftmax and dtype.itemsize == 2:
+        return max(_CHUNK_LOGITS, weight.numel())
+    return _CHUNK_LOGITS
+
+
 @dataclass(frozen=True)
 class _Head:
     """What of a fused pass is no tensor."""
@@ -116,6 +159,7 @@ class _Head:
     rows: int  # targets a chunk
     ignore_index: int
     with_gradients: bool
+    softmax: _MakeSoftmax
 
 
 class _Gradients(NamedTuple):
@@ -124,6 +168,36 @@ class _Gradients(NamedTuple):
     hidden: Tensor | None
     weight: Tensor | None
     bias: Tensor | None
+
+    def add(self, rows: Tensor, states: Tensor, weight: Tensor, on_logits: Tensor, memory: Tensor) -> None:
+        """Add a chunk's share, of targets ``rows`` with hidden states ``states`` (k, D), from the gradient on their
+        logits (k, V): two products, none where k = 0. ``memory`` (k or more, V), of the products' dtype, may be
+        overwritten."""
+        if not len(rows):
+            return
+        if self.bias is not None:
+            self.bias.add_(on_logits.sum(0, dtype=self.bias.dtype))
+        if on_logits.dtype != weight.dtype:
+            on_logits = memory[: len(rows)].copy_(on_logits)
+        if self.hidden is not None:
+            self.hidden[rows] = torch.mm(on_logits, weight).to(self.hidden.dtype)
+        if self.weight is not None:
+            _add_product(self.weight, on_logits, states)
+
+
+def _add_product(to: Tensor, on_logits: Tensor, states: Tensor) -> None:
+    """Add ``on_logits.T @ states`` to ``to`` (V, D), which may be of a wider dtype than both."""
+    if to.dtype == on_logits.dtype:
+        torch.addmm(to, on_logits.T, states, out=to)
+        return
+    if to.is_cuda and torch.cuda.get_device_capability(to.device) >= (8, 0):
+        torch.addmm(to, on_logits.T, states, out_dtype=to.dtype, out=to)
+        return
+    # A chunk's product is added in float32, a part at a time; it is itself float32 where it could overflow.
+    product = torch.float32 if on_logits.dtype == torch.float16 else on_logits.dtype
+    block = max(1, _WEIGHT_BLOCK // to.shape[1])
+    for part, columns in zip(to.split(block), on_logits.split(block, dim=1), strict=True):
+        part += torch.mm(columns.T.to(product), states.to(product))
 
 
 class _FusedLinear(torch.autograd.Function):
@@ -172,80 +246,18 @@ def _forward(
     total = torch.zeros((), dtype=exact, device=hidden.device)
     valid = (targets != head.ignore_index).nonzero().squeeze(1)
     with torch.autocast(hidden.device.type, enabled=False):
-        chunks = _Chunks(weight.to(head.dtype), bias, head.softcap, gradients, min(head.rows, len(valid)))
+        weight = weight.to(head.dtype)
+        softmax = head.softmax(weight, bias, head.softcap, min(head.rows, len(valid)))
         for rows in valid.split(head.rows):
             states, chosen = hidden[rows].to(head.dtype), targets[rows]
-            log_softmax = chunks.log_softmax(states)
-            of_targets = log_softmax.gather(1, chosen[:, None]).squeeze(1)
+            torch.mm(states, weight.T, out=softmax.logits[: len(rows)])
+            of_targets = softmax.log_p(chosen)
             value, slope = value_and_derivative(head.loss, of_targets)
             total += value.sum()
             log_p[rows], kept[rows] = of_targets, slope != 0
             if any(wanted):
-                chunks.add_gradients(rows, states, chosen, slope, log_softmax)
+                order, on_logits = softmax.gradients(chosen, slope)
+                if len(order) < len(rows):
+                    rows, states = rows[order], states[order]
+                gradients.add(rows, states, weight, on_logits, softmax.logits)
     return total, log_p, kept, gradients
-
-
-class _Chunks:
-    """The head's weights, and memory for a chunk's logits that each chunk uses again: what is freed and taken anew is
-    paged in anew. ``rows`` is the largest number of targets a chunk."""
-
-    def __init__(
-        self, weight: Tensor, bias: Tensor | None, softcap: float | None, gradients: _Gradients, rows: int
-    ) -> None:
-        exact = torch.float64 if weight.dtype == torch.float64 else torch.float32
-        self._weight, self._bias, self._softcap, self._gradients = weight, bias, softcap, gradients
-        self._product = weight.new_empty(rows, weight.shape[0])
-        self._logits = self._product if weight.dtype == exact else torch.empty_like(self._product, dtype=exact)
-        self._log_softmax = torch.empty_like(self._logits)
-
-    def log_softmax(self, states: Tensor) -> Tensor:
-        """Log-probabilities of a chunk, (rows, V); its (capped) logits stay in ``_logits``."""
-        product = torch.mm(states, self._weight.T, out=self._product[: len(states)])
-        logits = self._logits[: len(states)]
-        if logits.dtype != product.dtype:
-            logits.copy_(product)
-        if self._bias is not None:
-            logits += self._bias
-        if self._softcap is not None:
-            logits.div_(self._softcap).tanh_().mul_(self._softcap)
-        return torch.log_softmax(logits, -1, out=self._log_softmax[: len(states)])
-
-    def add_gradients(self, rows: Tensor, states: Tensor, targets: Tensor, slope: Tensor, log_softmax: Tensor) -> None:
-        """Add a chunk's share: two products over the targets with a slope, none where there is no such target."""
-        index = slope.nonzero().squeeze(1)
-        if not len(index):
-            return
-        cap_slope = self._cap_slope(index)  # from the logits, whose memory is about to be used for something else
-        if len(index) < len(slope):
-            rows, states, targets, slope = rows[index], states[index], targets[index], slope[index]
-            log_softmax = torch.index_select(log_softmax, 0, index, out=self._logits[: len(index)])
-        on_logits = log_softmax.exp_().mul_(-slope[:, None])
-        on_logits.scatter_add_(1, targets[:, None], slope[:, None])
-        if cap_slope is not None:
-            on_logits *= cap_slope
-        self._add_products(rows, states, on_logits)
-
-    def _cap_slope(self, index: Tensor) -> Tensor | None:
-        """The derivative of softcap·tanh(z/softcap) of some rows, from its value; None without a cap."""
-        if self._softcap is None:
-            return None
-        return self._logits[index].div_(self._softcap).square_().neg_().add_(1.0)
-
-    def _add_products(self, rows: Tensor, states: Tensor, on_logits: Tensor) -> None:
-        of_hidden, of_weight, of_bias = self._gradients
-        if of_bias is not None:
-            of_bias += on_logits.sum(0)
-        if on_logits.dtype != self._weight.dtype:
-            on_logits = self._product[: len(rows)].copy_(on_logits)
-        if of_hidden is not None:
-            of_hidden[rows] = torch.mm(on_logits, self._weight).to(of_hidden.dtype)
-        if of_weight is None:
-            return
-        if of_weight.dtype == on_logits.dtype:
-            torch.addmm(of_weight, on_logits.T, states, out=of_weight)
-            return
-        # A chunk's product is added in float32, a part at a time; it is itself float32 where it could overflow.
-        product = torch.float32 if self._weight.dtype == torch.float16 else self._weight.dtype
-        block = max(1, _WEIGHT_BLOCK // of_weight.shape[1])
-        for part, columns in zip(of_weight.split(block), on_logits.split(block, dim=1), strict=True):
-            part += torch.mm(columns.T.to(product), states.to(product))

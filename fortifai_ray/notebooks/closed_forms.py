@@ -90,6 +90,17 @@ def _regime(recipe: Recipe) -> str:
     return "replace" if ratio == 1 else "mixed"
 
 
+def _synthetic_ratio(recipe: Recipe) -> float:
+    """Of the replace and mixed regimes."""
+    return 1.0 if _regime(recipe) == "replace" else float(recipe["regime.synthetic_ratio"])
+
+
+def _human(recipe: Recipe) -> Literal["kept", "fresh"]:
+    """Which human samples the mixed regime uses; ForTIFAI's short form uses fresh ones."""
+    fresh = recipe.get("regime.kind") == "incremental" or recipe.get("regime.human") == "fresh"
+    return "fresh" if fresh else "kept"
+
+
 def _gaussian(recipe: Recipe) -> Iterator[ClosedForm]:
     n, regime = _size(recipe), _regime(recipe)
     estimator = recipe.get("family.covariance_estimator", "maximum_likelihood")
@@ -117,9 +128,7 @@ def _partly_human_gaussian(recipe: Recipe, n: int, regime: str) -> Iterator[Clos
         subsample = theory.gaussian_accumulate_subsample_mean_variance
         yield ClosedForm("trace_ratio", "mean", subsample.__name__, lambda g: subsample(n, g))
     elif regime == "mixed":
-        fresh = recipe.get("regime.kind") == "incremental" or recipe.get("regime.human") == "fresh"
-        human: Literal["kept", "fresh"] = "fresh" if fresh else "kept"
-        ratio, mixed = float(recipe["regime.synthetic_ratio"]), theory.gaussian_mixed_mean_variance
+        ratio, human, mixed = _synthetic_ratio(recipe), _human(recipe), theory.gaussian_mixed_mean_variance
         yield ClosedForm("trace_ratio", "mean", mixed.__name__, lambda g: mixed(n, g, ratio, human))
     elif regime == "fixed_human":
         sizes, fixed = (
@@ -140,11 +149,14 @@ def _truncated_gaussian(recipe: Recipe) -> Iterator[ClosedForm]:
 
 
 def _kde(recipe: Recipe) -> Iterator[ClosedForm]:
-    bandwidth, n = recipe.get("family.bandwidth"), _size(recipe)
-    if _regime(recipe) == "replace" and isinstance(bandwidth, float | int):
-        kernel = 0.25 if recipe.get("family.kernel") == "tophat" else 1.0
+    bandwidth, n, regime = recipe.get("family.bandwidth", "scott"), _size(recipe), _regime(recipe)
+    kernel = 0.25 if recipe.get("family.kernel") == "tophat" else 1.0
+    if regime == "replace" and not isinstance(bandwidth, str):
         form = theory.kde_replace_mean_trace_ratio
         yield ClosedForm("trace_ratio", "mean", form.__name__, lambda g: form(n, g, float(bandwidth), kernel))
+    elif regime in ("replace", "mixed"):
+        ratio, human, mixed = _synthetic_ratio(recipe), _human(recipe), theory.kde_mixed_mean_trace_ratio
+        yield ClosedForm("trace_ratio", "mean", mixed.__name__, lambda g: mixed(n, g, ratio, bandwidth, human, kernel))
 
 
 def _discrete(recipe: Recipe) -> Iterator[ClosedForm]:
@@ -156,6 +168,12 @@ def _discrete(recipe: Recipe) -> Iterator[ClosedForm]:
     forms = {"replace": theory.discrete_replace_heterozygosity, "accumulate": theory.discrete_accumulate_heterozygosity}
     if drift := forms.get(regime):
         yield ClosedForm("heterozygosity", "mean", drift.__name__, lambda g: true * drift(n, g))
+    if regime == "fixed_human":
+        sizes, kept = (
+            (int(recipe["regime.human"]), int(recipe["regime.synthetic"])),
+            theory.discrete_fixed_human_heterozygosity,
+        )
+        yield ClosedForm("heterozygosity", "mean", kept.__name__, lambda g: true * kept(n, g, *sizes))
     if regime == "replace":
         support = theory.discrete_replace_support
         yield ClosedForm("support", "mean", support.__name__, lambda g: support(n, g, outcomes, shape, exponent))

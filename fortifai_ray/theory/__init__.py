@@ -6,6 +6,22 @@ as *derived*, the formula follows from the lines in its docstring, and tests che
 
 from collections.abc import Callable
 
+from fortifai_ray.theory.discrete import (
+    discrete_accumulate_heterozygosity,
+    discrete_fixed_human_distance_bound,
+    discrete_fixed_human_error,
+    discrete_fixed_human_heterozygosity,
+    discrete_fixed_human_heterozygosity_change,
+    discrete_largest_synthetic,
+    discrete_published_deviation_bound,
+    discrete_published_largest_synthetic,
+    discrete_replace_heterozygosity,
+    discrete_replace_support,
+)
+from fortifai_ray.theory.exponential_family import (
+    exponential_family_accumulate_error,
+    exponential_family_replace_error,
+)
 from fortifai_ray.theory.gaussian import (
     gaussian_accumulate_mean_error,
     gaussian_accumulate_mean_variance,
@@ -19,19 +35,21 @@ from fortifai_ray.theory.gaussian import (
     gaussian_replace_variance_log_variance,
     gaussian_tce_variance_factor,
 )
+from fortifai_ray.theory.kde import (
+    kde_critical_synthetic_ratio,
+    kde_mixed_bias_bound,
+    kde_mixed_mean_trace_ratio,
+    kde_replace_mean_trace_ratio,
+)
+from fortifai_ray.theory.kde_error import (
+    kde_mixed_integrated_squared_error,
+    kde_mixed_squared_bias,
+)
 from fortifai_ray.theory.regression import (
     regression_accumulate_excess,
     regression_excess,
     regression_replace_excess,
     ridge_excess,
-)
-from fortifai_ray.theory.samples import (
-    discrete_accumulate_heterozygosity,
-    discrete_replace_heterozygosity,
-    discrete_replace_support,
-    exponential_family_accumulate_error,
-    exponential_family_replace_error,
-    kde_replace_mean_trace_ratio,
 )
 from fortifai_ray.theory.workflow import (
     workflow_excess,
@@ -41,6 +59,13 @@ from fortifai_ray.theory.workflow import (
 __all__ = [
     "THEORY",
     "discrete_accumulate_heterozygosity",
+    "discrete_fixed_human_distance_bound",
+    "discrete_fixed_human_error",
+    "discrete_fixed_human_heterozygosity",
+    "discrete_fixed_human_heterozygosity_change",
+    "discrete_largest_synthetic",
+    "discrete_published_deviation_bound",
+    "discrete_published_largest_synthetic",
     "discrete_replace_heterozygosity",
     "discrete_replace_support",
     "exponential_family_accumulate_error",
@@ -56,6 +81,11 @@ __all__ = [
     "gaussian_replace_mean_variance",
     "gaussian_replace_variance_log_variance",
     "gaussian_tce_variance_factor",
+    "kde_critical_synthetic_ratio",
+    "kde_mixed_bias_bound",
+    "kde_mixed_integrated_squared_error",
+    "kde_mixed_mean_trace_ratio",
+    "kde_mixed_squared_bias",
     "kde_replace_mean_trace_ratio",
     "regression_accumulate_excess",
     "regression_excess",
@@ -80,8 +110,20 @@ THEORY: dict[str, Callable[..., float]] = {
         gaussian_incremental_mean_variance,
         gaussian_tce_variance_factor,
         kde_replace_mean_trace_ratio,
+        kde_mixed_mean_trace_ratio,
+        kde_critical_synthetic_ratio,
+        kde_mixed_bias_bound,
+        kde_mixed_integrated_squared_error,
+        kde_mixed_squared_bias,
         discrete_replace_heterozygosity,
         discrete_accumulate_heterozygosity,
+        discrete_fixed_human_heterozygosity,
+        discrete_fixed_human_heterozygosity_change,
+        discrete_fixed_human_error,
+        discrete_fixed_human_distance_bound,
+        discrete_largest_synthetic,
+        discrete_published_deviation_bound,
+        discrete_published_largest_synthetic,
         discrete_replace_support,
         exponential_family_replace_error,
         exponential_family_accumulate_error,

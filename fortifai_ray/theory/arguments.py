@@ -1,6 +1,9 @@
 """What every closed form asks of its arguments."""
 
-from typing import Any, get_args
+from typing import Any, Literal, get_args
+
+Human = Literal["kept", "fresh"]
+"""Whether a regime's human samples are always the same, or new ones in each generation."""
 
 
 def check_arguments(n: int, generation: int) -> None:

@@ -4,8 +4,9 @@ Second moments of the replace, accumulate and mixed regimes obey one argument, u
 maximum-likelihood variance of generation g over the true one's. Each sample of any generation has total variance 1
 about the true mean, since a fitted Gaussian has the mean and the variance of its training set: the training set's
 spread within and about the truth add up to 1. So v_g = (1 − 1/N)(1 − c), with N its size and c the mean covariance
-between two different samples of it, and c obeys a linear recursion. The mean's expected squared error is 1 − v_g. The
-same holds for any family with the mean and variance of its training set, such as a discrete distribution's indicators.
+between two different samples of it, and c obeys a linear recursion (:mod:`fortifai_ray.theory.moments`). The mean's
+expected squared error is 1 − v_g. The same holds for any family with the mean and variance of its training set, such as
+a discrete distribution's indicators.
 """
 
 import math
@@ -14,10 +15,10 @@ from typing import Literal
 
 import numpy as np
 
-from fortifai_ray.theory.arguments import check_arguments, check_choice
+from fortifai_ray.theory.arguments import Human, check_arguments, check_choice
+from fortifai_ray.theory.moments import mixed_sizes, partly_human_variance
 
 Estimator = Literal["maximum_likelihood", "unbiased"]
-Human = Literal["kept", "fresh"]
 
 
 def gaussian_replace_mean_variance(n: int, generation: int, estimator: Estimator = "maximum_likelihood") -> float:
@@ -105,12 +106,7 @@ def gaussian_mixed_mean_variance(n: int, generation: int, synthetic_ratio: float
     """
     check_arguments(n, generation)
     check_choice("human", human, Human)
-    if not 0 <= synthetic_ratio <= 1:
-        raise ValueError(f"synthetic_ratio must lie in [0, 1]: {synthetic_ratio} does not")
-    synthetic = round(synthetic_ratio * n)
-    kept = n - synthetic
-    sizes = [(n, 0)] + [(kept, synthetic)] * generation
-    return _partly_human(sizes, first=n, kept=human == "kept")
+    return _partly_human(mixed_sizes(n, generation, synthetic_ratio), first=n, kept=human == "kept")
 
 
 def gaussian_fixed_human_mean_variance(n: int, generation: int, human: int, synthetic: int) -> float:
@@ -132,25 +128,8 @@ def gaussian_incremental_mean_variance(n: int, generation: int) -> float:
 
 
 def _partly_human(sizes: Sequence[tuple[int, int]], first: int, kept: bool) -> float:
-    """v of the last of these generations, (human, synthetic) samples each.
-
-    With a the covariance of a human and a synthetic sample and b that of two synthetic ones, the mean covariance of two
-    different ones of N = h + s is c = (2hs·a + s(s−1)·b)/(N(N−1)). The next b is the fitted mean's variance,
-    1/N + (1 − 1/N)c. The next a is its covariance with a human sample that is kept, (1 + s·a)/N, and 0 for a fresh one.
-    """
-    a = b = c = 0.0
-    total = first
-    for generation, (human, synthetic) in enumerate(sizes):
-        total = human + synthetic
-        pairs = 2 * human * synthetic * a + synthetic * (synthetic - 1) * b
-        c = pairs / (total * (total - 1))
-        b = 1 / total + (1 - 1 / total) * c
-        if generation:
-            a = (1 + synthetic * a) / total if kept else 0.0
-        elif len(sizes) > 1 and kept and sizes[1][0]:
-            # Only those human samples that generation 0 saw have anything in common with what it writes.
-            a = min(first, sizes[1][0]) / (first * sizes[1][0])
-    return (1 - 1 / total) * (1 - c)
+    """v of the last of these generations, (human, synthetic) samples each."""
+    return (1 - 1 / sum(sizes[-1])) * partly_human_variance(sizes, first, kept)
 
 
 def gaussian_tce_variance_factor(gamma: float) -> float:

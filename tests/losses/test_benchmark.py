@@ -4,14 +4,19 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from fortifai_ray.losses import TruncatedCrossEntropy
+from fortifai_ray.losses import TruncatedCrossEntropy, benchmark
 from fortifai_ray.losses.benchmark import (
     BASELINE,
+    FLOP_FORMULAS,
+    LIGER,
     PLAIN,
+    Inputs,
     cases,
     flops,
     make_inputs,
+    measure,
     peak_bytes,
     thresholds,
     training_steps,
@@ -44,7 +49,7 @@ def test_peak_memory_is_what_is_taken() -> None:
 
 
 def row(implementation: str, **changes: Any) -> dict[str, Any]:
-    values = {"time_ratio": 0.5, "flop_ratio": 2 / 3, "peak_ratio_to_plain": 0.05}
+    values = {"time_ratio": 0.5, "flop_ratio": 2 / 3, "peak_ratio_to_plain": 0.05, "seconds": 1.0, "peak_bytes": 100}
     return {"shape": "4096x512x128000", "implementation": implementation, **values, **changes}
 
 
@@ -57,6 +62,46 @@ def test_a_target_missed_on_one_shape_is_missed() -> None:
         assert list(verdicts([good, row("fused k=0.5", **change)]).values()).count(False) == 1
     assert len(verdicts([row("fused k=0.5", peak_ratio_to_plain=None)])) == 2
     assert verdicts([row(BASELINE)]) == {}
+
+
+def test_on_a_gpu_the_fused_head_is_judged_against_liger() -> None:
+    """Speed at k ≤ 0.9 alone, memory at every k, on the same shape; times against cross entropy are a CPU's target."""
+    liger = row(LIGER, seconds=2.0, peak_bytes=100)
+    rows = [row("fused k=1.0", seconds=9.0, flop_ratio=1.0), row("fused k=0.9", flop_ratio=2.8 / 3), liger]
+    met = verdicts(rows, "cuda")
+    assert all(met.values())
+    assert len(met) == 5
+    assert not any(name.startswith("time") for name in met)
+    for change in ({"seconds": 2.5}, {"peak_bytes": 101}):
+        missed = [name for name, good in verdicts([*rows, row("fused k=0.5", **change)], "cuda").items() if not good]
+        assert len(missed) == 1
+        assert "liger" in missed[0]
+    elsewhere = row("fused k=0.5", seconds=2.5, shape="4096x2048x128000")
+    assert all(verdicts([*rows, elsewhere], "cuda").values())
+    assert not any("liger" in name for name in verdicts([*rows[:2], {**row(LIGER), "missing": "not here"}], "cuda"))
+
+
+def test_an_implementation_that_fails_does_not_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another project's code may not fit the installed torch: its row says why, the others are measured."""
+
+    def broken(_: Inputs) -> torch.Tensor:
+        raise RuntimeError("no kernel image")
+
+    found = {name: case for name, case in cases("cpu", {1.0: 1.0})[0].items() if name in (BASELINE, PLAIN)}
+    monkeypatch.setattr(benchmark, "cases", lambda *_: ({**found, "other": broken}, {}))
+    rows = {row["implementation"]: row for row in measure("16x4x32", [1.0], torch.float32, "cpu", 1)}
+    assert rows["other"]["missing"] == "fails: no kernel image"
+    assert rows[BASELINE]["time_ratio"] == 1.0
+    assert rows[PLAIN]["seconds"] > 0
+
+
+def test_a_product_added_in_float32_is_counted() -> None:
+    """As a GPU adds 16-bit products to a float32 gradient: torch's own formula fails on it."""
+    a, b = torch.ones(6, 5, dtype=torch.bfloat16, device="meta"), torch.ones(6, 4, dtype=torch.bfloat16, device="meta")
+    total = torch.zeros(5, 4, device="meta")
+    with FlopCounterMode(display=False, custom_mapping=FLOP_FORMULAS) as counter:
+        torch.addmm(total, a.T, b, out_dtype=torch.float32, out=total)
+    assert counter.get_total_flops() == 2 * 5 * 6 * 4
 
 
 def test_the_heads_share_of_a_training_step() -> None:

@@ -1,138 +1,28 @@
 """The fused output head against the plain one: the same numbers, less memory, exactly the work that is needed."""
 
 import math
-from typing import Any, NamedTuple
+import sys
 
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from fortifai_ray.losses import (
-    ClippedFocal,
-    CrossEntropy,
-    Entropy,
-    Focal,
-    PointwiseLoss,
-    TruncatedCrossEntropy,
-)
-from fortifai_ray.losses.fused import LossSums, fused_linear_loss, fused_linear_sums, plain_sums
-
-
-class Head(NamedTuple):
-    hidden: Tensor
-    weight: Tensor
-    bias: Tensor | None
-    targets: Tensor
-
-    def to(self, dtype: torch.dtype) -> "Head":
-        tensors = (None if t is None else t.detach().to(dtype).requires_grad_() for t in self[:3])
-        return Head(*tensors, self.targets)  # type: ignore[arg-type]
-
-
-def make_head(n: int, d: int, v: int, dtype: torch.dtype, *, bias: bool = False, seed: int = 0, scale: float = 1.0):
-    random = torch.Generator().manual_seed(seed)
-    targets = torch.randint(0, v, (n,), generator=random)
-    weight = torch.randn(v, d, generator=random)
-    # Hidden states lean towards their targets, so that target probabilities spread over (0, 1).
-    hidden = torch.randn(n, d, generator=random) + weight[targets] * torch.rand(n, 1, generator=random)
-    return Head(hidden * scale, weight * scale, torch.randn(v, generator=random) if bias else None, targets).to(dtype)
-
-
-def plain(head: Head, loss: Any, softcap: float | None = None) -> LossSums:
-    logits = F.linear(head.hidden, head.weight, head.bias)
-    return plain_sums(logits if softcap is None else softcap * torch.tanh(logits / softcap), head.targets, loss)
-
-
-def fused(head: Head, loss: Any, softcap: float | None = None, **kwargs: Any) -> LossSums:
-    return fused_linear_sums(head.hidden, head.weight, head.targets, loss, head.bias, softcap, **kwargs)
-
-
-def gradients(sums: LossSums, head: Head) -> list[Tensor]:
-    return list(torch.autograd.grad(sums.total, [tensor for tensor in head[:3] if tensor is not None]))
-
-
-def term_sizes(exact: Head, loss: Any, softcap: float | None) -> tuple[list[float], float]:
-    """In float64: the largest sum of absolute terms behind the total, log p and each gradient; the largest logit."""
-    product = F.linear(exact.hidden, exact.weight, exact.bias).detach().requires_grad_()
-    logits = product if softcap is None else softcap * torch.tanh(product / softcap)
-    sums = plain_sums(logits, exact.targets, loss)
-    (on_logits,) = torch.autograd.grad(sums.total, product)
-    total = loss(sums.log_p)[sums.valid].abs().sum()
-    largest = logits.abs().max()
-    of_hidden, of_weight = on_logits.abs() @ exact.weight.abs(), on_logits.abs().T @ exact.hidden.abs()
-    sizes = [total, largest, of_hidden.max(), of_weight.max()]
-    if exact.bias is not None:
-        sizes.append(on_logits.abs().sum(0).max())
-    return [size.item() for size in sizes], largest.item()
-
-
-losses = st.sampled_from(
-    [
-        CrossEntropy(),
-        TruncatedCrossEntropy(gamma=1.0),
-        Focal(gamma=2.0),
-        Focal(gamma=0.5, alpha=0.3),
-        Focal(gamma=1.0, detach=True),
-        Entropy(gamma=2.0),
-    ]
-)
-
-
-@st.composite
-def truncated(draw: st.DrawFn, head: Head, softcap: float | None) -> PointwiseLoss:
-    """A loss whose threshold lies well between two targets' probabilities, so that no rounding moves a target over it.
-
-    What "well" is, is measured: the error of log p in the dtype at hand.
-    """
-    exact = plain(head.to(torch.float64), CrossEntropy(), softcap).log_p
-    error = (plain(head, CrossEntropy(), softcap).log_p.double() - exact).abs().max().item()
-    values = exact[head.targets != -100].sort().values
-    assume(len(values) >= 2)
-    at = draw(st.integers(0, len(values) - 2))
-    low, high = values[at].item(), values[at + 1].item()
-    assume(high - low > 8 * error and low < -1e-6)
-    gamma = math.exp((low + high) / 2)
-    if draw(st.booleans()):
-        return TruncatedCrossEntropy(gamma=gamma)
-    return ClippedFocal(variant=draw(st.sampled_from(["fortifai", "intended"])), gamma=1.0, clip=1.0 - gamma)
+from fortifai_ray.losses import CrossEntropy, Focal, TruncatedCrossEntropy
+from fortifai_ray.losses.fused import fused_linear_loss
+from tests.losses.heads import Largest, cases, check_against_plain, fused, gradients, make_head, plain
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_fused_equals_plain(data: st.DataObject) -> None:
-    """Loss and gradients are as near to float64 as the plain path's, whatever the shape, dtype, padding or threshold.
-
-    Tolerance: the plain path's own error, measured on the same inputs; and, since other chunks may round otherwise, two
-    roundings to the dtype and a few of the accumulators' (through log p, which is as exact as its logits are), each
-    relative to the sum of the sizes of the terms that make the number up.
-    """
-    n, d, v = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 24)), data.draw(st.integers(2, 90))
-    dtype = data.draw(st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.float16]))
-    softcap = data.draw(st.sampled_from([None, None, 2.0, 30.0]))
-    head = make_head(n, d, v, dtype, bias=data.draw(st.booleans()), seed=data.draw(st.integers(0, 999)), scale=0.6)
-    padding = data.draw(st.lists(st.booleans(), min_size=n, max_size=n))
-    head.targets[torch.tensor(padding)] = -100
-    loss = data.draw(st.one_of(losses, truncated(head, softcap)))
-    chunk = v * data.draw(st.integers(1, 12)) + data.draw(st.integers(-1, 1))
-
-    exact = head.to(torch.float64)
-    reference, expected = plain(exact, loss, softcap), plain(head, loss, softcap)
-    got = fused(head, loss, softcap, chunk_logits=chunk)
-    assert torch.equal(got.valid, reference.valid)
-    assert torch.equal(got.kept, reference.kept)
-    sizes, largest_logit = term_sizes(exact, loss, softcap)
-    accumulator = torch.finfo(dtype if dtype == torch.float64 else torch.float32).eps
-    small = 2 * torch.finfo(dtype).eps + 8 * accumulator * (1 + largest_logit)
-    ours = [got.total, got.log_p, *gradients(got, head)]
-    theirs = [expected.total, expected.log_p, *gradients(expected, head)]
-    true = [reference.total, reference.log_p, *gradients(reference, exact)]
-    for a, b, c, size in zip(ours, theirs, true, sizes, strict=True):
-        assert (a.double() - c).abs().max() <= (b.double() - c).abs().max() + small * size
+    """Loss and gradients are as near to float64 as the plain path's, whatever the shape, dtype, padding or threshold:
+    to the tolerance that :func:`check_against_plain` says."""
+    case = data.draw(cases(rows=40, columns=90))
+    check_against_plain(case, fused(case.head, case.loss, case.softcap, chunk_logits=case.chunk_logits))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
@@ -237,27 +127,14 @@ def test_what_needs_no_gradient_costs_nothing() -> None:
     assert not total.requires_grad
 
 
-class _Largest(TorchDispatchMode):
-    """The largest tensor that any operation gives, in elements."""
-
-    elements = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for tensor in out if isinstance(out, tuple | list) else [out]:
-            if isinstance(tensor, Tensor):
-                self.elements = max(self.elements, tensor.numel())
-        return out
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_logits_are_never_whole_in_memory(dtype: torch.dtype) -> None:
     """No tensor is larger than a chunk's logits or the weight; the plain path's logits are."""
     n, d, v, rows = 400, 4, 300, 16
     head = make_head(n, d, v, dtype, bias=True)
-    with _Largest() as ours:
+    with Largest() as ours:
         fused(head, TruncatedCrossEntropy(gamma=0.3), 30.0, chunk_logits=rows * v).total.backward()
-    with _Largest() as theirs:
+    with Largest() as theirs:
         plain(head, TruncatedCrossEntropy(gamma=0.3), 30.0).total.backward()
     assert ours.elements <= max(rows * v, v * d, n * d)
     assert theirs.elements == n * v
@@ -291,3 +168,14 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         fused_linear_loss(torch.zeros(3, 4), torch.zeros(5, 6), torch.zeros(3, dtype=torch.long), CrossEntropy())
     with pytest.raises(ValueError, match="shapes do not fit"):
         fused_linear_loss(torch.zeros(3, 4), torch.zeros(5, 4), torch.zeros(2, dtype=torch.long), CrossEntropy())
+
+
+def test_a_kernel_that_cannot_be_had_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked for by name where triton is missing, it is not silently another; by default, what is there is taken."""
+    head = make_head(4, 3, 5, torch.float32)
+    monkeypatch.delitem(sys.modules, "fortifai_ray.losses.triton_kernel", raising=False)
+    monkeypatch.delattr("fortifai_ray.losses.triton_kernel", raising=False)
+    monkeypatch.setitem(sys.modules, "triton", None)
+    with pytest.raises(ValueError, match="needs the package triton"):
+        fused(head, CrossEntropy(), kernel="triton")
+    assert torch.equal(fused(head, CrossEntropy()).total, fused(head, CrossEntropy(), kernel="torch").total)

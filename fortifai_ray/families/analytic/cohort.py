@@ -75,7 +75,7 @@ class CohortFamily:
     def generate(self, model: Arrays, size: float, *, generation: int) -> Synthetic[Arrays]:
         """``size`` samples of each chain's model."""
         assert model.model is not None
-        started, name, count = time.perf_counter(), f"synthetic-{generation}", round(size)
+        started, name, count = time.perf_counter(), f"synthetic-{generation}", _whole(size)
         samples = self._family.generate(model.model, count, Streams(self._seeds, generation))
         seconds = self._share(started)
         self._keep(name, samples)
@@ -94,7 +94,7 @@ class CohortFamily:
         samples = self._samples[written.stage.hash]
         scores = self._family.log_likelihood(scorer, samples)
         typical = np.median(self._family.log_likelihood(scorer, self._samples[_HUMAN]), axis=1)
-        chosen = select(scores, round(size), curation, typical)
+        chosen = select(scores, _whole(size), curation, typical)
         index = chosen.reshape(*chosen.shape, *[1] * (samples.ndim - 2))
         name = f"curated-{written.stage.hash}"
         self._keep(name, np.take_along_axis(samples, index, axis=1))
@@ -122,3 +122,8 @@ class CohortFamily:
     def _share(self, started: float) -> float:
         """Seconds since ``started`` that fall to one chain."""
         return (time.perf_counter() - started) / len(self._seeds)
+
+
+def _whole(size: float) -> int:
+    """As many samples as ``size`` may need: half a one is one, which is used or not as the human part comes out."""
+    return math.ceil(size - 1e-9)

@@ -10,6 +10,7 @@ from fortifai_ray.evaluation.benchmarks.config import Benchmark, BenchmarksConfi
 from fortifai_ray.evaluation.benchmarks.names import metric_names
 from fortifai_ray.evaluation.metrics import CORPUS_SIGNS, MODEL_SIGNS
 from fortifai_ray.evaluation.signs.config import SignsConfig
+from fortifai_ray.families.language.parallel import Parallel
 from fortifai_ray.families.ray_train import OptimizerConfig
 
 _CLOSED = ConfigDict(frozen=True, extra="forbid")
@@ -121,6 +122,37 @@ class TrainingConfig(OptimizerConfig):
     epochs: int = Field(1, ge=1)
     batch_size: int = Field(16, ge=1, description="blocks a step, over all workers")
     block_size: int = Field(128, ge=2, description="tokens a block")
+    # At their defaults the keys below are left out of what a recipe's hash is taken of: some stages are older.
+    document_mask: bool = Field(
+        False,
+        exclude_if=lambda value: not value,
+        description="the documents of a block do not see each other: attention and positions begin anew with each",
+    )
+    gradient_accumulation: int = Field(
+        1,
+        ge=1,
+        exclude_if=lambda value: value == 1,
+        description="micro-batches that a step's blocks are worked through in, to save memory: the same step",
+    )
+    gradient_checkpointing: bool = Field(
+        False,
+        exclude_if=lambda value: not value,
+        description="each layer's activations are computed again in the backward pass instead of kept, to save memory",
+    )
+    parallel: Parallel = Field(
+        "ddp",
+        exclude_if=lambda value: value == "ddp",
+        description="several workers (resources.train.workers) each hold the whole model (ddp) or a shard of it (fsdp)",
+    )
+
+    @model_validator(mode="after")
+    def _micro_batches_have_blocks(self) -> Self:
+        if self.gradient_accumulation > self.batch_size:
+            raise ValueError(
+                f"gradient_accumulation: {self.batch_size} blocks a step are too few for {self.gradient_accumulation} "
+                "micro-batches; batch_size counts all of a step's blocks"
+            )
+        return self
 
 
 class EvaluationConfig(BaseModel):

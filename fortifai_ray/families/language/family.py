@@ -107,6 +107,7 @@ class LanguageFamily:
                 workers=self._devices.workers,
                 resources_per_worker=dict(self._devices.resources_per_worker),
                 threads=self._devices.threads,
+                end_of_text=self.corpus.end_of_text,
             )
             return asdict(report)
 

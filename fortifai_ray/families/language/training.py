@@ -1,14 +1,14 @@
 """Training one generation on Ray Train: one train function, in one process or in many.
 
 With one worker Ray Train runs the function in the process that asks (its local mode), which saves the seconds that a
-worker group takes to start; with more, each worker runs it under DistributedDataParallel. Losses are sums, divided
-once by the *global* number of targets, so that the number of workers changes nothing but rounding.
+worker group takes to start; with more, each worker runs it under DistributedDataParallel or with a shard of the model
+(:mod:`fortifai_ray.families.language.parallel`). Losses are sums, divided once by the *global* number of targets, so
+that the number of workers and of micro-batches changes nothing but rounding.
 """
 
 import json
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import TypeAdapter
 
+from fortifai_ray.families.language.batches import Batch, batches
 from fortifai_ray.families.language.config import TrainingConfig
 from fortifai_ray.families.language.data import Blocks
+from fortifai_ray.families.language.packing import keep_documents_apart
+from fortifai_ray.families.language.parallel import (
+    clip_gradients,
+    held_share,
+    save_whole,
+    spread,
+    unreduced,
+    unwrapped,
+)
 from fortifai_ray.families.ray_train import fetch, make_optimizer, run_on_ray_train, use_bfloat16
 from fortifai_ray.losses import CrossEntropy, DynamicTruncatedCrossEntropy, Loss, LovaszSoftmax, PointwiseLoss
 from fortifai_ray.seeds import generator
@@ -54,6 +64,7 @@ class TrainingReport:
     steps: int
     targets: int
     world_size: int
+    held_share: float  # of the weights, by rank 0 between steps: 1 unless they are sharded
     train_seconds: float
     diverged: str | None
 
@@ -66,20 +77,25 @@ def train(
     training: TrainingConfig,
     order_seed: int,
     *,
+    end_of_text: int | None = None,
     workers: int = 1,
     resources_per_worker: dict[str, float] | None = None,
     threads: int = 1,
 ) -> TrainingReport:
     """Train ``model`` (a Hugging Face folder) on ``blocks``; write the result, a Hugging Face folder, to ``output``.
 
-    Runs :func:`train_loop` by a ``TorchTrainer``. ``order_seed`` shuffles the blocks, epoch by epoch.
+    Runs :func:`train_loop` by a ``TorchTrainer``. ``order_seed`` shuffles the blocks, epoch by epoch. ``end_of_text``
+    is the token that ends a document, which ``training.document_mask`` needs. Raises ValueError where that lacks.
     """
+    if training.document_mask and end_of_text is None:
+        raise ValueError("training.document_mask needs the token that ends a document")
     config = {
         "model": str(model.absolute()),
         "output": str(output.absolute()),
         "loss": loss.model_dump(),
         "training": training.model_dump(),
         "order_seed": order_seed,
+        "end_of_text": end_of_text,
         "threads": threads,
     }
     arrays = {"tokens": blocks.tokens, "lengths": blocks.lengths}
@@ -89,7 +105,7 @@ def train(
 
 def train_loop(config: dict[str, Any]) -> None:
     """The train function that each Ray Train worker runs (see :func:`train` for what ``config`` holds)."""
-    import ray.train.torch
+    import ray.train
     import torch
     import torch.distributed as dist
     import transformers
@@ -107,19 +123,32 @@ def train_loop(config: dict[str, Any]) -> None:
 
     torch.manual_seed(config["order_seed"])  # dropout, where a model has it
     model: Any = transformers.AutoModelForCausalLM.from_pretrained(config["model"], dtype=torch.float32)
+    if training.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
     objective = CausalLMObjective(model)
-    run = _Run(ray.train.torch.prepare_model(objective), blocks, training, config["order_seed"], world)
+    if training.document_mask:
+        keep_documents_apart(model, config["end_of_text"])
+    network = spread(objective, training.parallel, world)
+    held = held_share(network)
+    run = _Run(network, blocks, training, config["order_seed"], world)
     started = time.perf_counter()
     diverged = run.train(loss, context.get_world_rank())
     seconds = time.perf_counter() - started
 
     report = run.meter.report(
-        training.epochs, world, seconds, diverged, output_head=objective.output_head, gammas=run.gammas
+        training.epochs,
+        world,
+        seconds,
+        diverged,
+        output_head=objective.output_head,
+        gammas=run.gammas,
+        held_share=held,
     )
+    output = Path(config["output"])
+    save_whole(model, output, context.get_world_rank())
     if context.get_world_rank() == 0:
-        output = Path(config["output"])
-        model.save_pretrained(output)
         np.save(output / "losses.npy", run.meter.losses())
+        np.save(output / "gradient_norms.npy", [float(norm) for norm in run.gradient_norms])
         (output / _HISTOGRAM).write_text(json.dumps(run.meter.histogram()))
         (output / _REPORT).write_text(json.dumps(asdict(report)))
 
@@ -138,6 +167,7 @@ class _Run:
         self._autocast = torch.autocast(self._device.type, torch.bfloat16, enabled=use_bfloat16(training, self._device))
         self.meter = _Meter(steps, self._device)
         self.gammas: list[float] = []
+        self.gradient_norms: list[Tensor] = []  # of each step, ahead of clipping; the same on every rank
 
     def train(self, loss: Loss, rank: int) -> str | None:
         """Every epoch; returns why it stopped early, on every rank alike, or None."""
@@ -151,31 +181,47 @@ class _Run:
             else:
                 of_epoch = loss
             order = generator(self._order_seed, "epoch", epoch).permutation(len(self._blocks))
-            for tokens, lengths, targets in _batches(self._blocks, order, self._training.batch_size, rank, self._world):
-                if not self._step(step, tokens, lengths, targets, of_epoch):
+            for batch in batches(self._blocks, order, self._training, rank, self._world):
+                if not self._step(step, batch, of_epoch):
                     return f"the gradient is not finite at step {step}"
                 step += 1
         return None
 
-    def _step(
-        self, step: int, tokens: "Tensor", lengths: "Tensor", targets: int, loss: PointwiseLoss | LovaszSoftmax
-    ) -> bool:
+    def _step(self, step: int, batch: Batch, loss: PointwiseLoss | LovaszSoftmax) -> bool:
         """One update of the weights, left out where the gradient is not finite."""
         import torch
 
-        with self._autocast:
-            sums: LossSums = self._network(tokens.to(self._device), lengths.to(self._device), loss)
-        count = targets if loss.normaliser == "valid" else self._over_workers(sums.kept.sum()).clamp_min(1)
-        # DistributedDataParallel averages gradients over workers; the sum over workers is wanted.
-        (sums.total * (self._world / count)).backward()
-        self.meter.add(step, sums, loss.normaliser)
-        norm = torch.nn.utils.clip_grad_norm_(self._network.parameters(), self._training.max_grad_norm)
-        if not torch.isfinite(norm):  # the same on every rank, since gradients are already reduced
+        self._add_gradients(step, batch, loss)
+        self.gradient_norms.append(clip_gradients(self._network, self._training.max_grad_norm))
+        if not torch.isfinite(self.gradient_norms[-1]):
             return False
         self._optimizer.step()
         self._schedule.step()
         self._optimizer.zero_grad(set_to_none=True)
         return True
+
+    def _add_gradients(self, step: int, batch: Batch, loss: PointwiseLoss | LovaszSoftmax) -> None:
+        """The gradients of one step, of the loss divided by what it counts over all micro-batches and workers."""
+        import torch
+
+        count: Tensor | int = batch.targets
+        kept = torch.zeros((), dtype=torch.int64, device=self._device)
+        later = loss.normaliser == "kept" and len(batch.parts) > 1  # the count is known once the last part is through
+        for number, (tokens, lengths) in enumerate(batch.parts, start=1):
+            with unreduced(self._network, more_to_come=number < len(batch.parts)):
+                with self._autocast:
+                    sums: LossSums = self._network(tokens.to(self._device), lengths.to(self._device), loss)
+                kept += sums.kept.sum()
+                if loss.normaliser == "kept":
+                    count = 1 if later else self._over_workers(kept).clamp_min(1)
+                # Gradients are averaged over workers; the sum over workers is wanted.
+                (sums.total * (self._world / count)).backward()
+            self.meter.add(step, sums, loss.normaliser)
+        if later:
+            count = self._over_workers(kept).clamp_min(1)
+            for parameter in self._network.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.div_(count)
 
     def _over_workers(self, count: "Tensor") -> "Tensor":
         import torch.distributed as dist
@@ -189,32 +235,17 @@ class _Run:
         import torch
 
         order = generator(self._order_seed, "threshold", epoch).permutation(len(self._blocks))[: loss.sample_blocks]
-        objective = self._network.module if self._world > 1 else self._network
+        objective = unwrapped(self._network)
         objective.eval()
         probabilities = []
         with torch.no_grad(), self._autocast:
-            for tokens, lengths, _ in _batches(self._blocks, order, self._training.batch_size, 0, 1):
-                sums = objective(tokens.to(self._device), lengths.to(self._device), CrossEntropy())
-                probabilities.append(sums.log_p[sums.valid].exp())
+            for batch in batches(self._blocks, order, self._training, 0, 1):
+                for tokens, lengths in batch.parts:
+                    sums = objective(tokens.to(self._device), lengths.to(self._device), CrossEntropy())
+                    probabilities.append(sums.log_p[sums.valid].exp())
         objective.train()
         gamma = torch.tensor(loss.threshold(probabilities), dtype=torch.float64, device=self._device)
         return float(self._over_workers(gamma) / self._world)
-
-
-def _batches(
-    blocks: Blocks, order: np.ndarray, batch_size: int, rank: int, world: int
-) -> Iterator[tuple["Tensor", "Tensor", int]]:
-    """This rank's share of each global batch, and the number of targets in the whole of it."""
-    import torch
-
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
-        targets = int((blocks.lengths[batch] - 1).clip(0).sum())
-        mine = batch[rank::world]
-        lengths = blocks.lengths[mine]
-        if len(mine) == 0:  # fewer rows than ranks: a row without targets keeps this rank in step with the others
-            mine, lengths = batch[:1], np.zeros(1, dtype=np.int64)
-        yield torch.from_numpy(blocks.tokens[mine]).long(), torch.from_numpy(lengths), max(targets, 1)
 
 
 class _Meter:
@@ -230,14 +261,14 @@ class _Meter:
         self._counts = torch.zeros(self.BINS, dtype=torch.int64, device=device)
 
     def add(self, step: int, sums: "LossSums", normaliser: str) -> None:
-        """One step of this worker's."""
+        """A micro-batch of this worker's, of a step."""
         import torch
 
         probability = sums.log_p.exp()
         kept, targets = sums.kept.sum(), sums.valid.sum()
         row = (sums.total.detach(), kept if normaliser == "kept" else targets, kept)
         for column, value in enumerate((*row, probability.masked_fill(~sums.valid, 0.0).sum(), targets)):
-            self._sums[step, column] = value
+            self._sums[step, column] += value
         bins = (probability.nan_to_num(0.0) * self.BINS).long().clamp(0, self.BINS - 1)
         counted = torch.where(sums.valid & ~probability.isnan(), bins, self.BINS)  # one more bin for what is no target
         self._counts += counted.flatten().bincount(minlength=self.BINS + 1)[: self.BINS]
@@ -257,7 +288,15 @@ class _Meter:
         return float(np.interp(level * below[-1], below, np.linspace(0.0, 1.0, self.BINS + 1))) if below[-1] else None
 
     def report(
-        self, epochs: int, world: int, seconds: float, diverged: str | None, *, output_head: str, gammas: list[float]
+        self,
+        epochs: int,
+        world: int,
+        seconds: float,
+        diverged: str | None,
+        *,
+        output_head: str,
+        gammas: list[float],
+        held_share: float,
     ) -> TrainingReport:
         """What it came to, after reducing over the workers: to be called once, by every worker."""
         if world > 1:
@@ -279,6 +318,7 @@ class _Meter:
             steps=int((self._sums[:, 4] > 0).sum()),
             targets=int(total[4]),
             world_size=world,
+            held_share=held_share,
             train_seconds=seconds,
             diverged=diverged,
         )

@@ -162,14 +162,17 @@ def test_lovasz_trains_by_the_plain_path(model: Path, blocks: Blocks, tmp_path: 
 def test_two_workers_agree_with_one(model: Path, blocks: Blocks, tmp_path: Path) -> None:
     """A real two-worker TorchTrainer over gloo: the same losses, step by step, as one process with the same batches.
 
-    Both sum the same float32 terms in another order, so a step differs by rounding; the optimiser (AdamW divides by
-    the gradient's size) can turn a rounding of a near-zero gradient into a full step of one weight. Eight steps at a
-    rate of at most 1e-3 leave the mean loss within 1e-4.
+    Each worker takes its rows in two micro-batches, of which the last alone is reduced over the workers. The same
+    float32 terms are summed in another order, so a step differs by rounding; the optimiser (AdamW divides by the
+    gradient's size) can turn a rounding of a near-zero gradient into a full step of one weight. Eight steps at a rate
+    of at most 1e-3 leave the mean loss within 1e-4.
     """
     # Some targets truncated, and the loss divided by the others: the counts must be over both workers.
     loss = TruncatedCrossEntropy(gamma=0.005, normaliser="kept")
     one = run(model, tmp_path / "one", blocks, loss)
-    two = run(model, tmp_path / "two", blocks, loss, workers=2)
+    (tmp_path / "two").mkdir()
+    parts = SETTINGS.model_copy(update={"gradient_accumulation": 2})
+    two = train(model, tmp_path / "two", blocks, loss, parts, 7, workers=2, resources_per_worker={"CPU": 0.5})
     assert (one.world_size, two.world_size) == (1, 2)
     assert 0.0 < one.kept_fraction < 1.0
     assert two.targets == one.targets
