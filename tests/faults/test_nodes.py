@@ -67,7 +67,7 @@ def test_a_training_worker_that_dies_is_replaced(cluster: tuple[str, psutil.Proc
     """One of two workers of a process group, in the middle of a fit."""
     address, nodes = cluster
     study, storage = write_study(tmp_path, "[0]"), tmp_path / "runs"
-    arguments = ("--set", "resources.train.workers=2")
+    arguments = ("--set", "resources.train.workers=2", "--set", "generations=2")  # each fit starts a group anew
     running = start(study, storage, "--address", address, *arguments)
     wait_for(lambda: completed(storage) and processes_named("RayTrainWorker"), running)
     ours = {process.pid for process in nodes.children(recursive=True)}
