@@ -94,7 +94,7 @@ def run_chain(task: ChainTask, steps: Steps, devices: Devices) -> Iterator[Gener
     consumed = 0
     for generation in recursion(task.recipe, family, stop.decided):
         consumed += generation.data.synthetic_size
-        row = {**_row(task.chain, generation, consumed), "ended": _ended(task.recipe, generation, stop)}
+        row = {**_row(task.chain, generation, consumed), "ended": generation.ended(task.recipe) or stop.reason}
         details = _details(generation)
         if generation.synthetic is None:
             yield GenerationResult(row, details)
@@ -112,7 +112,12 @@ class _Stop:
     def __init__(self, task: ChainTask, steps: Steps, devices: Devices) -> None:
         self._task, self._steps, self._devices = task, steps, devices
         self._baseline: Metrics | None = None
-        self.rulings: list[Ruling] = []
+        self._rulings: list[Ruling] = []
+
+    @property
+    def reason(self) -> str | None:
+        """What was decided, criterion by criterion; None while a criterion is open."""
+        return None if "open" in self._rulings else ", ".join(dict.fromkeys(self._rulings)) or None
 
     def decided(self, history: list[Metrics]) -> bool:
         criteria = self._task.criteria
@@ -120,8 +125,8 @@ class _Stop:
         asks = self._task.survival.never_recorded or len(history) > min((c.confirm for c in criteria), default=0)
         if not criteria or not asks:
             return False
-        self.rulings = [self._ruling(criterion, history) for criterion in criteria]
-        return "open" not in self.rulings
+        self._rulings = [self._ruling(criterion, history) for criterion in criteria]
+        return "open" not in self._rulings
 
     def _ruling(self, criterion: CollapseCriterion, history: list[Metrics]) -> Ruling:
         if any(metrics.get(criterion.metric) is None for metrics in history):
@@ -136,15 +141,6 @@ class _Stop:
         if self._baseline is None:
             self._baseline = self._task.baseline_metrics(self._steps, self._devices)
         return self._baseline.get(criterion.metric)
-
-
-def _ended(recipe: Recipe, generation: Generation[Stage], stop: _Stop) -> str | None:
-    """Why a chain ends with this generation; None where it goes on."""
-    if generation.collapse_reason is not None:
-        return "recorded"
-    if generation.number == recipe.generations - 1:
-        return "horizon"
-    return ", ".join(dict.fromkeys(stop.rulings)) if stop.rulings and "open" not in stop.rulings else None
 
 
 def _row(chain: Chain, generation: Generation[Stage], consumed: int) -> dict[str, Any]:

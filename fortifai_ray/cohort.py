@@ -108,14 +108,8 @@ def _tables(generations: Iterator[Generation[Any]], task: CohortTask) -> Iterato
         spread = {name: _spread(values, count) for name, values in columns.items()}
         yield pl.DataFrame({"seed": task.seeds, "generation": [generation.number] * count, **spread}).with_columns(
             collapse_reason=pl.lit(generation.collapse_reason, pl.String),
-            ended=pl.lit(_ended(task.recipe, generation), pl.String),
+            ended=pl.lit(generation.ended(task.recipe), pl.String),
         )
-
-
-def _ended(recipe: Recipe, generation: Generation[Any]) -> str | None:
-    if generation.collapse_reason is not None:
-        return "recorded"
-    return "horizon" if generation.number == recipe.generations - 1 else None
 
 
 def _spread(values: Any, count: int) -> pl.Series:

@@ -1,7 +1,6 @@
 """What a sweep would do, without doing any of it: ``fortifai sweep --dry-run``."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -136,7 +135,6 @@ def _search_lines(study: Study) -> list[str]:
 
 def _plan(study: Study, chains: int) -> Plan:
     """The plan for this machine's CPUs; what a cluster has, only the cluster can tell."""
-    cells: Sequence[Chain] = study.cells
-    engines = any(chain.recipe.uses_engines for chain in cells)
+    engines = any(chain.recipe.uses_engines for chain in study.cells)
     cpus = float(study.settings.resources.num_cpus or cores_here())
     return make_plan(study.settings.resources, max(1, chains), cpus, cores_here(), engines=engines)

@@ -1,7 +1,7 @@
 """Files that are whole or not there: written aside, then renamed. A full disk is an ``OSError``, whoever finds it."""
 
 import io
-import os
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Put ``content`` at ``path``: who reads there finds all of it, or what was there before."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         partial.write_bytes(content)
         partial.replace(path)

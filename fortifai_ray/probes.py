@@ -24,7 +24,7 @@ from fortifai_ray.store import Stage
 from fortifai_ray.study import Chain, Study
 
 if TYPE_CHECKING:  # SciPy takes its time to import, and only a study that searches needs it
-    from fortifai_ray.search.boundary import BoundaryFinder, Probe
+    from fortifai_ray.search.boundary import BoundaryFinder
 
 Task = ChainTask | CohortTask
 Config = Mapping[str, Any]
@@ -118,8 +118,16 @@ class BoundaryProber:
 
     def chain(self, config: Config) -> Chain:
         """The chain of a configuration."""
-        cell, _ = self.names[config["cell"]]
-        return self.study.probe(cell, {self.search.over: config["value"]}, config["seed"])
+        key = (config["cell"], config["value"], config["seed"])
+        if key not in self._known:
+            cell, _ = self.names[config["cell"]]
+            self._known[key] = self.study.probe(cell, {self.search.over: config["value"]}, config["seed"])
+        return self._known[key]
+
+    @cached_property
+    def _known(self) -> dict[tuple[str, float, int], Chain]:
+        """Chains made so far: to check a recipe takes milliseconds, and each is asked for several times."""
+        return {}
 
     def tasks(self, config: Config) -> list[Task]:
         chain = self.chain(config)
@@ -153,11 +161,6 @@ class BoundaryProber:
         first = self.study.baseline_of(chain).model_copy(update={"generations": 1})
         task = _cohort([self.study.chain(first)])
         return cohort_rows(task, run_cohort(task, steps)).row(0, named=True)
-
-
-def probe_config(name: str, probe: "Probe") -> dict[str, Any]:
-    """The configuration of a cell's probe."""
-    return {"cell": name, "value": probe.value, "seed": probe.seed, "place": probe.place}
 
 
 @dataclass(frozen=True)
@@ -208,12 +211,6 @@ def chain_status(generations: pl.DataFrame, criterion: CollapseCriterion, baseli
     recorded = len(values) < len(reasons) and reasons[len(values)] is not None
     limit = criterion.limit(values[0] if values else None, baseline)
     return judge([*values, math.nan] if recorded else values, limit, criterion, recorded=recorded)
-
-
-def make_prober(study: Study, inputs: Inputs) -> BoundaryProber | OptimiseProber:
-    """The prober of a study that searches."""
-    kind = BoundaryProber if isinstance(study.settings.search, BoundarySearch) else OptimiseProber
-    return kind(study, inputs)
 
 
 def _cohort(chains: Sequence[Chain]) -> CohortTask:

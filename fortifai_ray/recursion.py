@@ -72,6 +72,12 @@ class Generation(Generic[S]):
     curated: Synthetic[S] | None = None
     collapse_reason: str | None = None
 
+    def ended(self, recipe: Recipe) -> str | None:
+        """Why the chain ends with this generation, as far as the recursion knows: ``recorded`` or ``horizon``."""
+        if self.collapse_reason is not None:
+            return "recorded"
+        return "horizon" if self.number == recipe.generations - 1 else None
+
 
 Metrics = Mapping[str, Any]
 

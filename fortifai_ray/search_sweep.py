@@ -15,7 +15,7 @@ import polars as pl
 from fortifai_ray.chain import ChainTask, GenerationResult
 from fortifai_ray.cohort import CohortTask
 from fortifai_ray.devices import Devices
-from fortifai_ray.probes import BoundaryProber, CohortResult, OptimiseProber, Verdict, probe_config, probe_reports
+from fortifai_ray.probes import BoundaryProber, CohortResult, OptimiseProber, Verdict, probe_reports
 from fortifai_ray.recipe import flatten
 from fortifai_ray.search.cells import CellSearches
 from fortifai_ray.search.points import CollapsePoint, collapse_points
@@ -170,7 +170,7 @@ class RunningBoundary(RunningSearch):
             finder = self.searches.finders[name]
             while asked := finder.ask(1):
                 (probe,) = asked
-                verdict = self._replayed(probe_config(name, probe), store, computed)
+                verdict = self._replayed(probe.config(name), store, computed)
                 if verdict is not None:
                     finder.tell(probe, verdict.outcome["collapsed"], verdict.outcome["generations"])
             finder.release()
@@ -213,8 +213,7 @@ class RunningBoundary(RunningSearch):
 
     def _cell_label(self, name: str) -> str:
         cell, criterion = self.prober.names[name]
-        keys = {k: v for k, v in cell.varied.items() if k not in ("seed", self.prober.search.over) and v is not None}
-        label = " ".join(f"{key}={value}" for key, value in keys.items()) or "the recipe"
+        label = cell.label_without("seed", self.prober.search.over)
         several = len(self.run.study.settings.collapse) > 1
         return f"{label} ({criterion.words})" if several else label
 

@@ -96,7 +96,11 @@ class Chain:
     @property
     def cell_label(self) -> str:
         """As ``label``, for all the chains that differ in their seed alone."""
-        return _label({key: value for key, value in self.varied.items() if key != "seed"})
+        return self.label_without("seed")
+
+    def label_without(self, *keys: str) -> str:
+        """As ``label``, leaving some keys out."""
+        return _label({key: value for key, value in self.varied.items() if key not in keys})
 
 
 def _label(varied: Mapping[str, Any]) -> str:

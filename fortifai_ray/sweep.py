@@ -54,7 +54,8 @@ def _search(run: SweepRun, store: StageStore, address: str | None) -> SweepOutco
             plan, pool, board = ray_side.plan, ray_side.pool, ray_side.board
             if isinstance(search, RunningBoundary) and search.batched:
                 tune_cells(search, plan, board, progress)
-            tune_search(search, search.searcher(), search.samples, plan, pool, board, progress)
+            if not search.done:
+                tune_search(search, search.searcher(), search.samples, plan, pool, board, progress)
     return run.finish(search)
 
 

@@ -10,7 +10,7 @@ from ray import tune
 from fortifai_ray.chain import ChainTask, GenerationResult, run_chain
 from fortifai_ray.cohort import CohortTask, run_cohort
 from fortifai_ray.devices import Devices
-from fortifai_ray.probes import BoundaryProber, CohortResult, Prober, Verdict, probe_config, probe_reports
+from fortifai_ray.probes import BoundaryProber, CohortResult, Prober, Verdict, probe_reports
 from fortifai_ray.steps import Steps
 from fortifai_ray.store import StageStore, Storage
 
@@ -173,7 +173,7 @@ class CellTrial(_Stored):
         computed: list[str] = []
         for name, finder in self._finders.items():
             for probe in finder.ask():
-                config = probe_config(name, probe)
+                config = probe.config(name)
                 *results, verdict = probe_reports(self._prober, config, self._steps, self._context.devices)
                 assert isinstance(verdict, Verdict)
                 finder.tell(probe, verdict.outcome["collapsed"], verdict.outcome["generations"])

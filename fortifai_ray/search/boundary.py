@@ -42,6 +42,10 @@ class Probe:
     value: float
     seed: int
 
+    def config(self, cell: str) -> dict[str, Any]:
+        """The configuration of a Tune trial that runs it, for the cell of that name."""
+        return {"cell": cell, "value": self.value, "seed": self.seed, "place": self.place}
+
 
 @dataclass(frozen=True)
 class Answer:

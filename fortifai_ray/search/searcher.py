@@ -15,6 +15,7 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from fortifai_ray.errors import UserError
+from fortifai_ray.files import write_text
 from fortifai_ray.search.boundary import Probe
 from fortifai_ray.search.cells import CellSearches
 from fortifai_ray.search.config import OptimiseSearch
@@ -43,7 +44,7 @@ class BoundarySearcher(Searcher):
             return None
         ((cell, probe),) = asked
         self._running[trial_id] = (cell, probe)
-        return {"cell": cell, "value": probe.value, "seed": probe.seed, "place": probe.place}
+        return probe.config(cell)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell the search; a trial without a verdict counts as failed."""
@@ -55,10 +56,7 @@ class BoundarySearcher(Searcher):
     def save(self, checkpoint_path: str) -> None:
         """Write everything, trials that run included, as JSON: aside first, so that no half of it is ever read."""
         running = {trial: [cell, *_as_list(probe)] for trial, (cell, probe) in self._running.items()}
-        path = Path(checkpoint_path)
-        partial = path.with_name(f"{path.name}.partial")
-        partial.write_text(json.dumps({"searches": self.searches.state(), "running": running}), encoding="utf-8")
-        partial.replace(path)
+        write_text(Path(checkpoint_path), json.dumps({"searches": self.searches.state(), "running": running}))
 
     def restore(self, checkpoint_path: str) -> None:
         """As it was: trials that ran go on, and are told under the same ids."""

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from fortifai_ray.files import write_bytes
 from fortifai_ray.storage.lease import Leases
 from fortifai_ray.storage.local import LocalStages
 from fortifai_ray.storage.objects import Objects
@@ -214,6 +215,4 @@ def _parsed(content: bytes) -> dict[str, Any] | None:
 
 def _write_whole(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)  # gc may have emptied what is known here
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    partial.write_bytes(content)
-    partial.replace(path)
+    write_bytes(path, content)
