@@ -261,14 +261,15 @@ class BoundaryFinder:
     def _likely(self, belief: Belief, count: int) -> list[int]:
         """Places spread evenly over what is believed of the boundary, within the range.
 
-        Each is moved aside by half the curve's width, in turn down and up: answers at the boundary alone say nothing of
-        the widths, and without them nobody can tell how many answers are enough.
+        Each is moved aside by a quarter of the curve's width, in turn down and up: answers at the boundary alone say
+        nothing of the widths, and without them nobody can tell how many answers are enough; answers far from it say
+        little of its place.
         """
         if count <= 0:
             return []
         middles = belief.quantile((np.arange(count) + 0.5) / count)
         below, above = belief.mean_widths
-        aside = np.where((len(self._answers) + np.arange(count)) % 2, above / 2, -below / 2)
+        aside = np.where((len(self._answers) + np.arange(count)) % 2, above / 4, -below / 4)
         return [self._nearest(place) for place in middles + aside]
 
     def _spread(self, shares: np.ndarray) -> list[int]:
