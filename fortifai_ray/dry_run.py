@@ -10,6 +10,7 @@ from rich.console import Console
 from fortifai_ray.chain import ChainTask, GenerationResult, Inputs, run_chain
 from fortifai_ray.cohort import cohorts, run_cohort
 from fortifai_ray.devices import Devices
+from fortifai_ray.errors import UserError
 from fortifai_ray.preflight import check_study
 from fortifai_ray.resources import Plan, cores_here, make_plan
 from fortifai_ray.search import BoundarySearch
@@ -55,15 +56,15 @@ def _grid_lines(study: Study, store: StageStore, inputs: Inputs) -> list[str]:
         if not chain.recipe.batched:
             lines.append(f"{chain.label}: {_chain_state(study, chain, store, inputs, stored)}")
     whole = batched + stored.whole
-    plan = _plan(study, len(study.chains) - whole)
+    plan, here = _plan(study, len(study.chains) - whole)
     lines.append(
         f"{len(study.chains)} chains of {study.generations_asked} generations, {whole} of them in the store"
         + (f", {stored.steps} steps in all" if stored.steps else "")
-        + f". Here: {plan.describe()}"
+        + f". {here[0]}"
     )
     if stored.generations_left:
-        lines.append(_estimate(stored, plan))
-    return [*lines, *plan.shrunk]
+        lines.append(_estimate(stored, plan.chains_at_once if plan else 1))
+    return [*lines, *here[1:]]
 
 
 def _chain_state(study: Study, chain: Chain, store: StageStore, inputs: Inputs, stored: _Stored) -> str:
@@ -83,12 +84,13 @@ def _chain_state(study: Study, chain: Chain, store: StageStore, inputs: Inputs, 
     return state
 
 
-def _estimate(stored: _Stored, plan: Plan) -> str:
-    """Time and space, from the generations of this study that there are; a chain that collapses early takes less."""
+def _estimate(stored: _Stored, at_once: int) -> str:
+    """Time and space with ``at_once`` chains side by side, from the generations of this study that there are; a chain
+    that collapses early takes less."""
     left = f"{stored.generations_left} generations to compute at most"
     if not stored.seconds:
         return f"{left}; what they take can be told once one of them is in the store"
-    hours = stored.generations_left * sum(stored.seconds) / len(stored.seconds) / plan.chains_at_once / 3600
+    hours = stored.generations_left * sum(stored.seconds) / len(stored.seconds) / at_once / 3600
     time = f"{60 * hours:.0f} minutes" if hours < 2 else f"{hours:.1f} hours"
     sizes = sum(stored.sizes) / len(stored.sizes) if stored.sizes else None
     space = "" if sizes is None else f", {stored.generations_left * sizes / 1e6:,.0f} MB"
@@ -128,13 +130,17 @@ def _search_lines(study: Study) -> list[str]:
     else:
         chains, at_once = search.budget * len(study.chains), search.at_once
         what = f"the largest {search.maximise} over {', '.join(search.over)}, and the baseline's chains beside"
-    plan = _plan(study, at_once)
+    _, here = _plan(study, at_once)
     first = f"searches for {what}: at most {chains} chains of {study.generations_asked} generations"
-    return [first, f"Here: {plan.describe()}", *plan.shrunk]
+    return [first, *here]
 
 
-def _plan(study: Study, chains: int) -> Plan:
-    """The plan for this machine's CPUs; what a cluster has, only the cluster can tell."""
+def _plan(study: Study, chains: int) -> tuple[Plan | None, list[str]]:
+    """The plan for this machine's CPUs, and in words; none where GPUs are asked for, which a cluster alone may have."""
     engines = any(chain.recipe.uses_engines for chain in study.cells)
     cpus = float(study.settings.resources.num_cpus or cores_here())
-    return make_plan(study.settings.resources, max(1, chains), cpus, cores_here(), engines=engines)
+    try:
+        plan = make_plan(study.settings.resources, max(1, chains), cpus, cores_here(), engines=engines)
+    except UserError as error:
+        return None, [f"Not here, where no GPUs are counted: {error}. A cluster's plan is made when the sweep starts"]
+    return plan, [f"Here: {plan.describe()}", *plan.shrunk]

@@ -2,6 +2,9 @@
 
 import os
 import secrets
+import socket
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +14,7 @@ from tenacity import retry, stop_after_attempt
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.resources import cores_here
+from fortifai_ray.user_code import modules_here
 
 _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # MLflow has the metrics: no TensorBoard, CSV and JSON beside it
@@ -24,6 +28,7 @@ _ENVIRONMENT = {
 _LOCAL = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_enable_metrics_collection": "0"}
 # A cluster that does not take the token says nothing: what Ray would try for half a minute, it gives up after seconds.
 _ATTACHED = {"RAY_NUM_REDIS_GET_RETRIES": "5"}
+_LOOK_EVERY = 1.0  # seconds
 _TOKEN_FILE = Path("~/.ray/auth_token")
 
 
@@ -42,13 +47,19 @@ def ray_instance(address: str | None, num_cpus: int | None) -> Iterator[None]:
         yield
         return
     arguments: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning", "namespace": "fortifai"}
+    ended = threading.Event()
     if address is None:
         _start(address="local", num_cpus=num_cpus or cores_here(), include_dashboard=False, **arguments)
     else:
-        _attach(address=address, runtime_env={"env_vars": _ENVIRONMENT}, **arguments)
+        modules = modules_here()
+        own = {"py_modules": modules} if modules else {}
+        _attach(address=address, runtime_env={"env_vars": _ENVIRONMENT, **own}, **arguments)
+        if "://" not in address:  # by way of a Ray client's server, the head itself cannot be seen
+            threading.Thread(target=_watch_head, args=(address, ended), name="fortifai-head", daemon=True).start()
     try:
         yield
     finally:
+        ended.set()
         ray.shutdown()
 
 
@@ -78,6 +89,27 @@ def _attach(address: str, **arguments: Any) -> None:
             f"--address {address}: no Ray cluster answers there, or it does not take this token (RAY_AUTH_MODE, "
             f"{_TOKEN_FILE}): {str(error).splitlines()[0]}"
         ) from error
+
+
+def _watch_head(address: str, ended: threading.Event) -> None:
+    """Say what to do about a head that has gone: Ray waits a minute for it, and then ends this process on the spot."""
+    import ray
+
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    missed = 0
+    while missed < 2 and not ended.wait(_LOOK_EVERY):
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+            missed = 0
+        except OSError:
+            missed += 1
+    if missed == 2:
+        print(
+            f"fortifai: --address {address}: the cluster's head does not answer; if it stays away for a minute, the "
+            "sweep ends here. Every finished step is kept: the same command goes on from there, on any cluster",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _prepare_environment(address: str | None) -> None:

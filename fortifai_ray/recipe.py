@@ -18,6 +18,7 @@ from fortifai_ray.store import StageStore, canonical_hash
 if TYPE_CHECKING:
     from fortifai_ray.devices import Devices
     from fortifai_ray.recursion import Family
+    from fortifai_ray.resources import ResourcesConfig
     from fortifai_ray.steps import Steps
 
 Unit = Literal["tokens", "samples"]
@@ -76,6 +77,9 @@ class Recipe(BaseModel):
 
     def check(self, prepared: str | None, store: StageStore, source: str) -> None:
         """What only the prepared data tell: too few samples, rows that do not fit. Raises :class:`UserError`."""
+
+    def check_resources(self, resources: "ResourcesConfig", source: str) -> None:
+        """What the recipe's model cannot run on. Raises :class:`UserError`, beginning with ``source``."""
 
     def build(self, prepared: str | None, steps: "Steps", devices: "Devices") -> "Family":
         """The family of one chain of this recipe."""

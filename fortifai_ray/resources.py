@@ -5,7 +5,10 @@ engine and Ray Data's tasks share it; on sixteen they spread. Nothing can be ask
 is how a run would otherwise wait for ever without a word.
 """
 
+import math
 import os
+import sys
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -23,7 +26,6 @@ _SHARED_GPU = 0.45
 
 _Count = Annotated[int, Field(ge=1)] | Literal["auto"]
 _Gpus = Annotated[float, Field(ge=0, le=64)] | Literal["auto"]
-_GpuShare = Annotated[float, Field(ge=0, le=1)] | Literal["auto"]
 
 
 def _share_or_whole(value: float | str) -> float | str:
@@ -48,7 +50,12 @@ class EngineResources(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     count: _Count = Field("auto", description="warm engines, shared by all chains")
-    gpus: _GpuShare = Field("auto", description="GPUs of each engine, at most 1; auto: 1 where there are enough")
+    gpus: _Gpus = Field(
+        "auto",
+        description="GPUs of each engine; several: its model is spread over them; auto: 1 where there are enough",
+    )
+
+    _whole = field_validator("gpus")(_share_or_whole)
 
 
 class ResourcesConfig(BaseModel):
@@ -93,13 +100,19 @@ class Plan(BaseModel):
         """How a chain is trained, in words."""
         return "in the chain's process" if self.workers == 1 else f"in {self.workers} workers"
 
+    @property
+    def _engine_devices(self) -> str:
+        if self.engine_gpus > 1:
+            return f"spread over {self.engine_gpus:g} GPUs each (tensor parallel)"
+        return f"with {self.engine_gpus:g} GPU(s) each"
+
     def describe(self) -> str:
         """The plan in one line."""
         engines = f", {self.engines} warm engine(s)" if self.engines else ""
         where = f"{self.cpus:g} CPU(s)"
         if self.gpus:
             where += f" and {self.gpus:g} GPU(s)"
-            engines += f" with {self.engine_gpus:g} GPU(s) each" if self.engines else ""
+            engines += f" {self._engine_devices}" if self.engines else ""
         device = f"{self.worker_gpus:g} GPU(s)" if self.worker_gpus else f"{self.threads} thread(s)"
         each = " each" if self.workers > 1 else ""
         return (
@@ -116,11 +129,12 @@ def make_plan(
     *,
     engines: bool = True,
     gpus: float = 0.0,
+    node_gpus: Sequence[float] | None = None,
 ) -> Plan:
     """The plan for ``chains`` chains on ``cpus`` logical CPUs that stand for ``cores`` real ones, and ``gpus`` GPUs.
 
     What was asked for and cannot be had is cut to what fits, and said in ``shrunk``. ``engines`` is whether any chain
-    generates on warm engines.
+    generates on warm engines. ``node_gpus`` are the GPUs of each node; None: all are on one.
 
     Raises:
         UserError: GPUs were asked for that a single chain could not get; waiting for them would never end.
@@ -128,6 +142,7 @@ def make_plan(
     room = max(1, int(min(cpus, cores)))
     workers = resources.train.workers
     worker_gpus, engine_gpus = _gpu_shares(resources, gpus, engines)
+    fit_on_nodes = _fit_on_nodes(engine_gpus, node_gpus)
     on_gpus = _gpu_room(workers * worker_gpus, engine_gpus, gpus)
     asked = resources.chains_at_once
     most = min(room, on_gpus) if on_gpus else room
@@ -141,7 +156,8 @@ def make_plan(
     count = resources.engines.count
     most_engines = 2 * room
     if engine_gpus:
-        most_engines = max(1, int((gpus - at_once * workers * worker_gpus) / engine_gpus + 1e-9))
+        left = int((gpus - at_once * workers * worker_gpus) / engine_gpus + 1e-9)
+        most_engines = max(1, min(left, fit_on_nodes))
     wanted = (at_once if engine_gpus else at_once * workers) if count == "auto" else count
     started = max(1, min(wanted, room if count == "auto" and not engine_gpus else most_engines))
     if count != "auto" and started < count and engines:
@@ -171,16 +187,32 @@ def _gpu_shares(resources: ResourcesConfig, gpus: float, engines: bool) -> tuple
     if gpus == 0 and "auto" in (asked_worker, asked_engine):
         asked_worker = 0.0 if asked_worker == "auto" else asked_worker
         asked_engine = 0.0 if asked_engine == "auto" else asked_engine
-    whole = workers + bool(engines) <= gpus
-    share = _SHARED_GPU if engines else 1.0
-    worker = (1.0 if whole else _fraction(share * gpus / workers)) if asked_worker == "auto" else float(asked_worker)
-    engine = (1.0 if whole else _fraction(share * gpus)) if asked_engine == "auto" else float(asked_engine)
+    whole = workers + (bool(engines) if asked_engine == "auto" else math.ceil(asked_engine)) <= gpus
+    share = _SHARED_GPU * gpus if engines else gpus
+    left = gpus if asked_engine == "auto" else gpus - asked_engine
+    training = min(share, left) if left > 0 else share  # with nothing left, what is said below
+    worker = (1.0 if whole else _fraction(training / workers)) if asked_worker == "auto" else float(asked_worker)
+    engine = (1.0 if whole else min(1.0, _fraction(share))) if asked_engine == "auto" else float(asked_engine)
     if workers * worker + engine > gpus + 1e-9:
         raise UserError(
             f"resources: a chain's training needs {workers} x {worker:g} GPU(s) and an engine {engine:g}, and there "
             f"are {gpus:g}: lower resources.train.gpus_per_worker or resources.engines.gpus, or leave them at auto"
         )
     return worker, engine
+
+
+def _fit_on_nodes(engine: float, node_gpus: Sequence[float] | None) -> int:
+    """Engines that the nodes have room for: one never spreads over several nodes, which its workers' traffic is too
+    much for."""
+    if engine <= 1 or node_gpus is None:
+        return sys.maxsize
+    fit = sum(int(gpus / engine) for gpus in node_gpus)
+    if not fit:
+        raise UserError(
+            f"resources.engines.gpus: an engine over {engine:g} GPUs needs them on one node, and the largest has "
+            f"{max(node_gpus, default=0):g}"
+        )
+    return fit
 
 
 def _fraction(gpus: float) -> float:

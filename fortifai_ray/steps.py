@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fortifai_ray.elsewhere import StageFiles
 from fortifai_ray.progress import WAITING
 from fortifai_ray.store import NotStored, Stage, StageKey, StageStore
 
@@ -38,6 +39,10 @@ class Steps:
         self.computed += not stage.reused
         self.reused += stage.reused
         return stage
+
+    def files(self, stage: Stage) -> StageFiles:
+        """The files of one of the chain's stages, for a worker or an engine that may run on another node."""
+        return StageFiles(stage, self.store.storage)
 
     def _announced(
         self, label: str, compute: Callable[[Path], Mapping[str, Any]]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from fortifai_ray.autoscaling import bring_nodes
 from fortifai_ray.cohort import CohortTask
 from fortifai_ray.families.language.recipe import LanguageRecipe
 from fortifai_ray.instance import ray_instance
@@ -95,13 +96,17 @@ def _running(run: SweepRun, chains: int, among: Sequence[Chain], address: str | 
     with ray_instance(address, run.study.settings.resources.num_cpus):
         import ray
 
+        trained = any(not chain.recipe.batched for chain in among)
+        writers = [chain for chain in among if chain.recipe.uses_engines]
+        resources = run.study.settings.resources
+        if address is not None:
+            bring_nodes(resources, chains, trained=trained, engines=bool(writers), say=run.say)
         have = ray.cluster_resources()
         cpus, gpus = float(have.get("CPU", 1.0)), float(have.get("GPU", 0.0))
         cores = cores_here() if address is None else int(cpus)
-        writers = [chain for chain in among if chain.recipe.uses_engines]
-        gpus = gpus if any(not chain.recipe.batched for chain in among) else 0.0
-        resources = run.study.settings.resources
-        plan = run.plan = make_plan(resources, chains, cpus, cores, engines=bool(writers), gpus=gpus)
+        gpus = gpus if trained else 0.0
+        nodes = [float(node["Resources"].get("GPU", 0.0)) for node in ray.nodes() if node["Alive"]]
+        plan = run.plan = make_plan(resources, chains, cpus, cores, engines=bool(writers), gpus=gpus, node_gpus=nodes)
         for line in (plan.describe(), *plan.shrunk):
             run.say(line)
         pool = _start_engines(run, writers[0], plan) if writers else None

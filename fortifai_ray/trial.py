@@ -10,13 +10,52 @@ from ray import tune
 from fortifai_ray.chain import ChainTask, GenerationResult, run_chain
 from fortifai_ray.cohort import CohortTask, run_cohort
 from fortifai_ray.devices import Devices
+from fortifai_ray.errors import UserError
 from fortifai_ray.probes import BoundaryProber, CohortResult, Prober, Verdict, probe_reports
 from fortifai_ray.steps import Steps
 from fortifai_ray.store import StageStore, Storage
 
+MISTAKE = "mistake"  # the key of a last report: what the user can put right
+
 
 class _Stored(tune.Trainable):
-    """A trial whose checkpoint is the stage store."""
+    """A trial whose checkpoint is the stage store; each step is a report, the last of which says ``done``.
+
+    Tune reuses the process for the next configuration, which saves the seconds of importing torch and transformers.
+    """
+
+    def setup(self, config: dict[str, Any], context: Any) -> None:  # type: ignore[override]
+        self._context = context
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._to_begin: dict[str, Any] | None = new_config  # with the first step, where a mistake is told as one
+        return True
+
+    def begin(self, config: dict[str, Any]) -> None:
+        """Make ready for the reports of a configuration."""
+        raise NotImplementedError
+
+    def report(self) -> dict[str, Any]:
+        """The next report."""
+        raise NotImplementedError
+
+    def step(self) -> dict[str, Any]:
+        """The next report, or the user's mistake: raised, Tune would try again what no trying mends."""
+        try:
+            if self._to_begin is not None:
+                self.begin(self._to_begin)
+                self._to_begin = None
+            return self.report()
+        except Exception as error:
+            mistake = _mistake(error)
+            if mistake is None:
+                raise
+            return {"done": True, **self.nothing(), MISTAKE: str(mistake)}
+
+    def nothing(self) -> dict[str, Any]:
+        """What a report must hold where nothing was found."""
+        return {}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: the stage store already has it."""
@@ -36,25 +75,16 @@ class TrialContext:
 
 
 class ChainTrial(_Stored):
-    """Runs one chain. The stage store is its checkpoint: a trial that is started again finds its finished steps there.
+    """Runs one chain. The stage store is its checkpoint: a trial started again finds its finished steps there."""
 
-    Tune reuses the process for the next chain, which saves the seconds of importing torch and transformers again.
-    """
+    _context: TrialContext
 
-    def setup(self, config: dict[str, Any], context: TrialContext) -> None:  # type: ignore[override]
+    def begin(self, config: dict[str, Any]) -> None:
         quiet_libraries()
-        self._context = context
-        self._begin(config["chain_id"])
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self._begin(new_config["chain_id"])
-        return True
-
-    def _begin(self, chain_id: str) -> None:
         context = self._context
+        self._chain_id = config["chain_id"]
         self._steps = Steps(StageStore(context.storage), announce=self._announce)
-        self._chain_id = chain_id
-        task = context.tasks[chain_id]
+        task = context.tasks[self._chain_id]
         self._results: Iterator[GenerationResult] = run_chain(task, self._steps, context.devices)
         self._announce("starting")
 
@@ -62,7 +92,7 @@ class ChainTrial(_Stored):
         if self._context.board is not None:
             self._context.board.write.remote(self._chain_id, step)
 
-    def step(self) -> dict[str, Any]:
+    def report(self) -> dict[str, Any]:
         result = next(self._results, None)
         if result is None:  # the last generation was already reported
             return {"done": True, "row": None}
@@ -81,24 +111,22 @@ class CohortContext:
 class CohortTrial(_Stored):
     """Computes a group of cohorts, one a step. The store is its checkpoint, as it is a chain's."""
 
-    def setup(self, config: dict[str, Any], context: CohortContext) -> None:  # type: ignore[override]
-        self._context = context
-        self._begin(config["group"])
+    _context: CohortContext
 
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self._begin(new_config["group"])
-        return True
+    def begin(self, config: dict[str, Any]) -> None:
+        self._left = list(self._context.groups[config["group"]])
 
-    def _begin(self, group: int) -> None:
-        self._left = list(self._context.groups[group])
-
-    def step(self) -> dict[str, Any]:
+    def report(self) -> dict[str, Any]:
         if not self._left:
             return {"done": True, "cohort": None}
-        task = self._left.pop(0)
+        task = self._at = self._left.pop(0)
         steps = Steps(StageStore(self._context.storage), announce=lambda step: self._announce(task, step))
         stage = run_cohort(task, steps)
         return {"cohort": task.id, "stage": stage.hash, "reused": stage.reused, "done": False}
+
+    def nothing(self) -> dict[str, Any]:
+        """A mistake in one cohort is none in the others of the group."""
+        return {"cohort": self._at.id, "done": False}
 
     def _announce(self, task: CohortTask, step: str) -> None:
         if self._context.board is not None:
@@ -118,16 +146,10 @@ class ProbeContext:
 class ProbeTrial(_Stored):
     """Runs the chains of one configuration that a searcher suggested; its last report is the verdict."""
 
-    def setup(self, config: dict[str, Any], context: ProbeContext) -> None:  # type: ignore[override]
+    _context: ProbeContext
+
+    def begin(self, config: dict[str, Any]) -> None:
         quiet_libraries()
-        self._context = context
-        self._begin(config)
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self._begin(new_config)
-        return True
-
-    def _begin(self, config: dict[str, Any]) -> None:
         context = self._context
         self._steps = Steps(StageStore(context.storage), announce=self._announce)
         self._reports = probe_reports(context.prober, config, self._steps, context.devices)
@@ -137,15 +159,18 @@ class ProbeTrial(_Stored):
         if self._context.board is not None:
             self._context.board.write.remote(self.trial_id, step)
 
-    def step(self) -> dict[str, Any]:
+    def report(self) -> dict[str, Any]:
         report = next(self._reports)
-        # A searcher wants its metric in every report: it is null until the verdict.
-        common = {**dict.fromkeys(self._context.prober.outcomes), **_counts(self._steps), "row": None, "done": False}
+        common = {**self.nothing(), **_counts(self._steps), "row": None, "done": False}
         if isinstance(report, Verdict):
             return {**common, **report.outcome, "references": list(report.references), "done": True}
         if isinstance(report, CohortResult):
             return {**common, "cohort": report.task.id, "stage": report.stage.hash, "reused": report.stage.reused}
         return {**common, **_generation_report(report)}
+
+    def nothing(self) -> dict[str, Any]:
+        """A searcher wants its metric in every report: it is null until the verdict."""
+        return dict.fromkeys(self._context.prober.outcomes)
 
 
 class CellTrial(_Stored):
@@ -154,21 +179,15 @@ class CellTrial(_Stored):
     A trial for each chain would spend most of its time in being one. The driver answers its own search from the store.
     """
 
-    def setup(self, config: dict[str, Any], context: ProbeContext) -> None:  # type: ignore[override]
-        self._context = context
-        self._begin(config["cells"])
+    _context: ProbeContext
 
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self._begin(new_config["cells"])
-        return True
-
-    def _begin(self, cells: list[str]) -> None:
+    def begin(self, config: dict[str, Any]) -> None:
         prober = self._context.prober
         assert isinstance(prober, BoundaryProber)
-        self._prober, self._finders = prober, {name: prober.finder(name) for name in cells}
+        self._prober, self._finders = prober, {name: prober.finder(name) for name in config["cells"]}
         self._steps = Steps(StageStore(self._context.storage))
 
-    def step(self) -> dict[str, Any]:
+    def report(self) -> dict[str, Any]:
         """A round of each cell that is not done."""
         computed: list[str] = []
         for name, finder in self._finders.items():
@@ -180,6 +199,14 @@ class CellTrial(_Stored):
                 computed += [r.stage.hash for r in results if isinstance(r, CohortResult) and not r.stage.reused]
         done = all(finder.done for finder in self._finders.values())
         return {"computed": computed, **_counts(self._steps), "done": done}
+
+
+def _mistake(error: BaseException) -> UserError | None:
+    """The user's mistake that an error is, or that a worker of Ray Train's group made of it."""
+    if isinstance(error, UserError):
+        return error
+    failures = getattr(error, "worker_failures", {}).values()
+    return next((failure for failure in failures if isinstance(failure, UserError)), None)
 
 
 def _generation_report(result: GenerationResult) -> dict[str, Any]:

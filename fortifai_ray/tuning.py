@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ray import tune
+from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE
 from ray.tune.search import Searcher
 
 from fortifai_ray.chain import GenerationResult
@@ -15,7 +16,16 @@ from fortifai_ray.devices import Devices
 from fortifai_ray.progress import SweepProgress
 from fortifai_ray.resources import Plan
 from fortifai_ray.store import StageStore
-from fortifai_ray.trial import CellTrial, ChainTrial, CohortContext, CohortTrial, ProbeContext, ProbeTrial, TrialContext
+from fortifai_ray.trial import (
+    MISTAKE,
+    CellTrial,
+    ChainTrial,
+    CohortContext,
+    CohortTrial,
+    ProbeContext,
+    ProbeTrial,
+    TrialContext,
+)
 
 if TYPE_CHECKING:
     from fortifai_ray.engines.pool import EnginePool
@@ -24,6 +34,10 @@ if TYPE_CHECKING:
 
 _GROUPS = 16  # trials that cohorts are spread over: enough for the workers of a small cluster, few to start
 _RETRIES = 3  # after a fault: a chain's finished steps are in the store, so it costs the step it died in
+
+# Tune would write these into each trial's runtime environment, which stands in Ray's logs and in the process list; a
+# node's own environment or role has them.
+ENV_VARS_TO_PROPAGATE.difference_update({name for name in ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")})
 
 
 def tune_chains(
@@ -127,6 +141,29 @@ class _Callback(tune.Callback):
         """Nothing: Tune saves its callbacks with an experiment, and these belong to this process alone."""
         return {}
 
+    def take(self, trial: Any, result: dict[str, Any]) -> None:
+        """Take in a report."""
+        raise NotImplementedError
+
+    def fail(self, trial: Any, error: str) -> None:
+        """Take in that a trial has failed for good."""
+        raise NotImplementedError
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        if result.get(MISTAKE) is None:
+            self.take(trial, result)
+        else:
+            self.mistaken(trial, result)
+
+    def mistaken(self, trial: Any, result: dict[str, Any]) -> None:
+        """Take in a mistake of the user's that a trial came upon."""
+        self.fail(trial, result[MISTAKE])
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.fail(trial, str(trial.get_error() or "the trial died").strip().splitlines()[-1])
+
 
 class _Reports(_Callback):
     """Takes in each generation that a trial reports."""
@@ -134,9 +171,7 @@ class _Reports(_Callback):
     def __init__(self, run: "SweepRun", progress: SweepProgress) -> None:
         self._run, self._progress = run, progress
 
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-    ) -> None:
+    def take(self, trial: Any, result: dict[str, Any]) -> None:
         if result["row"] is None:
             return
         self._run.take(GenerationResult(result["row"], result["details"], result["samples"], result["picture"]))
@@ -146,12 +181,13 @@ class _Reports(_Callback):
         self._progress.generation(result["row"]["chain_id"], result["row"], list(metrics))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._run.finished.add(trial.config["chain_id"])
-        self._progress.finished(trial.config["chain_id"], "finished")
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         chain_id = trial.config["chain_id"]
-        error = _error(trial)
+        if chain_id not in self._run.results.failed:
+            self._run.finished.add(chain_id)
+            self._progress.finished(chain_id, "finished")
+
+    def fail(self, trial: Any, error: str) -> None:
+        chain_id = trial.config["chain_id"]
         self._run.results.failed[chain_id] = error
         self._progress.finished(chain_id, "failed")
         self._progress.say(f"chain failed: {self._run.tasks[chain_id].chain.label}: {error}")
@@ -163,9 +199,7 @@ class _CohortReports(_Callback):
     def __init__(self, run: "SweepRun", groups: list[list[CohortTask]], progress: SweepProgress) -> None:
         self._run, self._groups, self._progress = run, groups, progress
 
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-    ) -> None:
+    def take(self, trial: Any, result: dict[str, Any]) -> None:
         if result["cohort"] is None:
             return
         task, stage = self._run.cohorts[result["cohort"]], StageStore(self._run.storage).open(result["stage"])
@@ -174,14 +208,20 @@ class _CohortReports(_Callback):
         self._run.stages["reused" if result["reused"] else "computed"] += 1
         self._progress.cohort(task.id, task.label, len(task.chains))
 
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        error = _error(trial)
+    def fail(self, trial: Any, error: str) -> None:
         for task in self._groups[trial.config["group"]]:
-            unfinished = [chain.chain_id for chain in task.chains if chain.chain_id not in self._run.finished]
-            self._run.results.failed |= dict.fromkeys(unfinished, error)
-            if unfinished:
-                self._progress.finished(task.id, "failed")
-                self._progress.say(f"failed: {task.label}: {error}")
+            self._fail(task, error)
+
+    def mistaken(self, trial: Any, result: dict[str, Any]) -> None:
+        self._fail(self._run.cohorts[result["cohort"]], result[MISTAKE])
+
+    def _fail(self, task: CohortTask, error: str) -> None:
+        ended = self._run.finished | self._run.results.failed.keys()
+        unfinished = [chain.chain_id for chain in task.chains if chain.chain_id not in ended]
+        self._run.results.failed |= dict.fromkeys(unfinished, error)
+        if unfinished:
+            self._progress.finished(task.id, "failed")
+            self._progress.say(f"failed: {task.label}: {error}")
 
 
 class _ProbeReports(_Callback):
@@ -194,9 +234,7 @@ class _ProbeReports(_Callback):
         label, generations = self._search.started(trial.config)
         self._progress.add(trial.trial_id, label, generations)
 
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-    ) -> None:
+    def take(self, trial: Any, result: dict[str, Any]) -> None:
         run = self._search.run
         run.count(trial.trial_id, result)
         if result["row"] is not None:
@@ -213,10 +251,10 @@ class _ProbeReports(_Callback):
         if line := self._search.progress(trial.config):
             self._progress.say(line)
 
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        label = self._search.failed(trial.config, _error(trial))
+    def fail(self, trial: Any, error: str) -> None:
+        label = self._search.failed(trial.config, error)
         self._progress.finished(trial.trial_id, "failed")
-        self._progress.say(f"failed: {label}: {_error(trial)}")
+        self._progress.say(f"failed: {label}: {error}")
 
 
 class _CellReports(_Callback):
@@ -225,9 +263,7 @@ class _CellReports(_Callback):
     def __init__(self, search: "RunningBoundary", progress: SweepProgress) -> None:
         self._search, self._progress = search, progress
 
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-    ) -> None:
+    def take(self, trial: Any, result: dict[str, Any]) -> None:
         run, cells = self._search.run, trial.config["cells"]
         run.count(trial.trial_id, result)
         self._search.catch_up(cells, StageStore(run.storage), frozenset(result["computed"]))
@@ -235,9 +271,5 @@ class _CellReports(_Callback):
             if line := self._search.news(name):
                 self._progress.say(line)
 
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._progress.say(f"failed: the search of {len(trial.config['cells'])} cell(s): {_error(trial)}")
-
-
-def _error(trial: Any) -> str:
-    return str(trial.get_error() or "the trial died").strip().splitlines()[-1]
+    def fail(self, trial: Any, error: str) -> None:
+        self._progress.say(f"failed: the search of {len(trial.config['cells'])} cell(s): {error}")

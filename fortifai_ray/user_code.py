@@ -12,6 +12,8 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+_OURS = ("__main__", "__mp_main__", "fortifai_ray")
+
 
 def find_user_code(kind: str, what: str) -> Any:
     """What ``kind`` (``module:name``) names; ``what`` it is to be, ``loss`` or ``family``, is for messages.
@@ -30,6 +32,18 @@ def find_user_code(kind: str, what: str) -> Any:
     return found
 
 
+def modules_here() -> list[str]:
+    """The files and package folders, in the current folder, of what this process has imported from there.
+
+    Nodes of a cluster need not see that folder: these are what they are sent.
+    """
+    here = Path.cwd()
+    top_level = [module for name, module in sorted(sys.modules.items()) if "." not in name and name not in _OURS]
+    files = [Path(file) for module in top_level if (file := getattr(module, "__file__", None))]
+    places = [file.parent if file.name == "__init__.py" else file for file in files]
+    return [str(place) for place in places if place.parent == here]
+
+
 def source_hash(code: Any) -> str:
     """A hash of the whole module that a function or class stands in (what that imports is not in it)."""
     return hashlib.sha256(Path(inspect.getfile(code)).read_bytes()).hexdigest()
@@ -45,7 +59,7 @@ def mistake(section: str, key: str, message: str, given: Any) -> ValidationError
 def _import(name: str) -> ModuleType:
     here = str(Path.cwd())
     if name not in sys.modules and here not in sys.path:
-        sys.path.append(here)  # last, so that a file lying here shadows nothing; Ray tells its workers of it by itself
+        sys.path.append(here)  # last, so that a file lying here shadows nothing; Ray tells this machine's workers
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:

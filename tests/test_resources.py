@@ -107,3 +107,52 @@ def test_two_workers_share_a_chains_part() -> None:
     """On two CPUs a chain with two workers runs alone, a worker a core."""
     plan = make_plan(ResourcesConfig(train=TrainResources(workers=2)), 4, 2.0, 2)
     assert (plan.chains_at_once, plan.workers, plan.threads, plan.engines) == (1, 2, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "workers", "at_once", "engines", "worker_gpus"),
+    [(4, 1, 1, 1, 1.0), (8, 1, 2, 3, 1.0), (8, 2, 2, 2, 1.0), (3, 2, 1, 1, 0.5)],
+)
+def test_engines_over_several_gpus_are_planned_whole(
+    gpus: int, workers: int, at_once: int, engines: int, worker_gpus: float
+) -> None:
+    """Two GPUs to an engine: what is left trains, nothing is promised twice, and the plan says what spreads."""
+    resources = ResourcesConfig.model_validate(
+        {"train": {"workers": workers}, "engines": {"gpus": 2, "count": "auto" if gpus < 8 else engines}}
+    )
+    plan = make_plan(resources, 6, 64.0, 64, gpus=float(gpus))
+    assert plan.chains_at_once * plan.workers * plan.worker_gpus + plan.engines * plan.engine_gpus <= gpus
+    assert (plan.chains_at_once, plan.engines, plan.engine_gpus) == (at_once, engines, 2.0)
+    assert plan.worker_gpus == worker_gpus
+    assert "warm engine(s) spread over 2 GPUs each (tensor parallel)" in plan.describe()
+
+
+def test_an_engine_never_spreads_over_nodes() -> None:
+    """Two GPUs on each of four nodes hold four engines of two, and none of four: that is said, not waited for."""
+    of_two = ResourcesConfig(chains_at_once=1, engines=EngineResources(count=4, gpus=2))
+    plan = make_plan(of_two, 1, 64.0, 64, gpus=9.0, node_gpus=[2.0, 2.0, 2.0, 3.0])
+    assert (plan.engines, plan.shrunk) == (4, ())
+    plan = make_plan(of_two, 1, 64.0, 64, gpus=9.0, node_gpus=[1.0, 1.0, 1.0, 2.0, 4.0])
+    assert plan.engines == 3
+    assert "resources.engines.count: 4 engines asked for, 3 fit" in plan.shrunk[0]
+    of_four = ResourcesConfig(engines=EngineResources(gpus=4))
+    with pytest.raises(UserError, match="an engine over 4 GPUs needs them on one node, and the largest has 2"):
+        make_plan(of_four, 1, 64.0, 64, gpus=8.0, node_gpus=[2.0, 2.0, 2.0, 2.0])
+
+
+def test_a_part_of_a_second_gpu_is_refused() -> None:
+    """Ray gives shares of one GPU, or whole ones."""
+    with pytest.raises(ValueError, match=r"a share of one GPU or a whole number of them, not 1\.5"):
+        EngineResources(gpus=1.5)
+
+
+def test_engines_get_no_second_gpu_by_themselves() -> None:
+    """Ten workers on ten GPUs: an engine's share is at most one GPU, for only one that was asked for spreads."""
+    plan = make_plan(ResourcesConfig(train=TrainResources(workers=10)), 1, 64.0, 64, gpus=10.0)
+    assert plan.engine_gpus == 1.0
+
+
+def test_engines_that_leave_training_no_gpu_are_refused() -> None:
+    """Two GPUs to an engine and none other: training would go on without one, unseen."""
+    with pytest.raises(UserError, match="an engine 2, and there are 2"):
+        make_plan(ResourcesConfig(engines=EngineResources(gpus=2)), 1, 64.0, 64, gpus=2.0)

@@ -268,7 +268,10 @@ class TestTrouble:
         assert "hunter2" not in text
         assert f"http://***@127.0.0.1:{port}" in text
         # the study file, the recipe, 50 × (metrics, samples), the study's metrics and its end
-        assert sum(int(problem.split()[0]) for problem in outcome.problems) == 104
+        *unsent, remedy = outcome.problems
+        assert sum(int(problem.split()[0]) for problem in unsent) == 104
+        assert f"{tmp_path}/small" in remedy
+        assert "the same `fortifai sweep` sends" in remedy
 
     def test_a_server_that_never_answers_does_not_hold_the_sweep(self, tmp_path: Path) -> None:
         """A socket that accepts and says nothing: finish() gives up after its patience."""
@@ -302,7 +305,7 @@ class TestTrouble:
         tracker = StudyTracker("small", storage, STUDY, CHAINS)
         tracker.log_generation("aaa", 0, {"perplexity": 300.0}, "text")
         outcome = tracker.finish("finished", [storage / "no-report.html"], {"overhead": 0.1})
-        assert len(outcome.problems) == 1
+        assert len(outcome.problems) == 2, "what is missing, and how it is sent later"
         assert "no-report.html does not exist" in outcome.problems[0]
         assert runs(storage)[""][0].info.status == "FINISHED"
         assert runs(storage)["aaa"][0].data.metrics == {"perplexity": 300.0}

@@ -1,6 +1,7 @@
 """The Ray actors of a pool: an engine that answers calls, and the ledger that knows how the engines are."""
 
 import os
+import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -10,6 +11,8 @@ from typing import Any
 import pyarrow as pa
 import ray
 
+from fortifai_ray.elsewhere import folder_here
+from fortifai_ray.engines.adapters import whole_model
 from fortifai_ray.engines.base import Engine, EngineAnswer, EngineCall, architecture
 from fortifai_ray.engines.config import EngineConfig, resolve_kind
 
@@ -118,13 +121,15 @@ class EngineActor:
         """The process that the engine runs in."""
         return os.getpid()
 
-    def prepare(self, config_folder: str, config: EngineConfig) -> None:
-        """Start for an architecture, ahead of any weights.
+    def prepare(self, model_config: bytes, config: EngineConfig) -> None:
+        """Start for the architecture of a ``config.json``, ahead of any weights.
 
         A failure is told to the ledger and not raised: nobody waits for this, and the first call will raise it again.
         """
         try:
-            self._start(config, Path(config_folder))
+            with tempfile.TemporaryDirectory(prefix="fortifai-") as folder:
+                Path(folder, "config.json").write_bytes(model_config)
+                self._start(config, Path(folder))
         except Exception as error:
             self._ledger.report.remote(self._index, "not started", failure=f"{type(error).__name__}: {error}")
         else:
@@ -159,8 +164,8 @@ class EngineActor:
 
     def _hold(self, call: EngineCall) -> Engine:
         """The engine, holding the call's weights."""
-        checkpoint = Path(call.checkpoint)
-        engine = self._start(call.engine, checkpoint)
+        checkpoint = folder_here(call.checkpoint)
+        engine = self._start(call.engine, whole_model(checkpoint))
         if self._version != call.weights_version:
             self._ledger.report.remote(self._index, "loading")
             self._version = None  # whatever it holds until loading has succeeded
@@ -190,12 +195,23 @@ def make_engine(config: EngineConfig, gpu_fraction: float = 0.0) -> Engine:
 
     Args:
         config: its kind and its sizes.
-        gpu_fraction: its share of a GPU; 0 for a CPU.
+        gpu_fraction: its share of a GPU, or the number of whole GPUs that it is spread over; 0 for a CPU.
+
+    Raises:
+        ValueError: several GPUs for an engine that knows only one.
     """
+    several = gpu_fraction > 1
     if resolve_kind(config.kind) == "vllm":
         from fortifai_ray.engines.vllm_engine import VllmEngine
 
-        return VllmEngine(config, gpu=gpu_fraction > 0, gpu_fraction=gpu_fraction)
+        return VllmEngine(
+            config,
+            gpu=gpu_fraction > 0,
+            gpu_fraction=min(1.0, gpu_fraction),
+            spread=int(gpu_fraction) if several else 1,
+        )
+    if several:
+        raise ValueError("the Hugging Face engine runs on one GPU: resources.engines.gpus is 1 or less for it")
     from fortifai_ray.engines.huggingface_engine import HuggingFaceEngine
 
     return HuggingFaceEngine(config, gpu=gpu_fraction > 0)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from fortifai_ray.elsewhere import Folder
 from fortifai_ray.engines.config import DecodingConfig, EngineConfig
 
 # Keys of a config.json that do not change what the network computes, or that the call itself settles.
@@ -35,7 +36,7 @@ class EngineCall:
 
     Attributes:
         call_id: names the call in waits and errors; unique.
-        checkpoint: a Hugging Face folder with safetensors.
+        checkpoint: a Hugging Face folder with safetensors, or an adapter's (:mod:`fortifai_ray.engines.adapters`).
         weights_version: the identity of those weights. An engine that holds this version does not load again.
         prompts: ``seed: int64, prompt_ids: list<int32>``, a row per request.
         decoding: how the tokens are drawn.
@@ -43,7 +44,7 @@ class EngineCall:
     """
 
     call_id: str
-    checkpoint: str
+    checkpoint: Folder
     weights_version: str
     prompts: pa.Table
     decoding: DecodingConfig
@@ -92,7 +93,7 @@ class Engine(Protocol):
     def load(self, checkpoint: Path) -> None:
         """Put a checkpoint's weights in place and verify that they are there.
 
-        The checkpoint has the architecture that the engine was started for.
+        The checkpoint has the architecture that the engine was started for; of an adapter, its model has.
 
         Raises:
             WeightsError: the checkpoint lacks a tensor, or the engine does not hold what the checkpoint says.

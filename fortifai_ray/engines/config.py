@@ -79,6 +79,8 @@ class EngineConfig(BaseModel):
             at most 1 GiB on a CPU; on a GPU the engine's share of the memory that is free.
         prefix_caching: keep the keys and values of shared prompt beginnings within a call. Off by default: prompts
             here are short and differ from each other, and hashing them costs a few per cent.
+        lora_rank: the largest rank of the adapters that vLLM is to serve; None: it serves whole models alone. Follows
+            from the recipe.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -90,3 +92,4 @@ class EngineConfig(BaseModel):
     max_model_len: int | None = Field(default=None, ge=2)
     kv_cache_bytes: int | None = Field(default=None, ge=1 << 20)
     prefix_caching: bool = False
+    lora_rank: int | None = Field(default=None, ge=1, le=512, exclude_if=lambda value: value is None)

@@ -10,15 +10,18 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 import ray.data
 
+from fortifai_ray.elsewhere import Folder
 from fortifai_ray.engines.base import EngineCall
 from fortifai_ray.engines.config import DecodingConfig, EngineConfig
 from fortifai_ray.engines.pool import EnginePool
+from fortifai_ray.files import write_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +52,7 @@ class CorpusReport:
 
 def generate_corpus(
     pool: EnginePool,
-    checkpoint: Path,
+    checkpoint: Folder,
     weights_version: str,
     prompts: pa.Table,
     decoding: DecodingConfig,
@@ -65,7 +68,7 @@ def generate_corpus(
 
     Args:
         pool: the engines.
-        checkpoint: Hugging Face folder of the model, readable where the engines run.
+        checkpoint: Hugging Face folder of the model: a stage's files, or a path that is the same where the engines run.
         weights_version: the identity of its weights.
         prompts: ``row: int64, seed: int64, prompt_ids: list<int32>``; rows are unique.
         decoding: how the tokens are drawn.
@@ -89,28 +92,28 @@ def generate_corpus(
         raise FileExistsError(f"{out_dir} holds parts of a corpus already")
     calls = split_calls(prompts, engine.rows_per_call)
     run_id = uuid.uuid4().hex[:8]
-    write = partial(
-        _write_call,
+    answer = partial(
+        _answer_call,
         pool=pool,
         call_id=f"{weights_version[:12]}/{run_id}",
-        checkpoint=str(checkpoint),
+        checkpoint=checkpoint,
         weights_version=weights_version,
         decoding=decoding,
         engine=engine,
-        out_dir=out_dir,
     )
     with _quiet_ray_data(), _watch(pool, out_dir, len(calls), on_wait or logger.warning):
-        summaries = (
+        answers = (
             ray.data.from_blocks(calls)  # from_arrow would run a task of a whole CPU, which may never be free
             .map_batches(
-                write,
+                answer,
                 batch_size=None,
                 batch_format="pyarrow",
                 compute=ray.data.TaskPoolStrategy(size=min(concurrency, len(calls))),
                 num_cpus=0,  # a client only waits: it must find room beside trials and engines that took every CPU
             )
-            .take_all()
+            .iter_rows()
         )
+        summaries = [_written(answer, out_dir) for answer in answers]
     return CorpusReport(
         rows=sum(summary["rows"] for summary in summaries),
         generated_tokens=sum(summary["tokens"] for summary in summaries),
@@ -155,18 +158,20 @@ def union_seconds(intervals: Iterable[tuple[float, float]]) -> float:
     return total
 
 
-def _write_call(
+def _answer_call(
     batch: pa.Table,
     *,
     pool: EnginePool,
     call_id: str,
-    checkpoint: str,
+    checkpoint: Folder,
     weights_version: str,
     decoding: DecodingConfig,
     engine: EngineConfig,
-    out_dir: Path,
 ) -> pa.Table:
-    """Put one call to an engine and write its part; runs as a Ray Data task, and may run twice."""
+    """Put one call to an engine; runs as a Ray Data task, on any node, and may run twice.
+
+    A row, which Ray Data never splits: the part of the corpus as Parquet, and what it took.
+    """
     (number,) = batch["call"].unique().to_pylist()
     prompts = batch.select(["row", "seed", "prompt_ids"])
     call = EngineCall(
@@ -179,13 +184,12 @@ def _write_call(
     )
     answer = pool.generate(call)
     versions = pa.repeat(pa.scalar(answer.weights_version), batch.num_rows)
-    part = pa.table([*prompts.columns, answer.generated_ids, versions], schema=CORPUS)
-    path = out_dir / f"part-{number:05d}.parquet"
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    pq.write_table(part, unfinished)
-    unfinished.replace(path)
+    part = pa.BufferOutputStream()
+    pq.write_table(pa.table([*prompts.columns, answer.generated_ids, versions], schema=CORPUS), part)
     return pa.table(
         {
+            "call": [number],
+            "part": pa.array([part.getvalue().to_pybytes()], pa.large_binary()),
             "rows": [batch.num_rows],
             "tokens": [len(answer.generated_ids.flatten())],
             "started": [answer.started],
@@ -193,6 +197,12 @@ def _write_call(
             "load_seconds": [answer.load_seconds],
         }
     )
+
+
+def _written(answer: dict[str, Any], out_dir: Path) -> dict[str, Any]:
+    """Write a call's part; returns what is left of its row."""
+    write_bytes(out_dir / f"part-{answer['call']:05d}.parquet", answer.pop("part"))
+    return answer
 
 
 @contextmanager

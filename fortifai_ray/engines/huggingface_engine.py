@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fortifai_ray.engines.adapters import is_adapter, merge_adapter, whole_model
 from fortifai_ray.engines.base import WeightsError, architecture, check_lengths, end_of_text_ids
 from fortifai_ray.engines.checkpoint import Checkpoint
 from fortifai_ray.engines.config import DecodingConfig, EngineConfig
@@ -51,21 +52,25 @@ class HuggingFaceEngine:
         from transformers import AutoModelForCausalLM
         from transformers.utils import logging
 
-        Checkpoint(checkpoint)  # transformers would look elsewhere for weights that are not here
+        base = whole_model(checkpoint)
+        Checkpoint(base)  # transformers would look elsewhere for weights that are not here
         logging.disable_progress_bar()
         auto = "bfloat16" if self.device == "cuda" else "float32"
         dtype = getattr(torch, auto if self.config.dtype == "auto" else self.config.dtype)
+        read_as = torch.float32 if is_adapter(checkpoint) else dtype  # what is merged is rounded once, afterwards
         try:
-            loaded: Any = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=dtype, output_loading_info=True)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(base, dtype=read_as, output_loading_info=True)
         except RuntimeError as error:  # a misshapen tensor
-            raise WeightsError(f"{checkpoint}: {error}") from error
+            raise WeightsError(f"{base}: {error}") from error
         model, found = loaded
         if found["missing_keys"] or found["mismatched_keys"]:
             raise WeightsError(
-                f"{checkpoint} lacks tensors: {sorted(found['missing_keys'])}, {sorted(found['mismatched_keys'])}"
+                f"{base} lacks tensors: {sorted(found['missing_keys'])}, {sorted(found['mismatched_keys'])}"
             )
+        if is_adapter(checkpoint):
+            model = merge_adapter(model, checkpoint).to(dtype)
         self._model = model.to(self.device).eval()
-        self._end_ids = end_of_text_ids(checkpoint)
+        self._end_ids = end_of_text_ids(base)
 
     def generate(self, prompts: list[list[int]], seeds: list[int], decoding: DecodingConfig) -> list[list[int]]:
         """See :class:`~fortifai_ray.engines.base.Engine`."""

@@ -51,7 +51,7 @@ class EnginePool:
             name: the actors are ``NAME-engine-0`` …, and ``NAME-ledger``.
             namespace: the Ray namespace of these names.
             num_cpus: logical CPUs that each engine takes; a fraction, so that what feeds the engines finds room.
-            num_gpus: GPUs that each engine takes, at most 1.
+            num_gpus: GPUs that each engine takes: a share of one, or several that its model is spread over.
             threads: threads that each engine computes with. None: its whole CPUs, at least one.
 
         Raises:
@@ -83,11 +83,12 @@ class EnginePool:
         again at the first call.
 
         Args:
-            model_config_folder: holds the model's ``config.json``; it must stay until the engines have started.
+            model_config_folder: holds the model's ``config.json``.
             engine: the configuration that the calls will carry.
         """
+        model_config = (model_config_folder / "config.json").read_bytes()  # an engine may be on another node
         for actor in self.engines:
-            actor.prepare.remote(str(model_config_folder), engine)
+            actor.prepare.remote(model_config, engine)
 
     def wait_until_ready(self, timeout: float | None = None) -> bool:
         """Wait until every engine is idle and ready; whether they were within ``timeout`` seconds."""

@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from fortifai_ray.engines.base import architecture, check_lengths, end_of_text_ids
+from fortifai_ray.engines.adapters import whole_model
+from fortifai_ray.engines.base import WeightsError, architecture, check_lengths, end_of_text_ids
 from fortifai_ray.engines.config import DecodingConfig, EngineConfig
 
 # Read by vLLM when it is imported. In process, because a second process costs ten seconds of start-up and a third of
@@ -21,25 +22,35 @@ ENVIRONMENT = {
 }
 LONGEST_BY_DEFAULT = 2048
 KV_CACHE_CAP = 1 << 30
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM sizes its buffers for
 KV_BLOCK = 128  # the CPU backend's block of tokens; a row takes whole blocks
 
 
 class VllmEngine:
     """Holds one ``vllm.LLM``, started with random weights and given real ones by :meth:`load`.
 
-    The first checkpoint takes the same path as every later one, so that all are verified alike.
+    The first checkpoint takes the same path as every later one, so that all are verified alike. Of an adapter, the
+    model stays loaded while adapters come and go.
 
     Args:
         config: how it is sized.
         gpu: whether it runs on a GPU.
-        gpu_fraction: the share of the GPU's memory that is its own.
+        gpu_fraction: the share of the GPU's memory that is its own; of each where it spreads over several.
+        spread: workers that the model is spread over by tensor parallelism, each a process of its own on a GPU of its
+            own. They are this process's children, not Ray's actors: Ray places one actor with all of the engine's GPUs,
+            which so lie on one node, nothing of the engine waits for room that another holds, and the workers end with
+            their parent, however that ends.
     """
 
-    def __init__(self, config: EngineConfig, gpu: bool = False, gpu_fraction: float = 1.0) -> None:
+    def __init__(self, config: EngineConfig, gpu: bool = False, gpu_fraction: float = 1.0, *, spread: int = 1) -> None:
         self.config = config
         self.gpu = gpu
         self.gpu_fraction = gpu_fraction
+        self.spread = spread
         self._llm: Any = None
+        self._base: Path | None = None  # whose weights it holds
+        self._adapter: Any = None  # the request for the adapter that answers, if one does
+        self._adapters = 0
         self.architecture = ""
         self._longest = 0
         self._end_ids: list[int] = []
@@ -55,6 +66,7 @@ class VllmEngine:
         model_config = json.loads((config_folder / "config.json").read_text())
         if not self.gpu:
             check_head_size(model_config)
+        check_spread(model_config, self.spread)
         self._longest = longest_row(model_config, self.config)
         dtype = self.config.dtype if self.config.dtype != "auto" else ("bfloat16" if self.gpu else "float32")
         if self.gpu:
@@ -79,11 +91,32 @@ class VllmEngine:
             worker_extension_cls="fortifai_ray.engines.vllm_worker.WeightSwap",
             disable_log_stats=True,
             **device,
+            **self._adapter_settings(),
+            **self._spread_settings(),
         )
         self.architecture = architecture(config_folder)
 
+    def _adapter_settings(self) -> dict[str, Any]:
+        """One adapter at a time, in buffers of the smallest rank that vLLM has for it."""
+        rank = self.config.lora_rank
+        if rank is None:
+            return {}
+        return {
+            "enable_lora": True,
+            "max_loras": 1,
+            "max_cpu_loras": 1,
+            "max_lora_rank": next(size for size in LORA_RANKS if size >= rank),
+        }
+
+    def _spread_settings(self) -> dict[str, Any]:
+        if self.spread == 1:
+            return {}
+        os.environ.setdefault("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")  # a Ray actor has threads: no forking
+        return {"tensor_parallel_size": self.spread, "distributed_executor_backend": "mp"}
+
     def stop(self) -> None:
         """See :class:`~fortifai_ray.engines.base.Engine`."""
+        self._base = self._adapter = None
         if self._llm is None:
             return
         from vllm.distributed import cleanup_dist_env_and_memory
@@ -96,9 +129,41 @@ class VllmEngine:
 
     def load(self, checkpoint: Path) -> None:
         """See :class:`~fortifai_ray.engines.base.Engine`."""
-        self._llm.collective_rpc("swap_weights", args=(str(checkpoint),))
-        self._end_ids = end_of_text_ids(checkpoint)
+        base = whole_model(checkpoint)
+        self._drop_adapter()
+        if base == checkpoint or base != self._base:  # a stage's folder never changes: its model is loaded once
+            self._base = None
+            self._llm.collective_rpc("swap_weights", args=(str(base),))
+            self._base = base
+        if base != checkpoint:
+            self._take_adapter(checkpoint)
+        self._end_ids = end_of_text_ids(base)
         self._forget()
+
+    def _drop_adapter(self) -> None:
+        if self._adapter is not None:
+            self._llm.llm_engine.remove_lora(self._adapter.lora_int_id)
+            self._adapter = None
+
+    def _take_adapter(self, folder: Path) -> None:
+        """Have the adapter in ``folder`` answer from now on, and verify it.
+
+        Raises:
+            WeightsError: the engine was not started for adapters, or does not hold what the file says.
+        """
+        from vllm.lora.request import LoRARequest
+
+        if self.config.lora_rank is None:
+            raise WeightsError(f"{folder} holds an adapter, and the engine was started without lora_rank")
+        self._adapters += 1  # vLLM knows an adapter by its number, and would answer from an older one of the same
+        request = LoRARequest(folder.name, self._adapters, str(folder))
+        self._llm.llm_engine.add_lora(request)
+        self._adapter = request
+        try:
+            self._llm.collective_rpc("verify_adapter", args=(self._adapters, str(folder)))
+        except BaseException:
+            self._drop_adapter()
+            raise
 
     def generate(self, prompts: list[list[int]], seeds: list[int], decoding: DecodingConfig) -> list[list[int]]:
         """See :class:`~fortifai_ray.engines.base.Engine`."""
@@ -122,7 +187,7 @@ class VllmEngine:
         ]
         requests = [{"prompt_token_ids": prompt} for prompt in prompts]
         try:
-            outputs = self._llm.generate(requests, parameters, use_tqdm=False)
+            outputs = self._llm.generate(requests, parameters, use_tqdm=False, lora_request=self._adapter)
         except BaseException:
             self.stop()  # it holds half-finished requests, which would answer in the next call
             raise
@@ -166,6 +231,22 @@ def check_head_size(model_config: dict[str, Any]) -> None:
         raise ValueError(
             f"vLLM on a CPU has no attention for heads of size {head_size(model_config)}, only for {supported}: change "
             "hidden_size or num_attention_heads, or generate with engine.kind: huggingface"
+        )
+
+
+def check_spread(model_config: dict[str, Any], spread: int) -> None:
+    """Refuse a number of workers that a model's heads cannot be shared out to.
+
+    Raises:
+        ValueError: with the numbers of heads.
+    """
+    text = _text_config(model_config)
+    heads = text.get("num_attention_heads", 0)  # under another name, vLLM will say so
+    kv_heads = text.get("num_key_value_heads") or heads or spread
+    if heads % spread or (kv_heads % spread and spread % kv_heads):
+        raise ValueError(
+            f"{heads} attention heads ({kv_heads} of keys and values) cannot be shared out to {spread} GPUs: a number "
+            "that divides both is right"
         )
 
 

@@ -15,6 +15,8 @@ from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmb
 
 from fortifai_ray.engines.base import WeightsError
 from fortifai_ray.engines.checkpoint import Checkpoint
+from fortifai_ray.engines.vllm_lora import bare, verify_adapter
+from fortifai_ray.engines.vllm_shards import held_columns, held_rows
 
 # Each column shows every row of a matrix, so every fused part; a stale matrix differs in nearly all of them.
 PROBED_COLUMNS = 4
@@ -37,11 +39,20 @@ class WeightSwap:
         """
         checkpoint = Checkpoint(Path(folder))
         model = self.model_runner.get_model()
-        sources = match_parameters(model, checkpoint)
-        self.reload_weights(weights_iterator=checkpoint.tensors())
-        refresh_packed_embeddings(model)
-        for name, parts in sources.items():
-            verify_parameter(model, name, checkpoint, parts)
+        with bare(model):
+            sources = match_parameters(model, checkpoint)
+            self.reload_weights(weights_iterator=checkpoint.tensors())
+            refresh_packed_embeddings(model)
+            for name, parts in sources.items():
+                verify_parameter(model, name, checkpoint, parts)
+
+    def verify_adapter(self, number: int, folder: str) -> None:
+        """That the adapter that vLLM knows by ``number`` is the one in ``folder``, whole.
+
+        Raises:
+            WeightsError: it is not.
+        """
+        verify_adapter(self.model_runner.lora_manager._adapter_manager, number, Path(folder))
 
 
 def refresh_packed_embeddings(model: nn.Module) -> None:
@@ -110,8 +121,8 @@ def verify_parameter(model: nn.Module, name: str, checkpoint: Checkpoint, parts:
     if packed:
         _compare(*_packed_columns(module, checkpoint, parts, stored.dtype), name, checkpoint)
     if stored.numel():  # packing frees the original, except where an embedding still looks rows up in it
-        whole = torch.cat([checkpoint.tensor(part) for part in parts])
-        _compare(stored[: len(whole)], whole, name, checkpoint)
+        filed = held_rows(module, [_own_columns(module, checkpoint.tensor(part)) for part in parts])
+        _compare(stored[: len(filed)], filed, name, checkpoint)
     elif not packed:
         raise WeightsError(f"{name} of {type(model).__name__} is empty: its weights cannot be verified")
 
@@ -119,15 +130,27 @@ def verify_parameter(model: nn.Module, name: str, checkpoint: Checkpoint, parts:
 def _packed_columns(
     module: Any, checkpoint: Checkpoint, parts: list[str], dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Some columns of a packed matrix (``[rows, PROBED_COLUMNS]``): as the module holds them, as the file does."""
-    width = checkpoint.shape(parts[0])[1]
+    """Some columns of a packed matrix (``[rows, PROBED_COLUMNS]``): as the module holds them, as the file does.
+
+    Rows and columns are those that this worker holds, one of several perhaps.
+    """
+    first, last = held_columns(module, checkpoint.shape(parts[0])[1])
+    width = last - first
     start = max(0, width // 2 - PROBED_COLUMNS // 2)
     stop = min(width, start + PROBED_COLUMNS)
     inputs = torch.zeros(stop - start, width, dtype=dtype)
     inputs[torch.arange(stop - start), torch.arange(start, stop)] = 1
     held = module.quant_method.apply(module, inputs, None).T
-    filed = torch.cat([checkpoint.columns(part, start, stop) for part in parts])
+    filed = held_rows(module, [checkpoint.columns(part, first + start, first + stop) for part in parts])
     return held[: len(filed)], filed
+
+
+def _own_columns(module: nn.Module, whole: torch.Tensor) -> torch.Tensor:
+    """A weight's columns that this worker holds; a bias has none."""
+    if whole.dim() < 2:
+        return whole
+    first, last = held_columns(module, whole.shape[1])
+    return whole[:, first:last]
 
 
 def _compare(held: torch.Tensor, filed: torch.Tensor, name: str, checkpoint: Checkpoint) -> None:

@@ -154,12 +154,16 @@ def _names(checkpoints: Sequence[Path]) -> list[str]:
 
 
 def _checked(folder: Path) -> Path:
+    from fortifai_ray.engines.adapters import whole_model
+    from fortifai_ray.engines.base import WeightsError
     from fortifai_ray.families.language.config import ModelConfig
 
     try:
-        ModelConfig(path=str(folder))  # that weights and configuration are whole
+        ModelConfig(path=str(whole_model(folder)))  # that weights and configuration are whole
     except ValidationError as error:
         raise UserError(f"evaluate: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+    except WeightsError as error:
+        raise UserError(f"evaluate: {error}") from None
     return folder
 
 

@@ -1,10 +1,13 @@
 """Ray Train for any family: how a train function is run, and the optimiser and precision that settings ask for."""
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from fortifai_ray.elsewhere import Folder, folder_here, written_for
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +32,7 @@ def run_on_ray_train(
     loop: Callable[[dict[str, Any]], None],
     config: dict[str, Any],
     arrays: dict[str, Any],
+    folders: Mapping[str, Folder],
     output: Path,
     *,
     workers: int,
@@ -37,21 +41,36 @@ def run_on_ray_train(
     """Run ``loop(config)`` by a TorchTrainer: in this process for one worker (Ray Train's local mode), else in a group.
 
     ``arrays`` join the configuration; with several workers they go into the object store once, not once into each
-    worker's configuration, and :func:`fetch` takes them out.
+    worker's configuration, and :func:`fetch` takes them out. So do ``folders`` that the loop reads and, as ``output``,
+    the folder that rank 0 writes into: as paths (str) on the node that the worker runs on, which need not be this one.
     """
     import ray
     import ray.train
     from ray.train.torch import TorchTrainer
 
-    several = workers > 1
-    config = {**config, **({name: ray.put(value) for name, value in arrays.items()} if several else arrays)}
-    scaling = ray.train.ScalingConfig(
-        num_workers=workers if several else 0,
-        use_gpu=bool(resources_per_worker and resources_per_worker.get("GPU")),
-        resources_per_worker=resources_per_worker if several else None,
-    )
-    run_config = ray.train.RunConfig(storage_path=str(output.absolute() / ".ray"), name="fit") if several else None
-    TorchTrainer(loop, train_loop_config=config, scaling_config=scaling, run_config=run_config).fit()
+    output = output.absolute()
+    output.mkdir(parents=True, exist_ok=True)
+    use_gpu = bool(resources_per_worker and resources_per_worker.get("GPU"))
+    if workers == 1:
+        config = {**config, **arrays, **_paths(folders), "output": str(output)}
+        scaling = ray.train.ScalingConfig(num_workers=0, use_gpu=use_gpu)
+        TorchTrainer(loop, train_loop_config=config, scaling_config=scaling).fit()
+        return
+    node = ray.get_runtime_context().get_node_id()
+
+    def on_its_node(config: dict[str, Any]) -> None:
+        with written_for(output, node) as folder:
+            loop({**config, **_paths(folders), "output": str(folder)})
+
+    scaling = ray.train.ScalingConfig(num_workers=workers, use_gpu=use_gpu, resources_per_worker=resources_per_worker)
+    config = {**config, **{name: ray.put(value) for name, value in arrays.items()}}
+    with tempfile.TemporaryDirectory(prefix="fortifai-train-") as notes:  # Ray Train's own, of no use afterwards
+        run_config = ray.train.RunConfig(storage_path=notes, name="fit")
+        TorchTrainer(on_its_node, train_loop_config=config, scaling_config=scaling, run_config=run_config).fit()
+
+
+def _paths(folders: Mapping[str, Folder]) -> dict[str, str]:
+    return {name: str(folder_here(folder)) for name, folder in folders.items()}
 
 
 def fetch(value: Any) -> Any:

@@ -157,6 +157,8 @@ class StudyRuns:
 
             for name in ("mlflow", "alembic"):  # MLflow sets its own level when it is imported
                 logging.getLogger(name).setLevel(logging.WARNING)
+            # It writes a traceback of each error that it raises; what is raised, the sender tells in one line.
+            logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
             self._client = MlflowClient(tracking_uri=self.uri)
         return self._client
 

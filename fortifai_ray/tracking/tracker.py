@@ -12,6 +12,7 @@ from fortifai_ray.tracking.runs import SAMPLES, StudyRuns
 from fortifai_ray.tracking.sender import Sender
 from fortifai_ray.tracking.text import RECIPE, milliseconds, nested, plain, redact, tracking_uri_for
 
+SEND_LATER = "once MLflow answers, the same `fortifai sweep` sends what is missing, and computes nothing again"
 _RUN_STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 
 
@@ -106,7 +107,10 @@ class StudyTracker:
         for path in artefacts:
             self._sender.put(f"the artefact {path.name}", partial(self._runs.log_file, path))
         self._sender.put("the end of the study", lambda: self._runs.finish_study(_RUN_STATUS[status]))
-        problems = [*self._sender.close(patience), *self._runs.differences()]
+        unsent = self._sender.close(patience)
+        if unsent:
+            unsent.append(f"all of it is in {self._runs.storage / self._runs.name}: {SEND_LATER}")
+        problems = [*unsent, *self._runs.differences()]
         self._outcome = TrackingOutcome(
             sent=not problems,
             problems=problems,

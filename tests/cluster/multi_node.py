@@ -1,8 +1,8 @@
 """A Ray cluster of several nodes on this machine: ``python multi_node.py WORKERS``, until its input is closed.
 
-The head has no CPU, as in the files of ``cluster/``; each worker has one, and one of the resource ``worker``. Ray reads
-its authentication from the environment when it is imported, so the cluster needs a process of its own. Prints a line of
-JSON when all nodes are there: ``address`` (HOST:PORT) and ``dashboard`` (a URL).
+The head has no CPU, as in the files of ``cluster/``; each worker has one. Ray reads its authentication from the
+environment when it is imported, so the cluster needs a process of its own. Prints a line of JSON when all nodes are
+there: ``address`` (HOST:PORT) and ``dashboard`` (a URL).
 """
 
 import json
@@ -27,7 +27,7 @@ def main() -> None:
         cluster = Cluster(initialize_head=True, head_node_args=node(num_cpus=0, **dashboard))
         try:
             for _ in range(int(sys.argv[1])):
-                cluster.add_node(wait=False, **node(num_cpus=1, resources={"worker": 1}))
+                cluster.add_node(wait=False, **node(num_cpus=1))
             cluster.wait_for_nodes()
             print(json.dumps({"address": cluster.address, "dashboard": f"http://{cluster.webui_url}"}), flush=True)
             sys.stdin.read()

@@ -117,6 +117,7 @@ def test_a_study_submitted_as_a_job_gives_the_tables_of_one_run_here(
         assert running.wait(300) == 0
     assert submitted.returncode == 0, submitted.stdout + submitted.stderr
     assert "launched collapse" in submitted.stdout
+    assert "on the way" not in submitted.stdout, "no autoscaler is waited for where there is none"
     nodes = {node["node_id"]: node["is_head_node"] for node in listed(cluster, token, "nodes")}
     actors = [actor for actor in listed(cluster, token, "actors") if actor["node_id"] in nodes]  # not one never started
     ran = {(actor["class_name"].rpartition(".")[2], nodes[actor["node_id"]]) for actor in actors}
@@ -142,17 +143,17 @@ def test_who_has_no_token_gets_nothing(cluster: Cluster, study: Path, tmp_path: 
     assert not (tmp_path / "launched" / "results" / "chains.parquet").exists()
 
 
-def test_workers_are_waited_for(cluster: Cluster) -> None:
-    """`cluster/workers.py` says when the cluster has its size, and gives up on one that it never gets."""
-    script = [sys.executable, str(CLUSTER / "workers.py"), "--address", cluster.address]
+def test_nodes_are_waited_for(cluster: Cluster) -> None:
+    """`cluster/nodes.py` says when the cluster has its size, and gives up on one that it never gets."""
+    script = [sys.executable, str(CLUSTER / "nodes.py"), "--address", cluster.address]
     run = {"env": cluster.environment, "capture_output": True, "text": True, "timeout": 120}
-    there = subprocess.run([*script, "2"], **run)  # type: ignore[call-overload]
-    assert (there.returncode, there.stdout) == (0, "2 of 2 workers are there\n")
-    missing = subprocess.run([*script, "--nodes", "4", "--timeout", "1"], **run)  # type: ignore[call-overload]
+    there = subprocess.run([*script, "3"], **run)  # type: ignore[call-overload]
+    assert (there.returncode, there.stdout) == (0, "3 of 3 nodes are there\n")
+    missing = subprocess.run([*script, "4", "--timeout", "1"], **run)  # type: ignore[call-overload]
     assert missing.returncode == 1
     assert missing.stdout.endswith("3 of 4 nodes are there: gave up waiting\n")
     tokenless = {**run, "env": cluster.environment | {"RAY_AUTH_TOKEN_PATH": str(CLUSTER / "no-such-file")}}
-    refused = subprocess.run([*script, "2"], **tokenless)  # type: ignore[call-overload]
+    refused = subprocess.run([*script, "3"], **tokenless)  # type: ignore[call-overload]
     assert refused.returncode == 1
     assert len(refused.stderr.splitlines()) == 1
     assert "RAY_AUTH_TOKEN_PATH is set but file cannot be opened" in refused.stderr

@@ -48,7 +48,6 @@ def test_workers_come_when_asked_for_and_may_be_spot(name: str) -> None:
     head, worker = (config["available_node_types"][kind] for kind in ("head", "gpu_worker"))
     assert head["resources"] == {"CPU": 0}
     assert worker["min_workers"] == 0
-    assert worker["resources"]["worker"] == 1
     assert worker["max_workers"] == config["max_workers"] > 0
 
 
@@ -69,7 +68,7 @@ def test_aws_bootstraps_and_launches(aws: Any, tmp_path: Path) -> None:
     config = cls.bootstrap_config(cls.fillout_available_node_types_resources(prepared("aws.yaml")))
     kinds = config["available_node_types"]
     assert kinds["head"]["resources"]["CPU"] == 0
-    assert {"CPU": 4, "GPU": 1, "worker": 1}.items() <= kinds["gpu_worker"]["resources"].items()
+    assert {"CPU": 4, "GPU": 1}.items() <= kinds["gpu_worker"]["resources"].items()
     assert list((tmp_path / ".ssh").glob("*.pem"))
     image = aws.describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
     provider = cls(config["provider"], config["cluster_name"])

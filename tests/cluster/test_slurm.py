@@ -71,8 +71,8 @@ def test_a_head_workers_and_the_study(job: Job) -> None:
     assert "--node-ip-address=10.1.2.3 --port=20123 --include-dashboard=false" in steps[0]
     assert steps[1].startswith(f"srun --nodes=2 --ntasks=2 --exclude=node-a ray start --address={address}")
     assert all("--num-cpus=8 --num-gpus=1" in step and step.endswith("--block") for step in steps)
-    waits = [call for call in calls if call.startswith("python cluster/workers.py")]
-    assert [re.search(r"--nodes \d", wait)[0] for wait in waits] == ["--nodes 1", "--nodes 3"]  # type: ignore[index]
+    waits = [call for call in calls if call.startswith("python cluster/nodes.py")]
+    assert [wait.split()[2] for wait in waits] == ["1", "3"]
     assert calls.index(waits[0]) < calls.index(steps[1])
     assert calls[-1] == (
         f"fortifai sweep sweeps/quickstart.yaml --storage {job.folder}/runs --address {address} --set training.epochs=1"

@@ -51,6 +51,27 @@ def make_checkpoint(folder: Path, seed: int, *, tied: bool, heads: int = 4) -> P
     return folder
 
 
+def make_adapter(folder: Path, base: Path, seed: int, targets: list[str] | str, rank: int = 4) -> Path:
+    """A random adapter of the model in ``base``, which stands beside ``folder``, strong enough to change its answers;
+    written by PEFT itself."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaForCausalLM
+
+    config = LoraConfig(
+        r=rank, lora_alpha=2 * rank, target_modules=targets, init_lora_weights=False, task_type="CAUSAL_LM"
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = get_peft_model(LlamaForCausalLM.from_pretrained(base), config)
+        for name, parameter in model.named_parameters():
+            if ".lora_" in name:
+                torch.nn.init.normal_(parameter, std=0.1)
+    model.peft_config["default"].base_model_name_or_path = base.name
+    model.save_pretrained(folder)
+    return folder
+
+
 @dataclass(frozen=True)
 class Reference:
     """Answers of fresh engines, keyed by checkpoint and kind of decoding, and how wrong swaps were refused."""

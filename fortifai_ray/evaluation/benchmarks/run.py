@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fortifai_ray.engines.adapters import load_causal_lm
 from fortifai_ray.errors import UserError
 from fortifai_ray.evaluation.benchmarks.config import Benchmark, BenchmarksConfig, KrTest
 from fortifai_ray.evaluation.benchmarks.report import BenchmarkReport, EntryReport, Measure, accuracy
@@ -112,12 +113,12 @@ def load_checkpoint(checkpoint: Path, tokenizer: Path, dtype: str, threads: int)
     transformers.utils.logging.disable_progress_bar()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        network: Any = transformers.AutoModelForCausalLM.from_pretrained(checkpoint, dtype=dtype, use_safetensors=True)
+        network = load_causal_lm(checkpoint, dtype)
         words: Any = transformers.AutoTokenizer.from_pretrained(tokenizer)
     except Exception as error:  # transformers raises many kinds here; each means: not a checkpoint that can be used
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{checkpoint}: no model and tokenizer could be loaded: {reason}") from error
-    return network.to(device).eval(), words
+    return network.to(device), words
 
 
 def context_length(network: Any) -> int:

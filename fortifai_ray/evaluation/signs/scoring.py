@@ -4,9 +4,11 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+from fortifai_ray.engines.adapters import load_causal_lm
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,14 +91,13 @@ class Scorer:
 
     def __init__(self, checkpoint: Path, threads: int = 1, logits_at_once: int = LOGITS_AT_ONCE) -> None:
         import torch
-        import transformers
 
         from fortifai_ray.losses.causal_lm import OutputHead, UnknownHead, find_head
 
         torch.set_num_threads(threads)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model: Any = transformers.AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
-        self._model = model.to(self._device).eval()
+        model = load_causal_lm(checkpoint, torch.float32)
+        self._model = model.to(self._device)
         config = model.config.get_text_config()
         self.context: int | None = getattr(config, "max_position_embeddings", None)
         self._at_once = max(1, logits_at_once // config.vocab_size)  # positions

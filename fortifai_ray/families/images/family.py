@@ -83,7 +83,7 @@ class ImageFamily:
 
         def compute(folder: Path) -> dict[str, Any]:
             report = training.train(
-                start_from.path,
+                self._steps.files(start_from),
                 folder,
                 fetch_samples(data, self._data, self._folders(data)),
                 loss,

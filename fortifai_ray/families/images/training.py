@@ -18,6 +18,7 @@ import torch.distributed as dist
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
+from fortifai_ray.elsewhere import Folder
 from fortifai_ray.families.images.config import TrainingConfig
 from fortifai_ray.families.images.models import load_identity, load_model, save_model
 from fortifai_ray.families.images.objective import Noise, Sums, cpu_generator
@@ -47,7 +48,7 @@ class TrainingReport:
 
 
 def train(
-    model: Path,
+    model: Folder,
     output: Path,
     samples: np.ndarray,
     loss: Loss,
@@ -63,15 +64,19 @@ def train(
     ``seed`` gives the order of the samples, epoch by epoch, and the noise of each step.
     """
     config = {
-        "model": str(model.absolute()),
-        "output": str(output.absolute()),
         "loss": loss.model_dump(),
         "training": training.model_dump(),
         "seed": seed,
         "threads": threads,
     }
     run_on_ray_train(
-        train_loop, config, {"samples": samples}, output, workers=workers, resources_per_worker=resources_per_worker
+        train_loop,
+        config,
+        {"samples": samples},
+        {"model": model},
+        output,
+        workers=workers,
+        resources_per_worker=resources_per_worker,
     )
     return TrainingReport(**json.loads((output / _REPORT).read_text()))
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from fortifai_ray.evaluation.benchmarks.config import Benchmark, BenchmarksConfig
 from fortifai_ray.evaluation.benchmarks.names import metric_names
@@ -113,6 +113,30 @@ class CorpusConfig(BaseModel):
         return self
 
 
+class LoraConfig(BaseModel):
+    """Low-rank adapters over a frozen model (Hu et al., 2022), by PEFT: of a linear layer's weight W a product BA of
+    ``rank`` is trained, and the layer computes W + (alpha / rank) BA."""
+
+    model_config = _CLOSED
+    rank: int = Field(16, ge=1, le=512)
+    alpha: int = Field(32, ge=1)
+    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="of what enters an adapter, in training")
+    targets: Literal["all-linear"] | tuple[str, ...] = Field(
+        ("q_proj", "v_proj"), description="names of the linear layers that are adapted; all-linear: all but the head"
+    )
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _a_list_of_names(cls, value: Any) -> Any:
+        if value == "all-linear":
+            return value
+        if not isinstance(value, list | tuple) or not value or not all(isinstance(name, str) for name in value):
+            raise ValueError(f"all-linear, or a list of layers' names such as [q_proj, v_proj], not {value!r}")
+        if "lm_head" in value:
+            raise ValueError("lm_head: the output head stays as it is, for the fused loss and for vLLM: leave it out")
+        return tuple(sorted(set(value)))  # their order changes nothing, a recipe's hash included
+
+
 class TrainingConfig(OptimizerConfig):
     """How one generation is trained."""
 
@@ -143,6 +167,11 @@ class TrainingConfig(OptimizerConfig):
         "ddp",
         exclude_if=lambda value: value == "ddp",
         description="several workers (resources.train.workers) each hold the whole model (ddp) or a shard of it (fsdp)",
+    )
+    lora: LoraConfig | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="train adapters over a frozen model; init: previous goes on from the last generation's adapter",
     )
 
     @model_validator(mode="after")

@@ -4,9 +4,10 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+
+from fortifai_ray.engines.adapters import load_causal_lm
 
 VERSION = 1  # bump when the same model and text give other scores
 
@@ -26,12 +27,10 @@ def perplexity(model: Path, blocks: np.ndarray, *, batch_size: int, threads: int
     """
     import torch
     import torch.nn.functional as F
-    import transformers
 
     torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network: Any = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-    network = network.to(device).eval()
+    network = load_causal_lm(model, torch.float32).to(device)
     started, total = time.perf_counter(), 0.0
     with torch.inference_mode():
         for start in range(0, len(blocks), batch_size):

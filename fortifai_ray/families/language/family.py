@@ -2,7 +2,7 @@
 
 import math
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,12 @@ import numpy as np
 
 from fortifai_ray.curation import NoCuration, Surplexity, Verifier, select
 from fortifai_ray.devices import Devices
+from fortifai_ray.elsewhere import StageFiles
+from fortifai_ray.engines.adapters import AdapterFiles
 from fortifai_ray.families.language import data, evaluation, models, scoring, training
 from fortifai_ray.families.language.corpus import Corpus
 from fortifai_ray.families.language.measures import Measures, together
+from fortifai_ray.families.language.placed import where_it_trained
 from fortifai_ray.families.language.recipe import LanguageRecipe
 from fortifai_ray.losses import Loss
 from fortifai_ray.progress import WAITING
@@ -37,6 +40,7 @@ class LanguageFamily:
         self._devices = devices
         self._block_size = recipe.training.block_size
         self._first: Stage | None = None  # generation 0's model, which what is written later is judged by
+        self._base: Stage | None = None  # the starting model, which adapters belong to
 
     @cached_property
     def _human(self) -> Human:
@@ -74,10 +78,14 @@ class LanguageFamily:
             models.create_model(model, self.corpus, seed, folder)
             return {}
 
-        return self._steps.run(key, "create the starting model", compute)
+        self._base = self._steps.run(key, "create the starting model", compute)
+        return self._base
 
     def fit(self, data: TrainingSet, loss: Loss, *, start_from: Stage, generation: int) -> Stage:
-        """Train on Ray Train; the stage is a Hugging Face folder and a :class:`training.TrainingReport`."""
+        """Train on Ray Train; the stage is a Hugging Face folder and a :class:`training.TrainingReport`.
+
+        With ``training.lora`` the folder holds an adapter and names its model's stage, which stands beside it.
+        """
         if not data.human_size + data.synthetic_size:
             raise Collapsed("the training set is empty: the last generation wrote nothing")
         settings = self._recipe.training
@@ -98,7 +106,7 @@ class LanguageFamily:
         def compute(folder: Path) -> dict[str, Any]:
             blocks = self._blocks(data)
             report = training.train(
-                start_from.path,
+                self._files(start_from),
                 folder,
                 blocks,
                 loss,
@@ -112,11 +120,26 @@ class LanguageFamily:
             return asdict(report)
 
         stage = self._steps.run(key, f"train generation {generation}", compute)
+        if settings.lora is not None:
+            stage = self._beside_base(stage)
         if generation == 0:
             self._first = stage
         if stage.outputs["diverged"]:
             raise Collapsed(f"training diverged: {stage.outputs['diverged']}")
         return stage
+
+    def _beside_base(self, adapter: Stage) -> Stage:
+        """The stage of an adapter, whose files are there only together with those of the model it belongs to."""
+        return replace(adapter, where=lambda: self._files(adapter).path)
+
+    def _files(self, model: Stage) -> StageFiles:
+        """The files of a model, for a worker or an engine that may run on another node."""
+        files = self._steps.files(model)
+        if self._recipe.training.lora is None:
+            return files
+        assert self._base is not None, "a chain begins with its starting model"
+        base = self._steps.files(self._base)
+        return files if model.hash == self._base.hash else AdapterFiles(model, files.storage, base)
 
     def _blocks(self, data_: TrainingSet) -> data.Blocks:
         pools = [draw.pool for draw in data_.draws if draw.pool.synthetic]
@@ -133,7 +156,8 @@ class LanguageFamily:
     @cached_property
     def measures(self) -> Measures:
         """What its generations are measured by beside perplexity."""
-        return Measures(self._recipe, self.corpus, self._human.first.items, self._steps, self._devices.threads)
+        human = self._human.first.items
+        return Measures(self._recipe, self.corpus, human, self._steps, self._devices, self._files)
 
     def _perplexity(self, model: Stage) -> Stage:
         """Perplexity per token of the held-out human text, in blocks that are the same for every chain of a study."""
@@ -145,10 +169,8 @@ class LanguageFamily:
         )
 
         def compute(_: Path) -> dict[str, Any]:
-            batch_size = self._recipe.evaluation.batch_size
-            report = asdict(
-                evaluation.perplexity(model.path, blocks, batch_size=batch_size, threads=self._devices.threads)
-            )
+            sizes = {"batch_size": self._recipe.evaluation.batch_size, "threads": self._devices.threads}
+            report = asdict(where_it_trained(self._devices, evaluation.perplexity, self._files(model), blocks, **sizes))
             if not math.isfinite(report["perplexity"]):  # JSON has no infinity
                 report |= {"perplexity": None, "not_finite": str(report["perplexity"])}
             return report
@@ -218,11 +240,12 @@ class LanguageFamily:
     def _choose(
         self, folder: Path, written: Synthetic[Stage], scorer: Stage, curation: Verifier | Surplexity
     ) -> dict[str, Any]:
-        started, threads = time.perf_counter(), self._devices.threads
+        started, files = time.perf_counter(), self._files(scorer)
+        sizes = {"batch_size": self._recipe.evaluation.batch_size, "threads": self._devices.threads}
         table = data.read_corpus(written.stage.path / "corpus")
-        scores = scoring.row_scores(scorer.path, table, batch_size=self._recipe.evaluation.batch_size, threads=threads)
+        scores = where_it_trained(self._devices, scoring.row_scores, files, table, **sizes)
         human = self.corpus.blocks(self.corpus.train, self._block_size)[self._human.first.items[:_TYPICAL_BLOCKS]]
-        typical = scoring.block_scores(scorer.path, human, self._recipe.evaluation.batch_size, threads)
+        typical = where_it_trained(self._devices, scoring.block_scores, files, human, **sizes)
         kept = select(scores, math.ceil(curation.keep * len(scores)), curation, float(np.median(typical)))
         data.write_corpus(table.take(kept), folder / "corpus")
         return {
@@ -251,7 +274,7 @@ class LanguageFamily:
         )
         report = generate_corpus(
             self._devices.pool,
-            model.path,
+            self._files(model),
             model.hash,
             prompts,
             recipe.decoding,

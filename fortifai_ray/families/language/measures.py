@@ -1,35 +1,44 @@
 """The further stages that measure a generation: benchmarks of its model, signs of collapse in what it wrote."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fortifai_ray.evaluation.benchmarks.config import KrTest
+from fortifai_ray.devices import Devices
+from fortifai_ray.elsewhere import StageFiles
+from fortifai_ray.evaluation.benchmarks.config import BenchmarksConfig, KrTest
 from fortifai_ray.evaluation.signs import corpus as corpus_side
 from fortifai_ray.evaluation.signs import model as model_side
 from fortifai_ray.evaluation.signs.config import SignsConfig
 from fortifai_ray.evaluation.signs.result import Signs
 from fortifai_ray.families.language import data
 from fortifai_ray.families.language.corpus import Corpus
+from fortifai_ray.families.language.placed import where_it_trained
 from fortifai_ray.families.language.recipe import LanguageRecipe
 from fortifai_ray.steps import Steps
 from fortifai_ray.store import Stage, StageKey, canonical_hash
+
+if TYPE_CHECKING:
+    from fortifai_ray.evaluation.benchmarks.report import BenchmarkReport
 
 DETAILS = "details"  # the outputs that no column holds: counts, reasons, histograms, provenance
 
 
 @dataclass(frozen=True)
 class Measures:
-    """What one chain is measured by; ``human`` are the blocks of generation 0's training text, in order."""
+    """What one chain is measured by; ``human`` are the blocks of generation 0's training text, in order, and ``files``
+    gives a model's."""
 
     recipe: LanguageRecipe
     corpus: Corpus
     human: np.ndarray
     steps: Steps
-    threads: int
+    devices: Devices
+    files: Callable[[Stage], StageFiles]
 
     def benchmarks(self, model: Stage, generation: int) -> Stage:
         """The benchmarks of the recipe's evaluation."""
@@ -41,14 +50,14 @@ class Measures:
         return self.steps.run(key, "run the benchmarks", lambda _: self._run_benchmarks(model, generation))
 
     def _run_benchmarks(self, model: Stage, generation: int) -> dict[str, Any]:
-        from fortifai_ray.evaluation.benchmarks.run import run_benchmarks
-
-        report = run_benchmarks(
-            model.path,
+        report = where_it_trained(
+            self.devices,
+            _benchmarks_of,
+            self.files(model),
             self.recipe.evaluation.benchmark_settings,
-            tokenizer=self.corpus.tokenizer_path,
-            threads=self.threads,
-            texts=self._held_in,
+            self.steps.files(self.corpus.stage),
+            threads=self.devices.threads,
+            held_in=self._held_in() if self._made_exams else [],
             seed=self.recipe.seed,
             generation=generation,
         )
@@ -90,24 +99,30 @@ class Measures:
 
     def _model_signs(self, model: Stage, first: Stage, table: Any, settings: SignsConfig) -> Signs:
         held_out = self.corpus.blocks(self.corpus.held_out, self.recipe.training.block_size)
-        return model_side.model_signs(
-            model.path,
+        return where_it_trained(
+            self.devices,
+            model_side.model_signs,
+            self.files(model),
             held_out,
             table,
-            first.path,
+            self.files(first),
             settings,
             human_bytes=model_side.count_target_bytes(held_out, self.corpus.decode, self.corpus.end_of_text),
             seed=self.recipe.seed,
-            threads=self.threads,
+            threads=self.devices.threads,
         )
 
     def check(self) -> None:
         """That the KR-test's questions can be made where they come from the corpus. Raises :class:`UserError`."""
         from fortifai_ray.evaluation.kr.generator import make_questions
 
-        made = [e for e in self.recipe.evaluation.benchmarks if isinstance(e, KrTest) and e.path is None]
-        if made:
-            make_questions(self._held_in(), made[0].pairs, self.recipe.seed)
+        if self._made_exams:
+            make_questions(self._held_in(), self._made_exams[0].pairs, self.recipe.seed)
+
+    @property
+    def _made_exams(self) -> list[KrTest]:
+        """The KR-tests whose questions are made from the corpus."""
+        return [e for e in self.recipe.evaluation.benchmarks if isinstance(e, KrTest) and e.path is None]
 
     def _text(self) -> dict[str, Any]:
         """The identity of generation 0's training text."""
@@ -118,6 +133,16 @@ class Measures:
 
         corpus, size = self.corpus, self.recipe.training.block_size
         return held_in_texts(corpus.train, corpus.train_ends, self.human, size, corpus.decode)
+
+
+def _benchmarks_of(
+    model: Path, settings: BenchmarksConfig, corpus: Path, *, threads: int, held_in: Sequence[str], **place: int
+) -> "BenchmarkReport":
+    """The benchmarks of a model that was trained on ``corpus``, in a process that may be on another node."""
+    from fortifai_ray.evaluation.benchmarks.run import run_benchmarks
+
+    tokenizer = corpus / "tokenizer"
+    return run_benchmarks(model, settings, tokenizer=tokenizer, threads=threads, texts=lambda: held_in, **place)
 
 
 def together(first: Stage, second: Stage) -> Stage:

@@ -42,14 +42,19 @@ def model_identity(model: ModelConfig) -> dict[str, Any]:
     return {"hub": model.hub, "revision": model.revision}
 
 
-def context_length(model: ModelConfig) -> int | None:
-    """The longest row of tokens that the model takes; None where only the hub knows."""
+def known_config(model: ModelConfig) -> dict[str, Any] | None:
+    """What is known of the model's ``config.json`` ahead of anything; None where only the hub knows it."""
     if model.preset:
-        return _CONTEXT
+        return preset_shape(model)
     if model.path:
-        config = json.loads((Path(model.path) / "config.json").read_text())
-        return next((int(config[key]) for key in ("max_position_embeddings", "n_positions") if key in config), None)
+        return json.loads((Path(model.path) / "config.json").read_text())
     return None
+
+
+def context_length(model: ModelConfig) -> int | None:
+    """The longest row of tokens that the model takes; None where that is not known ahead of anything."""
+    config = known_config(model) or {}
+    return next((int(config[key]) for key in ("max_position_embeddings", "n_positions") if key in config), None)
 
 
 def create_model(model: ModelConfig, corpus: Corpus, seed: int, folder: Path) -> None:

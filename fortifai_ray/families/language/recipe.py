@@ -10,6 +10,7 @@ from fortifai_ray.engines.config import DecodingConfig, EngineConfig, resolve_ki
 from fortifai_ray.errors import UserError
 from fortifai_ray.families.language.config import CorpusConfig, EvaluationConfig, ModelConfig, TrainingConfig
 from fortifai_ray.recipe import Recipe, Unit
+from fortifai_ray.resources import ResourcesConfig
 from fortifai_ray.store import StageStore
 
 if TYPE_CHECKING:
@@ -63,11 +64,23 @@ class LanguageRecipe(Recipe):
             raise ValueError("decoding.num_beams: beam search runs on the Hugging Face engine: leave engine.kind out")
         return self
 
+    @model_validator(mode="after")
+    def _adapters_need_their_model(self) -> Self:
+        if self.engine.lora_rank is not None:
+            raise ValueError("engine.lora_rank: it is that of training.lora: leave it out")
+        if self.training.lora is not None and self.training.init == "scratch" and self.family.model.preset:
+            raise ValueError(
+                "training.init: scratch with training.lora would adapt new random weights each generation, which "
+                "learns next to nothing: base or previous is right, or leave lora out"
+            )
+        return self
+
     @property
     def writer(self) -> EngineConfig:
-        """The engine that writes, with its kind settled."""
+        """The engine that writes, with its kind settled, and ready for adapters where the recipe trains them."""
         kind = "huggingface" if self.decoding.num_beams > 1 else resolve_kind(self.engine.kind)
-        return self.engine.model_copy(update={"kind": kind})
+        lora = self.training.lora if kind == "vllm" else None
+        return self.engine.model_copy(update={"kind": kind, "lora_rank": None if lora is None else lora.rank})
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -129,6 +142,24 @@ class LanguageRecipe(Recipe):
         if isinstance(self.curation, Verifier) and self.curation.by == "truth":
             raise UserError(f"{source}: curation.by: the truth of a text is not known; generation_0 is right here")
         self._check_lengths(source)
+
+    def check_resources(self, resources: ResourcesConfig, source: str) -> None:
+        """That an engine can be spread over the GPUs asked for. Raises :class:`UserError`."""
+        from fortifai_ray.engines.vllm_engine import check_spread
+        from fortifai_ray.families.language.models import known_config
+
+        gpus = resources.engines.gpus
+        if gpus == "auto" or gpus <= 1:
+            return
+        if self.writer.kind == "huggingface":
+            raise UserError(
+                f"{source}: resources.engines.gpus: {gpus:g} GPUs are for vLLM, and this study's engines are "
+                "transformers', which run on one; at most 1 is right"
+            )
+        try:
+            check_spread(known_config(self.family.model) or {}, int(gpus))
+        except ValueError as error:
+            raise UserError(f"{source}: resources.engines.gpus: {error}") from None
 
     def _check_lengths(self, source: str) -> None:
         from fortifai_ray.families.language.models import context_length

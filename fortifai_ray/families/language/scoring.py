@@ -1,10 +1,11 @@
 """How likely a model finds texts: the mean log-likelihood per token, which curation ranks by."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
+
+from fortifai_ray.engines.adapters import load_causal_lm
 
 VERSION = 1  # bump when the same model and text give other scores
 
@@ -39,12 +40,10 @@ class _Scorer:
 
     def __init__(self, model: Path, threads: int) -> None:
         import torch
-        import transformers
 
         torch.set_num_threads(threads)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        network: Any = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-        self._network = network.to(self._device).eval()
+        self._network = load_causal_lm(model, torch.float32).to(self._device)
 
     def score(self, texts: list[list[int]], given: list[int]) -> np.ndarray:
         """(texts,) Mean log-likelihood of each text's tokens after its first ``given``; padding stands on the right."""

@@ -16,9 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import TypeAdapter
 
+from fortifai_ray.elsewhere import Folder
+from fortifai_ray.engines.adapters import whole_model
 from fortifai_ray.families.language.batches import Batch, batches
 from fortifai_ray.families.language.config import TrainingConfig
 from fortifai_ray.families.language.data import Blocks
+from fortifai_ray.families.language.lora import adapt, save_adapter
 from fortifai_ray.families.language.packing import keep_documents_apart
 from fortifai_ray.families.language.parallel import (
     clip_gradients,
@@ -70,7 +73,7 @@ class TrainingReport:
 
 
 def train(
-    model: Path,
+    model: Folder,
     output: Path,
     blocks: Blocks,
     loss: Loss,
@@ -84,14 +87,14 @@ def train(
 ) -> TrainingReport:
     """Train ``model`` (a Hugging Face folder) on ``blocks``; write the result, a Hugging Face folder, to ``output``.
 
+    With ``training.lora`` what is trained and written is an adapter, and ``model`` may be one: it is gone on with. The
+    folder of the model it belongs to must come to stand beside ``output`` (:mod:`fortifai_ray.engines.adapters`).
     Runs :func:`train_loop` by a ``TorchTrainer``. ``order_seed`` shuffles the blocks, epoch by epoch. ``end_of_text``
     is the token that ends a document, which ``training.document_mask`` needs. Raises ValueError where that lacks.
     """
     if training.document_mask and end_of_text is None:
         raise ValueError("training.document_mask needs the token that ends a document")
     config = {
-        "model": str(model.absolute()),
-        "output": str(output.absolute()),
         "loss": loss.model_dump(),
         "training": training.model_dump(),
         "order_seed": order_seed,
@@ -99,7 +102,15 @@ def train(
         "threads": threads,
     }
     arrays = {"tokens": blocks.tokens, "lengths": blocks.lengths}
-    run_on_ray_train(train_loop, config, arrays, output, workers=workers, resources_per_worker=resources_per_worker)
+    run_on_ray_train(
+        train_loop,
+        config,
+        arrays,
+        {"model": model},
+        output,
+        workers=workers,
+        resources_per_worker=resources_per_worker,
+    )
     return TrainingReport(**json.loads((output / _REPORT).read_text()))
 
 
@@ -122,7 +133,11 @@ def train_loop(config: dict[str, Any]) -> None:
         assert dist.get_world_size() == world, "the process group is not the worker group"
 
     torch.manual_seed(config["order_seed"])  # dropout, where a model has it
-    model: Any = transformers.AutoModelForCausalLM.from_pretrained(config["model"], dtype=torch.float32)
+    start = Path(config["model"])
+    base = whole_model(start)
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    if training.lora is not None:
+        adapt(model, training.lora, start, config["order_seed"])
     if training.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     objective = CausalLMObjective(model)
@@ -145,7 +160,10 @@ def train_loop(config: dict[str, Any]) -> None:
         held_share=held,
     )
     output = Path(config["output"])
-    save_whole(model, output, context.get_world_rank())
+    if training.lora is None:
+        save_whole(model, output, context.get_world_rank())
+    else:
+        save_adapter(model, output, base.name, context.get_world_rank())
     if context.get_world_rank() == 0:
         np.save(output / "losses.npy", run.meter.losses())
         np.save(output / "gradient_norms.npy", [float(norm) for norm in run.gradient_norms])

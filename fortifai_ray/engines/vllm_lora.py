@@ -1,0 +1,79 @@
+"""Adapters inside the vLLM worker: out of the way of a weight swap, and the proof that one is in place.
+
+vLLM wraps each layer that may be adapted, which changes the names of its parameters. And where an adapter's tensors go
+astray it says so at most in a log, and the model answers without them.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from vllm.lora.layers import BaseLayerWithLoRA
+from vllm.lora.utils import parse_fine_tuned_lora_name
+
+from fortifai_ray.engines.adapters import ADAPTER_CONFIG, read_scale
+from fortifai_ray.engines.base import WeightsError
+from fortifai_ray.engines.checkpoint import Checkpoint
+from fortifai_ray.engines.vllm_shards import held_columns, held_slice
+
+
+@contextmanager
+def bare(model: nn.Module) -> Iterator[None]:
+    """Inside, ``model`` is made of its own layers, as if no adapters had been asked for."""
+    wrapped = [(name, module) for name, module in model.named_modules() if isinstance(module, BaseLayerWithLoRA)]
+    try:
+        for name, module in wrapped:
+            model.set_submodule(name, module.base_layer)
+        yield
+    finally:
+        for name, module in wrapped:
+            model.set_submodule(name, module)
+
+
+def verify_adapter(manager: Any, number: int, folder: Path) -> None:
+    """That every layer holds, for the adapter of this ``number``, what the file in ``folder`` says, and no more.
+
+    Raises:
+        WeightsError: a tensor of the file is nowhere, or differs from what a layer holds.
+    """
+    slot = manager.lora_index_to_id.index(number)
+    wanted = _pairs(manager, folder)
+    for name, module in manager.modules.items():
+        if not hasattr(module, "n_slices"):  # the output head, which is never adapted
+            continue
+        owner, _, leaf = name.rpartition(".")
+        parts = manager.packed_modules_mapping.get(leaf, [leaf])
+        for slice_, part in enumerate(parts):
+            down, up = wanted.pop(f"{owner}.{part}", (None, None))
+            _verify_slice(module, slice_, slot, down, up, f"{owner}.{part}", folder)
+    if wanted:
+        raise WeightsError(f"{folder} adapts {', '.join(sorted(wanted)[:3])}, which vLLM adapts in no layer")
+
+
+def _pairs(manager: Any, folder: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """A and scaled B of each adapted layer of the file, by vLLM's name of the layer."""
+    mapper = getattr(manager.model, "hf_to_vllm_mapper", None)
+    mapper = None if mapper is None else mapper.get_rename_mapper()
+    scale, dtype = read_scale(folder), manager.lora_config.lora_dtype
+    halves: dict[str, dict[bool, torch.Tensor]] = {}
+    for name, tensor in Checkpoint(folder).tensors():
+        layer, is_down = parse_fine_tuned_lora_name(name, mapper)
+        halves.setdefault(layer, {})[is_down] = tensor.to(dtype)
+    return {layer: (pair[True], pair[False] * scale) for layer, pair in halves.items()}
+
+
+def _verify_slice(
+    module: Any, slice_: int, slot: int, down: torch.Tensor | None, up: torch.Tensor | None, name: str, folder: Path
+) -> None:
+    held_down, held_up = module.lora_a_stacked[slice_][slot, 0], module.lora_b_stacked[slice_][slot, 0]
+    expected_down, expected_up = torch.zeros_like(held_down), torch.zeros_like(held_up)
+    if down is not None and up is not None:
+        first, last = held_columns(module.base_layer, down.shape[1])
+        rows = held_slice(module.base_layer, slice_, up)
+        expected_down[: len(down), : last - first] = down[:, first:last]
+        expected_up[: len(rows), : up.shape[1]] = rows
+    if not (held_down.equal(expected_down) and held_up.equal(expected_up)):
+        raise WeightsError(f"after loading {folder}, {name} does not hold the adapter that {ADAPTER_CONFIG} goes with")

@@ -1,0 +1,75 @@
+"""A model is measured on the GPU that trained it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from fortifai_ray.devices import Devices
+from fortifai_ray.elsewhere import StageFiles
+from fortifai_ray.families.language.placed import where_it_trained
+from fortifai_ray.store import StageKey, StageStore
+
+PROJECT = Path(__file__).resolve().parents[3]
+
+# Ray counts GPUs that it is told of. A trial that holds a CPU of its own, and training workers that have gone.
+_SCRIPT = """
+import os
+import ray
+from ray.util.placement_group import placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from fortifai_ray.devices import Devices
+from fortifai_ray.errors import UserError
+from fortifai_ray.families.language.placed import where_it_trained
+
+def process(wrong=False):
+    if wrong:
+        raise UserError("a line")
+    return os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES")
+
+@ray.remote(num_cpus=1)
+class Trial:
+    def measure(self):
+        of_workers = {"CPU": 0.5, "GPU": 1.0}
+        try:
+            where_it_trained(Devices(workers=2, resources_per_worker=of_workers), process, wrong=True)
+        except UserError as error:
+            assert "a line" in str(error)
+        return (
+            process(),
+            where_it_trained(Devices(workers=1, resources_per_worker=of_workers), process),
+            where_it_trained(Devices(workers=2, resources_per_worker={"CPU": 0.5}), process),
+            where_it_trained(Devices(workers=2, resources_per_worker=of_workers), process),
+        )
+
+ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, logging_level="error")
+room = placement_group([{"CPU": 1}])
+strategy = PlacementGroupSchedulingStrategy(room, placement_group_capture_child_tasks=True)
+trial = Trial.options(scheduling_strategy=strategy).remote()
+own, alone, on_cpus, several = ray.get(trial.measure.remote(), timeout=100)
+assert own[0] == alone[0] == on_cpus[0] != several[0], (own, alone, on_cpus, several)
+assert (own[1] or "") == "", own
+assert several[1] == "0", several
+print("placed")
+ray.shutdown()
+"""
+
+
+def test_several_workers_gpu_measures_too() -> None:
+    """A trial whose workers train on GPUs holds none itself: the measuring runs on one of theirs, outside of what Tune
+    set aside for the trial; with one worker, or without GPUs, in its own process. A user's mistake stays one."""
+    environment = os.environ | {"PYTHONPATH": str(PROJECT), "RAY_AUTH_MODE": "disabled"}
+    done = subprocess.run(
+        [sys.executable, "-c", _SCRIPT], env=environment, capture_output=True, text=True, check=False, timeout=150
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.strip().endswith("placed")
+
+
+def test_files_of_stages_become_folders(tmp_path: Path) -> None:
+    """Wherever the function runs, it is given paths that are there."""
+    store = StageStore(tmp_path / "runs")
+    stage = store.step(StageKey("model", 1, {}), lambda folder: {})
+    files = StageFiles(stage, store.storage)
+    found = where_it_trained(Devices(), lambda *folders, other: (*folders, other), files, 3, other=files)
+    assert found == (stage.path.absolute(), 3, stage.path.absolute())
