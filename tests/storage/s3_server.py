@@ -2,7 +2,7 @@
 
 Run as a program it prints its port. ``/-/busy?N`` lets the next N requests answer 503, ``/-/busy-seconds?S`` all those
 of the next S seconds; ``/-/signed?1`` refuses what is not signed, as S3 does and moto does not;
-``/-/requests`` tells how many requests came so far.
+``/-/requests`` tells how many requests came so far, ``/-/refused`` how many of them were answered with 503.
 """
 
 import time
@@ -22,7 +22,8 @@ class Faulty:
 
     def __init__(self, service: Callable[..., Iterable[bytes]]) -> None:
         self._service = service
-        self._busy, self._busy_until, self._requests, self._signed = 0, 0.0, 0, False
+        self._busy, self._busy_until, self._signed = 0, 0.0, False
+        self._requests, self._refused = 0, 0
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         path, value = environ["PATH_INFO"], environ.get("QUERY_STRING", "")
@@ -31,6 +32,7 @@ class Faulty:
         self._requests += 1
         if self._busy > 0 or time.monotonic() < self._busy_until:
             self._busy -= 1
+            self._refused += 1
             return _refuse(environ, start_response, "503 Slow Down", _SLOW_DOWN)
         if self._signed and "HTTP_AUTHORIZATION" not in environ:
             return _refuse(environ, start_response, "403 Forbidden", _DENIED)
@@ -43,7 +45,7 @@ class Faulty:
             self._busy_until = time.monotonic() + float(value)
         elif path == "/-/signed":
             self._signed = value == "1"
-        answer = str(self._requests).encode()
+        answer = str(self._refused if path == "/-/refused" else self._requests).encode()
         start_response("200 OK", [("Content-Length", str(len(answer)))])
         return [answer]
 

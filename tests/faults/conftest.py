@@ -1,0 +1,24 @@
+"""What the faults share: the study left alone, and a Ray cluster of several nodes on this machine."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .clusters import RayCluster, ray_cluster
+from .studies import sweep, write_study
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, ray_instance: str) -> Path:
+    """The storage of the study that nothing happened to."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    sweep(write_study(folder), folder / "runs", "--address", ray_instance)
+    return folder / "runs"
+
+
+@pytest.fixture
+def cluster() -> Iterator[RayCluster]:
+    """A head without CPUs and two workers."""
+    with ray_cluster(2) as started:
+        yield started

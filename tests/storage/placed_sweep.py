@@ -1,0 +1,29 @@
+"""``fortifai`` with trials and training workers bound to the nodes of ``separate_nodes.py`` that are meant for them."""
+
+import sys
+from dataclasses import replace
+from typing import Any
+
+from fortifai_ray import sweep, tuning
+from fortifai_ray.cli import main
+from fortifai_ray.devices import Devices
+from fortifai_ray.resources import Plan
+
+_make_plan, _devices = sweep.make_plan, tuning._devices
+
+
+def _plan(*arguments: Any, **options: Any) -> Plan:
+    """The plan, of one thread each: several would round otherwise than those of a run in one place."""
+    return _make_plan(*arguments, **options).model_copy(update={"threads": 1})
+
+
+def _bound(plan: Plan, pool: Any) -> Devices:
+    devices = _devices(plan, pool)
+    return replace(devices, resources_per_worker={**devices.resources_per_worker, "trainer": 1})
+
+
+if __name__ == "__main__":
+    sweep.make_plan = _plan
+    tuning._devices = _bound
+    tuning._trial_bundle = lambda plan: {"trials": 0.5}  # its node has no CPUs: nothing else is ever placed there
+    sys.exit(main())
