@@ -39,7 +39,8 @@ def _first_error(error: ValidationError, model: type[BaseModel], content: Mappin
     where = f"{location} (under vary)" if varies else location or "the recipe"
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     if first["type"] == "extra_forbidden":
-        return f"{where}: unknown key{suggest(location.rpartition('.')[2], all_keys(model))}{more}"
+        place, _, key = location.rpartition(".")
+        return f"{where}: unknown key{suggest(key, keys_at(model, place) or all_keys(model))}{more}"
     if first["type"] == "union_tag_not_found":
         return f"{where}.kind: this key is needed and missing{more}"
     if first["type"] == "missing":
@@ -75,6 +76,25 @@ def all_keys(model: type[BaseModel]) -> list[str]:
     schema = model.model_json_schema()
     parts = [schema, *schema.get("$defs", {}).values()]
     return sorted({key for part in parts for key in part.get("properties", {})})
+
+
+def keys_at(model: type[BaseModel], place: str) -> list[str]:
+    """The keys that a model knows at a dotted place: those of every form that may stand there."""
+    schema = model.model_json_schema()
+    known = schema.get("$defs", {})
+    forms = _forms(schema, known)
+    for name in filter(None, place.split(".")):
+        parts = (form.get("items") if name.isdigit() else form.get("properties", {}).get(name) for form in forms)
+        forms = [form for part in parts if part for form in _forms(part, known)]
+    return sorted({key for form in forms for key in form.get("properties", {})})
+
+
+def _forms(schema: Mapping[str, Any], known: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """A JSON schema without references and alternatives: each that it may be."""
+    if "$ref" in schema:
+        return _forms(known[schema["$ref"].rpartition("/")[2]], known)
+    alternatives = [*schema.get("anyOf", ()), *schema.get("oneOf", ()), *schema.get("allOf", ())]
+    return [form for part in alternatives for form in _forms(part, known)] if alternatives else [schema]
 
 
 def suggest(word: str, known: Sequence[str]) -> str:

@@ -93,6 +93,10 @@ def test_every_study_that_ships_is_valid(
     [
         ({"famly": {}}, r"famly: unknown key; did you mean family\?"),
         ({"training": {"epoch": 2}}, r"training\.epoch: unknown key; did you mean epochs\?"),
+        (
+            {"training": {"lora": {"r": 8}}},
+            r"training\.lora\.r: unknown key \(known keys: alpha, dropout, rank, targets\)",
+        ),
         ({"vary": {"loss": [{"kind": "tce", "gama": 0.3}]}}, r"loss\.gam.*\(under vary\)"),
         ({"vary": {"loss.gamma": [0.3]}}, r"loss\.kind: this key is needed"),
         ({"loss": {"kind": "tce", "gamma": 1.7}, "vary": {}}, r"loss\.gamma: γ is a probability in \(0, 1\]: 1\.7"),

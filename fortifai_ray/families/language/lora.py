@@ -25,7 +25,7 @@ def adapt(model: Any, lora: LoraConfig, start: Path, seed: int) -> None:
     import peft
     import torch
 
-    _check_targets(model, lora)
+    check_targets(model, lora)
     if is_adapter(start):
         put_adapter(model, start)
         return
@@ -40,7 +40,9 @@ def adapt(model: Any, lora: LoraConfig, start: Path, seed: int) -> None:
     peft.LoraModel(model, config, "default")
 
 
-def _check_targets(model: Any, lora: LoraConfig) -> None:
+def check_targets(model: Any, lora: LoraConfig) -> None:
+    """Raise :class:`UserError` where ``lora.targets`` are not linear layers of the model's body; weights need not be
+    there."""
     from torch import nn
 
     if isinstance(lora.targets, str):

@@ -57,6 +57,21 @@ def context_length(model: ModelConfig) -> int | None:
     return next((int(config[key]) for key in ("max_position_embeddings", "n_positions") if key in config), None)
 
 
+def skeleton(model: ModelConfig) -> Any | None:
+    """The network without weights, on PyTorch's meta device; None where only the hub knows its shape."""
+    if model.hub:
+        return None
+    import torch
+    import transformers
+
+    if model.preset:
+        config: Any = transformers.LlamaConfig(**preset_shape(model))
+    else:
+        config = transformers.AutoConfig.from_pretrained(model.checkpoint)
+    with torch.device("meta"):
+        return transformers.AutoModelForCausalLM.from_config(config)
+
+
 def create_model(model: ModelConfig, corpus: Corpus, seed: int, folder: Path) -> None:
     """Write the starting model into ``folder``: random weights by ``seed`` for a preset, else the checkpoint's own."""
     import torch

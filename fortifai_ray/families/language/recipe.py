@@ -142,6 +142,7 @@ class LanguageRecipe(Recipe):
         if isinstance(self.curation, Verifier) and self.curation.by == "truth":
             raise UserError(f"{source}: curation.by: the truth of a text is not known; generation_0 is right here")
         self._check_lengths(source)
+        self._check_adapters(source)
 
     def check_resources(self, resources: ResourcesConfig, source: str) -> None:
         """That an engine can be spread over the GPUs asked for. Raises :class:`UserError`."""
@@ -160,6 +161,20 @@ class LanguageRecipe(Recipe):
             check_spread(known_config(self.family.model) or {}, int(gpus))
         except ValueError as error:
             raise UserError(f"{source}: resources.engines.gpus: {error}") from None
+
+    def _check_adapters(self, source: str) -> None:
+        lora = self.training.lora
+        if lora is None or isinstance(lora.targets, str):
+            return  # without importing torch
+        from fortifai_ray.families.language.lora import check_targets
+        from fortifai_ray.families.language.models import skeleton
+
+        network = skeleton(self.family.model)
+        try:
+            if network is not None:
+                check_targets(network, lora)
+        except UserError as error:
+            raise UserError(f"{source}: {error}") from None
 
     def _check_lengths(self, source: str) -> None:
         from fortifai_ray.families.language.models import context_length

@@ -13,10 +13,12 @@ from transformers import AutoModelForCausalLM
 from fortifai_ray.engines.adapters import load_causal_lm
 from fortifai_ray.errors import UserError
 from fortifai_ray.families.language import training as training_module
-from fortifai_ray.families.language.config import LoraConfig, TrainingConfig
+from fortifai_ray.families.language.config import LoraConfig, ModelConfig, TrainingConfig
 from fortifai_ray.families.language.corpus import Corpus
 from fortifai_ray.families.language.data import Blocks
 from fortifai_ray.families.language.evaluation import perplexity
+from fortifai_ray.families.language.lora import check_targets
+from fortifai_ray.families.language.models import skeleton
 from fortifai_ray.families.language.recipe import LanguageRecipe
 from fortifai_ray.families.language.training import TrainingReport, train
 from fortifai_ray.losses import CrossEntropy, Loss, TruncatedCrossEntropy
@@ -97,6 +99,17 @@ def test_new_random_weights_are_not_adapted() -> None:
     assert LanguageRecipe(**recipe, training={"lora": {}}, engine={"kind": "huggingface"}).writer.lora_rank is None
     with pytest.raises(ValidationError, match=r"engine.lora_rank: it is that of training\.lora"):
         LanguageRecipe(**recipe, engine={"lora_rank": 4})
+
+
+def test_a_layer_that_is_not_there_is_told_before_anything_starts() -> None:
+    """From the model's shape alone: no weights are made for it."""
+    network = skeleton(ModelConfig(preset="llama-tiny"))
+    assert network is not None
+    assert next(network.parameters()).is_meta
+    check_targets(network, LORA)
+    with pytest.raises(UserError, match=r"^training\.lora\.targets: query is no linear layer of LlamaForCausalLM"):
+        check_targets(network, LoraConfig(targets=("query",)))
+    assert skeleton(ModelConfig(hub="some/model")) is None
 
 
 @pytest.mark.parametrize("name", ["query", "embed_tokens"])
