@@ -13,7 +13,7 @@ from pathlib import Path
 import polars as pl
 import psutil
 import pytest
-from cluster.shared_mlflow import unused_port
+from ports import unused_port
 from storage.conftest import start_server
 
 MLFLOW_PASSWORD = "planted-password-of-mlflow-5dX9"

@@ -200,17 +200,12 @@ def make_engine(config: EngineConfig, gpu_fraction: float = 0.0) -> Engine:
     Raises:
         ValueError: several GPUs for an engine that knows only one.
     """
-    several = gpu_fraction > 1
+    spread = max(1, int(gpu_fraction))
     if resolve_kind(config.kind) == "vllm":
         from fortifai_ray.engines.vllm_engine import VllmEngine
 
-        return VllmEngine(
-            config,
-            gpu=gpu_fraction > 0,
-            gpu_fraction=min(1.0, gpu_fraction),
-            spread=int(gpu_fraction) if several else 1,
-        )
-    if several:
+        return VllmEngine(config, gpu=gpu_fraction > 0, gpu_fraction=min(1.0, gpu_fraction), spread=spread)
+    if spread > 1:
         raise ValueError("the Hugging Face engine runs on one GPU: resources.engines.gpus is 1 or less for it")
     from fortifai_ray.engines.huggingface_engine import HuggingFaceEngine
 

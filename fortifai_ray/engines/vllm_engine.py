@@ -5,7 +5,7 @@ import json
 import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from fortifai_ray.engines.adapters import whole_model
 from fortifai_ray.engines.base import WeightsError, architecture, check_lengths, end_of_text_ids
@@ -22,7 +22,6 @@ ENVIRONMENT = {
 }
 LONGEST_BY_DEFAULT = 2048
 KV_CACHE_CAP = 1 << 30
-LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM sizes its buffers for
 KV_BLOCK = 128  # the CPU backend's block of tokens; a row takes whole blocks
 
 
@@ -101,11 +100,13 @@ class VllmEngine:
         rank = self.config.lora_rank
         if rank is None:
             return {}
+        from vllm.config.lora import MaxLoRARanks
+
         return {
             "enable_lora": True,
             "max_loras": 1,
             "max_cpu_loras": 1,
-            "max_lora_rank": next(size for size in LORA_RANKS if size >= rank),
+            "max_lora_rank": min(size for size in get_args(MaxLoRARanks) if size >= rank),
         }
 
     def _spread_settings(self) -> dict[str, Any]:

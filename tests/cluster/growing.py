@@ -14,9 +14,8 @@ from pathlib import Path
 
 import psutil
 import ray.util
+from ports import unused_port
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FakeMultiNodeProvider
-
-from cluster.shared_mlflow import unused_port
 
 BIN = Path(sys.executable).parent
 

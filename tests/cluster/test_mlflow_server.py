@@ -17,10 +17,11 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.server.auth.client import AuthServiceClient
+from ports import unused_port
 from storage.conftest import S3, start_server
 
 from cluster.files import CLUSTER
-from cluster.shared_mlflow import DATABASE_PASSWORD, postgres, unused_port, write_certificate
+from cluster.shared_mlflow import DATABASE_PASSWORD, postgres, write_certificate
 
 SERVER = CLUSTER / "mlflow_server.py"
 ADMIN_PASSWORD, PASSWORD = "password-of-the-admin", "password-of-a-researcher"

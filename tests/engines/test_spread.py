@@ -15,10 +15,12 @@ from safetensors.torch import load_file, save_file
 
 from engines.helpers import GREEDY, make_adapter, make_checkpoint, make_prompts, needs_vllm
 from fortifai_ray.engines.actor import make_engine
+from fortifai_ray.engines.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from fortifai_ray.engines.config import EngineConfig
 from fortifai_ray.engines.vllm_engine import VllmEngine, check_spread
 
 PROJECT = Path(__file__).resolve().parents[2]
+V_PROJ = "base_model.model.model.layers.1.self_attn.v_proj.lora_B.weight"
 
 
 @needs_vllm
@@ -34,7 +36,10 @@ def test_two_workers_answer_as_one(tmp_path: Path) -> None:
         "prompts": make_prompts(4, 40),
         "seeds": list(range(4)),
         "decoding": GREEDY.model_dump(),
-        "wrong": [str(_lacking(tmp_path / "lacking", folders[1])), str(_lacking_adapter(tmp_path, folders[2]))],
+        "wrong": [
+            str(_lacking(tmp_path / "lacking", folders[1], "config.json", "model.safetensors", "model.norm.weight")),
+            str(_lacking(tmp_path / "lacking_adapter", folders[2], ADAPTER_CONFIG, ADAPTER_WEIGHTS, V_PROJ)),
+        ],
     }
     result = _run(job, tmp_path / "answers.json")
     assert result["1"] == result["2"]
@@ -61,22 +66,13 @@ def _run(job: dict[str, Any], out: Path) -> dict[str, Any]:
     return json.loads(out.read_text())
 
 
-def _lacking(folder: Path, checkpoint: Path) -> Path:
+def _lacking(folder: Path, whole: Path, config: str, weights: str, tensor: str) -> Path:
+    """``whole`` again, without one of its tensors."""
     folder.mkdir()
-    (folder / "config.json").write_text((checkpoint / "config.json").read_text())
-    tensors = load_file(checkpoint / "model.safetensors")
-    del tensors["model.norm.weight"]
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
-
-
-def _lacking_adapter(root: Path, adapter: Path) -> Path:
-    folder = root / "lacking_adapter"
-    folder.mkdir()
-    (folder / "adapter_config.json").write_text((adapter / "adapter_config.json").read_text())
-    tensors = load_file(adapter / "adapter_model.safetensors")
-    del tensors["base_model.model.model.layers.1.self_attn.v_proj.lora_B.weight"]
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    (folder / config).write_text((whole / config).read_text())
+    tensors = load_file(whole / weights)
+    del tensors[tensor]
+    save_file(tensors, folder / weights, metadata={"format": "pt"})
     return folder
 
 

@@ -1,7 +1,6 @@
 """A real MLflow server on loopback, which can be killed and started again on the same database and port."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -12,15 +11,14 @@ from pathlib import Path
 import psutil
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from ports import unused_port
 
 
 class MlflowServer:
     """A server on ``folder``'s own database; :meth:`start` it, at the same address each time."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = int(probe.getsockname()[1])
+        self._port = unused_port()
         self.address = f"http://127.0.0.1:{self._port}"
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None

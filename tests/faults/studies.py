@@ -75,11 +75,15 @@ def wait_for(condition: Callable[[], object], running: subprocess.Popen[str], se
 
 def processes_named(word: str) -> list[psutil.Process]:
     """This machine's processes with ``word`` in their command line."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        if any(word in part for part in process.info["cmdline"] or []):
-            found.append(process)
-    return found
+    return [process for process in psutil.process_iter() if names(process, word)]
+
+
+def names(process: psutil.Process, word: str) -> bool:
+    """Whether ``word`` is in a process's command line: Ray writes an actor's class and method there."""
+    try:
+        return any(word in part for part in process.cmdline())
+    except psutil.Error:
+        return False
 
 
 def clocks_left_out(table: pl.DataFrame) -> pl.DataFrame:

@@ -2,11 +2,13 @@
 
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
+from faults.clusters import kill_with_children
+from faults.studies import names
 from ray.cluster_utils import Cluster
 
 
@@ -46,7 +48,7 @@ class Machines:
 
     def kill(self, node: Any) -> None:
         """``kill -9`` of a node: its raylet and every process below it, at once."""
-        kill_all(psutil.Process(raylet_process(node).pid))
+        kill_with_children(psutil.Process(raylet_process(node).pid))
         self._cluster.remove_node(node, allow_graceful=False)
 
     def processes(self, word: str) -> list[psutil.Process]:
@@ -82,19 +84,3 @@ def raylet_process(node: Any) -> "subprocess.Popen[bytes]":
     """The raylet of a node that was started here."""
     process: subprocess.Popen[bytes] = node.all_processes["raylet"][0].process
     return process
-
-
-def kill_all(process: psutil.Process) -> None:
-    """``kill -9`` of a process and of all below it, the process itself first, so that it replaces none of them."""
-    below = process.children(recursive=True)
-    for each in [process, *below]:
-        with suppress(psutil.NoSuchProcess):
-            each.kill()
-
-
-def names(process: psutil.Process, word: str) -> bool:
-    """Whether ``word`` is in a process's command line: Ray writes an actor's class and method there."""
-    try:
-        return any(word in part for part in process.cmdline())
-    except psutil.Error:
-        return False

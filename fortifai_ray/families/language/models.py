@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ def context_length(model: ModelConfig) -> int | None:
     return next((int(config[key]) for key in ("max_position_embeddings", "n_positions") if key in config), None)
 
 
+@lru_cache(maxsize=4)  # a study's recipes are checked one by one, and nearly all of them have the same model
 def skeleton(model: ModelConfig) -> Any | None:
     """The network without weights, on PyTorch's meta device; None where only the hub knows its shape."""
     if model.hub:

@@ -14,7 +14,6 @@ from fortifai_ray.engines.adapters import load_causal_lm
 from fortifai_ray.errors import UserError
 from fortifai_ray.families.language import training as training_module
 from fortifai_ray.families.language.config import LoraConfig, ModelConfig, TrainingConfig
-from fortifai_ray.families.language.corpus import Corpus
 from fortifai_ray.families.language.data import Blocks
 from fortifai_ray.families.language.evaluation import perplexity
 from fortifai_ray.families.language.lora import check_targets
@@ -36,14 +35,6 @@ def root(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("stages")
     shutil.copytree(model, folder / "base")
     return folder
-
-
-@pytest.fixture(scope="module")
-def blocks(corpus: Corpus) -> Blocks:
-    """Fourteen blocks of unequal length."""
-    lengths = np.full(14, 64)
-    lengths[[3, 8]] = [20, 1]
-    return Blocks(np.array(corpus.blocks(corpus.train, 64)[:14]), lengths)
 
 
 def run(

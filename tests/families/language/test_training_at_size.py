@@ -11,7 +11,6 @@ from transformers import AutoModelForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from fortifai_ray.families.language.config import TrainingConfig
-from fortifai_ray.families.language.corpus import Corpus
 from fortifai_ray.families.language.data import Blocks
 from fortifai_ray.families.language.training import TrainingReport, train
 from fortifai_ray.losses import CrossEntropy, Loss, TruncatedCrossEntropy
@@ -20,14 +19,6 @@ from fortifai_ray.losses import CrossEntropy, Loss, TruncatedCrossEntropy
 SETTINGS = TrainingConfig(epochs=2, batch_size=6, block_size=64, schedule="constant", warmup_ratio=0.0)
 # Some targets truncated, and the loss divided by the others: what is counted must be counted over everything.
 KEPT = TruncatedCrossEntropy(gamma=0.005, normaliser="kept")
-
-
-@pytest.fixture(scope="module")
-def blocks(corpus: Corpus) -> Blocks:
-    """Fourteen blocks of unequal length: micro-batches hold unequal numbers of targets, and the last step two rows."""
-    lengths = np.full(14, 64)
-    lengths[[3, 8]] = [20, 1]
-    return Blocks(np.array(corpus.blocks(corpus.train, 64)[:14]), lengths)
 
 
 def run(
