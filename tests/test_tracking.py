@@ -300,6 +300,21 @@ class TestTrouble:
         assert artefact(storage, run.info.run_id, "samples/generation_000.txt") == "text"
         assert len(client(storage).get_metric_history(run.info.run_id, "perplexity")) == 1
 
+    def test_an_experiment_that_another_sweep_makes_at_the_same_moment_is_shared(
+        self, storage: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """It comes to be between the look for it and its making: nothing is told, nothing is missing."""
+        make = MlflowClient.create_experiment
+
+        def slower(self: MlflowClient, *args: Any, **settings: Any) -> str:
+            make(self, *args, **settings)
+            return make(self, *args, **settings)
+
+        monkeypatch.setattr(MlflowClient, "create_experiment", slower)
+        assert sweep(storage).problems == []
+        assert not caplog.records
+        assert len(runs(storage)) == 3
+
     def test_one_bad_record_holds_back_nothing_else(self, storage: Path) -> None:
         """A report that was never written is the only thing missing in the end, and is named."""
         tracker = StudyTracker("small", storage, STUDY, CHAINS)

@@ -29,6 +29,7 @@ from fortifai_ray.search.posterior import Belief, Posterior
 
 _SCAN = np.linspace(0, 1, 5)
 _AUDIT = np.linspace(1 / 8, 7 / 8, 4)
+_ASIDE = 0.4  # of a width; 0.25 takes a quarter to a third more chains, with 0.5 a lopsided curve is covered 83 in 100
 _FEW = 0.3  # of a place's chains collapse, or survive: it lies clearly on one side of the boundary
 _DOUBT = 0.15  # that its own answers may leave of that
 _FAILURES = 3  # chains that may fail before a cell in which half of them do is given up
@@ -261,16 +262,16 @@ class BoundaryFinder:
     def _likely(self, belief: Belief, count: int) -> list[int]:
         """Places spread evenly over what is believed of the boundary, within the range.
 
-        Each is moved aside by a quarter of the curve's width, in turn down and up: answers at the boundary alone say
+        Each is moved aside by a share of the curve's width, in turn down and up: answers at the boundary alone say
         nothing of the widths, and without them nobody can tell how many answers are enough; answers far from it say
-        little of its place.
+        little of its place, and where the curve is not the one believed in they mislead (``_ASIDE``).
         """
         if count <= 0:
             return []
         middles = belief.quantile((np.arange(count) + 0.5) / count)
         below, above = belief.mean_widths
-        aside = np.where((len(self._answers) + np.arange(count)) % 2, above / 4, -below / 4)
-        return [self._nearest(place) for place in middles + aside]
+        aside = np.where((len(self._answers) + np.arange(count)) % 2, above, -below)
+        return [self._nearest(place) for place in middles + _ASIDE * aside]
 
     def _spread(self, shares: np.ndarray) -> list[int]:
         """Places at the given shares of the range."""

@@ -16,7 +16,7 @@ Priors: m uniform over the range and a margin beyond (which is what finds a boun
 their ratio, which is log-normal about 1 (a factor of 1.6 either way is one standard deviation: of wide curves two free
 widths say that the boundary may be anywhere, at twice the chains and no better coverage), ρ one of three. The prior of
 the widths is what keeps the interval honest although a search ends once it is narrow: answers
-that look sharper than the curve is are the ones that end it early. So a 90% interval covers in 93 searches of 100 or
+that look sharper than the curve is are the ones that end it early. So a 90% interval covers in 91 searches of 100 or
 more over curves of many shapes (``python -m tests.benchmarks.search``); sharp boundaries pay for it with some chains.
 """
 
@@ -83,7 +83,7 @@ class Belief:
             for i, place in enumerate(places):
                 away = place - self.places
                 side = np.where((away < 0)[:, None], by_below, by_above)
-                found[i] += (_curve(sign * away[:, None] / self.widths) * side).sum()
+                found[i] += (collapse_chance(sign * away[:, None] / self.widths) * side).sum()
         return found
 
 
@@ -139,7 +139,7 @@ class Posterior:
         sides = np.ones((2, self._places.size, self._widths.size, nodes.size))
         for place, collapsed in history:
             away = place - self._places
-            chance = _curve((sign * away[:, None, None] / self._widths[:, None] - nodes) / np.sqrt(1 - share))
+            chance = collapse_chance((sign * away[:, None, None] / self._widths[:, None] - nodes) / np.sqrt(1 - share))
             answer = chance if collapsed else 1 - chance
             above = away >= 0
             sides[0, ~above] *= answer[~above]
@@ -152,5 +152,6 @@ def _normalised(log_weights: Floats) -> Floats:
     return weights / weights.sum()
 
 
-def _curve(away: Floats) -> Floats:
+def collapse_chance(away: Floats) -> Floats:
+    """Probability that a chain collapses, ``away`` widths beyond the boundary in the direction in which collapse rises."""
     return _ODD + (1 - 2 * _ODD) * ndtr(away)

@@ -204,12 +204,25 @@ class StudyRuns:
                 name = f"{self.name} ({content_hash(str(self.storage))[:8]})"
                 experiment = client.get_experiment_by_name(name)
             if experiment is None:
-                self.experiment_id = client.create_experiment(name, artifact_location=location)
+                self.experiment_id = self._make_experiment(name, location)
             else:
                 if experiment.lifecycle_stage == "deleted":
                     client.restore_experiment(experiment.experiment_id)
                 self.experiment_id = experiment.experiment_id
         return self.experiment_id
+
+    def _make_experiment(self, name: str, location: str | None) -> str:
+        from mlflow.exceptions import MlflowException
+        from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
+
+        client = self._connect()
+        try:
+            return client.create_experiment(name, artifact_location=location)
+        except MlflowException as error:
+            if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
+                raise
+            # a sweep of the same name on another computer was faster
+            return client.get_experiment_by_name(name).experiment_id  # type: ignore[union-attr]
 
     def _tags(self, kind: str) -> dict[str, str]:
         return {
