@@ -83,7 +83,7 @@ class Belief:
             for i, place in enumerate(places):
                 away = place - self.places
                 side = np.where((away < 0)[:, None], by_below, by_above)
-                found[i] += (collapse_chance(sign * away[:, None] / self.widths) * side).sum()
+                found[i] += (_curve(sign * away[:, None] / self.widths) * side).sum()
         return found
 
 
@@ -139,7 +139,7 @@ class Posterior:
         sides = np.ones((2, self._places.size, self._widths.size, nodes.size))
         for place, collapsed in history:
             away = place - self._places
-            chance = collapse_chance((sign * away[:, None, None] / self._widths[:, None] - nodes) / np.sqrt(1 - share))
+            chance = _curve((sign * away[:, None, None] / self._widths[:, None] - nodes) / np.sqrt(1 - share))
             answer = chance if collapsed else 1 - chance
             above = away >= 0
             sides[0, ~above] *= answer[~above]
@@ -152,6 +152,5 @@ def _normalised(log_weights: Floats) -> Floats:
     return weights / weights.sum()
 
 
-def collapse_chance(away: Floats) -> Floats:
-    """Probability that a chain collapses, ``away`` widths beyond the boundary in the direction in which collapse rises."""
+def _curve(away: Floats) -> Floats:
     return _ODD + (1 - 2 * _ODD) * ndtr(away)
