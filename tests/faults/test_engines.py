@@ -22,9 +22,7 @@ collapse: {metric: perplexity, threshold: 2.0, direction: above}
 
 
 @SOAK
-def test_soak_an_engine_that_dies_is_replaced(
-    cluster: RayCluster, tmp_path: Path, ray_instance: str, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_soak_an_engine_that_dies_is_replaced(cluster: RayCluster, tmp_path: Path, ray_instance: str) -> None:
     """On a cluster, in the middle of a batch: the same tables as where none died, and no finished step twice."""
     study, storage = tmp_path / "texts.yaml", tmp_path / "runs"
     study.write_text(TEXTS)
