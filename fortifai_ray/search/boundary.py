@@ -29,7 +29,7 @@ from fortifai_ray.search.posterior import Belief, Posterior
 
 _SCAN = np.linspace(0, 1, 5)
 _AUDIT = np.linspace(1 / 8, 7 / 8, 4)
-_ASIDE = 0.4  # of a width; 0.25 takes a quarter to a third more chains, with 0.5 a lopsided curve is covered 83 in 100
+_ASIDE = 0.4  # of a width; 0.25 takes a third more chains of wide curves, with 0.5 a lopsided one is covered 83 in 100
 _FEW = 0.3  # of a place's chains collapse, or survive: it lies clearly on one side of the boundary
 _DOUBT = 0.15  # that its own answers may leave of that
 _FAILURES = 3  # chains that may fail before a cell in which half of them do is given up

@@ -194,35 +194,33 @@ class StudyRuns:
     def _experiment(self) -> str:
         """The experiment of the study's name. Artefacts go beside the database, unless a server places them."""
         if self.experiment_id is None:
-            client = self._connect()
-            served = urlsplit(self.uri).scheme in ("http", "https") or self.uri.startswith("databricks")
-            location = None if served else (self.storage / "mlartifacts" / self.name).as_uri()
-            name = self.name
-            experiment = client.get_experiment_by_name(name)
-            if experiment is not None and location not in (None, experiment.artifact_location):
-                # the same study in another folder, or a database that moved: its artefacts must not go to the old place
-                name = f"{self.name} ({content_hash(str(self.storage))[:8]})"
-                experiment = client.get_experiment_by_name(name)
-            if experiment is None:
-                self.experiment_id = self._make_experiment(name, location)
-            else:
-                if experiment.lifecycle_stage == "deleted":
-                    client.restore_experiment(experiment.experiment_id)
-                self.experiment_id = experiment.experiment_id
+            from mlflow.exceptions import MlflowException
+            from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
+
+            try:
+                self.experiment_id = self._find_or_make_experiment()
+            except MlflowException as error:
+                if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
+                    raise
+                # another sweep made one of this name between the look for it and its making: now it is found
+                self.experiment_id = self._find_or_make_experiment()
         return self.experiment_id
 
-    def _make_experiment(self, name: str, location: str | None) -> str:
-        from mlflow.exceptions import MlflowException
-        from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
-
+    def _find_or_make_experiment(self) -> str:
         client = self._connect()
-        try:
+        served = urlsplit(self.uri).scheme in ("http", "https") or self.uri.startswith("databricks")
+        location = None if served else (self.storage / "mlartifacts" / self.name).as_uri()
+        name = self.name
+        experiment = client.get_experiment_by_name(name)
+        if experiment is not None and location not in (None, experiment.artifact_location):
+            # the same study in another folder, or a database that moved: its artefacts must not go to the old place
+            name = f"{self.name} ({content_hash(str(self.storage))[:8]})"
+            experiment = client.get_experiment_by_name(name)
+        if experiment is None:
             return client.create_experiment(name, artifact_location=location)
-        except MlflowException as error:
-            if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
-                raise
-            # a sweep of the same name on another computer was faster
-            return client.get_experiment_by_name(name).experiment_id  # type: ignore[union-attr]
+        if experiment.lifecycle_stage == "deleted":
+            client.restore_experiment(experiment.experiment_id)
+        return experiment.experiment_id
 
     def _tags(self, kind: str) -> dict[str, str]:
         return {
