@@ -6,7 +6,7 @@ was given and what would be right.
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
@@ -109,7 +109,7 @@ def _label(varied: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Study:
-    """A checked study: its settings, the recipe as written, and its chains.
+    """A checked study: its settings and its chains.
 
     Where it searches, ``chains`` has one of each cell, at the searched keys' values in the recipe. None of these is
     run: :meth:`probe` makes those that are.
@@ -117,7 +117,6 @@ class Study:
 
     source: str
     settings: StudySettings
-    base: Mapping[str, Any]
     chains: tuple[Chain, ...]
 
     @property
@@ -145,8 +144,8 @@ class Study:
     def resolved(self) -> dict[str, Any]:
         """The study as resolved, defaults included: what ``STORAGE/NAME/study.yaml`` holds."""
         settings = self.settings.model_dump(mode="json")
-        recipe = self.chains[0].recipe.model_dump(mode="json") if not self.settings.vary else dict(self.base)
-        return {"name": settings.pop("name"), **recipe, **settings}
+        recipes = [cell.recipe.model_dump(mode="json") for cell in self.cells]
+        return {"name": settings.pop("name"), **_shared(recipes, self.settings.vary), **settings}
 
     def probe(self, cell: Chain, values: Mapping[str, Any], seed: int) -> Chain:
         """The chain of a cell at ``values`` of the searched keys.
@@ -199,7 +198,7 @@ def make_study(content: dict[str, Any], source: str, overrides: Sequence[str] = 
     base = {key: value for key, value in content.items() if key not in names}
     if settings.search is not None:
         base = _with_searched(base, settings.search, source)
-    study = Study(source, settings, _resolved_base(base, settings, source), _chains(base, settings, source))
+    study = Study(source, settings, _chains(base, settings, source))
     for chain in study.cells:
         study.baseline_of(chain)  # raises where the baseline's keys do not fit the recipe
     if settings.search is not None:
@@ -282,16 +281,6 @@ def _recipe_type(content: Mapping[str, Any], source: str) -> type[Recipe]:
     )
 
 
-def _resolved_base(base: Mapping[str, Any], settings: StudySettings, source: str) -> dict[str, Any]:
-    """The recipe with its defaults, before anything varies; as written where it is only whole once varied."""
-    try:
-        return _resolve(source, base).model_dump(mode="json")
-    except UserError:
-        if not settings.vary:
-            raise
-        return dict(base)
-
-
 def _chains(base: Mapping[str, Any], settings: StudySettings, source: str) -> tuple[Chain, ...]:
     columns, cells = _varied_columns(settings.vary), _Cells(base, settings.vary, source)
     if settings.search is not None:
@@ -327,6 +316,22 @@ class _Cells:
             return recipe, flat
         seed = validated(_Seed, {"seed": values["seed"]}, self._source, ["seed"]).seed
         return recipe.model_copy(update={"seed": seed}), {**flat, "seed": seed}
+
+
+def _shared(sections: Sequence[Mapping[str, Any]], varied: Collection[str]) -> dict[str, Any]:
+    """What all sections have in common, but the ``varied`` dotted keys: a recipe's defaults are among it though the
+    recipe is only whole once varied."""
+    shared: dict[str, Any] = {}
+    for key in sections[0]:
+        if key in varied or not all(key in section for section in sections):
+            continue
+        values = [section[key] for section in sections]
+        if all(isinstance(value, dict) for value in values):
+            below = [one.removeprefix(f"{key}.") for one in varied if one.startswith(f"{key}.")]
+            shared[key] = _shared(values, below)
+        elif all(value == values[0] for value in values):
+            shared[key] = values[0]
+    return shared
 
 
 def _varied_columns(vary: Mapping[str, Iterable[Any]]) -> list[str]:

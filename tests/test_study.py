@@ -56,10 +56,25 @@ def test_the_baseline_keeps_no_key_of_the_loss_it_replaces() -> None:
     assert study.baseline_of(study.chains[0]).chain_id == study.chains[0].chain_id
 
 
-def test_the_resolved_study_is_a_study() -> None:
-    """What lies beside the results can be run again, and gives the same chains."""
-    study = make_study(study_content(), "s.yaml")
-    again = make_study(yaml.safe_load(yaml.safe_dump(study.resolved())), "study.yaml")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"vary": {}},
+        {"regime": {"kind": "mixed"}, "vary": {"regime.synthetic_ratio": [0.5, 1.0]}},
+        {"vary": {"regime": [{"kind": "replace"}, {"kind": "mixed", "synthetic_ratio": 0.5}]}},
+        {"family": {"model": {"preset": "llama-tiny"}}, "vary": {"family.kind": ["language"]}},
+        {"corpus": {"written_by": {"study": "runs/other", "generation": 0, "where": {"loss.kind": "tce", "seed": 0}}}},
+    ],
+)
+def test_the_resolved_study_is_a_study(changes: dict[str, Any]) -> None:
+    """What lies beside the results can be run again, and gives the same chains, though defaults have changed
+    meanwhile: they are in it, where a recipe is only whole once varied too."""
+    study = make_study(study_content(**changes), "s.yaml")
+    resolved = yaml.safe_load(yaml.safe_dump(study.resolved(), sort_keys=False))
+    assert resolved["training"]["epochs"] == study.chains[0].recipe.training.epochs
+    assert resolved["decoding"]["temperature"] == 1.0
+    again = make_study(resolved, "study.yaml")
     assert [chain.chain_id for chain in again.chains] == [chain.chain_id for chain in study.chains]
 
 
