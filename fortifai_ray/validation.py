@@ -37,7 +37,10 @@ def _first_error(error: ValidationError, model: type[BaseModel], content: Mappin
     location = _location(first["loc"], content)
     varies = any(location == key or location.startswith(f"{key}.") for key in vary)
     where = f"{location} (under vary)" if varies else location or "the recipe"
-    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    places = {
+        _location(one["loc"], content) for one in errors
+    }  # one has several errors where it may take several forms
+    more = f" (and {len(places) - 1} more)" if len(places) > 1 else ""
     if first["type"] == "extra_forbidden":
         place, _, key = location.rpartition(".")
         return f"{where}: unknown key{suggest(key, keys_at(model, place) or all_keys(model))}{more}"
@@ -52,9 +55,11 @@ def _first_error(error: ValidationError, model: type[BaseModel], content: Mappin
 
 
 def _location(parts: tuple[int | str, ...], content: Any) -> str:
-    """The key as written: pydantic puts the tag of a tagged union into its path, which stands in no file."""
+    """The key as written: pydantic puts the tag of a union into its path, which stands in no file."""
     names: list[str] = []
     for part in parts:
+        if isinstance(content, str | int | float):
+            break
         tagged = isinstance(content, Mapping) and part in (content.get("kind"), content.get("task"))
         is_kind = tagged and not isinstance(content.get(part), dict)
         is_form = part in ("range", "list") and not _has(content, part)

@@ -109,6 +109,10 @@ def test_every_study_that_ships_is_valid(
         ({"famly": {}}, r"famly: unknown key; did you mean family\?"),
         ({"training": {"epoch": 2}}, r"training\.epoch: unknown key; did you mean epochs\?"),
         (
+            {"resources": {"engines": {"gpus": -1}}},
+            r"resources\.engines\.gpus: input should be greater than or equal to 0, not -1$",
+        ),
+        (
             {"training": {"lora": {"r": 8}}},
             r"training\.lora\.r: unknown key \(known keys: alpha, dropout, rank, targets\)",
         ),

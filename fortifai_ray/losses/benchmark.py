@@ -15,6 +15,7 @@ import argparse
 import ctypes
 import gc
 import json
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -319,15 +320,39 @@ def training_steps(kept: list[float]) -> dict[str, dict[str, float]]:
     return shares
 
 
+def _shape(text: str) -> str:
+    if not re.fullmatch(r"([1-9]\d*x){2}[1-9]\d*", text):
+        raise argparse.ArgumentTypeError(f"{text}: three whole numbers are needed, e.g. {SHAPES[0]}")
+    return text
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"{text}: a share of the targets is needed, above 0 and at most 1")
+    return share
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: a whole number from 1 on is needed")
+    return int(text)
+
+
 def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", nargs="+", default=SHAPES, metavar="NxDxV")
-    parser.add_argument("--kept", nargs="+", type=float, default=KEPT[device], metavar="K")
+    parser.add_argument("--shapes", nargs="+", type=_shape, default=SHAPES, metavar="NxDxV")
+    parser.add_argument("--kept", nargs="+", type=_share, default=KEPT[device], metavar="K")
     parser.add_argument("--dtype", default=None, choices=["float32", "bfloat16", "float16"])
-    parser.add_argument("--repeats", type=int, default=REPEATS[device])
-    parser.add_argument("--chunk-logits", type=int, default=None, help="of the fused head; by default its own choice")
-    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--repeats", type=_count, default=REPEATS[device])
+    parser.add_argument(
+        "--chunk-logits", type=_count, default=None, help="of the fused head; by default its own choice"
+    )
+    parser.add_argument("--threads", type=_count, default=None)
     options = parser.parse_args()
     dtype = options.dtype or ("bfloat16" if device == "cuda" else "float32")
     if options.threads:

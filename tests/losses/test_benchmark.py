@@ -37,6 +37,20 @@ def test_thresholds_keep_the_fraction_asked_for() -> None:
         assert flops(found[f"fused k={fraction}"], inputs) * 3 == round(full * (1 + 2 * fraction))
 
 
+@pytest.mark.parametrize(
+    "arguments", [["--shapes", "4096x512"], ["--kept", "0"], ["--kept", "1", "half"], ["--repeats", "0"]]
+)
+def test_a_mistake_on_the_command_line_starts_nothing(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is told with the option that it was made in."""
+    monkeypatch.setattr("sys.argv", ["benchmark", *arguments])
+    with pytest.raises(SystemExit) as end:
+        benchmark.main()
+    assert end.value.code == 2
+    assert f"argument {arguments[0]}: {arguments[-1]}: " in capsys.readouterr().err
+
+
 def test_peak_memory_is_what_is_taken() -> None:
     """The plain formula holds logits and their log-softmax at once, at least; and no ten copies of them."""
     n, v = 512, 20_000
