@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
@@ -23,7 +24,7 @@ decoding: {temperature: 0.8, max_new_tokens: 56, context_tokens: 8}
 training: {epochs: 1, batch_size: 8, block_size: 64, learning_rate: 2.0e-3}
 engine: {dtype: float32}
 evaluation: {signs: {documents: 16}, benchmarks: [{task: kr_test, path: QUESTIONS}]}
-generations: 3
+generations: 2
 vary:
   loss: [{kind: cross_entropy}, {kind: tce, gamma: 0.05}]
 collapse: {metric: perplexity, threshold: 2.0, direction: above}
@@ -32,12 +33,33 @@ collapse: {metric: perplexity, threshold: 2.0, direction: above}
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(900)]
 
 
+@dataclass(frozen=True)
+class Swept:
+    """A study that has been swept."""
+
+    study: Path
+    storage: Path
+    printed: str
+
+
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
+    return write_study(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory, ray_instance: str) -> Swept:
+    """The study on the shared Ray instance, two chains at once."""
+    folder = tmp_path_factory.mktemp("swept")
+    study, storage = write_study(folder), folder / "runs"
+    return Swept(study, storage, sweep(study, storage, "--address", ray_instance))
+
+
+def write_study(folder: Path) -> Path:
     question = {"context": "It returns", "sentence_true": "the value of x.", "sentence_false": "the value of y."}
-    questions = tmp_path / "questions.json"
+    questions = folder / "questions.json"
     questions.write_text(json.dumps([question] * 20))
-    file = tmp_path / "tiny.yaml"
+    file = folder / "tiny.yaml"
     file.write_text(STUDY.replace("QUESTIONS", str(questions)))
     return file
 
@@ -57,17 +79,14 @@ def table(storage: Path, name: str) -> pl.DataFrame:
     return pl.read_parquet(storage / "tiny" / "results" / f"{name}.parquet")
 
 
-def test_a_study_from_file_to_tables_with_two_training_workers(study: Path, tmp_path: Path, ray_instance: str) -> None:
-    """On the shared Ray instance: every part does its work, and leaves what the contract says."""
+def test_a_study_from_file_to_tables(swept: Swept, ray_instance: str) -> None:
+    """Every part does its work, and leaves what the contract says; swept again, nothing is computed."""
     from mlflow import MlflowClient
 
-    storage = tmp_path / "runs"
-    arguments = ("--address", ray_instance, "--set", "generations=2", "--set", "resources.train.workers=2")
-    printed = sweep(study, storage, *arguments)
-
+    storage = swept.storage
     rows = table(storage, "generations")
     assert rows.height == 2 * 2
-    assert rows["world_size"].to_list() == [2] * 4, "training ran in a real process group of two"
+    assert rows["world_size"].to_list() == [1] * 4
     assert rows["loss.kind"].to_list() == ["cross_entropy"] * 2 + ["tce"] * 2
     assert rows["loss.gamma"].to_list() == [None, None, 0.05, 0.05]
     assert rows["synthetic_ratio"].to_list() == [0.75] * 4
@@ -116,17 +135,29 @@ def test_a_study_from_file_to_tables_with_two_training_workers(study: Path, tmp_
 
     summary = json.loads((storage / "tiny" / "results" / "summary.json").read_text())
     assert summary["engine_starts"] == summary["plan"]["engines"], "one start per engine and sweep"
-    assert {chain["training_mode"] for chain in summary["chains"]} == {"DDP over 2 workers"}
-    assert "DDP over 2 workers" in " ".join(printed.split())
+    assert {chain["training_mode"] for chain in summary["chains"]} == {"one process"}
     assert "TCE γ=0.05" in (storage / "tiny" / "report.html").read_text()
 
-    again = sweep(study, storage, *arguments)
+    again = sweep(swept.study, storage, "--address", ray_instance)
     assert "from the store" not in again
     assert table(storage, "generations")["reused"].all(), "a finished sweep computes nothing"
     assert_frame_equal(comparable(table(storage, "generations")), comparable(rows))
     after = json.loads((storage / "tiny" / "results" / "summary.json").read_text())
     assert after["stages_computed"] == 0
     assert after["last_computed"]["overhead"] == summary["overhead"], "how it was computed is still to be read"
+
+
+def test_two_training_workers_are_one_process_group(study: Path, tmp_path: Path, ray_instance: str) -> None:
+    """And the tables, the summary and the terminal say so."""
+    storage = tmp_path / "runs"
+    only_tce = ("--set", "vary.loss=[{kind: tce, gamma: 0.05}]", "--set", "resources.train.workers=2")
+    printed = sweep(study, storage, "--address", ray_instance, *only_tce)
+    rows = table(storage, "generations")
+    assert rows["world_size"].to_list() == [2] * 2
+    assert rows["perplexity"].is_finite().all()
+    summary = json.loads((storage / "tiny" / "results" / "summary.json").read_text())
+    assert {chain["training_mode"] for chain in summary["chains"]} == {"DDP over 2 workers"}
+    assert "DDP over 2 workers" in " ".join(printed.split())
 
 
 def comparable(generations: pl.DataFrame) -> pl.DataFrame:
@@ -180,16 +211,15 @@ def is_trial(process: psutil.Process) -> bool:
         return False
 
 
-def test_a_killed_sweep_ends_with_the_same_tables(study: Path, tmp_path: Path) -> None:
+def test_a_killed_sweep_ends_with_the_same_tables(study: Path, swept: Swept, tmp_path: Path) -> None:
     """Killed in the middle of a training step, of writing a corpus and of an evaluation; on one logical CPU.
 
     Each time it is started again it keeps every step that was complete. The last time, the trial's process is killed
     instead, which Tune starts again. What it ends with is equal, but for seconds and `reused`, to the tables of a
     sweep that was never killed.
     """
-    arguments = ["--set", "resources.num_cpus=1", "--set", "generations=2"]
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    sweep(study, whole, *arguments)
+    arguments = ["--set", "resources.num_cpus=1"]
+    whole, killed = swept.storage, tmp_path / "killed"
 
     def scoring() -> bool:  # a fit is complete, what follows is not
         rows = len(list((killed / "stages").glob("*/training.json")))

@@ -24,18 +24,20 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_a_full_disk_costs_no_finished_step(small_disk: Path, tmp_path: Path, undisturbed: Path) -> None:
+def test_a_full_disk_costs_no_finished_step(
+    small_disk: Path, tmp_path: Path, undisturbed: Path, ray_instance: str
+) -> None:
     """The sweep ends with what to do about it, and no traceback; with more room it ends with the tables of one that
     never lacked any, and no finished step is computed twice."""
     study = write_study(tmp_path)
-    storage = small_disk / "runs"
-    running = start(study, storage)
+    storage, arguments = small_disk / "runs", ("--address", ray_instance)
+    running = start(study, storage, *arguments)
     printed, _ = running.communicate(timeout=600)
     assert running.returncode == 1, printed
     assert printed.rstrip().splitlines()[-1].startswith("fortifai: no space left"), printed
     assert "Traceback" not in printed, printed
     kept = completed(storage)
     subprocess.run(["mount", "-o", "remount,size=100m", str(small_disk)], check=True)
-    sweep(study, storage)
+    sweep(study, storage, *arguments)
     assert kept.items() <= completed(storage).items()
     assert_same_tables(storage, undisturbed)

@@ -27,16 +27,18 @@ def test_a_node_that_dies_costs_the_steps_it_was_at(cluster: RayCluster, tmp_pat
     assert_same_tables(storage, undisturbed)
 
 
-def test_a_training_worker_that_dies_is_replaced(cluster: RayCluster, tmp_path: Path) -> None:
+def test_a_training_worker_that_dies_is_replaced(
+    lasting_cluster: RayCluster, tmp_path: Path, ray_instance: str
+) -> None:
     """One of two workers of a process group, in the middle of a fit."""
     study, storage = write_study(tmp_path, "[0]"), tmp_path / "runs"
     arguments = ("--set", "resources.train.workers=2", "--set", "generations=2")  # each fit starts a group anew
-    running = start(study, storage, "--address", cluster.address, *arguments)
-    wait_for(lambda: completed(storage) and cluster.processes("RayTrainWorker"), running)
-    cluster.processes("RayTrainWorker")[0].kill()
+    running = start(study, storage, "--address", lasting_cluster.address, *arguments)
+    wait_for(lambda: completed(storage) and lasting_cluster.processes("RayTrainWorker"), running)
+    lasting_cluster.processes("RayTrainWorker")[0].kill()
     before = completed(storage)
     printed, _ = running.communicate(timeout=600)
     assert running.returncode == 0, printed
     assert before.items() <= completed(storage).items()
-    sweep(study, tmp_path / "whole", *arguments)
+    sweep(study, tmp_path / "whole", "--address", ray_instance, *arguments)
     assert_same_tables(storage, tmp_path / "whole")

@@ -11,9 +11,11 @@ from typing import Any
 
 import polars as pl
 import pytest
+from faults.studies import SOAK
 from polars.testing import assert_frame_equal
 
 from fortifai_ray.elsewhere import folder_here
+from fortifai_ray.engines.adapters import AdapterFiles
 from fortifai_ray.steps import Steps
 from fortifai_ray.store import StageKey, StageLost, StageStore
 
@@ -67,6 +69,25 @@ def test_a_stage_is_fetched_on_the_node_that_wants_it(
         folder_here(pickle.loads(sent))
 
 
+def test_an_adapters_model_is_fetched_with_it(
+    s3: S3, storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has to stand beside the adapter on whichever node loads that."""
+
+    def compute(folder: Path) -> Mapping[str, Any]:
+        (folder / "weights").touch()
+        return {}
+
+    steps = Steps(StageStore(storage))
+    base, adapter = (steps.run(StageKey(kind, 1, {}), kind, compute) for kind in ("model", "fit"))
+    files = steps.files(adapter)
+    sent = pickle.dumps(AdapterFiles(adapter, files.storage, steps.files(base)))
+    monkeypatch.setenv("FORTIFAI_CACHE", str(tmp_path / "other"))
+    found = folder_here(pickle.loads(sent))
+    assert found.is_relative_to(tmp_path / "other")
+    assert (found.parent / base.hash / "weights").is_file()
+
+
 @pytest.fixture
 def caches(tmp_path: Path) -> Path:
     """The folder of the nodes' caches."""
@@ -96,15 +117,17 @@ def sweep(program: list[str], study: Path, storage: str, *arguments: str) -> Non
 
 @pytest.mark.end_to_end
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize("trained", ["whole", pytest.param("adapters", id="soak-adapters", marks=SOAK)])
 def test_a_chain_spread_over_nodes_that_share_no_folder(
-    s3: S3, storage: str, address: str, caches: Path, tmp_path: Path, ray_instance: str
+    s3: S3, storage: str, address: str, caches: Path, tmp_path: Path, ray_instance: str, trained: str
 ) -> None:
     """The trial on one node, two training workers and the engine on others: the tables are those of a run in one
     place, each node fetched what it needed, and what rank 0 wrote elsewhere is whole in the storage."""
     study = tmp_path / "apart.yaml"
     study.write_text(STUDY)
-    sweep([str(HERE / "placed_sweep.py")], study, storage, "--address", address)
-    sweep(["-m", "fortifai_ray"], study, str(tmp_path / "runs"), "--address", ray_instance)
+    lora = ("--set", "training.lora={rank: 4}") if trained == "adapters" else ()
+    sweep([str(HERE / "placed_sweep.py")], study, storage, "--address", address, *lora)
+    sweep(["-m", "fortifai_ray"], study, str(tmp_path / "runs"), "--address", ray_instance, *lora)
 
     columns = pl.exclude("^.*_seconds$", "reused")
     files = s3.files(f"{storage}/apart")
