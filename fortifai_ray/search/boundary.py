@@ -30,6 +30,7 @@ from fortifai_ray.search.posterior import Belief, Posterior
 _SCAN = np.linspace(0, 1, 5)
 _AUDIT = np.linspace(1 / 8, 7 / 8, 4)
 _ASIDE = 0.4  # of a width; 0.25 takes a third more chains of wide curves, with 0.5 a lopsided one is covered 83 in 100
+_FARTHEST = 1.5  # tolerances aside: without it curves ten tolerances wide take two to four times the chains
 _FEW = 0.3  # of a place's chains collapse, or survive: it lies clearly on one side of the boundary
 _DOUBT = 0.15  # that its own answers may leave of that
 _FAILURES = 3  # chains that may fail before a cell in which half of them do is given up
@@ -264,14 +265,16 @@ class BoundaryFinder:
 
         Each is moved aside by a share of the curve's width, in turn down and up: answers at the boundary alone say
         nothing of the widths, and without them nobody can tell how many answers are enough; answers far from it say
-        little of its place, and where the curve is not the one believed in they mislead (``_ASIDE``).
+        little of its place, and where the curve is not the one believed in they mislead (``_ASIDE``). Between two
+        places on either side the boundary lies where the curve's lopsidedness puts it, which no number of answers there
+        tells: they must not lie much farther apart than the interval asked for (``_FARTHEST``).
         """
         if count <= 0:
             return []
         middles = belief.quantile((np.arange(count) + 0.5) / count)
-        below, above = belief.mean_widths
+        below, above = np.minimum(_ASIDE * np.array(belief.mean_widths), _FARTHEST * self.lattice.half_width)
         aside = np.where((len(self._answers) + np.arange(count)) % 2, above, -below)
-        return [self._nearest(place) for place in middles + _ASIDE * aside]
+        return [self._nearest(place) for place in middles + aside]
 
     def _spread(self, shares: np.ndarray) -> list[int]:
         """Places at the given shares of the range."""

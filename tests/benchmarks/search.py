@@ -24,6 +24,7 @@ from tests.search.laws import Curve, Discrete, Gaussian, Law, logistic, low_ceil
 LAWS: dict[str, Law] = {
     "sharp": logistic(0.537, 0.001),
     "logistic": logistic(0.62, 0.02, shared=0.8),
+    "wide": logistic(0.5, 0.06),
     "skewed": skewed(0.03),
     "low_ceiling": low_ceiling(0.9, 0.015),
     "gaussian": Gaussian(),

@@ -33,6 +33,13 @@ def test_the_interval_covers_as_often_as_it_says_at_a_fraction_of_the_grid(law: 
         assert point.generations_run <= 51 * point.seeds_used * law.generations / 4
 
 
+def test_a_wide_curve_takes_no_more_than_its_slope_asks_for() -> None:
+    """Ten tolerances wide. Of chains at the boundary itself n tell it to ±h at 90% where h = 1.645·½/(slope·√n): 390
+    here. A search does not know where that is, nor how wide the curve is, and is given three times as many."""
+    law, floor = logistic(0.5, 0.12), (1.645 / 2 * 4 * 0.12 / SETTINGS.tolerance) ** 2
+    assert [search(law, repeat, budget=round(3 * floor)).result().ended for repeat in range(3)] == ["settled"] * 3
+
+
 def test_few_seeds_used_again_and_again_do_not_make_it_sure_of_itself() -> None:
     """With all of the noise shared within 10 seeds no search can know the median of all seeds to ±0.02: their own
     median strays by 1.25·σ/√10 = 0.04. Most searches must see that, and not end within the tolerance."""
