@@ -17,8 +17,10 @@ quickstart: $(STAMP)
 notebooks: $(STAMP)
 	$(BIN)/python scripts/notebooks.py
 
+# Two processes for what needs no Ray, one thread each; then what shares the one Ray instance.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not ray and not end_to_end" -n 2
+	$(BIN)/python -m pytest -m "ray or end_to_end"
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -37,9 +37,7 @@ def _first_error(error: ValidationError, model: type[BaseModel], content: Mappin
     location = _location(first["loc"], content)
     varies = any(location == key or location.startswith(f"{key}.") for key in vary)
     where = f"{location} (under vary)" if varies else location or "the recipe"
-    places = {
-        _location(one["loc"], content) for one in errors
-    }  # one has several errors where it may take several forms
+    places = {_location(each["loc"], content) for each in errors}  # a key of several forms has an error for each
     more = f" (and {len(places) - 1} more)" if len(places) > 1 else ""
     if first["type"] == "extra_forbidden":
         place, _, key = location.rpartition(".")

@@ -18,7 +18,9 @@ def covers(law: Law, finder: BoundaryFinder) -> bool:
     return point.low is not None and point.high is not None and point.low <= law.boundary <= point.high
 
 
-@pytest.mark.parametrize("law", [logistic(0.62, 0.02, shared=0.8), low_ceiling(0.88, 0.02), Discrete()], ids=str)
+@pytest.mark.parametrize(
+    "law", [logistic(0.62, 0.02, shared=0.8), low_ceiling(0.88, 0.02), Discrete()], ids=lambda law: law.name
+)
 def test_the_interval_covers_as_often_as_it_says_at_a_fraction_of_the_grid(law: Law) -> None:
     """A 90% interval may miss, at the 0.1% point of a binomial of 90%, so many of 30; it is at most 0.05 wide."""
     count = 30
