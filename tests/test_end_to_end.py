@@ -13,6 +13,7 @@ from pathlib import Path
 import polars as pl
 import psutil
 import pytest
+from faults.studies import completed
 from polars.testing import assert_frame_equal
 
 STUDY = """
@@ -136,6 +137,7 @@ def test_a_study_from_file_to_tables(swept: Swept, ray_instance: str) -> None:
     summary = json.loads((storage / "tiny" / "results" / "summary.json").read_text())
     assert summary["engine_starts"] == summary["plan"]["engines"], "one start per engine and sweep"
     assert {chain["training_mode"] for chain in summary["chains"]} == {"one process"}
+    assert "one process" in " ".join(swept.printed.split())
     assert "TCE γ=0.05" in (storage / "tiny" / "report.html").read_text()
 
     again = sweep(swept.study, storage, "--address", ray_instance)
@@ -154,11 +156,6 @@ def comparable(generations: pl.DataFrame) -> pl.DataFrame:
 
 def in_partial(storage: Path, pattern: str) -> Callable[[], bool]:
     return lambda: bool(list((storage / "stages" / ".partial").glob(pattern)))
-
-
-def completed(storage: Path) -> dict[str, int]:
-    """Every completed stage, and the inode of its manifest: a stage that is computed again gets another."""
-    return {path.parent.name: path.stat().st_ino for path in (storage / "stages").glob("*/manifest.json")}
 
 
 def kill_when(study: Path, storage: Path, arguments: list[str], condition: Callable[[], bool]) -> bool:
@@ -199,11 +196,11 @@ def is_trial(process: psutil.Process) -> bool:
 
 
 def test_a_killed_sweep_ends_with_the_same_tables(swept: Swept, tmp_path: Path) -> None:
-    """Killed in the middle of writing a corpus and of an evaluation; on one logical CPU.
+    """Killed in the middle of a training step, of writing a corpus and of an evaluation; on one logical CPU.
 
     Each time it is started again it keeps every step that was complete. The last time, the trial's process is killed
-    instead, in its first step, and Tune starts it again. What it ends with is equal, but for seconds and `reused`, to
-    the tables of a sweep that was never killed.
+    instead, which Tune starts again. What it ends with is equal, but for seconds and `reused`, to the tables of a
+    sweep that was never killed.
     """
     arguments = ["--set", "resources.num_cpus=1"]
     study, whole, killed = swept.study, swept.storage, tmp_path / "killed"
@@ -214,7 +211,7 @@ def test_a_killed_sweep_ends_with_the_same_tables(swept: Swept, tmp_path: Path) 
 
     fits = 0
     keep: dict[str, int] = {}
-    conditions = [in_partial(killed, "*/corpus"), scoring]
+    conditions = [in_partial(killed, "*"), in_partial(killed, "*/corpus"), scoring]
     for condition in conditions:
         fits = len(list((killed / "stages").glob("*/training.json")))
         assert kill_when(study, killed, arguments, condition)
@@ -293,7 +290,7 @@ def test_an_analytic_study_runs_whole_cohorts(study: Path, tmp_path: Path, ray_i
 
 
 def test_images_run_like_any_family(study: Path, tmp_path: Path, ray_instance: str) -> None:
-    """A VAE of the digits, two generations: scored, and a picture of samples for each."""
+    """A VAE of the digits, two generations: scored, a picture of samples for each, resumed without computing."""
     study.write_text("""
 name: tiny
 family: {kind: vae, channels: 4, latent: 4}
@@ -310,3 +307,4 @@ collapse: {metric: coverage, relative_to: own_generation_0, threshold: 0.5, dire
     assert rows["synthetic_size"].to_list() == [0, 200]
     pictures = table(storage, "pictures")
     assert [png[:4] for png in pictures["png"]] == [b"\x89PNG"] * 2
+    assert "stages computed 0" in " ".join(sweep(study, storage, "--address", ray_instance).split())

@@ -215,7 +215,7 @@ training: {epochs: 1, batch_size: 8, block_size: 32, max_grad_norm: 1.0e+30, sch
 engine: {kind: huggingface}
 evaluation: {sample_texts: 2, signs: {documents: 8}}
 loss: {kind: tce, gamma: 0.5}
-generations: 2
+generations: 3
 vary: {training.learning_rate: [1.0e-3, 1.0e+30]}
 collapse: {metric: perplexity, threshold: 100.0, direction: above, confirm: 1}
 """,

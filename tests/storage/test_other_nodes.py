@@ -106,35 +106,44 @@ def address(s3: S3, caches: Path) -> Iterator[str]:
         nodes.stdin.close()
 
 
-def sweep(program: list[str], study: Path, storage: str, *arguments: str) -> None:
-    """Sweep a study to its end."""
+def sweep(program: list[str], study: Path, storage: str, *arguments: str) -> str:
+    """Sweep a study to its end; returns what it printed."""
     command = [sys.executable, *program, "sweep", str(study), "--storage", storage, *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, env=environment
     )
     assert done.returncode == 0, done.stdout
+    return done.stdout
 
 
 @pytest.mark.end_to_end
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("trained", ["whole", pytest.param("adapters", id="soak-adapters", marks=SOAK)])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param([], id="whole"),
+        # the second generation goes on from the first one's adapter, on other nodes than that was trained on
+        pytest.param(["training.lora={rank: 4}", "generations=2"], id="soak-adapters", marks=SOAK),
+    ],
+)
 def test_a_chain_spread_over_nodes_that_share_no_folder(
-    s3: S3, storage: str, address: str, caches: Path, tmp_path: Path, ray_instance: str, trained: str
+    s3: S3, storage: str, address: str, caches: Path, tmp_path: Path, ray_instance: str, changes: list[str]
 ) -> None:
     """The trial on one node, two training workers and the engine on others: the tables are those of a run in one
     place, each node fetched what it needed, and what rank 0 wrote elsewhere is whole in the storage."""
     study = tmp_path / "apart.yaml"
     study.write_text(STUDY)
-    lora = ("--set", "training.lora={rank: 4}") if trained == "adapters" else ()
-    sweep([str(HERE / "placed_sweep.py")], study, storage, "--address", address, *lora)
-    sweep(["-m", "fortifai_ray"], study, str(tmp_path / "runs"), "--address", ray_instance, *lora)
+    settings = [part for change in changes for part in ("--set", change)]
+    printed = sweep([str(HERE / "placed_sweep.py")], study, storage, "--address", address, *settings)
+    sweep(["-m", "fortifai_ray"], study, str(tmp_path / "runs"), "--address", ray_instance, *settings)
 
     columns = pl.exclude("^.*_seconds$", "reused")
     files = s3.files(f"{storage}/apart")
     apart = pl.read_parquet(BytesIO(files["results/generations.parquet"])).select(columns)
     together = pl.read_parquet(tmp_path / "runs" / "apart" / "results" / "generations.parquet").select(columns)
-    assert apart["world_size"].to_list() == [2]
+    assert apart["world_size"].unique().to_list() == [2]
+    assert "DDP over 2 workers" in " ".join(printed.split())
     assert json.loads(files["results/summary.json"])["chains"][0]["training_mode"] == "DDP over 2 workers"
     assert_frame_equal(apart, together, check_exact=True)
 
