@@ -8,7 +8,8 @@ with app.setup(hide_code=True):
 
     import marimo as mo
 
-    from fortifai_ray.notebooks import controls, theory_chart
+    from fortifai_ray.notebooks import controls
+    from fortifai_ray.report.charts.curves import theory_chart
 
     DATA = Path(__file__).parent / "data"
 

@@ -46,17 +46,17 @@ def sweep(
     is finished computes nothing.
     """
     from fortifai_ray.storage.location import Storage
-    from fortifai_ray.study import load_study
+    from fortifai_ray.study.study import load_study
 
     console = _console()
     study, place = load_study(file, override or []), Storage.of(storage)
     if dry_run:
-        from fortifai_ray.dry_run import print_plan
+        from fortifai_ray.sweep.dry_run import print_plan
 
         print_plan(study, place, console)
         return
     from fortifai_ray.report import print_tables
-    from fortifai_ray.sweep import run_sweep
+    from fortifai_ray.sweep.sweep import run_sweep
 
     if place.tracking_note:
         console.print(place.tracking_note, highlight=False, soft_wrap=True)
@@ -155,7 +155,7 @@ def gc(
     wanted any more, then run this. With --keep only those named keep them; the tables and reports of the others stay.
     A study that is running, and one whose text a kept study is trained on, always keep theirs.
     """
-    from fortifai_ray.gc import collect, plan_gc, print_gc
+    from fortifai_ray.storage.gc import collect, plan_gc, print_gc
 
     plan = plan_gc(directory, keep or [], min_age)
     print_gc(plan if dry_run else collect(plan), not dry_run, _console())

@@ -13,7 +13,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 
-from fortifai_ray.instance import ray_instance
+from fortifai_ray.sweep.instance import ray_instance
 from fortifai_ray.user_code import find_user_code
 
 find_user_code("my_module:answer", "loss")

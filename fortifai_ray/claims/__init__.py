@@ -10,10 +10,9 @@ where none of it does, ``undecided`` otherwise. SciPy is imported on the first c
 """
 
 from fortifai_ray.claims.check import check_claims
-from fortifai_ray.claims.config import Claim
 from fortifai_ray.claims.lines import ClaimLine, claims_lines, exit_code, print_claims
 from fortifai_ray.claims.result import ClaimResult, claims_table, write_claims
-from fortifai_ray.claims.study import refuse_claims
+from fortifai_ray.study.claims import Claim, refuse_claims
 
 __all__ = [
     "Claim",

@@ -5,11 +5,16 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from fortifai_ray.claims.fields import Where
-from fortifai_ray.claims.statistics import ExtremeStatistic, MetricStatistic, PerChain, SlopeStatistic, TrendStatistic
-from fortifai_ray.claims.summary import MEANS
 from fortifai_ray.claims.tables import StudyTables, Undecided, replaced
-from fortifai_ray.fidelity.crossing import Floats
+from fortifai_ray.statistics.crossing import Floats
+from fortifai_ray.study.claim_fields import MEANS, Where
+from fortifai_ray.study.claim_statistics import (
+    ExtremeStatistic,
+    MetricStatistic,
+    PerChain,
+    SlopeStatistic,
+    TrendStatistic,
+)
 
 
 @dataclass(frozen=True)

@@ -7,19 +7,17 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from fortifai_ray.claims import intervals
-from fortifai_ray.claims.cells import critical_point, fidelity_ratio
 from fortifai_ray.claims.chains import Sample, sample
-from fortifai_ray.claims.config import Claim
-from fortifai_ray.claims.intervals import Interval, NoInterval
-from fortifai_ray.claims.onsets import onset_order, onset_share
-from fortifai_ray.claims.result import ClaimResult
-from fortifai_ray.claims.statistics import CriticalPoint, FidelityRatio, OnsetOrder, OnsetShare
-from fortifai_ray.claims.summary import Summary
+from fortifai_ray.claims.measures import critical_point, fidelity_ratio, onset_order, onset_share
+from fortifai_ray.claims.result import MARKS, ClaimResult, Region, Verdict
 from fortifai_ray.claims.tables import StudyTables, Undecided
-from fortifai_ray.claims.verdict import MARKS, Region, Verdict
 from fortifai_ray.errors import UserError
-from fortifai_ray.report.numbers import number
+from fortifai_ray.results.words import number
+from fortifai_ray.statistics import intervals
+from fortifai_ray.statistics.intervals import Interval, NoInterval
+from fortifai_ray.study.claim_fields import Summary
+from fortifai_ray.study.claim_statistics import CriticalPoint, FidelityRatio, OnsetOrder, OnsetShare
+from fortifai_ray.study.claims import Claim
 
 _claim: TypeAdapter[Claim] = TypeAdapter(Claim)
 

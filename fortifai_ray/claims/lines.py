@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fortifai_ray.claims.result import ClaimResult
-from fortifai_ray.claims.verdict import Verdict
-from fortifai_ray.report.cells import printable
-from fortifai_ray.report.numbers import number
+from fortifai_ray.claims.result import ClaimResult, Verdict
+from fortifai_ray.results.cells import printable
+from fortifai_ray.results.words import number
 
 if TYPE_CHECKING:
     from rich.console import Console

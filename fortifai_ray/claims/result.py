@@ -1,5 +1,6 @@
 """What came of a claim, and ``results/claims.parquet``."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -7,8 +8,58 @@ from typing import Literal
 
 import polars as pl
 
-from fortifai_ray.claims.verdict import Verdict
 from fortifai_ray.files import write_table
+from fortifai_ray.study.claims import Claim
+
+# From an interval and a relation to a verdict.
+
+Verdict = Literal["holds", "does not hold", "undecided"]
+MARKS = {"at_most": "≤", "at_least": "≥", "less": "<", "greater": ">"}
+
+
+@dataclass(frozen=True)
+class Region:
+    """The numbers that agree with a claim: from ``low`` to ``high``, ends included unless ``open``."""
+
+    low: float
+    high: float
+    open: bool = False
+
+    @staticmethod
+    def of(claim: Claim, numbers: tuple[float, ...]) -> "Region":
+        """The region of a claim whose value is ``numbers`` (two for ``between``)."""
+        value = numbers[0]
+        if claim.relation == "between":
+            return Region(value, numbers[1])
+        if claim.relation == "equals":
+            assert claim.tolerance is not None
+            distance = claim.tolerance.around(value)
+            return Region(value - distance, value + distance)
+        if claim.relation in ("at_most", "less"):
+            return Region(-math.inf, value, claim.relation == "less")
+        return Region(value, math.inf, claim.relation == "greater")
+
+    def verdict(self, low: float, high: float) -> Verdict:
+        """What the interval from ``low`` to ``high`` says, which may have infinite ends.
+
+        ``holds`` where all of it lies in the region, ``does not hold`` where none of it does.
+        """
+        if math.isnan(low) or math.isnan(high):
+            return "undecided"
+        if self._has(low, self.low, above=True) and self._has(high, self.high, above=False):
+            return "holds"
+        if not self._has(high, self.low, above=True) or not self._has(low, self.high, above=False):
+            return "does not hold"
+        return "undecided"
+
+    def _has(self, number: float, end: float, above: bool) -> bool:
+        """Whether a number lies on the right side of one end."""
+        if math.isinf(end) and (end < 0) == above:
+            return True
+        if self.open:
+            return number > end if above else number < end
+        return number >= end if above else number <= end
+
 
 _SCHEMA: dict[str, type[pl.DataType]] = {
     "id": pl.String,

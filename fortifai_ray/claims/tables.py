@@ -8,8 +8,8 @@ from typing import Any
 import polars as pl
 import yaml
 
-from fortifai_ray.claims.fields import Scalar, Where
 from fortifai_ray.errors import UserError
+from fortifai_ray.study.claim_fields import Scalar, Where
 
 # Contract columns that carry a recipe key's value even where the key does not vary.
 ALIASES = {

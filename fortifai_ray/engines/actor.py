@@ -11,10 +11,10 @@ from typing import Any
 import pyarrow as pa
 import ray
 
-from fortifai_ray.elsewhere import folder_here
 from fortifai_ray.engines.adapters import whole_model
 from fortifai_ray.engines.base import Engine, EngineAnswer, EngineCall, architecture
 from fortifai_ray.engines.config import EngineConfig, resolve_kind
+from fortifai_ray.storage.transfer import folder_here
 
 # A call that brings its engine down this often would do so for ever.
 MOST_ATTEMPTS = 5

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from fortifai_ray.elsewhere import Folder
 from fortifai_ray.engines.config import DecodingConfig, EngineConfig
+from fortifai_ray.storage.transfer import Folder
 
 # Keys of a config.json that do not change what the network computes, or that the call itself settles.
 TRIVIA = frozenset(

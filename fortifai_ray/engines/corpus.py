@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 import ray
 import ray.data
 
-from fortifai_ray.elsewhere import Folder
 from fortifai_ray.engines.base import EngineCall
 from fortifai_ray.engines.config import DecodingConfig, EngineConfig
 from fortifai_ray.engines.pool import EnginePool
 from fortifai_ray.files import write_bytes
+from fortifai_ray.storage.transfer import Folder
 
 logger = logging.getLogger(__name__)
 

@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fortifai_ray.engines.adapters import is_adapter, merge_adapter, whole_model
+from fortifai_ray.engines.adapters import Checkpoint, is_adapter, merge_adapter, whole_model
 from fortifai_ray.engines.base import WeightsError, architecture, check_lengths, end_of_text_ids
-from fortifai_ray.engines.checkpoint import Checkpoint
 from fortifai_ray.engines.config import DecodingConfig, EngineConfig
 
 if TYPE_CHECKING:

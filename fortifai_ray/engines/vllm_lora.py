@@ -14,9 +14,8 @@ from torch import nn
 from vllm.lora.layers import BaseLayerWithLoRA
 from vllm.lora.utils import parse_fine_tuned_lora_name
 
-from fortifai_ray.engines.adapters import ADAPTER_CONFIG, read_scale
+from fortifai_ray.engines.adapters import ADAPTER_CONFIG, Checkpoint, read_scale
 from fortifai_ray.engines.base import WeightsError
-from fortifai_ray.engines.checkpoint import Checkpoint
 from fortifai_ray.engines.vllm_shards import held_columns, held_slice
 
 

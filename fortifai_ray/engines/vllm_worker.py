@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
 
+from fortifai_ray.engines.adapters import Checkpoint
 from fortifai_ray.engines.base import WeightsError
-from fortifai_ray.engines.checkpoint import Checkpoint
 from fortifai_ray.engines.vllm_lora import bare, verify_adapter
 from fortifai_ray.engines.vllm_shards import held_columns, held_rows
 

@@ -12,8 +12,7 @@ from pydantic import ValidationError
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.evaluation.benchmarks.config import BenchmarksConfig
-from fortifai_ray.evaluation.benchmarks.report import BenchmarkReport, Measure
-from fortifai_ray.evaluation.benchmarks.statistics import McNemar, mcnemar
+from fortifai_ray.evaluation.benchmarks.report import BenchmarkReport, McNemar, Measure, mcnemar
 from fortifai_ray.evaluation.benchmarks.tasks import check_files
 
 _TASKS = ("blimp", "gsm8k", "hellaswag", "wikitext", "kr_test")

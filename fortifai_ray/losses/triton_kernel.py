@@ -8,7 +8,7 @@ the kept rows lie together for the two products of the backward pass and no seco
 Verified: both kernels in Triton's interpreter on a CPU (``TRITON_INTERPRET=1``), against float64 and beside the PyTorch
 back end; and that Triton 3.9 compiles them for NVIDIA GPUs of compute capability 8.0, 9.0 and 10.0, with no register
 spilled. Not verified, for want of a GPU: the numbers of the compiled code, and any speed. Where there is a GPU,
-``tests/losses/test_triton.py`` runs compiled, and ``python -m fortifai_ray.losses.benchmark`` measures.
+``tests/losses/test_triton.py`` runs compiled, and ``python -m benchmarks.losses`` measures.
 
 The running maximum and sum are those of the online softmax (Milakov and Gimelshein 2018, algorithm 3); writing the
 gradient over the logits is Liger-Kernel's (Hsu et al. 2024).

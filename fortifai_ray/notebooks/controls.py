@@ -14,9 +14,9 @@ import marimo as mo
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.notebooks.opening import open_experiment, open_folder
-from fortifai_ray.report.cells import printable
 from fortifai_ray.report.criteria import criterion_text
-from fortifai_ray.report.results import Results
+from fortifai_ray.results.cells import printable
+from fortifai_ray.results.reader import Results
 
 _CELL = "padding: 0.25em 1em 0.25em 0; text-align: left; vertical-align: top"
 

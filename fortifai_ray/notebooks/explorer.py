@@ -12,8 +12,8 @@ import polars as pl
 from fortifai_ray.errors import UserError
 from fortifai_ray.notebooks.latents import latent_table
 from fortifai_ray.report.points import thin
-from fortifai_ray.report.results import PICTURES, Results
 from fortifai_ray.report.samples import SampleTable
+from fortifai_ray.results.reader import PICTURES, Results
 
 MOST_GENERATIONS = 10
 _PNG = b"\x89PNG\r\n\x1a\n"

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from fortifai_ray.errors import UserError
-from fortifai_ray.report.results import Results
+from fortifai_ray.results.reader import Results
 
 LATENTS = "latents.parquet"
 SCHEMA = {"chain_id": pl.String, "generation": pl.Int64, "png": pl.Binary}
@@ -55,7 +55,7 @@ def latent_table(results: Results, chain_ids: Sequence[str], count: int, seed: i
 
 
 def _model_folder(storage: Path, stage: str) -> Path | None:
-    from fortifai_ray.store import StageStore
+    from fortifai_ray.storage.store import StageStore
 
     store = StageStore(storage)
     return None if store.open(stage) is None else Path(store.path(stage))
@@ -64,7 +64,7 @@ def _model_folder(storage: Path, stage: str) -> Path | None:
 def _decoded(folder: Path, count: int, seed: int) -> bytes:
     from PIL import Image
 
-    from fortifai_ray.families.images.models import load_model
+    from fortifai_ray.families.images.networks import load_model
     from fortifai_ray.families.images.objective import draw_samples
     from fortifai_ray.families.images.pictures import picture
 

@@ -8,16 +8,16 @@ import altair as alt
 import polars as pl
 
 from fortifai_ray.errors import UserError
-from fortifai_ray.fidelity import CollapseCriterion, conclusions, criterion_rows, ratio_profile
 from fortifai_ray.notebooks.opening import failed, generations_asked, varied
-from fortifai_ray.notebooks.profile_chart import profile_chart
-from fortifai_ray.notebooks.survival_chart import Unit, survival_chart, survival_table
-from fortifai_ray.report.charts import collapse_curves
-from fortifai_ray.report.numbers import MARKS, number
-from fortifai_ray.report.onset_chart import onset_chart
-from fortifai_ray.report.ratio_chart import ratio_chart
-from fortifai_ray.report.results import Results
+from fortifai_ray.report.charts.curves import collapse_curves
+from fortifai_ray.report.charts.onset_chart import onset_chart
+from fortifai_ray.report.charts.profile_chart import profile_chart
+from fortifai_ray.report.charts.ratio_chart import ratio_chart
+from fortifai_ray.report.charts.survival_chart import Unit, survival_chart, survival_table
 from fortifai_ray.report.tables import HEADINGS, fidelity_rows
+from fortifai_ray.results.reader import Results
+from fortifai_ray.results.words import MARKS, number
+from fortifai_ray.statistics import CollapseCriterion, conclusions, criterion_rows, ratio_profile
 
 WIDTH = 640
 

@@ -9,10 +9,10 @@ import polars as pl
 import yaml
 
 from fortifai_ray.errors import UserError
-from fortifai_ray.fidelity import chain_table, fidelity_table
-from fortifai_ray.fidelity.from_mlflow import read_mlflow
 from fortifai_ray.report.criteria import criteria_asked
-from fortifai_ray.report.results import Results, load_results
+from fortifai_ray.results.reader import Results, load_results
+from fortifai_ray.statistics import chain_table, fidelity_table
+from fortifai_ray.tracking.from_mlflow import read_mlflow
 
 _MOST_NAMED = 12  # studies that a message lists
 

@@ -17,13 +17,13 @@ import numpy as np
 import polars as pl
 
 from fortifai_ray.errors import UserError
-from fortifai_ray.fidelity import CollapseCriterion, criterion_rows, critical_ratios, with_chance
-from fortifai_ray.report.cells import Cells
-from fortifai_ray.report.results import Results
-from fortifai_ray.search.config import BoundarySearch
+from fortifai_ray.results.cells import Cells
+from fortifai_ray.results.reader import Results
 from fortifai_ray.search.lattice import Lattice
 from fortifai_ray.search.monotone import contradiction
 from fortifai_ray.search.posterior import Posterior
+from fortifai_ray.statistics import CollapseCriterion, criterion_rows, critical_ratios, with_chance
+from fortifai_ray.study.search import BoundarySearch
 
 POINTS = "collapse_points.parquet"
 LEVEL = 0.90
@@ -102,7 +102,7 @@ def plane(results: Results, criterion: CollapseCriterion, x: str, y: str | None)
 
 
 def tolerated(results: Results, criterion: CollapseCriterion, x: str) -> pl.DataFrame | None:
-    """How much more of ``x`` each cell tolerates than the baseline (:func:`~fortifai_ray.fidelity.critical_ratios`),
+    """How much more of ``x`` each cell tolerates than the baseline (:func:`~fortifai_ray.statistics.critical_ratios`),
     with ``cell``, its name; None where the study did not search over ``x`` under this criterion."""
     points = _points(results)
     found = None if points is None else points.filter(criterion_rows(criterion), pl.col("over") == x)

@@ -4,7 +4,7 @@ The scale is the *fidelity left*: 1 is the chain's own generation 0, and 0 is ev
 collapse moves down it is the value over generation 0's, both over chance where the metric has one
 (:func:`fortifai_ray.evaluation.metrics.fidelity`); for one that it moves up, generation 0's over the value: perplexity
 that doubled has half left. A sign is *lost* where less than a given share is left, which is a
-:class:`~fortifai_ray.fidelity.CollapseCriterion` like any other; so curves and onsets tell the same.
+:class:`~fortifai_ray.statistics.CollapseCriterion` like any other; so curves and onsets tell the same.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import polars as pl
 
 from fortifai_ray.evaluation.metrics import METRICS
-from fortifai_ray.fidelity import CollapseCriterion, chain_table
 from fortifai_ray.notebooks.opening import failed, generations_asked, varied
 from fortifai_ray.report.metrics import describe, is_bookkeeping
-from fortifai_ray.report.numbers import number
-from fortifai_ray.report.results import Results
+from fortifai_ray.results.reader import Results
+from fortifai_ray.results.words import number
+from fortifai_ray.statistics import CollapseCriterion, chain_table
 
 # What is asked about first, and the metrics that show it, the best one first.
 ROLES: Mapping[str, Sequence[str]] = {
@@ -139,7 +139,7 @@ def fidelity_left(results: Results, chosen: Sequence[Sign]) -> pl.DataFrame:
 
 
 def losses(results: Results, chosen: Sequence[Sign], left: Sequence[float]) -> pl.DataFrame:
-    """When each chain lost each sign, at each of some shares left: :func:`~fortifai_ray.fidelity.chain_table`'s rows
+    """When each chain lost each sign, at each of some shares left: :func:`~fortifai_ray.statistics.chain_table`'s rows
     with ``sign`` and ``left``. A chain whose generation 0 has nothing to lose has no verdict: it is ``failed``.
 
     Raises:

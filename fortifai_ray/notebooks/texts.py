@@ -7,8 +7,8 @@ from dataclasses import replace
 import polars as pl
 
 from fortifai_ray.errors import UserError
-from fortifai_ray.report.results import Results
 from fortifai_ray.report.samples import SampleTable, sample_tables
+from fortifai_ray.results.reader import Results
 
 _MOST_PROMPTS = 200
 _MOST_CHARACTERS = 90  # of a prompt in the list to pick from

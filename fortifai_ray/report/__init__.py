@@ -29,8 +29,8 @@ def print_tables(study_dir: Path, console: Console) -> None:
         ReportError: no study there, or a table that cannot be read.
     """
     from fortifai_ray.claims import print_claims
-    from fortifai_ray.report.results import load_results
     from fortifai_ray.report.tables import render_tables
+    from fortifai_ray.results.reader import load_results
 
     results = load_results(study_dir)
     console.print(render_tables(results))
@@ -48,7 +48,7 @@ def write_report(study_dir: Path) -> Path:
         ReportError: no study there, or a table that cannot be read.
     """
     from fortifai_ray.report.page import render_page
-    from fortifai_ray.report.results import load_results
+    from fortifai_ray.results.reader import load_results
 
     page = render_page(load_results(study_dir))
     path = Path(study_dir) / "report.html"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fortifai_ray.claims.lines import ClaimLine, claims_lines, multiplicity, summary
-from fortifai_ray.report.results import Results
+from fortifai_ray.results.reader import Results
 
 _MARKS = {"holds": "✓", "does not hold": "✗", "undecided": "?"}
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import polars as pl
 
-from fortifai_ray.fidelity import CollapseCriterion
-from fortifai_ray.fidelity import criteria_of as criteria_in
-from fortifai_ray.fidelity import criterion_rows as fidelity_rows
 from fortifai_ray.report.metrics import describe
+from fortifai_ray.statistics import CollapseCriterion
+from fortifai_ray.statistics import criteria_of as criteria_in
+from fortifai_ray.statistics import criterion_rows as fidelity_rows
 
 CRITERION = ("metric", "threshold", "relative_to", "direction", "confirm")
 _WHOSE = {"baseline_generation_0": "the baseline's generation 0", "own_generation_0": "its own generation 0"}

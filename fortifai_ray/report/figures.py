@@ -8,16 +8,16 @@ from typing import Any
 
 import polars as pl
 
-from fortifai_ray.fidelity import CollapseCriterion
-from fortifai_ray.report.charts import curve_of, draw
+from fortifai_ray.report.charts.curves import curve_of, draw
+from fortifai_ray.report.charts.encodings import MOST_BANDS, MOST_IN_LEGEND, Width
+from fortifai_ray.report.charts.onset_chart import onset_chart
+from fortifai_ray.report.charts.ratio_chart import ratio_chart
 from fortifai_ray.report.criteria import criterion_rows, criterion_text
-from fortifai_ray.report.encodings import MOST_BANDS, MOST_IN_LEGEND, Width
 from fortifai_ray.report.metrics import describe, is_bookkeeping
-from fortifai_ray.report.onset_chart import onset_chart
 from fortifai_ray.report.points import BAND, MANY_CHAINS, MOST_POINTS, Curve
-from fortifai_ray.report.ratio_chart import ratio_chart
-from fortifai_ray.report.results import Results
 from fortifai_ray.report.tables import FidelityRow, fidelity_rows
+from fortifai_ray.results.reader import Results
+from fortifai_ray.statistics import CollapseCriterion
 
 FEW_METRICS = 6  # up to here all further measurements are open; above they are folded into groups of small charts
 SMALL_POINTS = 600  # of a small chart

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fortifai_ray.evaluation.metrics import METRICS, Metric
-from fortifai_ray.fidelity import is_log_scale
+from fortifai_ray.statistics import is_log_scale
 
 Direction = Literal["above", "below"]
 

@@ -12,11 +12,11 @@ from itertools import combinations
 
 import polars as pl
 
-from fortifai_ray.fidelity import CollapseCriterion
-from fortifai_ray.report.cells import Cells
 from fortifai_ray.report.criteria import criterion_rows, criterion_text, short_text
-from fortifai_ray.report.numbers import number
-from fortifai_ray.report.results import Results
+from fortifai_ray.results.cells import Cells
+from fortifai_ray.results.reader import Results
+from fortifai_ray.results.words import number
+from fortifai_ray.statistics import CollapseCriterion
 
 MOST_CELLS = 12  # more are told together
 

@@ -9,16 +9,16 @@ from importlib.resources import files
 
 from altair.utils.schemapi import debug_mode
 
+from fortifai_ray.report.charts.encodings import key
 from fortifai_ray.report.claims import claims_section
 from fortifai_ray.report.criteria import criterion_rows
-from fortifai_ray.report.encodings import key
 from fortifai_ray.report.figures import curves, other_curves, section
 from fortifai_ray.report.order import order_tables
 from fortifai_ray.report.pictures import strips
-from fortifai_ray.report.results import Results
 from fortifai_ray.report.samples import sample_tables
 from fortifai_ray.report.search import search_tables
 from fortifai_ray.report.tables import HEADINGS, conclusion_lines, facts, legend, outcomes
+from fortifai_ray.results.reader import Results
 
 MOST_OUTCOMES = 100  # failed chains that the page lists; the summary has them all
 

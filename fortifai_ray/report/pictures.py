@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from fortifai_ray.report.points import thin
-from fortifai_ray.report.results import PICTURES, Results
+from fortifai_ray.results.reader import PICTURES, Results
 
 MOST_CELLS = 12
 MOST_GENERATIONS = 8

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from fortifai_ray.report.cells import Cells
 from fortifai_ray.report.metrics import describe
-from fortifai_ray.report.numbers import number
+from fortifai_ray.results.cells import Cells
+from fortifai_ray.results.words import number
 
 MANY_CHAINS = 12  # up to here every chain of a cell is drawn; above, the median and a band
 BAND = (0.05, 0.95)  # the quantiles over chains that the band of many chains spans

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from fortifai_ray.report.cells import printable
 from fortifai_ray.report.points import thin
-from fortifai_ray.report.results import Results
+from fortifai_ray.results.cells import printable
+from fortifai_ray.results.reader import Results
 
 PROMPTS = 3
 MOST_CELLS = 8

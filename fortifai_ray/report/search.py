@@ -9,12 +9,12 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from fortifai_ray.fidelity import CollapseCriterion, critical_ratios
-from fortifai_ray.report.cells import Cells
+from fortifai_ray.report.charts.encodings import GREY, Tooltips, Width, colour_of, height_of, inline, rows_of
 from fortifai_ray.report.criteria import criterion_rows, criterion_text
-from fortifai_ray.report.encodings import GREY, Tooltips, Width, colour_of, height_of, inline, rows_of
-from fortifai_ray.report.numbers import count, number
-from fortifai_ray.report.results import Results
+from fortifai_ray.results.cells import Cells
+from fortifai_ray.results.reader import Results
+from fortifai_ray.results.words import count, number
+from fortifai_ray.statistics import CollapseCriterion, critical_ratios
 
 POINT_HEADINGS = ("cell", "critical value", "interval", "over the baseline's", "chains", "generations", "ended")
 BEST_HEADINGS = ("point", "FI ratio", "interval", "pairs")

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from fortifai_ray.fidelity import CollapseCriterion, conclusions
-from fortifai_ray.report.cells import printable
 from fortifai_ray.report.criteria import criterion_rows, criterion_text
-from fortifai_ray.report.numbers import count, duration, number, ratio
 from fortifai_ray.report.order import OrderTable, order_tables
-from fortifai_ray.report.results import Results
 from fortifai_ray.report.search import SearchTable, search_tables
+from fortifai_ray.results.cells import printable
+from fortifai_ray.results.reader import Results
+from fortifai_ray.results.words import count, duration, number, ratio
+from fortifai_ray.statistics import CollapseCriterion, conclusions
 
 if TYPE_CHECKING:
     from rich.console import Group

@@ -2,10 +2,10 @@
 
 :class:`~fortifai_ray.search.boundary.BoundaryFinder` searches one cell by ask and tell,
 :class:`~fortifai_ray.search.cells.CellSearches` many side by side, and
-:class:`~fortifai_ray.search.searcher.BoundarySearcher` makes them a searcher of Ray Tune. None but the last knows Ray,
+:class:`~fortifai_ray.sweep.searcher.BoundarySearcher` makes them a searcher of Ray Tune. None but the last knows Ray,
 and none knows what a chain is. Only the configuration is imported here: a study file is checked without the rest.
 """
 
-from fortifai_ray.search.config import BoundarySearch, OptimiseSearch, Search, refuse_search, searched_keys
+from fortifai_ray.study.search import BoundarySearch, OptimiseSearch, Search, refuse_search, searched_keys
 
 __all__ = ["BoundarySearch", "OptimiseSearch", "Search", "refuse_search", "searched_keys"]

@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 from scipy.special import betainc
 
-from fortifai_ray.search.config import BoundarySearch
 from fortifai_ray.search.lattice import Lattice
 from fortifai_ray.search.monotone import Contradiction, contradiction
 from fortifai_ray.search.points import CollapsePoint, Ending
 from fortifai_ray.search.posterior import Belief, Posterior
+from fortifai_ray.study.search import BoundarySearch
 
 _SCAN = np.linspace(0, 1, 5)
 _AUDIT = np.linspace(1 / 8, 7 / 8, 4)

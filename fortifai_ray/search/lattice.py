@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from fortifai_ray.search.config import BoundarySearch
+from fortifai_ray.study.search import BoundarySearch
 
 _ROUNDING = 1e-9  # of a step: 0.7 / 0.01 is 69.99999999999999
 _DIGITS = 6  # significant digits of a value on a log scale

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from fortifai_ray.fidelity.criterion import CRITERION_COLUMNS, CollapseCriterion
+from fortifai_ray.statistics.criterion import CRITERION_COLUMNS, CollapseCriterion
 
 Bound = Literal["exact", "lower", "upper", "undetermined"]
 Ending = Literal["settled", "budget", "refused", "failed"]

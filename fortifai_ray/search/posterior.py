@@ -17,7 +17,7 @@ their ratio, which is log-normal about 1 (a factor of 1.6 either way is one stan
 widths say that the boundary may be anywhere, at twice the chains and no better coverage), ρ one of three. The prior of
 the widths is what keeps the interval honest although a search ends once it is narrow: answers
 that look sharper than the curve is are the ones that end it early. So a 90% interval covers in 91 searches of 100 or
-more over curves of many shapes (``python -m tests.benchmarks.search``); sharp boundaries pay for it with some chains.
+more over curves of many shapes (``python -m benchmarks.search``); sharp boundaries pay for it with some chains.
 """
 
 from collections import Counter, defaultdict

@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fortifai_ray.cohort import cohort_rows, cohorts, run_cohort
-from fortifai_ray.results import StudyResults
-from fortifai_ray.steps import Steps
-from fortifai_ray.store import StageStore
-from fortifai_ray.study import make_study
+from fortifai_ray.chain.cohort import cohort_rows, cohorts, run_cohort
+from fortifai_ray.results.writer import StudyResults
+from fortifai_ray.storage.steps import Steps
+from fortifai_ray.storage.store import StageStore
+from fortifai_ray.study.study import make_study
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 ANALYSIS = PROJECT / "analysis"

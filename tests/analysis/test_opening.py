@@ -6,9 +6,9 @@ import polars as pl
 import pytest
 
 from fortifai_ray.errors import UserError
-from fortifai_ray.fidelity import conclusions
 from fortifai_ray.notebooks.opening import open_experiment, open_folder
-from fortifai_ray.study import load_study
+from fortifai_ray.statistics import conclusions
+from fortifai_ray.study.study import load_study
 from fortifai_ray.tracking import ChainInfo, StudyTracker
 
 from .studies import Run, compute_study

@@ -5,11 +5,11 @@ import math
 import polars as pl
 import pytest
 
-from fortifai_ray.fidelity import CollapseCriterion
-from fortifai_ray.fidelity.survival import kaplan_meier
-from fortifai_ray.notebooks.profile_chart import profile_chart
-from fortifai_ray.notebooks.survival_chart import survival_chart, survival_table
-from fortifai_ray.report.cells import Cells
+from fortifai_ray.report.charts.profile_chart import profile_chart
+from fortifai_ray.report.charts.survival_chart import survival_chart, survival_table
+from fortifai_ray.results.cells import Cells
+from fortifai_ray.statistics import CollapseCriterion
+from fortifai_ray.statistics.survival import kaplan_meier
 
 CRITERION = CollapseCriterion(metric="perplexity", threshold=2.0, direction="above")
 TIMES = [(1.0, False), (2.0, False), (2.0, True), (3.0, False), (5.0, True), (0.0, False)]

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from fortifai_ray.claims import ClaimResult, check_claims
-from fortifai_ray.fidelity import CollapseCriterion, chain_table, fidelity_table
+from fortifai_ray.statistics import CollapseCriterion, chain_table, fidelity_table
 
 BASELINE = {"loss.kind": "cross_entropy"}
 CRITERIA = [

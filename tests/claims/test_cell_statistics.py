@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from fortifai_ray.claims.intervals import geometric_mean, share
+from fortifai_ray.statistics.intervals import geometric_mean, share
 
 from .conftest import CRITERIA
 

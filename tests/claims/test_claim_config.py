@@ -10,8 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from fortifai_ray.claims import Claim, refuse_claims
-from fortifai_ray.claims import theory as theory_module
 from fortifai_ray.errors import UserError
+from fortifai_ray.theory import evaluate as theory_module
 
 VALID: dict[str, Any] = {
     "id": "variance-shrinks",

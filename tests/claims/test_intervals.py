@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fortifai_ray.claims import intervals
-from fortifai_ray.claims.intervals import Interval, NoInterval
+from fortifai_ray.statistics import intervals
+from fortifai_ray.statistics.intervals import Interval, NoInterval
 
 VALUES = np.array([3.1, 2.4, 4.4, 3.9, 2.8, 3.3, 3.0, 4.1, 3.6, 2.2, 3.5, 3.4])
 Sampler = Callable[[np.random.Generator], Interval]

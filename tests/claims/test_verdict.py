@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fortifai_ray.claims.config import Claim
-from fortifai_ray.claims.verdict import Region, Verdict
+from fortifai_ray.claims.result import Region, Verdict
+from fortifai_ray.study.claims import Claim
 
 RELATIONS: list[tuple[str, Any, Any]] = [
     ("equals", 2.0, {"absolute": 0.5}),

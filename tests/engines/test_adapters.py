@@ -17,7 +17,7 @@ from fortifai_ray.engines.base import WeightsError
 from fortifai_ray.engines.config import EngineConfig
 from fortifai_ray.engines.huggingface_engine import HuggingFaceEngine
 from fortifai_ray.engines.pool import EnginePool
-from fortifai_ray.store import StageKey, StageStore
+from fortifai_ray.storage.store import StageKey, StageStore
 
 ADAPTED = ENGINE.model_copy(update={"lora_rank": 4})
 PROMPTS = make_prompts(6, LONG)
@@ -107,7 +107,7 @@ def test_an_adapters_files_bring_its_models(tmp_path: Path) -> None:
         (target / "file").touch()
         return {}
 
-    from fortifai_ray.elsewhere import StageFiles
+    from fortifai_ray.storage.transfer import StageFiles
 
     base, adapter = (store.step(StageKey(kind, 1, {}), write) for kind in ("model", "fit"))
     fetched = []

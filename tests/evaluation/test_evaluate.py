@@ -30,7 +30,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
     from fortifai_ray.families.language.config import CorpusConfig, ModelConfig
     from fortifai_ray.families.language.corpus import prepare_corpus
-    from fortifai_ray.store import StageKey, StageStore
+    from fortifai_ray.storage.store import StageKey, StageStore
 
     store = StageStore(tmp_path_factory.mktemp("store"))
     corpus = prepare_corpus(CorpusConfig(source="pydoc"), ModelConfig(preset="llama-tiny", vocab_size=512), store)

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 
 from fortifai_ray.evaluation.metrics import METRICS, fidelity
-from fortifai_ray.evaluation.signs.config import SignsConfig
 from fortifai_ray.evaluation.signs.corpus import corpus_signs
-from fortifai_ray.fidelity.criterion import is_log_scale
+from fortifai_ray.evaluation.signs.rows import SignsConfig
+from fortifai_ray.statistics.criterion import is_log_scale
 
 
 def test_names_are_keys_and_every_entry_is_filled_in() -> None:
@@ -45,7 +45,7 @@ def test_fidelity_is_chance_normalised() -> None:
 def test_configuration_and_registry_are_light() -> None:
     """The command line reads study files without paying for torch, Ray, NumPy or Arrow."""
     code = (
-        "import sys, fortifai_ray.evaluation.metrics, fortifai_ray.evaluation.signs.config;"
+        "import sys, fortifai_ray.evaluation.metrics, fortifai_ray.evaluation.signs.rows;"
         "print(sorted({'torch', 'ray', 'numpy', 'pyarrow', 'polars', 'transformers', 'sklearn'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

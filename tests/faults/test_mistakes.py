@@ -8,7 +8,7 @@ import pytest
 from ray.train import WorkerGroupError
 
 from fortifai_ray.errors import UserError
-from fortifai_ray.trial import MISTAKE, _Stored
+from fortifai_ray.sweep.trials import MISTAKE, _Stored
 
 from .studies import start
 

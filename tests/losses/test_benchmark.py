@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from fortifai_ray.losses import TruncatedCrossEntropy, benchmark
-from fortifai_ray.losses.benchmark import (
+from benchmarks import losses as benchmark
+from benchmarks.losses import (
     BASELINE,
     FLOP_FORMULAS,
     LIGER,
@@ -22,6 +22,7 @@ from fortifai_ray.losses.benchmark import (
     training_steps,
     verdicts,
 )
+from fortifai_ray.losses import TruncatedCrossEntropy
 from fortifai_ray.losses.fused import fused_linear_sums
 
 

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.losses import FLOP_FORMULAS
 from fortifai_ray.losses import CrossEntropy, Focal, TruncatedCrossEntropy
-from fortifai_ray.losses.benchmark import FLOP_FORMULAS
 from fortifai_ray.losses.fused import LossSums, fused_linear_loss
 from tests.losses.heads import Case, Head, Largest, cases, check_against_plain, fused, gradients, make_head, plain
 

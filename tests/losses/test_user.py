@@ -10,7 +10,7 @@ import torch
 from fortifai_ray.errors import UserError
 from fortifai_ray.losses import TruncatedCrossEntropy, UserLoss, register_loss, value_and_derivative
 from fortifai_ray.losses.fused import fused_linear_loss
-from fortifai_ray.study import Study, make_study
+from fortifai_ray.study.study import Study, make_study
 
 SOURCE = """
 import math

@@ -11,7 +11,7 @@ import polars as pl
 import yaml
 
 from fortifai_ray.claims import ClaimResult, write_claims
-from fortifai_ray.fidelity import CollapseCriterion, chain_table, fidelity_table
+from fortifai_ray.statistics import CollapseCriterion, chain_table, fidelity_table
 
 BASELINE = {"loss.kind": "cross_entropy"}
 TRACE = CollapseCriterion(metric="trace_ratio", threshold=0.5, direction="below", relative_to="absolute")

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import yaml
 
-from fortifai_ray.fidelity import CollapseCriterion, chain_table, collapse_confirmed, fidelity_table
+from fortifai_ray.statistics import CollapseCriterion, chain_table, collapse_confirmed, fidelity_table
 
 CRITERION = CollapseCriterion(metric="perplexity", threshold=2.0, direction="above")
 BASELINE = {"loss.kind": "cross_entropy"}

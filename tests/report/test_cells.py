@@ -3,7 +3,7 @@
 import polars as pl
 import pytest
 
-from fortifai_ray.report.cells import BASELINE, Cells, printable, varied_keys
+from fortifai_ray.results.cells import BASELINE, Cells, printable, varied_keys
 
 
 def grid(**columns: list[object]) -> pl.DataFrame:

@@ -7,11 +7,11 @@ import altair as alt
 import polars as pl
 import pytest
 
-from fortifai_ray.report.cells import BASELINE, Cells
-from fortifai_ray.report.charts import MOST_POINTS, collapse_curves
-from fortifai_ray.report.encodings import colours
-from fortifai_ray.report.onset_chart import onset_chart
-from fortifai_ray.report.ratio_chart import ratio_chart
+from fortifai_ray.report.charts.curves import MOST_POINTS, collapse_curves
+from fortifai_ray.report.charts.encodings import colours
+from fortifai_ray.report.charts.onset_chart import onset_chart
+from fortifai_ray.report.charts.ratio_chart import ratio_chart
+from fortifai_ray.results.cells import BASELINE, Cells
 
 from .large import TRACE, write_samples_study
 from .studies import CRITERION, write_study

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fortifai_ray.report.numbers import count, duration, number, ratio
+from fortifai_ray.results.words import count, duration, number, ratio
 
 
 @pytest.mark.parametrize(

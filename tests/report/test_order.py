@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from fortifai_ray.report.order import order_tables
-from fortifai_ray.report.results import load_results
+from fortifai_ray.results.reader import load_results
 
 from .large import KL, TRACE, write_samples_study
 from .studies import write_study

@@ -14,10 +14,10 @@ import polars as pl
 import pytest
 import yaml
 
-from fortifai_ray.fidelity import CollapseCriterion
 from fortifai_ray.report import write_report
-from fortifai_ray.report.results import load_results
 from fortifai_ray.report.samples import sample_tables
+from fortifai_ray.results.reader import load_results
+from fortifai_ray.statistics import CollapseCriterion
 
 from .browser import Opened
 from .studies import CRITERION, write_study

@@ -7,8 +7,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from fortifai_ray.report.cells import BASELINE, Cells
 from fortifai_ray.report.points import MANY_CHAINS, MOST_GENERATIONS, Curve, curve, thin
+from fortifai_ray.results.cells import BASELINE, Cells
 
 from .large import write_samples_study
 

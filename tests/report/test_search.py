@@ -11,9 +11,9 @@ import pytest
 import yaml
 from rich.console import Console
 
-from fortifai_ray.fidelity import CollapseCriterion
 from fortifai_ray.report import print_tables, write_report
 from fortifai_ray.search.points import CollapsePoint, collapse_points
+from fortifai_ray.statistics import CollapseCriterion
 
 from .browser import Opened
 from .studies import write_study

@@ -15,7 +15,7 @@ from fortifai_ray.evaluation.metrics import METRICS
 from fortifai_ray.report import print_tables, write_report
 from fortifai_ray.report.figures import FEW_METRICS, other_curves
 from fortifai_ray.report.pictures import MOST_BYTES, MOST_GENERATIONS, strips
-from fortifai_ray.report.results import load_results
+from fortifai_ray.results.reader import load_results
 
 from .browser import Opened
 from .large import add_claims, add_metrics, add_pictures, claim, write_samples_study

@@ -9,10 +9,10 @@ import pytest
 from rich.console import Console
 
 from fortifai_ray.errors import UserError
-from fortifai_ray.fidelity import CollapseCriterion
 from fortifai_ray.report import ReportError, print_tables
-from fortifai_ray.report.results import load_results
 from fortifai_ray.report.tables import fidelity_rows
+from fortifai_ray.results.reader import load_results
+from fortifai_ray.statistics import CollapseCriterion
 
 from .large import TRACE, write_samples_study
 from .studies import CRITERION, write_study

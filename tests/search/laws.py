@@ -13,8 +13,8 @@ import numpy as np
 from scipy.special import expit, logit, ndtr
 
 from fortifai_ray.search.boundary import BoundaryFinder
-from fortifai_ray.search.config import BoundarySearch
 from fortifai_ray.seeds import generator
+from fortifai_ray.study.search import BoundarySearch
 
 
 class Law(Protocol):

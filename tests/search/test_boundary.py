@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import binom
 
 from fortifai_ray.search.boundary import BoundaryFinder, Probe
-from fortifai_ray.search.config import BoundarySearch
+from fortifai_ray.study.search import BoundarySearch
 from tests.search.laws import Curve, Discrete, Law, logistic, low_ceiling, search
 
 SETTINGS = BoundarySearch(over="regime.synthetic_ratio", low=0.0, high=1.0, tolerance=0.02)

@@ -8,14 +8,14 @@ import pytest
 from pydantic import ValidationError
 
 from fortifai_ray.errors import UserError
-from fortifai_ray.fidelity import CollapseCriterion
-from fortifai_ray.search import BoundarySearch, OptimiseSearch, refuse_search
 from fortifai_ray.search.boundary import BoundaryFinder
 from fortifai_ray.search.cells import CellSearches
 from fortifai_ray.search.lattice import Lattice
 from fortifai_ray.search.monotone import contradiction
 from fortifai_ray.search.points import CollapsePoint, collapse_points
-from fortifai_ray.search.verdicts import SurvivalRules, verdict
+from fortifai_ray.statistics import CollapseCriterion
+from fortifai_ray.statistics.verdicts import SurvivalRules, verdict
+from fortifai_ray.study.search import BoundarySearch, OptimiseSearch, refuse_search
 from tests.search.laws import logistic
 
 CRITERION = CollapseCriterion(metric="perplexity", threshold=2.0, direction="above")

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from fortifai_ray.errors import UserError
-from fortifai_ray.search import BoundarySearch, OptimiseSearch
 from fortifai_ray.search.boundary import BoundaryFinder
 from fortifai_ray.search.cells import CellSearches
+from fortifai_ray.study.search import BoundarySearch, OptimiseSearch
 
 SEARCH = BoundarySearch(over="regime.synthetic_ratio", low=0.0, high=1.0, tolerance=0.1, at_once=2, budget=40)
 BOUNDARIES = {"ce": 0.3, "tce": 0.7}
@@ -28,7 +28,7 @@ def test_tune_runs_a_search_to_its_end(ray_instance: str, tmp_path: Path) -> Non
     """Two cells side by side, several trials at once, no number of samples given: both boundaries are found."""
     from ray import tune
 
-    from fortifai_ray.search.searcher import BoundarySearcher
+    from fortifai_ray.sweep.searcher import BoundarySearcher
 
     searcher, boundaries = BoundarySearcher(searches()), dict(BOUNDARIES)
 
@@ -52,7 +52,7 @@ def test_tune_runs_a_search_to_its_end(ray_instance: str, tmp_path: Path) -> Non
 
 def test_a_searcher_is_restored_with_its_running_trials(tmp_path: Path) -> None:
     """Trials that ran when it was saved are told afterwards under their ids; nothing is suggested twice."""
-    from fortifai_ray.search.searcher import BoundarySearcher
+    from fortifai_ray.sweep.searcher import BoundarySearcher
 
     searcher = BoundarySearcher(searches())
     configs = {f"trial{i}": searcher.suggest(f"trial{i}") for i in range(6)}
@@ -75,7 +75,7 @@ def test_a_searcher_is_restored_with_its_running_trials(tmp_path: Path) -> None:
 
 def test_optimise_without_optuna_is_a_clear_error() -> None:
     """Where Optuna is installed, Tune's own searcher over the asked ranges; else one line that says what to install."""
-    from fortifai_ray.search.searcher import optuna_search
+    from fortifai_ray.sweep.searcher import optuna_search
 
     search = OptimiseSearch(over={"loss.gamma": [0.05, 1.0]})
     try:

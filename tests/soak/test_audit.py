@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from fortifai_ray.storage.local import LocalStages
-from fortifai_ray.store import StageKey, StageStore
+from fortifai_ray.storage.store import StageKey, StageStore
 
 from .audit import Watch, assert_same_results, left_locked, leftovers
 from .studies import SoakStudy

@@ -4,10 +4,10 @@ import sys
 from dataclasses import replace
 from typing import Any
 
-from fortifai_ray import sweep, tuning
 from fortifai_ray.cli import main
-from fortifai_ray.devices import Devices
-from fortifai_ray.resources import Plan
+from fortifai_ray.recipe.devices import Devices
+from fortifai_ray.study.resources import Plan
+from fortifai_ray.sweep.sweep import sweep, tuning
 
 _make_plan, _devices = sweep.make_plan, tuning._devices
 

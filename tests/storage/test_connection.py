@@ -84,6 +84,8 @@ def test_what_the_disk_says_is_not_asked_again() -> None:
 
 def test_a_storage_in_a_folder_loads_nothing_for_object_stores(tmp_path: Path) -> None:
     """Everyday use does not load what only object stores need."""
-    code = "import sys, fortifai_ray.store as s; s.StageStore(sys.argv[1]); sys.exit('pyarrow.fs' in sys.modules)"
+    code = (
+        "import sys, fortifai_ray.storage.store as s; s.StageStore(sys.argv[1]); sys.exit('pyarrow.fs' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
     assert done.returncode == 0

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from fortifai_ray.gc import collect, plan_gc
+from fortifai_ray.storage.gc import collect, plan_gc
 from fortifai_ray.storage.lease import FOLDER as LEASES
+from fortifai_ray.storage.store import StageKey, StageStore, Storage
 from fortifai_ray.storage.uses import RUNNING
-from fortifai_ray.store import StageKey, StageStore, Storage
 
 from .conftest import S3
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fortifai_ray.storage.lease import FOLDER as LEASES
-from fortifai_ray.store import StageKey, StageLost, StageStore, Storage
+from fortifai_ray.storage.store import StageKey, StageLost, StageStore, Storage
 
 from .conftest import S3
 
@@ -122,7 +122,7 @@ def test_damage_here_is_mended_from_the_storage(s3: S3, storage: str, caplog: py
 _DIE = """
 import os, signal, sys
 from fortifai_ray.storage.objects import Objects
-from fortifai_ray.store import StageStore
+from fortifai_ray.storage.store import StageStore
 from tests.storage.test_remote_stages import KEY, write
 
 writing = Objects.write
@@ -161,7 +161,7 @@ def test_a_storage_that_was_emptied_gets_what_this_machine_still_has(s3: S3, sto
 _COMPUTE = """
 import os, sys, time
 from pathlib import Path
-from fortifai_ray.store import StageStore
+from fortifai_ray.storage.store import StageStore
 from tests.storage.test_remote_stages import KEY, write
 
 def compute(folder):

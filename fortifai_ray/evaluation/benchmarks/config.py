@@ -1,5 +1,6 @@
 """Which benchmarks are run on a generation's model, as a study file or ``fortifai evaluate`` says it."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -180,3 +181,39 @@ class BenchmarksConfig(BaseModel):
             if names.count(name) > 1:
                 raise ValueError(f"two benchmarks would both report {name or 'word_perplexity'}: give one a name")
         return self
+
+
+# What a benchmark's results are called, known before anything runs: columns of a study's tables.
+
+_COUNTS = ("scored", "truncated", "skipped")
+
+
+def metric_names(entries: Sequence[Benchmark]) -> tuple[str, ...]:
+    """The keys of :meth:`.report.BenchmarkReport.metrics`, for benchmarks run on a chain's generations."""
+    return tuple(name for entry in entries for name in (*_measures(entry), *_counts(entry)))
+
+
+def _measures(entry: Benchmark) -> Iterator[str]:
+    if isinstance(entry, KrTest):
+        yield from _with_interval(entry, "accuracy", "accuracy_fortifai", "accuracy_per_byte")
+        for suffix in ("accuracy", "accuracy_fortifai") if entry.fractions > 1 else ():
+            yield from _with_interval(entry, f"{suffix}_seen")
+            yield from (entry.metric(f"{suffix}_fraction_{number}") for number in range(entry.fractions))
+    elif isinstance(entry, Blimp):
+        yield from _with_interval(entry, "accuracy")
+        yield from (entry.metric(f"accuracy_{part}") for part in entry.files)
+    elif isinstance(entry, HellaSwag):
+        yield from _with_interval(entry, "accuracy", "accuracy_unnormalised")
+    elif isinstance(entry, Gsm8k):
+        yield from _with_interval(entry, "accuracy", "accuracy_flexible")
+    else:
+        yield from (entry.metric(suffix) for suffix in ("word_perplexity", "byte_perplexity", "bits_per_byte"))
+
+
+def _with_interval(entry: Benchmark, *suffixes: str) -> Iterator[str]:
+    for suffix in suffixes:
+        yield from (entry.metric(f"{suffix}{end}") for end in ("", "_low", "_high"))
+
+
+def _counts(entry: Benchmark) -> Iterator[str]:
+    yield from (f"{entry.prefix or entry.task}_{count}" for count in _COUNTS)

@@ -12,14 +12,20 @@ import numpy as np
 from fortifai_ray.engines.adapters import load_causal_lm
 from fortifai_ray.errors import UserError
 from fortifai_ray.evaluation.benchmarks.config import Benchmark, BenchmarksConfig, KrTest
-from fortifai_ray.evaluation.benchmarks.report import BenchmarkReport, EntryReport, Measure, accuracy
-from fortifai_ray.evaluation.benchmarks.statistics import Proportion, mean_proportion, proportion
+from fortifai_ray.evaluation.benchmarks.report import (
+    BenchmarkReport,
+    EntryReport,
+    Measure,
+    Proportion,
+    accuracy,
+    mean_proportion,
+    proportion,
+)
 from fortifai_ray.evaluation.benchmarks.tasks import TaskFile, check_files, harness_version, task_files
 from fortifai_ray.evaluation.kr import generator as kr_generator
 from fortifai_ray.evaluation.kr import scoring as kr_scoring
-from fortifai_ray.evaluation.kr.accuracy import answers
-from fortifai_ray.evaluation.kr.questions import Exam, load_exam, make_exam
-from fortifai_ray.store import canonical_hash, file_sha256
+from fortifai_ray.evaluation.kr.questions import Exam, answers, load_exam, make_exam
+from fortifai_ray.storage.store import canonical_hash, file_sha256
 
 VERSION = 1  # bump when the same checkpoint and files give other measures
 DEFAULT_CONTEXT = 2048

@@ -1,10 +1,76 @@
-"""Rows of token ids as two flat arrays, and the n-grams within them."""
+"""What a study file says of the signs of collapse."""
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class SignsConfig(BaseModel):
+    """Which signs are computed of each generation, and on how much.
+
+    What a corpus's signs are depends on its size. So they are taken on the first ``tokens`` generated tokens, and the
+    human reference is cut to the same number; where either holds fewer, both are cut to what the smaller one holds.
+    The same goes for the models: ``documents`` rows, drawn by the recipe's seed, the same in each generation.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    corpus: bool = Field(True, description="signs that need no model")
+    model: bool = Field(True, description="signs of the model on held-out human text and on what it wrote")
+    tokens: int = Field(10_000_000, ge=1, description="generated tokens that the corpus's signs are taken on")
+    smoothing: float = Field(0.5, gt=0.0, allow_inf_nan=False, description="pseudo-count of each n-gram, for the KL")
+    self_bleu_documents: int = Field(1000, ge=2, le=1000, description="documents that self-BLEU is taken on, at most")
+    documents: int = Field(128, ge=1, description="synthetic documents that the models score, at most")
+    gamma: float = Field(0.3, gt=0.0, le=1.0, description="the threshold that the kept fractions are reported at")
+    calibration_bins: int = Field(15, ge=1, le=1000, description="of equal width over [0, 1]")
+
+
+# What signs come to: numbers, what they were taken on, and why one is missing.
+
+
+@dataclass(frozen=True)
+class Signs:
+    """The signs of one generation.
+
+    Attributes:
+        values: a number for each metric of :mod:`fortifai_ray.evaluation.metrics` that was asked for; None where it
+            could not be had.
+        counts: what was scored and what was not: rows, tokens, targets.
+        reasons: why a value is None, by metric.
+        histograms: counts by bin, by name; the edges stand beside what fills them.
+    """
+
+    values: dict[str, float | None] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    histograms: dict[str, list[int]] = field(default_factory=dict)
+
+    def __or__(self, other: "Signs") -> "Signs":
+        """Both together; they share no name."""
+        return Signs(
+            self.values | other.values,
+            self.counts | other.counts,
+            self.reasons | other.reasons,
+            self.histograms | other.histograms,
+        )
+
+
+def finite(values: Mapping[str, float | None], reason: str, counts: dict[str, int]) -> Signs:
+    """Signs whose numbers are all finite: what is not becomes None, for ``reason`` or for what it was."""
+    known = {name: value if value is not None and math.isfinite(value) else None for name, value in values.items()}
+    reasons = {
+        name: reason if values[name] is None else f"not finite: {values[name]}"
+        for name, value in known.items()
+        if value is None
+    }
+    return Signs(known, counts, reasons)
+
+
+# Rows of token ids as two flat arrays, and the n-grams within them.
 
 
 @dataclass(frozen=True)

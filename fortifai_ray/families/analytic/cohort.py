@@ -12,14 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from fortifai_ray.curation import NoCuration, Surplexity, Verifier, select
-from fortifai_ray.families.analytic.base import Array, Model
+from fortifai_ray.families.analytic.base import Array, Model, Streams
 from fortifai_ray.families.analytic.recipe import AnalyticRecipe
-from fortifai_ray.families.analytic.streams import Streams
 from fortifai_ray.families.analytic.weighting import fit_with_loss
 from fortifai_ray.losses import Loss
-from fortifai_ray.recursion import Collapsed, Synthetic
-from fortifai_ray.regimes import Human, Pool, TrainingSet
+from fortifai_ray.recipe.curation import NoCuration, Surplexity, Verifier, select
+from fortifai_ray.recipe.family import Collapsed, Synthetic
+from fortifai_ray.recipe.regimes import Human, Pool, TrainingSet
 
 _HUMAN = "human"
 _BEFORE = -1  # the generation that the human data belong to

@@ -6,8 +6,7 @@ import numpy as np
 from pydantic import Field
 
 from fortifai_ray.families.analytic.arrays import moments, ones_unless_given, samples_last
-from fortifai_ray.families.analytic.base import AnalyticFamily, Array, Model
-from fortifai_ray.families.analytic.streams import Streams
+from fortifai_ray.families.analytic.base import AnalyticFamily, Array, Model, Streams
 
 _ROUNDING = np.finfo(np.float64).eps
 

@@ -14,8 +14,7 @@ from fortifai_ray.families.analytic.arrays import (
     samples_last,
     sliced_wasserstein,
 )
-from fortifai_ray.families.analytic.base import AnalyticFamily, Array, Model
-from fortifai_ray.families.analytic.streams import Streams
+from fortifai_ray.families.analytic.base import AnalyticFamily, Array, Model, Streams
 from fortifai_ray.seeds import generator
 
 _TINY = 10 * np.finfo(np.float64).eps

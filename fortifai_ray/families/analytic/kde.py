@@ -16,8 +16,7 @@ from fortifai_ray.families.analytic.arrays import (
     samples_last,
     sliced_wasserstein,
 )
-from fortifai_ray.families.analytic.base import AnalyticFamily, Array, Model
-from fortifai_ray.families.analytic.streams import Streams
+from fortifai_ray.families.analytic.base import AnalyticFamily, Array, Model, Streams
 from fortifai_ray.seeds import generator
 
 Shape = Literal["blobs", "circles", "moons", "swiss_roll"]

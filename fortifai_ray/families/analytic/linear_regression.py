@@ -7,8 +7,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from fortifai_ray.families.analytic.arrays import ones_unless_given
-from fortifai_ray.families.analytic.base import AnalyticFamily, Array, Model
-from fortifai_ray.families.analytic.streams import Streams
+from fortifai_ray.families.analytic.base import AnalyticFamily, Array, Model, Streams
 
 _ROUNDING = np.finfo(np.float64).eps
 

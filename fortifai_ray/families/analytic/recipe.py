@@ -5,17 +5,17 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import Field, PlainSerializer, PlainValidator, model_validator
 
-from fortifai_ray.curation import Verifier
 from fortifai_ray.families.analytic import ANALYTIC
 from fortifai_ray.families.analytic.base import AnalyticFamily
 from fortifai_ray.families.analytic.user import UserFamily, validate_user_family
 from fortifai_ray.losses import PointwiseLoss
-from fortifai_ray.recipe import Recipe
+from fortifai_ray.recipe.curation import Verifier
+from fortifai_ray.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
-    from fortifai_ray.devices import Devices
     from fortifai_ray.families.analytic.cohort import CohortFamily
-    from fortifai_ray.steps import Steps
+    from fortifai_ray.recipe.devices import Devices
+    from fortifai_ray.storage.steps import Steps
 
 
 def _validate(value: Any) -> AnalyticFamily:

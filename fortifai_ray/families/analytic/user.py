@@ -36,8 +36,7 @@ import numpy as np
 from pydantic import ConfigDict, ValidationError
 
 from fortifai_ray.errors import UserError
-from fortifai_ray.families.analytic.base import AnalyticFamily, Array, Model
-from fortifai_ray.families.analytic.streams import Streams
+from fortifai_ray.families.analytic.base import AnalyticFamily, Array, Model, Streams
 from fortifai_ray.user_code import find_user_code, mistake, source_hash
 
 _METHODS = {"human": 2, "fit": 1, "evaluate": 1, "generate": 3}

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from fortifai_ray.families.ray_train import OptimizerConfig
+from fortifai_ray.families.fitting import OptimizerConfig
 
 _CLOSED = ConfigDict(frozen=True, extra="forbid")
 SHAPES = ("blobs", "circles", "moons", "swiss_roll")

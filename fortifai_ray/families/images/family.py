@@ -10,19 +10,20 @@ from typing import Any
 
 import numpy as np
 
-from fortifai_ray.curation import NoCuration, Surplexity, Verifier, select
-from fortifai_ray.devices import Devices
-from fortifai_ray.families.images import evaluation, models, training
-from fortifai_ray.families.images.classifier import prepare_classifier
+from fortifai_ray.families.images import evaluation, training
+from fortifai_ray.families.images import networks as models
 from fortifai_ray.families.images.data import SAMPLES_FILE, HumanData, fetch_samples, read_written
+from fortifai_ray.families.images.measures import prepare_classifier
 from fortifai_ray.families.images.pictures import picture
 from fortifai_ray.families.images.recipe import ImageRecipe
 from fortifai_ray.losses import Loss
-from fortifai_ray.recursion import Collapsed, Synthetic
-from fortifai_ray.regimes import Human, Pool, TrainingSet
+from fortifai_ray.recipe.curation import NoCuration, Surplexity, Verifier, select
+from fortifai_ray.recipe.devices import Devices
+from fortifai_ray.recipe.family import Collapsed, Synthetic
+from fortifai_ray.recipe.regimes import Human, Pool, TrainingSet
 from fortifai_ray.seeds import derive_seed, generator
-from fortifai_ray.steps import Steps
-from fortifai_ray.store import Stage, StageKey, canonical_hash
+from fortifai_ray.storage.steps import Steps
+from fortifai_ray.storage.store import Stage, StageKey, canonical_hash
 
 GENERATION_VERSION = 1  # bump when the same model gives other samples
 CURATION_VERSION = 1  # bump when the same samples are chosen among otherwise

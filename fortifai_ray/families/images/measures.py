@@ -3,9 +3,17 @@
 Samples are rows (n, dimensions) of float: pixels in [0, 1], or coordinates.
 """
 
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
-from fortifai_ray.seeds import generator
+from fortifai_ray.families.images.data import HumanData
+from fortifai_ray.seeds import derive_seed, generator
+from fortifai_ray.storage.steps import Steps
+from fortifai_ray.storage.store import Stage, StageKey
 
 _PROJECTIONS = 128
 _NEIGHBOURS = 5  # k of the coverage, Naeem et al.'s
@@ -53,3 +61,59 @@ def class_entropy(classes: np.ndarray, count: int) -> float:
 def classes_present(classes: np.ndarray, count: int) -> float:
     """How many classes have at least a tenth of an even share: fewer may be the classifier's mistakes."""
     return float((np.bincount(classes, minlength=count) >= len(classes) / (10 * count)).sum())
+
+
+# A small classifier of the human samples, trained once a data set: it says of which classes a model's samples are.
+
+CLASSIFIER_VERSION = 1  # bump when the same samples give another classifier
+
+_WEIGHTS = "classifier.npz"
+_ROWS = 5000  # that it is trained on, at most
+_SETTINGS: dict[str, Any] = {"hidden_layer_sizes": (64,), "max_iter": 60, "learning_rate_init": 3e-3}
+
+
+def prepare_classifier(human: HumanData, steps: Steps) -> Stage | None:
+    """The stage of the classifier, the same for every chain on these samples; None where they have no classes.
+
+    Its ``accuracy`` on the held-out samples is among its outputs.
+    """
+    labels = human.train_labels
+    if labels is None:
+        return None
+    key = StageKey("classifier", CLASSIFIER_VERSION, {"data": human.hash})
+    return steps.run(key, "train the classifier", lambda folder: _train(human, labels, folder))
+
+
+def _train(human: HumanData, labels: np.ndarray, folder: Path) -> dict[str, Any]:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.neural_network import MLPClassifier
+
+    started = time.perf_counter()
+    rows = np.sort(generator(0, "classifier").permutation(len(labels))[:_ROWS])
+    network = MLPClassifier(**_SETTINGS, random_state=derive_seed(0, "classifier") % 2**32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a fixed number of passes is what is wanted
+        network.fit(as_rows(human.train[rows]), labels[rows])
+    # As plain arrays: what is stored is never unpickled.
+    weights = {f"w{i}": part.astype(np.float32) for i, part in enumerate(network.coefs_)}
+    biases = {f"b{i}": part.astype(np.float32) for i, part in enumerate(network.intercepts_)}
+    np.savez(folder / _WEIGHTS, **weights, **biases, classes=network.classes_)
+    assert human.held_out_labels is not None
+    accuracy = float((classify(human.held_out, folder) == human.held_out_labels).mean())
+    return {"accuracy": accuracy, "classes": len(network.classes_), "classifier_seconds": time.perf_counter() - started}
+
+
+def classify(samples: np.ndarray, folder: Path) -> np.ndarray:
+    """The class of each sample: int64 of shape (n,)."""
+    with np.load(folder / _WEIGHTS) as stored:
+        hidden = np.maximum(as_rows(samples) @ stored["w0"] + stored["b0"], 0.0)
+        scores, classes = hidden @ stored["w1"] + stored["b1"], stored["classes"]
+    # With two classes scikit-learn has one output, the second class's logit.
+    chosen = scores.argmax(1) if scores.shape[1] > 1 else (scores[:, 0] > 0).astype(np.int64)
+    return classes[chosen]
+
+
+def as_rows(samples: np.ndarray) -> np.ndarray:
+    """Samples as float32 rows (n, dimensions): pixels in [0, 1], coordinates as they are."""
+    rows = samples.reshape(len(samples), -1).astype(np.float32)
+    return rows / 255 if samples.dtype == np.uint8 else rows

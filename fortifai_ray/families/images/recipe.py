@@ -8,13 +8,13 @@ from pydantic import Field, field_validator, model_validator
 from fortifai_ray.errors import UserError
 from fortifai_ray.families.images.config import EvaluationConfig, FamilyConfig, TrainingConfig, fill_defaults
 from fortifai_ray.losses import Loss, LovaszSoftmax
-from fortifai_ray.recipe import Recipe
-from fortifai_ray.store import StageStore
+from fortifai_ray.recipe.recipe import Recipe
+from fortifai_ray.storage.store import StageStore
 
 if TYPE_CHECKING:
-    from fortifai_ray.devices import Devices
     from fortifai_ray.families.images.family import ImageFamily
-    from fortifai_ray.steps import Steps
+    from fortifai_ray.recipe.devices import Devices
+    from fortifai_ray.storage.steps import Steps
 
 _TRAINING = ("train_loss", "kept_fraction", "mean_target_probability")
 _LATENT = ("latent_mean_norm", "latent_variance", "active_units")

@@ -18,13 +18,13 @@ import torch.distributed as dist
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from fortifai_ray.elsewhere import Folder
+from fortifai_ray.families.fitting import fetch, make_optimizer, run_on_ray_train, use_bfloat16
 from fortifai_ray.families.images.config import TrainingConfig
-from fortifai_ray.families.images.models import load_identity, load_model, save_model
+from fortifai_ray.families.images.networks import load_identity, load_model, save_model
 from fortifai_ray.families.images.objective import Noise, Sums, cpu_generator
-from fortifai_ray.families.ray_train import fetch, make_optimizer, run_on_ray_train, use_bfloat16
 from fortifai_ray.losses import CrossEntropy, DynamicTruncatedCrossEntropy, Loss, PointwiseLoss
 from fortifai_ray.seeds import derive_seed, generator
+from fortifai_ray.storage.transfer import Folder
 
 VERSION = 1  # bump when the same data and settings give another model
 

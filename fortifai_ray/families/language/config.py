@@ -6,12 +6,11 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from fortifai_ray.evaluation.benchmarks.config import Benchmark, BenchmarksConfig
-from fortifai_ray.evaluation.benchmarks.names import metric_names
+from fortifai_ray.evaluation.benchmarks.config import Benchmark, BenchmarksConfig, metric_names
 from fortifai_ray.evaluation.metrics import CORPUS_SIGNS, MODEL_SIGNS
-from fortifai_ray.evaluation.signs.config import SignsConfig
+from fortifai_ray.evaluation.signs.rows import SignsConfig
+from fortifai_ray.families.fitting import OptimizerConfig
 from fortifai_ray.families.language.parallel import Parallel
-from fortifai_ray.families.ray_train import OptimizerConfig
 
 _CLOSED = ConfigDict(frozen=True, extra="forbid")
 

@@ -20,7 +20,7 @@ from fortifai_ray.errors import UserError
 from fortifai_ray.families.language.config import CorpusConfig, ModelConfig
 from fortifai_ray.families.language.written import read_written
 from fortifai_ray.seeds import generator
-from fortifai_ray.store import Stage, StageKey, StageStore, file_sha256
+from fortifai_ray.storage.store import Stage, StageKey, StageStore, file_sha256
 
 VERSION = 1  # bump when the same text gives other tokens
 END_OF_TEXT = "<|endoftext|>"

@@ -9,22 +9,22 @@ from typing import Any
 
 import numpy as np
 
-from fortifai_ray.curation import NoCuration, Surplexity, Verifier, select
-from fortifai_ray.devices import Devices
-from fortifai_ray.elsewhere import StageFiles
 from fortifai_ray.engines.adapters import AdapterFiles
-from fortifai_ray.families.language import data, evaluation, models, scoring, training
+from fortifai_ray.families.language import data, models, scoring, training
+from fortifai_ray.families.language import scoring as evaluation
 from fortifai_ray.families.language.corpus import Corpus
 from fortifai_ray.families.language.measures import Measures, together
 from fortifai_ray.families.language.placed import where_it_trained
 from fortifai_ray.families.language.recipe import LanguageRecipe
 from fortifai_ray.losses import Loss
-from fortifai_ray.progress import WAITING
-from fortifai_ray.recursion import Collapsed, Synthetic
-from fortifai_ray.regimes import Human, Pool, TrainingSet
+from fortifai_ray.recipe.curation import NoCuration, Surplexity, Verifier, select
+from fortifai_ray.recipe.devices import Devices
+from fortifai_ray.recipe.family import Collapsed, Synthetic
+from fortifai_ray.recipe.regimes import Human, Pool, TrainingSet
 from fortifai_ray.seeds import derive_seed, generator
-from fortifai_ray.steps import Steps
-from fortifai_ray.store import Stage, StageKey, canonical_hash
+from fortifai_ray.storage.steps import WAITING, Steps
+from fortifai_ray.storage.store import Stage, StageKey, canonical_hash
+from fortifai_ray.storage.transfer import StageFiles
 
 _TYPICAL_BLOCKS = 128  # human blocks whose median score says what is typical
 GENERATION_VERSION = 1  # bump when the same model and prompts give other text
@@ -164,7 +164,7 @@ class LanguageFamily:
         blocks = self.corpus.blocks(self.corpus.held_out, self._block_size)
         key = StageKey(
             "evaluate",
-            evaluation.VERSION,
+            evaluation.PERPLEXITY_VERSION,
             {"model": model.hash, "corpus": self.corpus.hash, "block_size": self._block_size},
         )
 
@@ -221,7 +221,7 @@ class LanguageFamily:
         scorer = model if isinstance(curation, Surplexity) else verifier
         key = StageKey(
             "curate",
-            scoring.VERSION,
+            scoring.CURATION_VERSION,
             {
                 "written": written.stage.hash,
                 "scorer": scorer.hash,

@@ -8,19 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fortifai_ray.devices import Devices
-from fortifai_ray.elsewhere import StageFiles
 from fortifai_ray.evaluation.benchmarks.config import BenchmarksConfig, KrTest
 from fortifai_ray.evaluation.signs import corpus as corpus_side
 from fortifai_ray.evaluation.signs import model as model_side
-from fortifai_ray.evaluation.signs.config import SignsConfig
-from fortifai_ray.evaluation.signs.result import Signs
+from fortifai_ray.evaluation.signs.rows import Signs, SignsConfig
 from fortifai_ray.families.language import data
 from fortifai_ray.families.language.corpus import Corpus
 from fortifai_ray.families.language.placed import where_it_trained
 from fortifai_ray.families.language.recipe import LanguageRecipe
-from fortifai_ray.steps import Steps
-from fortifai_ray.store import Stage, StageKey, canonical_hash
+from fortifai_ray.recipe.devices import Devices
+from fortifai_ray.storage.steps import Steps
+from fortifai_ray.storage.store import Stage, StageKey, canonical_hash
+from fortifai_ray.storage.transfer import StageFiles
 
 if TYPE_CHECKING:
     from fortifai_ray.evaluation.benchmarks.report import BenchmarkReport
@@ -129,7 +128,7 @@ class Measures:
         return {"human": canonical_hash(self.human.tolist()), "block_size": self.recipe.training.block_size}
 
     def _held_in(self) -> Sequence[str]:
-        from fortifai_ray.evaluation.kr.held_in import held_in_texts
+        from fortifai_ray.evaluation.kr.questions import held_in_texts
 
         corpus, size = self.corpus, self.recipe.training.block_size
         return held_in_texts(corpus.train, corpus.train_ends, self.human, size, corpus.decode)

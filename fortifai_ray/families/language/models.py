@@ -8,7 +8,7 @@ from typing import Any
 
 from fortifai_ray.families.language.config import ModelConfig
 from fortifai_ray.families.language.corpus import Corpus
-from fortifai_ray.store import file_sha256
+from fortifai_ray.storage.store import file_sha256
 
 VERSION = 1  # bump when the same seed gives another model
 

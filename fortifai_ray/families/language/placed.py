@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from fortifai_ray.devices import Devices
-from fortifai_ray.elsewhere import StageFiles, folder_here
+from fortifai_ray.recipe.devices import Devices
+from fortifai_ray.storage.transfer import StageFiles, folder_here
 
 _Result = TypeVar("_Result")
 

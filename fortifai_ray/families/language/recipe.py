@@ -5,18 +5,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from fortifai_ray.curation import Verifier
 from fortifai_ray.engines.config import DecodingConfig, EngineConfig, resolve_kind
 from fortifai_ray.errors import UserError
 from fortifai_ray.families.language.config import CorpusConfig, EvaluationConfig, ModelConfig, TrainingConfig
-from fortifai_ray.recipe import Recipe, Unit
-from fortifai_ray.resources import ResourcesConfig
-from fortifai_ray.store import StageStore
+from fortifai_ray.recipe.curation import Verifier
+from fortifai_ray.recipe.recipe import Recipe, Unit
+from fortifai_ray.storage.store import StageStore
+from fortifai_ray.study.resources import ResourcesConfig
 
 if TYPE_CHECKING:
-    from fortifai_ray.devices import Devices
     from fortifai_ray.families.language.family import LanguageFamily
-    from fortifai_ray.steps import Steps
+    from fortifai_ray.recipe.devices import Devices
+    from fortifai_ray.storage.steps import Steps
 
 METRICS = (
     "perplexity",
@@ -110,9 +110,9 @@ class LanguageRecipe(Recipe):
         return LanguageFamily(self, open_corpus(prepared, steps.store), steps, devices)
 
     def check(self, prepared: str | None, store: StageStore, source: str) -> None:
-        from fortifai_ray.devices import Devices
         from fortifai_ray.evaluation.benchmarks.tasks import check_files
-        from fortifai_ray.steps import Steps
+        from fortifai_ray.recipe.devices import Devices
+        from fortifai_ray.storage.steps import Steps
 
         family = self.build(prepared, Steps(store), Devices())
         size, batch, human = self.training.block_size, self.training.batch_size, family.human()

@@ -16,13 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import TypeAdapter
 
-from fortifai_ray.elsewhere import Folder
 from fortifai_ray.engines.adapters import whole_model
-from fortifai_ray.families.language.batches import Batch, batches
+from fortifai_ray.families.fitting import fetch, make_optimizer, run_on_ray_train, use_bfloat16
 from fortifai_ray.families.language.config import TrainingConfig
-from fortifai_ray.families.language.data import Blocks
+from fortifai_ray.families.language.data import Batch, Blocks, batches, keep_documents_apart
 from fortifai_ray.families.language.lora import adapt, save_adapter
-from fortifai_ray.families.language.packing import keep_documents_apart
 from fortifai_ray.families.language.parallel import (
     clip_gradients,
     held_share,
@@ -31,9 +29,9 @@ from fortifai_ray.families.language.parallel import (
     unreduced,
     unwrapped,
 )
-from fortifai_ray.families.ray_train import fetch, make_optimizer, run_on_ray_train, use_bfloat16
 from fortifai_ray.losses import CrossEntropy, DynamicTruncatedCrossEntropy, Loss, LovaszSoftmax, PointwiseLoss
 from fortifai_ray.seeds import generator
+from fortifai_ray.storage.transfer import Folder
 
 if TYPE_CHECKING:
     import torch

@@ -8,7 +8,7 @@ from fortifai_ray.errors import UserError
 from fortifai_ray.families.language.config import WrittenBy
 from fortifai_ray.storage.location import split_study
 from fortifai_ray.storage.mirror import opened_study
-from fortifai_ray.store import Stage, StageStore
+from fortifai_ray.storage.store import Stage, StageStore
 
 _COLUMNS = {"loss.kind": "loss", "regime.kind": "regime", "family.kind": "family"}
 

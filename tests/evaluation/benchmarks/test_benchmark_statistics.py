@@ -5,7 +5,7 @@ import math
 import pytest
 from scipy.stats import binomtest
 
-from fortifai_ray.evaluation.benchmarks.statistics import mcnemar, mean_proportion, proportion
+from fortifai_ray.evaluation.benchmarks.report import mcnemar, mean_proportion, proportion
 
 
 @pytest.mark.parametrize(("correct", "scored"), [(0, 7), (3, 7), (7, 7), (511, 1000)])

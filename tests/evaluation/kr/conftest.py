@@ -6,7 +6,7 @@ import pytest
 
 from fortifai_ray.families.language.config import CorpusConfig, ModelConfig
 from fortifai_ray.families.language.corpus import Corpus, prepare_corpus
-from fortifai_ray.store import StageStore
+from fortifai_ray.storage.store import StageStore
 
 
 @pytest.fixture(scope="session")

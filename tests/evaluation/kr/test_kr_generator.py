@@ -11,8 +11,7 @@ import pytest
 from fortifai_ray.errors import UserError
 from fortifai_ray.evaluation.kr.__main__ import main
 from fortifai_ray.evaluation.kr.generator import find_sentences, make_questions
-from fortifai_ray.evaluation.kr.held_in import held_in_texts
-from fortifai_ray.evaluation.kr.questions import Question, load_exam, make_exam
+from fortifai_ray.evaluation.kr.questions import Question, held_in_texts, load_exam, make_exam
 from fortifai_ray.families.language.corpus import Corpus
 
 DOCUMENTS = [topics[name] for name in sorted(topics)]

@@ -9,9 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fortifai_ray.evaluation.signs import repetition
-from fortifai_ray.evaluation.signs.repetition import compression_ratio, duplicate_share, longest_repeated_spans
+from fortifai_ray.evaluation.signs.repetition import (
+    compression_ratio,
+    duplicate_share,
+    longest_repeated_spans,
+    self_bleu,
+)
 from fortifai_ray.evaluation.signs.rows import Rows, as_rows
-from fortifai_ray.evaluation.signs.self_bleu import self_bleu
 
 documents = st.lists(st.lists(st.integers(0, 3), max_size=12), min_size=1, max_size=8)
 

@@ -15,10 +15,10 @@ from fortifai_ray.families.analytic import (
     LinearRegression,
     LogisticRegression,
 )
-from fortifai_ray.families.analytic.streams import Streams
+from fortifai_ray.families.analytic.base import Streams
 from fortifai_ray.families.analytic.weighting import fit_with_loss
 from fortifai_ray.losses import CrossEntropy
-from fortifai_ray.regimes import Draw, Human, Pool, Regime
+from fortifai_ray.recipe.regimes import Draw, Human, Pool, Regime
 
 FAMILIES: dict[str, AnalyticFamily] = {
     "gaussian": Gaussian(),

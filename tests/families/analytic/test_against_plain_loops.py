@@ -21,7 +21,7 @@ from fortifai_ray.families.analytic import (
     LogisticRegression,
 )
 from fortifai_ray.families.analytic.arrays import sliced_wasserstein
-from fortifai_ray.families.analytic.streams import Streams
+from fortifai_ray.families.analytic.base import Streams
 
 SEEDS = (3, 1, 4)
 EXACT = 1e-12

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fortifai_ray.families.analytic.streams import Streams
+from fortifai_ray.families.analytic.base import Streams
 from fortifai_ray.families.analytic.weighting import fit_with_loss
 from fortifai_ray.losses import TruncatedCrossEntropy
 

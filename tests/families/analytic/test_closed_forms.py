@@ -17,7 +17,7 @@ from fortifai_ray.families.analytic import (
     LogisticRegression,
 )
 from fortifai_ray.losses import TruncatedCrossEntropy
-from fortifai_ray.regimes import Accumulate, AccumulateSubsample, FixedHuman, Incremental, Mixed, Replace
+from fortifai_ray.recipe.regimes import Accumulate, AccumulateSubsample, FixedHuman, Incremental, Mixed, Replace
 
 from .loops import assert_mean, run
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fortifai_ray.families.analytic.streams import Streams
+from fortifai_ray.families.analytic.base import Streams
 from fortifai_ray.seeds import derive_seed
 
 

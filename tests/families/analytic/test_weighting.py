@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fortifai_ray.families.analytic import Discrete, Gaussian
-from fortifai_ray.families.analytic.streams import Streams
+from fortifai_ray.families.analytic.base import Streams
 from fortifai_ray.families.analytic.weighting import fit_with_loss, likelihood_rank, sample_weights
 from fortifai_ray.losses import (
     CrossEntropy,

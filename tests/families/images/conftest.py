@@ -4,7 +4,7 @@ import pytest
 
 from fortifai_ray.families.images.config import DataConfig
 from fortifai_ray.families.images.data import HumanData, prepare_data
-from fortifai_ray.store import StageStore
+from fortifai_ray.storage.store import StageStore
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fortifai_ray.families.images.recipe import ImageRecipe
-from fortifai_ray.store import StageStore
+from fortifai_ray.storage.store import StageStore
 
 VAE: dict[str, Any] = {
     "family": {"kind": "vae", "channels": 4, "latent": 4},

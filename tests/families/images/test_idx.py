@@ -8,7 +8,7 @@ import pytest
 from image_recipes import idx, write_pair
 
 from fortifai_ray.errors import UserError
-from fortifai_ray.families.images.idx import read_idx, read_images
+from fortifai_ray.families.images.data import read_idx, read_images
 
 
 def test_mnist_is_read(data_dir: Path) -> None:

@@ -10,16 +10,17 @@ import torch
 from image_recipes import DIFFUSION, VAE, make_recipe, prepared
 from pydantic import ValidationError
 
-from fortifai_ray.curation import Surplexity, Verifier
-from fortifai_ray.devices import Devices
+from fortifai_ray.chain.recursion import Generation, recursion
 from fortifai_ray.errors import UserError
 from fortifai_ray.families.images.family import ImageFamily
 from fortifai_ray.families.images.recipe import ImageRecipe
-from fortifai_ray.recipe import recipe_type
-from fortifai_ray.recursion import Collapsed, Generation, Synthetic, recursion
-from fortifai_ray.regimes import TrainingSet
-from fortifai_ray.steps import Steps
-from fortifai_ray.store import Stage, StageStore
+from fortifai_ray.recipe.curation import Surplexity, Verifier
+from fortifai_ray.recipe.devices import Devices
+from fortifai_ray.recipe.family import Collapsed, Synthetic
+from fortifai_ray.recipe.recipe import recipe_type
+from fortifai_ray.recipe.regimes import TrainingSet
+from fortifai_ray.storage.steps import Steps
+from fortifai_ray.storage.store import Stage, StageStore
 
 
 def run(recipe: ImageRecipe, folder: Path) -> list[Generation[Stage]]:
@@ -121,7 +122,7 @@ def test_what_cannot_be_trained_or_scored_is_a_collapse(tmp_path: Path) -> None:
     start = family.init(None, 0)
     with pytest.raises(Collapsed, match="training set is empty"):
         family.fit(TrainingSet(()), recipe.loss, start_from=start, generation=1)
-    from fortifai_ray.families.images.models import load_identity, load_model, save_model
+    from fortifai_ray.families.images.networks import load_identity, load_model, save_model
 
     model = load_model(start.path)
     with torch.no_grad():

@@ -8,19 +8,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fortifai_ray.families.images.classifier import classify, prepare_classifier
 from fortifai_ray.families.images.config import DataConfig
 from fortifai_ray.families.images.data import HumanData, prepare_data
 from fortifai_ray.families.images.measures import (
     class_entropy,
     classes_present,
+    classify,
     coverage,
+    prepare_classifier,
     sliced_wasserstein,
     trace_of_covariance,
 )
 from fortifai_ray.families.images.pictures import picture
-from fortifai_ray.steps import Steps
-from fortifai_ray.store import StageStore
+from fortifai_ray.storage.steps import Steps
+from fortifai_ray.storage.store import StageStore
 
 
 def test_the_wasserstein_distance_of_a_shift_is_known() -> None:

@@ -9,7 +9,7 @@ from fortifai_ray.families.language.config import CorpusConfig, ModelConfig
 from fortifai_ray.families.language.corpus import Corpus, prepare_corpus
 from fortifai_ray.families.language.data import Blocks
 from fortifai_ray.families.language.models import create_model
-from fortifai_ray.store import StageStore
+from fortifai_ray.storage.store import StageStore
 
 TINY = ModelConfig(preset="llama-tiny", vocab_size=512)
 

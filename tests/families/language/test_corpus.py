@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from fortifai_ray.errors import UserError
 from fortifai_ray.families.language.config import CorpusConfig, ModelConfig
 from fortifai_ray.families.language.corpus import Corpus, prepare_corpus, read_documents, split_documents
-from fortifai_ray.store import StageStore
+from fortifai_ray.storage.store import StageStore
 
 
 @given(st.lists(st.text(min_size=1, max_size=40), min_size=2, max_size=30).filter(lambda d: len(set(d)) > 1))

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from fortifai_ray.families.language.corpus import Corpus
 from fortifai_ray.families.language.data import draw_prompts, fetch_blocks, prompt_overlap
-from fortifai_ray.regimes import Draw, Pool, TrainingSet
+from fortifai_ray.recipe.regimes import Draw, Pool, TrainingSet
 
 
 def synthetic_corpus(folder: Path, rows: list[list[int]]) -> Pool:

@@ -15,10 +15,10 @@ from fortifai_ray.errors import UserError
 from fortifai_ray.families.language import training as training_module
 from fortifai_ray.families.language.config import LoraConfig, ModelConfig, TrainingConfig
 from fortifai_ray.families.language.data import Blocks
-from fortifai_ray.families.language.evaluation import perplexity
 from fortifai_ray.families.language.lora import check_targets
 from fortifai_ray.families.language.models import skeleton
 from fortifai_ray.families.language.recipe import LanguageRecipe
+from fortifai_ray.families.language.scoring import perplexity
 from fortifai_ray.families.language.training import TrainingReport, train
 from fortifai_ray.losses import CrossEntropy, Loss, TruncatedCrossEntropy
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from fortifai_ray.devices import Devices
+from fortifai_ray.chain.recursion import Generation, recursion
 from fortifai_ray.engines.adapters import load_causal_lm
 from fortifai_ray.engines.pool import EnginePool
 from fortifai_ray.families.language.recipe import LanguageRecipe
-from fortifai_ray.recursion import Generation, recursion
-from fortifai_ray.steps import Steps
-from fortifai_ray.store import Stage, StageStore
+from fortifai_ray.recipe.devices import Devices
+from fortifai_ray.storage.steps import Steps
+from fortifai_ray.storage.store import Stage, StageStore
 
 RECIPE: dict[str, Any] = {
     "family": {"kind": "language", "model": {"preset": "llama-tiny", "vocab_size": 512}},

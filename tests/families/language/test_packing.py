@@ -11,8 +11,7 @@ import transformers
 from fortifai_ray.errors import UserError
 from fortifai_ray.families.language.config import TrainingConfig
 from fortifai_ray.families.language.corpus import Corpus
-from fortifai_ray.families.language.data import Blocks
-from fortifai_ray.families.language.packing import keep_documents_apart, positions
+from fortifai_ray.families.language.data import Blocks, keep_documents_apart, positions
 from fortifai_ray.families.language.training import train
 from fortifai_ray.losses import CrossEntropy
 

@@ -5,10 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from fortifai_ray.devices import Devices
-from fortifai_ray.elsewhere import StageFiles
 from fortifai_ray.families.language.placed import where_it_trained
-from fortifai_ray.store import StageKey, StageStore
+from fortifai_ray.recipe.devices import Devices
+from fortifai_ray.storage.store import StageKey, StageStore
+from fortifai_ray.storage.transfer import StageFiles
 
 PROJECT = Path(__file__).resolve().parents[3]
 
@@ -18,7 +18,7 @@ import os
 import ray
 from ray.util.placement_group import placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-from fortifai_ray.devices import Devices
+from fortifai_ray.recipe.devices import Devices
 from fortifai_ray.errors import UserError
 from fortifai_ray.families.language.placed import where_it_trained
 

@@ -1,0 +1,150 @@
+"""Cohorts of a study: chains of a batched family that differ in their seed alone, computed and stored together.
+
+A cohort runs to its horizon: its chains cost next to nothing, and a mean over seeds at a late generation is only what
+theory speaks of where no chain has left before.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from fortifai_ray.chain.recursion import Generation, recursion
+from fortifai_ray.recipe.recipe import Recipe
+from fortifai_ray.storage.steps import Steps
+from fortifai_ray.storage.store import Stage, StageKey
+from fortifai_ray.study.study import Chain
+
+VERSION = 2  # bump when the same recipe and seeds give other numbers
+_TABLE = "generations.parquet"
+_CHAINS = 200  # at most, so that a large study spreads over workers and a killed one loses little
+
+
+@dataclass(frozen=True)
+class CohortTask:
+    """Chains of one cell, and the recipe of the first of them, located."""
+
+    chains: Sequence[Chain]
+    recipe: Recipe
+
+    @cached_property
+    def key(self) -> StageKey:
+        recipe = self.recipe
+        inputs = {
+            "recipe": recipe.model_dump(mode="json", exclude={"seed"}),
+            "family": recipe.family.identity(),
+            "loss": recipe.loss.identity(),
+            "seeds": self.seeds,
+        }
+        return StageKey("cohort", VERSION, inputs)
+
+    @property
+    def id(self) -> str:
+        return self.key.hash
+
+    @property
+    def cell_id(self) -> str:
+        return self.chains[0].cell_id
+
+    @property
+    def seeds(self) -> list[int]:
+        return [chain.recipe.seed for chain in self.chains]
+
+    @property
+    def label(self) -> str:
+        """For people: the cell, and how many chains."""
+        return f"{self.chains[0].cell_label} ({len(self.chains)} chains)"
+
+
+def cohorts(chains: Sequence[Chain]) -> list[CohortTask]:
+    """The cohorts of the batched chains among ``chains``, each of a cell's next few hundred seeds."""
+    cells: dict[str, list[Chain]] = defaultdict(list)
+    for chain in chains:
+        if chain.recipe.batched:
+            cells[chain.cell_id].append(chain)
+    return [
+        CohortTask(cell[start : start + _CHAINS], cell[0].recipe.located())
+        for cell in cells.values()
+        for start in range(0, len(cell), _CHAINS)
+    ]
+
+
+def run_cohort(task: CohortTask, steps: Steps) -> Stage:
+    """The cohort's stage: a table of every chain's generations; computed where the store lacks it.
+
+    Raises :class:`fortifai_ray.storage.steps.NotStored` where ``steps`` only replays.
+    """
+    from fortifai_ray.families.analytic.cohort import CohortFamily
+
+    def compute(folder: Path) -> Mapping[str, Any]:
+        family = CohortFamily(task.recipe, task.seeds)  # type: ignore[arg-type]
+        generations = recursion(task.recipe, family, lambda history: False, task.seeds)
+        table = pl.concat(list(_tables(generations, task)), how="diagonal_relaxed")
+        table.write_parquet(folder / _TABLE)
+        return {"chains": len(task.chains), "generations": int(table["generation"].max()) + 1}  # type: ignore[arg-type]
+
+    return steps.run(task.key, f"compute {len(task.chains)} chains", compute)
+
+
+def _tables(generations: Iterator[Generation[Any]], task: CohortTask) -> Iterator[pl.DataFrame]:
+    """Each generation as a table with a row per chain."""
+    count = len(task.chains)
+    for generation in generations:
+        sets = generation.data.of_each(count) if generation.data.by_seed else [generation.data]
+        outputs: dict[str, Any] = {}
+        for step in (generation.model, generation.scores, generation.synthetic and generation.synthetic.stage):
+            outputs |= step.outputs if step else {}
+        columns: dict[str, Any] = {
+            "human_size": [one.human_size for one in sets],
+            "synthetic_size": [one.synthetic_size for one in sets],
+            **{name: outputs.get(name) for name in task.recipe.metrics},
+            **{name: outputs.get(name, 0.0) for name in ("train_seconds", "generate_seconds", "evaluate_seconds")},
+        }
+        spread = {name: _spread(values, count) for name, values in columns.items()}
+        yield pl.DataFrame({"seed": task.seeds, "generation": [generation.number] * count, **spread}).with_columns(
+            collapse_reason=pl.lit(generation.collapse_reason, pl.String),
+            ended=pl.lit(generation.ended(task.recipe), pl.String),
+        )
+
+
+def _spread(values: Any, count: int) -> pl.Series:
+    """One value per chain."""
+    if values is None:
+        return pl.repeat(None, count, dtype=pl.Float64, eager=True)
+    return pl.Series(np.broadcast_to(np.asarray(values), (count,)) if np.size(values) == 1 else np.asarray(values))
+
+
+def cohort_rows(task: CohortTask, stage: Stage) -> pl.DataFrame:
+    """A cohort's rows of ``generations.parquet``, from its stage."""
+    recipe = task.recipe
+    chains = pl.DataFrame(
+        [{**chain.varied, "chain_id": chain.chain_id, "seed": chain.recipe.seed} for chain in task.chains],
+        infer_schema_length=None,
+        strict=False,
+    )
+    total = pl.col("human_size") + pl.col("synthetic_size")
+    seconds = pl.sum_horizontal("train_seconds", "generate_seconds", "evaluate_seconds")
+    return (
+        pl.read_parquet(stage.path / _TABLE)
+        .join(chains, on="seed", how="left", maintain_order="left")
+        .sort("seed", "generation", maintain_order=True)
+        .with_columns(
+            family=pl.lit(recipe.family.kind),
+            loss=pl.lit(recipe.loss.kind),
+            gamma=pl.lit(getattr(recipe.loss, "gamma", None), pl.Float64),
+            regime=pl.lit(recipe.regime.kind),
+            unit=pl.lit(recipe.unit),
+            synthetic_ratio=pl.lit(recipe.regime.asked_ratio, pl.Float64),
+            synthetic_ratio_realised=pl.col("synthetic_size") / total,
+            synthetic_size_cum=pl.col("synthetic_size").cum_sum().over("chain_id"),
+            reused=pl.lit(stage.reused),
+            computed_seconds=pl.lit(0.0) if stage.reused else seconds,
+            world_size=pl.lit(None, pl.Int64),
+            stage=pl.lit(stage.hash),
+        )
+    )

@@ -1,0 +1,69 @@
+"""The recursion: train on what the last generation wrote, score it, let it write, again. One loop for every family."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic
+
+from fortifai_ray.recipe.family import Collapsed, Family, Metrics, S, Synthetic
+from fortifai_ray.recipe.recipe import Recipe
+from fortifai_ray.recipe.regimes import Pool, TrainingSet
+
+
+@dataclass(frozen=True)
+class Generation(Generic[S]):
+    """One round of the recursion. What a collapsed generation did not get to is None."""
+
+    number: int
+    data: TrainingSet
+    model: S | None = None
+    scores: S | None = None
+    synthetic: Synthetic[S] | None = None
+    curated: Synthetic[S] | None = None
+    collapse_reason: str | None = None
+
+    def ended(self, recipe: Recipe) -> str | None:
+        """Why the chain ends with this generation, as far as the recursion knows: ``recorded`` or ``horizon``."""
+        if self.collapse_reason is not None:
+            return "recorded"
+        return "horizon" if self.number == recipe.generations - 1 else None
+
+
+def recursion(
+    recipe: Recipe, family: Family[S], stop: Callable[[list[Metrics]], bool], seeds: Sequence[int] | None = None
+) -> Iterator[Generation[S]]:
+    """The generations of one chain (of each of a cohort's, where ``seeds`` are given), as they are completed.
+
+    ``stop(metrics of each generation so far)`` says that collapse is confirmed: the chain then ends with the
+    generation at hand.
+    """
+    human, regime, synthetic, history = family.human(), recipe.regime, list[Pool](), list[Metrics]()
+    model: S | None = None
+    first: S | None = None
+    for g in range(recipe.generations):
+        data = regime.training_set(human, synthetic, g, seeds or (recipe.seed,))
+        try:
+            model = family.fit(data, recipe.loss, start_from=family.init(model, g), generation=g)
+            scores = family.evaluate(model, generation=g)
+        except Collapsed as reason:
+            yield Generation(g, data, collapse_reason=str(reason))
+            return
+        first = first or model
+        history.append({**model.outputs, **scores.outputs})
+        ends = g == recipe.generations - 1 or stop(history)
+        size = 0.0 if ends else regime.synthetic_size(human.first.size, g)
+        written = family.generate(model, recipe.curation.asked(size), generation=g)
+        curated = family.curate(written, size, model=model, verifier=first) if size else written
+        synthetic.append(curated.pool)
+        yield Generation(g, data, model, scores, written, curated)
+        if ends:
+            return
+
+
+def first_metrics(recipe: Recipe, family: Family[S]) -> Metrics | None:
+    """The metrics of a recipe's generation 0; None where it collapsed at once."""
+    data = recipe.regime.training_set(family.human(), [], 0)
+    try:
+        model = family.fit(data, recipe.loss, start_from=family.init(None, 0), generation=0)
+        return {**model.outputs, **family.evaluate(model, generation=0).outputs}
+    except Collapsed:
+        return None

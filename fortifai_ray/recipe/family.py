@@ -1,0 +1,62 @@
+"""What a family is to the recursion: the steps of a generation, and what each hands to the next."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from fortifai_ray.losses import Loss
+from fortifai_ray.recipe.regimes import Human, Pool, TrainingSet
+
+
+class Collapsed(Exception):
+    """A generation that cannot be scored, or followed by another: the reason is recorded, and the chain ends there."""
+
+
+class Step(Protocol):
+    """A completed step: a :class:`fortifai_ray.storage.store.Stage`, or, for a cohort of chains, arrays in memory."""
+
+    @property
+    def hash(self) -> str: ...
+
+    @property
+    def outputs(self) -> Mapping[str, Any]: ...
+
+    @property
+    def reused(self) -> bool: ...
+
+
+S = TypeVar("S", bound=Step)
+
+
+@dataclass(frozen=True)
+class Synthetic(Generic[S]):
+    """Synthetic data: the step that made them, the pool that regimes draw from, and the steps that measured them."""
+
+    stage: S
+    pool: Pool
+    measures: tuple[S, ...] = ()
+
+
+class Family(Protocol[S]):
+    """A kind of model. Each method is one step of a generation, taken from the stage store where it is there."""
+
+    def human(self) -> Human:
+        """The human training data, in the order in which they are used."""
+
+    def init(self, previous: S | None, generation: int) -> S:
+        """The model that a generation's training starts from: scratch, base or the previous one."""
+
+    def fit(self, data: TrainingSet, loss: Loss, *, start_from: S, generation: int) -> S:
+        """Train; raises :class:`Collapsed` where training diverged."""
+
+    def evaluate(self, model: S, *, generation: int) -> S:
+        """Score on held-out human data; raises :class:`Collapsed` where the model gives no finite score."""
+
+    def generate(self, model: S, size: float, *, generation: int) -> Synthetic[S]:
+        """``size`` units of synthetic data; for ``size`` 0 only what a person would want to look at."""
+
+    def curate(self, written: Synthetic[S], size: float, *, model: S, verifier: S) -> Synthetic[S]:
+        """``size`` units of what was written, chosen as the recipe's curation says; ``verifier`` is generation 0."""
+
+
+Metrics = Mapping[str, Any]

@@ -1,0 +1,122 @@
+"""A recipe: everything that determines a chain's numbers, and nothing else.
+
+Each family has a recipe of its own, a subclass that adds what it takes (a corpus, training settings, a number of
+samples) and builds the family: a Gaussian has no corpus, and a study file that gives it one is refused.
+"""
+
+import importlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fortifai_ray.losses import CrossEntropy, Loss
+from fortifai_ray.recipe.curation import Curation, NoCuration
+from fortifai_ray.recipe.regimes import Regime, Replace
+from fortifai_ray.storage.store import StageStore, canonical_hash
+
+if TYPE_CHECKING:
+    from fortifai_ray.recipe.devices import Devices
+    from fortifai_ray.recipe.family import Family
+    from fortifai_ray.storage.steps import Steps
+    from fortifai_ray.study.resources import ResourcesConfig
+
+Unit = Literal["tokens", "samples"]
+
+
+class Recipe(BaseModel):
+    """Family, loss, regime and curation of one chain, and its seed; what else there is, its family's recipe adds.
+
+    Where it is stored, what it runs on and what varies beside it have no place here: they must not change a result.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    unit: ClassVar[Unit] = "samples"
+    batched: ClassVar[bool] = False  # chains that differ in their seed alone are computed together, as arrays
+    uses_engines: ClassVar[bool] = False  # generation runs on warm engines
+
+    family: Any
+    regime: Regime = Replace()
+    loss: Loss = CrossEntropy()
+    curation: Curation = NoCuration()
+    generations: int = Field(ge=1, description="generations 0 to generations − 1 are computed")
+    seed: int = Field(0, ge=0)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What is measured of each generation: columns of the results, and what a collapse criterion may name."""
+        raise NotImplementedError
+
+    @property
+    def chain_id(self) -> str:
+        """Hash of the resolved recipe, seed included."""
+        return canonical_hash(self.model_dump(mode="json"))[:16]
+
+    def flat(self) -> dict[str, Any]:
+        """The resolved recipe with dotted keys, e.g. ``{"loss.kind": "tce", "loss.gamma": 0.3, …}``."""
+        return flatten(self.model_dump(mode="json"))
+
+    def located(self) -> Self:
+        """The same recipe with its paths made absolute, for processes that run in other folders.
+
+        No stage depends on a path, only on what lies there; a chain's id is that of the recipe as it was written.
+        """
+        return self
+
+    @property
+    def shared_input(self) -> Any:
+        """What :meth:`prepare` depends on: recipes in which it is equal are prepared once."""
+        return None
+
+    def prepare(self, store: StageStore, source: str) -> str | None:
+        """Read the data that the recipe needs into the store; returns what :meth:`build` finds it by.
+
+        Raises :class:`UserError`, beginning with ``source``, for what cannot be read.
+        """
+        return None
+
+    def check(self, prepared: str | None, store: StageStore, source: str) -> None:
+        """What only the prepared data tell: too few samples, rows that do not fit. Raises :class:`UserError`."""
+
+    def check_resources(self, resources: "ResourcesConfig", source: str) -> None:
+        """What the recipe's model cannot run on. Raises :class:`UserError`, beginning with ``source``."""
+
+    def build(self, prepared: str | None, steps: "Steps", devices: "Devices") -> "Family":
+        """The family of one chain of this recipe."""
+        raise NotImplementedError
+
+
+_RECIPES = {
+    "language": "fortifai_ray.families.language.recipe:LanguageRecipe",
+    **dict.fromkeys(("vae", "diffusion"), "fortifai_ray.families.images.recipe:ImageRecipe"),
+    **dict.fromkeys(
+        ("gaussian", "discrete", "kde", "linear_regression", "logistic_regression", "exponential_family", "gmm"),
+        "fortifai_ray.families.analytic.recipe:AnalyticRecipe",
+    ),
+}
+FAMILIES = tuple(_RECIPES)
+
+
+def recipe_type(content: Mapping[str, Any]) -> type[Recipe] | None:
+    """The class of recipe that ``content`` asks for by its ``family.kind``; None where there is none of that name.
+
+    A dotted path names a user's own family, which gives samples.
+    """
+    family = content.get("family")
+    kind = family.get("kind") if isinstance(family, Mapping) else None
+    path = _RECIPES["gaussian"] if isinstance(kind, str) and ":" in kind else _RECIPES.get(str(kind))
+    if path is None:
+        return None
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, keys joined by dots; lists are leaves."""
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        if isinstance(item, dict):
+            flat |= flatten(item, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = item
+    return flat

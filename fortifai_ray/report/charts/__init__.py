@@ -1,0 +1,1 @@
+"""The charts that the report and the notebooks share."""

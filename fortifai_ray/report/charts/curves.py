@@ -1,0 +1,198 @@
+"""Collapse curves: a metric by generation, as an Altair chart for the report, notebooks and figures alike.
+
+It takes tables as the result contract has them and returns an ordinary chart: ``chart.save("x.png")`` works. Colours
+are Okabe and Ito's (safe for colour-blind readers), and cells differ in shape as well; what is drawn in grey reads on
+light and on dark. Values that are no number (a diverged generation) are drawn as triangles at the edge, so that they
+neither vanish nor bend the axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import altair as alt
+import polars as pl
+
+from fortifai_ray.report.charts.encodings import (
+    MOST_BANDS,
+    MOST_IN_LEGEND,
+    Tooltips,
+    Width,
+    colour_of,
+    inline,
+    legend_of,
+    limit_layers,
+    shapes,
+)
+from fortifai_ray.report.criteria import criteria_of
+from fortifai_ray.report.metrics import describe
+from fortifai_ray.report.points import MOST_POINTS, Curve, curve, thin
+from fortifai_ray.results.cells import BASELINE, Cells, varied_keys
+from fortifai_ray.statistics import CollapseCriterion
+
+MOST_SYMBOLS = 25  # generations that get a symbol on the median: more run into one another
+# 5,000 and 1e+9: thousands are read at a glance, rows of zeros are not. A label that the axis left empty stays so.
+_LOG_LABEL = "datum.label && (datum.value >= 1e6 || datum.value < 1e-4) ? format(datum.value, '.0e') : datum.label"
+
+
+def collapse_curves(
+    generations: pl.DataFrame,
+    chains: pl.DataFrame | None,
+    metric: str,
+    *,
+    cells: Cells | None = None,
+    criteria: Sequence[CollapseCriterion] | None = None,
+    baseline: Mapping[str, Any] = BASELINE,
+    log_scale: bool | None = None,
+    legend: bool = True,
+    most_points: int = MOST_POINTS,
+    width: Width = 640,
+    height: int = 340,
+) -> alt.LayerChart:
+    """A metric by generation: a colour per cell, the median over seeds, a band over seeds and a thin line per seed.
+
+    A cell of more than :data:`~fortifai_ray.report.points.MANY_CHAINS` chains is its median and 5–95 % band alone.
+    Median and band reach as far as *every* chain of the cell has a value: chains stop once they have collapsed, and a
+    median over the survivors would flatter the rest. Failed chains are drawn as lines only. Dashed lines are the
+    criterion's limits (with their range over seeds, where the reference differs by seed).
+
+    Args:
+        generations: ``generations.parquet``.
+        chains: ``chains.parquet``, for the limits and the failed chains; None draws neither.
+        metric: the column to draw, in its own unit.
+        cells: the study's cells; by default found by the dotted columns.
+        criteria: limits to draw; by default those ``chains`` has for this metric.
+        baseline: the dotted keys of a baseline chain; its cell comes first.
+        log_scale: None takes a log axis for positive values that span decades, and for perplexities and ratios.
+        legend: whether the chart names the cells (up to as many as a legend can hold).
+        most_points: of all medians together, and of all thin lines; generations are thinned to it.
+        width: in pixels, or "container".
+        height: in pixels.
+
+    Raises:
+        KeyError: ``generations`` has no such column.
+    """
+    if metric not in generations.columns:
+        raise KeyError(f"generations has no column {metric!r}")
+    if cells is None:
+        keys = varied_keys(generations if chains is None else chains)
+        cells = Cells.of(generations, [key for key in keys if key in generations.columns], baseline)
+    if criteria is None:
+        criteria = [] if chains is None else [item for item in criteria_of(chains) if item.metric == metric]
+    drawn = curve_of(generations, chains, metric, cells, log_scale=log_scale, most_points=most_points)
+    return draw(drawn, chains, metric, cells, criteria, legend=legend, width=width, height=height)
+
+
+def curve_of(
+    generations: pl.DataFrame,
+    chains: pl.DataFrame | None,
+    metric: str,
+    cells: Cells,
+    *,
+    log_scale: bool | None = None,
+    most_points: int = MOST_POINTS,
+) -> Curve:
+    """The numbers behind :func:`collapse_curves`."""
+    return curve(generations, metric, cells, _failed(chains), log_scale=log_scale, most_points=most_points)
+
+
+def draw(
+    drawn: Curve,
+    chains: pl.DataFrame | None,
+    metric: str,
+    cells: Cells,
+    criteria: Sequence[CollapseCriterion] = (),
+    *,
+    title: str | None = None,
+    legend: bool = True,
+    most_points: int = MOST_POINTS,
+    width: Width = 640,
+    height: int = 340,
+) -> alt.LayerChart:
+    """The chart of a :class:`~fortifai_ray.report.points.Curve`; ``title`` is the value axis's, else the metric's."""
+    y = _value_axis(describe(metric).axis if title is None else title, drawn.log_scale)
+    names = legend_of(cells, drawn.cells) if legend else None
+    colour = colour_of(cells, names)
+    layers = [*_median_layers(drawn, y, colour, names, cells), *_chain_layers(drawn, y, colour, most_points)]
+    layers += [*_broken_layers(drawn, colour, height), *limit_layers(chains, criteria, cells, y, drawn.log_scale)]
+    return alt.LayerChart(layer=layers, width=width, height=height)
+
+
+def _value_axis(title: str, log_scale: bool) -> alt.Y:
+    if not log_scale:
+        return alt.Y("value:Q", title=title, scale=alt.Scale(zero=False))
+    scale, axis = alt.Scale(type="log", nice=False), alt.Axis(format=",~g", labelExpr=_LOG_LABEL)
+    return alt.Y("value:Q", title=f"{title}, log scale" if title else "log scale", scale=scale, axis=axis)
+
+
+def _failed(chains: pl.DataFrame | None) -> list[str]:
+    """The chains without a verdict under any criterion."""
+    if chains is None:
+        return []
+    verdicts = chains.group_by("chain_id").agg((pl.col("status") == "failed").all().alias("failed"))
+    return verdicts.filter("failed")["chain_id"].to_list()
+
+
+def _median_layers(
+    drawn: Curve, y: alt.Y, colour: alt.Color, legend: alt.Legend | None, cells: Cells
+) -> list[alt.Chart]:
+    """Band, thick line and symbols of each cell; a click on a cell's name, or its symbol, singles it out."""
+    pick = alt.selection_point(name="pick", fields=["cell"], bind="legend" if legend else alt.Undefined)
+    fade = alt.condition(pick, alt.value(1.0), alt.value(0.12))
+    banded = drawn.spread["cell"].n_unique() <= MOST_BANDS and drawn.spread["chains"].max() not in (None, 1)
+    rows = (drawn.spread if banded else drawn.spread.drop("low", "high")).to_dicts()
+    tooltip: Tooltips = ["cell:N", "generation:Q", alt.Tooltip("value:Q", title="median", format=",.4~g")]
+    tooltip += ["band:N", alt.Tooltip("chains:Q", format=",")]
+    base = alt.Chart(inline(rows)).encode(x=generation_axis(), color=colour, detail="part:Q")
+    crowded = len(drawn.cells) > MOST_IN_LEGEND
+    line = base.mark_line(strokeWidth=1.2 if crowded else 2.5).encode(y=y, opacity=fade)
+    marked = set(thin(drawn.generations, MOST_SYMBOLS))
+    scale = alt.Scale(domain=cells.order, range=shapes(cells))
+    shape = alt.Shape("cell:N", title=None, scale=scale, legend=legend)
+    dots = alt.Chart(inline([row for row in rows if row["generation"] in marked])).mark_point(
+        filled=True, size=24 if crowded else 60
+    )
+    symbols = dots.encode(x=generation_axis(), y=y, color=colour, shape=shape, opacity=fade, tooltip=tooltip)
+    layers = [line, symbols.add_params(pick)]
+    if not banded:
+        return layers
+    clear = alt.condition(pick, alt.value(0.16), alt.value(0.03))
+    return [base.mark_area().encode(y=alt.Y("low:Q"), y2="high:Q", opacity=clear), *layers]
+
+
+def _chain_layers(drawn: Curve, y: alt.Y, colour: alt.Color, most_points: int) -> list[alt.Chart]:
+    """A thin line per chain, where a cell has several and not too many."""
+    points = drawn.points.filter(pl.col("value").is_not_null())
+    several = points.group_by("cell").agg(pl.col("chain").n_unique())["chain"].max()
+    if several in (None, 1) or len(points) > most_points:
+        return []
+    tooltip: Tooltips = ["cell:N", "seed:Q", "generation:Q", alt.Tooltip("value:Q", format=",.4~g")]
+    base = alt.Chart(inline(points.drop("shown").to_dicts())).encode(
+        x=generation_axis(), y=y, color=colour, detail=["chain:N", "part:Q"], tooltip=tooltip
+    )
+    return [base.mark_line(strokeWidth=0.8, opacity=0.55, point=alt.OverlayMarkDef(size=14, opacity=0.55))]
+
+
+def _broken_layers(drawn: Curve, colour: alt.Color, height: int) -> list[alt.Chart]:
+    """Values that are no number: triangles at the top edge, −∞ alone at the bottom one."""
+    single = drawn.points.filter(pl.col("value").is_null()).select("cell", "seed", "generation", "shown")
+    broken = pl.concat([single, drawn.broken], how="diagonal_relaxed").sort("cell", "generation")
+    layers = []
+    for below in (False, True):
+        rows = broken.filter(pl.col("shown").str.starts_with("−∞") == below).to_dicts()
+        if rows:
+            which: Tooltips = ["cell:N", "seed:Q", "generation:Q", alt.Tooltip("shown:N", title="value")]
+            base = alt.Chart(inline(rows)).encode(x=generation_axis(), color=colour, tooltip=which)
+            mark = base.mark_point(
+                shape="triangle-down" if below else "triangle-up", size=90, strokeWidth=2, filled=False
+            )
+            layers.append(mark.encode(y=alt.value(height - 6 if below else 6)))
+    return layers
+
+
+def generation_axis() -> alt.X:
+    """Whole generations."""
+    return alt.X(
+        "generation:Q", title="generation", axis=alt.Axis(tickMinStep=1, format="d"), scale=alt.Scale(nice=False)
+    )

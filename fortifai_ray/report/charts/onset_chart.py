@@ -1,0 +1,136 @@
+"""When the chains of each cell collapsed, a row per cell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import altair as alt
+import polars as pl
+
+from fortifai_ray.report.charts.encodings import GREY, Tooltips, Width, colour_of, height_of, inline, rows_of
+from fortifai_ray.report.criteria import criterion_rows
+from fortifai_ray.report.points import MANY_CHAINS
+from fortifai_ray.results.cells import Cells
+from fortifai_ray.results.words import count, finite, number
+from fortifai_ray.statistics import CollapseCriterion
+from fortifai_ray.statistics.survival import kaplan_meier
+
+_BOUNDS = {"exact": "diamond", "lower": "triangle-right", "upper": "triangle-left"}
+
+
+def onset_chart(
+    chains: pl.DataFrame,
+    criterion: CollapseCriterion,
+    cells: Cells,
+    *,
+    medians: Mapping[str, float | None] | None = None,
+    width: Width = 640,
+) -> alt.LayerChart | None:
+    """Each chain's collapse onset, cells below each other: filled circles collapsed, open triangles are censored.
+
+    A cell of more than :data:`~fortifai_ray.report.points.MANY_CHAINS` chains is drawn by its Kaplan–Meier quantiles:
+    thin from 5 to 95 %, thick from 25 to 75 %; an open triangle where a censored share leaves the end unknown.
+
+    Args:
+        chains: ``chains.parquet``.
+        criterion: the criterion to show.
+        cells: the study's cells.
+        medians: the Kaplan–Meier median by cell, drawn as a bar; null where it is not reached.
+        width: in pixels, or "container".
+
+    Returns:
+        None where no chain has a verdict.
+    """
+    verdicts = _verdicts(chains, criterion, cells)
+    if verdicts.is_empty():
+        return None
+    many = pl.len().over("cell") > MANY_CHAINS
+    layers = [*_quantile_layers(verdicts.filter(many), cells), *_median_bars(medians or {}, cells)]
+    layers += _chain_marks(verdicts.filter(~many), cells)
+    return alt.LayerChart(layer=layers, width=width, height=height_of(cells))
+
+
+def _onset_axis() -> alt.X:
+    scale = alt.Scale(zero=True, nice=False, padding=10)
+    return alt.X("at:Q", title="onset (generations)", scale=scale, axis=alt.Axis(tickMinStep=1))
+
+
+def _median_bars(medians: Mapping[str, float | None], cells: Cells) -> list[alt.Chart]:
+    bars = [{"cell": cell, "at": median} for cell, median in medians.items() if finite([median])]
+    if not bars:
+        return []
+    bar = alt.Chart(inline(bars)).mark_tick(thickness=3, size=min(24, height_of(cells) // len(cells.order)), color=GREY)
+    tooltip: Tooltips = ["cell:N", alt.Tooltip("at:Q", title="median FI", format=".4~g")]
+    return [bar.encode(x=_onset_axis(), y=rows_of(cells), tooltip=tooltip)]
+
+
+def _chain_marks(verdicts: pl.DataFrame, cells: Cells) -> list[alt.Chart]:
+    """A mark per chain; a cell's chains are spread evenly, by seed, so that equal onsets do not hide each other."""
+    jitter = (2 * (pl.int_range(pl.len()) + 0.5) / pl.len() - 1).over("cell")
+    rows = verdicts.sort("seed").with_columns(jitter.alias("jitter")).to_dicts()
+    offset = alt.YOffset("jitter:Q", scale=alt.Scale(domain=[-1.2, 1.2]))
+    at = alt.Tooltip("at:Q", title="generations", format=".2f")
+    tooltip: Tooltips = ["cell:N", "seed:Q", "status:N", at, "consumed:N"]
+    layers: list[alt.Chart] = []
+    for collapsed, shape in ((True, "circle"), (False, "triangle-right")):
+        values = [row | {"consumed": count(row["fi_synthetic"])} for row in rows if row["collapsed"] == collapsed]
+        if values:
+            mark = alt.Chart(inline(values)).mark_point(
+                filled=collapsed, shape=shape, size=80, opacity=1, strokeWidth=2
+            )
+            encoded = mark.encode(x=_onset_axis(), y=rows_of(cells), yOffset=offset, color=colour_of(cells))
+            layers.append(encoded.encode(tooltip=tooltip))
+    return layers
+
+
+def _quantile_layers(verdicts: pl.DataFrame, cells: Cells) -> list[alt.Chart]:
+    """Two bars per cell of many chains, and a triangle where the longer one has no known end."""
+    rows = _onset_quantiles(verdicts)
+    if not rows:
+        return []
+    tooltip: Tooltips = ["cell:N", "middle:N", "most:N", alt.Tooltip("chains:Q", format=","), "censored:N"]
+    layers = []
+    for low, high, thickness in (("q05", "q95", 2), ("q25", "q75", 8)):
+        bars = [row | {"at": row[low], "to": row[high]} for row in rows]
+        rule = alt.Chart(inline(bars)).mark_rule(strokeWidth=thickness, opacity=0.9)
+        layers.append(
+            rule.encode(x=_onset_axis(), x2="to:Q", y=rows_of(cells), color=colour_of(cells), tooltip=tooltip)
+        )
+    if ends := [row | {"at": row["q95"]} for row in rows if row["open"]]:
+        mark = alt.Chart(inline(ends)).mark_point(shape="triangle-right", size=80, strokeWidth=2, filled=False)
+        layers.append(mark.encode(x=_onset_axis(), y=rows_of(cells), color=colour_of(cells), tooltip=tooltip))
+    return layers
+
+
+def _onset_quantiles(verdicts: pl.DataFrame) -> list[dict[str, Any]]:
+    """Kaplan–Meier quantiles of the fidelity interval by cell; those that are not reached end at the longest one."""
+    if verdicts.is_empty():
+        return []
+    lost = kaplan_meier(verdicts.with_columns(censored=~pl.col("collapsed")), ["cell"], time="at")
+    ends = {f"q{round(100 * share):02}": share for share in (0.05, 0.25, 0.75, 0.95)}
+    quantiles = [
+        pl.col("at").filter(pl.col("_survival") <= 1 - share + 1e-12).min().alias(name) for name, share in ends.items()
+    ]
+    table = lost.group_by("cell").agg(
+        *quantiles, pl.col("at").max().alias("last"), pl.len().alias("chains"), pl.col("censored").mean()
+    )
+    rows = []
+    for row in table.sort("cell").iter_rows(named=True):
+        known = {name: row["last"] if row[name] is None else row[name] for name in ends}
+        said = {name: f"≥{number(row['last'])}" if row[name] is None else number(row[name]) for name in ends}
+        rows.append(
+            known
+            | {"cell": row["cell"], "chains": row["chains"], "open": row["q95"] is None}
+            | {"middle": f"{said['q25']} to {said['q75']}", "most": f"{said['q05']} to {said['q95']}"}
+            | {"censored": f"{100 * row['censored']:.3g} %"}
+        )
+    return rows
+
+
+def _verdicts(chains: pl.DataFrame, criterion: CollapseCriterion, cells: Cells) -> pl.DataFrame:
+    """A row per chain with a verdict: ``cell, seed, status, at, fi_synthetic, collapsed``."""
+    table = cells.name(chains.filter(criterion_rows(criterion), pl.col("status") != "failed"))
+    table = table.filter(pl.col("cell").is_not_null(), pl.col("fi_generations").is_finite())
+    collapsed = (pl.col("status") == "collapsed").alias("collapsed")
+    return table.select("cell", "seed", "status", pl.col("fi_generations").alias("at"), "fi_synthetic", collapsed)

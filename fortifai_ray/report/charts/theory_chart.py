@@ -1,0 +1,209 @@
+"""Measured against closed forms: means over seeds with their intervals, the formula's curve, and their distance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import altair as alt
+import numpy as np
+import polars as pl
+
+from fortifai_ray.report.charts.curves import generation_axis
+from fortifai_ray.report.charts.encodings import GREY, Tooltips, colour_of, inline, legend_of, shapes
+from fortifai_ray.report.metrics import describe
+from fortifai_ray.results.reader import Results
+from fortifai_ray.statistics.intervals import mean_intervals
+from fortifai_ray.theory.recipes import ClosedForm, closed_forms, recipes
+
+LEVEL = 0.90
+_RESAMPLES = 2_000
+_NORMAL = 1.645  # standard errors that 90 % of a normal distribution lie within
+_SCHEMA: dict[str, Any] = {
+    **{"title": pl.String, "metric": pl.String, "cell": pl.String, "form": pl.String, "limit": pl.String},
+    "generation": pl.Int64,
+    **dict.fromkeys(("measured", "low", "high", "error", "theory"), pl.Float64),
+    "chains": pl.Int64,
+}
+
+
+def comparison(results: Results) -> tuple[pl.DataFrame, list[str]]:
+    """What was measured beside what the closed forms say.
+
+    Returns:
+        A row per closed form, cell and generation that all of the cell's chains have reached: ``title, metric, cell,
+        form, limit, generation, measured, low, high`` (BCa interval over seeds, level 0.90; null for one seed),
+        ``error`` (the standard error), ``theory, chains``; and sentences on what cannot be compared.
+    """
+    rows: list[dict[str, Any]] = []
+    said: list[str] = []
+    named = results.cells.name(results.generations)
+    known: Mapping[str, Any] = recipes(results)
+    for cell in results.cells.order:
+        forms = [form for form in closed_forms(known[cell]) if form.metric in named.columns]
+        if not forms:
+            said.append(
+                f"{cell}: there is no closed form for this family, regime and loss among those of fortifai_ray.theory."
+            )
+        for form in forms:
+            found, why = _compare(named.filter(pl.col("cell") == cell), form)
+            rows += [row | {"cell": cell} for row in found]
+            said += [f"{cell}, {form.title}: {why}"] if why else []
+    return pl.DataFrame(rows, schema=_SCHEMA), said
+
+
+def _compare(table: pl.DataFrame, form: ClosedForm) -> tuple[list[dict[str, Any]], str]:
+    """The rows of one closed form in one cell, and what is missing."""
+    asked = table["chain_id"].n_unique()
+    wide = table.select("generation", "seed", pl.col(form.metric).cast(pl.Float64).alias("value")).drop_nulls()
+    complete = wide.group_by("generation").agg(n=pl.len(), finite=pl.col("value").is_finite().all())
+    kept = complete.filter(pl.col("n") == asked, "finite")["generation"].sort().to_list()
+    if form.summary == "variance" and asked < 2:
+        return [], "one chain has no variance: run more seeds."
+    why = ""
+    if len(kept) < complete.height:
+        lost = complete.height - len(kept)
+        why = (
+            f"{lost} of {complete.height} generations are left out, since not every chain reached them with a finite "
+            "value; a mean over the others would flatter. Run with early_stopping: false."
+        )
+    if not kept:
+        return [], why
+    samples = np.stack([wide.filter(pl.col("generation") == g).sort("seed")["value"].to_numpy() for g in kept])
+    try:
+        expected = [form.at(generation) for generation in kept]
+    except ValueError as error:
+        return [], f"{form.name} has no value here: {error}."
+    rows = _moments(samples, form.summary)
+    fixed = {"title": form.title, "metric": form.metric, "form": form.name, "limit": form.limit, "chains": asked}
+    return [
+        {**fixed, "generation": g, "theory": value, **row} for g, value, row in zip(kept, expected, rows, strict=True)
+    ], why
+
+
+def _moments(samples: np.ndarray, summary: str) -> list[dict[str, Any]]:
+    """Mean (or variance) of each row of (generations, chains), its interval and standard error."""
+    count = samples.shape[1]
+    if summary == "variance":
+        samples = (samples - samples.mean(1, keepdims=True)) ** 2 * count / (count - 1)
+    measured = samples.mean(1)
+    if count < 2:
+        return [{"measured": float(value), "low": None, "high": None, "error": None} for value in measured]
+    low, high = mean_intervals(samples, LEVEL, _RESAMPLES, seed=0)
+    error = samples.std(1, ddof=1) / np.sqrt(count)
+    columns = (measured.tolist(), low.tolist(), high.tolist(), error.tolist())
+    return [dict(zip(("measured", "low", "high", "error"), row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def overlays(table: pl.DataFrame, results: Results) -> alt.VConcatChart:
+    """Each quantity's measured values with its closed form, and below it how far they are apart (where there are
+    several seeds), one after another."""
+    charts: list[alt.LayerChart] = []
+    for title in table["title"].unique(maintain_order=True).to_list():
+        charts.append(_overlay(table, results, title))
+        away = _distance(table, results, title)
+        charts += [] if away is None else [away]
+    independent = {"color": "independent", "shape": "independent", "strokeDash": "independent"}
+    return alt.VConcatChart(vconcat=charts, resolve=alt.Resolve(scale=independent))
+
+
+def _heading(table: pl.DataFrame, title: str) -> str:
+    """``Mean over seeds: trace ratio``."""
+    metric = table.filter(pl.col("title") == title)["metric"][0]
+    return f"{title.split(' ', 1)[0].capitalize()} over seeds: {describe(str(metric)).title}"
+
+
+def _overlay(
+    table: pl.DataFrame, results: Results, title: str, *, width: int = 640, height: int = 300
+) -> alt.LayerChart:
+    """Points: measured, with their intervals; lines: the closed form (dashed where it holds in a limit alone)."""
+    rows = table.filter(pl.col("title") == title)
+    cells = results.cells
+    text = describe(str(rows["metric"][0]))
+    summary = title.split(" ", 1)[0]
+    colour = colour_of(cells, legend_of(cells, set(rows["cell"])))
+    shape = alt.Shape(
+        "cell:N",
+        title=None,
+        scale=alt.Scale(domain=cells.order, range=shapes(cells)),
+        legend=legend_of(cells, set(rows["cell"])),
+    )
+    y = alt.Y("value:Q", title=f"{summary} over seeds: {text.axis}", scale=alt.Scale(zero=False))
+    lines = rows.with_columns(
+        value=pl.col("theory"), kind=pl.when(pl.col("limit") == "").then(pl.lit("exact")).otherwise(pl.lit("limit"))
+    )
+    dash = alt.StrokeDash("kind:N", legend=None, scale=alt.Scale(domain=["exact", "limit"], range=[[1, 0], [6, 4]]))
+    tooltip: Tooltips = [
+        "cell:N",
+        "generation:Q",
+        alt.Tooltip("measured:Q", format=".4~g"),
+        alt.Tooltip("low:Q", format=".4~g"),
+    ]
+    tooltip += [
+        alt.Tooltip("high:Q", format=".4~g"),
+        alt.Tooltip("theory:Q", format=".4~g"),
+        "form:N",
+        "limit:N",
+        "chains:Q",
+    ]
+    points = alt.Chart(inline(rows.with_columns(value=pl.col("measured")).to_dicts()))
+    layers = [
+        alt.Chart(inline(lines.to_dicts()))
+        .mark_line(strokeWidth=1.8)
+        .encode(x=generation_axis(), y=y, color=colour, strokeDash=dash)
+    ]
+    if rows["low"].count():
+        layers.append(
+            points.mark_rule(strokeWidth=1.5, opacity=0.7).encode(
+                x=generation_axis(), y=alt.Y("low:Q"), y2="high:Q", color=colour
+            )
+        )
+    layers.append(
+        points.mark_point(filled=True, size=36, opacity=1).encode(
+            x=generation_axis(), y=y, color=colour, shape=shape, tooltip=tooltip
+        )
+    )
+    return alt.LayerChart(layer=layers, width=width, height=height, title=_heading(table, title))
+
+
+def _distance(
+    table: pl.DataFrame, results: Results, title: str, *, width: int = 640, height: int = 150
+) -> alt.LayerChart | None:
+    """How many standard errors lie between measurement and closed form; grey: where 90 % of them should. None for one
+    seed: how far a measurement may be from its mean is not known."""
+    rows = table.filter(pl.col("title") == title, pl.col("error") > 0)
+    if rows.is_empty():
+        return None
+    rows = rows.with_columns(away=(pl.col("measured") - pl.col("theory")) / pl.col("error"))
+    cells = results.cells
+    y = alt.Y("away:Q", title="standard errors away")
+    band = alt.Chart(inline([{"from": -_NORMAL, "to": _NORMAL}])).mark_rect(color=GREY, opacity=0.16)
+    shape = alt.Shape("cell:N", legend=None, scale=alt.Scale(domain=cells.order, range=shapes(cells)))
+    tooltip: Tooltips = ["cell:N", "generation:Q", alt.Tooltip("away:Q", format=".2f")]
+    dots = alt.Chart(inline(rows.to_dicts())).mark_point(filled=True, size=30, opacity=0.9)
+    layers = [
+        band.encode(y=alt.Y("from:Q", title="standard errors away"), y2="to:Q"),
+        alt.Chart(inline([{"away": 0}])).mark_rule(color=GREY).encode(y=y),
+        dots.encode(x=generation_axis(), y=y, color=colour_of(cells), shape=shape, tooltip=tooltip),
+    ]
+    return alt.LayerChart(layer=layers, width=width, height=height)
+
+
+def agreement(table: pl.DataFrame) -> list[dict[str, str]]:
+    """Per closed form and cell: in how many generations the interval holds it, and the largest relative deviation."""
+    rows = []
+    for (title, cell), group in table.group_by("title", "cell", maintain_order=True):
+        told = group.filter(pl.col("low").is_not_null())
+        inside = told.filter((pl.col("theory") >= pl.col("low")) & (pl.col("theory") <= pl.col("high"))).height
+        last = group.sort("generation").row(-1, named=True)
+        rows.append(
+            {
+                "quantity": str(title),
+                "cell": str(cell),
+                "closed form": last["form"] + (f" ({last['limit']})" if last["limit"] else ""),
+                "chains": f"{last['chains']:,}",
+                "inside the 90 % interval": f"{inside} of {told.height} generations" if told.height else "no interval",
+                "at the last generation": f"measured {last['measured']:.4g}, theory {last['theory']:.4g}",
+            }
+        )
+    return rows

@@ -1,0 +1,1 @@
+"""The result tables: their schema, who writes them and who reads them."""

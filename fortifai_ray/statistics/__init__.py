@@ -1,0 +1,53 @@
+"""Fidelity statistics: when a chain collapses, and how its fidelity interval compares with the baseline's.
+
+Pure functions of tables. Nothing here knows what a model is, what ran it, or where a table is kept::
+
+    generations  --chain_table-->  chains  --fidelity_table-->  fidelity  --conclusions-->  sentences
+         |                           +--first_crossings, crossing_order-->  what collapses first
+         +--ratio_profile-->  the ratio as a function of the criterion's threshold
+    collapse points  --critical_ratios-->  how much more synthetic data a loss tolerates
+
+:func:`onset` and :func:`collapse_confirmed` judge one chain, also while it still runs; :func:`chain_table` judges all
+chains of a study at once; :func:`fidelity_table` summarises them per cell, with censored chains kept as the lower
+bounds they are. :mod:`fortifai_ray.tracking.from_mlflow` reads ``generations`` back from MLflow's runs.
+"""
+
+from fortifai_ray.statistics.chains import Reference, chain_table
+from fortifai_ray.statistics.conclusions import conclusions
+from fortifai_ray.statistics.criterion import (
+    CRITERION_COLUMNS,
+    CollapseCriterion,
+    criteria_of,
+    criterion_rows,
+    is_log_scale,
+    with_chance,
+)
+from fortifai_ray.statistics.critical import critical_ratios
+from fortifai_ray.statistics.crossing import Onset, collapse_confirmed, judge, onset
+from fortifai_ray.statistics.fidelity import fidelity_table
+from fortifai_ray.statistics.order import crossing_order, first_crossings
+from fortifai_ray.statistics.profile import ratio_profile, spanning_thresholds
+from fortifai_ray.statistics.survival import logrank
+
+__all__ = [
+    "CRITERION_COLUMNS",
+    "CollapseCriterion",
+    "Onset",
+    "Reference",
+    "chain_table",
+    "collapse_confirmed",
+    "conclusions",
+    "criteria_of",
+    "criterion_rows",
+    "critical_ratios",
+    "crossing_order",
+    "fidelity_table",
+    "first_crossings",
+    "is_log_scale",
+    "judge",
+    "logrank",
+    "onset",
+    "ratio_profile",
+    "spanning_thresholds",
+    "with_chance",
+]

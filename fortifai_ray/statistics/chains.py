@@ -1,0 +1,224 @@
+"""``chains.parquet``: from a row per chain and generation to a row per chain and criterion."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import polars as pl
+
+from fortifai_ray.statistics.criterion import CollapseCriterion
+from fortifai_ray.statistics.crossing import Floats, Integers, find_crossings
+from fortifai_ray.statistics.ratios import Baseline, cell_keys, pair_with_baseline
+
+# What `generations` names without a path; a baseline may be given by a key that the study does not vary.
+_CONTRACT_COLUMNS = {
+    "family.kind": "family",
+    "loss.kind": "loss",
+    "loss.gamma": "gamma",
+    "regime.kind": "regime",
+    "regime.synthetic_ratio": "synthetic_ratio",
+}
+
+
+Reference = tuple[str, str, float]  # a chain's id, a metric, and what that was at the baseline's generation 0
+
+
+def chain_table(
+    generations: pl.DataFrame,
+    criteria: Sequence[CollapseCriterion],
+    baseline: Baseline,
+    varied: Sequence[str],
+    generations_asked: int,
+    *,
+    failed: Collection[str] = (),
+    roster: pl.DataFrame | None = None,
+    references: Collection[Reference] = (),
+) -> pl.DataFrame:
+    """When each chain collapsed under each criterion, and how far it stayed faithful.
+
+    Args:
+        generations: a row per chain and generation, in any order: ``chain_id, generation, seed``, the varied keys, the
+            criteria's metrics, ``synthetic_size_cum``, and optionally ``collapse_reason`` (not null: this generation
+            was recorded as collapsed and ended its chain) and ``ended`` (why a chain ends with it). A null metric was
+            not measured: the chain was observed up to the generation before it. Generations beyond those asked for are
+            ignored.
+        baseline: the keys and values that make a chain the baseline.
+        varied: the varied keys, each a column; the seed may be among them.
+        generations_asked: the study's ``generations``, N; the horizon is N − 1.
+        failed: ids of chains that failed.
+        roster: a row per chain of the study (``chain_id``, ``seed``, the varied keys): what makes chains appear that
+            failed before their first generation.
+        references: the baseline's generation 0 as it was measured for single chains, where the table has no baseline
+            chain beside them (a search places each cell's chains at values of its own).
+
+    Returns:
+        A row per criterion and chain, sorted by cell and seed: ``chain_id``, the varied keys, ``seed``, baseline keys
+        that are not varied, ``metric, threshold, relative_to, direction, confirm, chance, limit`` (in the metric's
+        units), ``onset, status, censored, horizon, fi_generations, fi_synthetic, ended``.
+
+        A chain that is ``unconfirmed`` or ``survived`` is censored: its fidelity intervals end at the last generation
+        observed, and are lower bounds. A chain is ``failed``, with null ``onset``, ``censored`` and intervals, where
+        no verdict can be had: it is in ``failed`` and no collapse had been confirmed before, it has no generation 0,
+        or the generation 0 that its limit is relative to is missing or broken.
+
+    Raises:
+        ValueError: a column is missing, a generation is there twice, or no generation was asked for.
+    """
+    if generations_asked < 1:
+        raise ValueError(f"generations must be at least 1 (got {generations_asked})")
+    if generations.is_empty():  # no chain got as far as generation 0: such a table may have lost its columns
+        generations = pl.DataFrame(schema={"chain_id": pl.String, "generation": pl.Int64})
+    measured = generations.filter(pl.col("generation") < generations_asked)
+    chains = _chain_roster(measured, roster, varied, baseline)
+    history = _History.of(measured, chains["chain_id"], generations_asked)
+    pairs = chains.select("chain_id").join(
+        pair_with_baseline(chains, varied, baseline), on="chain_id", how="left", maintain_order="left"
+    )
+    baselines = _positions(pairs["baseline_chain_id"], chains["chain_id"])
+    has_failed = chains["chain_id"].is_in(list(failed)).to_numpy()
+    ended = _ended(measured, chains)
+    measured_apart = {(chain_id, metric): value for chain_id, metric, value in references}
+    verdicts = []
+    for criterion in dict.fromkeys(criteria):
+        given = np.array([measured_apart.get((one, criterion.metric), np.nan) for one in chains["chain_id"]])
+        verdicts.append(_judge(history, criterion, baselines, has_failed, given))
+    return pl.concat([chains.hstack(verdict).with_columns(ended) for verdict in verdicts])
+
+
+def _ended(generations: pl.DataFrame, chains: pl.DataFrame) -> pl.Series:
+    """(chains,) Why each chain ended, as its last generation says; null where nothing does."""
+    if "ended" not in generations.columns:
+        return pl.Series("ended", [None] * chains.height, dtype=pl.String)
+    told = generations.sort("generation").group_by("chain_id").agg(pl.col("ended").cast(pl.String).last())
+    return chains.select("chain_id").join(told, on="chain_id", how="left", maintain_order="left")["ended"]
+
+
+@dataclass(frozen=True)
+class _History:
+    """The generations as (chains, generations) matrices; ``rows`` and ``columns`` say where each row's values go."""
+
+    table: pl.DataFrame
+    rows: Integers
+    columns: Integers
+    shape: tuple[int, int]
+    recorded: Integers  # (chains,): the first generation recorded as collapsed; the number of generations for none
+    _seen: dict[str, tuple[Floats, Integers]] = field(default_factory=dict)  # many criteria ask for the same metric
+
+    @staticmethod
+    def of(table: pl.DataFrame, chain_ids: pl.Series, generations: int) -> "_History":
+        rows, columns = _positions(table["chain_id"], chain_ids), table["generation"].cast(pl.Int64).to_numpy()
+        if (np.bincount(rows * generations + columns) > 1).any():
+            raise ValueError("generations: a chain has the same generation twice")
+        recorded = np.full(len(chain_ids), generations, dtype=np.int64)
+        if "collapse_reason" in table.columns:
+            has_reason = table["collapse_reason"].is_not_null().to_numpy()
+            np.minimum.at(recorded, rows[has_reason], columns[has_reason])
+        return _History(table, rows, columns, (len(chain_ids), generations), recorded)
+
+    def of_metric(self, column: str) -> tuple[Floats, Integers]:
+        """One column's values, NaN where there is none, and (chains,) how many generations from 0 on have one (NaN is
+        a value, null is not) or were recorded."""
+        if column not in self._seen:
+            self._seen[column] = self._matrix(column), self._observed(column)
+        return self._seen[column]
+
+    def _matrix(self, column: str) -> Floats:
+        values = np.full(self.shape, np.nan)
+        if self.table.height:
+            if column not in self.table.columns:
+                raise ValueError(f"generations: no column {column!r}; there are {', '.join(self.table.columns)}")
+            values[self.rows, self.columns] = self.table[column].cast(pl.Float64).to_numpy()
+        return values
+
+    def _observed(self, column: str) -> Integers:
+        seen = np.zeros((self.shape[0], self.shape[1] + 1), dtype=np.bool_)
+        if self.table.height:
+            seen[self.rows, self.columns] = self.table[column].is_not_null().to_numpy()
+        chains = np.arange(self.shape[0])
+        seen[chains, self.recorded] |= self.recorded < self.shape[1]
+        return np.minimum(np.argmin(seen, axis=1), self.recorded + 1)
+
+
+def _chain_roster(
+    generations: pl.DataFrame, roster: pl.DataFrame | None, varied: Sequence[str], baseline: Baseline
+) -> pl.DataFrame:
+    """A row per chain: ``chain_id``, cell keys, ``seed``, and the baseline's keys as far as they are known."""
+    keys = cell_keys(varied)
+    wanted = ["chain_id", *keys, "seed", *(key for key in baseline if key not in keys and key != "seed")]
+    tables = [
+        _select_keys(table, wanted, required=2 + len(keys)) for table in (generations, roster) if table is not None
+    ]
+    chains = pl.concat(tables, how="diagonal_relaxed").unique("chain_id", keep="first", maintain_order=True)
+    chains = chains.with_columns(pl.lit(None).alias(key) for key in (*keys, "seed") if key not in chains.columns)
+    return chains.select(key for key in wanted if key in chains.columns).sort(*keys, "seed", "chain_id")
+
+
+def _select_keys(table: pl.DataFrame, wanted: Sequence[str], required: int) -> pl.DataFrame:
+    """The wanted columns, under their contract names where they have no path; the first ``required`` must be there."""
+    found = {}
+    for position, key in enumerate(wanted):
+        column = key if key in table.columns else _CONTRACT_COLUMNS.get(key, key)
+        if column in table.columns:
+            found[key] = pl.col(column)
+        elif position < required and table.height:
+            raise ValueError(f"no column {key!r} in {', '.join(table.columns)}")
+    return table.select(**found)
+
+
+def _positions(ids: pl.Series, among: pl.Series) -> Integers:
+    """(ids,) Where each id stands in ``among``; -1 for null."""
+    index = pl.DataFrame({"id": among, "position": pl.int_range(len(among), eager=True)})
+    joined = pl.DataFrame({"id": ids}, schema={"id": among.dtype}).join(
+        index, on="id", how="left", maintain_order="left"
+    )
+    return joined["position"].fill_null(-1).cast(pl.Int64).to_numpy()
+
+
+def _judge(
+    history: _History, criterion: CollapseCriterion, baselines: Integers, has_failed: np.ndarray, given: Floats
+) -> pl.DataFrame:
+    values, observed = history.of_metric(criterion.metric)
+    limits = _limits(criterion, values[:, 0], baselines, given)
+    found = find_crossings(values, limits, observed=observed, recorded=history.recorded, criterion=criterion)
+    # Without a limit an earlier crossing cannot be ruled out, unless there is no earlier generation.
+    confirmed = ~np.isnan(found.onset) & (~np.isnan(limits) | (found.onset == 0))
+    unjudged = ~confirmed & (has_failed | (observed == 0) | np.isnan(limits))
+    status = np.select([unjudged, confirmed, found.pending], ["failed", "collapsed", "unconfirmed"], default="survived")
+    interval = np.where(confirmed, found.onset, observed - 1.0)
+    interval[unjudged] = np.nan
+    columns: dict[str, pl.Series | pl.Expr] = {
+        **{name: pl.lit(getattr(criterion, name)) for name in ("metric", "threshold", "relative_to", "direction")},
+        "confirm": pl.lit(criterion.confirm, dtype=pl.Int64),
+        "chance": pl.lit(criterion.chance, dtype=pl.Float64),
+        "limit": pl.Series(limits, nan_to_null=True),
+        "onset": pl.Series(np.where(confirmed, found.onset, np.nan), nan_to_null=True),
+        "status": pl.Series(status.astype(object), dtype=pl.String),
+        "censored": pl.Series(
+            [None if u else not c for u, c in zip(unjudged, confirmed, strict=True)], dtype=pl.Boolean
+        ),
+        "horizon": pl.lit(history.shape[1] - 1, dtype=pl.Int64),
+        "fi_generations": pl.Series(interval, nan_to_null=True),
+        "fi_synthetic": pl.Series(_at(history.of_metric("synthetic_size_cum")[0], interval), nan_to_null=True),
+    }
+    return pl.DataFrame({"_": np.zeros(len(limits))}).with_columns(**columns).drop("_")
+
+
+def _limits(criterion: CollapseCriterion, own: Floats, baselines: Integers, given: Floats) -> Floats:
+    """(chains,) The limit of each chain (:meth:`CollapseCriterion.limit`), NaN where it has none. A baseline chain
+    that is there goes before what is ``given`` for it."""
+    if criterion.relative_to == "absolute":
+        return np.full(own.shape, criterion.threshold)
+    if criterion.relative_to == "own_generation_0":
+        return criterion.limits(own)
+    beside = np.append(own, np.nan)[baselines]
+    return criterion.limits(np.where(np.isnan(beside), given, beside))
+
+
+def _at(matrix: Floats, position: Floats) -> Floats:
+    """(chains,) Each row of ``matrix`` at a fractional column, linearly interpolated; NaN where either is missing."""
+    known = ~np.isnan(position)
+    rows = np.arange(len(position))
+    place = np.where(known, position, 0.0)
+    low, high = np.floor(place).astype(np.int64), np.ceil(place).astype(np.int64)
+    start, end = matrix[rows, low], matrix[rows, high]
+    return np.where(known, start + (place - low) * (end - start), np.nan)

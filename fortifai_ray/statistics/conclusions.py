@@ -1,0 +1,186 @@
+"""What a study's tables allow one to conclude and what they do not, in sentences that each name their criterion."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from fortifai_ray.statistics.criterion import criteria_of, criterion_rows, with_chance
+from fortifai_ray.statistics.fidelity import MIN_PAIRS
+
+_IN = {"generations": "in generations", "synthetic": "in synthetic data consumed"}
+
+
+def conclusions(fidelity: pl.DataFrame, chains: pl.DataFrame) -> list[str]:
+    """What the tables say, criterion by criterion, and what they cannot say.
+
+    Args:
+        fidelity: as :func:`~fortifai_ray.statistics.fidelity.fidelity_table` returns it.
+        chains: as :func:`~fortifai_ray.statistics.chains.chain_table` returns it.
+
+    Returns:
+        Plain sentences. For each criterion: chains without a verdict, nothing collapsed, everything collapsed at
+        generation 0, chains followed for different lengths, no baseline, one chain a cell; then each cell's ratio with
+        its interval, its bound and its test, or why it has none.
+    """
+    chains = with_chance(chains)
+    if chains.is_empty():
+        return ["No chain has a result: nothing can be concluded under any criterion."]
+    return [
+        f"Under {criterion.words}: {sentence}"
+        for criterion in criteria_of(chains)
+        for sentence in _about(fidelity.filter(criterion_rows(criterion)), chains.filter(criterion_rows(criterion)))
+    ]
+
+
+def _about(cells: pl.DataFrame, chains: pl.DataFrame) -> Iterator[str]:
+    """The sentences of one criterion."""
+    judged = chains.filter(pl.col("status") != "failed")
+    if lost := chains.height - judged.height:
+        yield (
+            f"{lost} of {chains.height} chains have no verdict (they failed, or what they are measured against is "
+            "missing) and are left out; if collapse made them fail, the rest look better than they should."
+        )
+    if judged.is_empty():
+        yield "no chain has a verdict, so nothing can be concluded."
+        return
+    collapsed = judged.filter(pl.col("status") == "collapsed")
+    if collapsed.is_empty():
+        yield _nothing_collapsed(judged)
+        return
+    yield from _lengths(judged, collapsed)
+    if collapsed.height == judged.height and (collapsed["onset"] == 0).all():
+        yield (
+            f"all {judged.height} chains meet it at generation 0, before any synthetic data: it says nothing about "
+            "collapse, and no ratio can be formed. Choose a threshold further from generation 0."
+        )
+        return
+    yield from _comparisons(cells)
+
+
+def _nothing_collapsed(judged: pl.DataFrame) -> str:
+    followed = judged.select(low=pl.col("fi_generations").min(), high=pl.col("fi_generations").max()).row(0, named=True)
+    shown = _span(followed["low"], followed["high"])
+    pending = (judged["status"] == "unconfirmed").sum()
+    note = f" {pending} of them ended in a crossing that nothing confirmed." if pending else ""
+    return (
+        f"none of {judged.height} chains collapsed within the {shown} generations they were followed for.{note} Every "
+        "fidelity interval is at least that long; which cell lasts longer cannot be told. Run more generations, or "
+        "choose a threshold nearer to generation 0."
+    )
+
+
+def _lengths(judged: pl.DataFrame, collapsed: pl.DataFrame) -> Iterator[str]:
+    """Chains that were followed for different lengths."""
+    ends = judged.filter("censored")["fi_generations"].to_list() + judged["horizon"].unique().to_list()
+    if judged.height > collapsed.height and min(ends) != max(ends):
+        yield (
+            f"chains were followed for different lengths ({_span(min(ends), max(ends))} generations). Medians and "
+            "tests take that into account, means are restricted to what all compared cells have seen, and a ratio with "
+            "such a chain in it is a bound."
+        )
+
+
+def _comparisons(cells: pl.DataFrame) -> Iterator[str]:
+    """Each cell against the baseline, or why there is nothing to compare."""
+    keys = cells.columns[: cells.columns.index("metric")]
+    of_generations = cells.filter(pl.col("unit") == "generations")
+    others = of_generations.filter(~pl.col("is_baseline"))
+    if not of_generations["is_baseline"].any():
+        yield (
+            "there is no baseline cell, so there are no ratios and no tests: the fidelity intervals of the "
+            f"{others.height} cell{_s(others.height)} stand each on its own. Add the baseline's loss to what varies."
+        )
+        return
+    if others.is_empty():
+        count = of_generations.height
+        all_of_them = "the baseline is the only cell" if count == 1 else f"all {count} cells are baselines"
+        yield f"{all_of_them}: there is nothing to compare {'it' if count == 1 else 'them'} with."
+        return
+    most = of_generations["n_chains"].max()
+    if most == 1:
+        yield (
+            "there is one seed only: a difference between cells cannot be told from one between seeds, and there are "
+            f"no intervals. Run at least {MIN_PAIRS} seeds."
+        )
+    yield from _cell_by_cell(cells, others, keys)
+
+
+def _cell_by_cell(cells: pl.DataFrame, others: pl.DataFrame, keys: Sequence[str]) -> Iterator[str]:
+    tests = others["logrank_p"].count()
+    for row in others.iter_rows(named=True):
+        yield _ratio(row, keys, tests)
+        same = pl.all_horizontal(pl.col(key).eq_missing(pl.lit(row[key])) for key in keys) if keys else pl.lit(True)
+        for other in cells.filter(same & (pl.col("unit") == "synthetic")).iter_rows(named=True):
+            if other["fi_ratio"] is not None:
+                yield _ratio(other, keys, tests)
+    if tests > 1:
+        yield (
+            f"{tests} cells were tested against the baseline. The p values above are adjusted for that (Holm); the "
+            "intervals are not: about one in "
+            f"{round(1 / (1 - others['level'][0]))} leaves out the true ratio."
+        )
+
+
+def _ratio(row: Mapping[str, Any], keys: Sequence[str], tests: int) -> str:
+    name, unit = _name(row, keys), _IN[row["unit"]]
+    if row["fi_ratio"] is None:
+        test = _test(row, tests).removeprefix("; ")
+        return f"{name} has no ratio to the baseline {unit}: {_why_not(row)}." + (f" {test.capitalize()}." * bool(test))
+    least = {"exact": "", "lower": "at least ", "upper": "at most "}[row["bound"]]
+    said = f"{name} stays faithful {least}{row['fi_ratio']:.3g} times as long as the baseline {unit}"
+    said += f" ({row['n_pairs']} pair{_s(row['n_pairs'])}{_interval(row)}{_test(row, tests)})"
+    return f"{said}: {_verdict(row)}."
+
+
+def _why_not(row: Mapping[str, Any]) -> str:
+    if row["n_chains"] == 0:
+        return "none of its chains has a verdict"
+    if row["n_pairs"] == 0:
+        return "no chain of it has a baseline chain of the same seed"
+    if (open_pairs := row["seed_bounds"].count("undetermined")) == 0:
+        return "some pairs are lower and some are upper bounds, so that their mean is neither"
+    return (
+        f"{open_pairs} of {row['n_pairs']} pairs say nothing of the ratio (neither chain collapsed, or the baseline's "
+        "did at the start), and leaving them out would favour whichever collapsed"
+    )
+
+
+def _interval(row: Mapping[str, Any]) -> str:
+    low, high = row["fi_ratio_low"], row["fi_ratio_high"]
+    percent = f"{100 * row['level']:g} %"
+    if low is not None and high is not None:
+        return f"; {percent} interval {low:.3g} to {high:.3g}"
+    if low is not None:
+        return f"; above {low:.3g} at {percent}"
+    return f"; below {high:.3g} at {percent}" if high is not None else ""
+
+
+def _test(row: Mapping[str, Any], tests: int) -> str:
+    if row["logrank_p"] is None:
+        return ""
+    return f"; log-rank p = {row['logrank_p_holm']:.2g}" + (f", adjusted for {tests} cells" if tests > 1 else "")
+
+
+def _verdict(row: Mapping[str, Any]) -> str:
+    low, high = row["fi_ratio_low"], row["fi_ratio_high"]
+    if low is None and high is None:
+        exact = row["seed_bounds"].count("exact")
+        return f"no interval, since {exact} of the pairs {'is' if exact == 1 else 'are'} exact and it takes {MIN_PAIRS}"
+    if low is not None and low > 1:
+        return "it lasts longer"
+    if high is not None and high < 1:
+        return "it lasts less long"
+    return "it cannot be told from the baseline"
+
+
+def _name(row: Mapping[str, Any], keys: Sequence[str]) -> str:
+    return " ".join(f"{key}={row[key]}" for key in keys if row[key] is not None) or "the recipe"
+
+
+def _span(low: float, high: float) -> str:
+    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
+
+
+def _s(count: int) -> str:
+    return "" if count == 1 else "s"

@@ -1,0 +1,157 @@
+"""Collapse onset: where a metric first crosses its limit and stays across it long enough to be believed.
+
+The first crossing that is followed by ``confirm`` further crossings, interpolated between the generations around it.
+How the awkward cases are decided:
+
+- Crossing is strict: a metric that equals its limit has not crossed it.
+- A generation whose metric is NaN or infinite counts as crossed, whichever the direction: its model is broken.
+- A generation recorded as collapsed (diverged training, empty corpus) ends its chain, so no later generation can
+  confirm it. It counts as crossed and as confirmed, and confirms the crossings directly before it.
+- The onset is the crossing generation itself where nothing says at which point before it the limit was crossed: its
+  metric or the one before it is NaN or infinite, or has not crossed although the generation was recorded as collapsed.
+  That is the latest it can be.
+- A log scale has no place for zero or less (a ratio that underflowed, an estimate that came out negative): a step that
+  begins or ends there is interpolated linearly, that step alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fortifai_ray.statistics.criterion import CollapseCriterion, Direction
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Booleans = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Onset:
+    """When one chain collapsed. ``onset`` is in generations, None unless collapsed; ``last`` is the last one seen."""
+
+    onset: float | None
+    status: Literal["collapsed", "unconfirmed", "survived"]
+    last: int
+
+
+@dataclass(frozen=True)
+class Crossings:
+    """Onsets of many chains: ``onset`` (chains,) is NaN unless confirmed; ``pending`` (chains,): ends in a crossing
+    that no later generation could confirm."""
+
+    onset: Floats
+    pending: Booleans
+
+
+def onset(values: Sequence[float], limit: float, criterion: CollapseCriterion, *, recorded: bool = False) -> Onset:
+    """The onset of one chain from its metric at generations 0, 1, … as far as it went.
+
+    Args:
+        values: the metric of each generation; NaN counts as crossed, so leave out what was not measured.
+        limit: in the metric's units, from :meth:`CollapseCriterion.limit`.
+        recorded: the last of these generations was recorded as collapsed, and ended the chain.
+
+    Raises:
+        ValueError: no values, or a limit that is not a finite number.
+    """
+    if len(values) == 0:
+        raise ValueError("onset needs the metric of at least one generation")
+    if not np.isfinite(limit):
+        raise ValueError(f"the limit of {criterion.metric} must be a finite number (got {limit})")
+    count = len(values)
+    found = find_crossings(
+        np.asarray(values, dtype=np.float64)[None, :],
+        np.array([limit]),
+        observed=np.array([count]),
+        recorded=np.array([count - 1 if recorded else count]),
+        criterion=criterion,
+    )
+    if not np.isnan(found.onset[0]):
+        return Onset(float(found.onset[0]), "collapsed", count - 1)
+    return Onset(None, "unconfirmed" if found.pending[0] else "survived", count - 1)
+
+
+def judge(
+    values: Sequence[float], limit: float | None, criterion: CollapseCriterion, *, recorded: bool = False
+) -> Literal["collapsed", "unconfirmed", "survived", "failed"]:
+    """What :func:`fortifai_ray.statistics.chains.chain_table` says of one chain, without a table.
+
+    Arguments as for :func:`onset`; ``failed`` where no verdict can be had: no values, or a limit of None (its reference
+    is missing or broken) and no broken generation 0.
+    """
+    if len(values) == 0:
+        return "failed"
+    if limit is not None:
+        return onset(values, limit, criterion, recorded=recorded).status
+    count = len(values)
+    found = find_crossings(
+        np.asarray(values, dtype=np.float64)[None, :],
+        np.array([np.nan]),
+        observed=np.array([count]),
+        recorded=np.array([count - 1 if recorded else count]),
+        criterion=criterion,
+    )
+    return "collapsed" if found.onset[0] == 0 else "failed"
+
+
+def collapse_confirmed(
+    values: Sequence[float], limit: float | None, criterion: CollapseCriterion, *, recorded: bool = False
+) -> bool:
+    """Whether a chain that is still running can stop: its collapse is confirmed, and no further generation moves it.
+
+    Arguments as for :func:`onset`; a limit of None (its reference is not known yet) confirms nothing.
+    """
+    return (
+        limit is not None and len(values) > 0 and onset(values, limit, criterion, recorded=recorded).onset is not None
+    )
+
+
+def find_crossings(
+    values: Floats, limits: Floats, *, observed: Integers, recorded: Integers, criterion: CollapseCriterion
+) -> Crossings:
+    """Onsets of many chains at once.
+
+    Args:
+        values: (chains, generations), anything where not observed.
+        limits: (chains,), NaN where unknown: then only broken generations cross.
+        observed: (chains,), how many generations from 0 on were observed.
+        recorded: (chains,), the generation recorded as collapsed; at or after ``observed`` for none.
+    """
+    chains, generations = values.shape
+    index = np.arange(generations + criterion.confirm)
+    crossed = np.zeros((chains, index.size), dtype=np.bool_)
+    crossed[:, :generations] = ~np.isfinite(values) | _beyond(values, limits[:, None], criterion.direction)
+    crossed &= index < observed[:, None]
+    crossed |= (index >= recorded[:, None]) & (recorded < observed)[:, None]
+    confirmed = crossed[:, :generations].copy()
+    for further in range(1, criterion.confirm + 1):
+        confirmed &= crossed[:, further : further + generations]
+    any_confirmed = confirmed.any(axis=1)
+    first = np.argmax(confirmed, axis=1)
+    last = np.maximum(observed - 1, 0)
+    return Crossings(
+        onset=np.where(any_confirmed, _interpolate(values, limits, first, criterion), np.nan),
+        pending=~any_confirmed & (observed > 0) & crossed[np.arange(chains), last],
+    )
+
+
+def _beyond(values: Floats, limits: Floats, direction: Direction) -> Booleans:
+    return values > limits if direction == "above" else values < limits
+
+
+def _interpolate(values: Floats, limits: Floats, first: Integers, criterion: CollapseCriterion) -> Floats:
+    """Where between ``first - 1`` and ``first`` the limit was crossed; 0 for a crossing at generation 0."""
+    rows = np.arange(values.shape[0])
+    before, after = values[rows, np.maximum(first - 1, 0)], values[rows, first]
+    crossed = _beyond(after, limits, criterion.direction)
+    with np.errstate(all="ignore"):  # what has no place on the scale comes out non-finite, and is caught below
+        fraction = (limits - before) / (after - before)
+        if criterion.log_scale:
+            logarithmic = np.log(limits / before) / np.log(after / before)
+            fraction = np.where((before > 0) & (after > 0) & (limits > 0), logarithmic, fraction)
+        known = crossed & np.isfinite(fraction) & np.isfinite(after)
+    fraction = np.clip(np.where(known, fraction, 1.0), 0.0, 1.0)
+    return np.where(first == 0, 0.0, first - 1 + fraction)

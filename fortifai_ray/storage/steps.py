@@ -1,0 +1,65 @@
+"""Steps: what stands between the recursion and the store.
+
+A family asks for each of its steps here. The step comes from the store where it is there; else it is computed, once,
+and what happens meanwhile is announced. With ``replay`` nothing is computed: :class:`NotStored` says what is missing,
+which is how a finished sweep is recognised, and how a dry run counts.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fortifai_ray.storage.store import NotStored, Stage, StageKey, StageStore
+from fortifai_ray.storage.transfer import StageFiles
+
+__all__ = ["NotStored", "Steps"]
+
+WAITING = "waiting"  # what a step's text begins with while the chain waits for something or somebody
+
+
+@dataclass
+class Steps:
+    """The steps of one chain. ``announce(text)`` is told what is going on; it is cheap and may be called often."""
+
+    store: StageStore
+    announce: Callable[[str], None] = lambda text: None
+    replay: bool = False
+    computed: int = 0
+    reused: int = 0
+
+    def run(self, key: StageKey, label: str, compute: Callable[[Path], Mapping[str, Any]]) -> Stage:
+        """The stage of ``key``; ``label`` is what a person reads while it is being computed."""
+        if self.replay:
+            stage = self.store.find(key)
+            if stage is None:
+                raise NotStored(label)
+        else:
+            stage = self.store.step(key, self._announced(label, compute), self._waiting(label))
+        self.computed += not stage.reused
+        self.reused += stage.reused
+        return stage
+
+    def files(self, stage: Stage) -> StageFiles:
+        """The files of one of the chain's stages, for a worker or an engine that may run on another node."""
+        return StageFiles(stage, self.store.storage)
+
+    def _announced(
+        self, label: str, compute: Callable[[Path], Mapping[str, Any]]
+    ) -> Callable[[Path], Mapping[str, Any]]:
+        def announced(folder: Path) -> Mapping[str, Any]:
+            self.announce(label)
+            return compute(folder)
+
+        return announced
+
+    def _waiting(self, label: str) -> Callable[[float], None]:
+        last = [0.0]
+
+        def waiting(seconds: float) -> None:
+            if time.monotonic() - last[0] > 1.0:
+                last[0] = time.monotonic()
+                self.announce(f"{WAITING} for another chain to {label} ({seconds:.0f} s)")
+
+        return waiting

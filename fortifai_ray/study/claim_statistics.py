@@ -1,0 +1,282 @@
+"""What a claim can measure: a number per chain and how the chains' numbers are summarised, or a number per cell.
+
+Each statistic is a plain mapping in the study file, told apart by its ``kind``::
+
+    {kind: metric, metric: trace_ratio, at: 9}                                     # mean over seeds, at generation 9
+    {kind: metric, metric: excess_risk, at: 9, over_generation_0: ratio, summary: ratio_of_means}
+    {kind: metric, metric: perplexity, summary: median, against: {loss.kind: cross_entropy}, compare: ratio}
+    {kind: slope, metric: log_variance_ratio}
+    {kind: metric, metric: modes, at: 1999, summary: {share_below: 3}}
+    {kind: onset_share, criterion: perplexity, by: 5}
+    {kind: onset_order, first: tail_coverage, second: perplexity}
+    {kind: fi_ratio, unit: synthetic}
+
+The unit of independence is the seed. Where a claim's ``where`` matches several chains of one seed, a mean (arithmetic,
+geometric, or a ratio of means) averages them first; any other summary would have no meaning and stays undecided.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from fortifai_ray.study.claim_fields import (
+    MEAN,
+    Comparison,
+    Criterion,
+    Generation,
+    GenerationOrLast,
+    SummaryField,
+    Where,
+    criterion_words,
+    where_words,
+)
+
+
+class _Statistic(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @property
+    def words(self) -> str:
+        """What is measured."""
+        raise NotImplementedError
+
+    @property
+    def against_words(self) -> str:
+        """What it is compared with, after the cells that a claim is about; empty where there is nothing."""
+        return ""
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The columns of ``generations.parquet`` that it reads."""
+        return ()
+
+    @property
+    def criteria(self) -> tuple[Criterion, ...]:
+        """The collapse criteria that it reads."""
+        return ()
+
+    @property
+    def generation(self) -> int | None:
+        """The one generation it speaks of, for a closed form that depends on it."""
+        return None
+
+    @property
+    def generations(self) -> tuple[int, ...]:
+        """Every generation it names: none of them may lie beyond the study's horizon."""
+        return () if self.generation is None else (self.generation,)
+
+
+class PerChain(_Statistic):
+    """A number per chain from one metric, summarised over seeds.
+
+    Attributes:
+        summary: see :class:`Summary`.
+        against: another group of cells: the claim's ``where`` with these keys put in. A new ``kind`` keeps none of its
+            section's other keys.
+        compare: the claim's group over (``ratio``) or minus (``difference``) the other, paired by seed and by every
+            varied key that ``against`` does not replace. Pairs that lack a side are left out and counted.
+    """
+
+    metric: str = Field(min_length=1)
+    summary: SummaryField = MEAN
+    against: Where | None = None
+    compare: Comparison = "ratio"
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return (self.metric,)
+
+    @property
+    def ratios(self) -> int:
+        """How many ratios are taken in each chain's number."""
+        return int(self.against is not None and self.compare == "ratio")
+
+    @property
+    def measure_words(self) -> str:
+        """The chain's number in words."""
+        raise NotImplementedError
+
+    @property
+    def words(self) -> str:
+        return f"{self.summary.words} {self.measure_words}"
+
+    @property
+    def against_words(self) -> str:
+        if self.against is None:
+            return ""
+        return f", {'over' if self.compare == 'ratio' else 'minus'} the same at {where_words(self.against)}"
+
+    @model_validator(mode="after")
+    def _a_ratio_of_means_has_one_ratio(self) -> "PerChain":
+        subtracted = self.against is not None and self.compare == "difference"
+        if self.summary.name == "ratio_of_means" and (self.ratios != 1 or subtracted):
+            raise ValueError(
+                "summary ratio_of_means needs exactly one ratio: over_generation_0: ratio, or against with "
+                f"compare: ratio (here there {'is another comparison' if self.ratios else 'is none'})"
+            )
+        if "compare" in self.model_fields_set and self.against is None and self.compare != "ratio":
+            raise ValueError("compare needs against: {…}, the cells to compare with")
+        return self
+
+
+class MetricStatistic(PerChain):
+    """A metric at one generation. ``at: last`` is each chain's own last one: where it ended, early or not."""
+
+    kind: Literal["metric"]
+    at: GenerationOrLast = "last"
+    over_generation_0: Comparison | None = None
+
+    @property
+    def generation(self) -> int | None:
+        return None if self.at == "last" else self.at
+
+    @property
+    def ratios(self) -> int:
+        return super().ratios + (self.over_generation_0 == "ratio")
+
+    @property
+    def measure_words(self) -> str:
+        change = {"ratio": ", over generation 0's", "difference": ", minus generation 0's", None: ""}
+        where = "the last generation" if self.at == "last" else f"generation {self.at}"
+        return f"{self.metric} at {where}{change[self.over_generation_0]}"
+
+
+class _Span(PerChain):
+    """Generations ``start`` to ``end``, both included; without ``end``, to each chain's own last one."""
+
+    start: Generation = 0
+    end: Generation | None = None
+
+    @property
+    def generations(self) -> tuple[int, ...]:
+        return (self.start,) if self.end is None else (self.start, self.end)
+
+    @property
+    def span_words(self) -> str:
+        return f"over generations {self.start} to {'the last' if self.end is None else self.end}"
+
+    @model_validator(mode="after")
+    def _start_comes_before_end(self) -> "_Span":
+        if self.end is not None and self.end <= self.start:
+            raise ValueError(f"end must be later than start: generation {self.end} is not after {self.start}")
+        return self
+
+
+class SlopeStatistic(_Span):
+    """The least-squares slope of a metric, or of its logarithm (``scale: log``), per generation."""
+
+    kind: Literal["slope"]
+    scale: Literal["linear", "log"] = "linear"
+
+    @property
+    def measure_words(self) -> str:
+        return f"slope of {'ln ' if self.scale == 'log' else ''}{self.metric} per generation {self.span_words}"
+
+
+class ExtremeStatistic(_Span):
+    """The largest or the smallest value of a metric."""
+
+    kind: Literal["maximum", "minimum"]
+
+    @property
+    def measure_words(self) -> str:
+        return f"{self.kind} of {self.metric} {self.span_words}"
+
+
+class TrendStatistic(_Span):
+    """Spearman's rank correlation of a metric with the generation: 1 where it only rises, −1 where it only falls, 0
+    where it never changes."""
+
+    kind: Literal["trend"]
+
+    @property
+    def measure_words(self) -> str:
+        return f"rank correlation of {self.metric} with the generation {self.span_words}"
+
+
+class OnsetShare(_Statistic):
+    """The share of chains whose collapse onset (``chains.parquet``) lies at or before generation ``by`` (the study's
+    horizon). A chain whose verdict is open (failed, unconfirmed, ended before) widens the interval on both sides."""
+
+    kind: Literal["onset_share"]
+    criterion: Criterion = 0
+    by: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+
+    @property
+    def criteria(self) -> tuple[Criterion, ...]:
+        return (self.criterion,)
+
+    @property
+    def words(self) -> str:
+        when = "the horizon" if self.by is None else f"generation {self.by:g}"
+        return f"share of chains collapsed ({criterion_words(self.criterion)}) by {when}"
+
+
+class OnsetOrder(_Statistic):
+    """The share of chains in which the onset under criterion ``first`` lies strictly before the one under ``second``.
+    Chains in which the order is open (neither collapsed) widen the interval on both sides."""
+
+    kind: Literal["onset_order"]
+    first: Criterion
+    second: Criterion
+
+    @property
+    def criteria(self) -> tuple[Criterion, ...]:
+        return (self.first, self.second)
+
+    @property
+    def words(self) -> str:
+        first, second = (criterion_words(name) for name in self.criteria)
+        return f"share of chains whose onset under {first} comes before that under {second}"
+
+    @model_validator(mode="after")
+    def _two_criteria(self) -> "OnsetOrder":
+        if self.first == self.second:
+            raise ValueError(f"first and second must be two different criteria (both are {self.first!r})")
+        return self
+
+
+class FidelityRatio(_Statistic):
+    """A cell's FI ratio to the baseline: the geometric mean of the ratios per seed (``fidelity.parquet``)."""
+
+    kind: Literal["fi_ratio"]
+    criterion: Criterion = 0
+    unit: Literal["generations", "synthetic"] = "generations"
+
+    @property
+    def criteria(self) -> tuple[Criterion, ...]:
+        return (self.criterion,)
+
+    @property
+    def words(self) -> str:
+        unit = "generations" if self.unit == "generations" else "synthetic units consumed"
+        return f"FI ratio in {unit} ({criterion_words(self.criterion)})"
+
+
+class CriticalPoint(_Statistic):
+    """A cell's critical value of the key that the study searched (``collapse_points.parquet``)."""
+
+    kind: Literal["critical_point"]
+    over: str | None = None
+    criterion: Criterion = 0
+
+    @property
+    def criteria(self) -> tuple[Criterion, ...]:
+        return (self.criterion,)
+
+    @property
+    def words(self) -> str:
+        return f"critical {self.over or 'value'} ({criterion_words(self.criterion)})"
+
+
+Statistic = Annotated[
+    MetricStatistic
+    | SlopeStatistic
+    | ExtremeStatistic
+    | TrendStatistic
+    | OnsetShare
+    | OnsetOrder
+    | FidelityRatio
+    | CriticalPoint,
+    Field(discriminator="kind"),
+]

@@ -1,0 +1,1 @@
+"""A sweep: every chain of a study on Ray Tune, and what is recorded of it."""

@@ -1,0 +1,148 @@
+"""What can and cannot be concluded: an answer for each way in which a study may fall short, naming its criterion."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import polars as pl
+
+from fortifai_ray.statistics import CollapseCriterion, chain_table, conclusions, fidelity_table
+
+VARIED = ["loss.kind", "loss.gamma", "seed"]
+CROSS_ENTROPY = {"loss.kind": "cross_entropy"}
+DOUBLED = CollapseCriterion(metric="perplexity", threshold=2.0, direction="above", confirm=0)
+N = 10
+Study = Callable[..., pl.DataFrame]
+
+
+def growth(onset: float | None, length: int = N) -> list[float]:
+    """A perplexity that doubles at ``onset`` (0: at the start, against 100), or never."""
+    if onset == 0:
+        return [300.0] * length
+    return [100.0 * 2 ** ((g + 1e-9) / onset) if onset else 100.0 for g in range(length)]
+
+
+def told(
+    study: Study,
+    intervals: Mapping[str, Sequence[float | None]],
+    criteria: Sequence[CollapseCriterion] = (DOUBLED,),
+    lengths: Mapping[tuple[str, int], int] | None = None,
+) -> list[str]:
+    curves = {
+        (name, seed): growth(onset, (lengths or {}).get((name, seed), N))
+        for name, row in intervals.items()
+        for seed, onset in enumerate(row)
+    }
+    chains = chain_table(study(curves), criteria, CROSS_ENTROPY, VARIED, N)
+    return conclusions(fidelity_table(chains, VARIED, CROSS_ENTROPY, n_resamples=199), chains)
+
+
+def only(sentences: list[str], *parts: str) -> str:
+    """The one sentence that has all ``parts``."""
+    found = [sentence for sentence in sentences if all(part in sentence for part in parts)]
+    assert len(found) == 1, sentences
+    return found[0]
+
+
+SEVEN = [2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0]
+ABSOLUTE = CollapseCriterion(metric="perplexity", threshold=200.0, direction="above", relative_to="absolute", confirm=0)
+
+
+def test_every_sentence_names_its_criterion(study: Study) -> None:
+    criteria = [DOUBLED, DOUBLED.model_copy(update={"threshold": 3.0})]
+    sentences = told(study, {"ce": SEVEN, "tce": [value * 1.5 for value in SEVEN]}, criteria)
+    for criterion in criteria:
+        assert any(sentence.startswith(f"Under {criterion.words}: ") for sentence in sentences)
+    assert all(sentence.startswith(tuple(f"Under {c.words}: " for c in criteria)) for sentence in sentences)
+
+
+def test_a_clear_gain_is_told_with_its_interval_pairs_and_test(study: Study) -> None:
+    spread = [1.3, 1.6, 1.5, 1.4, 1.5, 1.6, 1.5]
+    sentences = told(study, {"ce": SEVEN, "tce": [a * b for a, b in zip(SEVEN, spread, strict=True)]})
+    mean = math.exp(sum(math.log(value) for value in spread) / len(spread))
+    sentence = only(sentences, "loss.kind=tce loss.gamma=0.3", "in generations")
+    assert f"{mean:.3g} times as long" in sentence
+    assert "7 pairs; 90 % interval" in sentence
+    assert "log-rank p =" in sentence
+    assert sentence.endswith("it lasts longer.")
+    assert not any("adjusted" in one for one in sentences)  # one cell alone
+
+
+def test_no_difference_is_told_as_none(study: Study) -> None:
+    spread = [1.3, 0.7, 1.2, 0.8, 1.1, 0.9, 1.0]
+    sentences = told(study, {"ce": SEVEN, "tce": [a * b for a, b in zip(SEVEN, spread, strict=True)]})
+    assert only(sentences, "in generations").endswith("it cannot be told from the baseline.")
+
+
+def test_many_cells_are_told_to_be_many(study: Study) -> None:
+    sentences = told(study, {"ce": SEVEN, "tce": [x * 1.5 for x in SEVEN], "tce9": [x * 1.1 for x in SEVEN]})
+    assert "2 cells were tested" in only(sentences, "Holm")
+    assert "adjusted for 2 cells" in only(sentences, "loss.gamma=0.9", "in generations")
+
+
+def test_no_baseline_cell(study: Study) -> None:
+    sentences = told(study, {"tce": SEVEN}, [ABSOLUTE])
+    assert "no ratios and no tests" in only(sentences, "no baseline cell")
+    assert not any("times as long" in sentence for sentence in sentences)
+
+
+def test_no_baseline_to_be_relative_to(study: Study) -> None:
+    sentences = told(study, {"tce": SEVEN})
+    assert len(sentences) == 2
+    assert "7 of 7 chains have no verdict" in sentences[0]
+    assert "nothing can be concluded" in sentences[1]
+
+
+def test_the_baseline_alone(study: Study) -> None:
+    assert "nothing to compare it with" in only(told(study, {"ce": SEVEN}), "only cell")
+
+
+def test_chains_of_different_lengths(study: Study) -> None:
+    lengths = {("tce", 0): 6, ("tce", 1): 8}
+    sentences = told(study, {"ce": SEVEN, "tce": [None] * 7}, lengths=lengths)
+    assert "(5 to 9 generations)" in only(sentences, "different lengths")
+    assert "at least" in only(sentences, "times as long", "in generations")
+    even = told(study, {"ce": SEVEN, "tce": [None] * 7})
+    assert not any("different lengths" in sentence for sentence in even)
+
+
+def test_one_seed_only(study: Study) -> None:
+    sentences = told(study, {"ce": [2.0], "tce": [4.0]})
+    assert "cannot be told from one between seeds" in only(sentences, "one seed only")
+    assert "no interval" in only(sentences, "2 times as long", "in generations")
+
+
+def test_nothing_collapsed(study: Study) -> None:
+    (sentence,) = told(study, {"ce": [None] * 3, "tce": [None] * 3})
+    assert "none of 6 chains collapsed within the 9 generations" in sentence
+    assert "cannot be told" in sentence
+
+
+def test_everything_collapsed_at_generation_0(study: Study) -> None:
+    (sentence,) = told(study, {"ce": [0] * 3, "tce": [0] * 3}, [ABSOLUTE])
+    assert "all 6 chains meet it at generation 0" in sentence
+
+
+def test_pairs_in_which_neither_collapsed_leave_the_test_and_no_ratio(study: Study) -> None:
+    sentences = told(study, {"ce": [*SEVEN[:6], None], "tce": [*(x * 1.5 for x in SEVEN[:6]), None]})
+    sentence = only(sentences, "has no ratio", "in generations")
+    assert "1 of 7 pairs say nothing" in sentence
+    assert "Log-rank p =" in sentence
+
+
+def test_failed_chains_are_owned_up_to(study: Study) -> None:
+    chains = chain_table(
+        study({(n, s): growth(2.0, 2 if (n, s) == ("tce", 1) else N) for n in ("ce", "tce") for s in range(2)}),
+        [DOUBLED],
+        CROSS_ENTROPY,
+        VARIED,
+        N,
+        failed=["tce-1"],
+    )
+    sentences = conclusions(fidelity_table(chains, VARIED, CROSS_ENTROPY), chains)
+    assert "1 of 4 chains have no verdict" in sentences[0]
+
+
+def test_an_empty_table_concludes_nothing(study: Study) -> None:
+    chains = chain_table(study({("ce", 0): growth(2.0)}), [DOUBLED], CROSS_ENTROPY, VARIED, N).clear()
+    (sentence,) = conclusions(fidelity_table(chains, VARIED, CROSS_ENTROPY), chains)
+    assert "nothing can be concluded" in sentence

@@ -1,0 +1,241 @@
+"""fidelity.parquet: medians, means and ratios per cell, with censoring kept as what it is."""
+
+import math
+from collections.abc import Callable
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from fortifai_ray.statistics import CollapseCriterion, chain_table, fidelity_table
+
+VARIED = ["loss.kind", "loss.gamma", "seed"]
+CROSS_ENTROPY = {"loss.kind": "cross_entropy"}
+ABSOLUTE = CollapseCriterion(metric="score", threshold=0.5, direction="above", relative_to="absolute", confirm=0)
+HORIZON = 9
+Study = Callable[..., pl.DataFrame]
+
+
+def curve(interval: float | None) -> list[float]:
+    """A metric that crosses 0.5 exactly at ``interval`` (linear scale), or never."""
+    if interval is None:
+        return [0.0] * (HORIZON + 1)
+    before = math.ceil(interval) - 1
+    if before < 0:
+        return [1.0]
+    share = interval - before  # of the last step before the crossing, from 0 up to 0.5 / share at its end
+    return [0.0] * (before + 1) + [0.5 / share * (1 + 1e-12)]
+
+
+def table(study: Study, **intervals: list[float | None]) -> dict[tuple[str, str], dict[str, object]]:
+    """{(loss, unit): row} of the fidelity table for the given intervals, one per seed."""
+    curves = {(name, seed): curve(value) for name, values in intervals.items() for seed, value in enumerate(values)}
+    generations = study(curves).rename({"perplexity": "score"})
+    chains = chain_table(generations, [ABSOLUTE], CROSS_ENTROPY, VARIED, HORIZON + 1)
+    return by_cell(fidelity_table(chains, VARIED, CROSS_ENTROPY, n_resamples=999))
+
+
+def by_cell(fidelity: pl.DataFrame) -> dict[tuple[str, str], dict[str, object]]:
+    names = {("cross_entropy", None): "ce", ("tce", 0.3): "tce", ("tce", 0.9): "tce9"}
+    return {(names[row["loss.kind"], row["loss.gamma"]], row["unit"]): row for row in fidelity.iter_rows(named=True)}
+
+
+def test_the_ratio_is_the_geometric_mean_of_the_seeds_ratios(study: Study) -> None:
+    found = table(study, ce=[2, 4, 3], tce=[4, 4, 6])
+    row = found["tce", "generations"]
+    assert row["seed_ratios"] == pytest.approx([2, 1, 2], rel=1e-9)
+    assert row["fi_ratio"] == pytest.approx(2 ** (2 / 3), rel=1e-9)
+    assert (row["bound"], row["n_pairs"], row["n_chains"], row["n_censored"], row["level"]) == ("exact", 3, 3, 0, 0.9)
+    assert (row["fi_ratio_low"], row["fi_ratio_high"]) == (None, None)
+    assert row["fi_median"] == pytest.approx(4, rel=1e-9)
+    assert row["fi_mean"] == pytest.approx(14 / 3, rel=1e-9)
+    assert found["tce", "synthetic"]["fi_ratio"] == pytest.approx(row["fi_ratio"])
+    assert found["tce", "synthetic"]["fi_mean"] == pytest.approx(14_000 / 3, rel=1e-9)
+
+
+def test_the_baselines_own_ratio_is_exactly_one_whatever_became_of_it(study: Study) -> None:
+    for intervals in ([2, 3], [None, None], [0, 0], [2, None], [1, 2, 3, 4, 5, 6]):
+        row = table(study, ce=intervals)["ce", "generations"]
+        assert (row["fi_ratio"], row["bound"], row["n_pairs"]) == (1.0, "exact", len(intervals))
+
+
+@pytest.mark.parametrize(
+    ("ce", "tce", "bounds", "bound", "ratio"),
+    [
+        ([3, 3], [None, 6], ["lower", "exact"], "lower", math.sqrt(3 * 2)),
+        ([None, 3], [3, 6], ["upper", "exact"], "upper", math.sqrt(1 / 3 * 2)),
+        ([None, None], [None, None], ["undetermined"] * 2, "undetermined", None),
+        ([3, None], [None, 3], ["lower", "upper"], "undetermined", None),
+        ([3, None], [6, None], ["exact", "undetermined"], "undetermined", None),
+        ([0, 3], [3, 3], ["undetermined", "exact"], "undetermined", None),  # a multiple of nothing
+        ([0, 0], [0, 0], ["undetermined"] * 2, "undetermined", None),
+        ([3, 3], [0, 3], ["exact", "exact"], "exact", 0.0),
+        ([None, 3], [0, 3], ["exact", "exact"], "exact", 0.0),  # none of however much is none
+    ],
+)
+def test_what_censoring_and_zero_make_of_the_ratio(
+    study: Study, ce: list[float | None], tce: list[float | None], bounds: list[str], bound: str, ratio: float | None
+) -> None:
+    row = table(study, ce=ce, tce=tce)["tce", "generations"]
+    assert (row["seed_bounds"], row["bound"]) == (bounds, bound)
+    assert row["fi_ratio"] == (None if ratio is None else pytest.approx(ratio, rel=1e-9))
+    assert [value is None for value in row["seed_ratios"]] == [kind == "undetermined" for kind in bounds]
+
+
+def test_an_interval_needs_six_uncensored_pairs(study: Study) -> None:
+    ce, tce = [2, 3, 4, 2.5, 3.5, 4.5, 3], [3, 4, 7, 2.6, 5, 6, None]
+    five = table(study, ce=ce[:5], tce=tce[:5])["tce", "generations"]
+    assert (five["fi_ratio_low"], five["fi_ratio_high"]) == (None, None)
+    six = table(study, ce=ce[:6], tce=tce[:6])["tce", "generations"]
+    assert 1 < six["fi_ratio_low"] < six["fi_ratio"] < six["fi_ratio_high"] < 1.75
+    seven = table(study, ce=ce, tce=tce)["tce", "generations"]  # the seventh is censored: nothing bounds it above
+    assert (seven["bound"], seven["fi_ratio_high"]) == ("lower", None)
+    assert seven["fi_ratio_low"] < seven["fi_ratio"]
+    replaced = table(study, ce=ce[:6], tce=[*tce[:5], None])["tce", "generations"]  # five uncensored of six
+    assert (replaced["fi_ratio_low"], replaced["fi_ratio_high"]) == (None, None)
+    upper = table(study, ce=[*ce[:6], None], tce=[*tce[:6], 5])["tce", "generations"]
+    assert (upper["bound"], upper["fi_ratio_low"]) == ("upper", None)
+    assert upper["fi_ratio_high"] > upper["fi_ratio"]
+
+
+def test_the_interval_is_scipys_bca_of_the_log_ratios(study: Study) -> None:
+    ce, tce = [2, 3, 4, 2.5, 3.5, 4.5, 3], [3, 4, 7, 2.6, 5, 6, 8]
+    row = table(study, ce=ce, tce=tce)["tce", "generations"]
+    logs = [math.log(b / a) for a, b in zip(ce, tce, strict=True)]
+    theirs = stats.bootstrap((logs,), lambda x, axis: x.mean(axis), confidence_level=0.9, rng=0).confidence_interval
+    # 999 resamples: an end's standard error is sqrt(0.05 · 0.95 / 999) / 0.103 = 7 % of the mean's standard deviation;
+    # six of them, for skewness
+    noise = 6 * 0.07 * stats.tstd(logs) / math.sqrt(len(logs))
+    assert math.log(row["fi_ratio_low"]) == pytest.approx(theirs.low, abs=noise)
+    assert math.log(row["fi_ratio_high"]) == pytest.approx(theirs.high, abs=noise)
+
+
+def test_nothing_collapsed_claims_nothing(study: Study) -> None:
+    row = table(study, ce=[None] * 7, tce=[None] * 7)["tce", "generations"]
+    assert (row["fi_median"], row["fi_ratio"], row["bound"]) == (None, None, "undetermined")
+    assert (row["fi_ratio_low"], row["fi_ratio_high"]) == (None, None)
+    assert (row["n_censored"], row["fi_mean"], row["fi_mean_horizon"]) == (7, HORIZON, HORIZON)
+
+
+def test_everything_collapsed_at_generation_0(study: Study) -> None:
+    row = table(study, ce=[0] * 7, tce=[0] * 7)["tce", "generations"]
+    assert (row["fi_median"], row["fi_mean"], row["fi_ratio"], row["bound"]) == (0, 0, None, "undetermined")
+
+
+def test_a_single_seed_gives_its_ratio_and_no_interval(study: Study) -> None:
+    row = table(study, ce=[2], tce=[4])["tce", "generations"]
+    assert (row["fi_ratio"], row["n_pairs"], row["fi_ratio_low"]) == (pytest.approx(2, rel=1e-9), 1, None)
+
+
+def test_no_baseline_cell_gives_intervals_without_ratios(study: Study) -> None:
+    row = table(study, tce=[2, 4])["tce", "generations"]
+    assert (row["n_chains"], row["n_pairs"], row["fi_ratio"], row["bound"]) == (2, 0, None, "undetermined")
+    assert row["seed_ratios"] == []
+    assert row["fi_mean"] == pytest.approx(3, rel=1e-9)
+
+
+def test_seeds_without_a_partner_do_not_enter_the_ratio(study: Study) -> None:
+    row = table(study, ce=[2], tce=[4, 8, 8])["tce", "generations"]
+    assert (row["n_chains"], row["n_pairs"], row["fi_ratio"]) == (3, 1, pytest.approx(2, rel=1e-9))
+
+
+def test_failed_chains_are_counted_and_left_out(study: Study) -> None:
+    generations = study({("ce", s): curve(2) for s in range(3)} | {("tce", s): curve(4) for s in range(3)})
+    generations = generations.rename({"perplexity": "score"}).filter(
+        ~((pl.col("chain_id") == "tce-1") & (pl.col("generation") > 1))
+    )
+    chains = chain_table(generations, [ABSOLUTE], CROSS_ENTROPY, VARIED, HORIZON + 1, failed=["tce-1"])
+    row = by_cell(fidelity_table(chains, VARIED, CROSS_ENTROPY))["tce", "generations"]
+    assert (row["n_chains"], row["n_failed"], row["n_censored"], row["n_pairs"]) == (2, 1, 0, 2)
+    assert row["fi_ratio"] == pytest.approx(2, rel=1e-9)
+    all_failed = chains.with_columns(status=pl.lit("failed"), fi_generations=None, censored=None)
+    gone = by_cell(fidelity_table(all_failed, VARIED, CROSS_ENTROPY))["ce", "generations"]
+    assert (gone["n_chains"], gone["n_failed"], gone["fi_ratio"], gone["bound"]) == (0, 3, None, "undetermined")
+
+
+def test_the_mean_is_restricted_to_what_all_compared_cells_have_seen(study: Study) -> None:
+    found = table(study, ce=[2, 4], tce=[4, None], tce9=[None, None])
+    assert [found[name, "generations"]["fi_mean"] for name in ("ce", "tce", "tce9")] == pytest.approx([3, 6.5, 9])
+    # a chain that ended at generation 5 without collapsing, alone in its cell: nothing is known after 5
+    generations = study({("ce", 0): curve(7), ("tce", 0): [0.0] * 6}).rename({"perplexity": "score"})
+    chains = chain_table(generations, [ABSOLUTE], CROSS_ENTROPY, VARIED, HORIZON + 1)
+    cut = by_cell(fidelity_table(chains, VARIED, CROSS_ENTROPY))["ce", "generations"]
+    assert (cut["fi_mean"], cut["fi_mean_horizon"]) == (5, 5)
+
+
+def test_chains_that_were_to_run_for_different_lengths_share_the_longest_horizon(study: Study) -> None:
+    parts = []
+    for seed, asked in ((0, HORIZON + 1), (1, 6)):  # two sweeps of one study, the second with fewer generations
+        generations = study({("ce", seed): curve(2), ("tce", seed): curve(4)}).rename({"perplexity": "score"})
+        parts.append(chain_table(generations, [ABSOLUTE], CROSS_ENTROPY, VARIED, asked))
+    for order in (parts, parts[::-1]):
+        found = by_cell(fidelity_table(pl.concat(order), VARIED, CROSS_ENTROPY))["tce", "generations"]
+        assert (found["fi_mean"], found["fi_mean_horizon"]) == (pytest.approx(4), HORIZON)
+
+
+def test_human_data_only_consumes_no_synthetic_tokens_and_says_nothing_in_that_unit(study: Study) -> None:
+    generations = study({("ce", 0): curve(None), ("tce", 0): curve(3)}).rename({"perplexity": "score"})
+    human_only = generations.with_columns(synthetic_size_cum=0)
+    chains = chain_table(human_only, [ABSOLUTE], CROSS_ENTROPY, VARIED, HORIZON + 1)
+    row = by_cell(fidelity_table(chains, VARIED, CROSS_ENTROPY))["tce", "synthetic"]
+    assert (row["fi_ratio"], row["bound"], row["fi_mean"]) == (None, "undetermined", None)
+
+
+def test_two_criteria_that_differ_only_in_their_confirmation_stay_apart(study: Study) -> None:
+    generations = study({("ce", 0): [100, 400, 100, 400, 400]})
+    criteria = [CollapseCriterion(metric="perplexity", threshold=2, direction="above", confirm=n) for n in (0, 1)]
+    chains = chain_table(generations, criteria, CROSS_ENTROPY, VARIED, 5)
+    fidelity = fidelity_table(chains, VARIED, CROSS_ENTROPY).filter(pl.col("unit") == "generations")
+    assert fidelity.select("confirm", "fi_median").rows() == [(0, 0.5), (1, 2.5)]
+
+
+def test_a_study_that_varies_only_its_seed(study: Study) -> None:
+    generations = study({("ce", seed): [100, 400, 400] for seed in range(3)}).drop("loss.kind", "loss.gamma")
+    criterion = CollapseCriterion(metric="perplexity", threshold=2, direction="above")
+    chains = chain_table(generations, [criterion], CROSS_ENTROPY, ["seed"], 3)
+    fidelity = fidelity_table(chains, ["seed"], CROSS_ENTROPY)
+    assert fidelity["fi_ratio"].to_list() == [1.0, 1.0]
+    assert fidelity["n_chains"].to_list() == [3, 3]
+
+
+def test_an_empty_table_and_a_wrong_level(study: Study) -> None:
+    criterion = CollapseCriterion(metric="perplexity", threshold=2, direction="above")
+    chains = chain_table(study({("ce", 0): [100, 100]}), [criterion], CROSS_ENTROPY, VARIED, 2)
+    assert (
+        fidelity_table(chains.clear(), VARIED, CROSS_ENTROPY).columns
+        == fidelity_table(chains, VARIED, CROSS_ENTROPY).columns
+    )
+    for wrong in ({"level": 90.0}, {"level": 0.0}, {"n_resamples": 0}):
+        with pytest.raises(ValueError, match="must"):
+            fidelity_table(chains, VARIED, CROSS_ENTROPY, **wrong)
+
+
+intervals = st.lists(st.none() | st.integers(0, 8) | st.floats(0.5, 8.5), min_size=1, max_size=8)
+
+
+@settings(max_examples=60, deadline=None)
+@given(intervals, intervals, st.randoms(use_true_random=False))
+def test_the_table_does_not_depend_on_the_order_of_rows_and_its_bounds_hold(
+    study: Study, ce: list[float | None], tce: list[float | None], random: object
+) -> None:
+    curves = {("ce", s): curve(v) for s, v in enumerate(ce)} | {("tce", s): curve(v) for s, v in enumerate(tce)}
+    generations = study(curves).rename({"perplexity": "score"})
+    chains = chain_table(generations, [ABSOLUTE], CROSS_ENTROPY, VARIED, HORIZON + 1)
+    order = list(range(chains.height))
+    random.shuffle(order)  # type: ignore[attr-defined]
+    fidelity = fidelity_table(chains, VARIED, CROSS_ENTROPY, n_resamples=99)
+    assert fidelity_table(chains[order], VARIED, CROSS_ENTROPY, n_resamples=99).equals(fidelity)
+    row = by_cell(fidelity)["tce", "generations"]
+    pairs = list(zip(ce, tce, strict=False))
+    assert row["n_pairs"] == len(pairs)
+    assert row["n_censored"] == sum(value is None for value in tce)
+    for later in (20.0, 2_000.0):  # had the censored chains collapsed then, would the bound have held?
+        told = [(later if a is None else a, later if b is None else b) for a, b in pairs]
+        if row["fi_ratio"] and all(a > 0 and b > 0 for a, b in told):
+            truth = math.exp(sum(math.log(b / a) for a, b in told) / len(told))
+            slack = truth * 1e-9
+            assert row["bound"] != "lower" or row["fi_ratio"] <= truth + slack
+            assert row["bound"] != "upper" or row["fi_ratio"] >= truth - slack
+            assert row["bound"] != "exact" or row["fi_ratio"] == pytest.approx(truth, rel=1e-9)

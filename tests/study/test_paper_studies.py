@@ -1,0 +1,188 @@
+"""The studies at the papers' size, run here on small random checkpoints of the very architectures they name."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from fortifai_ray.chain.chain import ChainTask, run_chain
+from fortifai_ray.engines.pool import EnginePool
+from fortifai_ray.families.language.config import CorpusConfig, ModelConfig
+from fortifai_ray.families.language.corpus import Corpus, prepare_corpus
+from fortifai_ray.families.language.data import read_corpus
+from fortifai_ray.recipe.devices import Devices
+from fortifai_ray.storage.steps import Steps
+from fortifai_ray.storage.store import StageStore
+from fortifai_ray.study.study import Chain, Study, load_study
+from fortifai_ray.sweep.preflight import check_study
+
+SWEEPS = Path(__file__).resolve().parents[2] / "sweeps"
+PAPERS = ("fortifai2025_llama", "fortifai2025_gemma", "fortifai2025_deepseek", "shumailov2024_opt125m")
+
+_SHAPE = {
+    "vocab_size": 512,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "initializer_range": 0.1,
+}
+_LLAMA3_POSITIONS = {
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 32.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+
+
+def configuration(paper: str, ends: dict[str, int]) -> Any:
+    """The paper's architecture with everything that is no size as the published checkpoint has it."""
+    import transformers
+
+    if paper == "fortifai2025_llama":
+        return transformers.LlamaConfig(**_SHAPE, **ends, tie_word_embeddings=True, rope_parameters=_LLAMA3_POSITIONS)
+    if paper == "fortifai2025_gemma":
+        layers = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 32}
+        return transformers.Gemma3TextConfig(**_SHAPE, **ends, **layers, head_dim=32, query_pre_attn_scalar=32)
+    if paper == "fortifai2025_deepseek":
+        return transformers.Qwen2Config(**_SHAPE, **ends, tie_word_embeddings=False)
+    sizes = {"ffn_dim": 96, "word_embed_proj_dim": 64, "init_std": 0.1}
+    kept = {key: value for key, value in _SHAPE.items() if key not in ("num_key_value_heads", "initializer_range")}
+    return transformers.OPTConfig(**kept, **ends, **sizes)  # its dropout of 0.1 included
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """Whose tokenizer the checkpoints get."""
+    model = ModelConfig(preset="llama-tiny", vocab_size=512)
+    return prepare_corpus(CorpusConfig(source="pydoc"), model, StageStore(tmp_path_factory.mktemp("text")))
+
+
+def checkpoint(paper: str, text: Corpus, folder: Path) -> Path:
+    """A random model as a folder of the hub: weights, configuration and tokenizer."""
+    import torch
+    import transformers
+
+    ends = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), text.end_of_text)
+    torch.manual_seed(0)
+    transformers.AutoModelForCausalLM.from_config(configuration(paper, ends)).save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(text.tokenizer_path).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def benchmarks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """For each benchmark a few questions in its own format, and where they lie: what a study's entry is given."""
+    folder = tmp_path_factory.mktemp("benchmarks")
+    pair = {"sentence_good": "The cats sleep.", "sentence_bad": "The cats sleeps."}
+    files: dict[str, list[dict[str, Any]]] = {
+        "blimp/adjunct_island.jsonl": [pair] * 2,
+        "blimp/causative.jsonl": [pair] * 2,
+        "gsm8k/test.jsonl": [{"question": "What is 2 + 2?", "answer": "It is 4.\n#### 4"}] * 2,
+        "gsm8k/train.jsonl": [{"question": f"What is {n} + 1?", "answer": f"#### {n + 1}"} for n in range(6)],
+        "hellaswag.jsonl": [{"activity_label": "a", "ctx_a": "He", "ctx_b": "", "endings": list("stuv"), "label": 1}]
+        * 2,
+    }
+    for name, rows in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    question = {"context": "It returns", "sentence_true": "the value of x.", "sentence_false": "the value of y."}
+    (folder / "kr.json").write_text(json.dumps([question] * 6))
+    return {
+        "kr_test": {"path": str(folder / "kr.json")},
+        "blimp": {"path": str(folder / "blimp")},
+        "hellaswag": {"path": str(folder / "hellaswag.jsonl")},
+        "gsm8k": {"path": str(folder / "gsm8k"), "max_new_tokens": 4},
+    }
+
+
+@pytest.fixture(scope="module")
+def pool(ray_instance: str) -> Iterator[EnginePool]:
+    created = EnginePool.create(1, name="papers", namespace="tests-papers", num_cpus=0.5)
+    yield created
+    created.shutdown()
+
+
+def small(paper: str, model: Path, benchmarks: dict[str, dict[str, Any]]) -> Study:
+    """The study as it ships, but for its model, its sizes and where its data lie."""
+    file = SWEEPS / f"{paper}.yaml"
+    content = yaml.safe_load(file.read_text())
+    asked = [{**entry, **benchmarks[entry["task"]]} for entry in content["evaluation"]["benchmarks"]]
+    assert [entry["task"] for entry in asked] == ["kr_test", "blimp", "hellaswag", "gsm8k"]
+    sizes = {
+        "family.model": {"path": str(model)},
+        "corpus": {"source": "pydoc", "train_tokens": 1024, "held_out": 0.02},
+        "evaluation.benchmarks": asked,
+        "training.epochs": 1,
+        "training.batch_size": 4,
+        "generations": 2,
+        "vary.seed": [0],
+        "claims": [claim for claim in content["claims"] if "at" not in claim["statistic"]],
+    }
+    if "gradient_accumulation" in content["training"]:
+        sizes["training.gradient_accumulation"] = 2
+    return load_study(file, [f"{key}={json.dumps(value)}" for key, value in sizes.items()])
+
+
+def chosen(study: Study) -> Chain:
+    """The chain with what the paper is about: TCE, or the repetition penalty."""
+    return next(
+        chain
+        for chain in study.chains
+        if chain.varied.get("loss.kind") == "tce" or chain.varied.get("decoding.repetition_penalty") == 2.0
+    )
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("paper", PAPERS)
+def test_a_study_at_the_papers_settings_runs(
+    paper: str, text: Corpus, benchmarks: dict[str, dict[str, Any]], pool: EnginePool, tmp_path: Path
+) -> None:
+    """Training with the fused head, beams on the Hugging Face engine and all four benchmarks, for two generations."""
+    study = small(paper, checkpoint(paper, text, tmp_path / "model"), benchmarks)
+    store, chain = StageStore(tmp_path / "store"), chosen(study)
+    task = ChainTask.of(study, chain, check_study(study, store))
+    rows = [dict(result.row) for result in run_chain(task, Steps(store), Devices(pool=pool))]
+
+    assert [row["generation"] for row in rows] == [0, 1]
+    share = 0.5 if chain.recipe.regime.kind == "incremental" else 1.0
+    assert [row["synthetic_ratio_realised"] for row in rows] == [0.0, pytest.approx(share, abs=0.02)]
+    for row in rows:
+        for metric in ("perplexity", "kr_accuracy", "blimp_accuracy", "hellaswag_accuracy", "gsm8k_accuracy"):
+            assert math.isfinite(row[metric]), metric
+        trained = store.open(row["stage"])
+        assert trained is not None
+        assert trained.outputs["output_head"] == "fused"
+        assert trained.outputs["diverged"] is None
+    assert_beams(store, rows[0], chain.recipe.decoding)
+
+
+def assert_beams(store: StageStore, row: dict[str, Any], decoding: Any) -> None:
+    """What the engine wrote is what transformers' own ``generate`` gives the trained model, row by row."""
+    import torch
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(store.path(row["stage"])).eval()
+    written = read_corpus(store.path(row["synthetic_stage"]) / "corpus")
+    assert set(written["weights_version"].to_pylist()) == {row["stage"]}
+    assert {len(ids) for ids in written["generated_ids"].to_pylist()} == {decoding.max_new_tokens}
+    prompts = torch.tensor(written["prompt_ids"].to_pylist()[:2])
+    with torch.inference_mode():
+        expected = model.generate(
+            prompts,
+            attention_mask=torch.ones_like(prompts),
+            do_sample=False,
+            num_beams=5,
+            repetition_penalty=decoding.repetition_penalty,
+            max_new_tokens=decoding.max_new_tokens,
+            min_new_tokens=decoding.max_new_tokens,
+            eos_token_id=None,
+        )[:, prompts.shape[1] :]
+    assert written["generated_ids"].to_pylist()[:2] == expected.tolist()

@@ -1,0 +1,58 @@
+"""What a dry run says of GPUs that this machine may not have, and of those that no plan could use."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from rich.console import Console
+
+from fortifai_ray.errors import UserError
+from fortifai_ray.families.language.recipe import LanguageRecipe
+from fortifai_ray.study.resources import ResourcesConfig
+from fortifai_ray.study.study import load_study
+from fortifai_ray.sweep.dry_run import print_plan
+
+STUDY: dict[str, Any] = {
+    "name": "spread",
+    "family": {"kind": "language", "model": {"preset": "llama-tiny", "vocab_size": 512}},
+    "corpus": {"source": "pydoc", "train_tokens": 4096},
+    "training": {"block_size": 64},
+    "generations": 2,
+    "collapse": {"metric": "perplexity", "relative_to": "absolute", "threshold": 9.0, "direction": "above"},
+}
+
+
+def test_a_study_for_a_cluster_is_looked_at_without_one(tmp_path: Path) -> None:
+    """GPUs that are asked for and not here are said in a line, with what they are needed for; nothing fails."""
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump({**STUDY, "resources": {"engines": {"gpus": 2}}}))
+    out = io.StringIO()
+    print_plan(load_study(file), tmp_path / "runs", Console(file=out))
+    told = " ".join(out.getvalue().split())
+    assert "1 chains of 2 generations, 0 of them in the store" in told
+    assert "Not here, where no GPUs are counted: resources: a chain's training needs" in told
+    assert "an engine 2" in told
+
+
+@pytest.mark.parametrize(
+    ("engines", "engine", "message"),
+    [
+        ({"gpus": 3}, "vllm", r"study: resources.engines.gpus: 4 attention heads .* cannot be shared out to 3 GPUs"),
+        ({"gpus": 2}, "huggingface", r"resources.engines.gpus: 2 GPUs are for vLLM.* at most 1 is right"),
+        ({"gpus": 4}, "vllm", None),
+        ({"gpus": 0.5}, "huggingface", None),
+        ({}, "huggingface", None),
+    ],
+)
+def test_gpus_that_a_model_cannot_be_spread_over(engines: dict[str, Any], engine: str, message: str | None) -> None:
+    """One line before anything starts, where the model's configuration is at hand."""
+    content = {key: value for key, value in STUDY.items() if key not in ("name", "collapse")}
+    recipe = LanguageRecipe(**content, engine={"kind": engine})
+    resources = ResourcesConfig.model_validate({"engines": engines})
+    if message is None:
+        recipe.check_resources(resources, "study")
+    else:
+        with pytest.raises(UserError, match=message):
+            recipe.check_resources(resources, "study")

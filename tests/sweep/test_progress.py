@@ -1,0 +1,66 @@
+"""The progress view: what happened is told, and a long wait never stays silent."""
+
+import io
+import time
+
+import pytest
+import ray
+from rich.console import Console
+
+from fortifai_ray.sweep.progress import Board, SweepProgress
+from fortifai_ray.sweep.sweep import progress
+
+CHAINS = {"a": ("loss.kind=tce seed=0", 3), "b": ("loss.kind=tce seed=1", 3)}
+
+
+def view(board: object = None) -> tuple[SweepProgress, io.StringIO]:
+    out = io.StringIO()
+    return SweepProgress(CHAINS, Console(file=out, width=200), board), out
+
+
+def until(out: io.StringIO, text: str) -> str:
+    deadline = time.monotonic() + 30
+    while text not in out.getvalue() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return out.getvalue()
+
+
+def test_a_generation_is_told_once_with_its_metric() -> None:
+    """A line for each generation; a collapse with its reason, a stage taken from the store as such."""
+    sweep, out = view()
+    with sweep:
+        sweep.generation("a", {"generation": 0, "perplexity": 1234.5, "reused": True}, ["perplexity"])
+        row = {"generation": 1, "perplexity": None, "reused": False, "collapse_reason": "training diverged"}
+        sweep.generation("a", row, ["perplexity"])
+    assert out.getvalue().splitlines() == [
+        "loss.kind=tce seed=0  generation 0  perplexity 1,234  (from the store)",
+        "loss.kind=tce seed=0  generation 1    collapsed: training diverged",
+    ]
+
+
+def test_a_step_told_again_keeps_its_beginning() -> None:
+    """A wait is announced over and over with its seconds in brackets: it is one wait, that began once."""
+    board = Board()
+    board.write("a", "waiting for another chain to train generation 0 (1 s)")
+    (_, since) = board.read()["a"]
+    board.write("a", "waiting for another chain to train generation 0 (9 s)")
+    assert board.read()["a"] == ("waiting for another chain to train generation 0 (9 s)", since)
+    board.write("a", "train generation 0")
+    assert board.read()["a"][1] > since
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_instance")
+def test_a_long_wait_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chain that waits for another, and a sweep whose chains cannot start, say so and say what there is."""
+    monkeypatch.setattr(progress, "_LONG_WAIT", 1.0)
+    board = ray.remote(Board).options(num_cpus=0).remote()
+    sweep, out = view(board)
+    with sweep:
+        assert "no chain could start for 1 s: the Ray cluster has 2 CPU(s)" in until(out, "no chain could start")
+        ray.get(board.write.remote("a", "waiting for an engine (0 of 2 generation calls done)"))
+        assert "loss.kind=tce seed=0: waiting for an engine (0 of 2" in until(out, "waiting for an engine")
+        ray.get(board.write.remote("a", "train generation 1"))
+        told = out.getvalue().count("waiting for an engine")
+        time.sleep(2.5)
+        assert out.getvalue().count("waiting for an engine") <= told + 1, "it went on telling of a wait that is over"
