@@ -10,7 +10,7 @@ with app.setup(hide_code=True):
 
     from fortifai_ray.errors import UserError
     from fortifai_ray.notebooks import controls, phase
-    from fortifai_ray.report.charts.curves import phase_chart
+    from fortifai_ray.report.charts import phase_chart
     from fortifai_ray.report.criteria import criterion_text
 
     DATA = Path(__file__).parent / "data"

@@ -9,7 +9,7 @@ with app.setup(hide_code=True):
     import marimo as mo
 
     from fortifai_ray.notebooks import controls
-    from fortifai_ray.report.charts.curves import theory_chart
+    from fortifai_ray.report.charts import theory_chart
 
     DATA = Path(__file__).parent / "data"
 

@@ -10,7 +10,7 @@ with app.setup(hide_code=True):
 
     from fortifai_ray.errors import UserError
     from fortifai_ray.notebooks import controls, opening, signs
-    from fortifai_ray.report.charts.curves import signs_chart
+    from fortifai_ray.report.charts import signs_chart
 
     DATA = Path(__file__).parent / "data"
     SHARES = [round(0.05 * step, 2) for step in range(1, 20)]

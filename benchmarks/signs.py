@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from fortifai_ray.evaluation.signs.config import SignsConfig
 from fortifai_ray.evaluation.signs.corpus import corpus_signs
-from fortifai_ray.evaluation.signs.rows import SignsConfig
 
 TARGET_SECONDS, TARGET_BYTES = 30.0, 2e9
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.families.images.config import VaeConfig
-from fortifai_ray.families.images.networks import create_model, load_model
+from fortifai_ray.families.images.models import create_model, load_model
 from fortifai_ray.families.images.objective import draw_samples
 from fortifai_ray.notebooks.latents import latent_table
 from fortifai_ray.notebooks.opening import open_folder

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from fortifai_ray.chain.chain import cohort as cohort_module
+from fortifai_ray.chain import cohort as cohort_module
 from fortifai_ray.chain.cohort import CohortTask, cohort_rows, cohorts, run_cohort
 from fortifai_ray.results.writer import StudyResults
 from fortifai_ray.storage.steps import NotStored, Steps

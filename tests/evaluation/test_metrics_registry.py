@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 
 from fortifai_ray.evaluation.metrics import METRICS, fidelity
+from fortifai_ray.evaluation.signs.config import SignsConfig
 from fortifai_ray.evaluation.signs.corpus import corpus_signs
-from fortifai_ray.evaluation.signs.rows import SignsConfig
 from fortifai_ray.statistics.criterion import is_log_scale
 
 

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from fortifai_ray.statistics import CollapseCriterion, chain_table, fidelity_table
-from fortifai_ray.statistics import survival as logrank
-from fortifai_ray.statistics.survival import holm
+from fortifai_ray.statistics.survival import holm, logrank
 
 VARIED = ["loss.kind", "loss.gamma", "seed"]
 CROSS_ENTROPY = {"loss.kind": "cross_entropy"}

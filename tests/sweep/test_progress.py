@@ -7,8 +7,8 @@ import pytest
 import ray
 from rich.console import Console
 
+from fortifai_ray.sweep import progress
 from fortifai_ray.sweep.progress import Board, SweepProgress
-from fortifai_ray.sweep.sweep import progress
 
 CHAINS = {"a": ("loss.kind=tce seed=0", 3), "b": ("loss.kind=tce seed=1", 3)}
 

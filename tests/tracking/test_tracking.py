@@ -170,7 +170,7 @@ class TestRunAgain:
     def test_a_killed_study_goes_on_in_its_runs(self, storage: Path) -> None:
         """kill -9 leaves runs RUNNING: the next sweep takes them up, adds what is missing and ends them."""
         code = (
-            "import os, signal, sys, time; from pathlib import Path; from tests.test_tracking import *\n"
+            "import os, signal, sys, time; from pathlib import Path; from tests.tracking.test_tracking import *\n"
             "storage = Path(sys.argv[1]); tracker = StudyTracker('small', storage, STUDY, CHAINS)\n"
             "for g in range(2): tracker.log_generation('aaa', g, {'perplexity': 300.0 * 2**g}, f'sample of aaa {g}')\n"
             "while not list(storage.glob('mlartifacts/**/generation_001.txt')): time.sleep(0.1)\n"

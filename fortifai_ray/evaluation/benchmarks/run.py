@@ -24,7 +24,8 @@ from fortifai_ray.evaluation.benchmarks.report import (
 from fortifai_ray.evaluation.benchmarks.tasks import TaskFile, check_files, harness_version, task_files
 from fortifai_ray.evaluation.kr import generator as kr_generator
 from fortifai_ray.evaluation.kr import scoring as kr_scoring
-from fortifai_ray.evaluation.kr.questions import Exam, answers, load_exam, make_exam
+from fortifai_ray.evaluation.kr.accuracy import answers
+from fortifai_ray.evaluation.kr.questions import Exam, load_exam, make_exam
 from fortifai_ray.storage.store import canonical_hash, file_sha256
 
 VERSION = 1  # bump when the same checkpoint and files give other measures

@@ -6,8 +6,9 @@ import numpy as np
 import pyarrow as pa
 
 from fortifai_ray.evaluation.signs import distribution, repetition
+from fortifai_ray.evaluation.signs.config import SignsConfig
 from fortifai_ray.evaluation.signs.repetition import self_bleu
-from fortifai_ray.evaluation.signs.rows import Rows, Signs, SignsConfig, as_rows, finite
+from fortifai_ray.evaluation.signs.rows import Rows, Signs, as_rows, finite
 from fortifai_ray.seeds import generator
 
 VERSION = 1  # bump when the same texts give other signs

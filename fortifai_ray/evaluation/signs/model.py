@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from fortifai_ray.evaluation.signs.rows import Signs, SignsConfig, as_rows, finite
+from fortifai_ray.evaluation.signs.config import SignsConfig
+from fortifai_ray.evaluation.signs.rows import Signs, as_rows, finite
 from fortifai_ray.evaluation.signs.scoring import Scorer, Scores, Text
 from fortifai_ray.seeds import generator
 

@@ -10,7 +10,7 @@ import torch
 from fortifai_ray.families.images import measures
 from fortifai_ray.families.images.data import HumanData
 from fortifai_ray.families.images.measures import as_rows, classify
-from fortifai_ray.families.images.networks import load_model
+from fortifai_ray.families.images.models import load_model
 from fortifai_ray.families.images.objective import GenerativeModel, draw_samples, here, score_blocks, score_samples
 from fortifai_ray.families.images.vae import Vae, latent_statistics
 from fortifai_ray.storage.store import Stage

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fortifai_ray.families.images import evaluation, training
-from fortifai_ray.families.images import networks as models
+from fortifai_ray.families.images import evaluation, models, training
 from fortifai_ray.families.images.data import SAMPLES_FILE, HumanData, fetch_samples, read_written
 from fortifai_ray.families.images.measures import prepare_classifier
 from fortifai_ray.families.images.pictures import picture

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from fortifai_ray.families.fitting import fetch, make_optimizer, run_on_ray_train, use_bfloat16
 from fortifai_ray.families.images.config import TrainingConfig
-from fortifai_ray.families.images.networks import load_identity, load_model, save_model
+from fortifai_ray.families.images.models import load_identity, load_model, save_model
 from fortifai_ray.families.images.objective import Noise, Sums, cpu_generator
 from fortifai_ray.losses import CrossEntropy, DynamicTruncatedCrossEntropy, Loss, PointwiseLoss
 from fortifai_ray.seeds import derive_seed, generator

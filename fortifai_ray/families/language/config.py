@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from fortifai_ray.evaluation.benchmarks.config import Benchmark, BenchmarksConfig, metric_names
 from fortifai_ray.evaluation.metrics import CORPUS_SIGNS, MODEL_SIGNS
-from fortifai_ray.evaluation.signs.rows import SignsConfig
+from fortifai_ray.evaluation.signs.config import SignsConfig
 from fortifai_ray.families.fitting import OptimizerConfig
 from fortifai_ray.families.language.parallel import Parallel
 

@@ -11,7 +11,8 @@ import numpy as np
 from fortifai_ray.evaluation.benchmarks.config import BenchmarksConfig, KrTest
 from fortifai_ray.evaluation.signs import corpus as corpus_side
 from fortifai_ray.evaluation.signs import model as model_side
-from fortifai_ray.evaluation.signs.rows import Signs, SignsConfig
+from fortifai_ray.evaluation.signs.config import SignsConfig
+from fortifai_ray.evaluation.signs.rows import Signs
 from fortifai_ray.families.language import data
 from fortifai_ray.families.language.corpus import Corpus
 from fortifai_ray.families.language.placed import where_it_trained

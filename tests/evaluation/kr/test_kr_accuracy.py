@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from fortifai_ray.evaluation.kr.questions import Answers, Skipped, answers
+from fortifai_ray.evaluation.kr.accuracy import Answers, answers
+from fortifai_ray.evaluation.kr.questions import Skipped
 from fortifai_ray.evaluation.kr.scoring import ExamScores
 
 

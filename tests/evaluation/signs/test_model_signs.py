@@ -11,8 +11,8 @@ import torch
 import transformers
 
 from fortifai_ray.evaluation.metrics import METRICS
+from fortifai_ray.evaluation.signs.config import SignsConfig
 from fortifai_ray.evaluation.signs.model import HISTOGRAM_EDGES, count_target_bytes, histogram, model_signs
-from fortifai_ray.evaluation.signs.rows import SignsConfig
 from fortifai_ray.evaluation.signs.scoring import Scorer, Scores, Text
 from fortifai_ray.families.language.scoring import perplexity
 

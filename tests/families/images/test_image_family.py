@@ -122,7 +122,7 @@ def test_what_cannot_be_trained_or_scored_is_a_collapse(tmp_path: Path) -> None:
     start = family.init(None, 0)
     with pytest.raises(Collapsed, match="training set is empty"):
         family.fit(TrainingSet(()), recipe.loss, start_from=start, generation=1)
-    from fortifai_ray.families.images.networks import load_identity, load_model, save_model
+    from fortifai_ray.families.images.models import load_identity, load_model, save_model
 
     model = load_model(start.path)
     with torch.no_grad():
