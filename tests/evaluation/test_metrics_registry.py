@@ -45,7 +45,7 @@ def test_fidelity_is_chance_normalised() -> None:
 def test_configuration_and_registry_are_light() -> None:
     """The command line reads study files without paying for torch, Ray, NumPy or Arrow."""
     code = (
-        "import sys, fortifai_ray.evaluation.metrics, fortifai_ray.evaluation.signs.rows;"
+        "import sys, fortifai_ray.evaluation.metrics, fortifai_ray.evaluation.signs.config;"
         "print(sorted({'torch', 'ray', 'numpy', 'pyarrow', 'polars', 'transformers', 'sklearn'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
