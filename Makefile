@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup quickstart test check lock format notebooks soak
+.PHONY: setup quickstart test check docs lock format notebooks soak
 
 setup: $(STAMP)
 
@@ -26,6 +26,10 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The pages that are made from the code: docs/studies.md, docs/metrics.md, docs/replications.md.
+docs: $(STAMP)
+	$(BIN)/python scripts/docs.py
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
