@@ -53,7 +53,7 @@ _STUDIES = """# Study files: every key
 
 Generated from the models that check a study file (`python scripts/docs.py studies`). A study file is one YAML mapping:
 the recipe of a chain, what varies, and the criterion of collapse. `sweeps/` has one for each paper to start from. A
-mistake ends `fortifai sweep` before anything starts, with one line that names the file, the key and what would be right.
+mistake ends `fortifai sweep` before anything starts: one line names the file, the key and what would be right.
 
 Any key of the recipe may stand under `vary` as a dotted path (`loss.gamma`, `regime.synthetic_ratio`, `seed`), with a
 list of values; the grid is their product. The same path sets a key from the command line (`--set training.epochs=1`),
