@@ -1,6 +1,5 @@
 """A user's own code, named ``module:name`` in a study file: found, hashed, and told apart from a mistake."""
 
-import difflib
 import hashlib
 import importlib
 import inspect
@@ -11,6 +10,8 @@ from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from fortifai_ray.validation import hint
 
 _OURS = ("__main__", "__mp_main__", "fortifai_ray")
 
@@ -27,8 +28,8 @@ def find_user_code(kind: str, what: str) -> Any:
     module = _import(module_name)
     found = getattr(module, name, None)
     if found is None:
-        close = difflib.get_close_matches(name, vars(module), n=1)
-        raise ValueError(f"{module_name} has no {name}" + (f"; did you mean {close[0]}?" if close else ""))
+        own = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module_name]
+        raise ValueError(f"{module_name} has no {name}{hint(name, own)}")
     return found
 
 

@@ -1,7 +1,7 @@
 """What a user wrote, read and checked: YAML with no key twice, and one line for what is wrong."""
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,7 +41,7 @@ def _first_error(error: ValidationError, model: type[BaseModel], content: Mappin
     more = f" (and {len(places) - 1} more)" if len(places) > 1 else ""
     if first["type"] == "extra_forbidden":
         place, _, key = location.rpartition(".")
-        return f"{where}: unknown key{suggest(key, keys_at(model, place) or all_keys(model))}{more}"
+        return f"{where}: unknown key{hint(key, keys_at(model, place) or all_keys(model))}{more}"
     if first["type"] == "union_tag_not_found":
         return f"{where}.kind: this key is needed and missing{more}"
     if first["type"] == "missing":
@@ -100,10 +100,13 @@ def _forms(schema: Mapping[str, Any], known: Mapping[str, Any]) -> list[Mapping[
     return [form for part in alternatives for form in _forms(part, known)] if alternatives else [schema]
 
 
-def suggest(word: str, known: Sequence[str]) -> str:
-    """The end of a message about an unknown word: the nearest known one, or all of them."""
-    close = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {close[0]}?" if close else f" (known keys: {', '.join(known)})"
+def hint(word: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown word: the most similar known one, or else all of them, in their order."""
+    names = list(known)
+    close = difflib.get_close_matches(word, names, n=1)
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f" (known: {', '.join(names)})" if names else ""
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):

@@ -1,6 +1,5 @@
 """Checks a study's claims against its result tables."""
 
-import difflib
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from fortifai_ray.statistics.intervals import Interval, NoInterval
 from fortifai_ray.study.claim_fields import Summary
 from fortifai_ray.study.claim_statistics import CriticalPoint, FidelityRatio, OnsetOrder, OnsetShare
 from fortifai_ray.study.claims import Claim
+from fortifai_ray.validation import hint
 
 _claim: TypeAdapter[Claim] = TypeAdapter(Claim)
 
@@ -37,9 +37,7 @@ def check_claims(study_dir: Path, ids: Collection[str] = ()) -> list[ClaimResult
     _ = tables.generations if claims else None  # without it there is nothing to check any claim against
     for wanted in ids:
         if wanted not in (known := [claim.id for claim in claims]):
-            close = difflib.get_close_matches(wanted, known, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known) or 'none'}"
-            raise UserError(f"{tables.directory}: no claim has the id {wanted!r}; {hint}")
+            raise UserError(f"{tables.directory}: no claim has the id {wanted!r}{hint(wanted, known)}")
     return [check_claim(tables, claim) for claim in claims if not ids or claim.id in ids]
 
 

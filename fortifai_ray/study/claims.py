@@ -14,7 +14,6 @@
       min_chains: 100
 """
 
-import difflib
 import math
 from collections.abc import Collection, Sequence
 from typing import Annotated, Any, Literal
@@ -25,6 +24,7 @@ from fortifai_ray.errors import UserError
 from fortifai_ray.study.claim_fields import Criterion, Where, where_words
 from fortifai_ray.study.claim_statistics import PerChain, Statistic
 from fortifai_ray.theory.evaluate import evaluate
+from fortifai_ray.validation import hint
 
 Relation = Literal["equals", "at_most", "at_least", "less", "greater", "between"]
 DEFAULT_LEVEL = 0.99  # several claims are tested at once: see `fortifai_ray.claims.lines.multiplicity`
@@ -191,11 +191,11 @@ def _problem(
     for place, where in (("where", claim.where), ("statistic.against", against)):
         for key in where:
             if key not in known:
-                return f"{place}.{key}", f"unknown key{_suggest(key, known)}"
+                return f"{place}.{key}", f"unknown key{hint(key, sorted(known))}"
     measured = {*metrics, *_MEASURED_COLUMNS}
     for metric in statistic.metrics:
         if metric not in measured:
-            return "statistic.metric", f"this study does not measure {metric!r}{_suggest(metric, measured)}"
+            return "statistic.metric", f"this study does not measure {metric!r}{hint(metric, sorted(measured))}"
     for criterion in statistic.criteria:
         if message := _criterion_problem(criterion, criteria):
             return "statistic", message
@@ -208,12 +208,7 @@ def _criterion_problem(criterion: Criterion, criteria: Sequence[str]) -> str | N
             return None
         return f"there is no collapse criterion {criterion}; there are {len(criteria)}, counted from 0"
     if criterion not in criteria:
-        return f"no collapse criterion has the metric {criterion!r}{_suggest(criterion, set(criteria))}"
+        return f"no collapse criterion has the metric {criterion!r}{hint(criterion, sorted(set(criteria)))}"
     if criteria.count(criterion) > 1:
         return f"several collapse criteria have the metric {criterion!r}: give the place of one, 0, 1, …"
     return None
-
-
-def _suggest(word: str, known: Collection[str]) -> str:
-    close = difflib.get_close_matches(word, sorted(known), n=1)
-    return f"; did you mean {close[0]}?" if close else f" (known: {', '.join(sorted(known))})"

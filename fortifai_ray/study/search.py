@@ -1,6 +1,5 @@
 """``search:`` of a study file: find where collapse begins along one key, or the values at which a metric is largest."""
 
-import difflib
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 from fortifai_ray.errors import UserError
 from fortifai_ray.statistics.criterion import CollapseCriterion
 from fortifai_ray.statistics.verdicts import SurvivalRules
+from fortifai_ray.validation import hint
 
 Direction = Literal["rises", "falls", "detect"]
 Ends = Annotated[list[FiniteFloat], Field(min_length=2, max_length=2)]
@@ -187,9 +187,7 @@ def _refuse_optimise(search: OptimiseSearch, varied: Sequence[str], is_baseline:
 def _refuse_key(key: str, recipe: Mapping[str, Any], corners: Sequence[Mapping[str, float]], source: str) -> None:
     if key not in recipe:
         numeric = [name for name, value in recipe.items() if _is_number(value)]
-        close = difflib.get_close_matches(key, numeric, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"numeric keys: {', '.join(numeric)}"
-        raise UserError(f"{source}: search.over: {key}: not a key of the recipe; {hint}")
+        raise UserError(f"{source}: search.over: {key}: not a key of the recipe{hint(key, numeric)}")
     if not _is_number(recipe[key]):
         raise UserError(f"{source}: search.over: {key}: not a number in the recipe (it is {recipe[key]!r})")
     for corner in corners if isinstance(recipe[key], int) else ():

@@ -23,7 +23,7 @@ from fortifai_ray.storage.store import canonical_hash
 from fortifai_ray.study.claims import Claim, refuse_claims
 from fortifai_ray.study.resources import ResourcesConfig
 from fortifai_ray.study.search import Search, refuse_search, searched_keys
-from fortifai_ray.validation import all_keys, read_yaml, suggest, validated
+from fortifai_ray.validation import all_keys, hint, read_yaml, validated
 
 
 def _as_list(value: Any) -> Any:
@@ -249,7 +249,7 @@ def _check_top_level(content: Mapping[str, Any], source: str) -> None:
     known = list(dict.fromkeys([*StudySettings.model_fields, *(key for kind in recipes for key in kind.model_fields)]))
     for key in content:
         if key not in known:
-            raise UserError(f"{source}: {key}: unknown key{suggest(str(key), known)}")
+            raise UserError(f"{source}: {key}: unknown key{hint(str(key), known)}")
 
 
 def _recipe_types(content: Mapping[str, Any], source: str) -> list[type[Recipe]]:
@@ -275,7 +275,7 @@ def _recipe_type(content: Mapping[str, Any], source: str) -> type[Recipe]:
         raise UserError(f"{source}: {where}: this key is needed and missing (kinds: {', '.join(FAMILIES)})")
     kind = family["kind"]
     raise UserError(
-        f"{source}: family.kind: there is no family {kind!r}{suggest(str(kind), FAMILIES)}; "
+        f"{source}: family.kind: there is no family {kind!r}{hint(str(kind), FAMILIES)}; "
         "a family of your own is named module:Class"
     )
 

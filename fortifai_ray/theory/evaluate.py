@@ -1,9 +1,10 @@
 """A claim's value as a closed form, ``{theory: NAME, …arguments}``, by its name in :mod:`fortifai_ray.theory`."""
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
+
+from fortifai_ray.validation import hint
 
 GENERATION = "generation"  # taken from the claim's statistic where a closed form depends on it and none is given
 
@@ -28,9 +29,7 @@ def evaluate(value: Mapping[str, Any], generation: int | None) -> float:
     name, given = str(value["theory"]), {key: item for key, item in value.items() if key != "theory"}
     forms = closed_forms()
     if name not in forms:
-        close = difflib.get_close_matches(name, forms, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(sorted(forms))}"
-        raise ValueError(f"there is no closed form {name!r}; {hint}")
+        raise ValueError(f"there is no closed form {name!r}{hint(name, sorted(forms))}")
     signature = inspect.signature(forms[name])
     if GENERATION in signature.parameters and GENERATION not in given:
         if generation is None:

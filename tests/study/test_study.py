@@ -114,7 +114,7 @@ def test_every_study_that_ships_is_valid(
         ),
         (
             {"training": {"lora": {"r": 8}}},
-            r"training\.lora\.r: unknown key \(known keys: alpha, dropout, rank, targets\)",
+            r"training\.lora\.r: unknown key \(known: alpha, dropout, rank, targets\)",
         ),
         ({"vary": {"loss": [{"kind": "tce", "gama": 0.3}]}}, r"loss\.gam.*\(under vary\)"),
         ({"vary": {"loss.gamma": [0.3]}}, r"loss\.kind: this key is needed"),
