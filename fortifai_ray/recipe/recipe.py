@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from fortifai_ray.recipe.devices import Devices
     from fortifai_ray.recipe.family import Family
     from fortifai_ray.storage.steps import Steps
-    from fortifai_ray.study.resources import ResourcesConfig
 
 Unit = Literal["tokens", "samples"]
 
@@ -78,8 +77,8 @@ class Recipe(BaseModel):
     def check(self, prepared: str | None, store: StageStore, source: str) -> None:
         """What only the prepared data tell: too few samples, rows that do not fit. Raises :class:`UserError`."""
 
-    def check_resources(self, resources: "ResourcesConfig", source: str) -> None:
-        """What the recipe's model cannot run on. Raises :class:`UserError`, beginning with ``source``."""
+    def check_resources(self, engine_gpus: float, source: str) -> None:
+        """Raise :class:`UserError`, beginning with ``source``, where the model cannot run on ``engine_gpus`` an engine."""
 
     def build(self, prepared: str | None, steps: "Steps", devices: "Devices") -> "Family":
         """The family of one chain of this recipe."""

@@ -13,9 +13,9 @@ from fortifai_ray.errors import UserError
 from fortifai_ray.recipe.devices import Devices
 from fortifai_ray.storage.steps import NotStored, Steps
 from fortifai_ray.storage.store import MANIFEST, StageStore, Storage
-from fortifai_ray.study.resources import Plan, cores_here, make_plan
 from fortifai_ray.study.search import BoundarySearch
 from fortifai_ray.study.study import Chain, Study
+from fortifai_ray.sweep.plan import Plan, cores_here, make_plan
 from fortifai_ray.sweep.preflight import check_study
 
 _SECONDS = ("train_seconds", "generate_seconds", "evaluate_seconds")

@@ -13,7 +13,7 @@ from typing import Any
 from tenacity import retry, stop_after_attempt
 
 from fortifai_ray.errors import UserError
-from fortifai_ray.study.resources import cores_here
+from fortifai_ray.sweep.plan import cores_here
 from fortifai_ray.user_code import modules_here
 
 _ENVIRONMENT = {

@@ -20,7 +20,7 @@ def check_study(study: Study, store: StageStore) -> Inputs:
     distinct = {chain.recipe.model_dump_json(exclude={"loss", "seed"}): chain.recipe for chain in chains}
     for recipe in distinct.values():
         recipe.check(inputs.of(recipe), store, study.source)
-        recipe.check_resources(study.settings.resources, study.source)
+        recipe.check_resources(study.settings.resources.engine_gpus, study.source)
     return inputs
 
 

@@ -18,8 +18,8 @@ from fortifai_ray.results.writer import StudyResults
 from fortifai_ray.storage.mirror import StudyMirror
 from fortifai_ray.storage.steps import NotStored, Steps
 from fortifai_ray.storage.store import Stage, StageStore, Storage
-from fortifai_ray.study.resources import Plan
 from fortifai_ray.study.study import Chain, Study
+from fortifai_ray.sweep.plan import Plan
 from fortifai_ray.tracking import ChainInfo, StudyStatus, StudyTracker
 from fortifai_ray.tracking.from_mlflow import RECORDED_COLLAPSE
 from fortifai_ray.tracking.quantiles import seed_quantiles

@@ -12,10 +12,10 @@ from rich.console import Console
 from fortifai_ray.chain.cohort import CohortTask
 from fortifai_ray.families.language.recipe import LanguageRecipe
 from fortifai_ray.storage.store import StageStore, Storage
-from fortifai_ray.study.resources import Plan, cores_here, make_plan
 from fortifai_ray.study.study import Chain, Study
 from fortifai_ray.sweep.instance import ray_instance
 from fortifai_ray.sweep.nodes import bring_nodes
+from fortifai_ray.sweep.plan import Plan, cores_here, make_plan
 from fortifai_ray.sweep.preflight import check_address, check_study
 from fortifai_ray.sweep.progress import Board, SweepProgress
 from fortifai_ray.sweep.run import SweepOutcome, SweepRun

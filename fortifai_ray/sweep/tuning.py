@@ -14,7 +14,7 @@ from fortifai_ray.chain.chain import GenerationResult
 from fortifai_ray.chain.cohort import CohortTask
 from fortifai_ray.recipe.devices import Devices
 from fortifai_ray.storage.store import StageStore
-from fortifai_ray.study.resources import Plan
+from fortifai_ray.sweep.plan import Plan
 from fortifai_ray.sweep.progress import SweepProgress
 from fortifai_ray.sweep.trials import (
     MISTAKE,

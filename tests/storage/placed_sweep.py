@@ -6,7 +6,7 @@ from typing import Any
 
 from fortifai_ray.cli import main
 from fortifai_ray.recipe.devices import Devices
-from fortifai_ray.study.resources import Plan
+from fortifai_ray.sweep.plan import Plan
 from fortifai_ray.sweep.sweep import sweep, tuning
 
 _make_plan, _devices = sweep.make_plan, tuning._devices

@@ -52,7 +52,7 @@ def test_gpus_that_a_model_cannot_be_spread_over(engines: dict[str, Any], engine
     recipe = LanguageRecipe(**content, engine={"kind": engine})
     resources = ResourcesConfig.model_validate({"engines": engines})
     if message is None:
-        recipe.check_resources(resources, "study")
+        recipe.check_resources(resources.engine_gpus, "study")
     else:
         with pytest.raises(UserError, match=message):
-            recipe.check_resources(resources, "study")
+            recipe.check_resources(resources.engine_gpus, "study")

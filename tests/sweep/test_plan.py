@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fortifai_ray.errors import UserError
-from fortifai_ray.study.resources import EngineResources, ResourcesConfig, TrainResources, make_plan
+from fortifai_ray.study.resources import EngineResources, ResourcesConfig, TrainResources
+from fortifai_ray.sweep.plan import make_plan
 
 
 @given(

@@ -11,7 +11,6 @@ from fortifai_ray.families.language.config import CorpusConfig, EvaluationConfig
 from fortifai_ray.recipe.curation import Verifier
 from fortifai_ray.recipe.recipe import Recipe, Unit
 from fortifai_ray.storage.store import StageStore
-from fortifai_ray.study.resources import ResourcesConfig
 
 if TYPE_CHECKING:
     from fortifai_ray.families.language.family import LanguageFamily
@@ -144,21 +143,20 @@ class LanguageRecipe(Recipe):
         self._check_lengths(source)
         self._check_adapters(source)
 
-    def check_resources(self, resources: ResourcesConfig, source: str) -> None:
-        """That an engine can be spread over the GPUs asked for. Raises :class:`UserError`."""
+    def check_resources(self, engine_gpus: float, source: str) -> None:
+        """Raise :class:`UserError` where the model cannot be spread over ``engine_gpus`` GPUs of an engine."""
         from fortifai_ray.engines.vllm_engine import check_spread
         from fortifai_ray.families.language.models import known_config
 
-        gpus = resources.engines.gpus
-        if gpus == "auto" or gpus <= 1:
+        if engine_gpus <= 1:
             return
         if self.writer.kind == "huggingface":
             raise UserError(
-                f"{source}: resources.engines.gpus: {gpus:g} GPUs are for vLLM, and this study's engines are "
+                f"{source}: resources.engines.gpus: {engine_gpus:g} GPUs are for vLLM, and this study's engines are "
                 "transformers', which run on one; at most 1 is right"
             )
         try:
-            check_spread(known_config(self.family.model) or {}, int(gpus))
+            check_spread(known_config(self.family.model) or {}, int(engine_gpus))
         except ValueError as error:
             raise UserError(f"{source}: resources.engines.gpus: {error}") from None
 
