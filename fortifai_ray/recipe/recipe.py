@@ -78,7 +78,7 @@ class Recipe(BaseModel):
         """What only the prepared data tell: too few samples, rows that do not fit. Raises :class:`UserError`."""
 
     def check_resources(self, engine_gpus: float, source: str) -> None:
-        """Raise :class:`UserError`, beginning with ``source``, where the model cannot run on ``engine_gpus`` an engine."""
+        """Raise :class:`UserError`, beginning with ``source``, where no engine can spread over ``engine_gpus`` GPUs."""
 
     def build(self, prepared: str | None, steps: "Steps", devices: "Devices") -> "Family":
         """The family of one chain of this recipe."""
