@@ -9,7 +9,7 @@ with app.setup(hide_code=True):
     import marimo as mo
 
     from fortifai_ray.errors import UserError
-    from fortifai_ray.notebooks import controls, explorer, texts
+    from fortifai_ray.notebooks import controls, samples
 
     DATA = Path(__file__).parent / "data"
 
@@ -41,7 +41,7 @@ def pick_texts():
 def open_texts(text_study):
     written = controls.opened(text_study.value, DATA, compares=False)
     try:
-        prompts = texts.prompts(written)
+        prompts = samples.prompts(written)
     except UserError as _error:
         controls.stop(str(_error))
     controls.about(written)
@@ -51,7 +51,7 @@ def open_texts(text_study):
 @app.cell(hide_code=True)
 def pick_prompt(prompts, written):
     prompt_picker = controls.choice(list(prompts), "prompt")
-    text_seed = controls.choice([str(_seed) for _seed in texts.seeds(written, written.samples)], "seed")
+    text_seed = controls.choice([str(_seed) for _seed in samples.seeds(written, written.samples)], "seed")
     mo.hstack([prompt_picker, text_seed], justify="start")
     return prompt_picker, text_seed
 
@@ -59,12 +59,12 @@ def pick_prompt(prompts, written):
 @app.cell(hide_code=True)
 def show_texts(prompt_picker, prompts, text_seed, written):
     try:
-        _passage = texts.passage(written, prompts[prompt_picker.value], int(text_seed.value))
+        _passage = samples.passage(written, prompts[prompt_picker.value], int(text_seed.value))
     except UserError as _error:
         controls.stop(str(_error))
     mo.vstack(
         [
-            mo.Html(explorer.text_page(_passage)),
+            mo.Html(samples.text_page(_passage)),
             mo.md("<small>↵ is a line break, ↵×12 twelve of them; texts are cut at 600 characters.</small>"),
         ]
     )
@@ -89,7 +89,7 @@ def open_images(image_study):
 
 @app.cell(hide_code=True)
 def pick_image_seed(drawn):
-    image_seed = controls.choice([str(_seed) for _seed in texts.seeds(drawn, drawn.pictures)], "seed")
+    image_seed = controls.choice([str(_seed) for _seed in samples.seeds(drawn, drawn.pictures)], "seed")
     mo.hstack([image_seed], justify="start")
     return (image_seed,)
 
@@ -97,7 +97,7 @@ def pick_image_seed(drawn):
 @app.cell(hide_code=True)
 def show_latents(drawn, image_seed):
     try:
-        _page = mo.Html(explorer.latent_page(drawn, int(image_seed.value)))
+        _page = mo.Html(samples.latent_page(drawn, int(image_seed.value)))
     except UserError as _error:
         _page = controls.say(str(_error))
     mo.vstack(
@@ -116,7 +116,7 @@ def show_latents(drawn, image_seed):
 @app.cell(hide_code=True)
 def show_samples(drawn, image_seed):
     try:
-        _page = mo.Html(explorer.sample_page(drawn, int(image_seed.value)))
+        _page = mo.Html(samples.sample_page(drawn, int(image_seed.value)))
     except UserError as _error:
         _page = controls.say(str(_error))
     mo.vstack(

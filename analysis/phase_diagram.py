@@ -9,8 +9,9 @@ with app.setup(hide_code=True):
     import marimo as mo
 
     from fortifai_ray.errors import UserError
-    from fortifai_ray.notebooks import controls, phase
-    from fortifai_ray.report.charts import phase_chart
+    from fortifai_ray.notebooks import controls
+    from fortifai_ray.report import phase
+    from fortifai_ray.report.charts import phase as charts
     from fortifai_ray.report.criteria import criterion_text
 
     DATA = Path(__file__).parent / "data"
@@ -91,7 +92,7 @@ def about_plane(criterion):
 
 @app.cell(hide_code=True)
 def show_plane(plane):
-    controls.drawn(phase_chart.phase_chart(plane))
+    controls.drawn(charts.phase_chart(plane))
     return
 
 
@@ -108,7 +109,7 @@ def about_boundaries():
 
 @app.cell(hide_code=True)
 def show_boundaries(plane):
-    controls.table(phase_chart.boundary_rows(plane), "No boundary was looked for.")
+    controls.table(charts.boundary_rows(plane), "No boundary was looked for.")
     return
 
 
@@ -126,7 +127,7 @@ def about_tolerance():
 @app.cell(hide_code=True)
 def show_tolerance(criterion, results, x_picker):
     controls.table(
-        phase_chart.tolerated_rows(phase.tolerated(results, criterion, x_picker.value)),
+        charts.tolerated_rows(phase.tolerated(results, criterion, x_picker.value)),
         f"This study did not search over {x_picker.value} under this criterion.",
     )
     return

@@ -9,7 +9,7 @@ with app.setup(hide_code=True):
     import marimo as mo
 
     from fortifai_ray.notebooks import controls
-    from fortifai_ray.report.charts import theory_chart
+    from fortifai_ray.report.charts import theory
 
     DATA = Path(__file__).parent / "data"
 
@@ -45,7 +45,7 @@ def open_results(picked):
 
 @app.cell(hide_code=True)
 def compare(results):
-    table, missing = theory_chart.comparison(results)
+    table, missing = theory.comparison(results)
     if table.is_empty():
         controls.stop(" ".join(missing) or "There is nothing to compare.")
     controls.sentences(missing) if missing else None
@@ -66,7 +66,7 @@ def about_overlays():
 
 @app.cell(hide_code=True)
 def show_overlays(results, table):
-    theory_chart.overlays(table, results)
+    theory.overlays(table, results)
     return
 
 
@@ -84,7 +84,7 @@ def about_agreement():
 
 @app.cell(hide_code=True)
 def show_agreement(table):
-    controls.table(theory_chart.agreement(table), "There is nothing to compare.")
+    controls.table(theory.agreement(table), "There is nothing to compare.")
     return
 
 

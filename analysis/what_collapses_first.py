@@ -9,8 +9,8 @@ with app.setup(hide_code=True):
     import marimo as mo
 
     from fortifai_ray.errors import UserError
-    from fortifai_ray.notebooks import controls, opening, signs
-    from fortifai_ray.report.charts import signs_chart
+    from fortifai_ray.notebooks import controls, opening
+    from fortifai_ray.report.charts import signs
 
     DATA = Path(__file__).parent / "data"
     SHARES = [round(0.05 * step, 2) for step in range(1, 20)]
@@ -96,7 +96,7 @@ def about_curves():
 @app.cell(hide_code=True)
 def show_curves(chosen, results, share):
     _left = signs.fidelity_left(results, chosen)
-    controls.drawn(signs_chart.left_charts(_left, chosen, results.cells.order, share))
+    controls.drawn(signs.left_charts(_left, chosen, results.cells.order, share))
     return
 
 
@@ -115,10 +115,10 @@ def show_firsts(chosen, lost, results):
     mo.vstack(
         [
             controls.table(
-                signs_chart.firsts(lost, chosen, opening.varied(results), results.cells.order),
+                signs.firsts(lost, chosen, opening.varied(results), results.cells.order),
                 "No chain has a verdict.",
             ),
-            controls.table(signs_chart.onsets(lost, chosen, results.cells.order), "No chain has a verdict."),
+            controls.table(signs.onsets(lost, chosen, results.cells.order), "No chain has a verdict."),
         ]
     )
     return
@@ -136,7 +136,7 @@ def about_order(share):
 
 @app.cell(hide_code=True)
 def show_order(chosen, lost):
-    controls.drawn(signs_chart.order_chart(lost, chosen))
+    controls.drawn(signs.order_chart(lost, chosen))
     return
 
 
@@ -153,7 +153,7 @@ def about_shares():
 
 @app.cell(hide_code=True)
 def show_shares(by_share, chosen, results):
-    controls.drawn(signs_chart.when_charts(by_share, chosen, results.cells.order))
+    controls.drawn(signs.when_charts(by_share, chosen, results.cells.order))
     return
 
 

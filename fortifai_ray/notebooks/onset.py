@@ -10,10 +10,8 @@ import polars as pl
 from fortifai_ray.errors import UserError
 from fortifai_ray.notebooks.opening import failed, generations_asked, varied
 from fortifai_ray.report.charts.curves import collapse_curves
-from fortifai_ray.report.charts.onset_chart import onset_chart
-from fortifai_ray.report.charts.profile_chart import profile_chart
-from fortifai_ray.report.charts.ratio_chart import ratio_chart
-from fortifai_ray.report.charts.survival_chart import Unit, survival_chart, survival_table
+from fortifai_ray.report.charts.onset import onset_chart, ratio_chart
+from fortifai_ray.report.charts.survival import Unit, profile_chart, survival_chart, survival_table
 from fortifai_ray.report.tables import HEADINGS, fidelity_rows
 from fortifai_ray.results.reader import Results
 from fortifai_ray.results.words import MARKS, number

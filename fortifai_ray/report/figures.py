@@ -10,8 +10,7 @@ import polars as pl
 
 from fortifai_ray.report.charts.curves import curve_of, draw
 from fortifai_ray.report.charts.encodings import MOST_BANDS, MOST_IN_LEGEND, Width
-from fortifai_ray.report.charts.onset_chart import onset_chart
-from fortifai_ray.report.charts.ratio_chart import ratio_chart
+from fortifai_ray.report.charts.onset import onset_chart, ratio_chart
 from fortifai_ray.report.criteria import criterion_rows, criterion_text
 from fortifai_ray.report.metrics import describe, is_bookkeeping
 from fortifai_ray.report.points import BAND, MANY_CHAINS, MOST_POINTS, Curve

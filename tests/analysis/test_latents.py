@@ -14,12 +14,12 @@ from fortifai_ray.errors import UserError
 from fortifai_ray.families.images.config import VaeConfig
 from fortifai_ray.families.images.models import create_model, load_model
 from fortifai_ray.families.images.objective import draw_samples
-from fortifai_ray.notebooks.latents import latent_table
 from fortifai_ray.notebooks.opening import open_folder
-from fortifai_ray.notebooks.phase import numeric_keys
+from fortifai_ray.notebooks.samples import latent_table
+from fortifai_ray.report.phase import numeric_keys
 from fortifai_ray.storage.store import StageKey, StageStore
 
-from .studies import ANALYSIS, compute_study
+from .studies import ANALYSIS, PROJECT, compute_study
 
 SHIPPED = sorted(path.parent.name for path in (ANALYSIS / "data").glob("*/study.yaml"))
 
@@ -95,13 +95,13 @@ def test_what_ships_is_small() -> None:
 
 
 def test_a_small_copy_keeps_the_verdicts(tmp_path: Path) -> None:
-    """``python -m fortifai_ray.notebooks.embed``: chains as they were, generations rounded, other columns gone."""
+    """``scripts/embed.py``: chains as they were, generations rounded, other columns gone."""
     recipe = {"family": {"kind": "gaussian"}, "samples_per_generation": 30, "generations": 5}
     criterion = {"metric": "kl_divergence", "relative_to": "absolute", "threshold": 0.1, "direction": "above"}
     vary = {"regime.synthetic_ratio": [0.5, 1.0], "seed": {"count": 3}}
     regime = {"kind": "mixed", "synthetic_ratio": 1.0}
     study = compute_study(tmp_path, **recipe, regime=regime, vary=vary, collapse=criterion)
-    command = [sys.executable, "-m", "fortifai_ray.notebooks.embed", str(study), str(tmp_path / "small"), "--metrics"]
+    command = [sys.executable, str(PROJECT / "scripts" / "embed.py"), str(study), str(tmp_path / "small"), "--metrics"]
     done = subprocess.run([*command, "kl_divergence"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     whole, small = open_folder(study), open_folder(tmp_path / "small")

@@ -10,8 +10,8 @@ import pytest
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.notebooks.opening import open_folder
-from fortifai_ray.notebooks.phase import Plane, numeric_keys, plane, tolerated
-from fortifai_ray.report.charts.phase_chart import boundary_rows, phase_chart, tolerated_rows
+from fortifai_ray.report.charts.phase import boundary_rows, phase_chart, tolerated_rows
+from fortifai_ray.report.phase import Plane, numeric_keys, plane, tolerated
 from fortifai_ray.results.reader import Results
 from fortifai_ray.search.points import CollapsePoint, collapse_points
 

@@ -7,8 +7,7 @@ import pytest
 
 from fortifai_ray.evaluation.metrics import METRICS, fidelity
 from fortifai_ray.notebooks.opening import open_folder
-from fortifai_ray.notebooks.signs import Sign, fidelity_left, first_choice, losses, signs
-from fortifai_ray.report.charts.signs_chart import firsts, onsets
+from fortifai_ray.report.charts.signs import Sign, fidelity_left, first_choice, firsts, losses, onsets, signs
 from fortifai_ray.results.reader import Results
 
 from .studies import compute_study

@@ -5,8 +5,7 @@ import math
 import polars as pl
 import pytest
 
-from fortifai_ray.report.charts.profile_chart import profile_chart
-from fortifai_ray.report.charts.survival_chart import survival_chart, survival_table
+from fortifai_ray.report.charts.survival import profile_chart, survival_chart, survival_table
 from fortifai_ray.results.cells import Cells
 from fortifai_ray.statistics import CollapseCriterion
 from fortifai_ray.statistics.survival import kaplan_meier

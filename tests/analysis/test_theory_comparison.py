@@ -11,7 +11,7 @@ import pytest
 
 import fortifai_ray.theory as theory
 from fortifai_ray.notebooks.opening import open_folder
-from fortifai_ray.report.charts.theory_chart import agreement, comparison
+from fortifai_ray.report.charts.theory import agreement, comparison
 from fortifai_ray.study.study import load_study
 from fortifai_ray.theory.recipes import closed_forms, recipes
 

@@ -9,8 +9,7 @@ import pytest
 
 from fortifai_ray.report.charts.curves import MOST_POINTS, collapse_curves
 from fortifai_ray.report.charts.encodings import colours
-from fortifai_ray.report.charts.onset_chart import onset_chart
-from fortifai_ray.report.charts.ratio_chart import ratio_chart
+from fortifai_ray.report.charts.onset import onset_chart, ratio_chart
 from fortifai_ray.results.cells import BASELINE, Cells
 
 from .large import TRACE, write_samples_study

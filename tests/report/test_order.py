@@ -5,7 +5,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from fortifai_ray.report.order import order_tables
+from fortifai_ray.report.tables import order_tables
 from fortifai_ray.results.reader import load_results
 
 from .large import KL, TRACE, write_samples_study

@@ -14,7 +14,7 @@ from rich.console import Console
 from fortifai_ray.evaluation.metrics import METRICS
 from fortifai_ray.report import print_tables, write_report
 from fortifai_ray.report.figures import FEW_METRICS, other_curves
-from fortifai_ray.report.pictures import MOST_BYTES, MOST_GENERATIONS, strips
+from fortifai_ray.report.samples import MOST_BYTES, MOST_PICTURES, strips
 from fortifai_ray.results.reader import load_results
 
 from .browser import Opened
@@ -80,7 +80,7 @@ def test_pictures_are_a_strip_per_cell_of_its_first_seed(tmp_path: Path) -> None
         ("samples per generation=30", 0),
     ]
     generations = [generation for generation, _ in found[0].pictures]
-    assert len(generations) == MOST_GENERATIONS
+    assert len(generations) == MOST_PICTURES
     assert (generations[0], generations[-1]) == (0, 39)
     kept = pl.read_parquet(study / "results/pictures.parquet").filter(chain_id="30-0", generation=39)["png"][0]
     address = found[1].pictures[-1][1]

@@ -16,8 +16,8 @@ from pathlib import Path
 import polars as pl
 
 from fortifai_ray.errors import UserError
-from fortifai_ray.notebooks.latents import LATENTS, latent_table
 from fortifai_ray.notebooks.opening import open_folder
+from fortifai_ray.notebooks.samples import LATENTS, latent_table
 from fortifai_ray.results.reader import Results
 
 _KEPT = ("chain_id", "generation", "family", "loss", "gamma", "regime", "seed", "synthetic_ratio", "unit")

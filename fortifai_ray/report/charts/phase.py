@@ -9,8 +9,8 @@ import altair as alt
 import numpy as np
 import polars as pl
 
-from fortifai_ray.notebooks.phase import LEVEL, Plane, is_log
 from fortifai_ray.report.charts.encodings import GREY, PALETTE, SHAPES, Tooltips, inline
+from fortifai_ray.report.phase import LEVEL, Plane, is_log
 from fortifai_ray.results.words import MARKS, number
 from fortifai_ray.statistics.order import clopper_pearson
 
@@ -232,7 +232,7 @@ def boundary_rows(plane: Plane) -> list[dict[str, str]]:
 
 
 def tolerated_rows(ratios: pl.DataFrame | None) -> list[dict[str, str]]:
-    """:func:`~fortifai_ray.notebooks.phase.tolerated` as a table of text; empty where nothing was searched for."""
+    """:func:`~fortifai_ray.report.phase.tolerated` as a table of text; empty where nothing was searched for."""
     if ratios is None:
         return []
     rows = []
