@@ -25,8 +25,9 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_table(path: Path, table: "pl.DataFrame") -> None:
-    """As :func:`write_bytes`, as Parquet. Polars itself calls a full disk a damaged file."""
+def write_table(path: Path, table: "pl.DataFrame", metadata: dict[str, str] | None = None) -> None:
+    """As :func:`write_bytes`, as Parquet with ``metadata`` for the file. Polars itself calls a full disk a damaged
+    file."""
     content = io.BytesIO()
-    table.write_parquet(content)
+    table.write_parquet(content, metadata=metadata)
     write_bytes(path, content.getvalue())

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from fortifai_ray.losses import CrossEntropy, Loss
 from fortifai_ray.recipe.curation import Curation, NoCuration
 from fortifai_ray.recipe.regimes import Regime, Replace
+from fortifai_ray.results.schema import flatten
 from fortifai_ray.storage.store import StageStore, canonical_hash
 
 if TYPE_CHECKING:
@@ -108,14 +109,3 @@ def recipe_type(content: Mapping[str, Any]) -> type[Recipe] | None:
         return None
     module, _, name = path.partition(":")
     return getattr(importlib.import_module(module), name)
-
-
-def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, keys joined by dots; lists are leaves."""
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        if isinstance(item, dict):
-            flat |= flatten(item, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = item
-    return flat

@@ -6,6 +6,6 @@
 and none knows what a chain is. Only the configuration is imported here: a study file is checked without the rest.
 """
 
-from fortifai_ray.study.search import BoundarySearch, OptimiseSearch, Search, refuse_search, searched_keys
+from fortifai_ray.study.search import BoundarySearch, OptimiseSearch, Search, refuse_search
 
-__all__ = ["BoundarySearch", "OptimiseSearch", "Search", "refuse_search", "searched_keys"]
+__all__ = ["BoundarySearch", "OptimiseSearch", "Search", "refuse_search"]

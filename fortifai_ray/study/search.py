@@ -118,11 +118,6 @@ class OptimiseSearch(BaseModel):
 Search = Annotated[BoundarySearch | OptimiseSearch, Field(discriminator="kind")]
 
 
-def searched_keys(search: BoundarySearch | OptimiseSearch) -> list[str]:
-    """The recipe's keys that a search sets itself."""
-    return [search.over] if isinstance(search, BoundarySearch) else list(search.over)
-
-
 def refuse_search(
     search: BoundarySearch | OptimiseSearch,
     recipes: Sequence[Mapping[str, Any]],
@@ -141,7 +136,7 @@ def refuse_search(
         is_baseline: whether a cell is the baseline itself.
         source: the study file, for the message.
     """
-    for key in searched_keys(search):
+    for key in search.corners[0]:
         if key == "seed":
             raise UserError(f"{source}: search.over: the seed is noise, and no key to search; name a numeric key")
         if key in varied:

@@ -17,12 +17,13 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from fortifai_ray.errors import UserError
-from fortifai_ray.recipe.recipe import FAMILIES, Recipe, flatten, recipe_type
+from fortifai_ray.recipe.recipe import FAMILIES, Recipe, recipe_type
+from fortifai_ray.results.schema import flatten, varied_keys
 from fortifai_ray.statistics import CollapseCriterion
 from fortifai_ray.storage.store import canonical_hash
 from fortifai_ray.study.claims import Claim, refuse_claims
 from fortifai_ray.study.resources import ResourcesConfig
-from fortifai_ray.study.search import Search, refuse_search, searched_keys
+from fortifai_ray.study.search import Search, refuse_search
 from fortifai_ray.validation import all_keys, hint, read_yaml, validated
 
 
@@ -281,10 +282,8 @@ def _recipe_type(content: Mapping[str, Any], source: str) -> type[Recipe]:
 
 
 def _chains(base: Mapping[str, Any], settings: StudySettings, source: str) -> tuple[Chain, ...]:
-    columns, cells = _varied_columns(settings.vary), _Cells(base, settings.vary, source)
-    if settings.search is not None:
-        known = list(settings.baseline) if settings.search.kind == "optimise" else []
-        columns = list(dict.fromkeys([*columns, *known, *searched_keys(settings.search), "seed"]))
+    columns = varied_keys(settings.model_dump(include={"vary", "search", "baseline"}))
+    cells = _Cells(base, settings.vary, source)
     chains = []
     for values in itertools.product(*settings.vary.values()):
         recipe, flat = cells.recipe(dict(zip(settings.vary, values, strict=True)))
@@ -331,14 +330,6 @@ def _shared(sections: Sequence[Mapping[str, Any]], varied: Collection[str]) -> d
         elif all(value == values[0] for value in values):
             shared[key] = values[0]
     return shared
-
-
-def _varied_columns(vary: Mapping[str, Iterable[Any]]) -> list[str]:
-    columns: dict[str, None] = {}
-    for key, values in vary.items():
-        for value in values:
-            columns |= dict.fromkeys(flatten(value, f"{key}.") if isinstance(value, dict) else [key])
-    return list(columns)
 
 
 def _apply(content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import fortifai_ray.theory as theory
-from fortifai_ray.recipe.recipe import flatten
 from fortifai_ray.results.reader import Results
+from fortifai_ray.results.schema import flatten
 
 Recipe = Mapping[str, Any]
 _ONLY_TRUNCATION = {"tce"}

@@ -1,0 +1,211 @@
+"""The contract of a study's result tables: their columns, their version, and the only functions that open them.
+
+One name per key: a key of the recipe is a column named by its dotted path (``loss.gamma``), null where the recipe has
+none; plain names are for what is no key of the recipe. A table is ``STORAGE/NAME/results/NAME.parquet``; while a sweep
+runs, the rows added since are part files beside it, ``results/parts/NAME-NNNNNN.parquet``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fortifai_ray import files
+from fortifai_ray.errors import UserError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+VERSION = 2  # bump when a column gets another name or meaning: older tables are refused
+_VERSION_KEY = "fortifai.table_version"
+
+# generations.parquet, in the order of its columns; the varied keys follow the recipe's, the metrics follow the sizes.
+_IDENTITY = {"chain_id": "String", "generation": "Int64", "seed": "Int64"}
+_RECIPE = {
+    "family.kind": "String",
+    "loss.kind": "String",
+    "loss.gamma": "Float64",
+    "regime.kind": "String",
+    "regime.synthetic_ratio": "Float64",
+}
+_SIZES = {
+    "synthetic_ratio_realised": "Float64",
+    "unit": "String",
+    "human_size": "Int64",
+    "synthetic_size": "Int64",
+    "synthetic_size_cum": "Int64",
+}
+_RUN = {
+    "train_seconds": "Float64",
+    "generate_seconds": "Float64",
+    "evaluate_seconds": "Float64",
+    "reused": "Boolean",
+    "computed_seconds": "Float64",
+    "world_size": "Int64",
+    "ended": "String",
+    "collapse_reason": "String",
+    "stage": "String",
+    "synthetic_stage": "String",
+}
+RECIPE_COLUMNS = tuple(_RECIPE)
+SECONDS = ("train_seconds", "generate_seconds", "evaluate_seconds")  # useful: first batch to last, nothing else
+# Numbers of a generation that are no metrics of its model, and that a claim may be about all the same.
+MEASURED_COLUMNS = (*(name for name in _SIZES if name != "unit"), *SECONDS)
+
+_GENERATION = {"chain_id": "String", "generation": "Int64"}
+_OTHERS = {
+    "samples": {**_GENERATION, "row": "Int64", "prompt_text": "String", "generated_text": "String"},
+    "pictures": {**_GENERATION, "png": "Binary"},
+    "details": {**_GENERATION, "details": "String"},  # JSON: counts, reasons, histograms, provenance of benchmarks
+}
+# What makes a row of a table that grows while a sweep runs: a later row of the same key replaces an earlier one.
+_KEYS = {name: ["chain_id", "generation"] for name in ("generations", "pictures", "details")}
+_KEYS["samples"] = ["chain_id", "generation", "row"]
+
+
+def generations_schema(varied: Iterable[str], metrics: Iterable[str]) -> dict[str, pl.DataType | None]:
+    """The columns of ``generations.parquet`` in their order; None for the type of a varied key, which its values give.
+
+    Args:
+        varied: the study's varied keys (:func:`varied_keys`); the seed may be among them.
+        metrics: the names of what its families measure.
+    """
+    head = {**_IDENTITY, **_RECIPE}
+    keys = {key: None for key in varied if key not in head}
+    return {**_types(head), **keys, **_types({**_SIZES, **dict.fromkeys(metrics, "Float64"), **_RUN})}
+
+
+def table_schema(name: str) -> dict[str, pl.DataType]:
+    """The columns of ``samples``, ``pictures`` or ``details``, in their order."""
+    return _types(_OTHERS[name])
+
+
+def metric_columns(columns: Iterable[str], varied: Iterable[str] = ()) -> list[str]:
+    """Those of the columns of ``generations.parquet`` that are metrics."""
+    known = {*_IDENTITY, *_SIZES, *_RUN, *varied}
+    return [name for name in columns if name not in known and "." not in name]
+
+
+def varied_keys(study: Mapping[str, Any]) -> list[str]:
+    """The keys that a study varies, as they are called in its tables.
+
+    They are the dotted leaves of ``vary`` (a value that is a section varies each key in it) and what a search sets: the
+    keys it searches, the seed and, where it compares with the baseline at other values, the baseline's keys.
+
+    Args:
+        study: a study file's content, resolved; ``vary`` may hold ranges.
+    """
+    keys: dict[str, None] = {}
+    for key, values in (study.get("vary") or {}).items():
+        for value in values if isinstance(values, list) else [None]:
+            keys |= dict.fromkeys(flatten({key: value}))
+    if search := study.get("search"):
+        known = study.get("baseline") or {} if search.get("kind") == "optimise" else {}
+        keys |= dict.fromkeys([*known, *searched_keys(study), "seed"])
+    return list(keys)
+
+
+def searched_keys(study: Mapping[str, Any]) -> list[str]:
+    """The keys whose values a study's search sets; none where it runs a grid."""
+    over = (study.get("search") or {}).get("over") or []
+    return [over] if isinstance(over, str) else list(over)
+
+
+def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, keys joined by dots; lists are leaves."""
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            flat |= flatten(item, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = item
+    return flat
+
+
+def table_path(folder: Path, name: str) -> Path:
+    """Where a study's table lies; ``folder`` is ``STORAGE/NAME``."""
+    return Path(folder) / "results" / f"{name}.parquet"
+
+
+def part_paths(folder: Path, name: str) -> list[Path]:
+    """The part files of a table, oldest first."""
+    return sorted((Path(folder) / "results" / "parts").glob(f"{name}-*.parquet"))
+
+
+def write_table(folder: Path, name: str, table: pl.DataFrame) -> Path:
+    """Write a study's table whole, with the version of this contract; returns its path."""
+    return _write(table_path(folder, name), table)
+
+
+def write_part(folder: Path, name: str, number: int, rows: pl.DataFrame) -> Path:
+    """Write rows that came since a table was last written, as its part file of that ``number``; returns its path."""
+    return _write(Path(folder) / "results" / "parts" / f"{name}-{number:06d}.parquet", rows)
+
+
+def read_table(
+    folder: Path, name: str, *, columns: Sequence[str] | None = None, required: Iterable[str] = ()
+) -> pl.DataFrame | None:
+    """A study's table with its part files merged into it; None where there is neither.
+
+    Args:
+        folder: ``STORAGE/NAME``.
+        columns: read these alone.
+        required: columns that must be there.
+
+    Raises:
+        UserError: a file of it was written under another version of this contract, cannot be read, or lacks a column.
+    """
+    needed = {*required, *(columns or ())}
+    for attempt in range(3):
+        paths = [path for path in (table_path(folder, name), *part_paths(folder, name)) if path.is_file()]
+        try:
+            return _merged([_read(path, name, columns, needed) for path in paths], name, columns)
+        except FileNotFoundError:  # the sweep has merged a part file into the table since
+            if attempt == 2:
+                raise
+    return None
+
+
+def _merged(tables: list[pl.DataFrame], name: str, columns: Sequence[str] | None) -> pl.DataFrame | None:
+    import polars as pl
+
+    if len(tables) > 1:
+        whole = pl.concat(tables, how="diagonal_relaxed")
+        tables = [whole.unique(_KEYS[name], keep="last", maintain_order=True)]
+    if not tables:
+        return None
+    return tables[0].select(columns) if columns is not None else tables[0]
+
+
+def _read(path: Path, name: str, columns: Sequence[str] | None, needed: set[str]) -> pl.DataFrame:
+    import polars as pl
+
+    try:
+        version = pl.read_parquet_metadata(path).get(_VERSION_KEY)
+        if version != str(VERSION):
+            raise UserError(
+                f"{path} was written by an older version (its columns have other names): sweep the study again; "
+                "nothing is recomputed"
+            )
+        lazy = pl.scan_parquet(path, glob=False)  # a folder's name may hold [ or *
+        if missing := sorted(needed - set(lazy.collect_schema())):
+            raise UserError(f"{path} lacks the columns {', '.join(missing)}: sweep the study again")
+        wanted = None if columns is None else [*dict.fromkeys([*_KEYS.get(name, ()), *columns])]
+        return (lazy if wanted is None else lazy.select(wanted)).collect()
+    except FileNotFoundError:
+        raise
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise UserError(f"{path} cannot be read as Parquet: {' '.join(str(error).split())}") from error
+
+
+def _write(path: Path, table: pl.DataFrame) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_table(path, table, {_VERSION_KEY: str(VERSION)})
+    return path
+
+
+def _types(names: Mapping[str, str]) -> dict[str, Any]:
+    import polars as pl
+
+    return {column: getattr(pl, dtype) for column, dtype in names.items()}
