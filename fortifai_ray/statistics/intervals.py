@@ -1,4 +1,23 @@
-"""Bootstrap intervals for means, for many samples of one size at once."""
+"""Confidence intervals: of the summaries that claims speak of, and of many samples at once for the result tables.
+
+Each function names its method; where a choice is open, the wider interval wins.
+
+==================  ================================================================================================
+mean                Student's t. Where the sample is too skewed for it (Cochran's rule, n < 25 g₁²: Cochran 1977,
+                    Sampling Techniques, eq. 2.15), the hull of that and the BCa bootstrap's: neither alone is then
+                    reliable, and a claim is decided only where both agree
+geometric mean      the same, of the logarithms
+ratio of means      Fieller's (1954), of pairs; where the linearised values are as skewed as above, the hull of that
+                    and the paired BCa bootstrap's. No interval where the denominators' mean may be 0
+variance            the hull of the χ² interval (right for a normal sample) and the mean's, of squared deviations
+quantile, median    between order statistics (David and Nagaraja 2003, section 7.1): no assumption on the law.
+                    An end is infinite where the sample is too small for one
+share               Clopper and Pearson (1934): never covers less than its level. Chains whose answer is open count
+                    against the share at its lower end and for it at its upper end
+==================  ================================================================================================
+
+SciPy's special functions take 0.7 s to import: each function imports those that it calls.
+"""
 
 import math
 from dataclasses import dataclass
@@ -6,90 +25,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from fortifai_ray.seeds import generator
-from fortifai_ray.statistics.crossing import Floats
+from fortifai_ray.statistics.crossing import Floats, Integers
 
+MIN_FOR_VARIANCE = 10  # chains; with fewer, squared deviations from their own mean underestimate their own spread
 _CHUNK = 4_000_000  # resampled means held at once: 32 MB
-
-
-def mean_intervals(samples: Floats, level: float, resamples: int, seed: int) -> tuple[Floats, Floats]:
-    """BCa intervals of the mean of each row.
-
-    Every row is resampled with the same draws, so that rows whose columns are the same seeds stay comparable.
-
-    Args:
-        samples: (rows, n), finite.
-        level: two-sided confidence level in (0, 1).
-
-    Returns:
-        low and high, (rows,) each. A row of equal values gives that value twice.
-    """
-    rows, n = samples.shape
-    draws = generator(seed, "bootstrap", n).integers(0, n, size=(resamples, n))
-    weights = np.zeros((resamples, n))
-    np.add.at(weights, (np.arange(resamples)[:, None], draws), 1 / n)
-    low, high = np.empty(rows), np.empty(rows)
-    step = max(1, _CHUNK // resamples)
-    for start in range(0, rows, step):
-        part = slice(start, start + step)
-        low[part], high[part] = bca(samples[part], samples[part] @ weights.T, level)
-    constant = np.ptp(samples, axis=1) == 0
-    return np.where(constant, samples[:, 0], low), np.where(constant, samples[:, 0], high)
-
-
-def bca(samples: Floats, resampled: Floats, level: float) -> tuple[Floats, Floats]:
-    """Bias-corrected and accelerated intervals of the mean (Efron 1987; Efron and Tibshirani 1993, eq. 14.9–14.15).
-
-    Args:
-        samples: (rows, n).
-        resampled: (rows, resamples), means of resamples of each row.
-    """
-    from scipy.special import ndtr, ndtri  # 0.7 s to import: only where an interval is asked for
-
-    mean = samples.mean(axis=1, keepdims=True)
-    tie = 1e-12 * np.abs(samples).max(axis=1, keepdims=True)  # a reshuffled sample has the mean, but for rounding
-    below = (resampled < mean - tie).mean(axis=1) / 2 + (resampled <= mean + tie).mean(axis=1) / 2
-    bias = ndtri(below)
-    deviation = samples - mean  # for a mean, the jackknife's influence values up to a factor that cancels
-    ordered = np.sort(resampled, axis=1)
-    with np.errstate(all="ignore"):  # equal values: 0/0, replaced by the caller
-        acceleration = (deviation**3).sum(axis=1) / (6 * (deviation**2).sum(axis=1) ** 1.5)
-        ends = []
-        for z in (ndtri((1 - level) / 2), ndtri((1 + level) / 2)):
-            share = ndtr(bias + (bias + z) / (1 - acceleration * (bias + z)))
-            ends.append(_quantiles(ordered, np.nan_to_num(share, nan=0.5)))
-    return ends[0], ends[1]
-
-
-def _quantiles(ordered: Floats, share: Floats) -> Floats:
-    """The ``share``-quantile of each sorted row, linear between order statistics (NumPy's default)."""
-    position = share * (ordered.shape[1] - 1)
-    low = np.floor(position).astype(np.int64)
-    high = np.minimum(low + 1, ordered.shape[1] - 1)
-    rows = np.arange(ordered.shape[0])
-    return ordered[rows, low] + (position - low) * (ordered[rows, high] - ordered[rows, low])
-
-
-# Confidence intervals of the summaries that claims speak of. Each is stated; where a choice is open, the wider wins.
-#
-# ==================  ================================================================================================
-# mean                Student's t. Where the sample is too skewed for it (Cochran's rule, n < 25 g₁²: Cochran 1977,
-#                     Sampling Techniques, eq. 2.15), the hull of it and the BCa bootstrap's: neither alone can then be
-#                     relied on, and a claim is decided only where both agree
-# geometric mean      the same, of the logarithms
-# ratio of means      Fieller's (1954), of pairs; where the linearised values are as skewed as above, the hull of it and
-#                     the paired BCa bootstrap's. No interval where the denominators' mean may be 0
-# variance            the hull of the χ² interval (right for a normal sample) and the mean's, of squared deviations
-# quantile, median    between order statistics (David and Nagaraja 2003, section 7.1): no assumption on the law.
-#                     An end is infinite where the sample is too small for one
-# share               Clopper and Pearson (1934): never covers less than it says. Chains whose answer is open count
-#                     against the share at its lower end and for it at its upper end
-# ==================  ================================================================================================
-
-_SEED = 0  # of the bootstrap: checking a claim twice gives the same verdict
+_SEED = 0  # of the claims' bootstrap: checking a claim twice gives the same verdict
 _RESAMPLES = 9_999
 _DRAWS = 10_000_000
 _DRAWS_AT_ONCE = 500_000  # a few megabytes, which stay in the processor's cache
-MIN_FOR_VARIANCE = 10  # under it, squared deviations from their own mean say too little of their spread
 
 
 @dataclass(frozen=True)
@@ -218,21 +161,85 @@ def quantile(values: Floats, q: float, level: float) -> Interval:
 
 
 def share(yes: int, no: int, unknown: int, level: float) -> Interval:
-    """Of the share of ``yes``; ``measured`` counts chains whose answer is unknown as no.
+    """Of the share of ``yes``; ``measured`` counts the chains whose answer is unknown as no.
 
     Raises:
         NoInterval: fewer than two chains.
     """
-    from scipy.special import betaincinv
-
     n = yes + no + unknown
     if n < 2:
         raise NoInterval(_too_few(n))
-    tail, most = (1 - level) / 2, yes + unknown
-    low = float(betaincinv(yes, n - yes + 1, tail)) if yes else 0.0
-    high = float(betaincinv(most + 1, n - most, 1 - tail)) if most < n else 1.0
+    lows, highs = clopper_pearson(np.array([yes, yes + unknown]), np.array([n, n]), level)
     note = f"open in {unknown} of {n} chains" if unknown else ""
-    return Interval(yes / n, low, high, "Clopper–Pearson", note)
+    return Interval(yes / n, float(lows[0]), float(highs[1]), "Clopper–Pearson", note)
+
+
+def clopper_pearson(successes: Integers, trials: Integers, level: float) -> tuple[Floats, Floats]:
+    """(n,) two-sided intervals of binomial shares (Clopper and Pearson 1934)."""
+    from scipy.special import betaincinv
+
+    tail, k, n = (1 - level) / 2, successes.astype(np.float64), trials.astype(np.float64)
+    low = np.where(k > 0, betaincinv(np.maximum(k, 1), n - np.maximum(k, 1) + 1, tail), 0.0)
+    high = np.where(k < n, betaincinv(np.minimum(k, n - 1) + 1, n - np.minimum(k, n - 1), 1 - tail), 1.0)
+    return low, high
+
+
+def mean_intervals(samples: Floats, level: float, resamples: int, seed: int) -> tuple[Floats, Floats]:
+    """BCa intervals of the mean of each row.
+
+    Every row is resampled with the same draws, so that rows whose columns are the same seeds stay comparable.
+
+    Args:
+        samples: (rows, n), finite.
+        level: two-sided confidence level in (0, 1).
+
+    Returns:
+        low and high, (rows,) each. A row of equal values gives that value twice.
+    """
+    rows, n = samples.shape
+    draws = generator(seed, "bootstrap", n).integers(0, n, size=(resamples, n))
+    weights = np.zeros((resamples, n))
+    np.add.at(weights, (np.arange(resamples)[:, None], draws), 1 / n)
+    low, high = np.empty(rows), np.empty(rows)
+    step = max(1, _CHUNK // resamples)
+    for start in range(0, rows, step):
+        part = slice(start, start + step)
+        low[part], high[part] = bca(samples[part], samples[part] @ weights.T, level)
+    constant = np.ptp(samples, axis=1) == 0
+    return np.where(constant, samples[:, 0], low), np.where(constant, samples[:, 0], high)
+
+
+def bca(samples: Floats, resampled: Floats, level: float) -> tuple[Floats, Floats]:
+    """Bias-corrected and accelerated intervals of the mean (Efron 1987; Efron and Tibshirani 1993, eq. 14.9–14.15).
+
+    Args:
+        samples: (rows, n).
+        resampled: (rows, resamples), means of resamples of each row.
+    """
+    from scipy.special import ndtr, ndtri
+
+    mean = samples.mean(axis=1, keepdims=True)
+    tie = 1e-12 * np.abs(samples).max(axis=1, keepdims=True)  # a reshuffled sample has the mean, but for rounding
+    below = (resampled < mean - tie).mean(axis=1) / 2 + (resampled <= mean + tie).mean(axis=1) / 2
+    bias = ndtri(below)
+    deviation = samples - mean  # for a mean, the jackknife's influence values up to a factor that cancels
+    ordered = np.sort(resampled, axis=1)
+    with np.errstate(all="ignore"):  # equal values: 0/0, replaced by the caller
+        acceleration = (deviation**3).sum(axis=1) / (6 * (deviation**2).sum(axis=1) ** 1.5)
+        ends = []
+        for z in (ndtri((1 - level) / 2), ndtri((1 + level) / 2)):
+            share = ndtr(bias + (bias + z) / (1 - acceleration * (bias + z)))
+            ends.append(_quantiles(ordered, np.nan_to_num(share, nan=0.5)))
+    return ends[0], ends[1]
+
+
+def _quantiles(ordered: Floats, share: Floats) -> Floats:
+    """The ``share``-quantile of each sorted row, linear between order statistics (NumPy's default)."""
+    position = share * (ordered.shape[1] - 1)
+    low = np.floor(position).astype(np.int64)
+    high = np.minimum(low + 1, ordered.shape[1] - 1)
+    rows = np.arange(ordered.shape[0])
+    return ordered[rows, low] + (position - low) * (ordered[rows, high] - ordered[rows, low])
 
 
 def student(level: float, degrees: int) -> float:

@@ -1,35 +1,87 @@
-"""What collapses first: the order in which a chain crosses several criteria (tails, facts, grammar, repetition).
+"""What collapses first: the order in which a chain meets several criteria (tails, facts, grammar, repetition).
 
-What a pair of criteria, A and B, says of one chain:
+One rule, for every table, claim and notebook. A chain's onset under a criterion lies between two bounds:
 
-==================  ==================  ==============================================================================
-A                   B                   order
-==================  ==================  ==============================================================================
-collapsed           collapsed           by their onsets; equal onsets (both at generation 0) are a tie
-collapsed           censored            A first, where A's onset is no later than the generation up to which B had
-                                        surely not collapsed; else open
-censored            censored            open
-failed              any                 the chain is left out: no verdict under A
-==================  ==================  ==============================================================================
+==============  ===================================  ==============================================================
+status          earliest                             latest
+==============  ===================================  ==============================================================
+collapsed       the onset                            the onset
+survived        the last generation observed         infinity
+unconfirmed     ``confirm`` generations before the   infinity
+                last one observed, at least 0
+failed          0                                    infinity
+==============  ===================================  ==============================================================
 
-A chain that survived had surely not collapsed up to the last generation observed. One that ended in an unconfirmed
-crossing had not ``confirm`` generations before that: the crossing may turn out to be the collapse.
+An unconfirmed chain ends in at most ``confirm`` crossings, any of which may turn out to be the collapse.
+
+Criterion A precedes B where A's latest onset is before B's earliest one. Equal bounds decide for A only where B's chain
+survived: a chain that was seen not to cross at a generation collapses after it. Two known onsets that are equal are a
+tie. Everything else is open.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
-import numpy as np
 import polars as pl
 
-from fortifai_ray.statistics.criterion import CRITERION_COLUMNS, with_chance
-from fortifai_ray.statistics.crossing import Floats, Integers
+from fortifai_ray.statistics.criterion import CRITERION_COLUMNS, CollapseCriterion, criterion_rows
+from fortifai_ray.statistics.intervals import clopper_pearson
 from fortifai_ray.statistics.ratios import cell_keys
 
+Order = Literal["first", "second", "tie", "open"]
+
 _A, _B = list(CRITERION_COLUMNS), [f"other_{name}" for name in CRITERION_COLUMNS]
+_COUNTS = ("n_chains", "n_before", "n_after", "n_tied", "n_open")
+
+
+def onset_bounds(chains: pl.DataFrame) -> pl.DataFrame:
+    """Add ``earliest`` and ``latest``, the bounds of each row's onset in generations, as the module's table says.
+
+    Args:
+        chains: as :func:`~fortifai_ray.statistics.chains.chain_table` returns it, or these columns of it: ``status,
+            onset, fi_generations, confirm``.
+    """
+    collapsed, unconfirmed = pl.col("status") == "collapsed", pl.col("status") == "unconfirmed"
+    observed = pl.col("fi_generations").cast(pl.Float64) - pl.when(unconfirmed).then("confirm").otherwise(0)
+    onset = pl.col("onset").cast(pl.Float64)
+    return chains.with_columns(
+        earliest=pl.when(collapsed).then(onset).otherwise(observed.fill_null(0.0).clip(lower_bound=0.0)),
+        latest=pl.when(collapsed).then(onset).otherwise(float("inf")),
+    )
+
+
+def surely_before(time: pl.Expr, earliest: str = "earliest", status: str = "status") -> pl.Expr:
+    """Whether ``time`` precedes the onset in the columns ``earliest`` and ``status``, whatever that turns out to be."""
+    return (time < pl.col(earliest)) | ((time == pl.col(earliest)) & (pl.col(status) == "survived"))
+
+
+def collapsed_by(generation: float) -> pl.Expr:
+    """Whether a row of :func:`onset_bounds` had collapsed by a generation; null where that is open."""
+    by = pl.lit(float(generation))
+    return pl.when(pl.col("latest") <= by).then(True).when(surely_before(by)).then(False)
+
+
+def onset_orders(chains: pl.DataFrame, first: CollapseCriterion, second: CollapseCriterion) -> pl.DataFrame:
+    """The order of two onsets in each chain that has a row under both criteria.
+
+    Args:
+        chains: as :func:`~fortifai_ray.statistics.chains.chain_table` returns it.
+
+    Returns:
+        ``chain_id, seed, order, precedes``. ``order`` is ``first``, ``second``, ``tie`` or ``open``. ``precedes``:
+        whether the first onset lies strictly before the second; null where that is open. It is known more often than
+        the order: an onset no earlier than the other's latest one does not precede it.
+    """
+    bounded = onset_bounds(chains)
+    bounds = ["status", "earliest", "latest"]
+    mine = bounded.filter(criterion_rows(first)).select("chain_id", "seed", *bounds)
+    theirs = bounded.filter(criterion_rows(second)).select("chain_id", *bounds)
+    both = mine.join(theirs, on="chain_id", suffix="_2", maintain_order="left")
+    return both.select("chain_id", "seed", order=_order("_2"), precedes=_precedes("_2"))
 
 
 def first_crossings(chains: pl.DataFrame, varied: Sequence[str]) -> pl.DataFrame:
-    """The criterion that each chain crosses first.
+    """The criterion that each chain meets first.
 
     Args:
         chains: as :func:`~fortifai_ray.statistics.chains.chain_table` returns it.
@@ -37,26 +89,28 @@ def first_crossings(chains: pl.DataFrame, varied: Sequence[str]) -> pl.DataFrame
 
     Returns:
         A row per chain, in the order of ``chains``: ``chain_id``, the cell's keys, ``seed, n_criteria`` (with a
-        verdict), ``n_collapsed``, the columns of the criterion crossed first, its ``onset``, and ``order``: ``first``
-        (it precedes all others), ``tie`` (others were crossed at the same time; the first of them in the table's order
-        is named), ``open`` (a censored criterion may have been crossed before: none is named) or ``none`` (nothing was
-        crossed, or nothing could be judged).
+        verdict), ``n_collapsed``, the columns of the criterion met first, its ``onset``, and ``order``: ``first`` (it
+        precedes all others), ``tie`` (others have the same onset; the first of them in the table's order is named),
+        ``open`` (a censored criterion may have been met before: none is named) or ``none`` (no criterion was met, or
+        none could be judged).
     """
-    table = _with_certainty(chains)
     keys = ["chain_id", *cell_keys(varied), "seed"]
-    verdict, onset = pl.col("status") != "failed", pl.col("onset").min()
-    first = pl.struct(*_A).filter(pl.col("onset") == onset).first()
-    tied = (pl.col("onset") == onset).sum() > 1
-    unsure = (pl.col("censored") & (pl.col("_not_before") < onset)).any()
-    found = table.group_by(keys, maintain_order=True).agg(
-        n_criteria=verdict.sum().cast(pl.Int64),
-        n_collapsed=pl.col("onset").count().cast(pl.Int64),
-        _first=first,
-        onset=onset,
-        order=pl.when(onset.is_null()).then(pl.lit("none"))
-        .when(unsure).then(pl.lit("open"))
-        .when(tied).then(pl.lit("tie"))
-        .otherwise(pl.lit("first")),
+    judged, onset = pl.col("status") != "failed", pl.col("latest").min()
+    at_onset = judged & (pl.col("latest") == onset)
+    unsure = (judged & pl.col("latest").is_infinite() & ~surely_before(onset)).any()
+    found = (
+        onset_bounds(chains)
+        .group_by(keys, maintain_order=True)
+        .agg(
+            n_criteria=judged.sum().cast(pl.Int64),
+            n_collapsed=pl.col("latest").is_finite().sum().cast(pl.Int64),
+            _first=pl.struct(*_A).filter(at_onset).first(),
+            onset=onset,
+            order=pl.when(onset.is_infinite()).then(pl.lit("none"))
+            .when(unsure).then(pl.lit("open"))
+            .when(at_onset.sum() > 1).then(pl.lit("tie"))
+            .otherwise(pl.lit("first")),
+        )
     )  # fmt: skip
     known = pl.col("order").is_in(["first", "tie"])
     named = [pl.when(known).then(pl.col("_first").struct.field(name)).alias(name) for name in _A]
@@ -64,12 +118,14 @@ def first_crossings(chains: pl.DataFrame, varied: Sequence[str]) -> pl.DataFrame
 
 
 def crossing_order(chains: pl.DataFrame, varied: Sequence[str], *, level: float = 0.90) -> pl.DataFrame:
-    """Per cell and ordered pair of criteria: in which share of the chains the first of the two is crossed first.
+    """Per cell and ordered pair of criteria: the share of the chains in which the first of the two is met first.
+
+    A chain that failed under either criterion is left out.
 
     Returns:
         A row per cell, criterion and other criterion (``other_metric``, ``other_threshold``, …), sorted: ``level``,
-        ``n_chains`` (judged under both), ``n_before, n_after, n_tied, n_open`` (as the module says), ``share`` (of the
-        chains whose order is known, those in which it precedes the other; null where none is) and ``share_low,
+        ``n_chains`` (judged under both), ``n_before, n_after, n_tied, n_open``, ``share`` (of the chains whose order is
+        known, those in which the criterion precedes the other; null where there are none) and ``share_low,
         share_high``: Clopper and Pearson's (1934) interval with every open chain counted against the share at its low
         end and for it at its high end, so that censoring widens it and never decides it.
 
@@ -79,11 +135,11 @@ def crossing_order(chains: pl.DataFrame, varied: Sequence[str], *, level: float 
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1 (got {level})")
     keys = cell_keys(varied)
-    counts = _counts(_pairs(_with_certainty(chains), keys), keys)
-    n, n_open = counts["n_chains"].to_numpy(), counts["n_open"].to_numpy()
-    before, decided = counts["n_before"].to_numpy(), pl.col("n_chains") - pl.col("n_open")
+    counts = _counts(_pairs(onset_bounds(chains.filter(pl.col("status") != "failed")), keys), keys)
+    n, n_open, before = (counts[name].to_numpy() for name in ("n_chains", "n_open", "n_before"))
     low, _ = clopper_pearson(before, n, level)
     _, high = clopper_pearson(before + n_open, n, level)
+    decided = pl.col("n_chains") - pl.col("n_open")
     return (
         counts.with_columns(
             level=pl.lit(level),
@@ -96,50 +152,34 @@ def crossing_order(chains: pl.DataFrame, varied: Sequence[str], *, level: float 
     )
 
 
-def clopper_pearson(successes: Integers, trials: Integers, level: float) -> tuple[Floats, Floats]:
-    """(n,) two-sided intervals of binomial shares (Clopper and Pearson 1934): they never cover less than they say."""
-    from scipy.special import betaincinv  # 0.7 s to import: only where an interval is asked for
+def _order(other: str) -> pl.Expr:
+    """The :data:`Order` of the onset in a row's bounds and the one in its bounds with the suffix ``other``."""
+    known = pl.col("latest").is_finite()
+    return (
+        pl.when(surely_before(pl.col("latest"), f"earliest{other}", f"status{other}")).then(pl.lit("first"))
+        .when(surely_before(pl.col(f"latest{other}"))).then(pl.lit("second"))
+        .when(known & (pl.col("latest") == pl.col(f"latest{other}"))).then(pl.lit("tie"))
+        .otherwise(pl.lit("open"))
+    )  # fmt: skip
 
-    tail, k, n = (1 - level) / 2, successes.astype(np.float64), trials.astype(np.float64)
-    low = np.where(k > 0, betaincinv(np.maximum(k, 1), n - np.maximum(k, 1) + 1, tail), 0.0)
-    high = np.where(k < n, betaincinv(np.minimum(k, n - 1) + 1, n - np.minimum(k, n - 1), 1 - tail), 1.0)
-    return low, high
+
+def _precedes(other: str) -> pl.Expr:
+    not_before = pl.col("earliest") >= pl.col(f"latest{other}")
+    return pl.when(_order(other) == "first").then(True).when(not_before).then(False)
 
 
-def _pairs(chains: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
-    """A row per chain and ordered pair of criteria that both have a verdict: onsets ``a`` and ``b``, null where
-    censored, and up to when each was surely not crossed, ``a_sure`` and ``b_sure``."""
-    judged = chains.filter(pl.col("status") != "failed")
-    mine = judged.select("chain_id", *keys, *_A, a="onset", a_sure="_not_before")
+def _pairs(judged: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
+    """A row per chain and ordered pair of criteria, and the ``order`` of their onsets."""
+    bounds = ["status", "earliest", "latest"]
+    mine = judged.select("chain_id", *keys, *_A, *bounds)
     renamed = (pl.col(a).alias(b) for a, b in zip(_A, _B, strict=True))
-    pairs = mine.join(judged.select("chain_id", *renamed, b="onset", b_sure="_not_before"), on="chain_id")
-    return pairs.filter(~pl.all_horizontal(pl.col(a).eq_missing(pl.col(b)) for a, b in zip(_A, _B, strict=True)))
+    pairs = mine.join(judged.select("chain_id", *renamed, *bounds), on="chain_id", suffix="_2")
+    pairs = pairs.filter(~pl.all_horizontal(pl.col(a).eq_missing(pl.col(b)) for a, b in zip(_A, _B, strict=True)))
+    return pairs.select(*keys, *_A, *_B, order=_order("_2"))
 
 
 def _counts(pairs: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
     """Per cell and ordered pair: ``_COUNTS``."""
-    a, b = pl.col("a"), pl.col("b")
-    before = (a < b) | (b.is_null() & (a <= pl.col("b_sure")))
-    after = (b < a) | (a.is_null() & (b <= pl.col("a_sure")))
-    counts = pairs.group_by(*keys, *_A, *_B).agg(
-        pl.len().alias("n_chains"),
-        before.fill_null(False).sum().alias("n_before"),
-        after.fill_null(False).sum().alias("n_after"),
-        (a == b).sum().alias("n_tied"),
-    )
-    counts = counts.with_columns(pl.col("n_chains", "n_before", "n_after", "n_tied").cast(pl.Int64))
-    return counts.with_columns(n_open=pl.col("n_chains") - pl.sum_horizontal("n_before", "n_after", "n_tied"))
-
-
-_COUNTS = ("n_chains", "n_before", "n_after", "n_tied", "n_open")
-
-
-def _with_certainty(chains: pl.DataFrame) -> pl.DataFrame:
-    """Adds ``_not_before``: for a censored chain, up to when it had surely not collapsed; null for the others."""
-    typed = with_chance(chains).with_columns(
-        pl.col("onset", "fi_generations").cast(pl.Float64), pl.col("censored").cast(pl.Boolean)
-    )
-    observed = pl.col("fi_generations")
-    unconfirmed = pl.max_horizontal(observed - pl.col("confirm"), pl.lit(0.0))
-    sure = pl.when(pl.col("status") == "unconfirmed").then(unconfirmed).when("censored").then(observed)
-    return typed.with_columns(_not_before=sure)
+    kinds = {"n_before": "first", "n_after": "second", "n_tied": "tie", "n_open": "open"}
+    counts = {name: (pl.col("order") == kind).sum().cast(pl.Int64) for name, kind in kinds.items()}
+    return pairs.group_by(*keys, *_A, *_B).agg(n_chains=pl.len().cast(pl.Int64), **counts)

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from fortifai_ray.statistics import CollapseCriterion, chain_table, crossing_order, first_crossings
+from fortifai_ray.statistics import CollapseCriterion, chain_table, crossing_order, first_crossings, onset_orders
+from fortifai_ray.statistics.order import collapsed_by, onset_bounds
 
 VARIED = ["loss.kind", "loss.gamma", "seed"]
 CROSS_ENTROPY = {"loss.kind": "cross_entropy"}
@@ -16,6 +17,36 @@ LATE = 9
 MILD, SEVERE = (CollapseCriterion(metric="perplexity", threshold=t, direction="above", confirm=1) for t in (2, 4))
 FACTS = CollapseCriterion(metric="facts", threshold=0.5, direction="below", relative_to="absolute", confirm=2)
 Study = Callable[..., pl.DataFrame]
+
+# A chain under one criterion: its status, and its onset or the last generation observed.
+Judged = tuple[str, float | None]
+AT = {at: ("collapsed", at) for at in (0.0, 3.0, 5.0, 5.5, 6.0)}
+
+
+def survived(last: float) -> Judged:
+    return ("survived", last)
+
+
+def unconfirmed(last: float) -> Judged:
+    return ("unconfirmed", last)
+
+
+FAILED: Judged = ("failed", None)
+BOTH_CONFIRM_2 = [
+    CollapseCriterion(metric=name, threshold=0.5, direction="below", relative_to="absolute", confirm=2)
+    for name in ("facts", "grammar")
+]
+
+
+def judged(a: Judged, b: Judged) -> pl.DataFrame:
+    """A chains table of one chain under two criteria, both with ``confirm: 2``."""
+    rows = []
+    for criterion, (status, at) in zip(BOTH_CONFIRM_2, (a, b), strict=True):
+        known = status == "collapsed"
+        row = {"chain_id": "x", "seed": 0, **criterion.model_dump(), "status": status}
+        rows.append(row | {"onset": at if known else None, "fi_generations": at})
+    floats = dict.fromkeys(("onset", "fi_generations", "chance"), pl.Float64)
+    return pl.DataFrame(rows, schema_overrides=floats)
 
 
 def two_metrics(study: Study, chains: dict[int, tuple[list[float], list[float]]]) -> pl.DataFrame:
@@ -100,3 +131,67 @@ def test_a_milder_threshold_of_one_metric_is_never_crossed_later(
     mild, severe = crossing_order(chains, VARIED).sort("threshold").iter_rows(named=True)
     assert (mild["n_after"], severe["n_before"]) == (0, 0)
     assert (mild["share_low"] or 0) <= (mild["share"] if mild["share"] is not None else 0) + 1e-12
+
+
+# Of the first criterion and of the second; the order; whether the first precedes, and whether the second does.
+CASES = [
+    (AT[3.0], AT[5.0], "first", True, False),
+    (AT[5.0], AT[5.0], "tie", False, False),
+    (AT[0.0], AT[0.0], "tie", False, False),
+    (AT[3.0], survived(9), "first", True, False),
+    (AT[5.0], survived(5), "first", True, False),  # seen not to cross at 5: it crosses later
+    (AT[0.0], survived(0), "first", True, False),
+    (AT[5.5], survived(5), "open", None, None),  # the other was not followed as far
+    (AT[5.0], unconfirmed(9), "first", True, False),
+    (AT[6.0], unconfirmed(9), "first", True, False),  # its crossings began after 7
+    (AT[5.5], unconfirmed(7), "open", None, None),  # either crossing, at 6 or at 7, may turn out to be its collapse
+    (AT[5.0], unconfirmed(7), "open", None, False),  # it does not collapse before 5; perhaps at 5
+    (AT[3.0], unconfirmed(5), "open", None, False),
+    (AT[0.0], unconfirmed(1), "open", None, False),  # two steps back from generation 1 is no generation
+    (AT[6.0], unconfirmed(5), "open", None, None),
+    (survived(9), survived(9), "open", None, None),
+    (survived(3), unconfirmed(9), "open", None, None),
+    (unconfirmed(9), unconfirmed(9), "open", None, None),
+    (AT[3.0], FAILED, "open", None, None),
+    (AT[0.0], FAILED, "open", None, False),  # nothing is before generation 0
+    (FAILED, FAILED, "open", None, None),
+]
+TURNED = {"first": "second", "second": "first", "tie": "tie", "open": "open"}
+
+
+@pytest.mark.parametrize(("a", "b", "order", "before", "after"), CASES)
+def test_every_answer_follows_the_one_rule(
+    a: Judged, b: Judged, order: str, before: bool | None, after: bool | None
+) -> None:
+    """A chain's order, that of the swapped pair, the share over chains and the first of all give one answer."""
+    table, (first, second) = judged(a, b), BOTH_CONFIRM_2
+    assert onset_orders(table, first, second).row(0) == ("x", 0, order, before)
+    assert onset_orders(table, second, first).row(0) == ("x", 0, TURNED[order], after)
+    if FAILED in (a, b):
+        assert crossing_order(table, ["seed"]).is_empty()
+        return
+    counts = crossing_order(table, ["seed"]).row(by_predicate=pl.col("metric") == "facts", named=True)
+    kinds = {"n_before": "first", "n_after": "second", "n_tied": "tie", "n_open": "open"}
+    assert {name: counts[name] for name in kinds} == {name: int(kind == order) for name, kind in kinds.items()}
+    found = first_crossings(table, ["seed"]).row(0, named=True)
+    nothing = "collapsed" not in (a[0], b[0])
+    assert found["order"] == ("none" if nothing else "first" if order in ("first", "second") else order)
+    assert found["metric"] == {"first": "facts", "second": "grammar", "tie": "facts"}.get(order)
+
+
+@pytest.mark.parametrize(
+    ("chain", "by", "expected"),
+    [
+        (AT[5.0], 5, True),
+        (AT[5.5], 5, False),
+        (survived(5), 5, False),
+        (survived(5), 6, None),
+        (unconfirmed(7), 4, False),
+        (unconfirmed(7), 5, None),  # the crossing at 6 may have begun at 5 exactly
+        (unconfirmed(7), 7, None),
+        (FAILED, 0, None),
+    ],
+)
+def test_whether_a_chain_had_collapsed_by_a_generation(chain: Judged, by: int, expected: bool | None) -> None:
+    bounds = onset_bounds(judged(chain, chain).head(1))
+    assert bounds.select(collapsed_by(by)).item() is expected

@@ -12,7 +12,7 @@ import polars as pl
 from fortifai_ray.report.charts.encodings import GREY, PALETTE, SHAPES, Tooltips, inline
 from fortifai_ray.report.phase import LEVEL, Plane, is_log
 from fortifai_ray.results.words import MARKS, number
-from fortifai_ray.statistics.order import clopper_pearson
+from fortifai_ray.statistics.intervals import clopper_pearson
 
 _LINE = PALETTE[0]
 _BOUNDS = {"exact": "circle", "lower": "triangle-right", "upper": "triangle-left"}
