@@ -23,7 +23,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat,
 from fortifai_ray.errors import UserError
 from fortifai_ray.study.claim_fields import Criterion, Where, where_words
 from fortifai_ray.study.claim_statistics import PerChain, Statistic
-from fortifai_ray.theory.evaluate import evaluate
+from fortifai_ray.theory import evaluate
 from fortifai_ray.validation import hint
 
 Relation = Literal["equals", "at_most", "at_least", "less", "greater", "between"]
@@ -38,7 +38,8 @@ class TheoryValue(BaseModel):
 
     def number(self, generation: int | None) -> float:
         """Its value (:func:`fortifai_ray.theory.evaluate.evaluate`)."""
-        return evaluate(self.model_dump(), generation)
+        given = {**(self.model_extra or {})}
+        return evaluate(self.theory, given, {}, generation)
 
 
 Number = FiniteFloat | TheoryValue

@@ -10,18 +10,37 @@ import math
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
-from fortifai_ray.families.analytic.discrete import true_probabilities
-from fortifai_ray.theory.arguments import check_arguments
 from fortifai_ray.theory.gaussian import (
     gaussian_accumulate_mean_variance,
     gaussian_fixed_human_mean_variance,
     gaussian_replace_mean_variance,
 )
+from fortifai_ray.theory.registry import Recipe, check_arguments, closed_form
 
 Probabilities = Literal["uniform", "zipf"] | list[float]
 
 
+def true_probabilities(probabilities: Probabilities, outcomes: int, exponent: float = 1.0) -> npt.NDArray[np.float64]:
+    """(outcomes,) The truth's probabilities, as a study file describes them."""
+    if isinstance(probabilities, str):
+        weights = np.arange(1.0, outcomes + 1) ** (-exponent if probabilities == "zipf" else 0.0)
+    else:
+        weights = np.asarray(probabilities, dtype=np.float64)
+    return weights / weights.sum()
+
+
+def _true_heterozygosity(probabilities: Probabilities, outcomes: int, exponent: float) -> float:
+    return 1 - float((true_probabilities(probabilities, outcomes, exponent) ** 2).sum())
+
+
+def _times_the_true_one(ratio: float, recipe: Recipe, generation: int) -> float:
+    shape, exponent = recipe.get("family.probabilities", "uniform"), recipe.get("family.exponent") or 1.0
+    return _true_heterozygosity(shape, recipe["family.outcomes"], exponent) * ratio
+
+
+@closed_form("heterozygosity", family="discrete", regime="replace", to_metric=_times_the_true_one)
 def discrete_replace_heterozygosity(n: int, generation: int) -> float:
     """E H_g/H = (1 − 1/n)^(g+1), with H = 1 − Σp² and the true H: genetic drift (Wright 1931).
 
@@ -30,11 +49,13 @@ def discrete_replace_heterozygosity(n: int, generation: int) -> float:
     return gaussian_replace_mean_variance(n, generation)
 
 
+@closed_form("heterozygosity", family="discrete", regime="accumulate", to_metric=_times_the_true_one)
 def discrete_accumulate_heterozygosity(n: int, generation: int) -> float:
     """E H_g/H = ∏_{t=1}^{g+1} (1 − 1/(n t²)). Derived: see :mod:`fortifai_ray.theory.gaussian`."""
     return gaussian_accumulate_mean_variance(n, generation)
 
 
+@closed_form("heterozygosity", family="discrete", regime="fixed_human", to_metric=_times_the_true_one)
 def discrete_fixed_human_heterozygosity(n: int, generation: int, human: int, synthetic: int) -> float:
     """E H_g/H where ``human`` samples, always the same, stand beside ``synthetic`` ones of the last generation.
 
@@ -45,6 +66,7 @@ def discrete_fixed_human_heterozygosity(n: int, generation: int, human: int, syn
     return gaussian_fixed_human_mean_variance(n, generation, human, synthetic)
 
 
+@closed_form()
 def discrete_fixed_human_heterozygosity_change(
     generation: int,
     human: int,
@@ -60,10 +82,11 @@ def discrete_fixed_human_heterozygosity_change(
     s draws from p̂_g, has mean 0 and E ‖ε‖² = E H_g/s. And E H_g = E H_0 − E ‖D_g‖², as D_g has mean 0 given p̂_0. So
     E ‖D_{g+1}‖² = α²[(1 − 1/s)·E ‖D_g‖² + E H_0/s], with E H_0 = (1 − 1/h)·H.
     """
-    heterozygosity = 1 - float((true_probabilities(probabilities, outcomes, exponent) ** 2).sum())
+    heterozygosity = _true_heterozygosity(probabilities, outcomes, exponent)
     return -(1 - 1 / human) * heterozygosity * _deviation(generation, human, synthetic)
 
 
+@closed_form()
 def discrete_fixed_human_error(generation: int, human: int, synthetic: int) -> float:
     """E ‖p̂_g − p‖² over generation 0's under ``fixed_human``: 1 + (h − 1)·s(1 − β^g)/(h² + (2h + 1)s).
 
@@ -74,6 +97,7 @@ def discrete_fixed_human_error(generation: int, human: int, synthetic: int) -> f
     return 1 + (human - 1) * _deviation(generation, human, synthetic)
 
 
+@closed_form()
 def discrete_fixed_human_distance_bound(
     generation: int,
     human: int,
@@ -92,6 +116,7 @@ def discrete_fixed_human_distance_bound(
     return float(np.sqrt(true * (1 - true) * error / human).sum() / 2)
 
 
+@closed_form()
 def discrete_largest_synthetic(human: int, multiple: float) -> float:
     """The largest amount s of synthetic data a generation beside h kept human samples that avoids collapse for ever.
 
@@ -106,6 +131,7 @@ def discrete_largest_synthetic(human: int, multiple: float) -> float:
     return (multiple - 1) * human**2 / room if room > 0 else math.inf
 
 
+@closed_form()
 def discrete_published_deviation_bound(human: int, synthetic: int, outcomes: int) -> float:
     """Seddik et al. 2024's theorem 3: E ‖p̂_g − p̂_0‖₁ < (1/N)·√(πn/2)·G_n(K) in any generation under ``fixed_human``.
 
@@ -128,6 +154,7 @@ def discrete_published_deviation_bound(human: int, synthetic: int, outcomes: int
     return math.exp(logarithm) if logarithm < 700 else math.inf
 
 
+@closed_form()
 def discrete_published_largest_synthetic(human: int, outcomes: int, deviation: float) -> float:
     """Seddik et al. 2024's equation 11: n ≤ 2πe⁻²·min(K − 2, ln(√2·π·N·ε/(6eK))) keeps E ‖p̂_g − p̂_0‖₁ below ε.
 
@@ -143,6 +170,7 @@ def discrete_published_largest_synthetic(human: int, outcomes: int, deviation: f
     return max(0.0, 2 * math.pi * math.exp(-2) * min(outcomes - 2, room))
 
 
+@closed_form("support", family="discrete", regime="replace")
 def discrete_replace_support(
     n: int,
     generation: int,

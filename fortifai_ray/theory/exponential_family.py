@@ -5,11 +5,12 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from fortifai_ray.theory.arguments import check_arguments, check_choice
+from fortifai_ray.theory.registry import check_arguments, check_choice, closed_form
 
 Member = Literal["exponential", "poisson", "bernoulli"]
 
 
+@closed_form("parameter_error", family="exponential_family", regime="replace")
 def exponential_family_replace_error(n: int, generation: int, member: Member, mean: float) -> float:
     """E (m̂_g − m)²/m² under replace: exponential (1 + 1/n)^(g+1) − 1, Poisson (g+1)/(nm), Bernoulli
     ((1 − m)/m)(1 − (1 − 1/n)^(g+1)).
@@ -21,6 +22,7 @@ def exponential_family_replace_error(n: int, generation: int, member: Member, me
     return _drift(np.full(generation + 1, 1 / n), member, mean)
 
 
+@closed_form("parameter_error", family="exponential_family", regime="accumulate")
 def exponential_family_accumulate_error(n: int, generation: int, member: Member, mean: float) -> float:
     """E (m̂_g − m)²/m² under accumulate: exponential ∏(1 + 1/(nt²)) − 1, Poisson Σ 1/(nmt²), Bernoulli
     ((1 − m)/m)(1 − ∏(1 − 1/(nt²))), with t from 1 to g + 1.

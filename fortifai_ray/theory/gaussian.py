@@ -15,12 +15,21 @@ from typing import Literal
 
 import numpy as np
 
-from fortifai_ray.theory.arguments import Human, check_arguments, check_choice
 from fortifai_ray.theory.moments import mixed_sizes, partly_human_variance
+from fortifai_ray.theory.registry import Human, Recipe, check_arguments, check_choice, closed_form
 
 Estimator = Literal["maximum_likelihood", "unbiased"]
 
 
+def _maximum_likelihood(recipe: Recipe) -> bool:
+    return recipe.get("family.covariance_estimator", "maximum_likelihood") == "maximum_likelihood"
+
+
+def _one_dimension(recipe: Recipe) -> bool:
+    return recipe.get("family.dim", 1) == 1
+
+
+@closed_form("trace_ratio", family="gaussian", regime="replace")
 def gaussian_replace_mean_variance(n: int, generation: int, estimator: Estimator = "maximum_likelihood") -> float:
     """E σ̂²_g/σ² = (1 − 1/n)^(g+1) by maximum likelihood, 1 by the unbiased estimator; E trace_ratio in any dimension.
 
@@ -32,6 +41,7 @@ def gaussian_replace_mean_variance(n: int, generation: int, estimator: Estimator
     return (1 - 1 / n) ** (generation + 1) if estimator == "maximum_likelihood" else 1.0
 
 
+@closed_form("log_variance_ratio", family="gaussian", regime="replace")
 def gaussian_replace_mean_log_variance(n: int, generation: int, estimator: Estimator = "maximum_likelihood") -> float:
     """E ln(σ̂²_g/σ²) = (g+1)(ψ((n−1)/2) + ln(2/n)) in one dimension; ln(2/(n−1)) for the unbiased estimator.
 
@@ -46,6 +56,7 @@ def gaussian_replace_mean_log_variance(n: int, generation: int, estimator: Estim
     return float((generation + 1) * (digamma((n - 1) / 2) + math.log(2 / divisor)))
 
 
+@closed_form("log_variance_ratio", summary="variance", family="gaussian", regime="replace", when=_one_dimension)
 def gaussian_replace_variance_log_variance(n: int, generation: int) -> float:
     """Var ln(σ̂²_g/σ²) = (g+1)·ψ′((n−1)/2) in one dimension, for both estimators. Derived, as its mean."""
     from scipy.special import polygamma
@@ -54,6 +65,7 @@ def gaussian_replace_variance_log_variance(n: int, generation: int) -> float:
     return float((generation + 1) * polygamma(1, (n - 1) / 2))
 
 
+@closed_form("mean_error", family="gaussian", regime="replace")
 def gaussian_replace_mean_error(n: int, generation: int, estimator: Estimator = "maximum_likelihood") -> float:
     """E (μ̂_g − μ)²/σ² = Σ_{j≤g} E σ̂²_{j−1}/(nσ²): 1 − (1 − 1/n)^(g+1), and (g+1)/n for the unbiased estimator.
 
@@ -66,6 +78,7 @@ def gaussian_replace_mean_error(n: int, generation: int, estimator: Estimator = 
     return 1 - gaussian_replace_mean_variance(n, generation)
 
 
+@closed_form("trace_ratio", family="gaussian", regime="accumulate")
 def gaussian_accumulate_mean_variance(n: int, generation: int, estimator: Estimator = "maximum_likelihood") -> float:
     """E σ̂²_g/σ² = ∏_{t=1}^{g+1} (1 − 1/(n t²)) by maximum likelihood, which tends to sin(π/√n)/(π/√n).
 
@@ -81,11 +94,13 @@ def gaussian_accumulate_mean_variance(n: int, generation: int, estimator: Estima
     return float(np.prod(1 - 1 / (n * t**2)))
 
 
+@closed_form("mean_error", family="gaussian", regime="accumulate", when=_maximum_likelihood)
 def gaussian_accumulate_mean_error(n: int, generation: int) -> float:
     """E (μ̂_g − μ)²/σ² by maximum likelihood: 1 − ∏_{t=1}^{g+1} (1 − 1/(n t²)). Derived: see the module docstring."""
     return 1 - gaussian_accumulate_mean_variance(n, generation)
 
 
+@closed_form("trace_ratio", family="gaussian", regime="accumulate_subsample", when=_maximum_likelihood)
 def gaussian_accumulate_subsample_mean_variance(n: int, generation: int) -> float:
     """E σ̂²_g/σ² where n samples are drawn from all data so far: (1 − 1/n) ∏_{t=2}^{g+1} (1 − (3n − 1)/(nt(nt − 1))).
 
@@ -99,6 +114,7 @@ def gaussian_accumulate_subsample_mean_variance(n: int, generation: int) -> floa
     return float((1 - 1 / n) * np.prod(1 - (3 * n - 1) / (pool * (pool - 1))))
 
 
+@closed_form("trace_ratio", family="gaussian", regime="mixed", when=_maximum_likelihood)
 def gaussian_mixed_mean_variance(n: int, generation: int, synthetic_ratio: float, human: Human = "kept") -> float:
     """E σ̂²_g/σ² where a share of n samples is the last generation's and the rest human, always the same or fresh.
 
@@ -109,6 +125,7 @@ def gaussian_mixed_mean_variance(n: int, generation: int, synthetic_ratio: float
     return _partly_human(mixed_sizes(n, generation, synthetic_ratio), first=n, kept=human == "kept")
 
 
+@closed_form("trace_ratio", family="gaussian", regime="fixed_human", when=_maximum_likelihood)
 def gaussian_fixed_human_mean_variance(n: int, generation: int, human: int, synthetic: int) -> float:
     """E σ̂²_g/σ² where ``human`` samples, always the same, stand beside ``synthetic`` ones of the last generation.
 
@@ -118,6 +135,7 @@ def gaussian_fixed_human_mean_variance(n: int, generation: int, human: int, synt
     return _partly_human([(n, 0)] + [(human, synthetic)] * generation, first=n, kept=True)
 
 
+@closed_form("trace_ratio", family="gaussian", regime="incremental", when=_maximum_likelihood)
 def gaussian_incremental_mean_variance(n: int, generation: int) -> float:
     """E σ̂²_g/σ² under ForTIFAI's regime: g·n samples of the last generation and n fresh human ones.
 
@@ -132,6 +150,14 @@ def _partly_human(sizes: Sequence[tuple[int, int]], first: int, kept: bool) -> f
     return (1 - 1 / sum(sizes[-1])) * partly_human_variance(sizes, first, kept)
 
 
+@closed_form(
+    "trace_ratio",
+    family="gaussian",
+    regime="replace",
+    loss="tce",
+    to_metric=lambda factor, recipe, generation: factor ** (generation + 1),
+    limit="in the limit of many samples",
+)
 def gaussian_tce_variance_factor(gamma: float) -> float:
     """The factor by which leaving out the likeliest 1 − γ of a Gaussian's samples multiplies its variance, as n → ∞.
 

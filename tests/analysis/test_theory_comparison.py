@@ -1,6 +1,5 @@
 """Theory against measurement: each recipe has its closed form, which agrees where it holds, and only there."""
 
-import inspect
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -9,11 +8,10 @@ from typing import Any
 import polars as pl
 import pytest
 
-import fortifai_ray.theory as theory
 from fortifai_ray.notebooks.opening import open_folder
-from fortifai_ray.report.charts.theory import agreement, comparison
+from fortifai_ray.report.charts.theory import agreement, comparison, recipes
 from fortifai_ray.study.study import load_study
-from fortifai_ray.theory.recipes import closed_forms, recipes
+from fortifai_ray.theory import CLOSED_FORMS, closed_forms_of
 
 from .studies import PROJECT, compute_study
 
@@ -79,12 +77,12 @@ def test_generations_that_not_all_chains_reached_are_left_out(tmp_path: Path) ->
 def test_nothing_is_claimed_of_a_curated_or_truncated_recipe() -> None:
     """A closed form whose assumptions do not hold is not offered; where a limit holds, it is named."""
     gaussian = {"family.kind": "gaussian", "regime.kind": "replace", "samples_per_generation": 50}
-    assert len(closed_forms(gaussian)) == 4
-    assert closed_forms(gaussian | {"curation.kind": "verifier"}) == []
-    assert closed_forms(gaussian | {"loss.kind": "focal", "loss.gamma": 2.0}) == []
-    [limit] = closed_forms(gaussian | {"loss.kind": "tce", "loss.gamma": 0.9})
+    assert len(closed_forms_of(gaussian)) == 4
+    assert closed_forms_of(gaussian | {"curation.kind": "verifier"}) == []
+    assert closed_forms_of(gaussian | {"loss.kind": "focal", "loss.gamma": 2.0}) == []
+    [limit] = closed_forms_of(gaussian | {"loss.kind": "tce", "loss.gamma": 0.9})
     assert limit.limit == "in the limit of many samples"
-    assert closed_forms({"family.kind": "language"}) == []
+    assert closed_forms_of({"family.kind": "language"}) == []
 
 
 @pytest.mark.parametrize(
@@ -102,10 +100,10 @@ def test_the_shipped_studies_have_their_closed_forms(name: str, tmp_path: Path) 
     """What a study's theory claims name is what the notebook overlays for the same cells."""
     study = load_study(SWEEPS / f"{name}.yaml")
     named = {claim.value.theory for claim in study.settings.claims if hasattr(claim.value, "theory")}
-    offered = {form.name for chain in study.cells for form in closed_forms(chain.recipe.flat())}
+    offered = {form.name for chain in study.cells for form in closed_forms_of(chain.recipe.flat())}
     assert named - BOUNDS <= offered
     for chain in study.cells:
-        for form in closed_forms(chain.recipe.flat()):
+        for form in closed_forms_of(chain.recipe.flat()):
             assert math.isfinite(form.at(chain.recipe.generations - 1))
 
 
@@ -120,7 +118,6 @@ def test_every_recipe_is_read_from_the_resolved_study(tmp_path: Path) -> None:
 
 def test_the_overlays_cover_the_registry() -> None:
     """A closed form that is added to the theory is overlaid, or left out here on purpose."""
-    source = inspect.getsource(inspect.getmodule(closed_forms))  # type: ignore[arg-type]
     elsewhere = {
         "workflow_excess",  # for weights as a matrix
         "regression_replace_excess",  # regression_excess has its scale
@@ -129,4 +126,4 @@ def test_the_overlays_cover_the_registry() -> None:
         *("discrete_largest_synthetic", "discrete_published_largest_synthetic", "kde_critical_synthetic_ratio"),
         *BOUNDS,
     }
-    assert {name for name in theory.THEORY if f"theory.{name}" not in source} == elsewhere
+    assert {name for name, form in CLOSED_FORMS.items() if not form.metric} == elsewhere

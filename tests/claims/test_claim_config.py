@@ -3,7 +3,6 @@
 import math
 import subprocess
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from pydantic import ValidationError
 
 from fortifai_ray.claims import Claim, refuse_claims
 from fortifai_ray.errors import UserError
-from fortifai_ray.theory import evaluate as theory_module
+from fortifai_ray.theory import CLOSED_FORMS, ClosedForm
 
 VALID: dict[str, Any] = {
     "id": "variance-shrinks",
@@ -23,14 +22,16 @@ VALID: dict[str, Any] = {
     "value": 0.9,
 }
 METRIC = {"kind": "metric", "metric": "trace_ratio"}
-FORMS: dict[str, Callable[..., float]] = {
-    "shrinks": lambda n, generation: (1 - 1 / n) ** (generation + 1),
-    "bound": lambda: math.pi**2 / 6,
+FORMS = {
+    "shrinks": ClosedForm(lambda n, generation: (1 - 1 / n) ** (generation + 1)),
+    "bound": ClosedForm(lambda: math.pi**2 / 6),
 }
 
 
-def _forms() -> dict[str, Callable[..., float]]:
-    return FORMS
+@pytest.fixture
+def forms(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, form in FORMS.items():
+        monkeypatch.setitem(CLOSED_FORMS, name, form)
 
 
 def _message(change: dict[str, Any]) -> str:
@@ -90,8 +91,8 @@ def test_a_claim_survives_the_resolved_study_file() -> None:
         assert Claim.model_validate(claim.model_dump(mode="json")) == claim
 
 
-def test_a_closed_form_takes_its_generation_from_the_statistic(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(theory_module, "closed_forms", _forms)
+@pytest.mark.usefixtures("forms")
+def test_a_closed_form_takes_its_generation_from_the_statistic() -> None:
     claim = Claim.model_validate({**VALID, "value": {"theory": "shrinks", "n": 10}})
     assert claim.numbers() == (0.9**10,)
     given = Claim.model_validate(
@@ -103,6 +104,7 @@ def test_a_closed_form_takes_its_generation_from_the_statistic(monkeypatch: pyte
     assert Claim.model_validate(claim.model_dump(mode="json")) == claim
 
 
+@pytest.mark.usefixtures("forms")
 @pytest.mark.parametrize(
     ("statistic", "value", "message"),
     [
@@ -113,10 +115,7 @@ def test_a_closed_form_takes_its_generation_from_the_statistic(monkeypatch: pyte
         (METRIC, {"theory": "shrinks", "n": 10}, "the statistic names none"),
     ],
 )
-def test_a_wrong_closed_form_is_one_line(
-    statistic: Any, value: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(theory_module, "closed_forms", _forms)
+def test_a_wrong_closed_form_is_one_line(statistic: Any, value: dict[str, Any], message: str) -> None:
     assert message in _message({"value": value, "statistic": statistic or VALID["statistic"]})
 
 

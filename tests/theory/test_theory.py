@@ -16,7 +16,8 @@ from fortifai_ray.families.analytic import AnalyticFamily, Discrete, Kde
 from fortifai_ray.families.analytic.base import Streams
 from fortifai_ray.families.images.data import shape_points
 from fortifai_ray.recipe.regimes import FixedHuman, Human, Mixed, Pool, Regime
-from fortifai_ray.theory import THEORY, workflow_variance
+from fortifai_ray.theory import CLOSED_FORMS
+from fortifai_ray.theory.regression import workflow_variance
 
 Array = npt.NDArray[np.float64]
 Model = dict[str, Array]
@@ -67,7 +68,8 @@ def test_every_closed_form_is_a_documented_number() -> None:
         "deviation": 0.1,
         "weights": [[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.2, 0.3, 0.5]],
     }
-    for name, form in THEORY.items():
+    for name, registered in CLOSED_FORMS.items():
+        form = registered.function
         required = [p.name for p in inspect.signature(form).parameters.values() if p.default is p.empty]
         value = form(**{key: examples[key] for key in required})
         assert isinstance(value, float), name

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from fortifai_ray.families.analytic.arrays import choose, ones_unless_given
 from fortifai_ray.families.analytic.base import AnalyticFamily, Array, Model, Streams
+from fortifai_ray.theory.discrete import true_probabilities
 
 
 class Discrete(AnalyticFamily):
@@ -85,14 +86,3 @@ class Discrete(AnalyticFamily):
             logs = np.log(model["probabilities"])
         outcomes = data[..., 0].astype(np.int64)
         return np.take_along_axis(np.broadcast_to(logs, (len(outcomes), self.outcomes)), outcomes, axis=1)
-
-
-def true_probabilities(
-    probabilities: Literal["uniform", "zipf"] | list[float], outcomes: int, exponent: float = 1.0
-) -> Array:
-    """(outcomes,) The truth's probabilities, as a study file describes them."""
-    if isinstance(probabilities, str):
-        weights = np.arange(1.0, outcomes + 1) ** (-exponent if probabilities == "zipf" else 0.0)
-    else:
-        weights = np.asarray(probabilities, dtype=np.float64)
-    return weights / weights.sum()

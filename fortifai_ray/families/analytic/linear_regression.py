@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from fortifai_ray.families.analytic.arrays import ones_unless_given
 from fortifai_ray.families.analytic.base import AnalyticFamily, Array, Model, Streams
+from fortifai_ray.theory.regression import input_variances, true_weights
 
 _ROUNDING = np.finfo(np.float64).eps
 
@@ -106,20 +107,6 @@ class LinearRegression(AnalyticFamily):
     def truth(self) -> Model:
         weights = true_weights(self.dim, self.signal, self.spectrum_exponent, self._source)[None]
         return {"weights": weights, "writer": weights}
-
-
-def input_variances(dim: int, spectrum_exponent: float) -> Array:
-    """(dim,) λ_i = i^−β."""
-    ranks: Array = np.arange(1, dim + 1, dtype=np.float64)
-    return ranks**-spectrum_exponent
-
-
-def true_weights(dim: int, signal: float, spectrum_exponent: float, source: float) -> Array:
-    """(dim,) w* with w*ᵀΣw* = signal²; for an isotropic Σ all are equal."""
-    if not spectrum_exponent:
-        return np.full(dim, signal / np.sqrt(dim))
-    powers = np.arange(1.0, dim + 1) ** -(1 + 2 * source * spectrum_exponent)
-    return signal * np.sqrt(powers / powers.sum() / input_variances(dim, spectrum_exponent))
 
 
 def _predict(weights: Array, inputs: Array) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
 from typing import Any
 
 import altair as alt
@@ -13,8 +13,9 @@ from fortifai_ray.report.charts.curves import generation_axis
 from fortifai_ray.report.charts.encodings import GREY, Tooltips, colour_of, inline, legend_of, shapes
 from fortifai_ray.report.metrics import describe
 from fortifai_ray.results.reader import Results
+from fortifai_ray.results.schema import flatten
 from fortifai_ray.statistics.intervals import mean_intervals
-from fortifai_ray.theory.recipes import ClosedForm, closed_forms, recipes
+from fortifai_ray.theory import Prediction, closed_forms_of
 
 LEVEL = 0.90
 _RESAMPLES = 2_000
@@ -38,9 +39,9 @@ def comparison(results: Results) -> tuple[pl.DataFrame, list[str]]:
     rows: list[dict[str, Any]] = []
     said: list[str] = []
     named = results.cells.name(results.generations)
-    known: Mapping[str, Any] = recipes(results)
+    known = recipes(results)
     for cell in results.cells.order:
-        forms = [form for form in closed_forms(known[cell]) if form.metric in named.columns]
+        forms = [form for form in closed_forms_of(known[cell]) if form.metric in named.columns]
         if not forms:
             said.append(
                 f"{cell}: there is no closed form for this family, regime and loss among those of fortifai_ray.theory."
@@ -52,7 +53,30 @@ def comparison(results: Results) -> tuple[pl.DataFrame, list[str]]:
     return pl.DataFrame(rows, schema=_SCHEMA), said
 
 
-def _compare(table: pl.DataFrame, form: ClosedForm) -> tuple[list[dict[str, Any]], str]:
+def recipes(results: Results) -> dict[str, dict[str, Any]]:
+    """The flat recipe (dotted keys) of each cell.
+
+    A section that varies as a whole comes from the cell alone: the base recipe's keys in it belong to another kind of
+    regime or loss.
+    """
+    study = results.study
+    beside = ("vary", "collapse", "baseline", "claims", "resources", "search", "name")
+    base = flatten({key: value for key, value in study.items() if key not in beside})
+    vary = study.get("vary")
+    whole = [key for key, values in vary.items() if _has_sections(values)] if isinstance(vary, dict) else []
+    kept = {key: value for key, value in base.items() if not any(key.startswith(f"{section}.") for section in whole)}
+    of_cells: dict[str, dict[str, Any]] = {}
+    for identity, cell in results.cells.labels.items():
+        values = dict(zip(results.cells.keys, json.loads(identity), strict=True))
+        of_cells[cell] = kept | {key: value for key, value in values.items() if value is not None}
+    return of_cells
+
+
+def _has_sections(values: Any) -> bool:
+    return isinstance(values, list) and any(isinstance(value, dict) for value in values)
+
+
+def _compare(table: pl.DataFrame, form: Prediction) -> tuple[list[dict[str, Any]], str]:
     """The rows of one closed form in one cell, and what is missing."""
     asked = table["chain_id"].n_unique()
     wide = table.select("generation", "seed", pl.col(form.metric).cast(pl.Float64).alias("value")).drop_nulls()
@@ -73,7 +97,7 @@ def _compare(table: pl.DataFrame, form: ClosedForm) -> tuple[list[dict[str, Any]
     try:
         expected = [form.at(generation) for generation in kept]
     except ValueError as error:
-        return [], f"{form.name} has no value here: {error}."
+        return [], f"there is no value here: {error}."
     rows = _moments(samples, form.summary)
     fixed = {"title": form.title, "metric": form.metric, "form": form.name, "limit": form.limit, "chains": asked}
     return [
