@@ -11,10 +11,10 @@ from fortifai_ray.recipe.devices import Devices
 from fortifai_ray.recipe.family import Family, Metrics
 from fortifai_ray.recipe.recipe import Recipe
 from fortifai_ray.statistics import CollapseCriterion
-from fortifai_ray.statistics.verdicts import Ruling, SurvivalRules, verdict
+from fortifai_ray.statistics.crossing import Ruling, ruling
 from fortifai_ray.storage.steps import Steps
 from fortifai_ray.storage.store import Stage
-from fortifai_ray.study.search import BoundarySearch
+from fortifai_ray.study.search import BoundarySearch, SurvivalRules
 from fortifai_ray.study.study import Chain, Study
 
 
@@ -134,7 +134,7 @@ class _Stop:
             return "open"  # known only once the generation has been written: not judged here
         values = [float(metrics[criterion.metric]) for metrics in history]
         limit = criterion.limit(values[0], self._baseline_value(criterion))
-        return verdict(values, limit, criterion, self._task.recipe.generations, self._task.survival).ruling
+        return ruling(values, limit, criterion, self._task.recipe.generations, **self._task.survival.model_dump())
 
     def _baseline_value(self, criterion: CollapseCriterion) -> float | None:
         if criterion.relative_to != "baseline_generation_0":

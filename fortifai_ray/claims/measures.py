@@ -10,8 +10,8 @@ import polars as pl
 
 from fortifai_ray.claims.tables import StudyTables, Undecided
 from fortifai_ray.statistics.criterion import CollapseCriterion, criterion_rows, with_chance
-from fortifai_ray.statistics.fidelity import MIN_PAIRS
 from fortifai_ray.statistics.intervals import Interval, NoInterval, geometric_mean, share
+from fortifai_ray.statistics.ratios import MIN_PAIRS
 from fortifai_ray.study.claim_fields import Criterion, Where
 from fortifai_ray.study.claim_statistics import CriticalPoint, FidelityRatio, OnsetOrder, OnsetShare
 

@@ -24,9 +24,8 @@ from fortifai_ray.statistics.criterion import (
 )
 from fortifai_ray.statistics.critical import critical_ratios
 from fortifai_ray.statistics.crossing import Onset, collapse_confirmed, judge, onset
-from fortifai_ray.statistics.fidelity import fidelity_table
+from fortifai_ray.statistics.fidelity import fidelity_table, ratio_profile, spanning_thresholds
 from fortifai_ray.statistics.order import crossing_order, first_crossings, onset_orders
-from fortifai_ray.statistics.profile import ratio_profile, spanning_thresholds
 from fortifai_ray.statistics.survival import logrank
 
 __all__ = [

@@ -5,8 +5,8 @@ from typing import Any
 
 import polars as pl
 
-from fortifai_ray.statistics.criterion import criteria_of, criterion_rows, with_chance
-from fortifai_ray.statistics.fidelity import MIN_PAIRS
+from fortifai_ray.statistics.criterion import criteria_of, criterion_rows
+from fortifai_ray.statistics.ratios import MIN_PAIRS
 
 _IN = {"generations": "in generations", "synthetic": "in synthetic data consumed"}
 
@@ -23,7 +23,6 @@ def conclusions(fidelity: pl.DataFrame, chains: pl.DataFrame) -> list[str]:
         generation 0, chains followed for different lengths, no baseline, one chain a cell; then each cell's ratio with
         its interval, its bound and its test, or why it has none.
     """
-    chains = with_chance(chains)
     if chains.is_empty():
         return ["No chain has a result: nothing can be concluded under any criterion."]
     return [

@@ -111,8 +111,7 @@ class CollapseCriterion(BaseModel):
 
 
 def criterion_rows(criterion: CollapseCriterion) -> pl.Expr:
-    """An expression: the rows of a result table that are about this criterion. A table without the column ``chance``
-    was written before there was one: give it a null one first (:func:`with_chance`)."""
+    """An expression: the rows of a result table that are about this criterion."""
     columns = {name: getattr(criterion, name) for name in CRITERION_COLUMNS}
     return pl.all_horizontal(pl.col(name).eq_missing(pl.lit(value)) for name, value in columns.items())
 
@@ -124,5 +123,5 @@ def with_chance(table: pl.DataFrame) -> pl.DataFrame:
 
 def criteria_of(table: pl.DataFrame) -> list[CollapseCriterion]:
     """The criteria that a result table has rows for, in its order."""
-    rows = with_chance(table).select(CRITERION_COLUMNS).unique(maintain_order=True)
+    rows = table.select(CRITERION_COLUMNS).unique(maintain_order=True)
     return [CollapseCriterion.model_validate(row) for row in rows.to_dicts()]

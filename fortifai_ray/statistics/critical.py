@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from fortifai_ray.statistics.criterion import CRITERION_COLUMNS, with_chance
+from fortifai_ray.statistics.criterion import CRITERION_COLUMNS
 from fortifai_ray.statistics.ratios import Baseline, baseline_cells, cell_keys
 
 _TURNED = {"exact": "exact", "lower": "upper", "upper": "lower", "undetermined": "undetermined"}
@@ -50,7 +50,6 @@ def critical_ratios(points: pl.DataFrame, varied: Sequence[str], baseline: Basel
     """
     keys = [key for key in cell_keys(varied) if key in points.columns and not (points["over"] == key).any()]
     what = [*CRITERION_COLUMNS, "over"]
-    points = with_chance(points)
     if missing := [name for name in (*what, "critical", "low", "high", "level", "bound") if name not in points.columns]:
         raise ValueError(f"collapse points: no column {', '.join(missing)}")
     cells = baseline_cells(points, keys, baseline)

@@ -12,8 +12,26 @@ How the awkward cases are decided:
   That is the latest it can be.
 - A log scale has no place for zero or less (a ratio that underflowed, an estimate that came out negative): a step that
   begins or ends there is interpolated linearly, that step alone.
+
+:func:`ruling` says when the verdict on a running chain is certain, so that it need not run to its horizon. A confirmed
+collapse is certain for any metric: nothing that follows moves the onset. That a chain *cannot* collapse takes a
+premise: a metric measured at a generation says nothing of the next one by itself, since training may diverge or a mode
+be lost. So there is no such rule for metrics in general. Two rules are offered, each exact under its premise:
+
+``no_room_left``
+    A crossing needs ``confirm`` crossings after it, all within the horizon. Once the last generation from which that is
+    possible has passed without a crossing that lasts, no later value can make an onset. Premise: no later generation is
+    *recorded* as collapsed (such a generation confirms itself). Families that are fitted in closed form to samples
+    never record one while samples are drawn.
+``too_far``
+    A bound on how far the metric moves towards the limit in one generation, the study's ``largest_step``: a factor on a
+    log scale, else a difference. A chain that even at that pace crosses too late to be confirmed cannot collapse.
+    Premises: the bound, and the one above.
+
+Such a chain is marked: it survived, and its fidelity interval, cut short on purpose, is no measurement.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -26,6 +44,7 @@ from fortifai_ray.statistics.criterion import CollapseCriterion, Direction
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Booleans = NDArray[np.bool_]
+Ruling = Literal["collapsed", "no_room_left", "too_far", "open"]
 
 
 @dataclass(frozen=True)
@@ -107,6 +126,64 @@ def collapse_confirmed(
     return (
         limit is not None and len(values) > 0 and onset(values, limit, criterion, recorded=recorded).onset is not None
     )
+
+
+def ruling(
+    values: Sequence[float],
+    limit: float | None,
+    criterion: CollapseCriterion,
+    generations: int,
+    *,
+    never_recorded: bool = False,
+    largest_step: float | None = None,
+) -> Ruling:
+    """What is certain of a chain that still runs; ``open`` where nothing is. See the module.
+
+    Args:
+        values: the metric at generations 0, 1, … so far, none of them recorded as collapsed.
+        limit: in the metric's units, from :meth:`CollapseCriterion.limit`; None where it is not known.
+        generations: how many the chain has until its horizon, generation 0 included.
+        never_recorded, largest_step: the premises that hold (:class:`fortifai_ray.study.search.SurvivalRules`).
+
+    Raises:
+        ValueError: a factor per generation that does not exceed 1, for a metric on a log scale.
+    """
+    if largest_step is not None and criterion.log_scale and largest_step <= 1:
+        raise ValueError(f"largest_step is a factor for {criterion.metric}, above 1 (got {largest_step:g})")
+    if collapse_confirmed(values, limit, criterion):
+        return "collapsed"
+    if not never_recorded or limit is None or not values:
+        return "open"
+    run = _crossings_at_the_end(values, limit, criterion)
+    last = generations - 1 - criterion.confirm  # the latest generation at which an onset can still begin
+    if len(values) - run > last:
+        return "no_room_left"
+    if run == 0 and largest_step is not None and math.isfinite(values[-1]):
+        steps = last - (len(values) - 1)
+        if not _reaches(values[-1], limit, steps, largest_step, criterion):
+            return "too_far"
+    return "open"
+
+
+def _crossings_at_the_end(values: Sequence[float], limit: float, criterion: CollapseCriterion) -> int:
+    """How many generations at the end have crossed, one after the other."""
+    run = 0
+    for value in reversed(values):
+        beyond = value > limit if criterion.direction == "above" else value < limit
+        if math.isfinite(value) and not beyond:
+            break
+        run += 1
+    return run
+
+
+def _reaches(value: float, limit: float, steps: int, largest: float, criterion: CollapseCriterion) -> bool:
+    """Whether ``steps`` steps of the largest size lead from ``value`` beyond the limit, to within rounding."""
+    sign = 1.0 if criterion.direction == "above" else -1.0
+    if criterion.log_scale:
+        if value <= 0 or limit <= 0:
+            return True  # no factor leads from or to there: nothing is known
+        return sign * math.log(limit / value) < steps * math.log(largest) + 1e-12
+    return sign * (limit - value) < steps * largest + 1e-12 * max(1.0, abs(limit))
 
 
 def find_crossings(

@@ -9,7 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.statistics.criterion import CollapseCriterion
-from fortifai_ray.statistics.verdicts import SurvivalRules
 from fortifai_ray.validation import hint
 
 Direction = Literal["rises", "falls", "detect"]
@@ -18,6 +17,28 @@ Ends = Annotated[list[FiniteFloat], Field(min_length=2, max_length=2)]
 # With more synthetic data collapse comes sooner, with more human data later. Everything else has to be found out.
 _KNOWN_DIRECTIONS: Mapping[str, Direction] = {"regime.synthetic_ratio": "rises", "regime.human": "falls"}
 _FINEST = 500  # tolerances in a range: the posterior's grid grows with it
+
+
+class SurvivalRules(BaseModel):
+    """Premises that a study vouches for, under which a chain ends once it can no longer collapse."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    never_recorded: bool = Field(
+        False,
+        description="no generation is recorded as collapsed (diverged, empty corpus) that was not measured before",
+    )
+    largest_step: FiniteFloat | None = Field(
+        None, gt=0, description="how far the metric moves in a generation at most: a factor on a log scale"
+    )
+
+    @model_validator(mode="after")
+    def _steps_are_all_there_is(self) -> "SurvivalRules":
+        if self.largest_step is not None and not self.never_recorded:
+            raise ValueError(
+                "largest_step bounds nothing where a generation may be recorded as collapsed: "
+                "say never_recorded: true as well"
+            )
+        return self
 
 
 class BoundarySearch(BaseModel):

@@ -14,8 +14,8 @@ from fortifai_ray.search.lattice import Lattice
 from fortifai_ray.search.monotone import contradiction
 from fortifai_ray.search.points import CollapsePoint, collapse_points
 from fortifai_ray.statistics import CollapseCriterion
-from fortifai_ray.statistics.verdicts import SurvivalRules, verdict
-from fortifai_ray.study.search import BoundarySearch, OptimiseSearch, refuse_search
+from fortifai_ray.statistics.crossing import ruling
+from fortifai_ray.study.search import BoundarySearch, OptimiseSearch, SurvivalRules, refuse_search
 from tests.search.laws import logistic
 
 CRITERION = CollapseCriterion(metric="perplexity", threshold=2.0, direction="above")
@@ -133,7 +133,7 @@ SLOW = SurvivalRules(never_recorded=True, largest_step=1.5)
 
 
 @pytest.mark.parametrize(
-    ("values", "rules", "ruling"),
+    ("values", "rules", "expected"),
     [
         ([300, 700, 800], SurvivalRules(), "collapsed"),
         ([300, 300, 300, 300, 300], SurvivalRules(), "open"),  # training may yet diverge: nothing is certain
@@ -146,10 +146,10 @@ SLOW = SurvivalRules(never_recorded=True, largest_step=1.5)
     ],
 )
 def test_a_chain_ends_only_when_nothing_can_change_its_verdict(
-    values: list[float], rules: SurvivalRules, ruling: str
+    values: list[float], rules: SurvivalRules, expected: str
 ) -> None:
     """Six generations, a limit of 600, confirmed by one more."""
-    assert verdict(values, 600.0, DOUBLED, 6, rules).ruling == ruling
+    assert ruling(values, 600.0, DOUBLED, 6, **rules.model_dump()) == expected
 
 
 @pytest.mark.parametrize("criterion", [DOUBLED, HALVED])
@@ -161,12 +161,12 @@ def test_no_continuation_contradicts_a_verdict(criterion: CollapseCriterion) -> 
     for _ in range(400):
         moves = rng.uniform(-1, 1, generations).cumsum()
         values = 1.5 * step**moves if criterion.log_scale else 2.4 + step * moves
-        whole = verdict(values.tolist(), limit, criterion, generations, SurvivalRules()).ruling == "collapsed"
+        whole = ruling(values.tolist(), limit, criterion, generations) == "collapsed"
         for g in range(1, generations):
-            told = verdict(values[:g].tolist(), limit, criterion, generations, rules)
-            if told.certain:
-                ruled += told.ruling in ("too_far", "no_room_left")
-                assert told.collapsed == whole
+            early = ruling(values[:g].tolist(), limit, criterion, generations, **rules.model_dump())
+            if early != "open":
+                ruled += early in ("too_far", "no_room_left")
+                assert (early == "collapsed") == whole
     assert ruled > 100
 
 

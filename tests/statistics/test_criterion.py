@@ -138,8 +138,6 @@ def test_criteria_that_differ_in_chance_alone_stay_apart_in_the_tables() -> None
     assert found[1]["onset"] == pytest.approx(1.75, rel=1e-12)
     table = fidelity_table(chains, ["seed"], {"loss": "cross_entropy"})
     assert table.filter(criterion_rows(over_chance)).height == 2
-    older = fidelity_table(chains.filter(criterion_rows(plain)).drop("chance"), ["seed"], {"loss": "cross_entropy"})
-    assert older.equals(table.filter(criterion_rows(plain)))
 
 
 def test_the_words_name_all_that_a_number_depends_on() -> None:
