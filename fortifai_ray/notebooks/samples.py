@@ -1,18 +1,16 @@
-"""The same latent vectors, decoded by the model of every generation.
+"""Texts and pictures by generation, as HTML: texts are escaped, and pictures lie inside the page.
 
-A generation's own samples (``pictures.parquet``) are drawn anew each time: they show what was written, but no one image
-becoming another. For that the models are taken from the stage store and all given the same noise. A study whose stages
-are not at hand, such as the small one that ships, may carry the decoded pictures in ``results/latents.parquet``
-(:mod:`fortifai_ray.notebooks.embed` writes it).
+A generation's own samples (``pictures.parquet``) are drawn anew each time: they show what was generated, but not how
+one image becomes another. For that, the models are taken from the stage store and all given the same latent vectors. A
+study without its stages, such as the small ones that ship, may carry the decoded pictures in
+``results/latents.parquet`` (written by ``scripts/embed.py``).
 """
 
 from __future__ import annotations
 
-import base64
 import io
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from html import escape
 from pathlib import Path
 
@@ -21,22 +19,131 @@ import polars as pl
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.report.points import thin
-from fortifai_ray.report.samples import SampleTable, sample_tables
+from fortifai_ray.report.samples import SampleTable, address, pictures_of, sample_tables
 from fortifai_ray.results.reader import PICTURES, Results
 
+MOST_GENERATIONS = 10
 LATENTS = "latents.parquet"
 SCHEMA = {"chain_id": pl.String, "generation": pl.Int64, "png": pl.Binary}
+_MOST_PROMPTS = 200
+_MOST_CHARACTERS = 90  # of a prompt in the list to pick from
 _FAMILIES = ("vae", "diffusion")
-_POINTS = 512  # that a plot shows of a family of points
+_POINTS = 512  # plotted for a model of points in the plane
+_CELL = "padding: 0.4em 0.8em 0.4em 0; vertical-align: top; text-align: left"
+_TEXT = f"{_CELL}; white-space: pre-wrap; overflow-wrap: anywhere; font-size: 0.85rem; min-width: 14rem"
+_RULE = "border-top: 1px solid rgba(128, 128, 128, 0.4)"
+
+
+def prompts(results: Results) -> dict[str, pl.Expr]:
+    """The prompts that can be followed through the generations, or the rows where each generation has its own.
+
+    Returns:
+        By its name in a list to pick from: an expression that selects its rows of the samples.
+
+    Raises:
+        UserError: the study keeps no sample texts.
+    """
+    samples = results.samples
+    if samples is None or samples.is_empty():
+        raise UserError("this study keeps no sample texts: only language models write them (results/samples.parquet)")
+    seen = samples.group_by("prompt_text", maintain_order=True).agg(
+        pl.col("generation").n_unique().alias("generations")
+    )
+    recurring = seen.filter(pl.col("generations") > 1)["prompt_text"].to_list()
+    if samples["generation"].n_unique() > 1 and not recurring:
+        rows = samples["row"].unique().sort().to_list()[:_MOST_PROMPTS]
+        return {f"row {row} (each generation has a prompt of its own)": pl.col("row") == row for row in rows}
+    named: dict[str, pl.Expr] = {}
+    for place, text in enumerate((recurring or seen["prompt_text"].to_list())[:_MOST_PROMPTS]):
+        words = " ".join((text or "(no prompt)").split())
+        named[f"{place + 1}. {words[:_MOST_CHARACTERS]}"] = pl.col("prompt_text").eq_missing(pl.lit(text))
+    return named
+
+
+def seeds(results: Results, table: pl.DataFrame) -> list[int]:
+    """The seeds of the chains that have rows in ``table`` (samples or pictures)."""
+    known = results.generations.select("chain_id", "seed").unique()
+    return known.join(table.select("chain_id").unique(), on="chain_id")["seed"].unique().sort().to_list()
+
+
+def passage(results: Results, prompt: pl.Expr, seed: int) -> SampleTable:
+    """One prompt's continuations by generation and cell, in the chains of one seed.
+
+    Raises:
+        UserError: that seed has no sample of the prompt.
+    """
+    assert results.samples is not None
+    chains = results.generations.filter(pl.col("seed") == seed)["chain_id"].unique().to_list()
+    tables, _ = sample_tables(results, results.samples.filter(prompt, pl.col("chain_id").is_in(chains)))
+    if not tables:
+        raise UserError(f"seed {seed} has no sample of this prompt")
+    return tables[0]
+
+
+def text_page(table: SampleTable) -> str:
+    """A prompt's continuations: a row per generation, a column per cell."""
+    head = "".join(f"<th style='{_CELL}'>{escape(name)}</th>" for name in ("generation", *table.cells))
+    lines = []
+    for generation, texts in table.lines:
+        cells = "".join(f"<td style='{_TEXT}'>{_text(text)}</td>" for text in texts)
+        lines.append(f"<tr style='{_RULE}'><td style='{_CELL}'>{generation}</td>{cells}</tr>")
+    body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody>"
+    whole = f"<div style='overflow-x: auto'><table style='border-collapse: collapse'>{body}</table></div>"
+    return f"<p><b>{escape(_on_one_line(table.heading))}</b></p>{whole}"
+
+
+def _text(sample: tuple[str | None, str] | None) -> str:
+    if sample is None:
+        return "–"
+    prompt, text = sample
+    return (f"<i>{escape(_on_one_line(prompt))}</i>\n" if prompt else "") + escape(_on_one_line(text))
+
+
+def _on_one_line(text: str) -> str:
+    """The text with its line breaks as signs, ``↵`` or ``↵×12``: a collapsed model may write little else."""
+
+    def sign(match: re.Match[str]) -> str:
+        breaks = match[0].count("\n")
+        return " ↵ " if breaks == 1 else f" ↵×{breaks} "
+
+    return re.sub(r"[ \t]*\n\s*", sign, text)
+
+
+def sample_page(results: Results, seed: int) -> str:
+    """The pictures of each generation's own samples, a row per cell.
+
+    Raises:
+        UserError: the study keeps no pictures, or none with that seed.
+    """
+    if results.pictures is None or results.pictures.is_empty():
+        raise UserError(f"this study keeps no pictures of samples (results/{PICTURES}): only image models have them")
+    chains = _chains(results, seed)
+    table = pictures_of(results, list(chains))
+    if table.is_empty():
+        raise UserError(f"seed {seed} has no pictures")
+    return _rows(table, chains, wide=False)
+
+
+def latent_page(results: Results, seed: int, count: int = 12) -> str:
+    """The same latent vectors decoded by each generation's model: a row per generation, one cell below another.
+
+    Raises:
+        UserError: as :func:`latent_table`.
+    """
+    chains = _chains(results, seed)
+    table = latent_table(results, list(chains), count)
+    if table.is_empty():
+        raise UserError(f"seed {seed} has no decoded latent vectors here")
+    return _rows(table, chains, wide=True)
 
 
 def latent_table(results: Results, chain_ids: Sequence[str], count: int, seed: int = 0) -> pl.DataFrame:
-    """What ``count`` latent vectors become in each generation of some chains.
+    """Decode the same ``count`` latent vectors with the model of each generation of some chains.
 
-    For a diffusion model it is the noise that its sampling starts from and takes on the way.
+    A diffusion model's latent vectors are the noise that its sampling starts from and adds on the way.
 
     Returns:
-        ``chain_id, generation, png``: the images side by side, one pixel each pixel; a plot for points of the plane.
+        ``chain_id, generation, png``: the images side by side, pixel for pixel; a plot for points in the plane.
 
     Raises:
         UserError: the study has neither the models' stages nor ``latents.parquet``, or is of another family.
@@ -56,7 +163,7 @@ def latent_table(results: Results, chain_ids: Sequence[str], count: int, seed: i
         if folder is not None:
             rows.append((chain, generation, _decoded(folder, count, seed)))
     if not rows:
-        raise UserError(f"{stages} holds none of this study's models any more: run the sweep again to have them")
+        raise UserError(f"{stages} no longer holds any of this study's models: run the sweep again to restore them")
     return pl.DataFrame(rows, schema=SCHEMA, orient="row")
 
 
@@ -84,129 +191,15 @@ def _decoded(folder: Path, count: int, seed: int) -> bytes:
     return file.getvalue()
 
 
-_MOST_PROMPTS = 200
-_MOST_CHARACTERS = 90  # of a prompt in the list to pick from
-
-
-def prompts(results: Results) -> dict[str, pl.Expr]:
-    """What can be followed through the generations, by its name in a list: prompts, or rows where prompts change.
-
-    Raises:
-        UserError: the study keeps no sample texts.
-    """
-    samples = results.samples
-    if samples is None or samples.is_empty():
-        raise UserError("this study keeps no sample texts: only language models write them (results/samples.parquet)")
-    seen = samples.group_by("prompt_text", maintain_order=True).agg(
-        pl.col("generation").n_unique().alias("generations")
-    )
-    recurring = seen.filter(pl.col("generations") > 1)["prompt_text"].to_list()
-    if samples["generation"].n_unique() > 1 and not recurring:
-        rows = samples["row"].unique().sort().to_list()[:_MOST_PROMPTS]
-        return {f"row {row} (each generation has a prompt of its own)": pl.col("row") == row for row in rows}
-    texts = recurring or seen["prompt_text"].to_list()
-    found: dict[str, pl.Expr] = {}
-    for place, text in enumerate(texts[:_MOST_PROMPTS]):
-        words = " ".join((text or "(no prompt)").split())
-        found[f"{place + 1}. {words[:_MOST_CHARACTERS]}"] = pl.col("prompt_text").eq_missing(pl.lit(text))
-    return found
-
-
-def seeds(results: Results, table: pl.DataFrame) -> list[int]:
-    """The seeds of the chains that a table (samples or pictures) has rows of."""
-    known = results.generations.select("chain_id", "seed").unique()
-    return known.join(table.select("chain_id").unique(), on="chain_id")["seed"].unique().sort().to_list()
-
-
-def passage(results: Results, prompt: pl.Expr, seed: int) -> SampleTable:
-    """One prompt's continuations by generation and cell, in the chains of one seed.
-
-    Raises:
-        UserError: that seed has no sample of it.
-    """
-    assert results.samples is not None
-    chains = results.generations.filter(pl.col("seed") == seed)["chain_id"].unique().to_list()
-    picked = results.samples.filter(prompt, pl.col("chain_id").is_in(chains))
-    tables, _ = sample_tables(replace(results, samples=picked))
-    if not tables:
-        raise UserError(f"seed {seed} has no sample of this prompt")
-    return tables[0]
-
-
-MOST_GENERATIONS = 10
-_PNG = b"\x89PNG\r\n\x1a\n"
-_CELL = "padding: 0.4em 0.8em 0.4em 0; vertical-align: top; text-align: left"
-_TEXT = f"{_CELL}; white-space: pre-wrap; overflow-wrap: anywhere; font-size: 0.85rem; min-width: 14rem"
-_RULE = "border-top: 1px solid rgba(128, 128, 128, 0.4)"
-
-
-def text_page(table: SampleTable) -> str:
-    """A prompt's continuations: a row for each generation, a column for each cell."""
-    head = "".join(f"<th style='{_CELL}'>{escape(name)}</th>" for name in ("generation", *table.cells))
-    lines = []
-    for generation, texts in table.lines:
-        cells = "".join(f"<td style='{_TEXT}'>{_text(text)}</td>" for text in texts)
-        lines.append(f"<tr style='{_RULE}'><td style='{_CELL}'>{generation}</td>{cells}</tr>")
-    body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody>"
-    whole = f"<div style='overflow-x: auto'><table style='border-collapse: collapse'>{body}</table></div>"
-    return f"<p><b>{escape(_on_one_line(table.heading))}</b></p>{whole}"
-
-
-def _text(found: tuple[str | None, str] | None) -> str:
-    if found is None:
-        return "–"
-    prompt, text = found
-    return (f"<i>{escape(_on_one_line(prompt))}</i>\n" if prompt else "") + escape(_on_one_line(text))
-
-
-def _on_one_line(text: str) -> str:
-    """The text with its line breaks as signs, ``↵`` or ``↵×12``: a collapsed model may write little else."""
-
-    def sign(found: re.Match[str]) -> str:
-        breaks = found[0].count("\n")
-        return " ↵ " if breaks == 1 else f" ↵×{breaks} "
-
-    return re.sub(r"[ \t]*\n\s*", sign, text)
-
-
-def sample_page(results: Results, seed: int) -> str:
-    """The pictures of each generation's own samples, a row for each cell.
-
-    Raises:
-        UserError: the study keeps no pictures, or none of that seed.
-    """
-    if results.pictures is None or results.pictures.is_empty():
-        raise UserError(f"this study keeps no pictures of samples (results/{PICTURES}): only image models have them")
-    chains = _chains(results, seed)
-    path = results.directory / "results" / PICTURES
-    table = pl.scan_parquet(path, glob=False).filter(pl.col("chain_id").is_in(list(chains))).collect()
-    if table.is_empty():
-        raise UserError(f"seed {seed} has no pictures")
-    return _rows(table, chains, wide=False)
-
-
-def latent_page(results: Results, seed: int, count: int = 12) -> str:
-    """The same latent vectors decoded by each generation's model: a row for each generation, cells below each other.
-
-    Raises:
-        UserError: as :func:`~fortifai_ray.notebooks.samples.latent_table`.
-    """
-    chains = _chains(results, seed)
-    table = latent_table(results, list(chains), count)
-    if table.is_empty():
-        raise UserError(f"seed {seed} has no decoded latent vectors here")
-    return _rows(table, chains, wide=True)
-
-
 def _chains(results: Results, seed: int) -> dict[str, str]:
-    """The chain of each cell under one seed, by its id, in the cells' order."""
+    """The cell of each chain with one seed, by the chain's id, in the cells' order."""
     table = results.cells.name(results.generations.filter(pl.col("seed") == seed).unique("chain_id", keep="any"))
     of_cell = dict(table.select("cell", "chain_id").iter_rows())
     return {of_cell[cell]: cell for cell in results.cells.order if cell in of_cell}
 
 
 def _rows(table: pl.DataFrame, chains: dict[str, str], *, wide: bool) -> str:
-    """Cells below each other; ``wide`` pictures stand below each other, too, small ones side by side."""
+    """One cell below another; within a cell, ``wide`` pictures below each other and narrow ones side by side."""
     parts = []
     for chain, cell in chains.items():
         rows = table.filter(pl.col("chain_id") == chain).unique("generation", keep="first").sort("generation")
@@ -219,22 +212,12 @@ def _rows(table: pl.DataFrame, chains: dict[str, str], *, wide: bool) -> str:
 
 def _strip(pictures: Sequence[tuple[int, bytes]], *, wide: bool) -> str:
     size = "height: 44px" if wide else "width: 180px"
+    label_style = "flex: 0 0 6.5rem; font-size: 0.85rem" if wide else "font-size: 0.85rem"
     items = []
     for generation, png in pictures:
-        label = f"generation {generation}"
-        image = f"<img alt='{label}' style='{size}; image-rendering: pixelated; display: block' src='{_address(png)}'>"
-        label_style = "flex: 0 0 6.5rem; font-size: 0.85rem" if wide else "font-size: 0.85rem"
-        item = f"<div style='{label_style}'>{label}</div>{image if _is_png(png) else '(no picture)'}"
+        label, source = f"generation {generation}", address(png, most_bytes=None)
+        image = f"<img alt='{label}' style='{size}; image-rendering: pixelated; display: block' src='{source}'>"
+        item = f"<div style='{label_style}'>{label}</div>{image if source else '(no picture)'}"
         items.append(f"<div style='display: {'flex' if wide else 'block'}; align-items: center'>{item}</div>")
-    flow = "column" if wide else "row"
-    return (
-        f"<div style='display: flex; flex-flow: {flow} wrap; gap: {'3px' if wide else '10px'}'>{''.join(items)}</div>"
-    )
-
-
-def _is_png(png: bytes | None) -> bool:
-    return png is not None and png.startswith(_PNG)
-
-
-def _address(png: bytes | None) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png or b'').decode()}"
+    flow = "flex-flow: column wrap; gap: 3px" if wide else "flex-flow: row wrap; gap: 10px"
+    return f"<div style='display: flex; {flow}'>{''.join(items)}</div>"

@@ -1,12 +1,11 @@
-"""From the generations table to what a curve draws: aggregated and thinned here, before anything enters a page.
+"""The values that a curve draws: the generations table, aggregated and thinned before anything enters a page.
 
-A study of 3,000 chains has 300,000 rows, and a page or a notebook has no use for them: a cell with many chains is drawn
-as its median and a band, over at most a few hundred generations.
+A study of 3,000 chains has 300,000 rows, more than a page or a notebook can use: a cell with many chains is drawn as
+its median and a band, over at most a few hundred generations.
 
-Values that are no number do not vanish. In a cell with many chains they take part as what they are, beyond every
-number: ∞ above, −∞ below, and NaN on the side to which collapse moves the metric (the side on which the collapse
-criterion counts it). A median or a band's end that falls among them has no place on the axis and is left out or drawn
-up to the edge.
+Values that are not finite do not vanish. In a cell with many chains they rank beyond every number: ∞ above, −∞ below,
+and NaN on the side to which collapse moves the metric (where the collapse criterion counts it). A median that falls
+among them is left out, and the end of a band is drawn up to the edge.
 """
 
 from __future__ import annotations
@@ -21,28 +20,29 @@ from fortifai_ray.report.metrics import describe
 from fortifai_ray.results.cells import Cells
 from fortifai_ray.results.words import number
 
-MANY_CHAINS = 12  # up to here every chain of a cell is drawn; above, the median and a band
+MANY_CHAINS = 12  # up to this many, each chain of a cell is drawn; above, the median and a band
 BAND = (0.05, 0.95)  # the quantiles over chains that the band of many chains spans
 MOST_GENERATIONS = 200
-MOST_POINTS = 4_000  # of a chart's medians, and of its thin lines: more only blacken it and swell the page
-FEWEST_GENERATIONS = 12  # however many cells there are
-DECADES = 2  # a positive metric that spans as many is drawn on a log axis
+MOST_POINTS = 4_000  # for a chart's medians, and for its thin lines: more only blacken it and swell the page
+FEWEST_GENERATIONS = 12  # drawn however many cells there are
+DECADES = 2  # a positive metric that spans at least this many is drawn on a log axis
 
 _CELL = ["cell", "generation"]
 
 
 @dataclass(frozen=True)
 class Curve:
-    """What is drawn of a metric.
+    """The values drawn for a metric.
 
     Attributes:
-        points: ``cell, chain, seed, generation, value, shown, part`` of the cells with few chains; value is null, and
-            ``shown`` says so, where it is no number. ``part`` counts a chain's unbroken stretches.
-        spread: ``cell, generation, value, low, high, band, chains, part``: the median and the band over chains, and the
-            band in words. Only where every chain of the cell has a value; an end without a place is at the edge.
-        broken: ``cell, generation, shown``: where chains of a cell with many have values that are no number.
-        generations: the generations drawn, of ``measured`` that there are.
-        log_scale: whether the values ask for a log axis and allow it.
+        points: ``cell, chain, seed, generation, value, shown, part`` for the cells with few chains. A value that is
+            not finite is null, and ``shown`` names it. ``part`` numbers a chain's unbroken stretches.
+        spread: ``cell, generation, value, low, high, band, chains, part``: the median over chains, the ends of the
+            band, and the band in words, where every chain of the cell has a value. An end that is off the axis is moved
+            to its edge.
+        broken: ``cell, generation, shown``: counts of values that are not finite, for the cells with many chains.
+        generations: the generations drawn, out of ``measured``.
+        log_scale: whether the values need a log axis and allow one.
     """
 
     points: pl.DataFrame
@@ -67,14 +67,15 @@ def curve(
     log_scale: bool | None = None,
     most_points: int = MOST_POINTS,
 ) -> Curve:
-    """What to draw of ``metric``.
+    """Aggregate and thin ``metric`` for drawing.
 
     Args:
         generations: ``generations.parquet``.
-        metric: its direction, where known, says beyond which side a NaN counts.
-        failed: chains that take no part in medians and bands.
+        metric: the column; its direction, where known, decides on which side a NaN ranks.
+        cells: the study's cells.
+        failed: chains excluded from medians and bands.
         log_scale: None lets the values decide.
-        most_points: of the medians of all cells together; generations are thinned to it.
+        most_points: the most medians over all cells together; generations are thinned to meet it.
     """
     measured = cells.name(generations.filter(pl.col(metric).is_not_null())).filter(pl.col("cell").is_not_null())
     every_generation = measured["generation"].unique().sort().to_list()
@@ -109,14 +110,14 @@ def curve(
 
 
 def thin(values: Sequence[int], most: int) -> list[int]:
-    """At most ``most`` of the values, evenly spaced, the first and the last among them."""
+    """At most ``most`` of the values, evenly spaced, including the first and the last."""
     if len(values) <= most:
         return list(values)
     return [values[round(index * (len(values) - 1) / (most - 1))] for index in range(most)]
 
 
 def _few(table: pl.DataFrame) -> pl.DataFrame:
-    """Median and whole range, at the generations where every chain of the cell has a number."""
+    """Median and range, at the generations where every chain of the cell has a finite value."""
     value = pl.col("value")
     spread = table.group_by(_CELL).agg(
         value.median().alias("value"),
@@ -128,10 +129,10 @@ def _few(table: pl.DataFrame) -> pl.DataFrame:
 
 
 def _many(table: pl.DataFrame) -> pl.DataFrame:
-    """Median and the quantiles ``BAND``, at the generations that every chain of the cell has reached."""
+    """Median and the quantiles in ``BAND``, at the generations that every chain of the cell has reached."""
     raw = pl.col("raw")
 
-    def quantile(share: float) -> pl.Expr:  # between a number and ∞ there is nothing to interpolate
+    def quantile(share: float) -> pl.Expr:  # a number and ∞ cannot be interpolated
         return (
             pl.when(raw.is_finite().all()).then(raw.quantile(share, "linear")).otherwise(raw.quantile(share, "nearest"))
         )
@@ -146,16 +147,15 @@ def _many(table: pl.DataFrame) -> pl.DataFrame:
 
 
 def _complete(spread: pl.DataFrame, table: pl.DataFrame) -> pl.DataFrame:
-    """Only where every chain is there: chains stop once they have collapsed, and a median over the survivors would
-    flatter the rest."""
-    asked = table.group_by("cell").agg(pl.col("chain").n_unique().alias("asked"))
-    whole = spread.join(asked, on="cell").filter(pl.col("chains") == pl.col("asked")).drop("asked")
+    """Only the generations with a value for every chain: chains stop once they have collapsed, and a median over the
+    survivors would flatter the cell."""
+    all_chains = table.group_by("cell").agg(pl.col("chain").n_unique().alias("all_chains"))
+    whole = spread.join(all_chains, on="cell").filter(pl.col("chains") == pl.col("all_chains")).drop("all_chains")
     return whole.with_columns(pl.col("value", "low", "high").cast(pl.Float64).round_sig_figs(5))
 
 
 def _parts(table: pl.DataFrame, by: str, measured: pl.DataFrame) -> pl.DataFrame:
-    """Adds ``part``: a line breaks at a generation of its cell's that it lacks, instead of bridging what was no
-    number."""
+    """Add ``part``: a line breaks at a generation that its cell has and it lacks, instead of bridging the gap."""
     places = measured.select(*_CELL).unique()
     places = places.with_columns(pl.col("generation").rank("dense").over("cell").cast(pl.Int64).alias("__place"))
     ordered = table.join(places, on=_CELL, how="left").sort(by, "generation")
@@ -164,7 +164,7 @@ def _parts(table: pl.DataFrame, by: str, measured: pl.DataFrame) -> pl.DataFrame
 
 
 def _fits_log(metric: str, points: pl.DataFrame, spread: pl.DataFrame) -> bool:
-    """Positive throughout, and either multiplied from generation to generation or spread over decades.
+    """Whether values are all positive, and multiply from generation to generation or spread over decades.
 
     A band may reach down to zero; it is then drawn to the edge.
     """
@@ -177,7 +177,7 @@ def _fits_log(metric: str, points: pl.DataFrame, spread: pl.DataFrame) -> bool:
 
 
 def _placed(spread: pl.DataFrame, points: pl.DataFrame, log_scale: bool) -> pl.DataFrame:
-    """Adds ``band`` in words, and moves ends that have no place on the axis to the outermost value that has one."""
+    """Add ``band`` in words, and move ends that are off the axis to the outermost value on it."""
     texts = [f"{number(low, 4)} to {number(high, 4)}" for low, high in spread.select("low", "high").iter_rows()]
     drawn = pl.concat([spread["value"], spread["low"], spread["high"], points["value"]]).drop_nulls()
     drawn = drawn.filter(drawn.is_finite() & ((drawn > 0) | (not log_scale)))

@@ -1,4 +1,7 @@
-"""Sample texts by generation: the same prompt through the generations, cells side by side."""
+"""What a study's chains generate, by generation and with cells side by side: sample texts and strips of pictures.
+
+The chain with the lowest seed stands for its cell, so that cells differ in their recipe and not in their noise.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,17 @@ MOST_CELLS = 8
 MOST_GENERATIONS = 12
 MOST_CHARACTERS = 600
 
+MOST_STRIPS = 12
+MOST_PICTURES = 8
+MOST_BYTES = 500_000  # per picture; a strip of larger ones would make the page slow to open
+_PNG = b"\x89PNG\r\n\x1a\n"
+
 
 @dataclass(frozen=True)
 class SampleTable:
-    """One prompt, or one row where prompts change.
+    """The continuations of one prompt, or of one row where each generation has its own prompts.
 
-    ``lines`` has a generation and, per cell, its (prompt or None, text), or None where the cell has no such sample.
+    Each of ``lines`` holds a generation and, per cell, (prompt or None, text), or None where the cell has no sample.
     """
 
     heading: str
@@ -29,16 +37,24 @@ class SampleTable:
     lines: list[tuple[int, list[tuple[str | None, str] | None]]]
 
 
-def sample_tables(results: Results) -> tuple[list[SampleTable], str]:
-    """Tables of sample texts, and a sentence on which chains and generations they show.
+@dataclass(frozen=True)
+class Strip:
+    """A cell's pictures in order: (generation, ``data:`` address; None for a picture that cannot be shown)."""
 
-    Each cell is shown by the chain of the lowest seed that has samples, so that cells differ in their recipe and not in
-    their noise. Where each generation has prompts of its own, samples are matched by row and carry their prompt.
+    cell: str
+    seed: int
+    pictures: list[tuple[int, str | None]]
+
+
+def sample_tables(results: Results, samples: pl.DataFrame | None = None) -> tuple[list[SampleTable], str]:
+    """Tables of sample texts (by default all of the study's), and a sentence that says which they show.
+
+    Where each generation has its own prompts, samples are matched by row and shown with their prompt.
     """
-    if results.samples is None or results.samples.is_empty():
+    samples = results.samples if samples is None else samples
+    if samples is None or samples.is_empty():
         return [], ""
-    seeds = results.cells.name(results.generations.select("chain_id", "seed", *results.cells.keys).unique("chain_id"))
-    table = results.samples.join(seeds.select("chain_id", "seed", "cell"), on="chain_id", how="inner")
+    table = _named(results, samples)
     if table.is_empty():
         return [], ""
     table = table.filter(pl.col("seed") == pl.col("seed").min().over("cell"))
@@ -47,9 +63,58 @@ def sample_tables(results: Results) -> tuple[list[SampleTable], str]:
     generations = thin(sorted(table["generation"].unique()), MOST_GENERATIONS)
     shown = table.filter(pl.col("cell").is_in(cells[:MOST_CELLS]), pl.col("generation").is_in(generations))
     tables = [_table(rows, cells[:MOST_CELLS], generations, key) for key, rows in _prompts(shown)]
-    left_out = len(cells) - MOST_CELLS
-    more = f" {left_out} further cells are in results/samples.parquet." if left_out > 0 else ""
+    more = _left_out(len(cells) - MOST_CELLS, "samples.parquet")
     return tables, f"Each cell's lowest seed; texts are cut at {MOST_CHARACTERS} characters.{more}"
+
+
+def strips(results: Results) -> tuple[list[Strip], str]:
+    """A strip of pictures per cell, and a sentence that says which chains and generations they show.
+
+    Only the pictures shown are read.
+    """
+    if results.pictures is None or results.pictures.is_empty():
+        return [], ""
+    table = _named(results, results.pictures)
+    first = table.sort("seed", "chain_id").group_by("cell", maintain_order=True).agg(pl.col("chain_id", "seed").first())
+    chosen = {row["cell"]: row for row in first.iter_rows(named=True)}
+    cells = [cell for cell in results.cells.order if cell in chosen]
+    shown = []
+    for cell in cells[:MOST_STRIPS]:
+        chain = chosen[cell]["chain_id"]
+        measured = table.filter(pl.col("chain_id") == chain)["generation"].unique().sort().to_list()
+        rows = pictures_of(results, [chain], thin(measured, MOST_PICTURES)).select("generation", "png").iter_rows()
+        shown.append(Strip(cell, chosen[cell]["seed"], [(generation, address(png)) for generation, png in rows]))
+    more = _left_out(len(cells) - MOST_STRIPS, PICTURES)
+    return shown, f"Samples of each cell's lowest seed, at most {MOST_PICTURES} generations of it.{more}"
+
+
+def pictures_of(results: Results, chain_ids: list[str], generations: list[int] | None = None) -> pl.DataFrame:
+    """The pictures of some chains, by default of all generations, one per chain and generation, sorted."""
+    rows = pl.scan_parquet(results.directory / "results" / PICTURES, glob=False).filter(
+        pl.col("chain_id").is_in(chain_ids)
+    )
+    if generations is not None:
+        rows = rows.filter(pl.col("generation").is_in(generations))
+    keys = ["chain_id", "generation"]
+    return rows.select(*keys, "png").unique(keys, keep="first").sort(keys).collect()
+
+
+def address(png: bytes | None, most_bytes: int | None = MOST_BYTES) -> str | None:
+    """A picture as a ``data:`` address; None for what is no PNG, or larger than ``most_bytes``."""
+    if png is None or not png.startswith(_PNG) or (most_bytes is not None and len(png) > most_bytes):
+        return None
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def _named(results: Results, table: pl.DataFrame) -> pl.DataFrame:
+    """``table`` with the seed and the cell of each row's chain; chains without a cell are left out."""
+    chains = results.cells.name(results.generations.select("chain_id", "seed", *results.cells.keys).unique("chain_id"))
+    named = table.join(chains.select("chain_id", "seed", "cell"), on="chain_id", how="inner")
+    return named.filter(pl.col("cell").is_not_null())
+
+
+def _left_out(cells: int, table: str) -> str:
+    return f" {cells} further cells are in results/{table}." if cells > 0 else ""
 
 
 def _prompts(table: pl.DataFrame) -> list[tuple[str, pl.DataFrame]]:
@@ -78,59 +143,3 @@ def _table(rows: pl.DataFrame, cells: list[str], generations: list[int], key: st
 def _cut(text: str | None) -> str:
     text = printable(text or "")
     return text if len(text) <= MOST_CHARACTERS else text[:MOST_CHARACTERS] + " …"
-
-
-MOST_STRIPS = 12
-MOST_PICTURES = 8
-MOST_BYTES = 500_000  # of one picture; a strip of larger ones would make the page hard to open
-_PNG = b"\x89PNG\r\n\x1a\n"
-
-
-@dataclass(frozen=True)
-class Strip:
-    """A cell's pictures in order: (generation, ``data:`` address; None for a picture that cannot be shown)."""
-
-    cell: str
-    seed: int
-    pictures: list[tuple[int, str | None]]
-
-
-def strips(results: Results) -> tuple[list[Strip], str]:
-    """A strip per cell, and a sentence on which chains and generations they show.
-
-    Each cell is shown by the chain of the lowest seed that has pictures, so that cells differ in their recipe and not
-    in their noise. Only the pictures that are shown are read.
-    """
-    path = results.directory / "results" / "pictures.parquet"
-    if results.pictures is None or results.pictures.is_empty():
-        return [], ""
-    seeds = results.cells.name(results.generations.select("chain_id", "seed", *results.cells.keys).unique("chain_id"))
-    table = results.pictures.join(seeds.select("chain_id", "seed", "cell"), on="chain_id", how="inner")
-    table = table.filter(pl.col("cell").is_not_null())
-    first = table.sort("seed", "chain_id").group_by("cell", maintain_order=True).agg(pl.col("chain_id", "seed").first())
-    chosen = {row["cell"]: row for row in first.iter_rows(named=True)}
-    cells = [cell for cell in results.cells.order if cell in chosen]
-    found = []
-    for cell in cells[:MOST_STRIPS]:
-        chain = chosen[cell]["chain_id"]
-        generations = thin(
-            table.filter(pl.col("chain_id") == chain)["generation"].unique().sort().to_list(), MOST_PICTURES
-        )
-        rows = (
-            pl.scan_parquet(path, glob=False)
-            .filter(pl.col("chain_id") == chain, pl.col("generation").is_in(generations))
-            .select("generation", "png")
-            .unique("generation", keep="first")
-            .sort("generation")
-            .collect()
-        )
-        found.append(Strip(cell, chosen[cell]["seed"], [(number, _address(png)) for number, png in rows.iter_rows()]))
-    left_out = len(cells) - MOST_STRIPS
-    more = f" {left_out} further cells are in results/{PICTURES}." if left_out > 0 else ""
-    return found, f"Samples of each cell's lowest seed, at most {MOST_PICTURES} generations of it.{more}"
-
-
-def _address(png: bytes | None) -> str | None:
-    if png is None or not png.startswith(_PNG) or len(png) > MOST_BYTES:
-        return None
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"

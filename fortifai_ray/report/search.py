@@ -1,4 +1,4 @@
-"""What a search found: collapse points with their intervals and ratios, the probes behind them, or the best point."""
+"""The outcome of a search: collapse points with intervals, ratios and probes, or the points that an optimiser tried."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from fortifai_ray.report.charts.encodings import GREY, Tooltips, Width, colour_of, height_of, inline, rows_of
+from fortifai_ray.report.charts.encodings import (
+    GREY,
+    Tooltips,
+    Width,
+    colour_of,
+    height_of,
+    inline,
+    rows_of,
+    spread_by_seed,
+)
 from fortifai_ray.report.criteria import criterion_rows, criterion_text
 from fortifai_ray.results.cells import Cells
 from fortifai_ray.results.reader import Results
@@ -19,14 +28,14 @@ from fortifai_ray.statistics import CollapseCriterion, critical_ratios
 POINT_HEADINGS = ("cell", "critical value", "interval", "over the baseline's", "chains", "generations", "ended")
 BEST_HEADINGS = ("point", "FI ratio", "interval", "pairs")
 _WIDTH: Width = "container"
-_MOST_TRIED = 12  # points of an optimise search that its table lists, the best first
+_MOST_TRIED = 12  # points of an optimise search in its table, best first
 _SIGN = {"exact": "", "lower": "> ", "upper": "< "}
 _LEAST = {"exact": "", "lower": "≥ ", "upper": "≤ "}
 
 
 @dataclass(frozen=True)
 class SearchTable:
-    """A table of what was found; ``notes`` say how to read it, and what was refused, and why."""
+    """A table of results; ``notes`` say how to read it, and which cells the search refused, and why."""
 
     title: str
     headings: Sequence[str]
@@ -36,7 +45,7 @@ class SearchTable:
 
 
 def search_tables(results: Results, *, draw: bool = True) -> list[SearchTable]:
-    """A table per criterion of a boundary search, one of an optimise search; none where the study does not search."""
+    """A table per criterion for a boundary search, one for an optimise search, none where the study has no search."""
     if results.search.get("kind") == "optimise":
         return [_best(results, draw)] if results.searched.get("points") else []
     if results.points is None:
@@ -46,9 +55,9 @@ def search_tables(results: Results, *, draw: bool = True) -> list[SearchTable]:
 
 def _points(results: Results, points: pl.DataFrame, criterion: CollapseCriterion, draw: bool) -> SearchTable:
     over = str(results.search["over"])
-    found = points.filter(criterion_rows(criterion))
-    ratios = critical_ratios(found, results.varied, results.baseline)
-    both = results.cells.name(pl.concat([found, ratios.select(_RATIO)], how="horizontal"))
+    judged = points.filter(criterion_rows(criterion))
+    ratios = critical_ratios(judged, results.varied, results.baseline)
+    both = results.cells.name(pl.concat([judged, ratios.select(_RATIO)], how="horizontal"))
     lines = both.filter(pl.col("cell").is_not_null()).to_dicts()
     lines.sort(key=lambda line: results.cells.order.index(line["cell"]))
     notes = [_point_note(results, over), *(_refusal(line) for line in lines if line["evidence"])]
@@ -73,7 +82,7 @@ def _point_row(line: Mapping[str, Any]) -> tuple[str, ...]:
     said = "not determined" if line["critical"] is None else _SIGN[line["bound"]] + number(line["critical"])
     interval = f"{number(line['low'])} to {number(line['high'])}" if line["bound"] == "exact" else ""
     counts = (count(line["chains_run"]), count(line["generations_run"]))
-    return (line["cell"], said, interval, _ratio_text(line), *counts, line["ended"] or "goes on")
+    return (line["cell"], said, interval, _ratio_text(line), *counts, line["ended"] or "running")
 
 
 def _ratio_text(line: Mapping[str, Any]) -> str:
@@ -89,11 +98,11 @@ def _ratio_text(line: Mapping[str, Any]) -> str:
 def _point_note(results: Results, over: str) -> str:
     level = f"{100 * float(results.search.get('level', 0.9)):g}%"
     return (
-        f"Critical value: that of {over} at which half of a cell's chains collapse within the horizon, the "
-        f"posterior's median, with its {level} interval. > and <: the boundary lies beyond the range searched. Over "
-        "the baseline's: the ratio of the critical values, its interval made of both (MOVER). Ended: settled (the "
-        "interval is within the tolerance), budget (spent before), refused (collapse is not monotone in the key), "
-        "failed (too many chains did)."
+        f"Critical value: the value of {over} at which half of a cell's chains collapse within the horizon (the "
+        f"posterior's median), with its {level} interval. > and <: the boundary lies beyond the range searched. Over "
+        "the baseline's: the ratio of the critical values, with an interval made from both (MOVER). Ended: settled "
+        "(the interval is within the tolerance), budget (spent before that), refused (collapse is not monotone in the "
+        "key), failed (too many chains failed)."
     )
 
 
@@ -104,10 +113,10 @@ def _refusal(line: Mapping[str, Any]) -> str:
 def probe_chart(
     chains: pl.DataFrame, points: pl.DataFrame, over: str, cells: Cells, *, width: Width = _WIDTH
 ) -> alt.LayerChart:
-    """Every probe at its value of the key, a row per cell, with the interval of the critical value below it.
+    """Each probe at its value of the key, a row per cell, over the interval of the critical value.
 
     Args:
-        chains: ``chains.parquet``, of one criterion; ``over`` is a column.
+        chains: ``chains.parquet`` for one criterion; ``over`` is one of its columns.
         points: collapse points with a column ``cell``.
         over: the key searched.
         cells: the study's cells.
@@ -125,20 +134,17 @@ def probe_chart(
     if not ticks.is_empty():
         tick = alt.Chart(inline(ticks.to_dicts())).mark_tick(thickness=3, size=30, color=GREY)
         layers.append(tick.encode(x=x, y=rows_of(cells), tooltip=["cell:N", alt.Tooltip("at:Q", title="critical")]))
-    jitter = (2 * (pl.int_range(pl.len()) + 0.5) / pl.len() - 1).over("cell")
-    probes = _probes(chains, over, cells).sort("seed").with_columns(jitter.alias("jitter"))
-    offset = alt.YOffset("jitter:Q", scale=alt.Scale(domain=[-1.3, 1.3]))
+    probes, offset = spread_by_seed(_probes(chains, over, cells), edge=1.3)
     tooltip: Tooltips = ["cell:N", alt.Tooltip("at:Q", title=over), "seed:Q", "status:N"]
     for collapsed in (True, False):
-        rows = probes.filter(pl.col("collapsed") == collapsed).to_dicts()
-        if rows:
+        if rows := [probe for probe in probes if probe["collapsed"] == collapsed]:
             mark = alt.Chart(inline(rows)).mark_point(filled=collapsed, size=36, opacity=0.8, strokeWidth=1.5)
             layers.append(mark.encode(x=x, y=rows_of(cells), yOffset=offset, color=colour_of(cells), tooltip=tooltip))
     return alt.LayerChart(layer=layers, width=width, height=max(120, 2 * height_of(cells)))
 
 
 def onset_over_key(chains: pl.DataFrame, over: str, cells: Cells, *, width: Width = _WIDTH) -> alt.LayerChart | None:
-    """When each probe's chain collapsed, over the key searched; None where no chain has a verdict."""
+    """The onset of each probe's chain over the key searched; None where no chain has a verdict."""
     probes = _probes(chains, over, cells).filter(pl.col("onset").is_finite())
     if probes.is_empty():
         return None
@@ -172,17 +178,15 @@ def _best(results: Results, draw: bool) -> SearchTable:
     ranked = sorted(tried, key=lambda point: -(point["fi_ratio"] or 0.0))
     notes = [
         f"{len(tried)} points were tried. FI ratio: geometric mean over seeds of the fidelity interval over the "
-        "baseline's, in generations. ≥: a lower bound, for chains in it did not collapse. The best of many is "
-        "flattered by chance: run it again with other seeds before quoting it."
+        "baseline's, in generations. ≥: a lower bound, because some of its chains did not collapse. The best of many "
+        "is flattered by chance: run it again with other seeds before quoting it."
     ]
     figures = []
     if draw:
         for key in results.search["over"]:
             chart = tried_chart(tried, key, log=key in (results.search.get("log") or []))
             if chart is not None:
-                figures.append(
-                    (f"FI ratio over {key}", "Bars: intervals, where there are enough seeds.", chart.to_dict())
-                )
+                figures.append((f"FI ratio over {key}", "Bars: intervals, where seeds suffice.", chart.to_dict()))
     rows = [_tried_row(point) for point in ranked[:_MOST_TRIED]]
     return SearchTable(f"largest FI ratio: {searched['criterion']}", BEST_HEADINGS, rows, notes, figures)
 
@@ -196,7 +200,7 @@ def _tried_row(point: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def tried_chart(tried: Sequence[Mapping[str, Any]], key: str, *, log: bool = False, width: Width = _WIDTH) -> Any:
-    """The FI ratio of each point over one of its values; None where there is no ratio."""
+    """The FI ratio of each point tried, over one of its keys; None where no point has a ratio."""
     rows = [
         {"at": point["values"][key], "ratio": point["fi_ratio"], "low": point["fi_ratio_low"]}
         | {"high": point["fi_ratio_high"], "bound": point["bound"]}

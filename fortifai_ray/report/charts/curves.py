@@ -1,9 +1,9 @@
-"""Collapse curves: a metric by generation, as an Altair chart for the report, notebooks and figures alike.
+"""Collapse curves: a metric by generation, as an Altair chart for the report, notebooks and figures.
 
-It takes tables as the result contract has them and returns an ordinary chart: ``chart.save("x.png")`` works. Colours
-are Okabe and Ito's (safe for colour-blind readers), and cells differ in shape as well; what is drawn in grey reads on
-light and on dark. Values that are no number (a diverged generation) are drawn as triangles at the edge, so that they
-neither vanish nor bend the axis.
+The input is the result tables, the output an ordinary chart: ``chart.save("x.png")`` works. Colours are Okabe and
+Ito's (safe for colour-blind readers), cells differ in shape as well, and grey is legible on light and dark grounds.
+Values that are not finite (a diverged generation) are drawn as triangles at the edge, so that they neither vanish nor
+distort the axis.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fortifai_ray.report.charts.encodings import (
     inline,
     legend_of,
     limit_layers,
-    shapes,
+    shape_of,
 )
 from fortifai_ray.report.criteria import criteria_of
 from fortifai_ray.report.metrics import describe
@@ -31,8 +31,8 @@ from fortifai_ray.report.points import MOST_POINTS, Curve, curve, thin
 from fortifai_ray.results.cells import BASELINE, Cells, varied_keys
 from fortifai_ray.statistics import CollapseCriterion
 
-MOST_SYMBOLS = 25  # generations that get a symbol on the median: more run into one another
-# 5,000 and 1e+9: thousands are read at a glance, rows of zeros are not. A label that the axis left empty stays so.
+MOST_SYMBOLS = 25  # the most generations with a symbol on the median: more run into each other
+# 5,000 and 1e+9: thousands are read at a glance, rows of zeros are not. A label that the axis leaves empty stays so.
 _LOG_LABEL = "datum.label && (datum.value >= 1e6 || datum.value < 1e-4) ? format(datum.value, '.0e') : datum.label"
 
 
@@ -52,21 +52,21 @@ def collapse_curves(
 ) -> alt.LayerChart:
     """A metric by generation: a colour per cell, the median over seeds, a band over seeds and a thin line per seed.
 
-    A cell of more than :data:`~fortifai_ray.report.points.MANY_CHAINS` chains is its median and 5–95 % band alone.
-    Median and band reach as far as *every* chain of the cell has a value: chains stop once they have collapsed, and a
-    median over the survivors would flatter the rest. Failed chains are drawn as lines only. Dashed lines are the
+    A cell with more than :data:`~fortifai_ray.report.points.MANY_CHAINS` chains shows its median and 5–95 % band only.
+    Median and band extend as far as *every* chain of the cell has a value: chains stop once they have collapsed, and a
+    median over the survivors would flatter the cell. Failed chains are drawn as lines only. Dashed lines are the
     criterion's limits (with their range over seeds, where the reference differs by seed).
 
     Args:
         generations: ``generations.parquet``.
         chains: ``chains.parquet``, for the limits and the failed chains; None draws neither.
         metric: the column to draw, in its own unit.
-        cells: the study's cells; by default found by the dotted columns.
-        criteria: limits to draw; by default those ``chains`` has for this metric.
+        cells: the study's cells; by default derived from the dotted columns.
+        criteria: whose limits to draw; by default those in ``chains`` for this metric.
         baseline: the dotted keys of a baseline chain; its cell comes first.
-        log_scale: None takes a log axis for positive values that span decades, and for perplexities and ratios.
+        log_scale: None uses a log axis for positive values that span decades, and for metrics on a log scale.
         legend: whether the chart names the cells (up to as many as a legend can hold).
-        most_points: of all medians together, and of all thin lines; generations are thinned to it.
+        most_points: the most medians, and the most points of thin lines; generations are thinned to meet it.
         width: in pixels, or "container".
         height: in pixels.
 
@@ -110,7 +110,7 @@ def draw(
     width: Width = 640,
     height: int = 340,
 ) -> alt.LayerChart:
-    """The chart of a :class:`~fortifai_ray.report.points.Curve`; ``title`` is the value axis's, else the metric's."""
+    """Draw a :class:`~fortifai_ray.report.points.Curve`; ``title`` is the value axis's, by default the metric's."""
     y = _value_axis(describe(metric).axis if title is None else title, drawn.log_scale)
     names = legend_of(cells, drawn.cells) if legend else None
     colour = colour_of(cells, names)
@@ -127,7 +127,7 @@ def _value_axis(title: str, log_scale: bool) -> alt.Y:
 
 
 def _failed(chains: pl.DataFrame | None) -> list[str]:
-    """The chains without a verdict under any criterion."""
+    """The chains that failed under every criterion."""
     if chains is None:
         return []
     verdicts = chains.group_by("chain_id").agg((pl.col("status") == "failed").all().alias("failed"))
@@ -137,7 +137,7 @@ def _failed(chains: pl.DataFrame | None) -> list[str]:
 def _median_layers(
     drawn: Curve, y: alt.Y, colour: alt.Color, legend: alt.Legend | None, cells: Cells
 ) -> list[alt.Chart]:
-    """Band, thick line and symbols of each cell; a click on a cell's name, or its symbol, singles it out."""
+    """Band, thick line and symbols of each cell; a click on a cell's name or symbol highlights it."""
     pick = alt.selection_point(name="pick", fields=["cell"], bind="legend" if legend else alt.Undefined)
     fade = alt.condition(pick, alt.value(1.0), alt.value(0.12))
     banded = drawn.spread["cell"].n_unique() <= MOST_BANDS and drawn.spread["chains"].max() not in (None, 1)
@@ -148,12 +148,12 @@ def _median_layers(
     crowded = len(drawn.cells) > MOST_IN_LEGEND
     line = base.mark_line(strokeWidth=1.2 if crowded else 2.5).encode(y=y, opacity=fade)
     marked = set(thin(drawn.generations, MOST_SYMBOLS))
-    scale = alt.Scale(domain=cells.order, range=shapes(cells))
-    shape = alt.Shape("cell:N", title=None, scale=scale, legend=legend)
     dots = alt.Chart(inline([row for row in rows if row["generation"] in marked])).mark_point(
         filled=True, size=24 if crowded else 60
     )
-    symbols = dots.encode(x=generation_axis(), y=y, color=colour, shape=shape, opacity=fade, tooltip=tooltip)
+    symbols = dots.encode(
+        x=generation_axis(), y=y, color=colour, shape=shape_of(cells, legend), opacity=fade, tooltip=tooltip
+    )
     layers = [line, symbols.add_params(pick)]
     if not banded:
         return layers
@@ -162,7 +162,7 @@ def _median_layers(
 
 
 def _chain_layers(drawn: Curve, y: alt.Y, colour: alt.Color, most_points: int) -> list[alt.Chart]:
-    """A thin line per chain, where a cell has several and not too many."""
+    """A thin line per chain, where a cell has several chains but not too many."""
     points = drawn.points.filter(pl.col("value").is_not_null())
     several = points.group_by("cell").agg(pl.col("chain").n_unique())["chain"].max()
     if several in (None, 1) or len(points) > most_points:
@@ -175,7 +175,7 @@ def _chain_layers(drawn: Curve, y: alt.Y, colour: alt.Color, most_points: int) -
 
 
 def _broken_layers(drawn: Curve, colour: alt.Color, height: int) -> list[alt.Chart]:
-    """Values that are no number: triangles at the top edge, −∞ alone at the bottom one."""
+    """Values that are not finite: triangles at the top edge, or for −∞ at the bottom."""
     single = drawn.points.filter(pl.col("value").is_null()).select("cell", "seed", "generation", "shown")
     broken = pl.concat([single, drawn.broken], how="diagonal_relaxed").sort("cell", "generation")
     layers = []

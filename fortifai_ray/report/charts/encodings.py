@@ -1,8 +1,8 @@
-"""What all charts share: colours, shapes, and how a cell becomes a legend entry or a row."""
+"""What all charts share: colours, shapes, legends, a row per cell, and the criterion's limit."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import altair as alt
@@ -19,9 +19,10 @@ _VIRIDIS = [(70, 51, 127), (54, 92, 141), (39, 127, 142), (31, 161, 135), (74, 1
 SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "stroke"]
 GLYPHS = ["●", "■", "▲", "◆", "✚", "▼", "▬"]
 GREY = "#808080"
-MOST_IN_LEGEND = 24  # a longer legend is taller than its chart; the table lists the cells, and marks name theirs
-
-MOST_BANDS = 12  # cells that get a band or a limit of their own: more are mud
+MOST_IN_LEGEND = 24  # a longer legend is taller than its chart: the table lists the cells, and tooltips name them
+MOST_BANDS = 12  # the most cells that get a band or a limit of their own: more are illegible
+# What the shape of a mark on a horizontal axis says of a value: exact, at least, at most.
+BOUNDS = {"exact": "diamond", "lower": "triangle-right", "upper": "triangle-left"}
 
 Width = int | Literal["container"]
 Tooltips = list[str | alt.Tooltip]
@@ -33,7 +34,7 @@ def inline(rows: list[dict[str, Any]]) -> alt.InlineData:
 
 
 def colours(cells: Cells) -> list[str]:
-    """A colour per cell, in the cells' order: viridis where there are more cells than colours to tell apart."""
+    """A colour per cell, in the cells' order: viridis where there are more cells than distinct colours."""
     n = len(cells.order)
     if n <= len(PALETTE):
         return PALETTE[:n]
@@ -48,18 +49,18 @@ def _viridis(share: float) -> str:
 
 
 def shapes(cells: Cells) -> list[str]:
-    """A shape per cell, in the cells' order; shapes recur where there are more cells than shapes."""
+    """A shape per cell, in the cells' order; shapes repeat where there are more cells than shapes."""
     return [SHAPES[index % len(SHAPES)] for index in range(len(cells.order))]
 
 
 def key(cells: Cells) -> list[tuple[str, str, str]]:
-    """(name, colour, glyph) of each cell: the key to charts that have no legend of their own."""
+    """(name, colour, glyph) of each cell: the key to charts without a legend."""
     glyphs = [GLYPHS[index % len(GLYPHS)] for index in range(len(cells.order))]
     return list(zip(cells.order, colours(cells), glyphs, strict=True))
 
 
 def legend_of(cells: Cells, present: Collection[str] | None = None) -> alt.Legend | None:
-    """A legend of the cells that are ``present`` (by default all of them); None where it would be too long."""
+    """A legend of the cells in ``present`` (by default all); None where it would be too long."""
     shown = [cell for cell in cells.order if present is None or cell in present]
     if len(shown) > MOST_IN_LEGEND:
         return None
@@ -72,6 +73,29 @@ def colour_of(cells: Cells, legend: alt.Legend | None = None) -> alt.Color:
     return alt.Color("cell:N", title=None, scale=scale, legend=legend)
 
 
+def shape_of(cells: Cells, legend: alt.Legend | None = None) -> alt.Shape:
+    """A shape per cell, the same in every chart of a study."""
+    scale = alt.Scale(domain=cells.order, range=shapes(cells))
+    return alt.Shape("cell:N", title=None, scale=scale, legend=legend)
+
+
+def bound_shape(of: Mapping[str, str] = BOUNDS) -> alt.Shape:
+    """The shape of a mark by its column ``bound``."""
+    return alt.Shape("bound:N", legend=None, scale=alt.Scale(domain=list(of), range=list(of.values())))
+
+
+def spread_by_seed(rows: pl.DataFrame, edge: float) -> tuple[list[dict[str, Any]], alt.YOffset]:
+    """Rows of chains, spread evenly by seed within their cell's row so that equal values do not hide each other.
+
+    Args:
+        rows: with columns ``cell`` and ``seed``.
+        edge: where a row ends; chains lie between −1 and 1.
+    """
+    jitter = (2 * (pl.int_range(pl.len()) + 0.5) / pl.len() - 1).over("cell")
+    spread = rows.sort("seed").with_columns(jitter.alias("jitter")).to_dicts()
+    return spread, alt.YOffset("jitter:Q", scale=alt.Scale(domain=[-edge, edge]))
+
+
 def rows_of(cells: Cells, without: frozenset[str] = frozenset()) -> alt.Y:
     """A row per cell, in the cells' order."""
     order = [cell for cell in cells.order if cell not in without]
@@ -79,21 +103,18 @@ def rows_of(cells: Cells, without: frozenset[str] = frozenset()) -> alt.Y:
 
 
 def height_of(cells: Cells, without: int = 0) -> int:
-    """The height that a chart with a row per cell needs, in pixels."""
+    """The height of a chart with a row per cell, in pixels."""
     rows = max(1, len(cells.order) - without)
     return rows * (36 if rows <= MOST_IN_LEGEND else 20)
-
-
-# The collapse criterion in a chart: the limit that the chains were judged by.
 
 
 def limit_layers(
     chains: pl.DataFrame | None, criteria: Sequence[CollapseCriterion], cells: Cells, y: alt.Y, log_scale: bool
 ) -> list[alt.Chart]:
-    """A dashed line per criterion: in a cell's colour where the cells' limits differ, else grey.
+    """A dashed line at each criterion's limit: in a cell's colour where the cells' limits differ, else grey.
 
-    With more cells than bands the limits are told as one, with their range over cells and seeds. A limit of zero or
-    less has no place on a log axis.
+    With more than ``MOST_BANDS`` cells the limits are drawn as one, with their range over cells and seeds. On a log
+    axis, a limit of zero or less is left out.
     """
     layers: list[alt.Chart] = []
     if chains is None:

@@ -1,4 +1,4 @@
-"""When the chains of each cell collapsed, a row per cell."""
+"""Charts with a row per cell: when its chains collapsed, and its fidelity-interval ratio to the baseline."""
 
 from __future__ import annotations
 
@@ -8,15 +8,23 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from fortifai_ray.report.charts.encodings import GREY, Tooltips, Width, colour_of, height_of, inline, rows_of
+from fortifai_ray.report.charts.encodings import (
+    GREY,
+    Tooltips,
+    Width,
+    bound_shape,
+    colour_of,
+    height_of,
+    inline,
+    rows_of,
+    spread_by_seed,
+)
 from fortifai_ray.report.criteria import criterion_rows
 from fortifai_ray.report.points import MANY_CHAINS
 from fortifai_ray.results.cells import Cells
 from fortifai_ray.results.words import MARKS, count, finite, number, ratio, seed_ratios
 from fortifai_ray.statistics import CollapseCriterion
 from fortifai_ray.statistics.survival import kaplan_meier
-
-_BOUNDS = {"exact": "diamond", "lower": "triangle-right", "upper": "triangle-left"}
 
 
 def onset_chart(
@@ -27,16 +35,16 @@ def onset_chart(
     medians: Mapping[str, float | None] | None = None,
     width: Width = 640,
 ) -> alt.LayerChart | None:
-    """Each chain's collapse onset, cells below each other: filled circles collapsed, open triangles are censored.
+    """Each chain's collapse onset, a row per cell: a filled circle for a collapse, an open triangle for censoring.
 
-    A cell of more than :data:`~fortifai_ray.report.points.MANY_CHAINS` chains is drawn by its Kaplan–Meier quantiles:
-    thin from 5 to 95 %, thick from 25 to 75 %; an open triangle where a censored share leaves the end unknown.
+    A cell with more than :data:`~fortifai_ray.report.points.MANY_CHAINS` chains shows its Kaplan–Meier quantiles: thin
+    from 5 to 95 %, thick from 25 to 75 %; an open triangle where censoring leaves the end unknown.
 
     Args:
         chains: ``chains.parquet``.
         criterion: the criterion to show.
         cells: the study's cells.
-        medians: the Kaplan–Meier median by cell, drawn as a bar; null where it is not reached.
+        medians: the Kaplan–Meier median by cell, drawn as a bar; None where it is not reached.
         width: in pixels, or "container".
 
     Returns:
@@ -66,10 +74,8 @@ def _median_bars(medians: Mapping[str, float | None], cells: Cells) -> list[alt.
 
 
 def _chain_marks(verdicts: pl.DataFrame, cells: Cells) -> list[alt.Chart]:
-    """A mark per chain; a cell's chains are spread evenly, by seed, so that equal onsets do not hide each other."""
-    jitter = (2 * (pl.int_range(pl.len()) + 0.5) / pl.len() - 1).over("cell")
-    rows = verdicts.sort("seed").with_columns(jitter.alias("jitter")).to_dicts()
-    offset = alt.YOffset("jitter:Q", scale=alt.Scale(domain=[-1.2, 1.2]))
+    """A mark per chain."""
+    rows, offset = spread_by_seed(verdicts, edge=1.2)
     at = alt.Tooltip("at:Q", title="generations", format=".2f")
     tooltip: Tooltips = ["cell:N", "seed:Q", "status:N", at, "consumed:N"]
     layers: list[alt.Chart] = []
@@ -85,7 +91,7 @@ def _chain_marks(verdicts: pl.DataFrame, cells: Cells) -> list[alt.Chart]:
 
 
 def _quantile_layers(verdicts: pl.DataFrame, cells: Cells) -> list[alt.Chart]:
-    """Two bars per cell of many chains, and a triangle where the longer one has no known end."""
+    """Two bars per cell with many chains, and a triangle where the longer one has no known end."""
     rows = _onset_quantiles(verdicts)
     if not rows:
         return []
@@ -104,7 +110,7 @@ def _quantile_layers(verdicts: pl.DataFrame, cells: Cells) -> list[alt.Chart]:
 
 
 def _onset_quantiles(verdicts: pl.DataFrame) -> list[dict[str, Any]]:
-    """Kaplan–Meier quantiles of the fidelity interval by cell; those that are not reached end at the longest one."""
+    """Kaplan–Meier quantiles of the fidelity interval by cell; one that is not reached ends at the longest interval."""
     if verdicts.is_empty():
         return []
     lost = kaplan_meier(verdicts.with_columns(censored=~pl.col("collapsed")), ["cell"], time="at")
@@ -141,7 +147,8 @@ def ratio_chart(
 ) -> alt.LayerChart | None:
     """Fidelity-interval ratios to the baseline: point and interval, and up to a dozen seeds' ratios as small dots.
 
-    A triangle to the right is a lower bound, one to the left an upper bound. An undetermined ratio has no large mark.
+    A triangle pointing right is a lower bound, one pointing left an upper bound. An undetermined ratio has no large
+    mark.
 
     Args:
         fidelity: ``fidelity.parquet``.
@@ -163,7 +170,6 @@ def ratio_chart(
     scale = alt.Scale(type="log", nice=False, padding=18) if positive else alt.Scale(zero=False, padding=18)
     x = alt.X("at:Q", title="FI ratio to the baseline", scale=scale, axis=alt.Axis(format="~g", tickCount=5))
     rule = alt.Chart(inline([{"at": 1.0}])).mark_rule(color=GREY, strokeDash=[4, 4]).encode(x=x)
-    shape = alt.Shape("bound:N", legend=None, scale=alt.Scale(domain=list(_BOUNDS), range=list(_BOUNDS.values())))
     encoded = {"y": rows_of(cells, without=cells.baselines), "color": colour_of(cells)}
     tooltip = ["cell:N", "ratio:N", "bound:N"]
     layers = [rule]
@@ -176,12 +182,12 @@ def ratio_chart(
         layers.append(dots.encode(x=x, tooltip=["cell:N", one, "bound:N"], **encoded))
     if points:
         mark = alt.Chart(inline(points)).mark_point(filled=True, size=120, opacity=1)
-        layers.append(mark.encode(x=x, shape=shape, tooltip=tooltip, **encoded))
+        layers.append(mark.encode(x=x, shape=bound_shape(), tooltip=tooltip, **encoded))
     return alt.LayerChart(layer=layers, width=width, height=height_of(cells, without=len(cells.baselines)))
 
 
 def _ratio_values(rows: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The cells' ratios and, where they are not too many, the single seeds', as far as they are numbers."""
+    """The finite ratios: the cells', and the single seeds' where there are not too many."""
     points: list[dict[str, Any]] = []
     seeds: list[dict[str, Any]] = []
     for row in rows:

@@ -1,20 +1,24 @@
-"""Kaplan–Meier survival curves: the share of each cell's chains that are still faithful, by generation or by data."""
+"""How long chains stay faithful, and how that depends on the criterion.
+
+The Kaplan–Meier share of each cell's chains that are still faithful, by generation or by synthetic data consumed, and
+the fidelity-interval ratio as a function of the threshold.
+"""
 
 from __future__ import annotations
 
-import warnings
-from typing import Any, Literal
+from statistics import NormalDist
+from typing import Literal
 
 import altair as alt
-import numpy as np
 import polars as pl
 
-from fortifai_ray.report.charts.encodings import GREY, MOST_BANDS, Tooltips, colour_of, inline, legend_of
+from fortifai_ray.report.charts.encodings import GREY, MOST_BANDS, Tooltips, bound_shape, colour_of, inline, legend_of
 from fortifai_ray.report.criteria import criterion_rows
 from fortifai_ray.report.metrics import describe
 from fortifai_ray.results.cells import Cells
 from fortifai_ray.results.words import ratio
 from fortifai_ray.statistics import CollapseCriterion
+from fortifai_ray.statistics.survival import kaplan_meier
 
 Unit = Literal["generations", "synthetic"]
 
@@ -22,68 +26,46 @@ Unit = Literal["generations", "synthetic"]
 def survival_table(
     chains: pl.DataFrame, criterion: CollapseCriterion, cells: Cells, unit: Unit = "generations", level: float = 0.90
 ) -> pl.DataFrame:
-    """The survival curve of each cell, by SciPy's Kaplan–Meier estimator.
+    """The Kaplan–Meier curve of each cell.
 
     Args:
         chains: ``chains.parquet``.
-        criterion: the criterion to judge by.
+        criterion: the criterion that decides when a chain has collapsed.
         cells: the study's cells.
-        unit: what time counts: generations, or synthetic tokens (samples) consumed.
+        unit: the unit of time: generations, or synthetic tokens (samples) consumed.
         level: of the pointwise band (Greenwood's variance on the log–log scale: Kalbfleisch and Prentice 2002).
 
     Returns:
         A row per cell and time, from 0 on: ``cell, at, faithful, low, high, chains, at_risk, collapsed, censored``
-        (the last three at that time). The band is null where it is not defined: no chain has collapsed so far, or none
-        is left.
+        (the last three at that time). The band is null where it is undefined: before the first collapse, and once
+        no chain is left.
     """
     judged = cells.name(chains.filter(criterion_rows(criterion), pl.col("status") != "failed"))
     judged = judged.select(
         "cell", pl.col(f"fi_{unit}").cast(pl.Float64).alias("at"), pl.col("censored").cast(pl.Boolean)
     )
     judged = judged.filter(pl.col("cell").is_not_null(), pl.col("at").is_finite())
-    curves = [
-        _curve(cell, group, level)
-        for cell in cells.order
-        if not (group := judged.filter(pl.col("cell") == cell)).is_empty()
-    ]
-    return pl.concat(curves) if curves else pl.DataFrame(schema=_SCHEMA)
-
-
-_SCHEMA: dict[str, Any] = {
-    **{"cell": pl.String, "at": pl.Float64, "faithful": pl.Float64, "low": pl.Float64, "high": pl.Float64},
-    **dict.fromkeys(("chains", "at_risk", "collapsed", "censored"), pl.Int64),
-}
-
-
-def _curve(cell: str, group: pl.DataFrame, level: float) -> pl.DataFrame:
-    from scipy.stats import CensoredData, ecdf  # 0.7 s to import
-
-    at, censored = group["at"].to_numpy(), group["censored"].to_numpy()
-    times = np.union1d(0.0, at)
-    survival = ecdf(CensoredData.right_censored(at, censored)).sf
-    with warnings.catch_warnings():  # before the first collapse and after the last one there is no variance
-        warnings.simplefilter("ignore", RuntimeWarning)
-        band = survival.confidence_interval(confidence_level=level, method="log-log")
-    return pl.DataFrame(
-        {
-            "cell": [cell] * times.size,
-            "at": times,
-            "faithful": survival.evaluate(times),
-            "low": band.low.evaluate(times),
-            "high": band.high.evaluate(times),
-            "chains": [at.size] * times.size,
-            "at_risk": [int((at >= time).sum()) for time in times],
-            "collapsed": [int(((at == time) & ~censored).sum()) for time in times],
-            "censored": [int(((at == time) & censored).sum()) for time in times],
-        },
-        schema=_SCHEMA,
-    ).with_columns(pl.col("low", "high").fill_nan(None))
+    curves = kaplan_meier(judged, ["cell"], time="at").group_by("cell", "at")
+    censored = pl.col("censored").sum().cast(pl.Int64)
+    ends = curves.agg(pl.col("_survival").last().alias("faithful"), (pl.len() - censored).alias("collapsed"), censored)
+    starts = judged.select("cell").unique().with_columns(at=0.0, faithful=1.0, collapsed=0, censored=0)
+    table = pl.concat([ends, starts.join(ends, on=["cell", "at"], how="anti")], how="vertical_relaxed")
+    table = table.sort(pl.col("cell").cast(pl.Enum(cells.order)), "at")
+    left = (pl.col("collapsed") + pl.col("censored")).cum_sum(reverse=True).over("cell")
+    table = table.with_columns(at_risk=left, chains=left.max().over("cell"))
+    variance = (pl.col("collapsed") / (pl.col("at_risk") * (pl.col("at_risk") - pl.col("collapsed")))).cum_sum()
+    width = NormalDist().inv_cdf((1 + level) / 2) * variance.over("cell").sqrt() / pl.col("faithful").log().abs()
+    known = pl.col("faithful").is_between(1e-12, 1 - 1e-12)
+    return table.with_columns(
+        low=pl.when(known).then(pl.col("faithful").pow(width.exp())),
+        high=pl.when(known).then(pl.col("faithful").pow((-width).exp())),
+    ).select("cell", "at", "faithful", "low", "high", "chains", "at_risk", "collapsed", "censored")
 
 
 def survival_chart(
     survival: pl.DataFrame, cells: Cells, *, time: str = "generations", width: int = 640, height: int = 300
 ) -> alt.LayerChart | None:
-    """Steps of :func:`survival_table`, with its band (up to a dozen cells) and an upright stroke where chains are
+    """Steps of :func:`survival_table`, with its band (up to a dozen cells) and a vertical stroke where chains are
     censored; None where no chain has a verdict."""
     if survival.is_empty():
         return None
@@ -116,13 +98,14 @@ _SHAPES = {"exact": "circle", "lower": "triangle-up", "upper": "triangle-down"}
 def profile_chart(
     profile: pl.DataFrame, criterion: CollapseCriterion, cells: Cells, *, width: int = 640, height: int = 300
 ) -> alt.LayerChart | str:
-    """Ratio by threshold, in generations, with its interval; the dashed upright is the study's own threshold.
+    """Ratio by threshold, in generations, with its interval; the dashed vertical line is the study's own threshold.
 
-    A triangle that points up is a lower bound, one that points down an upper one; undetermined ratios are left out.
+    A triangle pointing up is a lower bound, one pointing down an upper bound; undetermined ratios are left out.
 
     Args:
         profile: as :func:`~fortifai_ray.statistics.ratio_profile` returns it.
-        criterion: whose threshold varies.
+        criterion: the criterion whose threshold varies.
+        cells: the study's cells.
 
     Returns:
         The chart, or why there is none.
@@ -130,7 +113,7 @@ def profile_chart(
     table = cells.name(profile.filter(pl.col("unit") == "generations", ~pl.col("is_baseline")))
     table = table.filter(pl.col("fi_ratio").is_finite() & (pl.col("fi_ratio") > 0) & pl.col("cell").is_not_null())
     if table.is_empty():
-        return "At no threshold has any cell a ratio to the baseline: see what can be concluded, below."
+        return "No cell has a ratio to the baseline at any threshold: the conclusions below say why."
     table = table.with_columns(
         said=pl.Series(
             [ratio(row | {"seed_ratios": []}, False) for row in table.iter_rows(named=True)], dtype=pl.String
@@ -161,13 +144,14 @@ def profile_chart(
     ]
     tooltip += ["n_censored:Q", "n_chains:Q", alt.Tooltip("logrank_p_holm:Q", title="log-rank p (Holm)", format=".2~g")]
     base = alt.Chart(inline(rows))
-    shape = alt.Shape("bound:N", legend=None, scale=alt.Scale(domain=list(_SHAPES), range=list(_SHAPES.values())))
     banded = alt.Chart(inline([row for row in rows if row["low"] is not None]))
     marks = [
         banded.mark_area(opacity=0.14).encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=colour),
         alt.Chart(inline([{"fi_ratio": 1.0}])).mark_rule(color=GREY).encode(y=y),
         base.mark_line(strokeWidth=2).encode(x=x, y=y, color=colour),
-        base.mark_point(filled=True, size=55, opacity=1).encode(x=x, y=y, color=colour, shape=shape, tooltip=tooltip),
+        base.mark_point(filled=True, size=55, opacity=1).encode(
+            x=x, y=y, color=colour, shape=bound_shape(_SHAPES), tooltip=tooltip
+        ),
         alt.Chart(inline([{"threshold": criterion.threshold}])).mark_rule(color=GREY, strokeDash=[6, 4]).encode(x=x),
     ]
     return alt.LayerChart(layer=marks, width=width, height=height)
