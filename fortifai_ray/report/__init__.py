@@ -1,7 +1,7 @@
 """What a person sees after a sweep: tables in the terminal and one HTML page that opens offline.
 
-Both read a finished study's directory and nothing else. Altair, Polars and Jinja are imported on the first call, so
-that a command line which merely mentions reports starts at once.
+Both read a study's folder and nothing else. Altair, Polars and Jinja are imported on the first call, so that a command
+line that only mentions reports starts at once.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ def print_tables(study_dir: Path, console: Console) -> None:
 
     Args:
         study_dir: ``STORAGE/NAME`` as a sweep leaves it.
-        console: where to print; tables fit 100 columns and wrap below that.
+        console: where to print; tables fit into 100 columns and wrap in fewer.
 
     Raises:
-        ReportError: no study there, or a table that cannot be read.
+        ReportError: the folder holds no study, or a table cannot be read.
     """
     from fortifai_ray.claims import print_claims
     from fortifai_ray.report.tables import render_tables
@@ -39,13 +39,13 @@ def print_tables(study_dir: Path, console: Console) -> None:
 
 
 def write_report(study_dir: Path) -> Path:
-    """Write ``report.html`` into the study's directory (aside first, then renamed) and return its path.
+    """Write ``report.html`` into the study's folder (aside, then renamed) and return its path.
 
-    The page carries its scripts, styles and data: it opens with no network, and its content security policy forbids
-    the browser to load anything.
+    The page contains its scripts, styles and data: it opens without a network, and its content security policy
+    forbids the browser to load anything.
 
     Raises:
-        ReportError: no study there, or a table that cannot be read.
+        ReportError: the folder holds no study, or a table cannot be read.
     """
     from fortifai_ray.report.page import render_page
     from fortifai_ray.results.reader import load_results

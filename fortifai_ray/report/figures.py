@@ -18,8 +18,8 @@ from fortifai_ray.report.tables import FidelityRow, fidelity_rows
 from fortifai_ray.results.reader import Results
 from fortifai_ray.statistics import CollapseCriterion
 
-FEW_METRICS = 6  # up to here all further measurements are open; above they are folded into groups of small charts
-SMALL_POINTS = 600  # of a small chart
+FEW_METRICS = 6  # up to this many, further measurements are open; above, they are folded into groups of small charts
+SMALL_POINTS = 600  # in a small chart
 # Columns of the generations table that are no measurement of the model.
 _NOT_METRICS = {
     *("chain_id", "generation", "family", "loss", "gamma", "regime", "seed", "synthetic_ratio", "unit", "reused"),
@@ -40,7 +40,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class FigureGroup:
-    """Charts that belong together; ``small`` ones have no legend of their own and are folded away."""
+    """Charts that belong together; ``small`` ones have no legend and are folded away."""
 
     title: str
     figures: list[Figure]
@@ -49,7 +49,7 @@ class FigureGroup:
 
 @dataclass(frozen=True)
 class CriterionSection:
-    """All that depends on one collapse criterion, which ``title`` spells out."""
+    """Everything that depends on one collapse criterion, which ``title`` spells out."""
 
     title: str
     rows: list[FidelityRow]
@@ -57,7 +57,7 @@ class CriterionSection:
 
 
 def section(results: Results, criterion: CollapseCriterion) -> CriterionSection:
-    """A criterion's table, its onsets and its ratios."""
+    """A criterion's fidelity table, onsets and ratios."""
     figures: list[Figure] = []
     if results.chains is not None:
         medians = _medians(results, criterion)
@@ -76,13 +76,13 @@ def section(results: Results, criterion: CollapseCriterion) -> CriterionSection:
 
 
 def curves(results: Results) -> list[Figure]:
-    """A chart for each metric that a criterion is about."""
+    """A chart for each metric that a criterion judges."""
     metrics = dict.fromkeys(criterion.metric for criterion in results.criteria)
     return [_curve(results, metric, 360) for metric in metrics if _drawable(results.generations, metric)]
 
 
 def other_curves(results: Results) -> list[FigureGroup]:
-    """Kept fraction, where a loss truncates, and every further measurement: few are shown, many are folded by group."""
+    """The kept fraction, where a loss truncates, and every other metric: a few are open, many are folded by group."""
     table = results.generations
     judged = {criterion.metric for criterion in results.criteria}
     left_out = judged | _NOT_METRICS | set(results.cells.keys)
@@ -132,7 +132,7 @@ def _joined(sentences: list[str]) -> str:
 
 
 def _band_sentences(results: Results, metric: str, drawn: Curve, most_points: int) -> list[str]:
-    """What line, band and thin lines are."""
+    """What the thick line, the band and the thin lines show."""
     sizes = drawn.spread.group_by("cell").agg(pl.col("chains").max())["chains"]
     most, fewest = sizes.max() or 0, sizes.min() or 0
     if most == 1:
@@ -147,28 +147,28 @@ def _band_sentences(results: Results, metric: str, drawn: Curve, most_points: in
         parts = [f"Thick: median over seeds{band}, as far as every chain has a value{thin}"]
     if len(drawn.cells) > MOST_IN_LEGEND:
         parts.append(
-            "Colours follow the order of the table below; point at a symbol for its cell, click to single it out"
+            "Colours follow the order of the table below; point at a symbol to see its cell, click to highlight it"
         )
     else:
-        parts.append("Click a name in the legend to single it out")
+        parts.append("Click a name in the legend to highlight it")
     return parts
 
 
 def _exceptions(results: Results, metric: str, drawn: Curve) -> list[str]:
-    """What the chart leaves out or draws elsewhere."""
-    said = []
+    """What the chart leaves out, or draws at its edge."""
+    exceptions = []
     if drawn.measured > len(drawn.generations):
-        said.append(f"{len(drawn.generations)} of {drawn.measured:,} generations are drawn, evenly spaced")
+        exceptions.append(f"{len(drawn.generations)} of {drawn.measured:,} generations are drawn, evenly spaced")
     values = results.generations.select("chain_id", pl.col(metric).cast(pl.Float64).alias("value")).drop_nulls()
     broken = values.filter(~pl.col("value").is_finite())
     if len(broken):
         share = f"{len(broken):,} of {len(values):,} values, in {broken['chain_id'].n_unique():,} chains"
-        said.append(f"Triangles at the edge: no finite value (NaN or ∞), {share}")
+        exceptions.append(f"Triangles at the edge: no finite value (NaN or ∞), {share}")
     absent = [cell for cell in results.cells.order if cell not in drawn.cells]
     if absent:
         names = ", ".join(absent) if len(absent) <= 4 else f"{len(absent)} cells"
-        said.append(f"Not measured in {names}")
-    return said
+        exceptions.append(f"Not measured in {names}")
+    return exceptions
 
 
 def _onset_caption(results: Results) -> str:
@@ -176,11 +176,11 @@ def _onset_caption(results: Results) -> str:
     sizes = results.cells.name(results.chains.unique("chain_id")).group_by("cell").len()["len"]
     sentences = []
     if int(str(sizes.min())) <= MANY_CHAINS:
-        sentences += ["Filled: collapsed there", "Open triangle: censored, still uncollapsed at its last generation"]
+        sentences += ["Filled: collapsed there", "Open triangle: censored, not collapsed by its last generation"]
     if int(str(sizes.max())) > MANY_CHAINS:
         many = "" if not sentences else f"cells with more than {MANY_CHAINS} chains, "
         sentences.append(f"Lines: {many}Kaplan–Meier quantiles, thick from 25 to 75 %, thin from 5 to 95 %")
-        sentences.append("A triangle at a line's end: too many chains are censored for it to have one")
+        sentences.append("A triangle at the end of a line: too many chains are censored for the quantile to be known")
     return _joined([*sentences, "Bar: Kaplan–Meier median"])
 
 

@@ -1,4 +1,4 @@
-"""The study's claims with their verdicts, as the page shows them."""
+"""The report as one HTML page: every script, style and number is inside it, and nothing is loaded from anywhere."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MARKS = {"holds": "✓", "does not hold": "✗", "undecided": "?"}
 
 @dataclass(frozen=True)
 class ClaimRow:
-    """A claim's line; ``mark`` says the verdict beside its words, ``tone`` how grave it is (good, bad, quiet)."""
+    """A claim's line, with a ``mark`` for its verdict and a ``tone`` for its gravity (good, bad, quiet)."""
 
     line: ClaimLine
     mark: str
@@ -34,7 +34,7 @@ class ClaimRow:
 
 @dataclass(frozen=True)
 class ClaimsSection:
-    """All claims, how many hold, and what must be known to read them."""
+    """All claims, how many hold, and notes on how to read them."""
 
     rows: list[ClaimRow]
     summary: str
@@ -42,17 +42,17 @@ class ClaimsSection:
 
 
 def claims_section(results: Results) -> ClaimsSection | None:
-    """The claims as they were last checked; None where there are none, or none was checked."""
+    """The claims as last checked; None where there are none, or they were never checked."""
     if not results.claims:
         return None
     notes = [
-        "A verdict comes from the whole interval: holds where all of it agrees with the claim, does not hold where "
-        "none of it does."
+        "A verdict comes from the whole interval: a claim holds where all of it agrees, and does not hold where none "
+        "of it does."
     ]
     if any(_is_finding(line) for line in claims_lines(results.claims)):
         notes.append(
-            "A replication that does not hold is a finding: at this study's scale the published number does not come "
-            "out. It is no fault of the run."
+            "A replication that does not hold is a finding: at this study's scale the published number is not "
+            "reproduced. It is not a fault of the run."
         )
     notes += [note[0].upper() + note[1:] + "." for note in [multiplicity(results.claims)] if note]
     return ClaimsSection([_row(line) for line in claims_lines(results.claims)], summary(results.claims), notes)
@@ -73,9 +73,9 @@ MOST_OUTCOMES = 100  # failed chains that the page lists; the summary has them a
 
 
 def render_page(results: Results) -> str:
-    """The whole page. Texts are escaped, and the policy in its head lets only its own script run."""
-    # Altair checks every part as it is made, and then the chart: the second is enough, and the first takes most of the
-    # time of a page with dozens of charts.
+    """The whole page. Texts are escaped, and the security policy in its head allows only its own script to run."""
+    # Altair validates each part as it is made, and then the whole chart. The second check is enough; the first takes
+    # most of the time of a page with dozens of charts.
     with debug_mode(False):
         return _render(results)
 
@@ -146,7 +146,7 @@ def _versions(results: Results) -> list[tuple[str, str]]:
 
 
 def _script() -> str:
-    """Vega, Vega-Lite and Vega-Embed with the page's own few lines, in a scope of their own."""
+    """Vega, Vega-Lite, Vega-Embed and the page's own few lines, in one scope."""
     return f"(() => {{\n{_vega()}\n{_resource('report.js')}}})();"
 
 

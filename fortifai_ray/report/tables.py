@@ -1,8 +1,4 @@
-"""Which criterion is crossed first: the share of chains in which one onset precedes another ("tails first").
-
-An onset that was not seen is not unknown altogether: a chain that was faithful up to generation *t* crosses after *t*
-or never, so that a criterion crossed before *t* came first. Only what such bounds leave open is undecided.
-"""
+"""The report's tables as rows of text, for the terminal and the page alike, and their rendering in the terminal."""
 
 from __future__ import annotations
 
@@ -16,120 +12,21 @@ import polars as pl
 
 from fortifai_ray.report.criteria import criterion_rows, criterion_text, short_text
 from fortifai_ray.report.search import SearchTable, search_tables
-from fortifai_ray.results.cells import Cells, printable
+from fortifai_ray.results.cells import printable
 from fortifai_ray.results.reader import Results
 from fortifai_ray.results.words import count, duration, number, ratio
 from fortifai_ray.statistics import CollapseCriterion, conclusions
-
-MOST_ORDERED = 12  # more are told together
-
-
-@dataclass(frozen=True)
-class Order:
-    """Of one cell's chains: how many crossed the first criterion earlier, the second, both at once, and undecided."""
-
-    cell: str
-    first: int
-    second: int
-    together: int
-    undecided: int
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        """The line's columns: the cell and four counts, the first two with their share of all chains."""
-        total = self.first + self.second + self.together + self.undecided
-        shares = [f"{part:,} of {total:,} ({number(100 * part / total)} %)" for part in (self.first, self.second)]
-        return (self.cell, *shares, f"{self.together:,}", f"{self.undecided:,}")
-
-
-@dataclass(frozen=True)
-class OrderTable:
-    """Two criteria in short words, and the orders of their onsets by cell."""
-
-    first: str
-    second: str
-    rows: list[Order]
-
-    @property
-    def headings(self) -> tuple[str, ...]:
-        return ("cell", f"{self.first} first", f"{self.second} first", "at once", "undecided")
-
-
-def order_tables(results: Results) -> list[OrderTable]:
-    """A table for each pair of the study's criteria; none where there is but one."""
-    if results.chains is None:
-        return []
-    names = _names(results.criteria)
-    return [
-        OrderTable(names[a], names[b], _orders(results.chains, results.criteria[a], results.criteria[b], results.cells))
-        for a, b in combinations(range(len(results.criteria)), 2)
-    ]
-
-
-def _names(criteria: Sequence[CollapseCriterion]) -> list[str]:
-    """Short words for each criterion, the whole of it where short words would be the same."""
-    short = [short_text(criterion) for criterion in criteria]
-    return [
-        criterion_text(criterion) if short.count(name) > 1 else name
-        for criterion, name in zip(criteria, short, strict=True)
-    ]
-
-
-def _orders(chains: pl.DataFrame, a: CollapseCriterion, b: CollapseCriterion, cells: Cells) -> list[Order]:
-    first, second = (_bounds(chains.filter(criterion_rows(criterion))) for criterion in (a, b))
-    named = cells.name(chains.filter(criterion_rows(a))).select("chain_id", "cell")
-    both = (
-        named.join(first, on="chain_id").join(second, on="chain_id", suffix="_2").filter(pl.col("cell").is_not_null())
-    )
-    verdict = (
-        pl.when(_before("", "_2"))
-        .then(pl.lit("first"))
-        .when(_before("_2", ""))
-        .then(pl.lit("second"))
-        .when(pl.col("latest") == pl.col("earliest"), pl.col("latest_2") == pl.col("earliest_2"))
-        .then(pl.lit("together"))
-        .otherwise(pl.lit("undecided"))
-    )
-    both = both.with_columns(verdict.alias("verdict"))
-    order = cells.order
-    if len(order) > MOST_ORDERED:
-        both, order = both.with_columns(pl.lit(f"all {len(order)} cells").alias("cell")), [f"all {len(order)} cells"]
-    counts = {key: len(group) for key, group in both.group_by("cell", "verdict")}
-    kinds = ("first", "second", "together", "undecided")
-    rows = [Order(cell, *(counts.get((cell, kind), 0) for kind in kinds)) for cell in order]
-    return [row for row in rows if any(getattr(row, kind) for kind in kinds)]
-
-
-def _before(one: str, other: str) -> pl.Expr:
-    """Whether ``one``'s onset surely precedes the other's.
-
-    A chain seen uncrossed *at* a generation crosses later than that, so that equality decides for it.
-    """
-    latest, earliest = pl.col(f"latest{one}"), pl.col(f"earliest{other}")
-    return (latest < earliest) | ((latest == earliest) & (pl.col(f"status{other}") == "survived"))
-
-
-def _bounds(chains: pl.DataFrame) -> pl.DataFrame:
-    """Between which generations each chain's onset lies: ``earliest`` and ``latest`` (infinite where it has none)."""
-    known = pl.col("status") == "collapsed"
-    # An unconfirmed crossing lies between the last generation but one and the last, if it is one.
-    seen = pl.col("fi_generations") - (pl.col("status") == "unconfirmed").cast(pl.Int64)
-    return chains.select(
-        "chain_id",
-        "status",
-        pl.when(known).then("onset").otherwise(seen.fill_null(0.0).clip(lower_bound=0.0)).alias("earliest"),
-        pl.when(known).then(pl.col("onset")).otherwise(float("inf")).alias("latest"),
-    )
-
+from fortifai_ray.statistics.order import onset_orders
 
 if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-MOST_CELLS = 24  # of each criterion, in the terminal; the page has them all
+MOST_CELLS = 24  # per criterion in the terminal; the page has them all
 MOST_CONCLUSIONS = 8  # in the terminal
-MOST_OUTCOMES = 12  # failed chains, in the terminal
+MOST_OUTCOMES = 12  # failed chains in the terminal
+MOST_ORDERED = 12  # cells with a line of their own in an order table; more are counted together
 HEADINGS = ("cell", "chains", "censored", "FI in", "FI median", "FI mean", "FI ratio")
 
 _NUMERIC = {"chains", "censored", "FI median", "FI mean"}
@@ -137,7 +34,7 @@ _NUMERIC = {"chains", "censored", "FI median", "FI mean"}
 
 @dataclass(frozen=True)
 class FidelityRow:
-    """A line of the table: one cell in one unit. ``first`` marks a cell's first line."""
+    """A line of the fidelity table: one cell in one unit. ``first`` marks a cell's first line."""
 
     cell: str
     chains: str
@@ -155,7 +52,7 @@ class FidelityRow:
 
 
 def fidelity_rows(results: Results, criterion: CollapseCriterion) -> list[FidelityRow]:
-    """The lines of one criterion's table, cells in the study's order, generations before the synthetic size."""
+    """The lines of one criterion's fidelity table: cells in the study's order, generations before synthetic size."""
     if results.fidelity is None:
         return []
     rows: list[FidelityRow] = []
@@ -172,7 +69,7 @@ def _fidelity_row(results: Results, line: dict[str, Any], first: bool) -> Fideli
     censored = line["n_censored"] or 0
     failed = line.get("n_failed") or 0
     median, mean = line["fi_median"], line["fi_mean"]
-    # A mean over times cut at the horizon can only understate: with censored chains in it, it is a lower bound.
+    # A mean of intervals cut at the horizon can only understate: with censored chains it is a lower bound.
     mark = "≥" if censored and mean is not None else ""
     return FidelityRow(
         cell=line["cell"],
@@ -186,8 +83,71 @@ def _fidelity_row(results: Results, line: dict[str, Any], first: bool) -> Fideli
     )
 
 
+@dataclass(frozen=True)
+class Order:
+    """Counts of one cell's chains by which of two criteria they met first: the first, the second, a tie, or open."""
+
+    cell: str
+    first: int
+    second: int
+    tie: int
+    open: int
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The line's columns: the cell and four counts, the first two with their share of all chains."""
+        total = self.first + self.second + self.tie + self.open
+        shares = [f"{part:,} of {total:,} ({number(100 * part / total)} %)" for part in (self.first, self.second)]
+        return (self.cell, *shares, f"{self.tie:,}", f"{self.open:,}")
+
+
+@dataclass(frozen=True)
+class OrderTable:
+    """Two criteria in short words, and the order of their onsets by cell."""
+
+    first: str
+    second: str
+    rows: list[Order]
+
+    @property
+    def headings(self) -> tuple[str, ...]:
+        return ("cell", f"{self.first} first", f"{self.second} first", "at once", "undecided")
+
+
+def order_tables(results: Results) -> list[OrderTable]:
+    """A table for each pair of the study's criteria (:func:`~fortifai_ray.statistics.order.onset_orders`)."""
+    if results.chains is None:
+        return []
+    names = _names(results.criteria)
+    return [
+        OrderTable(names[a], names[b], _orders(results, results.chains, results.criteria[a], results.criteria[b]))
+        for a, b in combinations(range(len(results.criteria)), 2)
+    ]
+
+
+def _names(criteria: Sequence[CollapseCriterion]) -> list[str]:
+    """Short words for each criterion, and the whole criterion where short words would be the same."""
+    short = [short_text(criterion) for criterion in criteria]
+    return [
+        criterion_text(criterion) if short.count(name) > 1 else name
+        for criterion, name in zip(criteria, short, strict=True)
+    ]
+
+
+def _orders(results: Results, chains: pl.DataFrame, a: CollapseCriterion, b: CollapseCriterion) -> list[Order]:
+    named = results.cells.name(chains.filter(criterion_rows(a))).select("chain_id", "cell")
+    both = onset_orders(chains, a, b).join(named, on="chain_id").filter(pl.col("cell").is_not_null())
+    cells = results.cells.order
+    if len(cells) > MOST_ORDERED:
+        cells = [f"all {len(cells)} cells"]
+        both = both.with_columns(pl.lit(cells[0]).alias("cell"))
+    counts = Counter(both.select("cell", "order").iter_rows())
+    rows = [Order(cell, *(counts[cell, kind] for kind in ("first", "second", "tie", "open"))) for cell in cells]
+    return [row for row in rows if any((row.first, row.second, row.tie, row.open))]
+
+
 def legend(results: Results) -> list[str]:
-    """What the table's words and marks mean; the level is the table's own."""
+    """What the fidelity table's words and marks mean, with the table's own level."""
     baseline = ", ".join(f"{key}={value}" for key, value in results.baseline.items())
     if not results.cells.baselines:
         baseline += "; not in this study"
@@ -199,14 +159,14 @@ def legend(results: Results) -> list[str]:
         f"generations and in synthetic {results.unit} consumed. Median by Kaplan–Meier; mean of the FI cut at the "
         "horizon that all compared cells reach. Censored: the chain ended before it collapsed.",
         f"Ratio: FI over the baseline's ({baseline}), paired by seed, geometric mean. "
-        f"[low, high] is its {level}interval over seeds, given from six uncensored pairs on; below that the single "
-        "seeds' ratios stand. ≥ or ≤: only a lower or an upper bound, because censored chains are in it; undetermined: "
-        "the bounds in it point both ways, or both chains of a pair are censored.",
+        f"[low, high] is its {level}interval over seeds, given from six uncensored pairs on; with fewer, the single "
+        "seeds' ratios are listed. ≥ or ≤: only a lower or an upper bound, because some of its chains are censored; "
+        "undetermined: its bounds point both ways, or both chains of a pair are censored.",
     ]
 
 
 def conclusion_lines(results: Results, most: int | None = None) -> list[str]:
-    """What can be concluded and what cannot, sentence by sentence; the first ``most`` of them and how many are left."""
+    """What can and what cannot be concluded, a sentence each; beyond ``most``, the number of sentences left out."""
     if results.fidelity is None or results.chains is None or "logrank_p" not in results.fidelity.columns:
         return []
     lines = [printable(line) for line in conclusions(results.fidelity, results.chains)]
@@ -216,7 +176,7 @@ def conclusion_lines(results: Results, most: int | None = None) -> list[str]:
 
 
 def facts(results: Results) -> list[tuple[str, str]]:
-    """How the sweep ran, as far as the summary tells."""
+    """How the sweep ran, from its summary: (name, value)."""
     summary = results.summary
     writers: dict[str, tuple[str, Callable[[Any], str]]] = {
         "wall_seconds": ("wall", duration),
@@ -236,7 +196,7 @@ def facts(results: Results) -> list[tuple[str, str]]:
 
 
 def outcomes(results: Results) -> list[tuple[str, str]]:
-    """Chains that failed, or collapsed for a reason worth reading (NaN loss, empty corpus): label and what happened."""
+    """Chains that failed, or collapsed for a reason of their own (NaN loss, empty corpus): (label, what happened)."""
     return [
         (printable(chain.get("label") or chain.get("chain_id")), f"{chain.get('status')}: {printable(chain['reason'])}")
         for chain in _chains(results)
@@ -245,7 +205,7 @@ def outcomes(results: Results) -> list[tuple[str, str]]:
 
 
 def render_tables(results: Results) -> Group:
-    """Everything the terminal shows, as one Rich renderable. What is capped says where the rest is."""
+    """Everything the terminal shows, as one Rich renderable. Tables that are cut short say where the rest is."""
     from rich.console import Group
     from rich.text import Text
 
@@ -262,14 +222,14 @@ def render_tables(results: Results) -> Group:
     ended = outcomes(results)
     parts += [Text(f"{label}: {what}", style="yellow") for label, what in ended[:MOST_OUTCOMES]]
     if len(ended) > MOST_OUTCOMES:
-        left = f"{len(ended) - MOST_OUTCOMES:,} more chains ended so: results/summary.json has them all"
+        left = f"{len(ended) - MOST_OUTCOMES:,} more chains ended like this: results/summary.json lists them all"
         parts.append(Text(left, style="yellow"))
     parts += [Text(f"note: {printable(note)}", style="yellow") for note in results.notes]
     return Group(*parts)
 
 
 def _rich_table(results: Results, criterion: CollapseCriterion) -> list[Table | Text]:
-    """A criterion's table, and where the cells are that do not fit."""
+    """A criterion's fidelity table, and a line that says where to read the cells that do not fit."""
     from rich.text import Text
 
     title = Text.assemble((f"{printable(results.name)} ", "bold"), f"collapse: {printable(criterion_text(criterion))}")
@@ -285,23 +245,21 @@ def _rich_table(results: Results, criterion: CollapseCriterion) -> list[Table | 
     left = len(starts) - MOST_CELLS
     return [
         table,
-        Text(f"… and {left} further cells: results/fidelity.parquet and report.html have them all\n", "yellow"),
+        Text(f"… and {left} further cells: results/fidelity.parquet and report.html list them all\n", "yellow"),
     ]
 
 
-def _search_table(found: SearchTable) -> list[Table | Text]:
-    """What a search found."""
+def _search_table(search: SearchTable) -> list[Table | Text]:
     from rich.text import Text
 
-    title = Text.assemble(("collapse point: ", "bold"), printable(found.title))
-    table = _plain_table(title, {heading: heading not in ("cell", "point", "ended") for heading in found.headings})
-    for row in found.rows:
+    title = Text.assemble(("collapse point: ", "bold"), printable(search.title))
+    table = _plain_table(title, {heading: heading not in ("cell", "point", "ended") for heading in search.headings})
+    for row in search.rows:
         table.add_row(*(Text(printable(text)) for text in row))
-    return [table, *(Text(note + "\n", style="dim") for note in found.notes)]
+    return [table, *(Text(note + "\n", style="dim") for note in search.notes)]
 
 
 def _order_table(order: OrderTable) -> Table:
-    """Which of two criteria was crossed first."""
     from rich.text import Text
 
     title = Text.assemble(("crossed first: ", "bold"), printable(f"{order.first}, or {order.second}"))
@@ -313,7 +271,7 @@ def _order_table(order: OrderTable) -> Table:
 
 
 def _plain_table(title: Text, headings: dict[str, bool], whole: Collection[str] = ()) -> Table:
-    """A table without a frame; ``headings`` says which columns hold numbers, ``whole`` ones never wrap."""
+    """A table without a frame; ``headings`` says which columns hold numbers, and those in ``whole`` never wrap."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 

@@ -100,7 +100,7 @@ def test_what_is_no_png_or_too_large_is_said_and_never_shown(tmp_path: Path) -> 
     page = write_report(study).read_text()
     assert "onload" not in page.split("<script>")[0]
     assert page.count('<img src="data:image/png;base64,') == 1
-    assert page.count("no picture that can be shown") == 2
+    assert page.count("this picture cannot be shown") == 2
 
 
 def test_a_study_without_pictures_has_no_such_section(tmp_path: Path) -> None:

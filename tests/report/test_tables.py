@@ -127,7 +127,7 @@ def test_a_hundred_cells_are_capped_and_the_note_says_where_the_rest_is(tmp_path
     text = printed(study)
     assert "samples per generation=33 " in text
     assert "samples per generation=34 " not in text
-    assert "and 76 further cells: results/fidelity.parquet and report.html have them all" in text
+    assert "and 76 further cells: results/fidelity.parquet and report.html list them all" in text
     assert "further cells" not in printed(write_study(tmp_path))
 
 
@@ -138,7 +138,7 @@ def test_many_failures_are_capped(tmp_path: Path) -> None:
     text = printed(study)
     assert "chain 11: failed" in text
     assert "chain 12: failed" not in text
-    assert "38 more chains ended so: results/summary.json has them all" in text
+    assert "38 more chains ended like this: results/summary.json lists them all" in text
 
 
 def test_which_criterion_comes_first_is_told(tmp_path: Path) -> None:
