@@ -1,198 +1,220 @@
-"""The study's runs in MLflow: found again by their tags or made, and what they hold already."""
+"""A study's runs in MLflow, each made to hold what it should: whatever it holds already is not sent again."""
 
+import hashlib
+import json
 import logging
 import math
+import re
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
-from fortifai_ray.tracking.info import ChainInfo
-from fortifai_ray.tracking.text import as_text, batches, content_hash, metric_key, param_text, redact, some
+import yaml
 
-if TYPE_CHECKING:  # the import itself takes four seconds and belongs to the background thread
+from fortifai_ray.results.schema import flatten
+from fortifai_ray.tracking.address import is_server, redact
+
+if TYPE_CHECKING:  # The import takes four seconds and belongs to the background thread.
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
 SAMPLES = "samples"
+_RECIPE = "recipe.yaml"
+_STAMP = "fortifai.content"  # the hash of all that a run held when it was ended
 _METRICS_PER_BATCH = 1000  # MLflow's limits
 _PARAMS_PER_BATCH = 100
+_PARAM_LENGTH = 6000
 _TAG_LENGTH = 8000
+# Without this tag, MLflow 3.17 opens an experiment in its view for GenAI applications.
+_ORDINARY_VIEW = {"mlflow.experimentKind": "custom_model_development"}
+
+
+@dataclass(frozen=True)
+class RunEnd:
+    """How a run ended: its status, the reason of a failure, and results (numbers become metrics ``result/KEY``)."""
+
+    status: str
+    reason: str | None = None
+    results: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunContent:
+    """What a nested run should hold.
+
+    ``key`` identifies the run (a chain's id, a cell's, or ``search/CELL``), ``label`` names it for people. ``recipe``
+    is nested, as in a study file; flattened, it is the run's parameters. ``series`` are the metrics by step (the
+    generation), ``samples`` the artefacts by file name; ``end`` is None while the chain runs.
+    """
+
+    key: str
+    label: str
+    recipe: Mapping[str, object]
+    series: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    samples: Mapping[str, bytes] = field(default_factory=dict)
+    end: RunEnd | None = None
+
+    @property
+    def stamp(self) -> str:
+        """A hash of the content, by which a later sweep sees at once that nothing is missing."""
+        end = vars(self.end) if self.end else None
+        return content_hash([self.recipe, sorted(self.series.items()), sorted(self.samples), end])
 
 
 @dataclass
 class _RunState:
-    """A run, and what it holds already, so that nothing is sent twice."""
+    """A run, and what it holds as far as is known."""
 
     run_id: str
     status: str
+    stamp: str | None = None
     params: dict[str, str] = field(default_factory=dict)
-    metric_keys: set[str] = field(default_factory=set)  # that the store had when the run was taken up
-    values: dict[str, dict[int, float]] = field(default_factory=dict)  # metric, step, value
-    files: set[str] | None = field(default_factory=set)  # artefact paths; None: not asked yet
+    metric_keys: set[str] = field(default_factory=set)  # that the run had when it was found
+    values: dict[str, dict[int, float]] = field(default_factory=dict)  # by metric and step
+    files: set[str] | None = field(default_factory=set)  # paths of artefacts; None: not asked for yet
 
 
 class StudyRuns:
-    """The study's runs. Only the background thread calls MLflow, and finds or makes each run when it is first needed.
+    """A study's run and the nested runs of its chains. Used by one thread; each run is found or made when first needed.
 
-    After any failure :meth:`forget` drops what was believed about the store, since a request that failed may have been
-    carried out all the same: the next attempt asks again.
+    Runs are identified by their tags, never by their names: a sweep that was killed or is repeated continues in the
+    runs it has. A study that has changed gets a run of its own.
     """
 
-    def __init__(self, name: str, storage: Path, study: dict[str, Any], chains: dict[str, ChainInfo], uri: str) -> None:
-        self.name = name
-        self.storage = storage.expanduser().resolve()
-        self.chains = chains
-        self.uri = uri
+    def __init__(self, storage: Path, study: Mapping[str, Any], uri: str) -> None:
         self.experiment_id: str | None = None
-        self.parent_run_id: str | None = None
+        self.study_run_id: str | None = None
+        self._name = str(study["name"])
+        self._storage = storage.expanduser().resolve()
+        self._uri = uri
         self._study_hash = content_hash(study)
         self._client: MlflowClient | None = None
-        self._parent: _RunState | None = None
-        self._chain_runs: dict[str, _RunState] = {}
-        self._study_step: int | None = None
+        self._study_state: _RunState | None = None
+        self._states: dict[str, _RunState] = {}
         self._differing: dict[str, set[str]] = {}
 
-    def forget(self) -> None:
-        self._parent = None
-        self._chain_runs = {}
+    def forget(self, key: str) -> None:
+        """Drop what is known of a run. A request that failed may have been carried out: the next attempt looks."""
+        self._study_state = None
+        self._states.pop(key, None)
 
     def differences(self) -> list[str]:
-        """A line where this run measured something else than what MLflow holds: values there cannot be replaced."""
+        """A line where this sweep measured something other than what MLflow holds: values there cannot be replaced."""
         if not self._differing:
             return []
         keys = some(sorted(set().union(*self._differing.values())))
         return [f"MLflow keeps the values of an earlier run where this one differs: {keys} in {some(self._differing)}"]
 
-    def log_metrics(self, chain_id: str, values: Mapping[str, float], step: int, timestamp: int) -> None:
-        run = self._chain(chain_id)
-        infinite = {
-            metric_key(f"fortifai.infinite.{key}.{step:03d}"): str(v) for key, v in values.items() if math.isinf(v)
-        }
-        finite = {metric_key(key): value for key, value in values.items() if not math.isinf(value)}
-        new = {key: value for key, value in finite.items() if not self._holds(run, key, step, value, chain_id)}
-        self._log_values(run, new, step, timestamp, infinite)
-
-    def log_series(self, chain_id: str, series: Sequence[tuple[int, Mapping[str, float]]], timestamp: int) -> None:
-        from mlflow.entities import Metric
-
-        run = self._chain(chain_id)
-        new = [
-            Metric(metric_key(key), value, timestamp, step)
-            for step, values in series
-            for key, value in values.items()
-            if math.isfinite(value) and not self._holds(run, metric_key(key), step, value, chain_id)
-        ]
-        for batch in batches(new, _METRICS_PER_BATCH):
-            self._connect().log_batch(run.run_id, metrics=batch)
-            for metric in batch:
-                self._values(run, metric.key)[metric.step] = metric.value
-
-    def log_picture(self, chain_id: str, picture: bytes, name: str) -> None:
-        """A PNG as an artefact of the chain's run, beside its samples."""
-        run, path = self._chain(chain_id), f"{SAMPLES}/{name}"
-        if path not in self._files(run):
-            with tempfile.TemporaryDirectory(prefix="fortifai-picture-") as folder:
-                file = Path(folder) / name
-                file.write_bytes(picture)
-                self._connect().log_artifact(run.run_id, str(file), SAMPLES)
-            self._files(run).add(path)
-
-    def log_study_metrics(self, values: Mapping[str, float], timestamp: int) -> None:
-        """The study's own metrics: one step for each time the sweep ran, until it has finished once."""
-        run = self._study()
-        keys = {metric_key(key): float(value) for key, value in values.items() if math.isfinite(value)}
-        held = [step for key in keys for step in self._values(run, key)]
-        if self._study_step is None:  # a second attempt must not take the first one's values for an earlier run's
-            self._study_step = max(held, default=-1) + 1
-        if not (held and run.status == "FINISHED"):
-            self._log_values(run, keys, self._study_step, timestamp, {})
-
-    def log_text(self, chain_id: str | None, text: str, path: str) -> None:
-        """``text`` as the artefact ``path`` of the chain's run (of the study's where ``chain_id`` is None)."""
-        run = self._study() if chain_id is None else self._chain(chain_id)
-        if path not in self._files(run):
-            self._connect().log_text(run.run_id, text, path)
-            self._files(run).add(path)
-
-    def log_file(self, path: Path) -> None:
-        """A file or folder as an artefact of the study's run, in place of an earlier one of that name."""
-        run = self._study()
-        if path.is_dir():
-            self._connect().log_artifacts(run.run_id, str(path), path.name)
-        elif path.is_file():
-            self._connect().log_artifact(run.run_id, str(path))
-        else:
-            raise FileNotFoundError(f"{path} does not exist")
-
-    def finish_chain(
-        self, chain_id: str, status: str, reason: str | None, results: Mapping[str, object], timestamp: int
-    ) -> None:
-        run = self._chain(chain_id)
-        numbers: dict[str, float] = {}
-        tags = {"fortifai.status": status} | ({"fortifai.reason": redact(reason)} if reason else {})
-        for key, value in results.items():
-            if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-                if not self._holds(run, metric_key(f"result/{key}"), 0, float(value), chain_id):
-                    numbers[metric_key(f"result/{key}")] = float(value)
-            elif value is not None:
-                tags[metric_key(f"fortifai.result.{key}")] = as_text(value)
-        self._log_values(run, numbers, 0, timestamp, tags)
-        self._end(run, "FAILED" if status == "failed" else "FINISHED")
-
-    def finish_study(self, status: str) -> None:
+    def is_ended(self, key: str) -> bool:
+        """Whether an earlier sweep ended a run well: what it measured is complete."""
         self._study()
-        for run in self._chain_runs.values():
-            if run.status == "RUNNING":  # left open by this sweep, or by one that was killed
-                self._end(run, "KILLED")
-        self._end(self._study(), status)
+        state = self._states.get(key)
+        return state is not None and state.status == "FINISHED" and state.stamp is not None
 
-    # finding and making
+    def holds(self, content: RunContent) -> bool:
+        """Whether a run has ended with exactly this content."""
+        return self.is_ended(content.key) and self._states[content.key].stamp == content.stamp
+
+    def hold_metrics(self, content: RunContent) -> None:
+        """Log the parameters and metrics that a run lacks.
+
+        MLflow's databases store an infinity as 1.8e308, a plausible number: infinities stay in the result tables alone.
+        """
+        state = self._chain(content)
+        self._log_params(state, content)
+        values = {
+            (metric_key(name), step): value
+            for step, metrics in content.series.items()
+            for name, value in metrics.items()
+            if not math.isinf(value)
+        }
+        self._log_values(state, values, content.label)
+
+    def hold_samples(self, content: RunContent) -> None:
+        """Log the recipe and the samples that a run lacks, as artefacts."""
+        state = self._chain(content)
+        recipe = yaml.safe_dump(content.recipe, sort_keys=False, allow_unicode=True)
+        files = {_RECIPE: recipe.encode()} | {f"{SAMPLES}/{name}": data for name, data in content.samples.items()}
+        new = {path: data for path, data in files.items() if path not in self._files(state)}
+        if not new:
+            return
+        with tempfile.TemporaryDirectory(prefix="fortifai-samples-") as folder:
+            for path, data in new.items():
+                file = Path(folder) / path
+                file.parent.mkdir(exist_ok=True)
+                file.write_bytes(data)
+            self._connect().log_artifacts(state.run_id, folder)
+        self._files(state).update(new)
+
+    def hold_end(self, content: RunContent) -> None:
+        """Log a run's results and end it."""
+        assert content.end is not None
+        state, end = self._chain(content), content.end
+        tags = {"fortifai.status": end.status} | ({"fortifai.reason": redact(end.reason)} if end.reason else {})
+        numbers: dict[tuple[str, int], float] = {}
+        for key, value in end.results.items():
+            if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+                numbers[metric_key(f"result/{key}"), 0] = float(value)
+            elif value is not None:
+                tags[metric_key(f"fortifai.result.{key}")] = _as_text(value)
+        self._log_values(state, numbers, content.label)
+        self._log_tags(state, tags | {_STAMP: content.stamp})
+        self._end(state, "FAILED" if end.status == "failed" else "FINISHED")
+
+    def hold_file(self, file: Path, folder: str | None = None) -> None:
+        """Log a file as an artefact of the study's run, in ``folder`` of its artefacts, replacing an earlier one."""
+        self._connect().log_artifact(self._study().run_id, str(file), folder)
+
+    def end_study(self, status: str, run_status: str) -> None:
+        """End the study's run, and the nested runs that a killed sweep has left open."""
+        study = self._study()
+        for state in self._states.values():
+            if state.status == "RUNNING":
+                self._end(state, "KILLED")
+        self._log_tags(study, {"fortifai.status": status})
+        self._end(study, run_status)
+
+    # finding and making runs
 
     def _connect(self) -> "MlflowClient":
         if self._client is None:
             from mlflow import MlflowClient
 
-            for name in ("mlflow", "alembic"):  # MLflow sets its own level when it is imported
+            for name in ("mlflow", "alembic"):  # MLflow sets its own level when it is imported.
                 logging.getLogger(name).setLevel(logging.WARNING)
-            # It writes a traceback of each error that it raises; what is raised, the sender tells in one line.
+            # It logs a traceback of each error that it raises; the caller reports those in one line.
             logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-            self._client = MlflowClient(tracking_uri=self.uri)
+            self._client = MlflowClient(tracking_uri=self._uri)
         return self._client
 
     def _study(self) -> _RunState:
-        if self._parent is not None:
-            return self._parent
-        client, experiment = self._connect(), self._experiment()
-        tags = self._tags("study")
-        query = f"tags.`fortifai.study_hash` = '{self._study_hash}' and tags.`fortifai.kind` = 'study'"
-        found = [run for run in self._search(query) if tags.items() <= run.data.tags.items()]
-        if found:
-            parent = self._take_up(found[0])
-            for run in self._search(f"tags.`mlflow.parentRunId` = '{parent.run_id}'"):
-                self._chain_runs.setdefault(run.data.tags.get("fortifai.chain_id", ""), self._state(run))
-        else:
-            run = client.create_run(experiment, tags=tags, run_name=self.name)
-            parent = _RunState(run.info.run_id, "RUNNING")
-        self._parent, self.parent_run_id = parent, parent.run_id
-        return parent
+        if self._study_state is None:
+            tags = self._tags("study")
+            query = f"tags.`fortifai.study_hash` = '{self._study_hash}' and tags.`fortifai.kind` = 'study'"
+            runs = self._search(query)
+            state = next((_state(run) for run in runs if tags.items() <= run.data.tags.items()), None)
+            if state is None:
+                state = self._make(tags, self._name)
+            else:
+                self._reopen(state)
+                for run in self._search(f"tags.`mlflow.parentRunId` = '{state.run_id}'"):
+                    self._states.setdefault(run.data.tags.get("fortifai.chain_id", ""), _state(run))
+            self._study_state, self.study_run_id = state, state.run_id
+        return self._study_state
 
-    def _chain(self, chain_id: str) -> _RunState:
-        parent, chain = self._study(), self.chains[chain_id]
-        run = self._chain_runs.get(chain_id)
-        if run is None:
-            tags = self._tags("chain") | {"fortifai.chain_id": chain_id, "mlflow.parentRunId": parent.run_id}
-            made = self._connect().create_run(self._experiment(), tags=tags, run_name=chain.label)
-            run = self._chain_runs[chain_id] = _RunState(made.info.run_id, "RUNNING")
-        elif run.status in ("FAILED", "KILLED"):
-            self._reopen(run)
-        self._log_params(run, chain)
-        return run
+    def _chain(self, content: RunContent) -> _RunState:
+        study = self._study()
+        state = self._states.get(content.key)
+        if state is None:
+            tags = {"fortifai.chain_id": content.key, "mlflow.parentRunId": study.run_id}
+            state = self._states[content.key] = self._make(self._tags("chain") | tags, content.label)
+        self._reopen(state)
+        return state
 
     def _experiment(self) -> str:
-        """The experiment of the study's name. Artefacts go beside the database, unless a server places them."""
         if self.experiment_id is None:
             from mlflow.exceptions import MlflowException
             from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
@@ -202,111 +224,157 @@ class StudyRuns:
             except MlflowException as error:
                 if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
                     raise
-                # another sweep made one of this name between the look for it and its making: now it is found
+                # Another sweep has made it since this one looked.
                 self.experiment_id = self._find_or_make_experiment()
         return self.experiment_id
 
     def _find_or_make_experiment(self) -> str:
-        client = self._connect()
-        served = urlsplit(self.uri).scheme in ("http", "https") or self.uri.startswith("databricks")
-        location = None if served else (self.storage / "mlartifacts" / self.name).as_uri()
-        name = self.name
+        """The experiment of the study's name. Artefacts go beside the database, unless a server places them."""
+        client, name = self._connect(), self._name
+        location = None if is_server(self._uri) else (self._storage / "mlartifacts" / name).as_uri()
         experiment = client.get_experiment_by_name(name)
         if experiment is not None and location not in (None, experiment.artifact_location):
-            # the same study in another folder, or a database that moved: its artefacts must not go to the old place
-            name = f"{self.name} ({content_hash(str(self.storage))[:8]})"
+            # The same study in another folder, or a database that moved: artefacts must not go to the old place.
+            name = f"{name} ({content_hash(str(self._storage))[:8]})"
             experiment = client.get_experiment_by_name(name)
         if experiment is None:
-            return client.create_experiment(name, artifact_location=location)
+            return client.create_experiment(name, artifact_location=location, tags=_ORDINARY_VIEW)
         if experiment.lifecycle_stage == "deleted":
             client.restore_experiment(experiment.experiment_id)
+        for key, value in _ORDINARY_VIEW.items():
+            if key not in experiment.tags:
+                client.set_experiment_tag(experiment.experiment_id, key, value)
         return experiment.experiment_id
 
     def _tags(self, kind: str) -> dict[str, str]:
         return {
             "fortifai.kind": kind,
-            "fortifai.study": self.name,
-            "fortifai.storage": str(self.storage),
+            "fortifai.study": self._name,
+            "fortifai.storage": str(self._storage),
             "fortifai.study_hash": self._study_hash,
         }
 
+    def _make(self, tags: Mapping[str, str], name: str) -> _RunState:
+        run = self._connect().create_run(self._experiment(), tags=dict(tags), run_name=name)
+        return _RunState(run.info.run_id, "RUNNING")
+
     def _search(self, query: str) -> "Iterator[Run]":
-        token: str | None = None
-        while True:
-            page = self._connect().search_runs([self._experiment()], filter_string=query, page_token=token)
-            yield from page
-            token = page.token
-            if not token:
-                return
+        return search_runs(self._connect(), self._experiment(), query)
 
-    def _state(self, run: "Run") -> _RunState:
-        data = run.data
-        return _RunState(run.info.run_id, run.info.status, dict(data.params), set(data.metrics), files=None)
-
-    def _take_up(self, run: "Run") -> _RunState:
-        state = self._state(run)
+    def _reopen(self, state: _RunState) -> None:
         if state.status in ("FAILED", "KILLED"):
-            self._reopen(state)
-        return state
+            self._connect().update_run(state.run_id, status="RUNNING")
+            state.status = "RUNNING"
 
-    def _reopen(self, run: _RunState) -> None:
-        self._connect().update_run(run.run_id, status="RUNNING")
-        run.status = "RUNNING"
-
-    def _end(self, run: _RunState, status: str) -> None:
-        if run.status != status:  # ended so by an earlier sweep: its end time stays
-            self._connect().set_terminated(run.run_id, status)
-            run.status = status
+    def _end(self, state: _RunState, status: str) -> None:
+        if state.status != status:  # A run that an earlier sweep ended in the same way keeps its end time.
+            self._connect().set_terminated(state.run_id, status)
+            state.status = status
 
     # what a run holds
 
-    def _log_params(self, run: _RunState, chain: ChainInfo) -> None:
+    def _log_params(self, state: _RunState, content: RunContent) -> None:
         from mlflow.entities import Param
 
-        params = {metric_key(key): param_text(value) for key, value in chain.parameters.items()}
-        changed = {key for key, value in params.items() if run.params.get(key, value) != value}
+        params = {metric_key(key): _param_text(value) for key, value in flatten(content.recipe).items()}
+        changed = {key for key, value in params.items() if state.params.get(key, value) != value}
         if changed:
-            self._differing.setdefault(chain.label, set()).update(changed)
-        new = [Param(key, value) for key, value in params.items() if key not in run.params]
-        for batch in batches(new, _PARAMS_PER_BATCH):
-            self._connect().log_batch(run.run_id, params=batch)
-            run.params.update((param.key, param.value) for param in batch)
+            self._differing.setdefault(content.label, set()).update(changed)
+        new = [Param(key, value) for key, value in params.items() if key not in state.params]
+        for batch in _batches(new, _PARAMS_PER_BATCH):
+            self._connect().log_batch(state.run_id, params=batch)
+            state.params.update((param.key, param.value) for param in batch)
 
-    def _log_values(
-        self, run: _RunState, values: Mapping[str, float], step: int, timestamp: int, tags: Mapping[str, str]
-    ) -> None:
-        from mlflow.entities import Metric, RunTag
+    def _log_values(self, state: _RunState, values: Mapping[tuple[str, int], float], label: str) -> None:
+        """Log the values, by metric and step, that a run lacks."""
+        from mlflow.entities import Metric
 
-        if tags:
-            entries = [RunTag(key, value[:_TAG_LENGTH]) for key, value in tags.items()]
-            for some in batches(entries, _PARAMS_PER_BATCH):
-                self._connect().log_batch(run.run_id, tags=some)
-        metrics = [Metric(key, value, timestamp, step) for key, value in values.items()]
-        for batch in batches(metrics, _METRICS_PER_BATCH):
-            self._connect().log_batch(run.run_id, metrics=batch)
-        for key, value in values.items():
-            self._values(run, key)[step] = value
+        now = int(time.time() * 1000)
+        new = [
+            Metric(key, value, now, step)
+            for (key, step), value in values.items()
+            if not self._has(state, key, step, value, label)
+        ]
+        for batch in _batches(new, _METRICS_PER_BATCH):
+            self._connect().log_batch(state.run_id, metrics=batch)
+            for metric in batch:
+                self._values(state, metric.key)[metric.step] = metric.value
 
-    def _values(self, run: _RunState, key: str) -> dict[int, float]:
-        """A metric's values by step, asked of the store once."""
-        if key not in run.values:
-            history = self._connect().get_metric_history(run.run_id, key) if key in run.metric_keys else []
-            run.values[key] = {metric.step: metric.value for metric in history}
-        return run.values[key]
-
-    def _holds(self, run: _RunState, key: str, step: int, value: float, chain_id: str) -> bool:
-        """Whether the run has this step already; notes it where the value there is another one."""
-        values = self._values(run, key)
+    def _has(self, state: _RunState, key: str, step: int, value: float, label: str) -> bool:
+        """Whether a run has a metric at this step; where its value there is another one, the difference is noted."""
+        values = self._values(state, key)
         if step not in values:
             return False
         held = values[step]
-        same = math.isclose(held, value, rel_tol=1e-9) or (math.isnan(held) and math.isnan(value))
-        if not (same or key.endswith("_seconds") or key == "reused"):  # those differ from run to run by nature
-            self._differing.setdefault(self.chains[chain_id].label, set()).add(key)
+        if not (math.isclose(held, value, rel_tol=1e-9) or (math.isnan(held) and math.isnan(value))):
+            self._differing.setdefault(label, set()).add(key)
         return True
 
-    def _files(self, run: _RunState) -> set[str]:
-        if run.files is None:
+    def _values(self, state: _RunState, key: str) -> dict[int, float]:
+        """A metric's values by step, asked for once."""
+        if key not in state.values:
+            history = self._connect().get_metric_history(state.run_id, key) if key in state.metric_keys else []
+            state.values[key] = {metric.step: metric.value for metric in history}
+        return state.values[key]
+
+    def _log_tags(self, state: _RunState, tags: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        entries = [RunTag(key, value[:_TAG_LENGTH]) for key, value in tags.items()]
+        for batch in _batches(entries, _PARAMS_PER_BATCH):
+            self._connect().log_batch(state.run_id, tags=batch)
+
+    def _files(self, state: _RunState) -> set[str]:
+        """The paths of a run's artefacts, asked for once."""
+        if state.files is None:
             client = self._connect()
-            run.files = {file.path for folder in (None, SAMPLES) for file in client.list_artifacts(run.run_id, folder)}
-        return run.files
+            found = [file for folder in (None, SAMPLES) for file in client.list_artifacts(state.run_id, folder)]
+            state.files = {file.path for file in found}
+        return state.files
+
+
+def search_runs(client: "MlflowClient", experiment_id: str, query: str) -> "Iterator[Run]":
+    """All runs of an experiment that a query of MLflow's matches."""
+    token: str | None = None
+    while True:
+        page = client.search_runs([experiment_id], filter_string=query, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def content_hash(value: Any) -> str:
+    """A hash of a value that JSON can hold."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def metric_key(name: str) -> str:
+    """``name`` with the characters that MLflow's keys do not allow replaced by underscores."""
+    return re.sub(r"[^/\w.\- :]", "_", name)
+
+
+def some(names: Any, most: int = 3) -> str:
+    """The first names of many, and how many more there are."""
+    names = list(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _state(run: "Run") -> _RunState:
+    data = run.data
+    stamp = data.tags.get(_STAMP)
+    return _RunState(run.info.run_id, run.info.status, stamp, dict(data.params), set(data.metrics), files=None)
+
+
+def _as_text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _param_text(value: object) -> str:
+    text = _as_text(value)
+    note = f"… (cut: whole in {_RECIPE})"
+    return text if len(text) <= _PARAM_LENGTH else text[: _PARAM_LENGTH - len(note)] + note
+
+
+def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    return (items[start : start + size] for start in range(0, len(items), size))

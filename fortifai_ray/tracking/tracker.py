@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from fortifai_ray.tracking.info import ChainInfo, ChainStatus, StudyStatus, TrackingOutcome
-from fortifai_ray.tracking.runs import SAMPLES, StudyRuns
+from fortifai_ray.tracking.old_runs import SAMPLES, StudyRuns
 from fortifai_ray.tracking.sender import Sender
 from fortifai_ray.tracking.text import RECIPE, milliseconds, nested, plain, redact, tracking_uri_for
 

@@ -1,0 +1,210 @@
+"""What MLflow should hold of a study, read from the study's folder alone."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from fortifai_ray.results.schema import read_table, searched_keys
+from fortifai_ray.search.lattice import Lattice
+from fortifai_ray.search.points import CollapsePoint
+from fortifai_ray.study.search import BoundarySearch
+from fortifai_ray.study.study import Chain, Study, load_study
+from fortifai_ray.tracking.runs import RunContent, RunEnd
+from fortifai_ray.validation import read_yaml
+
+RECORDED_COLLAPSE = "recorded_collapse"  # a metric: 1 where a generation was recorded as collapsed
+_SIZES = ("synthetic_ratio_realised", "synthetic_size_cum")
+_RESULTS = ("metric", "onset", "censored", "fi_generations", "fi_synthetic")
+_STEPS = 200  # A longer series over a cell's seeds is thinned to this many generations, evenly spread.
+_QUANTILES = {"q05": 0.05, "median": 0.5, "q95": 0.95}
+
+
+class StudyContent:
+    """The runs of the study in ``folder`` (``STORAGE/NAME``): one for each chain, or for each cell of batched chains.
+
+    Batched chains come by the thousand and cost milliseconds each; MLflow gets quantiles over their seeds instead.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._searched: dict[str, Chain | None] = {}
+
+    @cached_property
+    def study_file(self) -> dict[str, Any]:
+        """The content of ``study.yaml``."""
+        return dict(read_yaml(self.folder / "study.yaml", "a study file"))
+
+    def chains(self, after: Mapping[str, int], *, ended: bool) -> Iterator[RunContent]:
+        """The chains with a run of their own that have generations later than the one in ``after``, or have ended.
+
+        Args:
+            after: the last generation that MLflow holds, by chain id.
+            ended: whether the sweep has written its verdicts, so that every chain has an end.
+        """
+        if all(cell.recipe.batched for cell in self._study.cells):
+            return
+        generations = self._rows("generations", after)
+        texts, pictures = self._rows("samples", after), self._rows("pictures", after)
+        ends = self._ends() if ended else {}
+        for chain_id in dict.fromkeys([*generations, *ends]):
+            rows = generations.get(chain_id, [])
+            chain = self._chain(rows[0] if rows else ends[chain_id][0])
+            if chain is None or chain.recipe.batched:
+                continue
+            samples = dict(_text_files(texts.get(chain_id, [])))
+            samples |= {f"generation_{row['generation']:03d}.png": row["png"] for row in pictures.get(chain_id, [])}
+            series = {row["generation"]: _metrics(row, chain) for row in rows}
+            recipe = chain.recipe.model_dump(mode="json")
+            yield RunContent(chain_id, chain.label, recipe, series, samples, ends.get(chain_id, (None, None))[1])
+
+    def cells(self) -> Iterator[RunContent]:
+        """The cells of batched chains, with quantiles over their seeds; none where the study searches."""
+        cells = [] if self._study.settings.search else [cell for cell in self._study.cells if cell.recipe.batched]
+        generations = read_table(self.folder, "generations") if cells else None
+        if generations is None:
+            return
+        metrics = dict.fromkeys(name for cell in cells for name in cell.recipe.metrics)
+        cell_of = {chain.chain_id: chain.cell_id for chain in self._study.chains if chain.recipe.batched}
+        series = dict(seed_quantiles(generations, cell_of, list(metrics)))
+        for cell in cells:
+            values = series.get(cell.cell_id, {})
+            yield RunContent(cell.cell_id, cell.cell_label, _without(cell, "seed"), values, end=RunEnd("finished"))
+
+    def searches(self) -> Iterator[RunContent]:
+        """The search of each cell under each criterion: its probes in the order of their values, and the point."""
+        search, points = self._study.settings.search, read_table(self.folder, "collapse_points")
+        if not isinstance(search, BoundarySearch) or points is None:
+            return
+        criteria, cells = self._study.settings.collapse, self._study.cells
+        finders = self._json("search.json")["searches"]["finders"]
+        asked = [(cell, index) for cell in cells for index in range(len(criteria))]
+        for (cell, index), point in zip(asked, points.to_dicts(), strict=True):
+            criterion, finder = criteria[index], finders[f"{cell.cell_id}/{index}"]
+            lattice = Lattice(search, finder["whole"])
+            answers = [(lattice.value(place), collapsed) for place, _, collapsed, _ in finder["answers"]]
+            series = {
+                step: {"probe_value": value, "probe_collapsed": float(collapsed)}
+                for step, (value, collapsed) in enumerate(answers)
+                if collapsed is not None
+            }
+            label = cell.label_without("seed", search.over)
+            settings = {"search": search.model_dump(mode="json"), "collapse": criterion.model_dump(mode="json")}
+            yield RunContent(
+                f"search/{cell.cell_id}/{index}",
+                f"{label} ({criterion.words})" if len(criteria) > 1 else label,
+                _without(cell, "seed", search.over) | settings,
+                series,
+                end=RunEnd("finished", results={field.name: point[field.name] for field in fields(CollapsePoint)}),
+            )
+
+    @cached_property
+    def _study(self) -> Study:
+        return load_study(self.folder / "study.yaml")
+
+    def _rows(self, name: str, after: Mapping[str, int]) -> dict[str, list[dict[str, Any]]]:
+        """A table's rows by chain, those of later generations than ``after``."""
+        table = read_table(self.folder, name)
+        if table is None:
+            return {}
+        last = pl.col("chain_id").replace_strict(after, default=-1, return_dtype=pl.Int64)
+        rows: dict[str, list[dict[str, Any]]] = {}
+        for row in table.filter(pl.col("generation") > last).iter_rows(named=True):
+            rows.setdefault(row["chain_id"], []).append(row)
+        return rows
+
+    def _ends(self) -> dict[str, tuple[dict[str, Any], RunEnd]]:
+        """Each chain's row in ``chains.parquet`` (the study's first criterion), and how it ended."""
+        table = read_table(self.folder, "chains")
+        if table is None:
+            return {}
+        summaries = self._json("summary.json")["chains"]
+        reasons = {one["chain_id"]: one["reason"] for one in summaries if one["status"] == "failed"}
+        rows = table.unique("chain_id", keep="first", maintain_order=True).to_dicts()
+        return {
+            row["chain_id"]: (
+                row,
+                RunEnd(row["status"], reasons.get(row["chain_id"]), {key: row[key] for key in _RESULTS}),
+            )
+            for row in rows
+        }
+
+    def _chain(self, row: Mapping[str, Any]) -> Chain | None:
+        """The chain of a row: the grid's, a probe of the search, or a probe's baseline; None for another study's."""
+        chain_id, search = row["chain_id"], self._study.settings.search
+        if search is None:
+            return self._grid.get(chain_id)
+        if chain_id not in self._searched:
+            values = {key: row[key] for key in searched_keys(self.study_file) if row[key] is not None}
+            probes = [self._study.probe(cell, values, row["seed"]) for cell in self._study.cells]
+            baselines = [self._study.chain(self._study.baseline_of(probe)) for probe in probes]
+            matching = (chain for chain in (*probes, *baselines) if chain.chain_id == chain_id)
+            self._searched[chain_id] = next(matching, None)
+        return self._searched[chain_id]
+
+    @cached_property
+    def _grid(self) -> dict[str, Chain]:
+        return {chain.chain_id: chain for chain in self._study.chains}
+
+    def _json(self, name: str) -> dict[str, Any]:
+        return dict(json.loads((self.folder / "results" / name).read_text(encoding="utf-8")))
+
+
+def seed_quantiles(
+    generations: pl.DataFrame, cell_of: Mapping[str, str], metrics: Sequence[str]
+) -> Iterator[tuple[str, dict[int, dict[str, float]]]]:
+    """Each cell's series by ascending generation: ``{"trace_ratio/mean": …, "trace_ratio/q05": …}``.
+
+    Args:
+        generations: a row per chain and generation, with the metrics as columns.
+        cell_of: the cell of each chain that counts.
+        metrics: those that were never measured are left out.
+    """
+    rows = generations.with_columns(_cell=pl.col("chain_id").replace_strict(cell_of, default=None)).drop_nulls("_cell")
+    table = rows.group_by("_cell", "generation").agg(
+        expression
+        for name in metrics
+        if rows[name].count()
+        for expression in (
+            pl.col(name).mean().alias(f"{name}/mean"),
+            *(pl.col(name).quantile(q, "linear").alias(f"{name}/{label}") for label, q in _QUANTILES.items()),
+        )
+    )
+    for (cell,), own in table.sort("generation").group_by("_cell", maintain_order=True):
+        kept = np.unique(np.linspace(0, own.height - 1, min(_STEPS, own.height)).round().astype(int))
+        series = {row.pop("generation"): row for row in own.drop("_cell")[kept].to_dicts()}
+        yield str(cell), {step: {k: v for k, v in row.items() if v is not None} for step, row in series.items()}
+
+
+def _metrics(row: Mapping[str, Any], chain: Chain) -> dict[str, float]:
+    """A generation's metrics; what was not measured is left out."""
+    values = {name: row.get(name) for name in (*chain.recipe.metrics, *_SIZES)}
+    recorded = {RECORDED_COLLAPSE: 1.0} if row["collapse_reason"] else {}
+    return {name: float(value) for name, value in values.items() if value is not None} | recorded
+
+
+def _text_files(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, bytes]]:
+    """The sample texts of a chain, a file for each generation."""
+    texts: dict[int, list[str]] = {}
+    for row in rows:
+        text = f"[{row['row']}] {row['prompt_text']} ▸ {row['generated_text']}"
+        texts.setdefault(row["generation"], []).append(text)
+    for generation, lines in texts.items():
+        yield f"generation_{generation:03d}.txt", "\n\n".join(lines).encode()
+
+
+def _without(cell: Chain, *keys: str) -> dict[str, Any]:
+    """A cell's recipe without some of its dotted keys."""
+    recipe: dict[str, Any] = cell.recipe.model_dump(mode="json")
+    for dotted in keys:
+        *sections, last = dotted.split(".")
+        place = recipe
+        for section in sections:
+            place = place[section]
+        del place[last]
+    return recipe

@@ -1,0 +1,246 @@
+"""Keeps MLflow's copy of a study's folder complete, from a background thread of the driver.
+
+The folder is the truth; MLflow is a mirror of it. MLflow is slow to start (its import and its database take about seven
+seconds) and may be far away or down, so a sweep never waits for it and never fails with it: whatever could not be sent
+is sent again, and :meth:`StudySync.close` says what is missing in the end.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal, NoReturn
+
+from fortifai_ray.results.schema import part_paths, table_path
+from fortifai_ray.tracking.address import one_line, prepare_environment, redact, tracking_uri_for
+from fortifai_ray.tracking.content import StudyContent
+from fortifai_ray.tracking.runs import RunContent, StudyRuns, some
+
+log = logging.getLogger("fortifai_ray.tracking")
+
+StudyStatus = Literal["finished", "failed", "interrupted"]
+_RUN_STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+_SEND_LATER = "once MLflow answers, the same `fortifai sweep` sends what is missing, and computes nothing again"
+_SHARE = 0.1  # of the time that may go into reading the folder and sending, while the sweep runs
+_BETWEEN_TABLES = 60.0  # seconds between two uploads of the tables while the sweep runs
+_LAST_FAILURE = 3  # in a row: the rest would fail, too
+
+
+@dataclass(frozen=True)
+class TrackingOutcome:
+    """What MLflow holds in the end: everything where ``sent`` is true, else ``problems`` says what is missing.
+
+    ``uri`` carries no credentials; the ids are None where MLflow was never reached.
+    """
+
+    sent: bool
+    problems: list[str]
+    uri: str
+    experiment_id: str | None
+    study_run_id: str | None
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Something that MLflow should hold; ``send`` is idempotent."""
+
+    what: str
+    send: Callable[[], None]
+    key: str = ""  # of the nested run that it belongs to
+
+
+class StudySync:
+    """Makes MLflow hold a study, from its folder ``STORAGE/NAME`` alone. Only :meth:`close` waits for it.
+
+    The experiment has the study's name. In it the study is a run; nested in it are a run for each chain, for each cell
+    of batched chains, and for each cell of a search.
+
+    Raises:
+        UserError: the folder has no readable ``study.yaml``.
+    """
+
+    def __init__(self, folder: Path, storage: Path, tracking_uri: str | None = None) -> None:
+        uri = tracking_uri_for(storage, tracking_uri)
+        self._folder, self._uri = folder, redact(uri)
+        self._content = StudyContent(folder)
+        self._runs = StudyRuns(storage, self._content.study_file, uri)
+        self._changed = threading.Condition()
+        self._poked = False
+        self._status: StudyStatus | None = None  # once the study has ended
+        self._missing: dict[str, str] = {}  # what MLflow lacks, and why
+        self._sent = 0
+        self._held: dict[str, int] = {}  # each chain's last generation in MLflow
+        self._uploaded: dict[Path, int] = {}  # tables, and their times of change
+        self._tables_due = 0.0
+        self._told = False
+        self._outcome: TrackingOutcome | None = None
+        self._thread = threading.Thread(target=self._work, name="fortifai-mlflow", daemon=True)
+        self._thread.start()
+
+    def poke(self) -> None:
+        """Say that the folder has changed."""
+        with self._changed:
+            self._poked = True
+            self._changed.notify_all()
+
+    def close(self, status: StudyStatus, patience: float = 60.0) -> TrackingOutcome:
+        """Send what is missing, end the runs, and say what could not be sent; never raises.
+
+        Everything is attempted once more; waiting ends when nothing has got through for ``patience`` seconds. A second
+        call returns the first one's outcome.
+        """
+        if self._outcome is None:
+            with self._changed:
+                self._status = status
+                self._missing = self._missing or {"the study": ""}
+                self._changed.notify_all()
+            sent, deadline = self._sent, time.monotonic() + patience
+            while self._thread.is_alive() and time.monotonic() < deadline:
+                self._thread.join(0.1)
+                if self._sent != sent:
+                    sent, deadline = self._sent, time.monotonic() + patience
+            problems = [*self._unsent(), *self._runs.differences()]
+            runs = self._runs
+            self._outcome = TrackingOutcome(not problems, problems, self._uri, runs.experiment_id, runs.study_run_id)
+        return self._outcome
+
+    def _work(self) -> None:
+        prepare_environment()
+        self._send([self._file(self._folder / "study.yaml")])
+        failures, rest = 0, 0.0
+        while self._awaken(rest):
+            started = time.monotonic()
+            complete = self._send(self._while_running())
+            failures = 0 if complete else failures + 1
+            rest = max(1.0, (time.monotonic() - started) * (1 / _SHARE - 1))
+            if failures:  # a dead server is not hammered
+                rest = min(60.0, 2.0 ** (failures - 1))
+                self._poked = True
+        assert self._status is not None
+        parts = self._in_the_end(self._status)
+        self._missing = {part.what: "" for part in parts}
+        self._send(parts)
+
+    def _awaken(self, rest: float) -> bool:
+        """Wait until the folder has changed, but at least ``rest`` seconds; False: the study has ended."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._status is not None, timeout=rest)
+            self._changed.wait_for(lambda: self._poked or self._status is not None)
+            self._poked = False
+            return self._status is None
+
+    def _send(self, parts: Iterable[_Part]) -> bool:
+        """Attempt each part; whether all were sent. Stops where nothing gets through, or the study has ended."""
+        status, failures, complete = self._status, 0, True
+        for part in parts:
+            if failures == _LAST_FAILURE or self._status != status:
+                return False
+            try:
+                part.send()
+            except Exception as error:  # Whatever MLflow, its database or its artefact store raises: the sweep goes on.
+                self._runs.forget(part.key)
+                self._failed(part, one_line(error))
+                failures, complete = failures + 1, False
+            else:
+                self._missing.pop(part.what, None)
+                self._sent += 1
+                failures = 0
+        return complete
+
+    def _failed(self, part: _Part, error: str) -> None:
+        self._missing[part.what] = error
+        if not self._told:
+            self._told = True
+            log.warning(
+                "MLflow (%s) did not accept %s: %s. The sweep goes on; what MLflow lacks is sent again later.",
+                self._uri,
+                part.what,
+                error,
+            )
+
+    def _unsent(self) -> list[str]:
+        """A line for each reason, with what it kept back, and what to do."""
+        last = next((error for error in reversed(self._missing.values()) if error), "no answer in time")
+        reasons: dict[str, list[str]] = {}
+        for what, error in self._missing.items():
+            reasons.setdefault(error or last, []).append(what)
+        lines = [
+            f"{len(whats)} records not sent to MLflow ({self._uri}): {some(whats)}: {reason}"
+            for reason, whats in reasons.items()
+        ]
+        return [*lines, f"all of it is in {self._folder}: {_SEND_LATER}"] if lines else []
+
+    # what MLflow should hold
+
+    def _while_running(self) -> list[_Part]:
+        after = dict(self._held)
+        parts = self._read("the chains", lambda: self._content.chains(after, ended=False), self._generations)
+        tables = [_Part("the tables", self._hold_tables)] if time.monotonic() >= self._tables_due else []
+        return [*parts, *tables]
+
+    def _in_the_end(self, status: StudyStatus) -> list[_Part]:
+        content, results = self._content, self._folder / "results"
+        files = [path for path in sorted(results.glob("*")) if path.suffix in (".parquet", ".json")]
+        return [
+            *self._read("the chains", lambda: content.chains({}, ended=True), self._whole_run),
+            *self._read("the cells", content.cells, self._whole_run),
+            *self._read("the search", content.searches, self._whole_run),
+            *(self._file(file) for file in (self._folder / "study.yaml", self._folder / "report.html", *files)),
+            _Part("the end of the study", lambda: self._runs.end_study(status, _RUN_STATUS[status])),
+        ]
+
+    def _read(
+        self, what: str, read: Callable[[], Iterable[RunContent]], parts: Callable[[RunContent], list[_Part]]
+    ) -> list[_Part]:
+        """The parts of some runs; where the folder cannot be read, one that says so."""
+        try:
+            return [part for run in read() for part in parts(run)]
+        except Exception as error:  # A damaged table costs nothing but its own records.
+            return [_Part(what, partial(_fail, error))]
+
+    def _generations(self, run: RunContent) -> list[_Part]:
+        """A chain's new generations; of one that an earlier sweep ended well, there are none."""
+
+        def send() -> None:
+            if not self._runs.is_ended(run.key):
+                self._runs.hold_metrics(run)
+                self._runs.hold_samples(run)
+            self._held[run.key] = max(run.series)
+
+        return [_Part(f"the generations of {run.label}", send, run.key)]
+
+    def _whole_run(self, run: RunContent) -> list[_Part]:
+        """Each on its own, so that a broken artefact store costs no metrics."""
+
+        def unless_held(hold: Callable[[RunContent], None]) -> None:
+            if not self._runs.holds(run):
+                hold(run)
+
+        runs = self._runs
+        steps = {"metrics": runs.hold_metrics, "samples": runs.hold_samples, "end": runs.hold_end}
+        return [
+            _Part(f"the {what} of {run.label}", partial(unless_held, hold), run.key) for what, hold in steps.items()
+        ]
+
+    def _file(self, file: Path) -> _Part:
+        """A file of the study's folder, at the same place among the artefacts."""
+        place = file.parent.relative_to(self._folder).as_posix()
+        return _Part(file.name, lambda: self._runs.hold_file(file, None if place == "." else place))
+
+    def _hold_tables(self) -> None:
+        """Upload what there is of the generations, so that a study can be read from MLflow while it runs."""
+        for file in (table_path(self._folder, "generations"), *part_paths(self._folder, "generations")):
+            with suppress(FileNotFoundError):  # The sweep merges part files into the table.
+                changed = file.stat().st_mtime_ns
+                if self._uploaded.get(file) != changed:
+                    self._file(file).send()
+                    self._uploaded[file] = changed
+        self._tables_due = time.monotonic() + _BETWEEN_TABLES
+
+
+def _fail(error: Exception) -> NoReturn:
+    raise error
