@@ -7,6 +7,7 @@ from typing import Any
 
 from fortifai_ray.chain.recursion import Generation, first_metrics, recursion
 from fortifai_ray.losses import Loss
+from fortifai_ray.metrics import register
 from fortifai_ray.recipe.devices import Devices
 from fortifai_ray.recipe.family import Family, Metrics
 from fortifai_ray.recipe.recipe import Recipe
@@ -90,6 +91,7 @@ def run_chain(task: ChainTask, steps: Steps, devices: Devices) -> Iterator[Gener
 
     Raises :class:`fortifai_ray.storage.steps.NotStored` at the first missing step where ``steps`` only replays.
     """
+    register(*task.recipe.declared)  # in this process too: the criteria ask for their scales
     family: Any = task.recipe.build(task.prepared, steps, devices)
     stop = _Stop(task, steps, devices)
     consumed = 0

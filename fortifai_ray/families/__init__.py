@@ -1,1 +1,85 @@
-"""Families of models: the only place that knows tensors from points."""
+"""Families of models: the only place that knows tensors from points. Declared here: metrics that several of them share.
+
+One name means one thing, whatever the family; where families compute it differently, their docstrings say how.
+"""
+
+from fortifai_ray.metrics import DISTRIBUTION, TRAINING, Metric
+
+_FORTIFAI = "Shabgahi et al. 2025, ForTIFAI"
+
+TRAIN_LOSS = Metric(
+    "train_loss",
+    "nats",
+    "mean loss over the last epoch",
+    "fortifai_ray.losses",
+    title="training loss (nats)",
+    direction="below",
+    group=TRAINING,
+)
+KEPT_FRACTION = Metric(
+    "kept_fraction",
+    "fraction of target tokens",
+    "share of the training targets (tokens, pixels or samples) that the loss did not truncate",
+    _FORTIFAI,
+    title="kept fraction of target tokens",
+    direction="below",
+    group=TRAINING,
+)
+MEAN_TARGET_PROBABILITY = Metric(
+    "mean_target_probability",
+    "probability",
+    "mean probability of the training targets",
+    _FORTIFAI,
+    direction="above",
+    group=TRAINING,
+)
+TRACE_RATIO = Metric(
+    "trace_ratio",
+    "ratio",
+    "trace of the covariance of the model or its samples, over the trace of the true covariance",
+    "Shumailov et al. 2024, AI models collapse when trained on recursively generated data",
+    title="trace ratio (fitted covariance over the true one's)",
+    direction="below",
+    scale="log",
+    group=DISTRIBUTION,
+    role="variety",
+    rank=5,
+)
+KL_DIVERGENCE = Metric(
+    "kl_divergence",
+    "nats",
+    "KL(truth ‖ model); for a VAE KL(posterior ‖ prior) of held-out images, the second half of the ELBO",
+    "Kullback and Leibler 1951, equation 2.4; VAE: Kingma and Welling 2014, appendix B",
+    title="KL divergence",
+    direction="above",
+    group=DISTRIBUTION,
+    role="fit",
+    rank=3,
+)
+WASSERSTEIN = Metric(
+    "wasserstein",
+    "distance",
+    "2-Wasserstein distance between model and truth: exact for Gaussians, sliced between samples otherwise",
+    "Dowson and Landau 1982 (Gaussians); Bonneel et al. 2015 (sliced)",
+    title="2-Wasserstein distance",
+    direction="above",
+    group=DISTRIBUTION,
+    role="fit",
+    rank=4,
+)
+EXCESS_RISK = Metric(
+    "excess_risk",
+    "risk",
+    "expected loss of a regression on new inputs above that of the truth: squared error (linear), nats (logistic)",
+    "Gerstgrasser et al. 2024; Dey and Donoho 2024",
+    direction="above",
+    group=DISTRIBUTION,
+)
+PARAMETER_ERROR = Metric(
+    "parameter_error",
+    "squared",
+    "squared error of the fitted parameters; of a fitted mean, over the true mean's square",
+    "Dey and Donoho 2024",
+    direction="above",
+    group=DISTRIBUTION,
+)

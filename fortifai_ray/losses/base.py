@@ -2,9 +2,11 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
+
+from fortifai_ray.metrics import Metric
 
 if TYPE_CHECKING:  # the command line validates study files without paying for the import
     from torch import Tensor
@@ -20,6 +22,7 @@ class LossConfig(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    metrics: ClassVar[tuple[Metric, ...]] = ()  # what training with it measures, beside what the family does
     kind: str
     normaliser: Normaliser = "valid"
 

@@ -3,15 +3,27 @@
 import math
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
 from fortifai_ray.losses.base import LossConfig
 from fortifai_ray.losses.pointwise import TruncatedCrossEntropy
+from fortifai_ray.metrics import TRAINING, Metric
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+METRICS = (
+    Metric(
+        "gamma_last_epoch",
+        "probability",
+        "the threshold that was set for the generation's last epoch",
+        "Shabgahi et al. 2025, ForTIFAI",
+        title="threshold γ of the last epoch",
+        group=TRAINING,
+    ),
+)
 
 
 class DynamicTruncatedCrossEntropy(LossConfig):
@@ -27,6 +39,7 @@ class DynamicTruncatedCrossEntropy(LossConfig):
     :class:`TruncatedCrossEntropy` at that γ, which is held fixed through the epoch.
     """
 
+    metrics: ClassVar[tuple[Metric, ...]] = METRICS
     kind: Literal["dynamic_tce"] = "dynamic_tce"
     variant: Literal["fortifai", "intended"]
     alpha: float = Field(1.0, ge=0.0, allow_inf_nan=False)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from fortifai_ray.losses import CrossEntropy, Loss
+from fortifai_ray.metrics import Metric
 from fortifai_ray.recipe.curation import Curation, NoCuration
 from fortifai_ray.recipe.regimes import Regime, Replace
 from fortifai_ray.results.schema import flatten
@@ -46,6 +47,11 @@ class Recipe(BaseModel):
     def metrics(self) -> tuple[str, ...]:
         """What is measured of each generation: columns of the results, and what a collapse criterion may name."""
         raise NotImplementedError
+
+    @property
+    def declared(self) -> tuple[Metric, ...]:
+        """The metrics that this recipe adds to the built-in ones: a user's own, for each process to register."""
+        return ()
 
     @property
     def chain_id(self) -> str:

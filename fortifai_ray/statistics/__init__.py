@@ -19,7 +19,6 @@ from fortifai_ray.statistics.criterion import (
     CollapseCriterion,
     criteria_of,
     criterion_rows,
-    is_log_scale,
     with_chance,
 )
 from fortifai_ray.statistics.critical import critical_ratios
@@ -42,7 +41,6 @@ __all__ = [
     "crossing_order",
     "fidelity_table",
     "first_crossings",
-    "is_log_scale",
     "judge",
     "logrank",
     "onset",

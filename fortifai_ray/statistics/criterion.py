@@ -8,7 +8,7 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
-from fortifai_ray.evaluation.metrics import METRICS
+from fortifai_ray.metrics import metric
 
 RelativeTo = Literal["baseline_generation_0", "own_generation_0", "absolute"]
 Direction = Literal["above", "below"]
@@ -16,21 +16,6 @@ Direction = Literal["above", "below"]
 # The columns of the result tables that name a criterion. ``chance`` is null in most: compare it as ``eq_missing`` does.
 CRITERION_COLUMNS = ("metric", "threshold", "relative_to", "direction", "confirm", "chance")
 _WHOSE = {"baseline_generation_0": "the baseline's generation 0", "own_generation_0": "its own generation 0"}
-
-
-def is_log_scale(metric: str) -> bool:
-    """Whether a metric's onset is interpolated on a log scale: perplexities and ratios (``trace_ratio``).
-
-    Both multiply from generation to generation, so that their logarithm is the natural scale. The registry
-    (:data:`fortifai_ray.evaluation.metrics.METRICS`) says which are; of a metric that it does not have (another
-    family's, a user's own) the name does: ``perplexity`` or ``ratio``, or with one of them as its last word, or
-    ``perplexity_…``. What begins with ``log_`` is a logarithm already.
-    """
-    if known := METRICS.get(metric):
-        return known.scale == "log"
-    if metric.startswith("log_"):
-        return False
-    return metric.rpartition("_")[2] in ("perplexity", "ratio") or metric.startswith("perplexity_")
 
 
 class CollapseCriterion(BaseModel):
@@ -73,8 +58,8 @@ class CollapseCriterion(BaseModel):
 
     @property
     def log_scale(self) -> bool:
-        """Whether the onset is interpolated on a log scale (:func:`is_log_scale`)."""
-        return is_log_scale(self.metric)
+        """Whether the onset is interpolated on a log scale: where the metric is declared so."""
+        return metric(self.metric).log
 
     @property
     def words(self) -> str:

@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from fortifai_ray.errors import UserError
+from fortifai_ray.metrics import register
 from fortifai_ray.recipe.recipe import FAMILIES, Recipe, recipe_type
 from fortifai_ray.results.schema import flatten, varied_keys
 from fortifai_ray.statistics import CollapseCriterion
@@ -200,6 +201,7 @@ def make_study(content: dict[str, Any], source: str, overrides: Sequence[str] = 
         base = _with_searched(base, settings.search, source)
     study = Study(source, settings, _chains(base, settings, source))
     for chain in study.cells:
+        register(*chain.recipe.declared)
         study.baseline_of(chain)  # raises where the baseline's keys do not fit the recipe
     if settings.search is not None:
         _refuse_search(study)

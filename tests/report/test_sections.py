@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from fortifai_ray.evaluation.metrics import METRICS
+from fortifai_ray.metrics import METRICS
 from fortifai_ray.report import print_tables, write_report
 from fortifai_ray.report.figures import FEW_METRICS, other_curves
 from fortifai_ray.report.samples import MOST_BYTES, MOST_PICTURES, strips

@@ -1,10 +1,15 @@
 """Which benchmarks are run on a generation's model, as a study file or ``fortifai evaluate`` says it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from fortifai_ray.metrics import BENCHMARKS, Metric
+from fortifai_ray.metrics import METRICS as REGISTRY
 
 _CLOSED = ConfigDict(frozen=True, extra="forbid")
 
@@ -29,6 +34,7 @@ class _Benchmark(BaseModel):
 
     model_config = _CLOSED
     stem: ClassVar[str]  # what the task's metrics begin with
+    metrics: ClassVar[tuple[Metric, ...]]  # of an entry without a name
     task: str
     name: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*$")
     limit: int | None = Field(None, ge=1)
@@ -42,6 +48,35 @@ class _Benchmark(BaseModel):
         """A metric's full name, e.g. ``blimp_accuracy``."""
         return f"{self.prefix}_{suffix}" if self.prefix else suffix
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What the entry adds to a generation's row: the keys of :meth:`.report.BenchmarkReport.metrics`."""
+        counts = (f"{self.prefix or self.task}_{count}" for count in ("scored", "truncated", "skipped"))
+        return (*self._measures(), *counts)
+
+    @property
+    def declared(self) -> tuple[Metric, ...]:
+        """The metrics of an entry that reports under a name of its own, but for names that are built in."""
+        names = {self.metric(metric.name.removeprefix(f"{self.stem}_")): metric for metric in self.metrics}
+        return tuple(
+            replace(metric, name=name, title="", role=None, rank=0)
+            for name, metric in names.items()
+            if name not in REGISTRY.built_in
+        )
+
+    def _measures(self) -> Iterator[str]:
+        """The names of its measures, the ends of their intervals included."""
+        raise NotImplementedError
+
+    def _with_interval(self, *suffixes: str) -> Iterator[str]:
+        for suffix in suffixes:
+            yield from (self.metric(f"{suffix}{end}") for end in ("", "_low", "_high"))
+
+
+_KR_SOURCE = "KR-test, Shabgahi et al. 2025, ForTIFAI"
+_accuracy = partial(Metric, unit="share of questions", direction="below", group=BENCHMARKS)
+_likelihood = partial(Metric, direction="above", source="lm-evaluation-harness", group=BENCHMARKS)
+
 
 class Blimp(_Benchmark):
     """BLiMP (Warstadt et al. 2020): of two sentences that differ minimally, is the grammatical one likelier?
@@ -52,6 +87,16 @@ class Blimp(_Benchmark):
     """
 
     stem = "blimp"
+    metrics = (
+        _accuracy(
+            "blimp_accuracy",
+            definition="minimal pairs whose grammatical sentence is likelier",
+            source="Warstadt et al. 2020, BLiMP",
+            chance=0.5,
+            role="grammar",
+            rank=1,
+        ),
+    )
     task: Literal["blimp"] = "blimp"
     path: LocalPath
     paradigms: tuple[str, ...] | None = Field(None, min_length=1)
@@ -72,6 +117,10 @@ class Blimp(_Benchmark):
         files = {file.stem: file for file in sorted(Path(self.path).glob("*.jsonl"))}
         return {name: files[name] for name in sorted(set(self.paradigms or files))}
 
+    def _measures(self) -> Iterator[str]:
+        yield from self._with_interval("accuracy")
+        yield from (self.metric(f"accuracy_{part}") for part in self.files)
+
 
 class Gsm8k(_Benchmark):
     """GSM8K (Cobbe et al. 2021): grade-school mathematics, greedily generated after worked examples.
@@ -83,6 +132,15 @@ class Gsm8k(_Benchmark):
     """
 
     stem = "gsm8k"
+    metrics = (
+        _accuracy(
+            "gsm8k_accuracy",
+            definition="answers that match exactly",
+            source="Cobbe et al. 2021, GSM8K",
+            role="facts",
+            rank=3,
+        ),
+    )
     task: Literal["gsm8k"] = "gsm8k"
     path: LocalPath
     num_fewshot: int = Field(5, ge=0)
@@ -101,6 +159,9 @@ class Gsm8k(_Benchmark):
         names = ["test", *["train"] * (self.num_fewshot > 0)]
         return {name: Path(self.path) / f"{name}.jsonl" for name in names}
 
+    def _measures(self) -> Iterator[str]:
+        yield from self._with_interval("accuracy", "accuracy_flexible")
+
 
 class HellaSwag(_Benchmark):
     """HellaSwag (Zellers et al. 2019): which of four endings follows?
@@ -110,6 +171,14 @@ class HellaSwag(_Benchmark):
     """
 
     stem = "hellaswag"
+    metrics = (
+        _accuracy(
+            "hellaswag_accuracy",
+            definition="questions whose right ending of four is the likeliest",
+            source="Zellers et al. 2019, HellaSwag",
+            chance=0.25,
+        ),
+    )
     task: Literal["hellaswag"] = "hellaswag"
     path: LocalPath
 
@@ -117,6 +186,9 @@ class HellaSwag(_Benchmark):
     def files(self) -> dict[str, Path]:
         """The split and its file."""
         return {"validation": Path(self.path)}
+
+    def _measures(self) -> Iterator[str]:
+        yield from self._with_interval("accuracy", "accuracy_unnormalised")
 
 
 class Wikitext(_Benchmark):
@@ -127,6 +199,15 @@ class Wikitext(_Benchmark):
     """
 
     stem = ""
+    metrics = (
+        _likelihood(
+            "word_perplexity", "per word", "exp of the mean −ln p per word of WikiText-2, whole documents", scale="log"
+        ),
+        _likelihood(
+            "byte_perplexity", "per byte", "exp of the mean −ln p per byte of WikiText-2, whole documents", scale="log"
+        ),
+        _likelihood("bits_per_byte", "bits per byte", "−log2 p per byte of WikiText-2, whole documents"),
+    )
     task: Literal["wikitext"] = "wikitext"
     path: LocalPath
 
@@ -134,6 +215,9 @@ class Wikitext(_Benchmark):
     def files(self) -> dict[str, Path]:
         """The split and its file."""
         return {"test": Path(self.path)}
+
+    def _measures(self) -> Iterator[str]:
+        yield from (self.metric(metric.name) for metric in self.metrics)
 
 
 class KrTest(_Benchmark):
@@ -146,6 +230,30 @@ class KrTest(_Benchmark):
     """
 
     stem = "kr"
+    metrics = (
+        _accuracy(
+            "kr_accuracy",
+            definition="pairs whose true continuation is likelier than the false one, per token of each",
+            source=_KR_SOURCE,
+            chance=0.5,
+            role="facts",
+            rank=1,
+        ),
+        _accuracy(
+            "kr_accuracy_per_byte",
+            definition="pairs whose true continuation is likelier than the false one, per byte of each",
+            source=_KR_SOURCE,
+            chance=0.5,
+            role="facts",
+            rank=2,
+        ),
+        _accuracy(
+            "kr_accuracy_fortifai",
+            definition="pairs whose true continuation is likelier than the false one, as ForTIFAI's code scores them",
+            source=_KR_SOURCE,
+            chance=0.5,
+        ),
+    )
     task: Literal["kr_test"] = "kr_test"
     path: LocalPath | None = None
     pairs: int = Field(200, ge=2, le=100_000)
@@ -156,6 +264,15 @@ class KrTest(_Benchmark):
         """The questions' file, if they come from one."""
         return {} if self.path is None else {"questions": Path(self.path)}
 
+    def _measures(self) -> Iterator[str]:
+        yield from self._with_interval("accuracy", "accuracy_fortifai", "accuracy_per_byte")
+        for suffix in ("accuracy", "accuracy_fortifai") if self.fractions > 1 else ():
+            yield from self._with_interval(f"{suffix}_seen")
+            yield from (self.metric(f"{suffix}_fraction_{number}") for number in range(self.fractions))
+
+
+METRICS = tuple(metric for task in (KrTest, Blimp, HellaSwag, Gsm8k, Wikitext) for metric in task.metrics)
+"""Those of entries without a name; an entry with one declares its own (:attr:`_Benchmark.declared`)."""
 
 Benchmark = Annotated[Blimp | Gsm8k | HellaSwag | Wikitext | KrTest, Field(discriminator="task")]
 
@@ -181,39 +298,3 @@ class BenchmarksConfig(BaseModel):
             if names.count(name) > 1:
                 raise ValueError(f"two benchmarks would both report {name or 'word_perplexity'}: give one a name")
         return self
-
-
-# What a benchmark's results are called, known before anything runs: columns of a study's tables.
-
-_COUNTS = ("scored", "truncated", "skipped")
-
-
-def metric_names(entries: Sequence[Benchmark]) -> tuple[str, ...]:
-    """The keys of :meth:`.report.BenchmarkReport.metrics`, for benchmarks run on a chain's generations."""
-    return tuple(name for entry in entries for name in (*_measures(entry), *_counts(entry)))
-
-
-def _measures(entry: Benchmark) -> Iterator[str]:
-    if isinstance(entry, KrTest):
-        yield from _with_interval(entry, "accuracy", "accuracy_fortifai", "accuracy_per_byte")
-        for suffix in ("accuracy", "accuracy_fortifai") if entry.fractions > 1 else ():
-            yield from _with_interval(entry, f"{suffix}_seen")
-            yield from (entry.metric(f"{suffix}_fraction_{number}") for number in range(entry.fractions))
-    elif isinstance(entry, Blimp):
-        yield from _with_interval(entry, "accuracy")
-        yield from (entry.metric(f"accuracy_{part}") for part in entry.files)
-    elif isinstance(entry, HellaSwag):
-        yield from _with_interval(entry, "accuracy", "accuracy_unnormalised")
-    elif isinstance(entry, Gsm8k):
-        yield from _with_interval(entry, "accuracy", "accuracy_flexible")
-    else:
-        yield from (entry.metric(suffix) for suffix in ("word_perplexity", "byte_perplexity", "bits_per_byte"))
-
-
-def _with_interval(entry: Benchmark, *suffixes: str) -> Iterator[str]:
-    for suffix in suffixes:
-        yield from (entry.metric(f"{suffix}{end}") for end in ("", "_low", "_high"))
-
-
-def _counts(entry: Benchmark) -> Iterator[str]:
-    yield from (f"{entry.prefix or entry.task}_{count}" for count in _COUNTS)

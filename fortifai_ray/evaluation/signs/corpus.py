@@ -1,6 +1,7 @@
 """The signs of a synthetic corpus that need no model."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -9,9 +10,86 @@ from fortifai_ray.evaluation.signs import distribution, repetition
 from fortifai_ray.evaluation.signs.config import SignsConfig
 from fortifai_ray.evaluation.signs.repetition import self_bleu
 from fortifai_ray.evaluation.signs.rows import Rows, Signs, as_rows, finite
+from fortifai_ray.metrics import CORPUS, Metric
 from fortifai_ray.seeds import generator
 
 VERSION = 1  # bump when the same texts give other signs
+
+_up = partial(Metric, group=CORPUS, direction="above")
+_down = partial(Metric, group=CORPUS, direction="below")
+_SHUMAILOV = "Shumailov et al. 2024, AI models collapse when trained on recursively generated data"
+_KL = "Kullback and Leibler 1951, equation 2.4; pseudo-count: Krichevsky and Trofimov 1981"
+_SPANS = "Gusfield 1997, section 7.4; Holtzman et al. 2020"
+_DISTINCT_RANKS = {3: 1, 2: 2}  # among the signs of repetition
+
+METRICS = (
+    _up("unigram_kl", "nats per n-gram", "KL(human ‖ synthetic) of the distributions of tokens", _KL),
+    _up("bigram_kl", "nats per n-gram", "KL(human ‖ synthetic) of the distributions of token pairs", _KL),
+    _down(
+        "tail_coverage",
+        "share of types",
+        "share of the rarer half of the human types (distinct tokens) that still appear",
+        _SHUMAILOV,
+        role="tails",
+        rank=1,
+    ),
+    *(
+        _down(
+            f"tail_coverage_decile_{decile}",
+            "share of types",
+            f"share of the human types in frequency decile {decile} (1: rarest) that still appear",
+            _SHUMAILOV,
+        )
+        for decile in range(1, distribution.DECILES + 1)
+    ),
+    _down(
+        "type_token_ratio", "ratio", "distinct tokens over tokens (equal to distinct_1)", "Templin 1957", scale="log"
+    ),
+    *(
+        _down(
+            f"distinct_{n}",
+            "ratio",
+            f"distinct {n}-grams over {n}-grams within documents",
+            "Li et al. 2016, section 5.3",
+            role="repetition" if n in _DISTINCT_RANKS else None,
+            rank=_DISTINCT_RANKS.get(n, 0),
+        )
+        for n in range(1, 5)
+    ),
+    _up(
+        "self_bleu",
+        "BLEU, 0 to 1",
+        "mean BLEU-4 of a document against the others, over at most 1,000 documents",
+        "Zhu et al. 2018, Texygen, section 3",
+        role="repetition",
+        rank=3,
+    ),
+    _up("longest_repeated_span", "tokens", "longest span that occurs twice in one document: the maximum", _SPANS),
+    _up(
+        "mean_repeated_span",
+        "tokens",
+        "longest span that occurs twice in one document: the mean",
+        _SPANS,
+        role="repetition",
+        rank=5,
+    ),
+    _up(
+        "duplicate_share",
+        "share of documents",
+        "share of the documents that are copies of an earlier one",
+        "Lee et al. 2022",
+    ),
+    _up(
+        "compression_ratio",
+        "ratio",
+        "bytes of the token ids over their bytes under Zstandard",
+        "Shaib et al. 2024, section 3",
+        scale="log",
+        role="repetition",
+        rank=4,
+    ),
+)
+"""The signs in the order of the tables; :func:`corpus_signs` gives each of them a value."""
 
 
 def corpus_signs(

@@ -1,8 +1,9 @@
 """The signs of a model: how it finds held-out human text, and how it and generation 0 find what it wrote."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -13,9 +14,90 @@ import pyarrow as pa
 from fortifai_ray.evaluation.signs.config import SignsConfig
 from fortifai_ray.evaluation.signs.rows import Signs, as_rows, finite
 from fortifai_ray.evaluation.signs.scoring import Scorer, Scores, Text
+from fortifai_ray.metrics import BOTH, MODEL, Direction, Metric
 from fortifai_ray.seeds import generator
 
 VERSION = 2  # bump when the same model and texts give other signs
+
+_FORTIFAI = "Shabgahi et al. 2025, ForTIFAI"
+_SHUMAILOV = "Shumailov et al. 2024, AI models collapse when trained on recursively generated data"
+_perplexity = partial(Metric, unit="per token", scale="log", group=BOTH)
+
+
+def _of_both_texts() -> Iterator[Metric]:
+    """What human and synthetic text are described by alike: a surer model is sure of what it wrote, not of humans."""
+    for name, text, group in (("human", "the held-out human text", MODEL), ("synthetic", "the synthetic text", BOTH)):
+        surer: Direction = "above" if group == BOTH else "below"
+        yield Metric(
+            f"mean_target_probability_{name}",
+            "probability",
+            f"mean probability of the tokens of {text}",
+            _FORTIFAI,
+            direction=surer,
+            group=group,
+        )
+        yield Metric(
+            f"kept_fraction_{name}",
+            "share of targets",
+            f"share of the tokens of {text} with p ≤ γ, which TCE would keep",
+            _FORTIFAI,
+            direction="below" if group == BOTH else "above",
+            group=group,
+        )
+        yield Metric(
+            f"predictive_entropy_{name}",
+            "nats",
+            f"mean entropy of the predicted distribution of the next token on {text}",
+            "Shannon 1948",
+            direction="below",
+            group=group,
+        )
+        yield Metric(
+            f"calibration_error_{name}",
+            "probability",
+            f"expected calibration error of the likeliest token on {text}, 15 equal bins",
+            "Guo et al. 2017, On Calibration of Modern Neural Networks, equation 3",
+            direction="above",
+            group=group,
+        )
+
+
+METRICS = (
+    Metric(
+        "held_out_bits_per_byte",
+        "bits per byte",
+        "−log2 p of the held-out human text over its UTF-8 bytes",
+        "Gao et al. 2020, The Pile",
+        direction="above",
+        group=MODEL,
+    ),
+    _perplexity(
+        "perplexity_synthetic",
+        direction="below",
+        definition="perplexity of the synthetic text under the model that wrote it",
+        source=_SHUMAILOV,
+    ),
+    _perplexity(
+        "perplexity_synthetic_generation_0",
+        direction="below",
+        definition="perplexity of the synthetic text under generation 0's model",
+        source=_SHUMAILOV,
+    ),
+    _perplexity(
+        "perplexity_synthetic_generation_0_q95",
+        direction="above",
+        definition="95% quantile over synthetic documents of their perplexity under generation 0's model",
+        source=_SHUMAILOV,
+    ),
+    _perplexity(
+        "surplexity",
+        direction="below",
+        definition="mean over synthetic documents of their perplexity under the model that wrote them",
+        source="Gambetta et al. 2024, Learning by Surprise",
+    ),
+    *_of_both_texts(),
+)
+"""The signs in the order of the tables; :func:`model_signs` gives each of them a value."""
 
 HISTOGRAM_EDGES = np.geomspace(1.0, 1e6, 61)
 """Of the perplexity histograms: ten bins a decade. What lies beyond, infinity and NaN stand in the last bin."""

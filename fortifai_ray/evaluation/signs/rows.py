@@ -16,7 +16,7 @@ class Signs:
     """The signs of one generation.
 
     Attributes:
-        values: a number for each metric of :mod:`fortifai_ray.evaluation.metrics` that was asked for; None where it
+        values: a number for each metric of :mod:`fortifai_ray.metrics` that was asked for; None where it
             could not be had.
         counts: what was scored and what was not: rows, tokens, targets.
         reasons: why a value is None, by metric.

@@ -24,3 +24,5 @@ ANALYTIC: dict[str, type[AnalyticFamily]] = {
     "gmm": Gmm,
 }
 """The families that come with the platform, by their kind."""
+
+METRICS = tuple(dict.fromkeys(metric for family in ANALYTIC.values() for metric in family.metrics))

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
+from fortifai_ray.metrics import Metric
 from fortifai_ray.seeds import derive_seed
 
 # Random numbers of many chains at once: of each, a pure function of its seed, the purpose and the generation.
@@ -75,7 +76,7 @@ class AnalyticFamily(BaseModel, ABC):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    metrics: ClassVar[tuple[str, ...]]
+    metrics: ClassVar[tuple[Metric, ...]]
     """What :meth:`evaluate` returns, in order."""
 
     kind: str

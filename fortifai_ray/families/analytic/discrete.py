@@ -6,8 +6,10 @@ from typing import Annotated, ClassVar, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
+from fortifai_ray.families import KL_DIVERGENCE
 from fortifai_ray.families.analytic.arrays import choose, ones_unless_given
 from fortifai_ray.families.analytic.base import AnalyticFamily, Array, Model, Streams
+from fortifai_ray.metrics import DISTRIBUTION, SAMPLES, Metric
 from fortifai_ray.theory.discrete import true_probabilities
 
 
@@ -25,13 +27,51 @@ class Discrete(AnalyticFamily):
     - ``total_variation``: ½ Σ |p̂ − p|.
     """
 
-    metrics: ClassVar[tuple[str, ...]] = (
-        "support",
-        "support_ratio",
-        "entropy",
-        "heterozygosity",
-        "kl_divergence",
-        "total_variation",
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        Metric(
+            "support",
+            "outcomes",
+            "outcomes with a fitted probability above 0",
+            "Seddik et al. 2024",
+            "below",
+            group=SAMPLES,
+            role="tails",
+            rank=5,
+        ),
+        Metric(
+            "support_ratio",
+            "share of outcomes",
+            "support over the number of outcomes that are possible under the truth",
+            "Seddik et al. 2024",
+            "below",
+            "log",
+            title="share of outcomes that survive",
+            group=SAMPLES,
+            role="tails",
+            rank=4,
+        ),
+        Metric("entropy", "nats", "−Σ p̂ ln p̂", "Shannon 1948", "below", group=SAMPLES, role="variety", rank=4),
+        Metric(
+            "heterozygosity",
+            "1 − Σp²",
+            "1 − Σ p̂², the probability that two draws differ",
+            "Nei 1973",
+            "below",
+            title="heterozygosity (1 − Σp²)",
+            group=SAMPLES,
+            role="variety",
+            rank=3,
+        ),
+        KL_DIVERGENCE,
+        Metric(
+            "total_variation",
+            "distance",
+            "½ Σ |p̂ − p|",
+            "Levin and Peres 2017, proposition 4.2",
+            "above",
+            title="total variation distance",
+            group=DISTRIBUTION,
+        ),
     )
 
     kind: Literal["discrete"] = "discrete"

@@ -5,8 +5,10 @@ from typing import ClassVar, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
+from fortifai_ray.families import KL_DIVERGENCE, PARAMETER_ERROR
 from fortifai_ray.families.analytic.arrays import ones_unless_given
 from fortifai_ray.families.analytic.base import AnalyticFamily, Array, Model, Streams
+from fortifai_ray.metrics import Metric
 
 
 class ExponentialFamily(AnalyticFamily):
@@ -17,7 +19,11 @@ class ExponentialFamily(AnalyticFamily):
     (m̂ − m)²/m²; ``kl_divergence``, KL(truth ‖ model), ∞ for a chain that was absorbed.
     """
 
-    metrics: ClassVar[tuple[str, ...]] = ("mean_ratio", "parameter_error", "kl_divergence")
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        Metric("mean_ratio", "ratio", "fitted mean over the true one, m̂/m", "Dey and Donoho 2024", scale="log"),
+        PARAMETER_ERROR,
+        KL_DIVERGENCE,
+    )
 
     kind: Literal["exponential_family"] = "exponential_family"
     member: Literal["exponential", "poisson", "bernoulli"]

@@ -5,8 +5,10 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from fortifai_ray.families import KL_DIVERGENCE, TRACE_RATIO, WASSERSTEIN
 from fortifai_ray.families.analytic.arrays import moments, ones_unless_given, samples_last
 from fortifai_ray.families.analytic.base import AnalyticFamily, Array, Model, Streams
+from fortifai_ray.metrics import DISTRIBUTION, Metric
 
 _ROUNDING = np.finfo(np.float64).eps
 
@@ -25,12 +27,28 @@ class Gaussian(AnalyticFamily):
     - ``wasserstein``: the 2-Wasserstein distance, √(‖μ̂ − μ‖² + Σ_i (√λ_i − σ)²) with λ_i the eigenvalues of Σ̂.
     """
 
-    metrics: ClassVar[tuple[str, ...]] = (
-        "trace_ratio",
-        "log_variance_ratio",
-        "mean_error",
-        "kl_divergence",
-        "wasserstein",
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        TRACE_RATIO,
+        Metric(
+            "log_variance_ratio",
+            "ln σ̂²/σ²",
+            "mean over axes of the log of the fitted variance over the true one",
+            "Kazdan et al. 2025",
+            "below",
+            title="mean log variance ratio",
+            group=DISTRIBUTION,
+        ),
+        Metric(
+            "mean_error",
+            "squared, over the variance",
+            "squared distance of the fitted mean from the true one, over the trace of the true covariance",
+            "Shumailov et al. 2024, AI models collapse when trained on recursively generated data",
+            "above",
+            title="error of the mean",
+            group=DISTRIBUTION,
+        ),
+        KL_DIVERGENCE,
+        WASSERSTEIN,
     )
 
     kind: Literal["gaussian"] = "gaussian"

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from fortifai_ray.families import KL_DIVERGENCE, TRACE_RATIO, WASSERSTEIN
 from fortifai_ray.families.analytic.arrays import (
     choose,
     log_sum_exp,
@@ -15,6 +16,7 @@ from fortifai_ray.families.analytic.arrays import (
     sliced_wasserstein,
 )
 from fortifai_ray.families.analytic.base import AnalyticFamily, Array, Model, Streams
+from fortifai_ray.metrics import SAMPLES, Metric
 from fortifai_ray.seeds import generator
 
 _TINY = 10 * np.finfo(np.float64).eps
@@ -40,7 +42,22 @@ class Gmm(AnalyticFamily):
       same each time, to 500 of those points. Two samples of that size of one density are not at distance 0.
     """
 
-    metrics: ClassVar[tuple[str, ...]] = ("modes", "trace_ratio", "kl_divergence", "wasserstein")
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        Metric(
+            "modes",
+            "modes",
+            "true components with a fitted one of some weight near them",
+            "fortifai_ray.families.analytic.gmm",
+            "below",
+            title="modes that survive",
+            group=SAMPLES,
+            role="tails",
+            rank=3,
+        ),
+        TRACE_RATIO,
+        KL_DIVERGENCE,
+        WASSERSTEIN,
+    )
 
     kind: Literal["gmm"] = "gmm"
     components: int = Field(3, ge=2)

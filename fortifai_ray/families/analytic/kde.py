@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field, field_validator
 
+from fortifai_ray.families import TRACE_RATIO, WASSERSTEIN
 from fortifai_ray.families.analytic.arrays import (
     choose,
     log_sum_exp,
@@ -17,6 +18,7 @@ from fortifai_ray.families.analytic.arrays import (
     sliced_wasserstein,
 )
 from fortifai_ray.families.analytic.base import AnalyticFamily, Array, Model, Streams
+from fortifai_ray.metrics import DISTRIBUTION, Metric
 from fortifai_ray.seeds import generator
 
 Shape = Literal["blobs", "circles", "moons", "swiss_roll"]
@@ -45,7 +47,21 @@ class Kde(AnalyticFamily):
       is the same each time, and the held-out points. Two samples of that size of one density are not at distance 0.
     """
 
-    metrics: ClassVar[tuple[str, ...]] = ("held_out_nll", "trace_ratio", "wasserstein")
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        Metric(
+            "held_out_nll",
+            "nats",
+            "−mean ln p of held-out points of the truth",
+            "Silverman 1986",
+            "above",
+            title="held-out negative log-likelihood",
+            group=DISTRIBUTION,
+            role="fit",
+            rank=2,
+        ),
+        TRACE_RATIO,
+        WASSERSTEIN,
+    )
 
     kind: Literal["kde"] = "kde"
     shape: Shape

@@ -6,8 +6,10 @@ from typing import ClassVar, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
+from fortifai_ray.families import EXCESS_RISK
 from fortifai_ray.families.analytic.arrays import ones_unless_given
 from fortifai_ray.families.analytic.base import AnalyticFamily, Array, Model, Streams
+from fortifai_ray.metrics import DISTRIBUTION, Metric
 from fortifai_ray.theory.regression import input_variances, true_weights
 
 _ROUNDING = np.finfo(np.float64).eps
@@ -34,7 +36,17 @@ class LinearRegression(AnalyticFamily):
     noise's variance.
     """
 
-    metrics: ClassVar[tuple[str, ...]] = ("excess_risk", "test_error")
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        EXCESS_RISK,
+        Metric(
+            "test_error",
+            "mean squared error",
+            "excess risk plus the variance of the noise: the risk on noisy targets",
+            "Gerstgrasser et al. 2024",
+            "above",
+            group=DISTRIBUTION,
+        ),
+    )
 
     kind: Literal["linear_regression"] = "linear_regression"
     dim: int = Field(ge=1)

@@ -6,8 +6,10 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from fortifai_ray.families import EXCESS_RISK, PARAMETER_ERROR
 from fortifai_ray.families.analytic.arrays import ones_unless_given
 from fortifai_ray.families.analytic.base import AnalyticFamily, Array, Model, Streams
+from fortifai_ray.metrics import Metric
 
 _STEPS = 100
 _HALVINGS = 40
@@ -28,7 +30,7 @@ class LogisticRegression(AnalyticFamily):
       happens.
     """
 
-    metrics: ClassVar[tuple[str, ...]] = ("excess_risk", "parameter_error")
+    metrics: ClassVar[tuple[Metric, ...]] = (EXCESS_RISK, PARAMETER_ERROR)
 
     kind: Literal["logistic_regression"] = "logistic_regression"
     dim: int = Field(ge=1)

@@ -5,10 +5,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import Field, PlainSerializer, PlainValidator, model_validator
 
+from fortifai_ray.families import KEPT_FRACTION
 from fortifai_ray.families.analytic import ANALYTIC
 from fortifai_ray.families.analytic.base import AnalyticFamily
 from fortifai_ray.families.analytic.user import UserFamily, validate_user_family
 from fortifai_ray.losses import PointwiseLoss
+from fortifai_ray.metrics import Metric
 from fortifai_ray.recipe.curation import Verifier
 from fortifai_ray.recipe.recipe import Recipe
 
@@ -50,7 +52,11 @@ class AnalyticRecipe(Recipe):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        return (*self.family.metrics, "kept_fraction")
+        return tuple(metric.name for metric in (*self.family.metrics, KEPT_FRACTION))
+
+    @property
+    def declared(self) -> tuple[Metric, ...]:
+        return self.family.metrics if isinstance(self.family, UserFamily) else ()
 
     def build(self, prepared: str | None, steps: "Steps", devices: "Devices") -> "CohortFamily":
         from fortifai_ray.families.analytic.cohort import CohortFamily

@@ -37,6 +37,7 @@ from pydantic import ConfigDict, ValidationError
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.families.analytic.base import AnalyticFamily, Array, Model, Streams
+from fortifai_ray.metrics import Metric, declared, register
 from fortifai_ray.user_code import find_user_code, mistake, source_hash
 
 _METHODS = {"human": 2, "fit": 1, "evaluate": 1, "generate": 3}
@@ -49,8 +50,8 @@ class UserFamily(AnalyticFamily):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     @property
-    def metrics(self) -> tuple[str, ...]:  # type: ignore[override]
-        return tuple(_find(self.kind).metrics)
+    def metrics(self) -> tuple[Metric, ...]:  # type: ignore[override]
+        return declared(_find(self.kind).metrics)
 
     def identity(self) -> dict[str, Any]:
         """Settings, and a hash of the whole module that the class stands in (what that imports is not in it)."""
@@ -71,16 +72,16 @@ class UserFamily(AnalyticFamily):
         return {_MODEL: _objects(fitted)}
 
     def evaluate(self, model: Model, data: Array, generation: int = 0) -> dict[str, Array]:
-        scores = [self._call("evaluate", own) for own in model[_MODEL]]
+        scores, names = [self._call("evaluate", own) for own in model[_MODEL]], [each.name for each in self.metrics]
         for each in scores:
-            if not isinstance(each, Mapping) or set(each) != set(self.metrics):
+            if not isinstance(each, Mapping) or set(each) != set(names):
                 got = ", ".join(map(str, each)) if isinstance(each, Mapping) else repr(each)
                 raise UserError(
-                    f"family.kind: {self.kind}.evaluate must return a number for each of {', '.join(self.metrics)}"
+                    f"family.kind: {self.kind}.evaluate must return a number for each of {', '.join(names)}"
                     f" (its metrics), not {got}"
                 )
         try:
-            return {name: np.array([float(each[name]) for each in scores]) for name in self.metrics}
+            return {name: np.array([float(each[name]) for each in scores]) for name in names}
         except (TypeError, ValueError) as error:
             raise UserError(f"family.kind: {self.kind}.evaluate must return numbers: {error}") from None
 
@@ -198,8 +199,11 @@ def _find(kind: str) -> Any:
 def _check_methods(cls: Any, kind: str) -> None:
     metrics = getattr(cls, "metrics", None)
     names = metrics if isinstance(metrics, tuple | list) else ()
-    if not names or not all(isinstance(name, str) for name in names):
-        raise ValueError(f'{kind} must say what evaluate returns: a class attribute metrics = ("name", …)')
+    if not names or not all(isinstance(name, str | Metric) for name in names):
+        raise ValueError(
+            f'{kind} must say what evaluate returns: a class attribute metrics = ("name", …), names or Metric objects'
+        )
+    register(*declared(names))
     for method, arguments in _METHODS.items():
         function = getattr(cls, method, None)
         if not callable(function):

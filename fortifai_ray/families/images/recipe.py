@@ -6,8 +6,17 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import Field, field_validator, model_validator
 
 from fortifai_ray.errors import UserError
+from fortifai_ray.families import (
+    KEPT_FRACTION,
+    KL_DIVERGENCE,
+    MEAN_TARGET_PROBABILITY,
+    TRACE_RATIO,
+    TRAIN_LOSS,
+    WASSERSTEIN,
+)
 from fortifai_ray.families.images.config import EvaluationConfig, FamilyConfig, TrainingConfig, fill_defaults
 from fortifai_ray.losses import Loss, LovaszSoftmax
+from fortifai_ray.metrics import MODEL, SAMPLES, Metric
 from fortifai_ray.recipe.recipe import Recipe
 from fortifai_ray.storage.store import StageStore
 
@@ -16,11 +25,98 @@ if TYPE_CHECKING:
     from fortifai_ray.recipe.devices import Devices
     from fortifai_ray.storage.steps import Steps
 
-_TRAINING = ("train_loss", "kept_fraction", "mean_target_probability")
-_LATENT = ("latent_mean_norm", "latent_variance", "active_units")
-_HELD_OUT = {"vae": ("elbo", "reconstruction_nll", "kl_divergence", *_LATENT), "diffusion": ("denoising_loss",)}
-_SAMPLES = ("trace_ratio", "wasserstein", "coverage")
-_CLASSES = ("class_entropy", "classes_present")
+_VAE = (
+    Metric(
+        "elbo",
+        "nats",
+        "evidence lower bound per held-out image",
+        "Kingma and Welling 2014, equation 3",
+        title="held-out ELBO",
+        direction="below",
+        group=MODEL,
+    ),
+    Metric(
+        "reconstruction_nll",
+        "nats",
+        "−ln p of a held-out image given a latent drawn from its posterior, the first half of the ELBO",
+        "Kingma and Welling 2014, equation 3",
+        title="held-out reconstruction error",
+        direction="above",
+        group=MODEL,
+        role="fit",
+        rank=5,
+    ),
+    KL_DIVERGENCE,
+    Metric(
+        "latent_mean_norm",
+        "norm",
+        "mean norm of the posterior means of the held-out images",
+        "fortifai_ray.families.images",
+    ),
+    Metric(
+        "latent_variance",
+        "variance",
+        "mean variance of the posteriors of the held-out images",
+        "fortifai_ray.families.images",
+    ),
+    Metric(
+        "active_units",
+        "units",
+        "latent dimensions whose posterior mean varies by more than 0.01 over the held-out images",
+        "Burda et al. 2016, section 5.2",
+    ),
+)
+_DIFFUSION = (
+    Metric(
+        "denoising_loss",
+        "per coordinate",
+        "squared error of the predicted noise, ‖ε − ε̂‖², on held-out samples: 1 for a model that predicts 0",
+        "Ho et al. 2020, equation 14",
+        title="held-out denoising loss",
+        direction="above",
+        group=MODEL,
+    ),
+)
+_SAMPLES = (
+    TRACE_RATIO,
+    WASSERSTEIN,
+    Metric(
+        "coverage",
+        "share of samples",
+        "share of the held-out samples that have a sample nearer than their fifth-nearest held-out one",
+        "Naeem et al. 2020, Reliable Fidelity and Diversity Metrics for Generative Models",
+        title="coverage of human samples",
+        direction="below",
+        group=SAMPLES,
+        role="tails",
+        rank=2,
+    ),
+)
+_CLASSES = (
+    Metric(
+        "class_entropy",
+        "nats",
+        "entropy of the classes that a classifier of the human samples sees in the model's samples",
+        "Shannon 1948",
+        title="entropy of the classes",
+        direction="below",
+        group=SAMPLES,
+        role="variety",
+        rank=1,
+    ),
+    Metric(
+        "classes_present",
+        "classes",
+        "classes with at least a tenth of an even share of the model's samples",
+        "fortifai_ray.families.images.measures",
+        direction="below",
+        group=SAMPLES,
+        role="variety",
+        rank=2,
+    ),
+)
+_TRAINING = (TRAIN_LOSS, KEPT_FRACTION, MEAN_TARGET_PROBABILITY)
+METRICS = (*_VAE, *_DIFFUSION, *_SAMPLES, *_CLASSES, *_TRAINING)
 
 
 class ImageRecipe(Recipe):
@@ -45,8 +141,9 @@ class ImageRecipe(Recipe):
 
     @property
     def metrics(self) -> tuple[str, ...]:
+        held_out = _VAE if self.family.kind == "vae" else _DIFFUSION
         classes = _CLASSES if self.family.data.labelled else ()
-        return (*_HELD_OUT[self.family.kind], *_SAMPLES, *classes, *_TRAINING)
+        return tuple(metric.name for metric in (*held_out, *_SAMPLES, *classes, *_TRAINING, *self.loss.metrics))
 
     def located(self) -> Self:
         data = self.family.data

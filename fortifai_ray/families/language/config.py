@@ -1,16 +1,17 @@
 """What a study file says of a language family: the model, its corpus and how it is trained."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from fortifai_ray.evaluation.benchmarks.config import Benchmark, BenchmarksConfig, metric_names
-from fortifai_ray.evaluation.metrics import CORPUS_SIGNS, MODEL_SIGNS
+from fortifai_ray.evaluation.benchmarks.config import Benchmark, BenchmarksConfig
 from fortifai_ray.evaluation.signs.config import SignsConfig
 from fortifai_ray.families.fitting import OptimizerConfig
 from fortifai_ray.families.language.parallel import Parallel
+from fortifai_ray.metrics import Metric
 
 _CLOSED = ConfigDict(frozen=True, extra="forbid")
 
@@ -205,6 +206,17 @@ class EvaluationConfig(BaseModel):
     @property
     def metrics(self) -> tuple[str, ...]:
         """What the signs and benchmarks that are asked for add to a generation's row."""
-        signs = self.signs or SignsConfig(corpus=False, model=False)
-        of_corpus, of_model = CORPUS_SIGNS * signs.corpus, MODEL_SIGNS * signs.model
-        return (*of_corpus, *of_model, *metric_names(self.benchmarks))
+        return (*self._sign_names(), *(name for entry in self.benchmarks for name in entry.columns))
+
+    @property
+    def declared(self) -> tuple[Metric, ...]:
+        """The metrics of benchmarks that report under a name of their own."""
+        return tuple(metric for entry in self.benchmarks for metric in entry.declared)
+
+    def _sign_names(self) -> Iterator[str]:
+        if self.signs is None:
+            return
+        from fortifai_ray.evaluation.signs import corpus, model
+
+        for wanted, part in ((self.signs.corpus, corpus), (self.signs.model, model)):
+            yield from (metric.name for metric in part.METRICS * wanted)

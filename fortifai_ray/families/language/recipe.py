@@ -7,7 +7,9 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from fortifai_ray.engines.config import DecodingConfig, EngineConfig, resolve_kind
 from fortifai_ray.errors import UserError
+from fortifai_ray.families import KEPT_FRACTION, MEAN_TARGET_PROBABILITY, TRAIN_LOSS
 from fortifai_ray.families.language.config import CorpusConfig, EvaluationConfig, ModelConfig, TrainingConfig
+from fortifai_ray.metrics import CORPUS, MODEL, TRAINING, Metric
 from fortifai_ray.recipe.curation import Verifier
 from fortifai_ray.recipe.recipe import Recipe, Unit
 from fortifai_ray.storage.store import StageStore
@@ -18,12 +20,37 @@ if TYPE_CHECKING:
     from fortifai_ray.storage.steps import Steps
 
 METRICS = (
-    "perplexity",
-    "train_loss",
-    "kept_fraction",
-    "mean_target_probability",
-    "target_probability_median",
-    "prompt_overlap",
+    Metric(
+        "perplexity",
+        "per token",
+        "exp of the mean −ln p per token of the held-out human text",
+        "Jelinek et al. 1977",
+        title="held-out perplexity (per token)",
+        direction="above",
+        scale="log",
+        group=MODEL,
+        role="fit",
+        rank=1,
+    ),
+    TRAIN_LOSS,
+    KEPT_FRACTION,
+    MEAN_TARGET_PROBABILITY,
+    Metric(
+        "target_probability_median",
+        "probability",
+        "median probability of the training targets",
+        "Shabgahi et al. 2025, ForTIFAI",
+        direction="above",
+        group=TRAINING,
+    ),
+    Metric(
+        "prompt_overlap",
+        "share of 4-grams",
+        "share of the generated 4-grams that occur in the document of their prompt",
+        "fortifai_ray.families.language.data",
+        direction="above",
+        group=CORPUS,
+    ),
 )
 
 
@@ -83,7 +110,11 @@ class LanguageRecipe(Recipe):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        return (*METRICS, *self.evaluation.metrics)
+        return (*(metric.name for metric in (*METRICS, *self.loss.metrics)), *self.evaluation.metrics)
+
+    @property
+    def declared(self) -> tuple[Metric, ...]:
+        return self.evaluation.declared
 
     def located(self) -> Self:
         family = self.family.model_copy(update={"model": _absolute(self.family.model)})

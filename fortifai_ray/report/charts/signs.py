@@ -2,21 +2,21 @@
 
 The scale is the *fidelity left*: 1 is the chain's own generation 0, and 0 is everything lost. For a metric that
 collapse moves down it is the value over generation 0's, both over chance where the metric has one
-(:func:`fortifai_ray.evaluation.metrics.fidelity`); for one that it moves up, generation 0's over the value: perplexity
+(:func:`fortifai_ray.metrics.fidelity`); for one that it moves up, generation 0's over the value: perplexity
 that doubled has half left. A sign is *lost* where less than a given share is left, which is a
 :class:`~fortifai_ray.statistics.CollapseCriterion` like any other; so curves and onsets tell the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
 import polars as pl
 
-from fortifai_ray.evaluation.metrics import METRICS
+from fortifai_ray.metrics import METRICS, signs_by_role
 from fortifai_ray.notebooks.opening import failed, generations_asked, varied
 from fortifai_ray.report.charts.curves import generation_axis
 from fortifai_ray.report.charts.encodings import GREY, PALETTE, SHAPES, Tooltips, inline
@@ -26,15 +26,6 @@ from fortifai_ray.results.words import number
 from fortifai_ray.statistics import CollapseCriterion, chain_table, crossing_order, first_crossings
 from fortifai_ray.statistics.survival import kaplan_meier, median
 
-# What is asked about first, and the metrics that show it, the best one first.
-ROLES: Mapping[str, Sequence[str]] = {
-    "tails": ("tail_coverage", "coverage", "modes", "support_ratio", "support"),
-    "facts": ("kr_accuracy", "kr_accuracy_per_byte", "gsm8k_accuracy"),
-    "grammar": ("blimp_accuracy",),
-    "repetition": ("distinct_3", "distinct_2", "self_bleu", "compression_ratio", "mean_repeated_span"),
-    "fit": ("perplexity", "held_out_nll", "kl_divergence", "wasserstein", "reconstruction_nll"),
-    "variety": ("class_entropy", "classes_present", "heterozygosity", "entropy", "trace_ratio"),
-}
 CONFIRM = 1
 
 
@@ -76,8 +67,9 @@ def signs(results: Results) -> tuple[list[Sign], dict[str, str]]:
     A metric needs a known direction of collapse and, in generation 0 of at least half of its chains, something to
     lose (:func:`has_something_to_lose`).
     """
-    table, roles = results.generations, {metric: role for role, metrics in ROLES.items() for metric in metrics}
-    ranked = [metric for metrics in ROLES.values() for metric in metrics]
+    table, by_role = results.generations, signs_by_role()
+    roles = {metric: role for role, metrics in by_role.items() for metric in metrics}
+    ranked = list(roles)
     names = [name for name in table.columns if table[name].dtype.is_numeric() and describe(name).direction]
     found, refused = [], {}
     for metric in sorted(names, key=lambda name: ranked.index(name) if name in ranked else len(ranked)):

@@ -73,6 +73,24 @@ def test_one_task_twice_needs_a_name(tmp_path: Path) -> None:
     ]
 
 
+def test_an_entry_with_a_name_declares_its_metrics_under_it(tmp_path: Path, wikitext: Path) -> None:
+    """With unit, direction, scale and chance of the task's own; what is built in keeps its declaration."""
+    blimp = {"task": "blimp", "path": _blimp(tmp_path / "blimp", "a")}
+    text = {"task": "wikitext", "path": str(wikitext)}
+    plain, mine, taken, other = _config(
+        blimp, blimp | {"name": "mine"}, blimp | {"name": "hellaswag"}, text | {"name": "other"}
+    ).benchmarks
+    assert plain.declared == taken.declared == ()
+    [accuracy] = mine.declared
+    assert (accuracy.name, accuracy.title, accuracy.chance) == ("mine_accuracy", "mine accuracy", 0.5)
+    assert {metric.name: metric.scale for metric in other.declared} == {
+        "other_word_perplexity": "log",
+        "other_byte_perplexity": "log",
+        "other_bits_per_byte": "linear",
+    }
+    assert set(mine.columns) >= {"mine_accuracy", "mine_accuracy_low", "mine_accuracy_a", "mine_scored"}
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [

@@ -4,10 +4,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from fortifai_ray.evaluation.metrics import METRICS
 from fortifai_ray.evaluation.signs.config import SignsConfig
 from fortifai_ray.evaluation.signs.corpus import corpus_signs
 from fortifai_ray.evaluation.signs.rows import Signs
+from fortifai_ray.metrics import METRICS
 from fortifai_ray.seeds import generator
 
 SETTINGS = SignsConfig()

@@ -10,11 +10,11 @@ import pytest
 import torch
 import transformers
 
-from fortifai_ray.evaluation.metrics import METRICS
 from fortifai_ray.evaluation.signs.config import SignsConfig
 from fortifai_ray.evaluation.signs.model import HISTOGRAM_EDGES, count_target_bytes, histogram, model_signs
 from fortifai_ray.evaluation.signs.scoring import Scorer, Scores, Text
 from fortifai_ray.families.language.scoring import perplexity
+from fortifai_ray.metrics import METRICS
 
 VOCABULARY, CONTEXT, GAMMA, BINS = 300, 24, 0.3, 15
 SHAPE: dict[str, Any] = {

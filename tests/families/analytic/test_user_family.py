@@ -14,12 +14,15 @@ from fortifai_ray.families.analytic.base import Streams
 from fortifai_ray.families.analytic.user import UserFamily, validate_user_family
 from fortifai_ray.families.analytic.weighting import fit_with_loss
 from fortifai_ray.losses import CrossEntropy, TruncatedCrossEntropy
+from fortifai_ray.metrics import METRICS, Metric, metric
 from fortifai_ray.recipe.regimes import Replace
 
 from .loops import assert_mean, run
 
 NORMAL = '''
 import numpy as np
+
+from fortifai_ray.metrics import Metric
 
 
 class Normal:
@@ -67,7 +70,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
 def test_a_users_gaussian_collapses_as_the_theory_says(write: object) -> None:
     """One class of ten lines runs through the recursion, and meets the closed form."""
     family = validate_user_family({"kind": f"{write(NORMAL)}:Normal", "std": 3.0})
-    assert family.metrics == ("variance",)
+    assert family.metrics == (Metric("variance"),)
     scores = run(family, 10, range(600), 4, Replace())
     expected = theory.gaussian_replace_mean_variance(10, 3)
     assert_mean(scores["variance"][3], expected, 1 - expected)
@@ -104,6 +107,17 @@ def test_the_source_is_part_of_the_identity(write: object) -> None:
     assert identities[0]["source"] != identities[1]["source"]
 
 
+def test_a_user_declares_what_is_measured(write: object) -> None:
+    """The class's own declaration is what criteria and charts ask for; a plain name claims nothing."""
+    own = """metrics = (Metric("success_ratio", "share", "trials that succeed", scale="log"), "win_ratio", "entropy")"""
+    name = write(NORMAL.replace('metrics = ("variance",)', own))
+    family = validate_user_family({"kind": f"{name}:Normal"})
+    assert [each.name for each in family.metrics] == ["success_ratio", "win_ratio", "entropy"]
+    assert metric("success_ratio").definition == "trials that succeed"
+    assert [metric(each.name).scale for each in family.metrics] == ["log", "linear", "linear"]
+    assert family.metrics[2] is METRICS["entropy"]
+
+
 @pytest.mark.parametrize(
     ("change", "settings", "key", "message"),
     [
@@ -111,6 +125,8 @@ def test_the_source_is_part_of_the_identity(write: object) -> None:
         (("def generate(self, model, n, rng)", "def generate(self, model)"), {}, "kind", "must take self and 3 more"),
         (('metrics = ("variance",)', "pass"), {}, "kind", "class attribute metrics"),
         (('metrics = ("variance",)', 'metrics = "variance"'), {}, "kind", "class attribute metrics"),
+        (('("variance",)', '("variance", 2)'), {}, "kind", "names or Metric objects"),
+        (('("variance",)', '(Metric("entropy", scale="log"),)'), {}, "kind", "entropy is a built-in metric"),
         (("", ""), {"sd": 1.0}, "sd", "unknown key: .* takes std"),
         (("", ""), {"std": -1.0}, "kind", "does not take these settings: std must be above 0"),
         (("class Normal", "class Norma"), {}, "kind", "did you mean Norma?"),
