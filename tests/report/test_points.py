@@ -120,7 +120,8 @@ def test_thin_keeps_what_is_few() -> None:
         ([1.0, 1.1], "perplexity", True),  # multiplies, whatever it spans
         ([0.0, 1e6], "excess_risk", False),  # zero has no place
         ([-1.0, 1e6], "log_variance_ratio", False),
-        ([0.2, 0.9], "my_own_ratio", True),
+        ([0.2, 0.9], "my_own_ratio", False),  # a name says nothing
+        ([0.2, 0.9], "trace_ratio", True),
         ([0.2, 0.9], "distinct_1", False),
         ([1.0, math.inf], "excess_risk", False),
     ],

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from fortifai_ray.families import KL_DIVERGENCE, PARAMETER_ERROR
 from fortifai_ray.families.analytic.arrays import ones_unless_given
 from fortifai_ray.families.analytic.base import AnalyticFamily, Array, Model, Streams
-from fortifai_ray.metrics import Metric
+from fortifai_ray.metrics import DISTRIBUTION, Metric
 
 
 class ExponentialFamily(AnalyticFamily):
@@ -20,7 +20,14 @@ class ExponentialFamily(AnalyticFamily):
     """
 
     metrics: ClassVar[tuple[Metric, ...]] = (
-        Metric("mean_ratio", "ratio", "fitted mean over the true one, m̂/m", "Dey and Donoho 2024", scale="log"),
+        Metric(
+            "mean_ratio",
+            "ratio",
+            "fitted mean over the true one, m̂/m",
+            "Dey and Donoho 2024",
+            scale="log",
+            group=DISTRIBUTION,
+        ),
         PARAMETER_ERROR,
         KL_DIVERGENCE,
     )

@@ -52,18 +52,21 @@ _VAE = (
         "norm",
         "mean norm of the posterior means of the held-out images",
         "fortifai_ray.families.images",
+        group=MODEL,
     ),
     Metric(
         "latent_variance",
         "variance",
         "mean variance of the posteriors of the held-out images",
         "fortifai_ray.families.images",
+        group=MODEL,
     ),
     Metric(
         "active_units",
         "units",
         "latent dimensions whose posterior mean varies by more than 0.01 over the held-out images",
         "Burda et al. 2016, section 5.2",
+        group=MODEL,
     ),
 )
 _DIFFUSION = (
