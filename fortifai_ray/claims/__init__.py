@@ -12,7 +12,7 @@ where none of it does, ``undecided`` otherwise. SciPy is imported on the first c
 from fortifai_ray.claims.check import check_claims
 from fortifai_ray.claims.lines import ClaimLine, claims_lines, exit_code, print_claims
 from fortifai_ray.claims.result import ClaimResult, claims_table, write_claims
-from fortifai_ray.study.claims import Claim, refuse_claims
+from fortifai_ray.study.claims import Claim
 
 __all__ = [
     "Claim",
@@ -23,6 +23,5 @@ __all__ = [
     "claims_table",
     "exit_code",
     "print_claims",
-    "refuse_claims",
     "write_claims",
 ]

@@ -7,13 +7,14 @@ import polars as pl
 
 from fortifai_ray.claims.tables import StudyTables, Undecided, replaced
 from fortifai_ray.statistics.crossing import Floats
-from fortifai_ray.study.claim_fields import MEANS, Where
 from fortifai_ray.study.claim_statistics import (
+    MEANS,
     ExtremeStatistic,
     MetricStatistic,
     PerChain,
     SlopeStatistic,
     TrendStatistic,
+    Where,
 )
 
 

@@ -14,8 +14,8 @@ from fortifai_ray.errors import UserError
 from fortifai_ray.results.words import number
 from fortifai_ray.statistics import intervals
 from fortifai_ray.statistics.intervals import Interval, NoInterval
-from fortifai_ray.study.claim_fields import Summary
-from fortifai_ray.study.claim_statistics import CriticalPoint, FidelityRatio, OnsetOrder, OnsetShare
+from fortifai_ray.study.claim_checks import completed
+from fortifai_ray.study.claim_statistics import CriticalPoint, FidelityRatio, OnsetOrder, OnsetShare, Summary
 from fortifai_ray.study.claims import Claim
 from fortifai_ray.validation import hint
 
@@ -143,7 +143,7 @@ def _claims(tables: StudyTables) -> Sequence[Claim]:
 
 def _checked(tables: StudyTables, index: int, item: Any) -> Claim:
     try:
-        return _claim.validate_python(item)
+        return completed(_claim.validate_python(item), [], [], f"{tables.directory / 'study.yaml'}: claims.{index}")
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in ("claims", index, *first["loc"]))

@@ -12,8 +12,7 @@ from fortifai_ray.claims.tables import StudyTables, Undecided
 from fortifai_ray.statistics.criterion import CollapseCriterion, criterion_rows, with_chance
 from fortifai_ray.statistics.intervals import Interval, NoInterval, geometric_mean, share
 from fortifai_ray.statistics.ratios import MIN_PAIRS
-from fortifai_ray.study.claim_fields import Criterion, Where
-from fortifai_ray.study.claim_statistics import CriticalPoint, FidelityRatio, OnsetOrder, OnsetShare
+from fortifai_ray.study.claim_statistics import Criterion, CriticalPoint, FidelityRatio, OnsetOrder, OnsetShare, Where
 
 _CRITERION = ("metric", "threshold", "relative_to", "direction", "confirm")
 _FIDELITY = (*_CRITERION, "unit", "seed_ratios", "seed_bounds", "bound", "n_failed")

@@ -9,7 +9,7 @@ import polars as pl
 import yaml
 
 from fortifai_ray.errors import UserError
-from fortifai_ray.study.claim_fields import Scalar, Where
+from fortifai_ray.study.claim_statistics import Scalar, Where
 
 # Contract columns that carry a recipe key's value even where the key does not vary.
 ALIASES = {

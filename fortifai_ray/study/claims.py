@@ -9,37 +9,53 @@
       where: {regime.kind: replace}
       relation: equals
       tolerance: {relative: 0.05}
-      value: {theory: gaussian_replace_mean_variance, n: 100}
+      value: {theory: gaussian_replace_mean_variance}
       level: 0.99
       min_chains: 100
 """
 
 import math
-from collections.abc import Collection, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, model_validator
 
-from fortifai_ray.errors import UserError
-from fortifai_ray.study.claim_fields import Criterion, Where, where_words
-from fortifai_ray.study.claim_statistics import PerChain, Statistic
-from fortifai_ray.theory import evaluate
-from fortifai_ray.validation import hint
+from fortifai_ray.study.claim_statistics import Statistic, Where, where_words
+from fortifai_ray.theory import ClosedForm, evaluate, lookup
 
 Relation = Literal["equals", "at_most", "at_least", "less", "greater", "between"]
 DEFAULT_LEVEL = 0.99  # several claims are tested at once: see `fortifai_ray.claims.lines.multiplicity`
 
 
 class TheoryValue(BaseModel):
-    """A closed form by name, with its arguments by keyword; ``generation`` is the statistic's unless it is given."""
+    """A closed form by name, with arguments by keyword.
+
+    ``generation`` is the statistic's unless it is given. In a study file, arguments left out are those that the recipe
+    of the claim's cells determines (:mod:`fortifai_ray.study.claim_checks`).
+    """
 
     model_config = ConfigDict(frozen=True, extra="allow")
     theory: str
 
+    @property
+    def form(self) -> ClosedForm:
+        return lookup(self.theory)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every argument without a default is given; ValueError for one that the closed form does not take."""
+        try:
+            self.form.signature.bind_partial(**self.arguments)
+        except TypeError as error:
+            raise ValueError(f"{self.theory}{self.form.signature} does not take these arguments: {error}") from None
+        return not self.form.missing(self.arguments)
+
     def number(self, generation: int | None) -> float:
-        """Its value (:func:`fortifai_ray.theory.evaluate.evaluate`)."""
-        given = {**(self.model_extra or {})}
-        return evaluate(self.theory, given, {}, generation)
+        """Its value (:func:`fortifai_ray.theory.evaluate`)."""
+        return evaluate(self.theory, self.arguments, {}, generation)
 
 
 Number = FiniteFloat | TheoryValue
@@ -104,13 +120,16 @@ class Claim(BaseModel):
             raise ValueError("relation equals needs tolerance: {relative: 0.05} or {absolute: 0.1}")
         if self.relation != "equals" and self.tolerance is not None:
             raise ValueError(f"tolerance belongs to relation equals (relation is {self.relation})")
-        if isinstance(self.value, tuple):
-            low, high = self.numbers()
-            if not low <= high:
-                raise ValueError(f"value: the lower end {low:g} is above the upper end {high:g}")
-        else:
-            self.numbers()  # raises for a closed form that is not there, or does not take these arguments
+        if not all(value.is_complete for value in self._values if isinstance(value, TheoryValue)):
+            return self  # the study's recipes supply the rest
+        numbers = self.numbers()  # raises for arguments outside a closed form's domain
+        if numbers[0] > numbers[-1]:
+            raise ValueError(f"value: the lower end {numbers[0]:g} is above the upper end {numbers[1]:g}")
         return self
+
+    @property
+    def _values(self) -> tuple[Number, ...]:
+        return self.value if isinstance(self.value, tuple) else (self.value,)
 
     def numbers(self) -> tuple[float, ...]:
         """The value as one number, or as the two ends for ``between``.
@@ -118,9 +137,8 @@ class Claim(BaseModel):
         Raises:
             ValueError: a closed form that cannot be evaluated.
         """
-        values = self.value if isinstance(self.value, tuple) else (self.value,)
         generation = self.statistic.generation
-        return tuple(v.number(generation) if isinstance(v, TheoryValue) else float(v) for v in values)
+        return tuple(v.number(generation) if isinstance(v, TheoryValue) else float(v) for v in self._values)
 
     @property
     def words(self) -> str:
@@ -140,76 +158,3 @@ def _readable_value(value: Any) -> Any:
         if isinstance(item, bool) or not isinstance(item, int | float) or not math.isfinite(item):
             raise ValueError(f"value is a number, or {{theory: NAME, …}} naming a closed form (got {item!r})")
     return value
-
-
-# Checks a study file's claims against the rest of the study, before anything runs.
-
-# What `where` may name beside the recipe's own dotted keys, and what a statistic may read beside the families' metrics.
-_WHERE_COLUMNS = ("family", "loss", "gamma", "regime", "synthetic_ratio", "seed", "unit")
-_MEASURED_COLUMNS = (
-    "synthetic_ratio_realised",
-    "human_size",
-    "synthetic_size",
-    "synthetic_size_cum",
-    "train_seconds",
-    "generate_seconds",
-    "evaluate_seconds",
-)
-
-
-def refuse_claims(
-    claims: Sequence[Claim], *, keys: Collection[str], metrics: Collection[str], criteria: Sequence[str], source: str
-) -> None:
-    """Refuse a claim on something that the study does not have.
-
-    Args:
-        keys: dotted keys of the study's recipes.
-        metrics: what its families measure.
-        criteria: the metric of each collapse criterion, in their order.
-        source: the study file, for the message.
-
-    Raises:
-        UserError: an id twice, an unknown key in ``where`` or ``against``, an unknown metric or collapse criterion.
-    """
-    seen: set[str] = set()
-    for index, claim in enumerate(claims):
-        problem = _problem(claim, keys, metrics, criteria)
-        if claim.id in seen:
-            problem = ("id", f"the id {claim.id!r} stands twice: an id names one claim")
-        seen.add(claim.id)
-        if problem:
-            key, message = problem
-            raise UserError(f"{source}: claims.{index}.{key}: {message} (claim {claim.id})")
-
-
-def _problem(
-    claim: Claim, keys: Collection[str], metrics: Collection[str], criteria: Sequence[str]
-) -> tuple[str, str] | None:
-    """The key and what is wrong with it."""
-    statistic = claim.statistic
-    known = {*keys, *_WHERE_COLUMNS}
-    against = statistic.against or {} if isinstance(statistic, PerChain) else {}
-    for place, where in (("where", claim.where), ("statistic.against", against)):
-        for key in where:
-            if key not in known:
-                return f"{place}.{key}", f"unknown key{hint(key, sorted(known))}"
-    measured = {*metrics, *_MEASURED_COLUMNS}
-    for metric in statistic.metrics:
-        if metric not in measured:
-            return "statistic.metric", f"this study does not measure {metric!r}{hint(metric, sorted(measured))}"
-    for criterion in statistic.criteria:
-        if message := _criterion_problem(criterion, criteria):
-            return "statistic", message
-    return None
-
-
-def _criterion_problem(criterion: Criterion, criteria: Sequence[str]) -> str | None:
-    if isinstance(criterion, int):
-        if criterion < len(criteria):
-            return None
-        return f"there is no collapse criterion {criterion}; there are {len(criteria)}, counted from 0"
-    if criterion not in criteria:
-        return f"no collapse criterion has the metric {criterion!r}{hint(criterion, sorted(set(criteria)))}"
-    if criteria.count(criterion) > 1:
-        return f"several collapse criteria have the metric {criterion!r}: give the place of one, 0, 1, …"
-    return None

@@ -8,7 +8,7 @@ import itertools
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,10 +19,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 from fortifai_ray.errors import UserError
 from fortifai_ray.metrics import register
 from fortifai_ray.recipe.recipe import FAMILIES, Recipe, recipe_type
-from fortifai_ray.results.schema import flatten, varied_keys
+from fortifai_ray.results.schema import flatten, searched_keys, varied_keys
 from fortifai_ray.statistics import CollapseCriterion
 from fortifai_ray.storage.store import canonical_hash
-from fortifai_ray.study.claims import Claim, refuse_claims
+from fortifai_ray.study.claim_checks import StudyFacts, checked_claims
+from fortifai_ray.study.claims import Claim
 from fortifai_ray.study.resources import ResourcesConfig
 from fortifai_ray.study.search import Search, refuse_search
 from fortifai_ray.validation import all_keys, hint, read_yaml, validated
@@ -205,21 +206,19 @@ def make_study(content: dict[str, Any], source: str, overrides: Sequence[str] = 
         study.baseline_of(chain)  # raises where the baseline's keys do not fit the recipe
     if settings.search is not None:
         _refuse_search(study)
-    refuse_claims(
-        settings.claims,
-        keys={key for chain in study.cells for key in chain.recipe.flat()},
-        metrics={metric for chain in study.cells for metric in chain.recipe.metrics},
+    claims = checked_claims(settings.claims, _facts(study), source)
+    return replace(study, settings=settings.model_copy(update={"claims": claims}))
+
+
+def _facts(study: Study) -> StudyFacts:
+    settings = study.settings
+    return StudyFacts(
+        recipes=[cell.recipe.flat() for cell in study.cells],
+        metrics={metric for cell in study.cells for metric in cell.recipe.metrics},
         criteria=[criterion.metric for criterion in settings.collapse],
-        source=source,
+        generations=study.generations_asked,
+        searched=searched_keys(settings.model_dump(include={"search"})),
     )
-    for index, claim in enumerate(settings.claims):
-        last = study.generations_asked - 1
-        if max(claim.statistic.generations, default=0) > last:
-            raise UserError(
-                f"{source}: claims.{index}.statistic: generation {max(claim.statistic.generations)} is not computed: "
-                f"the last one is {last} (claim {claim.id})"
-            )
-    return study
 
 
 def _with_searched(base: Mapping[str, Any], search: Search, source: str) -> dict[str, Any]:

@@ -3,13 +3,15 @@
 import math
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from fortifai_ray.claims import Claim, refuse_claims
+from fortifai_ray.claims import Claim
 from fortifai_ray.errors import UserError
+from fortifai_ray.study.claim_checks import StudyFacts, checked_claims
 from fortifai_ray.theory import CLOSED_FORMS, ClosedForm
 
 VALID: dict[str, Any] = {
@@ -109,7 +111,6 @@ def test_a_closed_form_takes_its_generation_from_the_statistic() -> None:
     ("statistic", "value", "message"),
     [
         (None, {"theory": "shrink", "n": 10}, "there is no closed form 'shrink'; did you mean shrinks?"),
-        (None, {"theory": "shrinks"}, "missing a required argument: 'n'"),
         (None, {"theory": "bound", "n": 3}, "unexpected keyword argument 'n'"),
         (None, {"theory": "shrinks", "n": 0}, "shrinks: division by zero"),
         (METRIC, {"theory": "shrinks", "n": 10}, "the statistic names none"),
@@ -126,6 +127,65 @@ def test_the_registry_that_claims_name_is_theorys_own() -> None:
     assert Claim.model_validate({**VALID, "value": value}).numbers()[0] == pytest.approx(0.98**10, rel=1e-12)
 
 
+def _facts(*recipes: dict[str, Any], searched: Sequence[str] = ()) -> StudyFacts:
+    names = ["trace_ratio", "perplexity"]
+    return StudyFacts(recipes=recipes, metrics=names, criteria=names, generations=10, searched=searched)
+
+
+GAUSSIAN = {"family.kind": "gaussian", "regime.kind": "replace", "samples_per_generation": 50, "loss.kind": "tce"}
+GAUSSIAN |= {"family.covariance_estimator": "maximum_likelihood", "loss.gamma": 0.9}
+
+
+def _completed(value: Any, facts: StudyFacts, **change: Any) -> Claim:
+    [claim] = checked_claims([Claim.model_validate({**VALID, "value": value, **change})], facts, "study.yaml")
+    return claim
+
+
+def test_a_claim_takes_the_arguments_of_its_closed_form_from_the_cells_that_where_names() -> None:
+    """The study as resolved has them written out, so that a check needs no recipe; written ones win."""
+    name = "gaussian_replace_mean_variance"
+    facts = _facts(GAUSSIAN, {**GAUSSIAN, "samples_per_generation": 20, "regime.kind": "accumulate"})
+    claim = _completed({"theory": name}, facts)
+    assert claim.numbers() == (0.98**10,)
+    assert claim.model_dump()["value"] == {"theory": name, "n": 50, "estimator": "maximum_likelihood"}
+    assert _completed({"theory": name, "n": 10}, facts).numbers() == (0.9**10,)
+    either = {"samples_per_generation": [20, 30], "regime.kind": ["replace", "accumulate"]}
+    assert _completed({"theory": name}, facts, where=either).numbers() == (0.95**10,)
+    pair = _completed([0, {"theory": name}], facts, relation="between")
+    assert pair.numbers() == (0.0, 0.98**10)
+    assert _completed({"theory": "gaussian_tce_variance_factor"}, facts).model_dump()["value"]["gamma"] == 0.9
+
+
+@pytest.mark.parametrize(
+    ("value", "where", "searched", "message"),
+    [
+        ({"theory": "gaussian_replace_mean_variance"}, {}, [], "n is 50, 20 in the cells that where names: name cells"),
+        ({"theory": "gaussian_replace_mean_variance"}, {"seed": 3}, [], "or write n: …"),
+        ({"theory": "regression_excess", "n": 9}, {}, [], "needs dim, and the recipe does not determine it: write dim"),
+        ({"theory": "ridge_excess"}, {"loss.kind": "focal"}, [], "needs n, and no cell of the study matches where"),
+        ({"theory": "regression_replace_excess"}, {}, [], None),
+        (
+            {"theory": "gaussian_replace_mean_variance"},
+            {"samples_per_generation": 50},
+            ["samples_per_generation"],
+            "needs n, and the recipe does not determine it: write n: …",
+        ),
+        ({"theory": "gaussian_tce_variance_factor", "gamma": 2.0}, {}, [], "γ lies in (0, 1]"),
+    ],
+)
+def test_an_argument_that_is_not_determined_is_named(
+    value: dict[str, Any], where: dict[str, Any], searched: list[str], message: str | None
+) -> None:
+    facts = _facts(GAUSSIAN, {**GAUSSIAN, "samples_per_generation": 20}, searched=searched)
+    if message is None:
+        assert _completed(value, facts, where=where).numbers() == (10.0,)
+        return
+    with pytest.raises((UserError, ValidationError)) as caught:
+        _completed(value, facts, where=where)
+    assert message in str(caught.value)
+    assert isinstance(caught.value, ValidationError) or str(caught.value).startswith("study.yaml: claims.0.value: ")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -137,19 +197,17 @@ def test_the_registry_that_claims_name_is_theorys_own() -> None:
         ({"statistic": {**METRIC, "against": {"los": 1}}}, "claims.1.statistic.against.los: unknown key"),
         ({"statistic": {"kind": "onset_share", "criterion": 2}}, "there is no collapse criterion 2; there are 2"),
         ({"statistic": {"kind": "onset_share", "criterion": "kl"}}, "no collapse criterion has the metric 'kl'"),
-        ({"id": "first"}, "claims.1.id: the id 'first' stands twice"),
+        ({"id": "first"}, "claims.1.id: the id 'first' is used twice"),
+        ({"statistic": {**METRIC, "at": 10}}, "claims.1.statistic: generation 10 is not computed: the last one is 9"),
+        ({"where": {"gamma": 0.9}}, "claims.1.where.gamma: unknown key; did you mean loss.gamma?"),
+        ({"where": {"loss": "tce"}}, "claims.1.where.loss: unknown key; did you mean loss.kind?"),
+        ({"where": {"regime": "replace"}}, "claims.1.where.regime: unknown key; did you mean regime.kind?"),
     ],
 )
 def test_a_claim_on_what_the_study_does_not_have_is_refused(change: dict[str, Any], message: str) -> None:
     claims = [Claim.model_validate({**VALID, "id": "first"}), Claim.model_validate({**VALID, **change})]
     with pytest.raises(UserError) as caught:
-        refuse_claims(
-            claims,
-            keys=["regime.kind", "loss.kind"],
-            metrics=["trace_ratio", "perplexity"],
-            criteria=["trace_ratio", "perplexity"],
-            source="study.yaml",
-        )
+        checked_claims(claims, _facts({"regime.kind": "replace", "loss.kind": "cross_entropy"}), "study.yaml")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -1,0 +1,148 @@
+"""A study's claims against the rest of its study file, before anything runs: what is unknown is refused, and the
+arguments of closed forms that a claim leaves out are read off the recipes that it is about."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from fortifai_ray.errors import UserError
+from fortifai_ray.results.schema import MEASURED_COLUMNS, RECIPE_COLUMNS
+from fortifai_ray.study.claim_statistics import Criterion, PerChain, Where
+from fortifai_ray.study.claims import Claim, TheoryValue
+from fortifai_ray.validation import hint
+
+_NOT_OF_A_CELL = ("seed", "unit")  # `where` may name them too, but they do not tell one cell's recipe from another's
+
+
+@dataclass(frozen=True)
+class StudyFacts:
+    """What claims are checked against.
+
+    Attributes:
+        recipes: the flat recipe (dotted keys) of each cell.
+        searched: keys whose values a search sets: no recipe determines them.
+        metrics: what the study's families measure.
+        criteria: the metric of each collapse criterion, in their order.
+        generations: of the longest chain.
+    """
+
+    recipes: Sequence[Mapping[str, Any]]
+    metrics: Collection[str]
+    criteria: Sequence[str]
+    generations: int
+    searched: Collection[str] = ()
+
+
+def checked_claims(claims: Sequence[Claim], study: StudyFacts, source: str) -> list[Claim]:
+    """The claims with every argument of their closed forms written out; errors are reported as coming from ``source``.
+
+    Raises:
+        UserError: an id twice, an unknown key in ``where`` or ``against``, an unknown metric or collapse criterion, a
+            generation beyond the horizon, or a closed form with an argument that is neither written nor determined.
+    """
+    seen: set[str] = set()
+    checked = []
+    for index, claim in enumerate(claims):
+        place = f"{source}: claims.{index}"
+        if claim.id in seen:
+            raise UserError(f"{place}.id: the id {claim.id!r} is used twice: an id names one claim (claim {claim.id})")
+        seen.add(claim.id)
+        if problem := _problem(claim, study):
+            raise UserError(f"{place}.{': '.join(problem)} (claim {claim.id})")
+        checked.append(completed(claim, study.recipes, study.searched, place))
+    return checked
+
+
+def _problem(claim: Claim, study: StudyFacts) -> tuple[str, str] | None:
+    """The key and what is wrong with it."""
+    statistic = claim.statistic
+    known = {*RECIPE_COLUMNS, *_NOT_OF_A_CELL, *(key for recipe in study.recipes for key in recipe)}
+    against = statistic.against or {} if isinstance(statistic, PerChain) else {}
+    for place, where in (("where", claim.where), ("statistic.against", against)):
+        for key in where:
+            if key not in known:
+                return f"{place}.{key}", f"unknown key{hint(key, known)}"
+    measured = {*study.metrics, *MEASURED_COLUMNS}
+    for metric in statistic.metrics:
+        if metric not in measured:
+            return "statistic.metric", f"this study does not measure {metric!r}{hint(metric, measured)}"
+    for criterion in statistic.criteria:
+        if message := _criterion_problem(criterion, study.criteria):
+            return "statistic", message
+    last = study.generations - 1
+    if (latest := max(statistic.generations, default=0)) > last:
+        return "statistic", f"generation {latest} is not computed: the last one is {last}"
+    return None
+
+
+def _criterion_problem(criterion: Criterion, criteria: Sequence[str]) -> str | None:
+    if isinstance(criterion, int):
+        if criterion < len(criteria):
+            return None
+        return f"there is no collapse criterion {criterion}; there are {len(criteria)}, counted from 0"
+    if criterion not in criteria:
+        return f"no collapse criterion has the metric {criterion!r}{hint(criterion, criteria)}"
+    if criteria.count(criterion) > 1:
+        return f"several collapse criteria have the metric {criterion!r}: give the place of one, 0, 1, …"
+    return None
+
+
+def completed(claim: Claim, recipes: Sequence[Mapping[str, Any]], searched: Collection[str], place: str) -> Claim:
+    """The claim with its closed forms' arguments taken from the recipes that ``where`` names; written ones win.
+
+    Raises:
+        UserError: at ``place``, naming the argument that must be written.
+    """
+    values = claim.value if isinstance(claim.value, tuple) else (claim.value,)
+    if not any(isinstance(value, TheoryValue) for value in values):
+        return claim
+    cells = [
+        {key: value for key, value in recipe.items() if key not in searched}
+        for recipe in recipes
+        if _matches(recipe, claim.where, searched)
+    ]
+    try:
+        whole = [_with_arguments(value, cells) if isinstance(value, TheoryValue) else value for value in values]
+        content = claim.model_dump(mode="json") | {"value": whole if len(whole) > 1 else whole[0]}
+        return Claim.model_validate(content)
+    except ValidationError as error:
+        message = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise UserError(f"{place}: {message} (claim {claim.id})") from None
+    except ValueError as error:
+        raise UserError(f"{place}.value: {error} (claim {claim.id})") from None
+
+
+def _matches(recipe: Mapping[str, Any], where: Where, searched: Collection[str]) -> bool:
+    """Whether a cell has every value that ``where`` asks for."""
+    for key, wanted in where.items():
+        items = wanted if isinstance(wanted, list) else [wanted]
+        value = recipe.get(key)
+        same = any(value == item and isinstance(value, bool) == isinstance(item, bool) for item in items)
+        if not same and key not in (*_NOT_OF_A_CELL, *searched):
+            return False
+    return True
+
+
+def _with_arguments(value: TheoryValue, cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """``{theory: NAME, …}`` with the arguments that all ``cells`` agree on."""
+    written, derived = value.arguments, [value.form.arguments(cell) for cell in cells]
+    whole = dict(written)
+    for name in (name for name in value.form.signature.parameters if name not in written):
+        differing: list[Any] = []
+        for arguments in derived:
+            if arguments.get(name) not in differing:
+                differing.append(arguments.get(name))
+        if len(differing) > 1:
+            given = ", ".join("none" if one is None else str(one) for one in differing)
+            raise ValueError(
+                f"{value.theory}: {name} is {given} in the cells that where names: name cells with one value, or "
+                f"write {name}: …"
+            )
+        if differing and differing[0] is not None:
+            whole[name] = differing[0]
+    if missing := value.form.missing(whole):
+        why = "the recipe does not determine it" if cells else "no cell of the study matches where"
+        raise ValueError(f"{value.theory} needs {missing[0]}, and {why}: write {missing[0]}: …")
+    return {"theory": value.theory, **whole}
