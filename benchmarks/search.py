@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from fortifai_ray.search.lattice import Lattice
+from fortifai_ray.search.points import Lattice
 from fortifai_ray.search.posterior import Posterior
 from tests.search.laws import Curve, Discrete, Gaussian, Law, logistic, low_ceiling, search, skewed
 

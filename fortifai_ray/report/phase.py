@@ -19,8 +19,8 @@ import polars as pl
 from fortifai_ray.errors import UserError
 from fortifai_ray.results.cells import Cells
 from fortifai_ray.results.reader import Results
-from fortifai_ray.search.lattice import Lattice
 from fortifai_ray.search.monotone import contradiction
+from fortifai_ray.search.points import Lattice
 from fortifai_ray.search.posterior import Posterior
 from fortifai_ray.statistics import CollapseCriterion, criterion_rows, critical_ratios, with_chance
 from fortifai_ray.study.search import BoundarySearch

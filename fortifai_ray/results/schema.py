@@ -59,6 +59,24 @@ _OTHERS = {
     "pictures": {**_GENERATION, "png": "Binary"},
     "details": {**_GENERATION, "details": "String"},  # JSON: counts, reasons, histograms, provenance of benchmarks
 }
+# What names a collapse criterion in a table. ``chance`` is null in most: compare it as ``eq_missing`` does.
+_CRITERION = {
+    "metric": "String",
+    "threshold": "Float64",
+    "relative_to": "String",
+    "direction": "String",
+    "confirm": "Int64",
+    "chance": "Float64",
+}
+CRITERION_COLUMNS = tuple(_CRITERION)
+_OTHERS["collapse_points"] = {  # after the keys of its cell
+    **_CRITERION,
+    "over": "String",
+    **dict.fromkeys(("critical", "low", "high", "level"), "Float64"),
+    "bound": "String",
+    **dict.fromkeys(("chains_run", "generations_run", "seeds_used"), "Int64"),
+    **dict.fromkeys(("ended", "evidence"), "String"),
+}
 # What makes a row of a table that grows while a sweep runs: a later row of the same key replaces an earlier one.
 _KEYS = {name: ["chain_id", "generation"] for name in ("generations", "pictures", "details")}
 _KEYS["samples"] = ["chain_id", "generation", "row"]
@@ -77,7 +95,7 @@ def generations_schema(varied: Iterable[str], metrics: Iterable[str]) -> dict[st
 
 
 def table_schema(name: str) -> dict[str, pl.DataType]:
-    """The columns of ``samples``, ``pictures`` or ``details``, in their order."""
+    """The columns of ``samples``, ``pictures``, ``details`` or ``collapse_points``, in their order."""
     return _types(_OTHERS[name])
 
 

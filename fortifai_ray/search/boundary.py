@@ -1,15 +1,15 @@
-"""The search of one cell, as ask and tell: which chains to run next, and what their collapse says of the boundary.
+"""The search for the boundary of collapse by ask and tell: of one cell, and of many side by side.
 
-A search goes in rounds of a few chains that run side by side. What a round asks depends on the answers of the rounds
-before it alone, and not on which of them came first: a search that is run again finds all of its chains in the stage
-store. Rounds are
+A search proceeds in rounds of a few chains that run side by side. A round depends only on the answers to the rounds
+before it, not on the order in which they arrive: a search that is run again finds all of its chains in the stage store.
+Rounds are
 
-1. a scan: the ends of the range and its quarters (does anything collapse, does everything, which way does it go);
-2. places spread over what is still believed of the boundary, until its interval is within the tolerance;
-3. an audit between the places of the scan, of what nothing was asked about so far.
+1. a scan: the ends of the range and its quarters (does anything collapse, does everything, in which direction);
+2. places spread over the posterior of the boundary, until its interval is within the tolerance;
+3. an audit of places between those of the scan, which no round has probed.
 
-At last, places far from the boundary whose own answers speak against the side that they are believed to be on are asked
-again, until they do not, or it is proven that collapse is not monotone in the key
+Last, it probes again those places far from the boundary whose own answers contradict the side that they are believed to
+be on, until they no longer do or it is proven that collapse is not monotone in the key
 (:mod:`~fortifai_ray.search.monotone`): then the cell is refused, with those answers as evidence.
 """
 
@@ -21,9 +21,8 @@ from typing import Any
 import numpy as np
 from scipy.special import betainc
 
-from fortifai_ray.search.lattice import Lattice
 from fortifai_ray.search.monotone import Contradiction, contradiction
-from fortifai_ray.search.points import CollapsePoint, Ending
+from fortifai_ray.search.points import Answer, CollapsePoint, Ending, Lattice, Probe
 from fortifai_ray.search.posterior import Belief, Posterior
 from fortifai_ray.study.search import BoundarySearch
 
@@ -32,29 +31,8 @@ _AUDIT = np.linspace(1 / 8, 7 / 8, 4)
 _ASIDE = 0.4  # of a width; 0.25 takes a third more chains of wide curves, with 0.5 a lopsided one is covered 83 in 100
 _FARTHEST = 1.5  # tolerances aside: without it curves ten tolerances wide take two to four times the chains
 _FEW = 0.3  # of a place's chains collapse, or survive: it lies clearly on one side of the boundary
-_DOUBT = 0.15  # that its own answers may leave of that
+_DOUBT = 0.15  # the most that its own answers may leave of that
 _FAILURES = 3  # chains that may fail before a cell in which half of them do is given up
-
-
-@dataclass(frozen=True, order=True)
-class Probe:
-    """A chain to run: the searched key's value, and the seed. ``place`` is the value's on the search's lattice."""
-
-    place: int
-    value: float
-    seed: int
-
-    def config(self, cell: str) -> dict[str, Any]:
-        """The configuration of a Tune trial that runs it, for the cell of that name."""
-        return {"cell": cell, "value": self.value, "seed": self.seed, "place": self.place}
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What became of a probe: collapsed, not, or None where the chain failed; ``generations`` it computed."""
-
-    collapsed: bool | None
-    generations: int
 
 
 @dataclass
@@ -70,9 +48,9 @@ class BoundaryFinder:
 
     Attributes:
         search: the study's settings.
-        whole: whether the key takes whole numbers alone.
+        whole: whether the key takes whole numbers only.
         first_seed: the recipe's; others follow it.
-        rounds: that were answered whole so far.
+        rounds: rounds completed so far.
     """
 
     search: BoundarySearch
@@ -93,9 +71,9 @@ class BoundaryFinder:
         return self._ended is not None
 
     def ask(self, limit: int | None = None) -> list[Probe]:
-        """The chains of this round that were not asked for yet, ``limit`` of them at most.
+        """The chains of this round that were not asked for yet, at most ``limit`` of them.
 
-        None are left while the round's others run, and when the search is done.
+        Empty while the round waits for chains that run, and once the search is done.
         """
         waiting = [probe for probe in self._round if probe not in self._asked][:limit]
         self._asked |= set(waiting)
@@ -105,10 +83,10 @@ class BoundaryFinder:
         """Take in whether a probe's chain collapsed within its horizon; None where it failed for another reason.
 
         Raises:
-            ValueError: this probe is not waited for.
+            ValueError: the probe was not asked for, or has its answer already.
         """
         if probe not in self._asked or probe in self._answers:
-            raise ValueError(f"no answer is waited for at {probe.value:g}, seed {probe.seed}")
+            raise ValueError(f"no chain at {probe.value:g}, seed {probe.seed} waits for an answer")
         self._answers[probe] = Answer(collapsed, generations)
         if all(asked in self._answers for asked in self._round):
             self.rounds += 1
@@ -116,15 +94,15 @@ class BoundaryFinder:
 
     @property
     def answers(self) -> Mapping[Probe, Answer]:
-        """Everything that was answered so far."""
+        """The answers so far."""
         return self._answers
 
     def release(self) -> None:
-        """Chains that were asked for and not answered are asked for again: whoever ran them is gone."""
+        """Ask again for every chain without an answer: the process that ran it is gone."""
         self._asked = set(self._answers)
 
     def state(self) -> dict[str, Any]:
-        """Everything there is to know, as JSON."""
+        """The search as JSON."""
         return {
             "search": self.search.model_dump(mode="json"),
             "whole": self.whole,
@@ -135,18 +113,18 @@ class BoundaryFinder:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "BoundaryFinder":
-        """The search as it was when :meth:`state` was taken, by asking and answering everything again.
+        """The search at the time of :meth:`state`, by asking and answering everything again.
 
         Raises:
-            ValueError: the answers are not those that this search asks for; another version of it may have.
+            ValueError: this search does not ask for the stored answers; another version of it may have.
         """
         finder = cls(BoundarySearch.model_validate(state["search"]), state["whole"], state["first_seed"])
         known = {(place, seed): (collapsed, count) for place, seed, collapsed, count in state["answers"]}
         while not finder.done:
-            told = [probe for probe in finder._round if (probe.place, probe.seed) in known]
-            unfinished = len(told) < len(finder._round)
-            finder._asked |= set(told)
-            for probe in told:
+            answered = [probe for probe in finder._round if (probe.place, probe.seed) in known]
+            unfinished = len(answered) < len(finder._round)
+            finder._asked |= set(answered)
+            for probe in answered:
                 finder.tell(probe, *known.pop((probe.place, probe.seed)))
             if unfinished:
                 break
@@ -176,16 +154,16 @@ class BoundaryFinder:
         ]
 
     def belief(self) -> Belief:
-        """What is believed of the boundary after the answers so far."""
+        """The posterior of the boundary after the answers so far."""
         return self._posterior.belief(self._judged)
 
     def contradiction(self) -> Contradiction:
-        """How strongly the answers so far contradict a collapse that is monotone in the key."""
+        """How strongly the answers so far contradict that collapse is monotone in the key."""
         places = self.lattice.places
         return contradiction(self._judged, int(places[0]), int(places[-1]), self._signs)
 
     def result(self) -> CollapsePoint:
-        """The boundary by the answers so far; final once the search is done."""
+        """The boundary according to the answers so far; final once the search is done."""
         belief = self.belief()
         low, critical, high = self._interval(belief)
         bottom, top = self._ends
@@ -250,24 +228,24 @@ class BoundaryFinder:
             return
         self._round = self._probes(places[:left])
         if not self._round:
-            self._ended = "budget"  # every place was asked with every seed
+            self._ended = "budget"  # every place was probed with every seed
 
     def _settled(self, belief: Belief) -> bool:
-        """Whether the interval is within the tolerance, or lies beyond the range altogether (beyond either end, while
-        nobody knows which way collapse goes)."""
+        """Whether the interval is within the tolerance, or lies wholly outside the range (beyond either end, while the
+        direction of collapse is unknown)."""
         low, _, high = self._interval(belief)
         bottom, top = self._ends
         outside = low >= top or high <= bottom or belief.within(bottom, top) < 1 - self.search.level
         return outside or high - low <= 2 * self.lattice.half_width
 
     def _likely(self, belief: Belief, count: int) -> list[int]:
-        """Places spread evenly over what is believed of the boundary, within the range.
+        """Places spread evenly over the posterior of the boundary, within the range.
 
-        Each is moved aside by a share of the curve's width, in turn down and up: answers at the boundary alone say
-        nothing of the widths, and without them nobody can tell how many answers are enough; answers far from it say
-        little of its place, and where the curve is not the one believed in they mislead (``_ASIDE``). Between two
-        places on either side the boundary lies where the curve's lopsidedness puts it, which no number of answers there
-        tells: they must not lie much farther apart than the interval asked for (``_FARTHEST``).
+        Each is moved aside by a share of the curve's width, alternately down and up. Answers at the boundary itself say
+        nothing of the widths, without which the number of answers needed is unknown; answers far from it say little of
+        its place, and mislead where the curve is not of the assumed form (``_ASIDE``). Between two places on either
+        side, the boundary lies where the curve's asymmetry puts it, which no number of answers at those places reveals:
+        they must not lie much farther apart than the interval to be reached (``_FARTHEST``).
         """
         if count <= 0:
             return []
@@ -286,10 +264,10 @@ class BoundaryFinder:
         return int(places[np.argmin(np.abs(places - place))])
 
     def _doubtful_places(self, belief: Belief) -> list[int]:
-        """Places that are believed to be on one side, and whose own answers leave a doubt that they are on the other.
+        """Places that are believed to be on one side, and whose own answers leave room for doubt.
 
-        The doubt is the chance that more than half of a place's chains collapse (or fewer), from its answers alone and
-        Jeffreys' prior. One chain that collapsed where few should takes a few that do not.
+        The doubt is the probability that more than half of a place's chains collapse (or fewer), from its answers alone
+        and Jeffreys' prior. It takes a few chains that survive to outweigh one that collapsed where few should.
         """
         places, where = np.unique([place for place, _, _ in self._judged], return_inverse=True)
         hits = np.bincount(where, weights=[collapsed for _, _, collapsed in self._judged])
@@ -300,8 +278,8 @@ class BoundaryFinder:
         return [int(place) for place in places[order][doubt[order] > _DOUBT]]
 
     def _probes(self, places: list[int]) -> list[Probe]:
-        """A round at ``places``: each with the next seed in turn, or, where it had every seed, at the nearest that did
-        not. Shorter than ``places`` where nothing is left to ask."""
+        """A round at ``places``, each with the next seed in turn; a place that had every seed gives way to the nearest
+        that did not. Shorter than ``places`` where nothing is left to probe."""
         taken = {(probe.place, probe.seed) for probe in self._answers}
         chosen: list[Probe] = []
         for wanted in places:
@@ -315,19 +293,67 @@ class BoundaryFinder:
         return chosen
 
     def _free_seed(self, place: int, start: int, taken: set[tuple[int, int]]) -> int | None:
-        """The first seed from the ``start``-th in turn that was not asked at ``place``."""
+        """The first seed, from the ``start``-th in turn, that was not used at ``place``."""
         seeds = self.search.seeds or start + 1
         turn = (self.first_seed + (start + step) % seeds for step in range(seeds))
         return next((seed for seed in turn if (place, seed) not in taken), None)
 
     def _evidence(self) -> str:
         """The answers that contradict a monotone collapse, in words."""
-        found = self.contradiction()
+        against = self.contradiction()
         value = self.lattice.value
         parts = [
             f"{value(part.low):g}" + (f" to {value(part.high):g}" if part.high > part.low else "") + ": "
             f"{part.collapsed} of {part.chains}"
-            for part in found.parts
+            for part in against.parts
         ]
         where = f"collapsed at {self.search.over} = {', '.join(parts)}"
-        return f"{where}; odds against a monotone collapse e^{found.log_e:.1f}"
+        return f"{where}; odds against a monotone collapse e^{against.log_e:.1f}"
+
+
+@dataclass
+class CellSearches:
+    """The searches of a study's cells, by name. With several criteria, a cell has a search for each of them.
+
+    Cells take turns, so that all of them narrow down together and a sweep that is stopped early knows something of
+    each. A round of one cell waits for its slowest chain; meanwhile the others' chains fill the cluster.
+    """
+
+    finders: dict[str, BoundaryFinder]
+    _turn: int = field(default=0, init=False)
+
+    @property
+    def done(self) -> bool:
+        return all(finder.done for finder in self.finders.values())
+
+    def ask(self, limit: int) -> list[tuple[str, Probe]]:
+        """Up to ``limit`` chains to run now; none while every cell waits for its round's others."""
+        names, asked = list(self.finders), list[tuple[str, Probe]]()
+        idle = 0
+        while len(asked) < limit and idle < len(names):
+            name = names[self._turn % len(names)]
+            self._turn += 1
+            probes = self.finders[name].ask(1)
+            asked += [(name, probe) for probe in probes]
+            idle = 0 if probes else idle + 1
+        return asked
+
+    def tell(self, name: str, probe: Probe, collapsed: bool | None, generations: int = 0) -> None:
+        """Take in a chain's outcome; see :meth:`BoundaryFinder.tell`."""
+        self.finders[name].tell(probe, collapsed, generations)
+
+    def release(self) -> None:
+        """Ask again for every chain without an answer; see :meth:`BoundaryFinder.release`."""
+        for finder in self.finders.values():
+            finder.release()
+
+    def state(self) -> dict[str, Any]:
+        """The searches as JSON."""
+        return {"turn": self._turn, "finders": {name: finder.state() for name, finder in self.finders.items()}}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> "CellSearches":
+        """The searches at the time of :meth:`state`; see :meth:`BoundaryFinder.from_state`."""
+        searches = cls({name: BoundaryFinder.from_state(one) for name, one in state["finders"].items()})
+        searches._turn = state["turn"]
+        return searches

@@ -1,12 +1,12 @@
-"""Whether the answers contradict a collapse that only rises, or only falls, with the key.
+"""Whether the answers contradict that collapse only rises, or only falls, with the key.
 
 The test is an e-process by universal inference (Wasserman, Ramdas and Balakrishnan 2020, PNAS 117, 16880, section 8):
-the answers' probability under a forecast made before each of them, over the largest that any monotone curve gives
+the probability of the answers under a forecast made before each of them, over the largest that any monotone curve gives
 them. The forecast counts collapses in each of a few parts of the range (Krichevsky–Trofimov: (k + ½)/(n + 1)). While
-the curve is monotone that ratio is above 1/α, at any time of the search, with probability at most α, however the probes
-were chosen (Ville's inequality): a search may look after each answer, and probe just where it grew suspicious.
+the curve is monotone that ratio exceeds 1/α, at any time of the search, with probability at most α, however the probes
+were chosen (Ville's inequality): a search may test after each answer, and probe exactly where it became suspicious.
 
-Answers of one seed depend on each other, so a seed asked more than once gets a monotone curve of its own; seeds asked
+Answers of one seed depend on each other, so a seed used more than once gets a monotone curve of its own; seeds used
 once share one. Whatever seeds do to their chains, that is at least as probable as the truth, and the bound holds.
 """
 
@@ -36,7 +36,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Contradiction:
-    """``log_e``: the e-process' logarithm. ``parts``: where chains were probed, ascending."""
+    """``log_e``: the logarithm of the e-process. ``parts``: where chains were probed, ascending."""
 
     log_e: float
     parts: tuple[Part, ...]
@@ -67,8 +67,8 @@ def contradiction(answers: Sequence[Answer], first: int, last: int, signs: Seque
         for sign in signs
     )
     parts = [(places[part == one], collapsed[part == one]) for one in np.unique(part)]
-    told = tuple(Part(int(at.min()), int(at.max()), at.size, int(fell.sum())) for at, fell in parts)
-    return Contradiction(float(forecast - best), told)
+    probed = tuple(Part(int(at.min()), int(at.max()), at.size, int(fell.sum())) for at, fell in parts)
+    return Contradiction(float(forecast - best), probed)
 
 
 def _forecast(collapsed: np.ndarray) -> float:

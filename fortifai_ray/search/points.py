@@ -1,34 +1,106 @@
-"""``collapse_points.parquet``: where each cell collapses, along the key that was searched."""
+"""What a search asks and what it finds: the values that it may probe, its probes, and the collapse point of a cell."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, Literal
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
-from fortifai_ray.statistics.criterion import CRITERION_COLUMNS, CollapseCriterion
+from fortifai_ray.results.schema import CRITERION_COLUMNS, table_schema
+from fortifai_ray.statistics.criterion import CollapseCriterion
+from fortifai_ray.study.search import BoundarySearch
 
 Bound = Literal["exact", "lower", "upper", "undetermined"]
 Ending = Literal["settled", "budget", "refused", "failed"]
 
-_SCHEMA: Mapping[str, Any] = {
-    "over": pl.String,
-    "critical": pl.Float64,
-    "low": pl.Float64,
-    "high": pl.Float64,
-    "level": pl.Float64,
-    "bound": pl.String,
-    "chains_run": pl.Int64,
-    "generations_run": pl.Int64,
-    "seeds_used": pl.Int64,
-    "ended": pl.String,
-    "evidence": pl.String,
-}
-_CRITERION_SCHEMA: Mapping[str, Any] = {
-    **dict.fromkeys(CRITERION_COLUMNS, pl.String),
-    **dict.fromkeys(("threshold", "chance"), pl.Float64),
-    "confirm": pl.Int64,
-}
+_ROUNDING = 1e-9  # of a step: 0.7 / 0.01 is 69.99999999999999
+_DIGITS = 6  # significant digits of a value on a log scale
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """The values that a search may probe: round numbers, 1, 2 or 5 times a power of ten apart.
+
+    That step is at most half the tolerance and does not depend on the range, so that a search of another range, or a
+    finer one, finds the chains of the coarser one in the stage store. A *place* counts steps: place p is the value
+    p·step, or exp(p·step) on a log scale.
+    """
+
+    search: BoundarySearch
+    whole: bool  # whether the key takes whole numbers alone
+
+    @cached_property
+    def step(self) -> float:
+        """Between neighbouring places, in units of the key (of its logarithm on a log scale)."""
+        step = _round_step(self.search.tolerance / 2)
+        return max(1.0, step) if self.whole and not self.is_log else step
+
+    @property
+    def is_log(self) -> bool:
+        return self.search.scale == "log"
+
+    @cached_property
+    def places(self) -> NDArray[np.int64]:
+        """Every place in the range, ascending; one for each value where steps are finer than whole numbers."""
+        low, high = (self.place(end) for end in (self.search.low, self.search.high))
+        places = np.arange(math.ceil(low - _ROUNDING), math.floor(high + _ROUNDING) + 1)
+        first = {self.value(place): place for place in reversed(places.tolist())}
+        return np.array(sorted(first.values()), dtype=np.int64)
+
+    def value(self, place: float) -> float:
+        """The key's value at a lattice place: a round number, whole where the key is."""
+        at = place * self.step
+        if self.is_log:
+            value = float(f"{math.exp(at):.{_DIGITS}g}")
+        else:
+            value = round(at, max(0, -math.floor(math.log10(self.step))))
+        return float(round(value)) if self.whole else value
+
+    def place(self, value: float) -> float:
+        """Where a value of the key lies, in steps; not rounded."""
+        return (math.log(value) if self.is_log else value) / self.step
+
+    def between(self, place: float) -> float:
+        """The key's value at any place, not rounded: intervals are reported in it."""
+        return math.exp(place * self.step) if self.is_log else place * self.step
+
+    @property
+    def half_width(self) -> float:
+        """The tolerance in steps."""
+        return self.search.tolerance / self.step
+
+
+def _round_step(most: float) -> float:
+    """The largest of 1, 2 and 5 times a power of ten that is not above ``most``."""
+    power = math.floor(math.log10(most) + _ROUNDING)
+    leading = most / 10.0**power
+    factor = next(factor for factor in (5, 2, 1) if factor <= leading + _ROUNDING)
+    return float(f"{factor}e{power}")
+
+
+@dataclass(frozen=True, order=True)
+class Probe:
+    """A chain to run: the searched key's value, and the seed. ``place`` is the value's on the search's lattice."""
+
+    place: int
+    value: float
+    seed: int
+
+    def config(self, cell: str) -> dict[str, Any]:
+        """The configuration of a trial that runs it, for the cell of that name."""
+        return {"cell": cell, "value": self.value, "seed": self.seed, "place": self.place}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The outcome of a probe: whether its chain collapsed (None where it failed), and the generations it computed."""
+
+    collapsed: bool | None
+    generations: int
 
 
 @dataclass(frozen=True)
@@ -40,11 +112,11 @@ class CollapsePoint:
         low, high: the interval of the given level; None where the range ended before it did.
         bound: ``exact``; ``lower``: the boundary is above ``critical``; ``upper``: below it; ``undetermined``: the
             answers leave it open, or the cell was refused.
-        chains_run, generations_run: what the search asked for, taken from the store or computed.
-        seeds_used: different seeds among them.
-        ended: ``settled``: the interval is within the tolerance, or it is clear that the boundary is not in the range;
-            ``budget``: spent before; ``refused``: collapse is not monotone in the key; ``failed``: too many chains did.
-            None while the search goes on.
+        chains_run, generations_run: that the search used, taken from the store or computed.
+        seeds_used: different seeds among the chains.
+        ended: ``settled``: the interval is within the tolerance, or the boundary is clearly outside the range;
+            ``budget``: spent before that; ``refused``: collapse is not monotone in the key; ``failed``: too many chains
+            failed. None while the search runs.
         evidence: the answers that made it refuse.
     """
 
@@ -63,10 +135,10 @@ class CollapsePoint:
 def collapse_points(
     points: Iterable[tuple[Mapping[str, Any], CollapseCriterion, CollapsePoint]], over: str
 ) -> pl.DataFrame:
-    """The table: a row per cell and criterion, in the order given.
+    """``collapse_points.parquet``: a row per cell and criterion, in the order given.
 
     Args:
-        points: each cell's keys (the searched key and the seed are left out), the criterion, and what was found.
+        points: each cell's keys (the searched key and the seed are left out), the criterion, and its collapse point.
         over: the key searched.
     """
     rows = []
@@ -74,7 +146,7 @@ def collapse_points(
         keys = {key: value for key, value in cell.items() if key not in ("seed", over)}
         of_criterion = {name: getattr(criterion, name) for name in CRITERION_COLUMNS}
         rows.append({**keys, **of_criterion, "over": over, **asdict(point)})
-    schema = {**_CRITERION_SCHEMA, **_SCHEMA}
+    schema = table_schema("collapse_points")
     if not rows:
         return pl.DataFrame(schema=schema)
     return pl.DataFrame(rows, schema_overrides=schema, infer_schema_length=None, strict=False)

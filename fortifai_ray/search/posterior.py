@@ -1,23 +1,23 @@
-"""What the answers so far say of the boundary: a Bayesian grid over its place, the curve's widths, the seeds' share.
+"""The posterior of the boundary: a Bayesian grid over its place, the curve's widths and the seeds' share of the noise.
 
 A chain collapses at place v under seed s with probability ½ at the boundary m, by a probit curve that may be steeper on
 one side of m than on the other::
 
     collapse  where  u(v) > √ρ·z_s + √(1 − ρ)·e_{s,v},   u(v) = (v − m)/σ₋ below m, (v − m)/σ₊ above,   z, e normal
 
-Two widths, as collapse curves are lopsided: of chains fed on nothing but their own output some survive to the horizon,
-while none collapse far below the boundary. With one width the interval covered 68 times in 100 on such curves.
-z_s is what a seed does to all of its chains: they share the human data and the sampling noise, so that answers of one
-seed at neighbouring values say much the same. Without ρ intervals would be too narrow wherever seeds are used twice.
-A few answers in a hundred are taken to be about anything (ε): one odd chain far from the boundary must not stretch the
-curve.
+There are two widths because collapse curves are asymmetric: some chains that are fed only their own output survive to
+the horizon, while none collapse far below the boundary. With one width the interval covered 68 times in 100 on such
+curves. z_s is the effect of a seed on all of its chains: they share the human data and the sampling noise, so that
+answers of one seed at neighbouring values are nearly the same. Without ρ, intervals would be too narrow wherever seeds
+are used twice. A few answers in a hundred are taken to be arbitrary (ε): one odd chain far from the boundary must not
+stretch the curve.
 
-Priors: m uniform over the range and a margin beyond (which is what finds a boundary outside), σ₋ and σ₊ uniform but for
-their ratio, which is log-normal about 1 (a factor of 1.6 either way is one standard deviation: of wide curves two free
-widths say that the boundary may be anywhere, at twice the chains and no better coverage), ρ one of three. The prior of
-the widths is what keeps the interval honest although a search ends once it is narrow: answers
-that look sharper than the curve is are the ones that end it early. So a 90% interval covers in 91 searches of 100 or
-more over curves of many shapes (``python -m benchmarks.search``); sharp boundaries pay for it with some chains.
+Priors: m uniform over the range and a margin beyond it (which detects a boundary outside), σ₋ and σ₊ uniform but for
+their ratio, which is log-normal about 1 (one standard deviation is a factor of 1.6 either way: with two free widths,
+the boundary of a wide curve may be anywhere, at twice the chains and no better coverage), ρ one of three. The prior of
+the widths keeps the interval honest although a search ends once it is narrow: answers that look sharper than the curve
+are those that end it early. So a 90% interval covers in 91 searches of 100 or more over curves of many shapes
+(``python -m benchmarks.search``), at the cost of some extra chains for sharp boundaries.
 """
 
 from collections import Counter, defaultdict
@@ -38,7 +38,7 @@ History = tuple[tuple[int, bool], ...]
 _WIDTHS = 9
 _SHARES = (0.0, 0.5, 0.95)  # ρ
 _PRIOR = 1.0  # the widths' prior is σ to this power, in log σ
-_LOPSIDED = 0.5  # standard deviation of log σ₋ − log σ₊
+_ASYMMETRY = 0.5  # standard deviation of log σ₋ − log σ₊
 _ODD = 0.01  # ε, on either side
 _NODES = ndtri((np.arange(16) + 0.5) / 16)  # of a normal distribution, equally likely
 _PER_STEP = 2  # places of the boundary for each place that can be probed
@@ -67,7 +67,7 @@ class Belief:
         return float(np.exp(below @ np.log(self.widths))), float(np.exp(above @ np.log(self.widths)))
 
     def quantile(self, levels: Floats) -> Floats:
-        """Quantiles of the boundary's place; the grid's cells are taken as evenly filled."""
+        """Quantiles of the boundary's place; probability is uniform within a cell of the grid."""
         edges = np.append(self.places - 0.5 / _PER_STEP, self.places[-1] + 0.5 / _PER_STEP)
         return np.interp(levels, np.append(0.0, np.cumsum(self._at)), edges)
 
@@ -77,28 +77,28 @@ class Belief:
 
     def chances(self, places: NDArray[np.int64]) -> Floats:
         """Probability that a new seed's chain collapses, at each of ``places``."""
-        found = np.zeros(len(places))
+        chances = np.zeros(len(places))
         for sign, weights in zip(self.signs, self.weights.sum(axis=4), strict=True):
             by_below, by_above = weights.sum(axis=2), weights.sum(axis=1)  # (boundaries, widths)
             for i, place in enumerate(places):
                 away = place - self.places
                 side = np.where((away < 0)[:, None], by_below, by_above)
-                found[i] += (_curve(sign * away[:, None] / self.widths) * side).sum()
-        return found
+                chances[i] += (_curve(sign * away[:, None] / self.widths) * side).sum()
+        return chances
 
 
 class Posterior:
-    """Beliefs from answers. What a seed's answers say is kept, as most seeds' do not change from round to round."""
+    """Beliefs from answers. The likelihood of a seed's answers is kept, as most do not change from round to round."""
 
     def __init__(self, first: int, last: int, signs: tuple[int, ...]) -> None:
-        """``first`` and ``last`` place that can be probed; ``signs``: 1 for a collapse that may rise, −1: may fall."""
+        """``first`` and ``last``: places that can be probed; ``signs``: 1: collapse may rise, −1: it may fall."""
         margin = max(2.0, _MARGIN * (last - first))
         count = round((last - first + 2 * margin) * _PER_STEP) + 1
         self._places = first - margin + np.arange(count) / _PER_STEP
         self._widths = np.geomspace(0.5, (last - first) * _WIDEST, _WIDTHS)
         self._signs = signs
         below, above = np.meshgrid(np.log(self._widths), np.log(self._widths), indexing="ij")
-        self._prior = _PRIOR * (below + above) - ((below - above) / _LOPSIDED) ** 2 / 2  # spaced equally in log σ
+        self._prior = _PRIOR * (below + above) - ((below - above) / _ASYMMETRY) ** 2 / 2  # spaced equally in log σ
         self._known: dict[History, Floats] = {}
 
     def belief(self, answers: Iterable[Answer]) -> Belief:
@@ -123,7 +123,7 @@ class Posterior:
         return self._known[history]
 
     def _once(self, sign: int, history: History) -> Floats:
-        """(2, places, widths) Of a seed asked once, whatever its share: it depends on the width of one side alone."""
+        """(2, places, widths) Of a seed used once, for any share: it depends only on the width of one side."""
         return np.log(self._sides(sign, 0.0, history)[..., 0])
 
     def _often(self, sign: int, history: History) -> Floats:

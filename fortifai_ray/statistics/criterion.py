@@ -9,12 +9,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from fortifai_ray.metrics import metric
+from fortifai_ray.results.schema import CRITERION_COLUMNS
 
 RelativeTo = Literal["baseline_generation_0", "own_generation_0", "absolute"]
 Direction = Literal["above", "below"]
 
-# The columns of the result tables that name a criterion. ``chance`` is null in most: compare it as ``eq_missing`` does.
-CRITERION_COLUMNS = ("metric", "threshold", "relative_to", "direction", "confirm", "chance")
 _WHOSE = {"baseline_generation_0": "the baseline's generation 0", "own_generation_0": "its own generation 0"}
 
 

@@ -16,7 +16,7 @@ from fortifai_ray.chain.chain import ChainTask, GenerationResult
 from fortifai_ray.chain.cohort import CohortTask
 from fortifai_ray.recipe.devices import Devices
 from fortifai_ray.results.schema import flatten
-from fortifai_ray.search.cells import CellSearches
+from fortifai_ray.search.boundary import CellSearches
 from fortifai_ray.search.points import CollapsePoint, collapse_points
 from fortifai_ray.storage.steps import NotStored, Steps
 from fortifai_ray.storage.store import StageStore

@@ -11,8 +11,7 @@ import numpy as np
 import polars as pl
 
 from fortifai_ray.results.schema import read_table, searched_keys
-from fortifai_ray.search.lattice import Lattice
-from fortifai_ray.search.points import CollapsePoint
+from fortifai_ray.search.points import CollapsePoint, Lattice
 from fortifai_ray.study.search import BoundarySearch
 from fortifai_ray.study.study import Chain, Study, load_study
 from fortifai_ray.tracking.runs import RunContent, RunEnd

@@ -6,7 +6,8 @@ from collections.abc import Callable
 import pytest
 from scipy.stats import binom
 
-from fortifai_ray.search.boundary import BoundaryFinder, Probe
+from fortifai_ray.search.boundary import BoundaryFinder
+from fortifai_ray.search.points import Probe
 from fortifai_ray.study.search import BoundarySearch
 from tests.search.laws import Curve, Discrete, Law, logistic, low_ceiling, search
 
@@ -103,7 +104,7 @@ def test_an_answer_that_nobody_waits_for_is_refused() -> None:
     (probe,) = finder.ask(1)
     finder.tell(probe, True, 6)
     for wrong in (probe, Probe(3, 0.03, 99)):
-        with pytest.raises(ValueError, match="no answer is waited for"):
+        with pytest.raises(ValueError, match="waits for an answer"):
             finder.tell(wrong, True, 6)
 
 

@@ -8,11 +8,9 @@ import pytest
 from pydantic import ValidationError
 
 from fortifai_ray.errors import UserError
-from fortifai_ray.search.boundary import BoundaryFinder
-from fortifai_ray.search.cells import CellSearches
-from fortifai_ray.search.lattice import Lattice
+from fortifai_ray.search.boundary import BoundaryFinder, CellSearches
 from fortifai_ray.search.monotone import contradiction
-from fortifai_ray.search.points import CollapsePoint, collapse_points
+from fortifai_ray.search.points import CollapsePoint, Lattice, collapse_points
 from fortifai_ray.statistics import CollapseCriterion
 from fortifai_ray.statistics.crossing import ruling
 from fortifai_ray.study.search import BoundarySearch, OptimiseSearch, SurvivalRules, refuse_search
