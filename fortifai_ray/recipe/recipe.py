@@ -6,6 +6,7 @@ samples) and builds the family: a Gaussian has no corpus, and a study file that 
 
 import importlib
 from collections.abc import Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -32,6 +33,7 @@ class Recipe(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    kinds: ClassVar[tuple[str, ...]] = ()  # the values of family.kind that ask for this class
     unit: ClassVar[Unit] = "samples"
     batched: ClassVar[bool] = False  # chains that differ in their seed alone are computed together, as arrays
     uses_engines: ClassVar[bool] = False  # generation runs on warm engines
@@ -92,26 +94,28 @@ class Recipe(BaseModel):
         raise NotImplementedError
 
 
-_RECIPES = {
-    "language": "fortifai_ray.families.language.recipe:LanguageRecipe",
-    **dict.fromkeys(("vae", "diffusion"), "fortifai_ray.families.images.recipe:ImageRecipe"),
-    **dict.fromkeys(
-        ("gaussian", "discrete", "kde", "linear_regression", "logistic_regression", "exponential_family", "gmm"),
-        "fortifai_ray.families.analytic.recipe:AnalyticRecipe",
-    ),
-}
-FAMILIES = tuple(_RECIPES)
+_USERS = "fortifai_ray.families.analytic.recipe:AnalyticRecipe"  # a user's own family gives samples
+_RECIPES = (
+    "fortifai_ray.families.language.recipe:LanguageRecipe",
+    "fortifai_ray.families.images.recipe:ImageRecipe",
+    _USERS,
+)
 
 
-def recipe_type(content: Mapping[str, Any]) -> type[Recipe] | None:
-    """The class of recipe that ``content`` asks for by its ``family.kind``; None where there is none of that name.
+@cache
+def recipe_types() -> Mapping[str, type[Recipe]]:
+    """The class of recipe of each family's kind, without those of users."""
+    return {kind: recipe for recipe in map(_imported, _RECIPES) for kind in recipe.kinds}
 
-    A dotted path names a user's own family, which gives samples.
-    """
-    family = content.get("family")
-    kind = family.get("kind") if isinstance(family, Mapping) else None
-    path = _RECIPES["gaussian"] if isinstance(kind, str) and ":" in kind else _RECIPES.get(str(kind))
-    if path is None:
-        return None
+
+def recipe_type(kind: Any) -> type[Recipe] | None:
+    """The class of recipe of a ``family.kind``, also of a user's own family (``module:Class``); None for an unknown
+    one."""
+    if isinstance(kind, str) and ":" in kind:
+        return _imported(_USERS)
+    return recipe_types().get(kind) if isinstance(kind, str) else None
+
+
+def _imported(path: str) -> type[Recipe]:
     module, _, name = path.partition(":")
     return getattr(importlib.import_module(module), name)

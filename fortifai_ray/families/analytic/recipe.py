@@ -35,6 +35,7 @@ def _dump(family: AnalyticFamily) -> dict[str, Any]:
 class AnalyticRecipe(Recipe):
     """A chain of a family that is fitted in closed form, or by a few iterations, to samples held as arrays."""
 
+    kinds: ClassVar[tuple[str, ...]] = tuple(ANALYTIC)
     batched: ClassVar[bool] = True
 
     family: Annotated[AnalyticFamily, PlainValidator(_validate), PlainSerializer(_dump)]

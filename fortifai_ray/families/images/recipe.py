@@ -1,7 +1,7 @@
 """The recipe of a chain of VAEs or diffusion models: data, network, training and evaluation."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -124,6 +124,8 @@ METRICS = (*_VAE, *_DIFFUSION, *_SAMPLES, *_CLASSES, *_TRAINING)
 
 class ImageRecipe(Recipe):
     """A chain of VAEs or diffusion models; ``samples_per_generation`` is generation 0's training set and the budget."""
+
+    kinds: ClassVar[tuple[str, ...]] = ("vae", "diffusion")
 
     family: FamilyConfig
     samples_per_generation: int = Field(ge=1)

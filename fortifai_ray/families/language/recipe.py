@@ -74,6 +74,7 @@ def _absolute(part: _Located) -> _Located:
 class LanguageRecipe(Recipe):
     """A chain of causal language models."""
 
+    kinds: ClassVar[tuple[str, ...]] = ("language",)
     unit: ClassVar[Unit] = "tokens"
     uses_engines: ClassVar[bool] = True
 

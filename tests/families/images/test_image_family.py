@@ -51,7 +51,7 @@ def test_a_chain_goes_from_end_to_end(content: dict[str, Any], shape: tuple[int,
     """Two generations: every metric that the recipe names is there and finite, corpora and pictures are stored, and a
     second run computes nothing."""
     recipe = make_recipe(content)
-    assert recipe_type(content) is ImageRecipe
+    assert recipe_type(content["family"]["kind"]) is ImageRecipe
     first, second = run(recipe, tmp_path)
     for generation in (first, second):
         assert generation.collapse_reason is None

@@ -1,0 +1,172 @@
+"""The grid of a study: a chain for each combination of the values that vary, each with its resolved recipe."""
+
+import itertools
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from fortifai_ray.errors import UserError
+from fortifai_ray.recipe.recipe import Recipe, recipe_type, recipe_types
+from fortifai_ray.storage.store import canonical_hash
+from fortifai_ray.validation import hint, validated
+
+
+@dataclass(frozen=True)
+class Chain:
+    """One point of the grid: a resolved recipe and the values of the varied keys in it."""
+
+    recipe: Recipe
+    varied: Mapping[str, Any]
+
+    @cached_property
+    def chain_id(self) -> str:
+        return self.recipe.chain_id
+
+    @cached_property
+    def cell_id(self) -> str:
+        """Hash of the resolved recipe without its seed: what chains of one cell share."""
+        return canonical_hash(self.recipe.model_dump(mode="json", exclude={"seed"}))[:16]
+
+    @property
+    def label(self) -> str:
+        """For people, e.g. ``loss.kind=tce loss.gamma=0.3 seed=0``; no code parses it."""
+        return self.label_without()
+
+    @property
+    def cell_label(self) -> str:
+        """As ``label``, for all the chains that differ only in their seed."""
+        return self.label_without("seed")
+
+    def label_without(self, *keys: str) -> str:
+        """As ``label``, without some keys."""
+        shown = {key: value for key, value in self.varied.items() if key not in keys and value is not None}
+        return " ".join(f"{key}={value}" for key, value in shown.items()) or "the recipe"
+
+
+def grid(
+    base: Mapping[str, Any], vary: Mapping[str, Iterable[Any]], columns: Sequence[str], source: str
+) -> tuple[Chain, ...]:
+    """The chains of a study.
+
+    Args:
+        base: the recipe's keys as the study file gives them.
+        vary: the values of each varied dotted key.
+        columns: the keys whose values a chain carries (:func:`~fortifai_ray.results.schema.varied_keys`).
+        source: the study file, for messages.
+
+    Raises:
+        UserError: a recipe is not valid, or a chain occurs twice.
+    """
+    cells = _Cells(base, vary, source)
+    chains = []
+    for values in itertools.product(*vary.values()):
+        recipe, flat = cells.recipe(dict(zip(vary, values, strict=True)))
+        chains.append(Chain(recipe, {column: flat.get(column) for column in columns}))
+    ids = Counter(chain.chain_id for chain in chains)
+    for chain in chains:
+        if ids[chain.chain_id] > 1:
+            raise UserError(f"{source}: vary: the same chain comes out twice ({chain.label}); give each value once")
+    return tuple(chains)
+
+
+class _Seed(BaseModel):
+    seed: int = Field(ge=0, strict=True)
+
+
+class _Cells:
+    """The recipes of a grid. Each cell is checked once, however many thousand seeds it has."""
+
+    def __init__(self, base: Mapping[str, Any], vary: Iterable[str], source: str) -> None:
+        self._base, self._vary, self._source = base, vary, source
+        self._known: dict[str, tuple[Recipe, dict[str, Any]]] = {}
+
+    def recipe(self, values: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any]]:
+        """The recipe with ``values`` put in, and its flat form."""
+        others = {key: value for key, value in values.items() if key != "seed"}
+        cell = repr(others)  # not a hash of JSON: a value that is no JSON must reach the check
+        if cell not in self._known:
+            recipe = resolve(self._source, put(self._base, others), self._vary)
+            self._known[cell] = (recipe, recipe.flat())
+        recipe, flat = self._known[cell]
+        if "seed" not in values:
+            return recipe, flat
+        seed = validated(_Seed, {"seed": values["seed"]}, self._source, ["seed"]).seed
+        return recipe.model_copy(update={"seed": seed}), {**flat, "seed": seed}
+
+
+def resolve(source: str, content: Mapping[str, Any], vary: Iterable[str] = ()) -> Recipe:
+    """The recipe with these keys, defaults filled in; :class:`UserError` from ``source`` where it is not valid."""
+    return validated(_type_of(content, source), content, source, vary)
+
+
+def asked_types(content: Mapping[str, Any], source: str) -> list[type[Recipe]]:
+    """The classes of recipe of a study's family, or of the families that it varies."""
+    vary = content.get("vary")
+    kinds: list[Mapping[str, Any]] = [{"family": {"kind": kind}} for kind in _values(vary, "family.kind")]
+    kinds += [{"family": family} for family in _values(vary, "family")]
+    return [_type_of(one, source) for one in kinds or [content]]
+
+
+def _values(vary: Any, key: str) -> list[Any]:
+    values = vary.get(key) if isinstance(vary, Mapping) else None
+    return values if isinstance(values, list) else []
+
+
+def _type_of(content: Mapping[str, Any], source: str) -> type[Recipe]:
+    family = content.get("family")
+    if not isinstance(family, Mapping) or "kind" not in family:
+        where = "family" if family is None else "family.kind"
+        raise UserError(f"{source}: {where}: this key is needed and missing (kinds: {', '.join(recipe_types())})")
+    if (recipe := recipe_type(family["kind"])) is not None:
+        return recipe
+    raise UserError(
+        f"{source}: family.kind: there is no family {family['kind']!r}{hint(str(family['kind']), recipe_types())}; "
+        "a family of your own is named module:Class"
+    )
+
+
+def put(content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of ``content`` with values put in at dotted keys; missing sections on the way are added."""
+    result = deepcopy(dict(content))
+    for dotted, value in changes.items():
+        *sections, last = dotted.split(".")
+        place = result
+        for section in sections:
+            inner = place.get(section)
+            place[section] = inner if isinstance(inner, dict) else {}
+            place = place[section]
+        place[last] = deepcopy(value)
+    return result
+
+
+def whole_sections(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"loss.kind": "cross_entropy"}`` as ``{"loss": {"kind": "cross_entropy"}}``: a new kind keeps no old keys."""
+    sections: dict[str, Any] = {}
+    for dotted, value in changes.items():
+        section, _, rest = dotted.partition(".")
+        if rest == "kind":
+            sections = {section: {"kind": value}, **sections}
+        else:
+            sections[dotted] = value
+    return sections
+
+
+def common(sections: Sequence[Mapping[str, Any]], varied: Collection[str]) -> dict[str, Any]:
+    """What all sections have in common, without the ``varied`` dotted keys. Defaults are included even where a recipe
+    is only complete once varied."""
+    result: dict[str, Any] = {}
+    for key in sections[0]:
+        if key in varied or not all(key in section for section in sections):
+            continue
+        values = [section[key] for section in sections]
+        if all(isinstance(value, dict) for value in values):
+            below = [one.removeprefix(f"{key}.") for one in varied if one.startswith(f"{key}.")]
+            result[key] = common(values, below)
+        elif all(value == values[0] for value in values):
+            result[key] = values[0]
+    return result
