@@ -19,11 +19,11 @@ def introduction():
     mo.md(r"""
     # When does it collapse, and what delays it?
 
-    A chain is *faithful* until its metric crosses the collapse criterion and stays across it: that is its *onset*, and
-    the time until then its *fidelity interval* (FI). Here: the metric's curves, the onsets, the share of chains that
-    are still faithful (Kaplan–Meier, so that chains that never collapsed count as what they are), each loss's FI as a
-    ratio to the baseline's, and how that ratio depends on the criterion. Every number belongs to the criterion that is
-    picked.
+    A chain is *faithful* until its metric crosses the collapse criterion and stays across it. That generation is its
+    *onset*, and the time until then its *fidelity interval* (FI). This notebook shows the metric's curves, the onsets,
+    the share of chains that are still faithful (Kaplan–Meier, so that chains that never collapsed count as censored),
+    each loss's FI as a ratio to the baseline's, and how that ratio depends on the criterion. Every number belongs to
+    the criterion picked.
 
     To see your own study, give its folder, `STORAGE/NAME`, or its MLflow experiment; or start with
     `marimo edit analysis/collapse_onset.py -- --results FOLDER`.
@@ -64,7 +64,7 @@ def about_curves(criterion):
     controls.heading(
         f"{describe(criterion.metric).title} by generation",
         "Thick: median over seeds; band: lowest to highest seed (5 to 95 % quantiles above 12 seeds), as far as every "
-        "chain has a value. Dashed: the criterion's limit. Click a name to single it out.",
+        "chain has a value. Dashed: the criterion's limit. Click a name to highlight it.",
     )
     return
 
@@ -80,7 +80,7 @@ def about_onsets():
     mo.md(r"""
     ### Onset of each chain
 
-    <small>Filled: collapsed there. Open triangle: censored, still uncollapsed at its last generation. Bar: Kaplan–Meier
+    <small>Filled: collapsed there. Open triangle: censored, not collapsed by its last generation. Bar: Kaplan–Meier
     median.</small>
     """)
     return
@@ -97,8 +97,8 @@ def about_survival():
     mo.md(r"""
     ### Chains that are still faithful
 
-    <small>Kaplan–Meier, with a pointwise 90 % band; there is none before the first collapse and after the last. Upright
-    stroke: a chain was censored there.</small>
+    <small>Kaplan–Meier, with a pointwise 90 % band, undefined before the first collapse and after the last chain.
+    Vertical stroke: a chain was censored there.</small>
     """)
     return
 
@@ -114,14 +114,15 @@ def about_tests():
     mo.md(r"""
     ### Log-rank tests against the baseline
 
-    <small>Two-sided, in generations, not paired by seed; adjusted for the cells tested under this criterion.</small>
+    <small>Two-sided, in generations, not paired by seed; adjusted for the number of cells tested under this
+    criterion.</small>
     """)
     return
 
 
 @app.cell(hide_code=True)
 def show_tests(criterion, results):
-    _nothing = "Nothing can be tested: no baseline, no other cell, or nothing that collapsed."
+    _nothing = "There is nothing to test: no baseline, no other cell, or no collapse."
     controls.table(onset.tests(results, criterion), _nothing)
     return
 
@@ -131,15 +132,15 @@ def about_fidelity():
     mo.md(r"""
     ### Fidelity intervals, and their ratios to the baseline
 
-    <small>In the chart, large: all seeds, with the 90 % interval (BCa bootstrap over seeds) where there are six
-    uncensored pairs; small: single seeds. ▷ or ≥ at least, ◁ or ≤ at most.</small>
+    <small>In the chart, large: all seeds, with the 90 % interval (BCa bootstrap over seeds) from six uncensored pairs
+    on; small: single seeds. ▷ or ≥: at least; ◁ or ≤: at most.</small>
     """)
     return
 
 
 @app.cell(hide_code=True)
 def show_fidelity(criterion, results):
-    controls.table(onset.fidelity(results, criterion), "There is no verdict to summarise.")
+    controls.table(onset.fidelity(results, criterion), "No chain has a verdict to summarise.")
     return
 
 
@@ -152,11 +153,11 @@ def show_ratios(criterion, results, unit):
 @app.cell(hide_code=True)
 def about_profile():
     mo.md(r"""
-    ### The ratio depends on what is called collapse
+    ### The ratio depends on what counts as collapse
 
-    <small>The same chains under every threshold from just beyond generation 0 to full collapse. Band: 90 % interval, at
-    each threshold by itself. ▲ at least, ▼ at most: chains that ended at their collapse saw nothing beyond it;
-    `early_stopping: false` lets them go on. Dashed: the threshold picked above.</small>
+    <small>The same chains under every threshold from just beyond generation 0 to full collapse. Band: pointwise 90 %
+    interval. ▲: at least, ▼: at most, because chains that stopped at their collapse saw nothing beyond it
+    (`early_stopping: false` lets them continue). Dashed: the threshold picked above.</small>
     """)
     return
 

@@ -17,15 +17,16 @@ with app.setup(hide_code=True):
 @app.cell(hide_code=True)
 def introduction():
     mo.md(r"""
-    # What it writes, what it draws
+    # What each generation writes and draws
 
     The same prompt continued by every generation, losses side by side; and the same latent vectors decoded by the
-    image model of every generation, beside what each generation drew of its own. Numbers say when a chain collapses;
-    this shows what that is.
+    image model of every generation, beside each generation's own samples. Numbers say when a chain collapses; this
+    notebook shows what collapse looks like.
 
-    To see your own study, give its folder, `STORAGE/NAME`, below, once for its texts and once for its images; or start
-    with `marimo edit analysis/explorer.py -- --results FOLDER`. Texts and pictures are those that the sweep kept;
-    latent vectors are decoded by the study's stored models (`STORAGE/stages`). MLflow keeps none of them.
+    To see your own study, give its folder, `STORAGE/NAME`, or its MLflow experiment below, once for its texts and once
+    for its images; or start with `marimo edit analysis/explorer.py -- --results FOLDER`. Texts and pictures are those
+    that the sweep kept; latent vectors are decoded by the study's stored models (`STORAGE/stages`), which MLflow does
+    not hold.
     """)
     return
 
@@ -65,7 +66,7 @@ def show_texts(prompt_picker, prompts, text_seed, written):
     mo.vstack(
         [
             mo.Html(samples.text_page(_passage)),
-            mo.md("<small>↵ is a line break, ↵×12 twelve of them; texts are cut at 600 characters.</small>"),
+            mo.md("<small>↵: a line break; ↵×12: twelve of them. Texts are cut at 600 characters.</small>"),
         ]
     )
     return
@@ -102,7 +103,7 @@ def show_latents(drawn, image_seed):
         _page = controls.say(str(_error))
     mo.vstack(
         [
-            mo.md("### Same latent, every generation"),
+            mo.md("### The same latent vectors in every generation"),
             _page,
             mo.md(
                 "<small>Each column is one latent vector (for a diffusion model, one draw of its noise), the same in "
@@ -123,7 +124,7 @@ def show_samples(drawn, image_seed):
         [
             mo.md("### What each generation wrote for the next"),
             _page,
-            mo.md("<small>The first samples of each generation's corpus, drawn anew each time.</small>"),
+            mo.md("<small>The first samples of each generation's corpus, drawn anew for each generation.</small>"),
         ]
     )
     return

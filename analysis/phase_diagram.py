@@ -23,9 +23,9 @@ def introduction():
     # Where does it collapse?
 
     The plane of two keys that a study varies, such as γ and the synthetic ratio *r*, or the sampling temperature and
-    *r*: which share of the chains collapses within its horizon at each point, and the boundary at which half of them
-    do, for each loss. The boundary is the search's where the study searched for it (`collapse_points.parquet`); else it
-    is read off the grid, and said so.
+    *r*: the share of chains that collapses within the horizon at each point, and the boundary at which half of them
+    do, for each loss. The boundary is the search's where the study searched for it (`collapse_points.parquet`);
+    otherwise it is read off the grid, and labelled so.
 
     To see your own study, give its folder, `STORAGE/NAME`, or its MLflow experiment; or start with
     `marimo edit analysis/phase_diagram.py -- --results FOLDER`.
@@ -55,7 +55,7 @@ def find_keys(results):
         controls.stop(str(_error))
     if not keys:
         controls.stop(
-            f"{results.name} varies no key whose values are numbers (but the seed): there is no plane to draw. Vary "
+            f"{results.name} varies no numeric key other than the seed: there is no plane to draw. Vary "
             "regime.synthetic_ratio, loss.gamma or decoding.temperature."
         )
     return (keys,)
@@ -85,7 +85,7 @@ def about_plane(criterion):
     controls.heading(
         f"Collapsed within the horizon: {criterion_text(criterion)}",
         "Tiles: white where no chain collapsed, dark where all did. Orange: where half of them do, with its 90 % "
-        "interval; a triangle says that the boundary lies beyond it. Point at a tile for its counts.",
+        "interval; a triangle points towards a boundary that lies beyond it. Point at a tile for its counts.",
     )
     return
 
@@ -101,15 +101,15 @@ def about_boundaries():
     mo.md(r"""
     ### The boundary
 
-    <small>90 % intervals. Chains that ended in a crossing that nothing confirmed count as not collapsed within their
-    horizon; chains without a verdict are left out.</small>
+    <small>90 % intervals. Chains that ended in an unconfirmed crossing count as not collapsed within their horizon;
+    chains without a verdict are left out.</small>
     """)
     return
 
 
 @app.cell(hide_code=True)
 def show_boundaries(plane):
-    controls.table(charts.boundary_rows(plane), "No boundary was looked for.")
+    controls.table(charts.boundary_rows(plane), "There is no boundary to show.")
     return
 
 
@@ -118,8 +118,8 @@ def about_tolerance():
     mo.md(r"""
     ### How much more synthetic data each loss tolerates
 
-    <small>The critical value over the baseline's, with its interval (MOVER, of the two cells' own). It takes a study
-    that searched for the boundary (`search: {kind: boundary, …}`).</small>
+    <small>The critical value over the baseline's, with an interval made from both cells' intervals (MOVER). Only for a
+    study that searched for the boundary (`search: {kind: boundary, …}`).</small>
     """)
     return
 

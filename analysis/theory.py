@@ -19,9 +19,9 @@ def introduction():
     mo.md(r"""
     # Theory against measurement
 
-    The families that are fitted in closed form collapse as closed forms say. Points: the mean (or the variance) over
-    seeds with its 90 % interval; lines: what `fortifai_ray.theory` derives for the same recipe, with nothing fitted. It
-    is the check that the platform measures what it says it does.
+    Families that are fitted in closed form collapse as closed forms predict. Points: the mean (or the variance) over
+    seeds with its 90 % interval; lines: what `fortifai_ray.theory` derives for the same recipe, with nothing fitted.
+    Their agreement checks that the platform measures what it claims to measure.
 
     To see your own study, give its folder, `STORAGE/NAME`, or its MLflow experiment; or start with
     `marimo edit analysis/theory.py -- --results FOLDER`.
@@ -55,11 +55,11 @@ def compare(results):
 @app.cell(hide_code=True)
 def about_overlays():
     mo.md(r"""
-    ### Measured, and as derived
+    ### Measured and derived
 
-    <small>Lines: the closed form, dashed where it holds in a limit alone. Bars: 90 % intervals (BCa bootstrap over
-    seeds). Below each: measured less theory, in standard errors; grey: where nine in ten should lie. The generations of
-    one chain depend on each other, so that neighbouring points stray together.</small>
+    <small>Lines: the closed form, dashed where it holds only in a limit. Bars: 90 % intervals (BCa bootstrap over
+    seeds). Below each: measurement minus theory, in standard errors; grey: where nine in ten should lie. The
+    generations of a chain depend on each other, so neighbouring points deviate together.</small>
     """)
     return
 
@@ -75,9 +75,9 @@ def about_agreement():
     mo.md(r"""
     ### How well they agree
 
-    <small>A mean over few chains misses what a rare chain contributes: under replace, the mean of a variance is seen up
-    to about n/2 generations; its logarithm does not have that trouble. Claims in the study file test such equalities at
-    a level of their own (`fortifai claims`).</small>
+    <small>A mean over few chains misses what a rare chain contributes: under replace, the mean of a variance can be
+    measured up to about n/2 generations; the mean of its logarithm has no such limit. Claims in the study file test
+    such equalities at a level of their own (`fortifai claims`).</small>
     """)
     return
 

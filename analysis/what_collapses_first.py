@@ -22,10 +22,10 @@ def introduction():
     # What collapses first?
 
     Tails, facts, grammar, repetition: the signs of collapse side by side, on one scale. The *fidelity left* is 1 at
-    the chain's own generation 0 and 0 where everything is lost: a value over generation 0's (both over chance where
-    guessing scores something), or generation 0's over it where collapse moves the metric up. A sign is *lost* where
-    less than the share picked below is left and stays so; which one goes first can hang on that share, so it is shown
-    for all.
+    the chain's own generation 0 and 0 where everything is lost: the value over generation 0's (both beyond chance where
+    guessing scores something), or generation 0's over the value where collapse moves the metric up. A sign is *lost*
+    once less than the share picked below is left and stays left. Which sign goes first can depend on that share, so the
+    last chart shows the order for all shares.
 
     To see your own study, give its folder, `STORAGE/NAME`, or its MLflow experiment; or start with
     `marimo edit analysis/what_collapses_first.py -- --results FOLDER`.
@@ -49,18 +49,20 @@ def open_results(picked):
 
 @app.cell(hide_code=True)
 def find_signs(results):
-    found, refused = signs.signs(results)
-    if not found:
-        controls.stop(f"{results.name} measured nothing that is known to fall or rise in collapse: there is no scale.")
+    candidates, refused = signs.signs(results)
+    if not candidates:
+        controls.stop(
+            f"{results.name} has no metric with a known direction of collapse: there is no scale to put it on."
+        )
     (controls.sentences(list(refused.values())) if refused else None)
-    return (found,)
+    return (candidates,)
 
 
 @app.cell(hide_code=True)
-def pick_signs(found):
+def pick_signs(candidates):
     sign_picker = mo.ui.multiselect(
-        {sign.name: sign for sign in found},
-        value=[sign.name for sign in signs.first_choice(found)],
+        {sign.name: sign for sign in candidates},
+        value=[sign.name for sign in signs.first_choice(candidates)],
         label="signs",
         full_width=True,
     )
@@ -88,7 +90,7 @@ def about_curves():
     ### Fidelity left by generation
 
     <small>Median over seeds; band: lowest to highest; as far as every chain has a value. Dashed: the share below which
-    a sign is lost. Above 1 it improved (cut at 1.5); an accuracy near chance is mostly noise.</small>
+    a sign is lost. Above 1 it improved (cut off at 1.5); an accuracy near chance is mostly noise.</small>
     """)
     return
 
@@ -104,8 +106,8 @@ def show_curves(chosen, results, share):
 def about_firsts(share):
     controls.heading(
         f"Lost first, where lost means that less than {share:g} is left",
-        "Confirmed by one further generation. A sign that was not lost within the horizon leaves the order unknown "
-        "only where it may have gone first. No verdict: generation 0 had nothing to lose.",
+        "Confirmed by one further generation. A sign not lost within the horizon leaves the order unknown only where "
+        "it may have gone first. No verdict: generation 0 had nothing to lose.",
     )
     return
 
@@ -128,8 +130,8 @@ def show_firsts(chosen, lost, results):
 def about_order(share):
     controls.heading(
         f"The order, pair by pair (less than {share:g} left)",
-        "Chains of all cells in which the row's sign is lost before the column's, of those whose order is known; point "
-        "at a tile for its 90 % interval (Clopper–Pearson, with the unknown ones counted both ways).",
+        "Chains of all cells in which the row's sign is lost before the column's, out of those whose order is known. "
+        "Point at a tile for its 90 % interval (Clopper–Pearson, with unknown orders counted both ways).",
     )
     return
 
@@ -146,7 +148,7 @@ def about_shares():
     ### The order depends on what counts as lost
 
     <small>Kaplan–Meier median of the onset, by the share that counts as lost; a line ends where fewer than half of the
-    chains lose that much. At one share, the lowest line goes first.</small>
+    chains lose that much. At each share, the lowest line goes first.</small>
     """)
     return
 

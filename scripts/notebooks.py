@@ -1,10 +1,10 @@
 """Export the notebooks in ``analysis/``: ``python scripts/notebooks.py [--ipynb] [--offline] [-- --results FOLDER]``.
 
-Each becomes a page of HTML in ``build/notebooks/``, run anew; what stands after ``--`` is passed on to all of them. A
-page loads marimo's own scripts from the network when it is opened. With ``--offline`` they are laid beside the pages
-instead, which any web server then serves (browsers refuse them from plain files): ``python -m http.server --bind
-127.0.0.1 --directory build/notebooks``. With ``--ipynb`` Jupyter notebooks are written, with their outputs. Exits
-with 1 where a cell raised an error.
+Runs each notebook and writes it as an HTML page into ``build/notebooks/``; arguments after ``--`` are passed on to all
+notebooks. A page loads marimo's own scripts from the network when it is opened. With ``--offline`` they are copied
+beside the pages instead, to be served by any web server (browsers refuse them from plain files): ``python -m
+http.server --bind 127.0.0.1 --directory build/notebooks``. With ``--ipynb``, writes Jupyter notebooks with their
+outputs. Exits with 1 if a cell raised an error.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
-_AT_ONCE = 4  # notebooks that run side by side, each in a process of its own
+_AT_ONCE = 4  # notebooks that run at the same time, each in its own process
 FRONT_END = "marimo"  # the folder of marimo's scripts, beside the pages
 _BASE = re.compile(r'src="(https://[^"]+)/assets/index-')
 
@@ -37,16 +37,18 @@ def main() -> int:
     if given.offline and not given.ipynb:
         lay_front_end(given.out)
     for notebook in failed:
-        print(f"{notebook.name}: not exported whole, see above", file=sys.stderr)
+        print(f"{notebook.name}: not exported completely, see above", file=sys.stderr)
     return 1 if failed else 0
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("notebook", nargs="*", type=Path, help="which; all of analysis/ if none is named")
-    parser.add_argument("--out", type=Path, default=PROJECT / "build" / "notebooks", help="where to (build/notebooks)")
+    parser.add_argument("notebook", nargs="*", type=Path, help="the notebooks to export; by default all in analysis/")
+    parser.add_argument(
+        "--out", type=Path, default=PROJECT / "build" / "notebooks", help="the folder to write to (build/notebooks)"
+    )
     parser.add_argument("--ipynb", action="store_true", help="Jupyter notebooks instead of pages")
-    parser.add_argument("--offline", action="store_true", help="lay marimo's scripts beside the pages")
+    parser.add_argument("--offline", action="store_true", help="copy marimo's scripts beside the pages")
     own, passed_on = _split(sys.argv[1:])
     given = parser.parse_args(own)
     given.passed_on = passed_on
@@ -54,13 +56,13 @@ def _arguments() -> argparse.Namespace:
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What stands before ``--``, and what after it."""
+    """The arguments before ``--``, and those after it."""
     place = arguments.index("--") if "--" in arguments else len(arguments)
     return list(arguments[:place]), list(arguments[place + 1 :])
 
 
 def export(notebook: Path, folder: Path, ipynb: bool, passed_on: Sequence[str]) -> bool:
-    """Run and export one notebook; False where one of its cells raised, or nothing was written."""
+    """Run and export one notebook; False if a cell raised an error or nothing was written."""
     target = folder / f"{notebook.stem}.{'ipynb' if ipynb else 'html'}"
     target.unlink(missing_ok=True)
     kind = ["ipynb", "--include-outputs"] if ipynb else ["html", "--no-include-code"]
@@ -72,10 +74,10 @@ def export(notebook: Path, folder: Path, ipynb: bool, passed_on: Sequence[str]) 
 
 
 def lay_front_end(folder: Path) -> None:
-    """Copy marimo's scripts into ``folder`` and have its pages load them from there.
+    """Copy marimo's scripts into ``folder`` and make its pages load them from there.
 
     Raises:
-        SystemExit: a page names no place that it loads them from, as another version of marimo might write it.
+        SystemExit: a page does not say where it loads them from, as another version of marimo might write it.
     """
     with as_file(files("marimo") / "_static") as static:
         shutil.copytree(static, folder / FRONT_END, dirs_exist_ok=True)
@@ -85,7 +87,7 @@ def lay_front_end(folder: Path) -> None:
         if base is not None:
             page.write_text(text.replace(base[1], FRONT_END), encoding="utf-8")
         elif f'src="{FRONT_END}/assets/index-' not in text:
-            raise SystemExit(f"{page}: nothing says where it loads marimo's scripts from")
+            raise SystemExit(f"{page}: does not say where it loads marimo's scripts from")
 
 
 if __name__ == "__main__":

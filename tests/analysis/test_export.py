@@ -36,7 +36,7 @@ def test_a_cell_that_raises_fails_the_export(tmp_path: Path) -> None:
     done = export(str(notebook), "--out", str(tmp_path))
     assert done.returncode == 1
     assert "division by zero" in done.stdout
-    assert "broken.py: not exported whole" in done.stderr
+    assert "broken.py: not exported completely" in done.stderr
 
 
 def test_a_jupyter_notebook_has_the_cells_and_their_outputs(tmp_path: Path, discrete_study: Path) -> None:

@@ -101,7 +101,7 @@ def test_one_seed_without_a_baseline_says_what_cannot_be_concluded(tmp_path: Pat
     study = compute_study(tmp_path, **GAUSSIAN, vary=vary, collapse=KL, baseline={"loss.kind": "focal"})
     shown, _ = run_notebook("collapse_onset", "--results", str(study))
     assert "there is no baseline cell" in shown
-    assert "Nothing can be tested" in shown
+    assert "There is nothing to test" in shown
     shown, _ = run_notebook("theory", "--results", str(study))
     assert "no interval" in shown
     shown, _ = run_notebook("phase_diagram", "--results", str(study))

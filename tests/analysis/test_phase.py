@@ -106,7 +106,7 @@ def test_the_searchs_boundary_is_taken_where_there_is_one(grid: Results, tmp_pat
     searched, read_off = rows(found)
     assert (searched["source"], searched["critical"], searched["low"], searched["high"]) == ("search", 0.51, 0.5, 0.53)
     assert read_off["source"] == "grid"
-    assert [row["found how"] for row in boundary_rows(found)] == ["searched for", "read off the grid"]
+    assert [row["method"] for row in boundary_rows(found)] == ["searched for", "read off the grid"]
     assert isinstance(phase_chart(found), alt.LayerChart)
 
 

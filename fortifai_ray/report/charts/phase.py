@@ -1,4 +1,4 @@
-"""The plane of two keys as a chart: a panel for each loss, dark where chains collapse, the boundary with its band."""
+"""The plane of two keys as a chart: a panel per loss, dark where chains collapse, and the boundary with its band."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import altair as alt
 import numpy as np
 import polars as pl
 
-from fortifai_ray.report.charts.encodings import GREY, PALETTE, SHAPES, Tooltips, inline
+from fortifai_ray.report.charts.encodings import GREY, PALETTE, SHAPES, Tooltips, bound_shape, inline
 from fortifai_ray.report.phase import LEVEL, Plane, is_log
 from fortifai_ray.results.words import MARKS, number
 from fortifai_ray.statistics.intervals import clopper_pearson
@@ -19,15 +19,15 @@ _BOUNDS = {"exact": "circle", "lower": "triangle-right", "upper": "triangle-left
 
 
 def phase_chart(plane: Plane, *, width: int = 560, height: int = 300) -> alt.ConcatChart | alt.LayerChart | str:
-    """Share of collapsed chains at each point of the plane (white: none, dark: all), and the boundary (orange).
+    """Share of chains collapsed at each point of the plane (white: none, dark: all), and the boundary (orange).
 
-    Where one key alone is numeric: the share by that key, a line each.
+    With a single numeric key: the share by that key, a line per panel. A sentence where there is nothing to draw.
     """
     if plane.y is None or plane.shares["y"].null_count() == plane.shares.height > 0:
         return _line_chart(plane, width, height)
     placed = plane.shares.filter(pl.col("y").is_not_null())
     if placed.is_empty() and plane.boundaries["y"].count() == 0:
-        return "No cell has a value of both keys: pick others."
+        return "No cell has a value for both keys: pick other keys."
     names = plane.panels or plane.boundaries["panel"].unique(maintain_order=True).to_list()
     level = [name for name in names if plane.shares.filter(pl.col("panel") == name, pl.col("y").is_not_null()).height]
     panels = [_panel(plane, name, width, height) for name in level or names]
@@ -66,7 +66,7 @@ def title_of(key: str) -> str:
 
 
 def _edges(values: np.ndarray, log: bool) -> np.ndarray:
-    """Halfway between neighbouring values, and as far beyond the ends."""
+    """Halfway between neighbouring values, and the same distance beyond the ends."""
     spaced = np.log(values) if log else values
     if spaced.size == 1:
         edges = spaced[0] + np.array([-0.5, 0.5])
@@ -84,8 +84,8 @@ def _encoding(channel: type[Any], field: str, axis: dict[str, Any]) -> Any:
 
 def _tiles(shares: pl.DataFrame, x: dict[str, Any], y: dict[str, Any]) -> alt.Chart:
     between = {
-        axis: dict(zip(found["values"].tolist(), pairwise(found["edges"].tolist()), strict=True))
-        for axis, found in (("x", x), ("y", y))
+        name: dict(zip(axis["values"].tolist(), pairwise(axis["edges"].tolist()), strict=True))
+        for name, axis in (("x", x), ("y", y))
     }
     rows = []
     for row in shares.iter_rows(named=True):
@@ -112,7 +112,7 @@ def _tiles(shares: pl.DataFrame, x: dict[str, Any], y: dict[str, Any]) -> alt.Ch
 
 
 def _boundary_layers(boundary: pl.DataFrame, x: dict[str, Any], y: dict[str, Any]) -> list[alt.Chart]:
-    """Band, line and points; a bound is a triangle that points to where the boundary lies."""
+    """Band, line and points; a bound is a triangle that points towards the boundary."""
     rows = [
         row | {"said": interval_text(row)}
         for row in boundary.filter(pl.col("critical").is_not_null()).iter_rows(named=True)
@@ -130,14 +130,13 @@ def _boundary_layers(boundary: pl.DataFrame, x: dict[str, Any], y: dict[str, Any
         rule = alt.Chart(inline(exact)).mark_rule(color=_LINE, strokeWidth=2)
         layers.append(rule.encode(x=_encoding(alt.X, "low", x), x2="high:Q", y=at_y, tooltip=tooltip))
     if rows:
-        shape = alt.Shape("bound:N", legend=None, scale=alt.Scale(domain=list(_BOUNDS), range=list(_BOUNDS.values())))
         mark = alt.Chart(inline(rows)).mark_point(color=_LINE, filled=True, size=80, opacity=1)
-        layers.append(mark.encode(x=at_x, y=at_y, shape=shape, tooltip=tooltip))
+        layers.append(mark.encode(x=at_x, y=at_y, shape=bound_shape(_BOUNDS), tooltip=tooltip))
     return layers
 
 
 def _references(plane: Plane, x: dict[str, Any]) -> list[alt.Chart]:
-    """The boundaries of panels that have no second key (cross entropy has no γ), as dashed uprights."""
+    """The boundaries of panels without a second key (cross entropy has no γ), as dashed vertical lines."""
     flat = plane.boundaries.filter(pl.col("y").is_null(), pl.col("critical").is_not_null())
     rows = [row | {"text": f"{row['panel']}: {interval_text(row)}"} for row in flat.iter_rows(named=True)]
     if not rows:
@@ -149,10 +148,10 @@ def _references(plane: Plane, x: dict[str, Any]) -> list[alt.Chart]:
 
 
 def _line_chart(plane: Plane, width: int, height: int) -> alt.LayerChart | str:
-    """Share collapsed by the one numeric key, with Clopper and Pearson's intervals, and the boundaries on the half."""
+    """Share collapsed by the only numeric key, with Clopper–Pearson intervals, and the boundaries at one half."""
     shares = plane.shares
     if shares.is_empty() and plane.boundaries["critical"].count() == 0:
-        return "Nothing collapsed, and nothing was searched: there is no boundary to draw."
+        return "No chain has a value of this key, and no search has located a boundary: there is nothing to draw."
     low, high = clopper_pearson(
         shares["collapsed"].cast(pl.Int64).to_numpy(), shares["chains"].cast(pl.Int64).to_numpy(), LEVEL
     )
@@ -188,12 +187,12 @@ def _line_chart(plane: Plane, width: int, height: int) -> alt.LayerChart | str:
         base.mark_point(filled=True, size=60, opacity=1).encode(x=x, y=y, color=colour, shape=shape, tooltip=tooltip),
         alt.Chart(inline([{"share": 0.5}])).mark_rule(color=GREY, strokeDash=[4, 4]).encode(y=y),
     ]
-    found = [
+    exact = [
         row | {"share": 0.5, "said": interval_text(row)}
         for row in plane.boundaries.filter(pl.col("bound") == "exact").iter_rows(named=True)
     ]
-    if found:
-        rule = alt.Chart(inline(found)).mark_rule(strokeWidth=5, opacity=0.7)
+    if exact:
+        rule = alt.Chart(inline(exact)).mark_rule(strokeWidth=5, opacity=0.7)
         layers.append(
             rule.encode(
                 x=_encoding(alt.X, "low", axis),
@@ -224,7 +223,7 @@ def boundary_rows(plane: Plane) -> list[dict[str, str]]:
             "chains": row["panel"],
             **({title_of(plane.y): "–" if row["y"] is None else number(row["y"])} if plane.y else {}),
             f"half of them collapse at {title_of(plane.x)}": interval_text(row),
-            "found how": named[row["source"]],
+            "method": named[row["source"]],
             "note": row["why"] or "",
         }
         for row in plane.boundaries.iter_rows(named=True)
@@ -232,18 +231,18 @@ def boundary_rows(plane: Plane) -> list[dict[str, str]]:
 
 
 def tolerated_rows(ratios: pl.DataFrame | None) -> list[dict[str, str]]:
-    """:func:`~fortifai_ray.report.phase.tolerated` as a table of text; empty where nothing was searched for."""
+    """:func:`~fortifai_ray.report.phase.tolerated` as a table of text; empty where the study did not search."""
     if ratios is None:
         return []
     rows = []
     for row in ratios.iter_rows(named=True):
-        told = {"cell": row["cell"], f"critical {title_of(row['over'])}": interval_text(row)}
-        told["times the baseline's"] = "baseline" if row["is_baseline"] else _ratio_text(row, "ratio")
+        texts = {"cell": row["cell"], f"critical {title_of(row['over'])}": interval_text(row)}
+        texts["times the baseline's"] = "baseline" if row["is_baseline"] else _ratio_text(row, "ratio")
         if row["human"] is not None:
-            told["human share needed, times the baseline's"] = (
+            texts["human share needed, times the baseline's"] = (
                 "–" if row["is_baseline"] else _ratio_text(row, "human_ratio")
             )
-        rows.append(told)
+        rows.append(texts)
     return rows
 
 

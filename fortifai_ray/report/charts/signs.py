@@ -169,38 +169,36 @@ def _able(results: Results, sign: Sign) -> list[str]:
 
 
 _AXIS = "fidelity left (1: its own generation 0)"
-_ROOF = 1.5  # a sign that improves leaves the chart there
+_ROOF = 1.5  # a sign that improves beyond this is cut off
 
 
-MOST_CELLS = 8  # cells that get a chart of their own
+MOST_CELLS = 8  # cells with a chart of their own
 
 
 def left_charts(
     table: pl.DataFrame, chosen: Sequence[Sign], cells: Sequence[str], left: float
 ) -> alt.VConcatChart | str:
-    """Fidelity left of each sign by generation, a chart for each of the first cells; or why there is none."""
+    """Fidelity left of each sign by generation, a chart per cell (up to eight); or why there is none."""
     known = set(table["cell"])
     charts = [_left_chart(table, chosen, cell, left) for cell in cells[:MOST_CELLS] if cell in known]
     return alt.VConcatChart(vconcat=charts) if charts else "No chain has anything to lose in generation 0."
 
 
 def when_charts(table: pl.DataFrame, chosen: Sequence[Sign], cells: Sequence[str]) -> alt.VConcatChart | str:
-    """Median onsets by the share that counts as lost, a chart for each of the first cells; or why there is none."""
+    """Median onsets by the share that counts as lost, a chart per cell (up to eight); or why there is none."""
     charts = [_when_chart(table, chosen, cell) for cell in cells[:MOST_CELLS]]
-    found = [chart for chart in charts if chart is not None]
-    if not found:
-        return (
-            "No sign is lost by half of the chains of any cell, at any share: nothing comes first within this horizon."
-        )
-    return alt.VConcatChart(vconcat=found)
+    drawn = [chart for chart in charts if chart is not None]
+    if not drawn:
+        return "At no share do half of a cell's chains lose a sign: nothing comes first within this horizon."
+    return alt.VConcatChart(vconcat=drawn)
 
 
 def _left_chart(
     table: pl.DataFrame, chosen: Sequence[Sign], cell: str, left: float, *, width: int = 560
 ) -> alt.LayerChart:
-    """Fidelity left of each sign in one cell: median over seeds, lowest to highest as a band; dashed: when it is lost.
+    """Fidelity left of each sign in one cell: median over seeds, range as a band; dashed: below this it is lost.
 
-    Medians reach as far as every chain of the cell has a value.
+    Medians extend as far as every chain of the cell has a value.
     """
     rows = _spread(table.filter(pl.col("cell") == cell))
     colour, shape = _sign_colour(chosen), _sign_shape(chosen)
@@ -220,10 +218,10 @@ def _left_chart(
 
 
 def order_chart(table: pl.DataFrame, chosen: Sequence[Sign], *, width: int = 560) -> alt.LayerChart | str:
-    """How often the sign of a row is lost before that of a column, over all cells' chains whose order is known."""
+    """How often a row's sign is lost before a column's, over the chains of all cells whose order is known."""
     counts = crossing_order(table, ["seed"])
     if counts.is_empty():
-        return "Fewer than two signs have a verdict: there is no order."
+        return "Fewer than two signs have a verdict: there is no order to show."
     names = dict(table.select("metric", "sign").unique().iter_rows())
     rows = []
     for row in counts.iter_rows(named=True):
@@ -263,8 +261,8 @@ def order_chart(table: pl.DataFrame, chosen: Sequence[Sign], *, width: int = 560
 
 
 def _when_chart(table: pl.DataFrame, chosen: Sequence[Sign], cell: str, *, width: int = 560) -> alt.LayerChart | None:
-    """The Kaplan–Meier median onset of each sign by the share that counts as lost, in one cell; it ends where fewer
-    than half of the chains lose it."""
+    """The Kaplan–Meier median onset of each sign by the share that counts as lost, in one cell; a line ends where fewer
+    than half of the chains lose that much."""
     judged = table.filter(pl.col("cell") == cell, pl.col("status") != "failed")
     if judged.is_empty():
         return None
@@ -295,14 +293,14 @@ def _when_chart(table: pl.DataFrame, chosen: Sequence[Sign], cell: str, *, width
 def firsts(
     table: pl.DataFrame, chosen: Sequence[Sign], keys: Sequence[str], cells: Sequence[str]
 ) -> list[dict[str, str]]:
-    """Per cell: which sign is lost first, by how many chains."""
-    found = first_crossings(table, keys)
+    """Per cell: how many chains lose each sign first."""
+    firsts = first_crossings(table, keys)
     cell_of = table.select("chain_id", "cell").unique("chain_id")
     names = dict(table.select("metric", "sign").unique().iter_rows())
-    found = found.join(cell_of, on="chain_id", how="left")
+    firsts = firsts.join(cell_of, on="chain_id", how="left")
     rows = []
     for cell in cells:
-        group = found.filter(pl.col("cell") == cell)
+        group = firsts.filter(pl.col("cell") == cell)
         if group.is_empty():
             continue
         counts = dict(group.filter(pl.col("order") == "first").group_by("metric").len().iter_rows())
@@ -317,7 +315,7 @@ def firsts(
 
 
 def onsets(table: pl.DataFrame, chosen: Sequence[Sign], cells: Sequence[str]) -> list[dict[str, str]]:
-    """Per cell and sign: the criterion in the metric's own terms, chains that lost it, and the median onset."""
+    """Per cell and sign: the chains that lost it, the median onset, and the chains without a verdict."""
     judged = table.filter(pl.col("status") != "failed").with_columns(fi=pl.col("fi_generations").cast(pl.Float64))
     curves = kaplan_meier(judged, ["cell", "sign"])
     medians = {
@@ -351,8 +349,8 @@ def _spread(table: pl.DataFrame) -> list[dict[str, Any]]:
     spread = table.group_by("sign", "generation").agg(
         value=value.median(), low=value.min(), high=value.max(), chains=value.count()
     )
-    asked = table.group_by("sign").agg(asked=pl.col("chain_id").n_unique())
-    whole = spread.join(asked, on="sign").filter(pl.col("chains") == pl.col("asked"))
+    all_chains = table.group_by("sign").agg(all_chains=pl.col("chain_id").n_unique())
+    whole = spread.join(all_chains, on="sign").filter(pl.col("chains") == pl.col("all_chains"))
     return whole.sort("sign", "generation").to_dicts()
 
 
