@@ -8,8 +8,8 @@ with app.setup(hide_code=True):
 
     import marimo as mo
 
+    from fortifai_ray.metrics import metric
     from fortifai_ray.notebooks import controls, onset
-    from fortifai_ray.report.metrics import describe
 
     DATA = Path(__file__).parent / "data"
 
@@ -62,7 +62,7 @@ def choices(criterion_picker, unit_picker):
 @app.cell(hide_code=True)
 def about_curves(criterion):
     controls.heading(
-        f"{describe(criterion.metric).title} by generation",
+        f"{metric(criterion.metric).title} by generation",
         "Thick: median over seeds; band: lowest to highest seed (5 to 95 % quantiles above 12 seeds), as far as every "
         "chain has a value. Dashed: the criterion's limit. Click a name to highlight it.",
     )

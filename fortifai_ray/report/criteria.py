@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from fortifai_ray.report.metrics import describe
+from fortifai_ray.metrics import metric
 from fortifai_ray.statistics import CollapseCriterion
 from fortifai_ray.statistics import criteria_of as criteria_in
 from fortifai_ray.statistics import criterion_rows as fidelity_rows
@@ -28,7 +28,7 @@ def limit_text(criterion: CollapseCriterion) -> str:
 
 def criterion_text(criterion: CollapseCriterion) -> str:
     """The whole criterion in words."""
-    words = f"{describe(criterion.metric).title} {limit_text(criterion)}"
+    words = f"{metric(criterion.metric).title} {limit_text(criterion)}"
     if criterion.confirm == 0:
         return f"{words}, at the first crossing"
     return f"{words}, confirmed by {criterion.confirm} further generation{'s' if criterion.confirm > 1 else ''}"
@@ -37,7 +37,7 @@ def criterion_text(criterion: CollapseCriterion) -> str:
 def short_text(criterion: CollapseCriterion) -> str:
     """The criterion in few words: the metric, and the threshold as far as it tells two criteria apart."""
     times = "" if criterion.relative_to == "absolute" else "×"
-    return f"{describe(criterion.metric).title} {criterion.direction} {criterion.threshold:g}{times}"
+    return f"{metric(criterion.metric).title} {criterion.direction} {criterion.threshold:g}{times}"
 
 
 def criterion_rows(criterion: CollapseCriterion) -> pl.Expr:

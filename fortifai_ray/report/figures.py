@@ -8,11 +8,11 @@ from typing import Any
 
 import polars as pl
 
+from fortifai_ray import metrics
 from fortifai_ray.report.charts.curves import curve_of, draw
 from fortifai_ray.report.charts.encodings import MOST_BANDS, MOST_IN_LEGEND, Width
 from fortifai_ray.report.charts.onset import onset_chart, ratio_chart
 from fortifai_ray.report.criteria import criterion_rows, criterion_text
-from fortifai_ray.report.metrics import describe, is_bookkeeping
 from fortifai_ray.report.points import BAND, MANY_CHAINS, MOST_POINTS, Curve
 from fortifai_ray.report.tables import FidelityRow, fidelity_rows
 from fortifai_ray.results.reader import Results
@@ -77,8 +77,8 @@ def section(results: Results, criterion: CollapseCriterion) -> CriterionSection:
 
 def curves(results: Results) -> list[Figure]:
     """A chart for each metric that a criterion judges."""
-    metrics = dict.fromkeys(criterion.metric for criterion in results.criteria)
-    return [_curve(results, metric, 360) for metric in metrics if _drawable(results.generations, metric)]
+    judged = dict.fromkeys(criterion.metric for criterion in results.criteria)
+    return [_curve(results, metric, 360) for metric in judged if _drawable(results.generations, metric)]
 
 
 def other_curves(results: Results) -> list[FigureGroup]:
@@ -87,7 +87,7 @@ def other_curves(results: Results) -> list[FigureGroup]:
     judged = {criterion.metric for criterion in results.criteria}
     left_out = judged | _NOT_METRICS | set(results.cells.keys)
     names = [name for name in table.columns if name not in left_out and not name.endswith("_seconds")]
-    names = [name for name in names if not is_bookkeeping(name)]
+    names = [name for name in names if not metrics.is_bookkeeping(name)]
     if "kept_fraction" not in judged and _drawable(table, "kept_fraction"):
         names = ["kept_fraction", *names] if (table["kept_fraction"].drop_nulls() < 1).any() else names
     names = [name for name in names if _drawable(table, name)]
@@ -95,7 +95,7 @@ def other_curves(results: Results) -> list[FigureGroup]:
         return [FigureGroup("", [_curve(results, name, 240) for name in names], small=False)] if names else []
     groups: dict[str, list[str]] = defaultdict(list)
     for name in names:
-        groups[describe(name).group].append(name)
+        groups[metrics.metric(name).group].append(name)
     return [
         FigureGroup(title, [_curve(results, name, 170, small=True) for name in members], small=True)
         for title, members in groups.items()
@@ -103,7 +103,7 @@ def other_curves(results: Results) -> list[FigureGroup]:
 
 
 def _curve(results: Results, metric: str, height: int, small: bool = False) -> Figure:
-    text = describe(metric)
+    text = metrics.metric(metric)
     points = SMALL_POINTS if small else MOST_POINTS
     drawn = curve_of(results.generations, results.chains, metric, results.cells, most_points=points)
     criteria = [criterion for criterion in results.criteria if criterion.metric == metric]

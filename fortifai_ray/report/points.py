@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from fortifai_ray.report.metrics import describe
+from fortifai_ray import metrics
 from fortifai_ray.results.cells import Cells
 from fortifai_ray.results.words import number
 
@@ -82,7 +82,7 @@ def curve(
     most = max(FEWEST_GENERATIONS, most_points // max(1, measured["cell"].n_unique()))
     shown = thin(every_generation, min(most, MOST_GENERATIONS))
     raw = pl.col(metric).cast(pl.Float64)
-    broken = -math.inf if describe(metric).direction == "below" else math.inf
+    broken = -math.inf if metrics.metric(metric).direction == "below" else math.inf
     table = measured.filter(pl.col("generation").is_in(shown)).select(
         "cell",
         pl.col("chain_id").alias("chain"),
@@ -173,7 +173,7 @@ def _fits_log(metric: str, points: pl.DataFrame, spread: pl.DataFrame) -> bool:
     if drawn.is_empty() or not (drawn > 0).all() or not (lows >= 0).all():
         return False
     values = pl.concat([drawn, lows.filter(lows > 0)])
-    return describe(metric).log or float(values.max()) / float(values.min()) >= 10**DECADES  # type: ignore[arg-type]
+    return metrics.metric(metric).log or float(values.max()) / float(values.min()) >= 10**DECADES  # type: ignore[arg-type]
 
 
 def _placed(spread: pl.DataFrame, points: pl.DataFrame, log_scale: bool) -> pl.DataFrame:

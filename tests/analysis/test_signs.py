@@ -1,4 +1,4 @@
-"""Signs of collapse on one scale: the curve and the criterion tell the same, and the order is what was put in."""
+"""Signs of collapse on one scale: the curve and the criterion agree, and the order is the one in the data."""
 
 from dataclasses import replace
 
@@ -38,15 +38,15 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     )
 
 
-def test_metrics_get_the_parts_they_play(results: Results) -> None:
-    """Tails, facts and fit are found; grammar at chance is refused, in words."""
+def test_metrics_get_their_roles(results: Results) -> None:
+    """Tails, facts and fit are usable; grammar at chance is refused, with the reason."""
     found, refused = signs(results)
     assert [sign.name for sign in first_choice(found)] == [
         "tails: tail coverage",
         "facts: KR accuracy",
         "fit: held-out perplexity",
     ]
-    assert "told from guessing (0.5) in 0 of 3 chains" in refused["blimp_accuracy"]
+    assert "only 0 of 3 chains can be distinguished from guessing (0.5)" in refused["blimp_accuracy"]
 
 
 def test_an_accuracy_whose_interval_holds_chance_is_no_sign(results: Results) -> None:

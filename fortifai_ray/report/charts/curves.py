@@ -14,6 +14,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
+from fortifai_ray import metrics
 from fortifai_ray.report.charts.encodings import (
     MOST_BANDS,
     MOST_IN_LEGEND,
@@ -26,7 +27,6 @@ from fortifai_ray.report.charts.encodings import (
     shape_of,
 )
 from fortifai_ray.report.criteria import criteria_of
-from fortifai_ray.report.metrics import describe
 from fortifai_ray.report.points import MOST_POINTS, Curve, curve, thin
 from fortifai_ray.results.cells import BASELINE, Cells, varied_keys
 from fortifai_ray.statistics import CollapseCriterion
@@ -111,7 +111,7 @@ def draw(
     height: int = 340,
 ) -> alt.LayerChart:
     """Draw a :class:`~fortifai_ray.report.points.Curve`; ``title`` is the value axis's, by default the metric's."""
-    y = _value_axis(describe(metric).axis if title is None else title, drawn.log_scale)
+    y = _value_axis(metrics.metric(metric).axis if title is None else title, drawn.log_scale)
     names = legend_of(cells, drawn.cells) if legend else None
     colour = colour_of(cells, names)
     layers = [*_median_layers(drawn, y, colour, names, cells), *_chain_layers(drawn, y, colour, most_points)]

@@ -12,9 +12,9 @@ from typing import Literal
 import altair as alt
 import polars as pl
 
+from fortifai_ray.metrics import metric
 from fortifai_ray.report.charts.encodings import GREY, MOST_BANDS, Tooltips, bound_shape, colour_of, inline, legend_of
 from fortifai_ray.report.criteria import criterion_rows
-from fortifai_ray.report.metrics import describe
 from fortifai_ray.results.cells import Cells
 from fortifai_ray.results.words import ratio
 from fortifai_ray.statistics import CollapseCriterion
@@ -159,7 +159,7 @@ def profile_chart(
 
 def _threshold_title(criterion: CollapseCriterion) -> str:
     if criterion.relative_to == "absolute":
-        return f"threshold of the criterion: {describe(criterion.metric).axis}"
+        return f"threshold of the criterion: {metric(criterion.metric).axis}"
     whose = "the baseline's" if criterion.relative_to == "baseline_generation_0" else "its own"
     beyond = " over chance" if criterion.chance is not None else ""
-    return f"threshold of the criterion: {describe(criterion.metric).title}, times {whose} generation 0{beyond}"
+    return f"threshold of the criterion: {metric(criterion.metric).title}, times {whose} generation 0{beyond}"

@@ -9,9 +9,9 @@ import altair as alt
 import numpy as np
 import polars as pl
 
+from fortifai_ray.metrics import metric
 from fortifai_ray.report.charts.curves import generation_axis
 from fortifai_ray.report.charts.encodings import GREY, Tooltips, colour_of, inline, legend_of, shapes
-from fortifai_ray.report.metrics import describe
 from fortifai_ray.results.reader import Results
 from fortifai_ray.results.schema import flatten
 from fortifai_ray.statistics.intervals import mean_intervals
@@ -133,8 +133,8 @@ def overlays(table: pl.DataFrame, results: Results) -> alt.VConcatChart:
 
 def _heading(table: pl.DataFrame, title: str) -> str:
     """``Mean over seeds: trace ratio``."""
-    metric = table.filter(pl.col("title") == title)["metric"][0]
-    return f"{title.split(' ', 1)[0].capitalize()} over seeds: {describe(str(metric)).title}"
+    name = str(table.filter(pl.col("title") == title)["metric"][0])
+    return f"{title.split(' ', 1)[0].capitalize()} over seeds: {metric(name).title}"
 
 
 def _overlay(
@@ -143,7 +143,7 @@ def _overlay(
     """Points: measured, with their intervals; lines: the closed form (dashed where it holds in a limit alone)."""
     rows = table.filter(pl.col("title") == title)
     cells = results.cells
-    text = describe(str(rows["metric"][0]))
+    text = metric(str(rows["metric"][0]))
     summary = title.split(" ", 1)[0]
     colour = colour_of(cells, legend_of(cells, set(rows["cell"])))
     shape = alt.Shape(
