@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from fortifai_ray.losses.fused import Kernel, fused_linear_sums
-from fortifai_ray.losses.pointwise import CrossEntropy, TruncatedCrossEntropy
+from fortifai_ray.losses.kinds import CrossEntropy, TruncatedCrossEntropy
 
 SHAPES = ["4096x512x32000", "4096x2048x32000", "4096x512x128000", "4096x2048x128000"]
 TIME_TARGETS = {1.0: 1.0, 0.5: 0.75, 0.2: 0.55}  # on a CPU, of cross entropy's

@@ -28,7 +28,7 @@ GROUPS = (MODEL, BOTH, CORPUS, TRAINING, BENCHMARKS, DISTRIBUTION, SAMPLES, OTHE
 # In the order in which tables show their metrics.
 _DECLARED_IN = (
     "fortifai_ray.families.language.recipe",
-    "fortifai_ray.losses.dynamic",
+    "fortifai_ray.losses.kinds",
     "fortifai_ray.evaluation.signs.corpus",
     "fortifai_ray.evaluation.signs.model",
     "fortifai_ray.evaluation.benchmarks.config",

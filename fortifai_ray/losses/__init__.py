@@ -1,20 +1,29 @@
 """Training losses: each is its own configuration, ``{kind: tce, gamma: 0.3}`` in a study file.
 
-All but Lovász are pointwise, ℓ = f(log p_target): written once on a tensor of log-probabilities, knowing nothing of
-models, logits or padding. That is what lets one memory-lean kernel (:mod:`fortifai_ray.losses.fused`) serve them all,
-a user's own (:mod:`fortifai_ray.losses.user`) among them. Nothing here imports torch until it is needed.
+All but Lovász are pointwise, ℓ = f(log p_target): written once as a function of a tensor of log-probabilities, without
+knowledge of models, logits or padding. That lets one memory-lean kernel (:mod:`fortifai_ray.losses.fused`) serve them
+all, including a user's own (:mod:`fortifai_ray.losses.user`). A loss registers itself by its ``kind`` where it is
+defined; nothing else lists them. Nothing here imports torch until it is needed.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Union
 
-from pydantic import Field, PlainSerializer, PlainValidator, TypeAdapter
+from pydantic import PlainSerializer, PlainValidator
 
-from fortifai_ray.losses.base import LossConfig, PointwiseLoss, value_and_derivative
-from fortifai_ray.losses.dynamic import DynamicTruncatedCrossEntropy
-from fortifai_ray.losses.lovasz import LovaszSoftmax
-from fortifai_ray.losses.pointwise import ClippedFocal, CrossEntropy, Entropy, Focal, TruncatedCrossEntropy
+from fortifai_ray.losses.base import KINDS, LossConfig, PointwiseLoss, SequenceLoss, value_and_derivative
+from fortifai_ray.losses.kinds import (
+    ClippedFocal,
+    CrossEntropy,
+    DynamicTruncatedCrossEntropy,
+    Entropy,
+    Focal,
+    LovaszSoftmax,
+    TruncatedCrossEntropy,
+)
 from fortifai_ray.losses.user import UserLoss, is_user_kind, register_loss, validate_user_loss
+from fortifai_ray.user_code import mistake
+from fortifai_ray.validation import hint
 
 __all__ = [
     "ClippedFocal",
@@ -25,31 +34,39 @@ __all__ = [
     "Loss",
     "LovaszSoftmax",
     "PointwiseLoss",
+    "SequenceLoss",
     "TruncatedCrossEntropy",
     "UserLoss",
     "register_loss",
     "value_and_derivative",
 ]
 
-_OwnLoss: TypeAlias = (
-    CrossEntropy | TruncatedCrossEntropy | Focal | Entropy | ClippedFocal | DynamicTruncatedCrossEntropy | LovaszSoftmax
-)
-_own: TypeAdapter[_OwnLoss] = TypeAdapter(Annotated[_OwnLoss, Field(discriminator="kind")])
-
 
 def _validate(value: Any) -> LossConfig:
-    if isinstance(value, Mapping) and is_user_kind(value.get("kind")):
+    if isinstance(value, LossConfig):
+        return value
+    if not isinstance(value, Mapping):
+        raise ValueError(f"a loss is a mapping such as {{kind: tce, gamma: 0.3}}, not {value!r}")
+    kind = value.get("kind")
+    if is_user_kind(kind):
         return validate_user_loss(value)
-    return value if isinstance(value, UserLoss) else _own.validate_python(value)
+    if kind is None:
+        raise mistake("loss", "kind", f"this key is needed and missing (kinds: {', '.join(KINDS)})", value)
+    if kind not in KINDS:
+        own = "a loss of your own is named module:function"
+        raise mistake("loss", "kind", f"there is no loss {kind!r}{hint(str(kind), KINDS)}; {own}", kind)
+    return KINDS[kind].model_validate(value)
 
 
 def _dump(loss: LossConfig) -> dict[str, Any]:
     return loss.model_dump(mode="json")
 
 
+_AnyKind: Any = Union[tuple([*KINDS.values(), UserLoss])]  # noqa: UP007 (made from the registry)
+
 Loss = Annotated[
-    _OwnLoss | UserLoss,
-    PlainValidator(_validate, json_schema_input_type=_OwnLoss | UserLoss),
+    PointwiseLoss | SequenceLoss | DynamicTruncatedCrossEntropy,
+    PlainValidator(_validate, json_schema_input_type=_AnyKind),
     PlainSerializer(_dump),
 ]
 """Any loss, validated by its ``kind``: one of this package's, a registered name, or a path ``module:function``."""

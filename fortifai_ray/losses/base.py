@@ -1,4 +1,4 @@
-"""What every loss of the target's log-probability shares: one scalar function f, and all that follows from it."""
+"""What losses share: their configuration, the registry of their kinds, and what follows from a scalar function f."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -13,35 +13,52 @@ if TYPE_CHECKING:  # the command line validates study files without paying for t
 
 Normaliser = Literal["valid", "kept"]
 
+KINDS: dict[str, type["LossConfig"]] = {}
+"""The losses of this package by kind: a subclass whose ``kind`` has a default registers itself."""
+
 
 class LossConfig(BaseModel):
-    """What a study file says of a loss: its kind, its numbers, and what its sum is divided by.
+    """A loss as a study file describes it: its kind, its numbers, and the count its sum is divided by.
 
     ``normaliser`` is the count that the sum over targets is divided by, once, over all workers: ``valid`` is every
     target that is not padding (ForTIFAI's mean), ``kept`` only those that contribute a gradient.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    metrics: ClassVar[tuple[Metric, ...]] = ()  # what training with it measures, beside what the family does
+    metrics: ClassVar[tuple[Metric, ...]] = ()  # what training with this loss measures, in addition to the family's
     kind: str
     normaliser: Normaliser = "valid"
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        kind = cls.model_fields["kind"].default
+        if isinstance(kind, str):
+            KINDS[kind] = cls
+
     def identity(self) -> dict[str, Any]:
-        """What of this loss determines a trained model: its settings, and the source where that is a user's own."""
+        """What of this loss determines a trained model: its settings, and the source code of a user's own loss."""
         return self.model_dump(mode="json")
 
 
 class PointwiseLoss(LossConfig, ABC):
-    """ℓ = f(log p) of each target on its own. Its gradient on the logits is f′(log p)·(onehot − softmax)."""
+    """ℓ = f(log p) of each target separately. Its gradient on the logits is f′(log p)·(onehot − softmax)."""
 
     @abstractmethod
     def __call__(self, log_p: "Tensor") -> "Tensor":
-        """f(log p), in nats: same shape as ``log_p``. What is detached in it counts as a constant in f′."""
+        """f(log p), in nats: same shape as ``log_p``. What it detaches counts as a constant in f′."""
 
     def kept(self, log_p: "Tensor") -> "Tensor":
         """Which targets contribute a gradient, f′(log p) ≠ 0: boolean, of the shape of ``log_p``. NaN counts as kept,
-        so that it is seen."""
+        so that it stays visible."""
         return value_and_derivative(self, log_p)[1] != 0
+
+
+class SequenceLoss(LossConfig, ABC):
+    """A loss of one sequence's targets together, which needs whole logits: the fused kernel does not serve it."""
+
+    @abstractmethod
+    def __call__(self, logits: "Tensor", targets: "Tensor", ignore_index: int = -100) -> "Tensor":
+        """Of ``targets`` (N,) under ``logits`` (N, V): a scalar; 0, with a gradient of 0, where no target is valid."""
 
 
 def value_and_derivative(loss: Callable[["Tensor"], "Tensor"], log_p: "Tensor") -> tuple["Tensor", "Tensor"]:

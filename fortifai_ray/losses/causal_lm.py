@@ -1,7 +1,7 @@
-"""A loss on a Hugging Face causal LM: through the fused kernel where the model's head is known to be a linear layer.
+"""A loss on a Hugging Face causal LM: by the fused kernel where the model's head is known to be a linear layer.
 
-Nothing of a model's own code is copied: its body is called for the hidden states, and what its head does to them is
-taken over only if it was seen, on this very model, to be a linear layer and perhaps a soft cap.
+No model code is copied. The model's own body computes the hidden states, and the kernel replaces its head only after a
+check on this very model that the head is a linear layer, optionally followed by a soft cap.
 """
 
 from dataclasses import dataclass
@@ -11,10 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fortifai_ray.losses.base import PointwiseLoss
+from fortifai_ray.losses.base import PointwiseLoss, SequenceLoss
 from fortifai_ray.losses.fused import LossSums, fused_linear_sums, plain_sums
-from fortifai_ray.losses.lovasz import LovaszSoftmax
-from fortifai_ray.losses.pointwise import CrossEntropy
+from fortifai_ray.losses.kinds import CrossEntropy
 
 IGNORE = -100
 
@@ -33,14 +32,14 @@ class OutputHead:
 
 
 class UnknownHead(Exception):
-    """Why a model's head is not served by the fused kernel."""
+    """Why the fused kernel does not serve a model's head."""
 
 
 def find_head(model: Any) -> OutputHead:
     """The output head of a Hugging Face causal LM.
 
-    It is tried on a few tokens, on hidden states scaled up so that a cap, a scale or anything else that the model does
-    to its logits shows. Raises :class:`UnknownHead` with the reason where the fused kernel cannot stand in for it.
+    It is checked on a few tokens, with hidden states scaled up so that a cap, a scale or any other operation on the
+    logits becomes visible. Raises :class:`UnknownHead` with the reason where the fused kernel cannot replace it.
     """
     linear = model.get_output_embeddings()
     if type(linear) is not nn.Linear:  # a subclass may do anything
@@ -86,13 +85,13 @@ def _check_head(model: Any, head: OutputHead, largest: float = 100.0) -> None:
 
 
 def _agree(a: Tensor, b: Tensor) -> bool:
-    """Equal up to rounding: a few hundred operations' worth, relative to the largest value. NaN never agrees."""
+    """Equal up to the rounding of a few hundred operations, relative to the largest value. NaN never agrees."""
     return a.shape == b.shape and bool((a - b).abs().max() <= 100 * torch.finfo(a.dtype).eps * b.abs().max())
 
 
 class CausalLMObjective(nn.Module):
     """A causal LM and the loss of its next tokens as one module, so that DistributedDataParallel, wrapped around it,
-    sees every use of a parameter. ``output_head`` says which path pointwise losses take, and why."""
+    sees every use of a parameter. ``output_head`` names the path that pointwise losses take, and why."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -104,14 +103,14 @@ class CausalLMObjective(nn.Module):
         except UnknownHead as reason:
             self.output_head = f"plain: {reason}"
 
-    def forward(self, tokens: Tensor, lengths: Tensor, loss: PointwiseLoss | LovaszSoftmax) -> LossSums:
-        """The loss of each next token of ``tokens`` (rows, block_size), of which the first ``lengths`` (rows,) of a row
-        are text: sums over (rows, block_size − 1) targets."""
+    def forward(self, tokens: Tensor, lengths: Tensor, loss: PointwiseLoss | SequenceLoss) -> LossSums:
+        """Sums of the loss over the next tokens of ``tokens`` (rows, block_size): (rows, block_size − 1) targets. Only
+        the first ``lengths`` (rows,) tokens of a row are text."""
         targets = _next_tokens(tokens, lengths)
-        if self._head is None or isinstance(loss, LovaszSoftmax):
+        if self._head is None or isinstance(loss, SequenceLoss):
             logits = self.model(input_ids=tokens, use_cache=False).logits[:, :-1]
-            if isinstance(loss, LovaszSoftmax):
-                return _lovasz_sums(logits, targets, loss)
+            if isinstance(loss, SequenceLoss):
+                return _sequence_sums(logits, targets, loss)
             return plain_sums(logits, targets, loss)
         hidden = self.model.base_model(input_ids=tokens, use_cache=False).last_hidden_state[:, :-1]
         linear = self._head.linear
@@ -123,8 +122,8 @@ def _next_tokens(tokens: Tensor, lengths: Tensor) -> Tensor:
     return tokens[:, 1:].masked_fill(positions >= lengths[:, None], IGNORE)
 
 
-def _lovasz_sums(logits: Tensor, targets: Tensor, loss: LovaszSoftmax) -> LossSums:
-    """Each sequence's loss, weighted by its targets; every target counts as kept."""
+def _sequence_sums(logits: Tensor, targets: Tensor, loss: SequenceLoss) -> LossSums:
+    """The sum of each sequence's loss times its number of targets; every target counts as kept."""
     counted = plain_sums(logits.detach(), targets, CrossEntropy())
     of_rows = [loss(row.float(), of_row) for row, of_row in zip(logits, targets, strict=True)]
     total = (torch.stack(of_rows) * counted.valid.sum(1)).sum()

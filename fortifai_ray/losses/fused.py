@@ -1,12 +1,12 @@
 """Output head and pointwise loss in one: logits are never whole in memory, truncated targets cost no backward work.
 
 For ℓ = f(log p) the gradient on the logits of a target is f′(log p)·(onehot − softmax), known as soon as its own logits
-are. So it is formed in the forward pass, a chunk of targets at a time, and turned into gradients of the hidden states
-and the weight by two matrix products over those targets alone for which f′ ≠ 0. For a kept fraction k that is 1 + 2k
+are. So the forward pass computes it, a chunk of targets at a time, and turns it into gradients of the hidden states and
+the weight by two matrix products over only those targets for which f′ ≠ 0. For a kept fraction k that is 1 + 2k
 products of the head's size, where cross entropy on whole logits takes 3: (1 + 2k)/3 of its floating-point operations.
 
-There is one algorithm, and two back ends for what it does to a chunk of logits: PyTorch's operations
-(:mod:`fortifai_ray.losses.softmax`) and, on a GPU, Triton's kernels (:mod:`fortifai_ray.losses.triton_kernel`).
+There is one algorithm with two back ends for a chunk of logits: PyTorch's operations
+(:mod:`fortifai_ray.losses.softmax`) and, on a GPU, Triton kernels (:mod:`fortifai_ray.losses.triton_kernel`).
 
 Chunking and gradients in the forward pass are those of Liger-Kernel's fused linear cross entropy (Hsu et al. 2024).
 """
@@ -68,9 +68,9 @@ def fused_linear_loss(
         bias: (V,).
         softcap: logits z become softcap·tanh(z/softcap) (Gemma 2).
 
-    The sum is divided by what ``loss.normaliser`` says: all valid targets, or the kept ones. Under autocast the
-    products are taken in its dtype; sums over chunks, softmax and loss are float32 at least. Raises ValueError for
-    shapes that do not fit. See :func:`fused_linear_sums` for the undivided sum.
+    The sum is divided by the count that ``loss.normaliser`` names: all valid targets, or the kept ones. Under autocast
+    the products are computed in its dtype; sums over chunks, softmax and loss in float32 or wider. Raises ValueError
+    for shapes that do not fit. See :func:`fused_linear_sums` for the undivided sum.
     """
     sums = fused_linear_sums(hidden, weight, targets, loss, bias, softcap, ignore_index=ignore_index)
     return sums.mean(getattr(loss, "normaliser", "valid"))
@@ -88,11 +88,11 @@ def fused_linear_sums(
     chunk_logits: int | None = None,
     kernel: Kernel | None = None,
 ) -> LossSums:
-    """As :func:`fused_linear_loss`, undivided, with what a trainer wants to count.
+    """As :func:`fused_linear_loss`, undivided, with the counts that a trainer needs.
 
-    ``chunk_logits`` bounds memory: so many logits are formed at once (one target's at least). ``kernel`` is what works
-    on them; by default Triton's on a GPU, where the package triton is installed, and PyTorch elsewhere. Raises
-    ValueError where ``kernel="triton"`` is asked for and cannot be had.
+    ``chunk_logits`` bounds memory: the number of logits formed at once (at least one target's). ``kernel`` is the back
+    end; by default Triton on a GPU, where the package triton is installed, and PyTorch elsewhere. Raises ValueError
+    where ``kernel="triton"`` is requested but not available.
     """
     if hidden.shape[:-1] != targets.shape or weight.shape[1:] != hidden.shape[-1:]:
         shapes = f"hidden {tuple(hidden.shape)}, weight {tuple(weight.shape)}, targets {tuple(targets.shape)}"
@@ -110,7 +110,7 @@ def fused_linear_sums(
 
 
 def plain_sums(logits: Tensor, targets: Tensor, loss: Function, *, ignore_index: int = -100) -> LossSums:
-    """The same from whole logits (…, V), by autograd: what the fused kernel is held against."""
+    """The same from whole logits (…, V), by autograd: the reference for the fused kernel."""
     logits = logits if logits.dtype == torch.float64 else logits.float()
     valid = targets != ignore_index
     nll = F.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="none", ignore_index=ignore_index)
@@ -151,7 +151,7 @@ def _chunk_logits(weight: Tensor, dtype: torch.dtype, softmax: _MakeSoftmax) -> 
 
 @dataclass(frozen=True)
 class _Head:
-    """What of a fused pass is no tensor."""
+    """The settings of a fused pass."""
 
     loss: Function
     softcap: float | None
@@ -163,15 +163,15 @@ class _Head:
 
 
 class _Gradients(NamedTuple):
-    """Of the sum over targets, in the dtype that sums are taken in; None where not asked for."""
+    """Of the sum over targets, in the dtype of the sums; None where not needed."""
 
     hidden: Tensor | None
     weight: Tensor | None
     bias: Tensor | None
 
     def add(self, rows: Tensor, states: Tensor, weight: Tensor, on_logits: Tensor, memory: Tensor) -> None:
-        """Add a chunk's share, of targets ``rows`` with hidden states ``states`` (k, D), from the gradient on their
-        logits (k, V): two products, none where k = 0. ``memory`` (k or more, V), of the products' dtype, may be
+        """Add a chunk's contribution: targets ``rows`` with hidden states ``states`` (k, D) and the gradient on their
+        logits (k, V). Two products, none where k = 0. ``memory`` (k or more, V), of the products' dtype, may be
         overwritten."""
         if not len(rows):
             return
@@ -216,8 +216,8 @@ class _FusedLinear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, scale: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets = ctx.saved_tensors
-        # The gradients are scaled in place and given away, since a copy would be as large as the weight: a graph that
-        # is kept for another backward pass forms them again.
+        # The gradients are scaled in place and handed over, since a copy would be as large as the weight: a graph that
+        # is kept for another backward pass computes them again.
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
             gradients = _forward(hidden, weight, bias, targets, ctx.head, ctx.needs_input_grad[:3])[3]
@@ -237,8 +237,8 @@ def _forward(
     inputs = (hidden, weight, bias)
     gradients = _Gradients(
         *(
-            torch.zeros_like(tensor, dtype=exact) if asked and tensor is not None else None
-            for tensor, asked in zip(inputs, wanted, strict=True)
+            torch.zeros_like(tensor, dtype=exact) if needed and tensor is not None else None
+            for tensor, needed in zip(inputs, wanted, strict=True)
         )
     )
     log_p = torch.zeros(len(targets), dtype=exact, device=hidden.device)

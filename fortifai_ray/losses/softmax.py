@@ -1,4 +1,4 @@
-"""The softmax of a chunk of logits in PyTorch, and what a back end of the fused output head must do."""
+"""The interface of a back end of the fused output head, and the softmax of a chunk of logits in PyTorch."""
 
 from typing import Protocol
 
@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 class ChunkSoftmax(Protocol):
-    """Log-probabilities and gradients of a chunk of targets, in memory that each chunk uses again: what is freed and
-    taken anew is paged in anew. A chunk is used thus: its logits are written to ``logits``, then :meth:`log_p` is
-    called, then perhaps :meth:`gradients`, which may leave anything in ``logits``."""
+    """Log-probabilities and gradients of a chunk of targets, in memory that all chunks reuse: freed and reallocated
+    memory would be paged in again. For each chunk the caller writes its logits to ``logits``, calls :meth:`log_p`, then
+    perhaps :meth:`gradients`, which may leave anything in ``logits``."""
 
     logits: Tensor
     """(rows, V), in the dtype of the matrix products: written by the caller, before bias and cap."""

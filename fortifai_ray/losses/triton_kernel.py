@@ -1,9 +1,9 @@
 """The softmax of a chunk of logits in two Triton kernels: the fused output head's back end on a GPU.
 
-The matrix products stay with cuBLAS. One kernel reads a chunk's logits once, in the dtype the product left them in, and
-gives log p of the targets; f and f′ are then PyTorch's, on a vector, so a user's own loss works as it is. The other
+The matrix products stay with cuBLAS. One kernel reads a chunk's logits once, in the dtype of the product, and computes
+log p of the targets; PyTorch then computes f and f′ on a vector, so a user's own loss works unchanged. The other kernel
 reads the rows with f′ ≠ 0 once more and writes f′·(onehot − softmax) over the first rows of the same memory, so that
-the kept rows lie together for the two products of the backward pass and no second copy of the logits is ever made.
+the kept rows are contiguous for the two products of the backward pass and the logits are never copied.
 
 Verified: both kernels in Triton's interpreter on a CPU (``TRITON_INTERPRET=1``), against float64 and beside the PyTorch
 back end; and that Triton 3.9 compiles them for NVIDIA GPUs of compute capability 8.0, 9.0 and 10.0, with no register
@@ -22,7 +22,7 @@ import triton.language as tl
 from torch import Tensor
 
 INTERPRETED: bool = triton.knobs.runtime.interpret
-"""Whether this module's kernels run in Triton's interpreter, on any device: set by the time it was imported."""
+"""Whether this module's kernels run in Triton's interpreter, on any device: set at the time of its import."""
 
 BLOCK = 8192  # columns a program holds at once: 32 to a thread, half as many of float64, so that registers suffice
 # Multiplications and additions are not fused into one rounding: the interpreter, which is tested against, fuses none.
@@ -30,14 +30,14 @@ LAUNCH: dict[str, Any] = {"num_warps": 8, "enable_fp_fusion": False}
 
 
 def serves(device: torch.device) -> bool:
-    """Whether tensors on ``device`` can be given to these kernels."""
+    """Whether these kernels accept tensors on ``device``."""
     return INTERPRETED or device.type == "cuda"
 
 
 class TritonSoftmax:
     """A chunk's softmax by Triton kernels: see :class:`fortifai_ray.losses.softmax.ChunkSoftmax`.
 
-    A target outside [0, V) has log p = NaN: it is seen in the loss, and no memory outside the logits is read.
+    A target outside [0, V) has log p = NaN: the loss shows it, and no memory outside the logits is read.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, softcap: float | None, rows: int) -> None:

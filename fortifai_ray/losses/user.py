@@ -1,4 +1,4 @@
-"""A user's own loss: a function of the log-probability, found by name or by a dotted path.
+"""A user's own loss: a function of the log-probability, given by a registered name or a dotted path.
 
 In ``my_losses.py``, beside the study file or installed::
 
@@ -29,7 +29,7 @@ _registered: dict[str, str] = {}
 
 
 def register_loss(name: str) -> Callable[[_Function], _Function]:
-    """Make a function of the log-probability known as ``kind: name``, and leave it as it is.
+    """Register a function of the log-probability as ``kind: name``, and return it unchanged.
 
     The function takes a tensor of log-probabilities and returns f of each, in the same shape; its further parameters
     are the loss's settings. Raises ValueError for a name with a colon, which would read as a path.
@@ -45,7 +45,7 @@ def register_loss(name: str) -> Callable[[_Function], _Function]:
 
 
 def is_user_kind(kind: Any) -> bool:
-    """Whether a loss's kind means a user's own: a registered name or a dotted path."""
+    """Whether a loss's kind is a user's own: a registered name or a dotted path."""
     return isinstance(kind, str) and (":" in kind or kind in _registered)
 
 
@@ -58,13 +58,13 @@ class UserLoss(PointwiseLoss):
         return _find(self.kind)(log_p, **(self.model_extra or {}))
 
     def identity(self) -> dict[str, Any]:
-        """Settings, and a hash of the whole module that the function stands in (what that imports is not in it)."""
+        """Settings, and a hash of the whole module that defines the function (not of what that module imports)."""
         return {**self.model_dump(mode="json"), "source": source_hash(_find(self.kind))}
 
 
 def validate_user_loss(content: Mapping[str, Any]) -> UserLoss:
-    """A checked user loss: its module is imported, its settings are held against the function's signature, and the
-    function is tried on three log-probabilities.
+    """A user's loss, checked: its module is imported, its settings must fit the function's signature, and the function
+    is called on three log-probabilities.
 
     Raises ValidationError, at the key that is wrong.
     """
@@ -96,7 +96,7 @@ def _find(kind: str) -> Callable[..., "Tensor"]:
 
 
 def _parameters(function: Callable[..., "Tensor"], kind: str) -> type[BaseModel]:
-    """The function's parameters after the first, as a model that checks them."""
+    """A model that validates the function's parameters after the first."""
     signature = inspect.signature(function)
     first, *rest = signature.parameters.values() if signature.parameters else (None,)
     if first is None or first.kind not in (first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD):
@@ -121,6 +121,6 @@ def _try(loss: UserLoss) -> None:
     log_p = torch.tensor([-3.0, -0.5, -0.01], dtype=torch.float64)
     value, derivative = value_and_derivative(loss, log_p)
     if value.shape != log_p.shape:
-        raise ValueError(f"it gives shape {tuple(value.shape)} for shape {tuple(log_p.shape)}")
+        raise ValueError(f"it returns shape {tuple(value.shape)} for shape {tuple(log_p.shape)}")
     if not (value.isfinite().all() and derivative.isfinite().all()):
-        raise ValueError(f"at log p = {log_p.tolist()} it gives {value.tolist()}, slope {derivative.tolist()}")
+        raise ValueError(f"at log p = {log_p.tolist()} it returns {value.tolist()}, with slope {derivative.tolist()}")

@@ -4,6 +4,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from fortifai_ray.losses import (
     TruncatedCrossEntropy,
     value_and_derivative,
 )
+from fortifai_ray.losses.base import KINDS
 
 log_probabilities = st.lists(st.floats(-30.0, -1e-9), min_size=1, max_size=20)
 
@@ -186,3 +188,24 @@ for loss in ({"kind": "tce", "gamma": 0.3}, {"kind": "focal"}, {"kind": "lovasz"
 assert "torch" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_loss_of_this_package_is_its_class_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A subclass with a kind registers itself: study files can name it, and an unknown kind's hint lists it."""
+    monkeypatch.setitem(KINDS, "cubed", CrossEntropy)  # removed after the test
+
+    class Cubed(PointwiseLoss):
+        kind: Literal["cubed"] = "cubed"
+
+        def __call__(self, log_p: torch.Tensor) -> torch.Tensor:
+            return -(log_p**3)
+
+    assert isinstance(TypeAdapter(Loss).validate_python({"kind": "cubed"}), Cubed)
+    with pytest.raises(ValidationError, match="there is no loss 'cubedd'; did you mean cubed"):
+        TypeAdapter(Loss).validate_python({"kind": "cubedd"})
+
+
+def test_a_study_files_schema_lists_every_loss() -> None:
+    schema = TypeAdapter(Loss).json_schema()
+    kinds = [part["properties"]["kind"].get("const") for part in schema["$defs"].values()]
+    assert {kind for kind in kinds if kind} == set(KINDS)

@@ -15,7 +15,7 @@ from fortifai_ray.families import (
     WASSERSTEIN,
 )
 from fortifai_ray.families.images.config import EvaluationConfig, FamilyConfig, TrainingConfig, fill_defaults
-from fortifai_ray.losses import Loss, LovaszSoftmax
+from fortifai_ray.losses import Loss, SequenceLoss
 from fortifai_ray.metrics import MODEL, SAMPLES, Metric
 from fortifai_ray.recipe.recipe import Recipe
 from fortifai_ray.storage.store import StageStore
@@ -140,7 +140,7 @@ class ImageRecipe(Recipe):
     @field_validator("loss")
     @classmethod
     def _is_pointwise(cls, loss: Loss) -> Loss:
-        if isinstance(loss, LovaszSoftmax):
+        if isinstance(loss, SequenceLoss):
             raise ValueError("lovasz needs the probabilities of whole classes: give a loss of the target's log p")
         return loss
 

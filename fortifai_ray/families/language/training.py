@@ -29,7 +29,7 @@ from fortifai_ray.families.language.parallel import (
     unreduced,
     unwrapped,
 )
-from fortifai_ray.losses import CrossEntropy, DynamicTruncatedCrossEntropy, Loss, LovaszSoftmax, PointwiseLoss
+from fortifai_ray.losses import CrossEntropy, DynamicTruncatedCrossEntropy, Loss, PointwiseLoss, SequenceLoss
 from fortifai_ray.seeds import generator
 from fortifai_ray.storage.transfer import Folder
 
@@ -193,7 +193,7 @@ class _Run:
                 self.gammas.append(self._threshold(loss, epoch))
                 if math.isnan(self.gammas[-1]):
                     return f"the target probabilities are not finite ahead of epoch {epoch}"
-                of_epoch: PointwiseLoss | LovaszSoftmax = loss.at(self.gammas[-1])
+                of_epoch: PointwiseLoss | SequenceLoss = loss.at(self.gammas[-1])
             else:
                 of_epoch = loss
             order = generator(self._order_seed, "epoch", epoch).permutation(len(self._blocks))
@@ -203,7 +203,7 @@ class _Run:
                 step += 1
         return None
 
-    def _step(self, step: int, batch: Batch, loss: PointwiseLoss | LovaszSoftmax) -> bool:
+    def _step(self, step: int, batch: Batch, loss: PointwiseLoss | SequenceLoss) -> bool:
         """One update of the weights, left out where the gradient is not finite."""
         import torch
 
@@ -216,7 +216,7 @@ class _Run:
         self._optimizer.zero_grad(set_to_none=True)
         return True
 
-    def _add_gradients(self, step: int, batch: Batch, loss: PointwiseLoss | LovaszSoftmax) -> None:
+    def _add_gradients(self, step: int, batch: Batch, loss: PointwiseLoss | SequenceLoss) -> None:
         """The gradients of one step, of the loss divided by what it counts over all micro-batches and workers."""
         import torch
 
