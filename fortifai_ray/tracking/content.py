@@ -77,7 +77,8 @@ class StudyContent:
 
     def searches(self) -> Iterator[RunContent]:
         """The search of each cell under each criterion: its probes in the order of their values, and the point."""
-        search, points = self._study.settings.search, read_table(self.folder, "collapse_points")
+        search = self._study.settings.search
+        points = read_table(self.folder, "collapse_points") if isinstance(search, BoundarySearch) else None
         if not isinstance(search, BoundarySearch) or points is None:
             return
         criteria, cells = self._study.settings.collapse, self._study.cells

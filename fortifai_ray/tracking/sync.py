@@ -169,7 +169,7 @@ class StudySync:
         for what, error in self._missing.items():
             reasons.setdefault(error or last, []).append(what)
         lines = [
-            f"{len(whats)} records not sent to MLflow ({self._uri}): {some(whats)}: {reason}"
+            f"{len(whats)} record{'s' * (len(whats) > 1)} not sent to MLflow ({self._uri}): {some(whats)}: {reason}"
             for reason, whats in reasons.items()
         ]
         return [*lines, f"all of it is in {self._folder}: {_SEND_LATER}"] if lines else []
@@ -220,8 +220,9 @@ class StudySync:
             if not self._runs.holds(run):
                 hold(run)
 
-        runs = self._runs
-        steps = {"metrics": runs.hold_metrics, "samples": runs.hold_samples, "end": runs.hold_end}
+        steps = {"metrics": self._runs.hold_metrics, "samples": self._runs.hold_samples}
+        if run.end is not None:
+            steps["end"] = self._runs.hold_end
         return [
             _Part(f"the {what} of {run.label}", partial(unless_held, hold), run.key) for what, hold in steps.items()
         ]
