@@ -169,7 +169,7 @@ def seed_quantiles(
     table = rows.group_by("_cell", "generation").agg(
         expression
         for name in metrics
-        if rows[name].count()
+        if name in rows.columns and rows[name].count()
         for expression in (
             pl.col(name).mean().alias(f"{name}/mean"),
             *(pl.col(name).quantile(q, "linear").alias(f"{name}/{label}") for label, q in _QUANTILES.items()),

@@ -86,7 +86,9 @@ def write_end(
     ]
     if rows:
         write_table(folder, "chains", pl.DataFrame(rows, infer_schema_length=None))
-    summaries = [{"chain_id": c.chain_id, "status": "failed" if reason else "finished", "reason": reason} for c in chains]
+    summaries = [
+        {"chain_id": c.chain_id, "status": "failed" if reason else "finished", "reason": reason} for c in chains
+    ]
     (folder / "results" / "summary.json").write_text(json.dumps({"chains": summaries}))
     (folder / "report.html").write_text("<p>curves</p>")
 

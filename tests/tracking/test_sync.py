@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-import os
 import shutil
 import signal
 import socket
@@ -75,7 +74,9 @@ class TestWhatIsLogged:
         for name in ("study.yaml", "report.html", "results/summary.json"):
             assert artefact(storage, parent, name) == (folder / name).read_text()
         tables = [file.path for file in client(storage).list_artifacts(parent, "results")]
-        assert tables == [f"results/{n}" for n in ("chains.parquet", "generations.parquet", "samples.parquet", "summary.json")]
+        assert tables == [
+            f"results/{n}" for n in ("chains.parquet", "generations.parquet", "samples.parquet", "summary.json")
+        ]
         recipe = yaml.safe_load(artefact(storage, tce, "recipe.yaml"))
         assert recipe == write_study(storage)[1].chains[1].recipe.model_dump(mode="json")
         assert artefact(storage, tce, "samples/generation_002.txt") == "[7] once ▸ 2 times"
@@ -193,6 +194,7 @@ class TestRunAgain:
         sync = StudySync(folder, storage)
         sync.poke()
         until(lambda: CE in runs(storage))
+        write_end(folder, [])
         assert sync.close("interrupted").problems == []
         assert {run.info.status for some in runs(storage).values() for run in some} == {"KILLED"}
         assert sweep(storage).problems == []

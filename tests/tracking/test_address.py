@@ -1,0 +1,166 @@
+"""Where the runs are, without credentials; and MLflow's own server and page on them."""
+
+import math
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from ports import unused_port
+
+from fortifai_ray.doctor import check_tracking
+from fortifai_ray.errors import UserError
+from fortifai_ray.tracking.address import open_ui, redact, tracking_uri_for
+from fortifai_ray.tracking.sync import StudySync
+
+from .folders import rows_of, runs, sweep, write_end, write_generations, write_study
+
+
+class TestWhere:
+    def test_the_variable_is_honoured_and_an_empty_one_is_not_set(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+        assert tracking_uri_for(tmp_path) == "http://127.0.0.1:1"
+        assert tracking_uri_for(tmp_path, "sqlite:///x.db") == "sqlite:///x.db"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", " ")
+        assert tracking_uri_for(tmp_path) == f"sqlite:///{tmp_path.resolve()}/mlflow.db"
+
+    def test_the_variables_database_gets_the_runs(
+        self, storage: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        elsewhere = tmp_path_factory.mktemp("elsewhere")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{storage}/mlflow.db")
+        assert sweep(elsewhere).problems == []
+        assert not (elsewhere / "mlflow.db").exists()
+        assert len(runs(storage)) == 3
+
+    @pytest.mark.parametrize(
+        ("text", "secret"),
+        [
+            ("http://ada:hunter2@host:5000/x", "hunter2"),
+            ("cannot open postgresql+psycopg2://ada:hun@ter2@host/db (refused)", "ter2"),
+            ("https://hunter2@host", "hunter2"),
+            ("http://host/?token=hunter2&x=1", "hunter2"),
+            ("401 for bearer hunter2", "hunter2"),
+        ],
+    )
+    def test_credentials_are_never_shown(self, text: str, secret: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "hunter2")
+        assert secret not in redact(text)
+        assert redact("http://host:5000/a@b") == "http://host:5000/a@b"
+
+
+@pytest.fixture(scope="class")
+def served(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[tuple[Path, str]]:
+    """A storage after a sweep and the address of `open_ui` on it, in a process of its own; Ctrl-C must end that."""
+    storage, port = tmp_path_factory.mktemp("served"), unused_port()
+    code = "import sys; from pathlib import Path; from fortifai_ray.tracking.address import open_ui; "
+    code += "open_ui(Path(sys.argv[1]), port=int(sys.argv[2]))"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        shutil.copy(empty_database, storage / "mlflow.db")
+        sweep(storage)
+        with (storage / "server.log").open("wb") as output:
+            arguments = [sys.executable, "-c", code, str(storage), str(port)]
+            server = subprocess.Popen(arguments, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        answer(f"{address}/health")
+        yield storage, address
+        os.killpg(server.pid, signal.SIGINT)
+        server.wait(60)
+        with pytest.raises(OSError, match="refused"):
+            urllib.request.urlopen(f"{address}/health", timeout=5)
+    finally:
+        if server.poll() is None:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+
+
+def answer(url: str, seconds: float = 90.0) -> bytes:
+    """What the server says, once it answers."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=5) as response:
+                return bytes(response.read())
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
+class TestUserInterface:
+    def test_it_serves_the_storages_runs(self, served: tuple[Path, str]) -> None:
+        """The server people get, at the loopback address that was printed, with the runs of the sweep."""
+        storage, address = served
+        remote = MlflowClient(address)
+        experiment = remote.get_experiment_by_name("small")
+        assert experiment is not None
+        assert len(remote.search_runs([experiment.experiment_id])) == 3
+        assert address in (storage / "server.log").read_text()
+
+    def test_a_sweep_can_send_to_a_server(
+        self, served: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory
+    ) -> None:
+        """The same records over HTTP, twice, NaN included: the server places the artefacts, nothing is doubled."""
+        storage, address = served
+        for _ in range(2):
+            folder, study = write_study(tmp_path_factory.mktemp("remote"), name="remote")
+            chain = study.chains[0]
+            rows = [*rows_of(chain, 1), {**rows_of(chain, 2)[1], "wasserstein": math.nan}]
+            write_generations(folder, rows)
+            write_end(folder, [chain], "survived")
+            outcome = StudySync(folder, Path("/nowhere"), address).close("finished")
+            assert outcome.problems == []
+        remote = MlflowClient(address)
+        found = remote.search_runs([str(outcome.experiment_id)])
+        assert len(found) == 2
+        chain_run = next(run.info.run_id for run in found if "fortifai.chain_id" in run.data.tags)
+        first, second = (point.value for point in remote.get_metric_history(chain_run, "wasserstein"))
+        assert first == 300.0
+        assert math.isnan(second)
+        assert [file.path for file in remote.list_artifacts(chain_run, "samples")] == [
+            "samples/generation_000.txt",
+            "samples/generation_001.txt",
+        ]
+        assert list((storage / "mlartifacts").glob(f"*/{chain_run}/**/generation_000.txt"))
+
+    def test_the_doctor_finds_the_server(self, served: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
+        """Asked as a sweep would ask (here because a real server is at hand)."""
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", served[1].replace("//", "//ada:hunter2@"))
+        finding = check_tracking()
+        assert finding.ok is True
+        assert "answers" in finding.detail
+        assert "hunter2" not in finding.detail
+
+    def test_a_storage_without_runs_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        with pytest.raises(UserError, match=r"mlflow\.db does not exist"):
+            open_ui(tmp_path)
+
+    def test_a_port_in_use_is_named(self, storage: Path) -> None:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            port = taken.getsockname()[1]
+            with pytest.raises(UserError, match=f"cannot listen on 127.0.0.1:{port}"):
+                open_ui(storage, port=port)
+
+    def test_a_server_elsewhere_is_pointed_to_without_its_password(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://ada:hunter2@mlflow.example:8443")
+        open_ui(tmp_path)
+        printed = capsys.readouterr().out
+        assert "https://***@mlflow.example:8443" in printed
+        assert "hunter2" not in printed
