@@ -120,7 +120,7 @@ def test_every_study_that_ships_is_valid(
         ({"vary": {"loss.gamma": [0.3]}}, r"loss\.kind: this key is needed"),
         ({"loss": {"kind": "tce", "gamma": 1.7}, "vary": {}}, r"loss\.gamma: γ is a probability in \(0, 1\]: 1\.7"),
         ({"loss": {"kind": "tce", "gamma": 0}, "vary": {}}, r"loss\.gamma: γ is a probability in \(0, 1\]"),
-        ({"loss": {"kind": "tec"}, "vary": {}}, r"loss: .*'cross_entropy', 'tce'"),
+        ({"loss": {"kind": "tec"}, "vary": {}}, r"loss\.kind: there is no loss 'tec'; did you mean tce\?"),
         ({"regime": {"kind": "mixed", "synthetic_ratio": 1.2}}, r"regime\.synthetic_ratio: .*\[0, 1\]"),
         ({"regime": {"kind": "mixed"}}, r"regime\.synthetic_ratio: this key is needed"),
         ({"generations": 0}, r"generations: .*greater than or equal to 1, not 0"),
