@@ -108,7 +108,7 @@ def _refusal(sign: Sign, starts: pl.Series, able: int) -> str:
     if sign.chance is None:
         return f"{sign.name} is left out: in generation 0 it is not above 0 ({span}), so there is nothing to lose."
     return (
-        f"{sign.name} is left out: in generation 0 ({span}) only {able} of {starts.len()} chains can be distinguished "
+        f"{sign.name} is left out: in generation 0 ({span}) {able} of {starts.len()} chains can be distinguished "
         f"from guessing ({sign.chance:g}). Score more questions, or start from a better model."
     )
 

@@ -37,8 +37,8 @@ def survival_table(
 
     Returns:
         A row per cell and time, from 0 on: ``cell, at, faithful, low, high, chains, at_risk, collapsed, censored``
-        (the last three at that time). The band is null where it is undefined: before the first collapse, and once
-        no chain is left.
+        (the last three at that time). The band is null where it is undefined: where chains were censored before the
+        first collapse, and once no chain is left.
     """
     judged = cells.name(chains.filter(criterion_rows(criterion), pl.col("status") != "failed"))
     judged = judged.select(
@@ -55,10 +55,10 @@ def survival_table(
     table = table.with_columns(at_risk=left, chains=left.max().over("cell"))
     variance = (pl.col("collapsed") / (pl.col("at_risk") * (pl.col("at_risk") - pl.col("collapsed")))).cum_sum()
     width = NormalDist().inv_cdf((1 + level) / 2) * variance.over("cell").sqrt() / pl.col("faithful").log().abs()
-    known = pl.col("faithful").is_between(1e-12, 1 - 1e-12)
+    known, start = pl.col("faithful").is_between(1e-12, 1 - 1e-12), pl.col("collapsed") + pl.col("censored") == 0
     return table.with_columns(
-        low=pl.when(known).then(pl.col("faithful").pow(width.exp())),
-        high=pl.when(known).then(pl.col("faithful").pow((-width).exp())),
+        low=pl.when(known).then(pl.col("faithful").pow(width.exp())).when(start).then(1.0),
+        high=pl.when(known).then(pl.col("faithful").pow((-width).exp())).when(start).then(1.0),
     ).select("cell", "at", "faithful", "low", "high", "chains", "at_risk", "collapsed", "censored")
 
 
