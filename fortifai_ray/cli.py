@@ -51,7 +51,7 @@ def sweep(
     console = _console()
     study, place = load_study(file, override or []), Storage.of(storage)
     if dry_run:
-        from fortifai_ray.sweep.dry_run import print_plan
+        from fortifai_ray.sweep.preflight import print_plan
 
         print_plan(study, place, console)
         return

@@ -1,20 +1,25 @@
-"""The Ray instance that a sweep runs on: one started here, or the one at an address."""
+"""The Ray instance that a sweep runs on: one started here, or the one at an address and the nodes it brings."""
 
 import os
 import secrets
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tenacity import retry, stop_after_attempt
 
 from fortifai_ray.errors import UserError
+from fortifai_ray.study.resources import ResourcesConfig
 from fortifai_ray.sweep.plan import cores_here
 from fortifai_ray.user_code import modules_here
+
+if TYPE_CHECKING:
+    from ray.autoscaler.v2.schema import ClusterStatus
 
 _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # MLflow has the metrics: no TensorBoard, CSV and JSON beside it
@@ -24,19 +29,23 @@ _ENVIRONMENT = {
     "RAY_idle_worker_killing_time_threshold_ms": "600000",  # a new worker would import for seconds, every generation
     "TOKENIZERS_PARALLELISM": "false",
 }
-# An instance started here is this machine's own: its sockets listen on loopback, and no page tells of its load.
+# An instance started here is this machine's own: its sockets listen on loopback, and no page shows its load.
 _LOCAL = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_enable_metrics_collection": "0"}
-# A cluster that does not take the token says nothing: what Ray would try for half a minute, it gives up after seconds.
+# A cluster that refuses the token gives no answer: Ray would retry for half a minute, here it gives up after seconds.
 _ATTACHED = {"RAY_NUM_REDIS_GET_RETRIES": "5"}
 _LOOK_EVERY = 1.0  # seconds
 _TOKEN_FILE = Path("~/.ray/auth_token")
+
+Bundle = dict[str, float]
+_MOST = 256  # groups: past that their number costs Ray more than another node would bring
+_QUIET_SECONDS = 20.0  # some rounds of the autoscaler, each of five seconds, in which it starts nothing more
 
 
 @contextmanager
 def ray_instance(address: str | None, num_cpus: int | None) -> Iterator[None]:
     """A Ray instance: one started here, or the one at ``address``; never whichever happens to be running.
 
-    A program that is connected to Ray already goes on with that connection, which stays open.
+    A program that is already connected to Ray keeps that connection, and it stays open.
 
     Raises :class:`UserError` where no cluster answers at ``address``.
     """
@@ -92,7 +101,7 @@ def _attach(address: str, **arguments: Any) -> None:
 
 
 def _watch_head(address: str, ended: threading.Event) -> None:
-    """Say what to do about a head that has gone: Ray waits a minute for it, and then ends this process on the spot."""
+    """Say what happens when the head is gone: Ray waits a minute for it, and then ends this process on the spot."""
     import ray
 
     host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
@@ -113,10 +122,10 @@ def _watch_head(address: str, ended: threading.Event) -> None:
 
 
 def _prepare_environment(address: str | None) -> None:
-    """What Ray reads when it is imported. The workers of an instance started here inherit it.
+    """Set what Ray reads when it is imported. The workers of an instance started here inherit it.
 
     Such an instance answers only this run's own processes, by a token that is never written down. For a cluster, a
-    token that lies ready is used without being asked for.
+    token in its usual place is used without any setting.
     """
     for name, value in (_ENVIRONMENT | (_LOCAL if address is None else _ATTACHED)).items():
         os.environ.setdefault(name, value)
@@ -126,3 +135,132 @@ def _prepare_environment(address: str | None) -> None:
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     elif {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys() or _TOKEN_FILE.expanduser().is_file():
         os.environ["RAY_AUTH_MODE"] = "token"
+
+
+def check_address(address: str | None) -> None:
+    """Raise :class:`UserError` where nothing listens: Ray itself would try for minutes before it says so."""
+    host, separator, port = (address or "").rpartition(":")
+    if not separator or not port.isdigit() or "/" in host:  # started here, or a form that Ray resolves ("auto", ray://)
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"--address {address}: nothing answers there ({error}); give a Ray cluster's HOST:PORT"
+        ) from error
+
+
+def bring_nodes(
+    resources: ResourcesConfig,
+    chains: int,
+    *,
+    trained: bool,
+    engines: bool,
+    say: Callable[[str], None],
+    patience: float = 1800.0,
+) -> None:
+    """Ask the cluster that this process is connected to for the nodes ``chains`` chains could use, and wait for them.
+
+    A sweep plans for the nodes that it finds, so it asks first: with a placement group for each training worker and
+    each engine that it could use at once. The autoscaler serves these one by one, as far as the cluster's limits go,
+    and they end with the driver, however it ends. Ray's own ``request_resources`` is served whole or not at all, and
+    keeps its nodes until somebody takes it back.
+
+    Returns at once where no autoscaler started the nodes; else when all have come, or some of them and nothing more
+    comes (the cluster's limits, a cloud without spare machines). ``trained`` is whether any chain trains a network:
+    those that do not are computed together and need one node. ``engines`` is whether any generates on warm engines.
+
+    Raises:
+        UserError: nothing that a chain could run on came within ``patience`` seconds.
+    """
+    if not _is_autoscaled():
+        return
+    *first, last = wishes(resources, chains if trained else 1, gpus=trained, engines=engines)
+    for bundles in first:
+        if _ask(bundles, say, _QUIET_SECONDS):
+            return
+    if not _ask(last, say, patience):
+        raise UserError(
+            "--address: the cluster started no worker for this study: `ray status` on its head says why (its "
+            "max_workers, the cloud's quota, no spot machines)"
+        )
+
+
+def wishes(resources: ResourcesConfig, chains: int, *, gpus: bool, engines: bool) -> list[list[Bundle]]:
+    """The bundles that ``chains`` chains could use at once, one for each process; each list is the fallback of the one
+    before it.
+
+    With GPUs first, then on CPUs alone; only the one or the other where the study says how many GPUs it wants.
+    """
+    workers, asked = resources.train.workers, resources.chains_at_once
+    at_once = chains if asked == "auto" else min(asked, chains)
+    on_cpus: list[Bundle] = [{"CPU": 1.0}] * min(at_once * workers, _MOST)
+    trainer = resources.train.gpus_per_worker if gpus else 0.0
+    if trainer == 0:
+        return [on_cpus]
+    bundle: Bundle = {"CPU": 1.0, "GPU": 1.0 if trainer == "auto" else float(trainer)}
+    on_gpus = [bundle] * (at_once * workers)
+    share = resources.engines.gpus
+    if engines and share != 0:
+        count = at_once if resources.engines.count == "auto" else resources.engines.count
+        on_gpus += [{"CPU": 1.0, "GPU": 1.0 if share == "auto" else float(share)}] * count
+    return [on_gpus[:_MOST], on_cpus] if trainer == "auto" else [on_gpus[:_MOST]]
+
+
+def _status() -> "ClusterStatus":
+    import ray
+    from ray.autoscaler.v2.sdk import get_cluster_status
+
+    return get_cluster_status(ray.get_runtime_context().gcs_address)
+
+
+def _is_autoscaled() -> bool:
+    """An autoscaler gives each of its nodes the name of its type: others are named after themselves.
+
+    Ray Client (ray://) has no way to ask for it.
+    """
+    from ray.util.client import ray as client
+
+    if client.is_connected():
+        return False
+    status = _status()
+    nodes = (*status.active_nodes, *status.idle_nodes)
+    return any(node.ray_node_type_name not in ("", f"node_{node.node_id}") for node in nodes)
+
+
+def _ask(bundles: list[Bundle], say: Callable[[str], None], patience: float) -> bool:
+    """Hold a placement group for each bundle until all are placed, or nothing more comes; then let go.
+
+    Returns whether the cluster has room for any of them, even if it is in use. Where it has none, it waits until
+    nothing has come for ``patience`` seconds.
+    """
+    from ray.util import placement_group, remove_placement_group
+
+    groups = [placement_group([bundle]) for bundle in bundles]
+    try:
+        return _wait({group.id.hex() for group in groups}, bundles[0], say, patience)
+    finally:
+        for group in groups:
+            remove_placement_group(group)
+
+
+def _wait(groups: set[str], bundle: Bundle, say: Callable[[str], None], patience: float) -> bool:
+    import ray
+    from ray.util import placement_group_table
+
+    seen, moved = "", time.monotonic()
+    while True:
+        table, status, now = placement_group_table(), _status(), time.monotonic()
+        placed = sum(table[name]["state"] == "CREATED" for name in groups if name in table)
+        coming = sum(launch.count for launch in status.pending_launches) + len(status.pending_nodes)
+        nodes = len(status.active_nodes) + len(status.idle_nodes)
+        state = f"{nodes} node(s) in the cluster, {coming} on the way: room for {placed} of {len(groups)} processes"
+        if state != seen:
+            say(state)
+        if state != seen or coming:
+            seen, moved = state, now
+        have = ray.cluster_resources()
+        some = all(have.get(name, 0.0) >= share for name, share in bundle.items())
+        if placed == len(groups) or now - moved > (_QUIET_SECONDS if some else patience):
+            return some
+        time.sleep(1)

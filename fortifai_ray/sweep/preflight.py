@@ -1,15 +1,24 @@
-"""What can only be seen by looking: corpora, models and addresses, looked at before anything is started."""
+"""Before a sweep: the checks that need the data and models, and what a dry run says of the store and the plan."""
 
-import socket
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-from fortifai_ray.chain.chain import Inputs
+from rich.console import Console
+
+from fortifai_ray.chain.chain import GenerationResult, Inputs
 from fortifai_ray.errors import UserError
-from fortifai_ray.storage.store import StageStore
+from fortifai_ray.results.schema import SECONDS
+from fortifai_ray.storage.store import MANIFEST, StageStore, Storage
+from fortifai_ray.study.search import BoundarySearch
 from fortifai_ray.study.study import Chain, Study
+from fortifai_ray.sweep.plan import Plan, cores_here, make_plan
+from fortifai_ray.sweep.work import Grid, Replay
 
 
 def check_study(study: Study, store: StageStore) -> Inputs:
-    """Everything about a study that its file alone does not tell: data that are long enough, metrics that exist.
+    """Check what a study's file alone does not show: data that are long enough, metrics that exist.
 
     Returns the data, prepared. Raises :class:`UserError` for what is not as it should be.
     """
@@ -29,7 +38,7 @@ def _corners(study: Study) -> list[Chain]:
     search = study.settings.search
     if search is None:
         return []
-    found = []
+    corners = []
     for cell in study.cells:
         for values in search.corners:
             chain = study.probe(cell, values, cell.recipe.seed)
@@ -38,8 +47,8 @@ def _corners(study: Study) -> list[Chain]:
                     f"{study.source}: search.over: {', '.join(values)} changes the data themselves, which are read "
                     "before a search begins; vary it instead"
                 )
-            found.append(chain)
-    return found
+            corners.append(chain)
+    return corners
 
 
 def _check_metrics(study: Study) -> None:
@@ -59,14 +68,103 @@ def _prepare(study: Study, store: StageStore) -> Inputs:
     return Inputs({key: recipe.prepare(store, study.source) for key, recipe in wanted.items()})
 
 
-def check_address(address: str | None) -> None:
-    """Whether anything listens there: Ray itself would try for minutes before it says that nothing does."""
-    host, separator, port = (address or "").rpartition(":")
-    if not separator or not port.isdigit() or "/" in host:  # started here, or a form that Ray resolves ("auto", ray://)
-        return
+def print_plan(study: Study, storage: Storage | Path, console: Console) -> None:
+    """``fortifai sweep --dry-run``: check everything, and say which chains the store holds, what the rest would run on
+    and what it may take.
+
+    Raises :class:`UserError` for what the user can put right.
+    """
+    store = StageStore(storage)
+    inputs = check_study(study, store)
+    for line in _search_lines(study) if study.settings.search else _grid_lines(study, store, inputs):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+@dataclass
+class _Stored:
+    """What the store holds of a study's grid; seconds and sizes are those of single chains' generations."""
+
+    whole: int = 0
+    stages: int = 0
+    generations_left: int = 0
+    seconds: list[float] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+
+    def add(self, held: Replay, store: StageStore) -> str:
+        """Count a job; returns what the store holds of it, in words."""
+        self.whole += 0 if held.missing else len(held.job.chains)
+        if held.job.chains[0].recipe.batched:
+            return "to be computed" if held.missing else "whole in the store"
+        for result in held.results:
+            assert isinstance(result, GenerationResult)
+            self.seconds.append(sum(result.row[name] for name in SECONDS))
+            if not store.storage.remote:  # a manifest elsewhere would have to be fetched with its stage
+                self.sizes.append(sum(_size(store, result.row[name]) for name in ("stage", "synthetic_stage")))
+        self.stages += held.stages
+        if held.missing is None:
+            return f"whole in the store ({len(held.results)} generations)"
+        self.generations_left += held.job.steps - len(held.results)
+        return f"{held.stages} steps in the store; next: {held.missing}"
+
+
+def _grid_lines(study: Study, store: StageStore, inputs: Inputs) -> list[str]:
+    stored = _Stored()
+    lines = [f"{held.job.label}: {stored.add(held, store)}" for held in Grid(study, inputs).stored(store)]
+    plan, here = _plan(study, len(study.chains) - stored.whole)
+    lines.append(
+        f"{len(study.chains)} chains of {study.generations_asked} generations, {stored.whole} of them in the store"
+        + (f", {stored.stages} steps in all" if stored.stages else "")
+        + f". {here[0]}"
+    )
+    if stored.generations_left:
+        lines.append(_estimate(stored, plan.chains_at_once if plan else 1))
+    return [*lines, *here[1:]]
+
+
+def _estimate(stored: _Stored, at_once: int) -> str:
+    """Time and space with ``at_once`` chains side by side, from this study's generations in the store; a chain that
+    collapses early takes less."""
+    left = f"{stored.generations_left} generations to compute at most"
+    if not stored.seconds:
+        return f"{left}; the time they take can be estimated once one of them is in the store"
+    hours = stored.generations_left * sum(stored.seconds) / len(stored.seconds) / at_once / 3600
+    time = f"{60 * hours:.0f} minutes" if hours < 2 else f"{hours:.1f} hours"
+    sizes = sum(stored.sizes) / len(stored.sizes) if stored.sizes else None
+    space = "" if sizes is None else f", {stored.generations_left * sizes / 1e6:,.0f} MB"
+    return f"{left}: about {time}{space}, by the {len(stored.seconds)} in the store; start-up comes on top"
+
+
+def _size(store: StageStore, stage_hash: str | None) -> int:
+    """Bytes of a stage's files."""
+    stage = store.open(stage_hash) if stage_hash else None
+    if stage is None:
+        return 0
+    manifest: dict[str, Any] = json.loads((stage.path / MANIFEST).read_text(encoding="utf-8"))
+    return sum(file["size"] for file in manifest["files"].values())
+
+
+def _search_lines(study: Study) -> list[str]:
+    """What a search may run at most; what of that the store holds depends on what it will ask."""
+    search = study.settings.search
+    assert search is not None
+    if isinstance(search, BoundarySearch):
+        cells = len(study.cells) * len(study.settings.collapse)
+        chains, at_once = search.budget * cells, search.at_once * cells
+        what = f"the boundary of collapse along {search.over} in {cells} cell(s)"
+    else:
+        chains, at_once = search.budget * len(study.chains), search.at_once
+        what = f"the largest {search.maximise} over {', '.join(search.over)}, and the baseline's chains beside"
+    _, here = _plan(study, at_once)
+    first = f"searches for {what}: at most {chains} chains of {study.generations_asked} generations"
+    return [first, *here]
+
+
+def _plan(study: Study, chains: int) -> tuple[Plan | None, list[str]]:
+    """The plan for this machine's CPUs, and the same in words; None where it needs GPUs: a cluster may have them."""
+    engines = any(chain.recipe.uses_engines for chain in study.cells)
+    cpus = float(study.settings.resources.num_cpus or cores_here())
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-    except (OSError, OverflowError) as error:
-        raise UserError(
-            f"--address {address}: nothing answers there ({error}); give a Ray cluster's HOST:PORT"
-        ) from error
+        plan = make_plan(study.settings.resources, max(1, chains), cpus, cores_here(), engines=engines)
+    except UserError as error:
+        return None, [f"Not here, where no GPUs are counted: {error}. A cluster's plan is made when the sweep starts"]
+    return plan, [f"Here: {plan.describe()}", *plan.shrunk]

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -19,48 +19,45 @@ _LONG_WAIT = 60.0
 
 
 class Board:
-    """A Ray actor that chains write their current step on, for the driver to read."""
+    """A Ray actor that jobs write their current step on, for the driver to read."""
 
     def __init__(self) -> None:
         self._steps: dict[str, tuple[str, float]] = {}
 
-    def write(self, chain_id: str, step: str) -> None:
-        """``chain_id`` is now doing ``step``; a text that differs in brackets alone is the same step, told again."""
-        before, since = self._steps.get(chain_id, ("", 0.0))
+    def write(self, job_id: str, step: str) -> None:
+        """A job is now at ``step``; a text that differs in brackets alone is the same step, announced again."""
+        before, since = self._steps.get(job_id, ("", 0.0))
         same = before.partition(" (")[0] == step.partition(" (")[0]
-        self._steps[chain_id] = (step, since if same else time.time())
+        self._steps[job_id] = (step, since if same else time.time())
 
     def read(self) -> dict[str, tuple[str, float]]:
-        """The current step of each chain, and since when (seconds since the epoch)."""
+        """The current step of each job, and since when (seconds since the epoch)."""
         return dict(self._steps)
 
 
 @dataclass
-class ChainState:
-    """One chain as the driver knows it."""
+class JobState:
+    """A job as the driver knows it: one chain, a cohort, or the chains that a search asked for together."""
 
     label: str
     generations: int
-    done: int = 0
+    completed: set[Hashable] = field(default_factory=set)
     status: str = "waiting"
     step: str = ""
     since: float = field(default_factory=time.time)
+
+    @property
+    def done(self) -> int:
+        return len(self.completed)
 
 
 class SweepProgress:
     """A live view on a terminal; elsewhere a line whenever something happens. Reads the board from a thread."""
 
-    def __init__(
-        self,
-        chains: Mapping[str, tuple[str, int]],
-        console: Console,
-        board: Any = None,
-        *,
-        open_ended: bool = False,
-    ) -> None:
-        self._chains = {chain_id: ChainState(label, generations) for chain_id, (label, generations) in chains.items()}
+    def __init__(self, console: Console, board: Any = None, *, open_ended: bool = False) -> None:
+        self._jobs: dict[str, JobState] = {}
         self._console, self._board, self._open_ended = console, board, open_ended
-        self._started = time.time()
+        self._started, self._is_alive = time.time(), False
         self._stop, self._lock = threading.Event(), threading.Lock()
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -87,48 +84,40 @@ class SweepProgress:
         if self._console.is_terminal:
             self._live.stop()
 
-    def add(self, chain_id: str, label: str, generations: int) -> None:
-        """Another chain, which nobody knew of before: a search chooses its chains as it goes."""
+    def add(self, job_id: str, label: str, generations: int) -> None:
+        """A job that will run, or runs: a grid's are known at once, a search chooses its own as it goes."""
         with self._lock:
-            self._chains.setdefault(chain_id, ChainState(label, generations))
+            self._jobs.setdefault(job_id, JobState(label, generations))
 
-    def completed(self, chain_id: str) -> None:
-        """A chain completed its next generation, which is not worth a line of its own."""
-        with self._lock:
-            state = self._chains[chain_id]
-            state.done, state.status = state.done + 1, "running"
-
-    def generation(self, chain_id: str, row: Mapping[str, Any], metrics: Sequence[str]) -> None:
-        """A chain completed a generation."""
-        with self._lock:
-            state = self._chains[chain_id]
-            state.done, state.status = int(row["generation"]) + 1, "running"
+    def generation(self, job_id: str, row: Mapping[str, Any], metrics: Sequence[str]) -> None:
+        """A chain completed a generation: a line with its ``metrics``."""
+        self.completed(job_id, (row["chain_id"], row["generation"]))
         shown = "  ".join(f"{name} {row[name]:,.4g}" for name in metrics if row.get(name) is not None)
         reason = f"  collapsed: {row['collapse_reason']}" if row.get("collapse_reason") else ""
         taken = "  (from the store)" if row["reused"] else ""
-        self.say(f"{state.label}  generation {row['generation']}  {shown}{reason}{taken}")
+        self.say(f"{self._jobs[job_id].label}  generation {row['generation']}  {shown}{reason}{taken}")
 
-    def cohort(self, cohort_id: str, label: str, chains: int) -> None:
-        """A cohort is whole."""
+    def completed(self, job_id: str, step: Hashable) -> None:
+        """A job completed a step, which is not worth a line. One that was started again repeats its steps."""
         with self._lock:
-            state = self._chains[cohort_id]
-            state.done, state.status = 1, "finished"
-        self.say(f"{label}  done")
+            if state := self._jobs.get(job_id):
+                state.completed.add(step)
+                state.status = "running"
 
-    def finished(self, chain_id: str, status: str) -> None:
-        """A chain ended; one that collapsed early leaves generations that are not needed."""
+    def finished(self, job_id: str, status: str) -> None:
+        """A job ended; a chain that collapsed early leaves generations that are not needed."""
         with self._lock:
-            state = self._chains[chain_id]
-            state.status = status
-            if status != "failed":
-                state.generations = state.done
+            if state := self._jobs.get(job_id):
+                state.status = status
+                if status != "failed":
+                    state.generations = state.done
 
     def say(self, text: str) -> None:
         """A line above the live view."""
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _total(self) -> int:
-        return sum(state.generations for state in list(self._chains.values()))
+        return sum(state.generations for state in list(self._jobs.values()))
 
     def _watch(self) -> None:
         warned: dict[str, float] = {}
@@ -144,21 +133,23 @@ class SweepProgress:
             return
         import ray
 
-        for chain_id, (step, since) in ray.get(self._board.read.remote(), timeout=5).items():
-            state = self._chains.get(chain_id)
-            if state is None:  # announced before the driver heard of it
+        steps = ray.get(self._board.read.remote(), timeout=5)
+        self._is_alive |= bool(steps)
+        for job_id, (step, since) in steps.items():
+            state = self._jobs.get(job_id)
+            if state is None:  # of a trial that searches by itself, or announced before the driver heard of it
                 continue
             state.step, state.since = step, since
             state.status = "running" if state.status == "waiting" else state.status
 
     def _warn_of_waits(self, warned: dict[str, float]) -> None:
         now = time.time()
-        waiting = [s for s in list(self._chains.values()) if s.status == "running" and s.step.startswith(WAITING)]
+        waiting = [s for s in list(self._jobs.values()) if s.status == "running" and s.step.startswith(WAITING)]
         for state in waiting:
             if now - max(warned.get(state.label, 0.0), state.since) >= _LONG_WAIT:
                 warned[state.label] = now
                 self.say(f"{state.label}: {state.step}")
-        idle = all(state.status == "waiting" for state in list(self._chains.values()))
+        idle = not self._is_alive and all(state.status == "waiting" for state in list(self._jobs.values()))
         if idle and now - warned.get("", self._started) >= _LONG_WAIT:
             warned[""] = now
             self.say(f"no chain could start for {now - self._started:.0f} s: {_resources_in_words()}")
@@ -167,17 +158,17 @@ class SweepProgress:
         table = Table(box=None, padding=(0, 2, 0, 0))
         for column in ("chain", "generation", "step", "for"):
             table.add_column(column, justify="right" if column == "for" else "left")
-        for state in list(self._chains.values()):
+        for state in list(self._jobs.values()):
             if state.status == "running":
                 shown = f"{state.done} of {state.generations}"
                 table.add_row(state.label, shown, state.step, f"{max(0.0, time.time() - state.since):.0f} s")
-        done = sum(state.done for state in list(self._chains.values()))
+        done = sum(state.done for state in list(self._jobs.values()))
         self._bar.update(self._task, completed=done, total=self._total(), left=self._left(done))
         return Group(table, self._bar)
 
     def _left(self, done: int) -> str:
         if self._open_ended:
-            return f"{len(self._chains)} chains so far"
+            return f"{len(self._jobs)} chains so far"
         if not done:
             return "time left: unknown yet"
         seconds = (time.time() - self._started) * (self._total() - done) / done

@@ -1,296 +1,317 @@
-"""A study that searches: its probes, from whatever the store already holds to the collapse points.
+"""A study that searches: which chains a suggested configuration means, what they came to, and the points found.
 
-What a search asks next depends on the answers alone. So it is resumed by asking again: probes that the store holds are
+What a search asks next depends on the answers alone. So it is resumed by asking again: jobs that the store holds are
 answered from there, and only what is left goes to Ray Tune.
 """
 
-import time
-from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+import itertools
+import math
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import polars as pl
 
-from fortifai_ray.chain.chain import ChainTask, GenerationResult
-from fortifai_ray.chain.cohort import CohortTask
+from fortifai_ray.chain.chain import ChainTask, Inputs
+from fortifai_ray.chain.cohort import CohortTask, cohort_rows, run_cohort
 from fortifai_ray.recipe.devices import Devices
 from fortifai_ray.results.schema import flatten
-from fortifai_ray.search.boundary import CellSearches
-from fortifai_ray.search.points import CollapsePoint, collapse_points
-from fortifai_ray.storage.steps import NotStored, Steps
+from fortifai_ray.search.boundary import BoundaryFinder, CellSearches
+from fortifai_ray.search.points import CollapsePoint, Probe, collapse_points
+from fortifai_ray.statistics import CollapseCriterion, Reference, chain_table, criterion_rows, fidelity_table, judge
+from fortifai_ray.storage.steps import Steps
 from fortifai_ray.storage.store import StageStore
-from fortifai_ray.study.study import Chain
-from fortifai_ray.sweep.probes import BoundaryProber, CohortResult, OptimiseProber, Verdict, probe_reports
+from fortifai_ray.study.search import BoundarySearch, OptimiseSearch
+from fortifai_ray.study.study import Chain, Study
+from fortifai_ray.sweep.plan import Plan
+from fortifai_ray.sweep.work import Config, Found, Job, Replay, Task, Verdict, Work, replay
 
 if TYPE_CHECKING:
     from ray.tune.search import Searcher
 
-    from fortifai_ray.sweep.run import SweepRun
 
-_BETWEEN_WRITES = 5.0  # seconds: a search of cheap chains has hundreds of reports, and each write is of the whole table
+class SearchWork(Work):
+    """The chains that a search asks for."""
 
-
-class RunningSearch(ABC):
-    """A study's search while it runs: where what its trials report goes, and what it has found."""
-
-    prober: BoundaryProber | OptimiseProber
-
-    def __init__(self, run: "SweepRun") -> None:
-        self.run = run
-        self._written = 0.0
+    is_search: ClassVar[bool] = True
 
     @property
-    @abstractmethod
-    def done(self) -> bool:
-        """Whether nothing is left to ask."""
+    def cells(self) -> Sequence[Chain]:
+        return self.study.cells
 
-    @abstractmethod
-    def replay(self, store: StageStore) -> None:
-        """Answer every probe that the store holds whole."""
+    def configs(self, plan: Plan) -> list[dict[str, Any]]:
+        return []
 
-    @abstractmethod
-    def searcher(self) -> "Searcher":
-        """What Ray Tune asks for configurations, from here on."""
+    def jobs(self, config: Config) -> Generator[Job, Verdict | None, None]:
+        yield self.job(config)
 
-    @property
-    @abstractmethod
-    def samples(self) -> int:
-        """How many configurations are left to ask; −1: the search itself says when it is done."""
+    def announced(self, config: Config) -> Iterable[Job]:
+        return [self.job(config)]
 
-    @property
-    @abstractmethod
-    def at_once(self) -> int:
-        """Chains that there are to run side by side."""
-
-    @abstractmethod
-    def told(self, config: Mapping[str, Any], outcome: Mapping[str, Any]) -> str:
-        """Take in what a configuration came to; returns it in words."""
-
-    @abstractmethod
-    def write(self) -> None:
-        """Write what was found, and tell MLflow."""
-
-    def progress(self, config: Mapping[str, Any]) -> str | None:
-        """What the search believes after a configuration was answered, where that is news."""
-        return None
-
-    @abstractmethod
-    def label(self, config: Mapping[str, Any]) -> str:
-        """A configuration, for people."""
-
-    def started(self, config: Mapping[str, Any]) -> tuple[str, int]:
-        """Announce a configuration's chains; returns its label and how many generations they have at most."""
-        tasks = self.prober.tasks(config)
-        for chain in _chains(tasks):
-            self.run.add(chain)
-        counts = [1 if isinstance(task, CohortTask) else task.recipe.generations for task in tasks]
-        return self.label(config), sum(counts)
-
-    def take_cohort(self, config: Mapping[str, Any], report: Mapping[str, Any]) -> None:
-        """A cohort that a trial has stored."""
-        (task,) = (t for t in self.prober.tasks(config) if isinstance(t, CohortTask) and t.id == report["cohort"])
-        stage = StageStore(self.run.storage).open(report["stage"])
-        assert stage is not None, "a trial reports what it has stored"
-        self.run.take_cohort(task, replace(stage, reused=report["reused"]))
-        self.write_generations()
-
-    def failed(self, config: Mapping[str, Any], error: str) -> str:
-        """A configuration that failed for good; returns its label."""
-        left = [c.chain_id for c in _chains(self.prober.tasks(config)) if c.chain_id not in self.run.finished]
-        self.run.results.failed |= dict.fromkeys(left, error)
-        return self.label(config)
-
-    def write_generations(self) -> None:
-        """Write what came in so far, every few seconds."""
-        if time.monotonic() - self._written > _BETWEEN_WRITES:
-            self.run.save()
-            self._written = time.monotonic()
-
-    def _finished(self, config: Mapping[str, Any]) -> None:
-        self.run.finished |= {chain.chain_id for chain in _chains(self.prober.tasks(config))}
-
-    def _replayed(self, config: Mapping[str, Any], store: StageStore, computed: Collection[str] = ()) -> Verdict | None:
-        """The verdict on a configuration that the store holds whole, its rows taken in; else None."""
-        steps = Steps(store, replay=True)
-        try:
-            reports = list(probe_reports(self.prober, config, steps, Devices()))
-        except NotStored:
-            return None
-        self.started(config)
-        for report in reports:
-            if isinstance(report, GenerationResult):
-                self.run.take(report)
-            elif isinstance(report, CohortResult):
-                made_now = report.stage.hash in computed
-                stage = replace(report.stage, reused=False) if made_now else report.stage
-                self.run.take_cohort(report.task, stage, None if made_now else report.rows)
-        self.run.stages["reused"] += 0 if computed else steps.reused  # a trial that computed some has counted them all
-        verdict = reports[-1]
-        assert isinstance(verdict, Verdict)
-        self.told(config, {**verdict.outcome, "references": verdict.references})
-        return verdict
+    def _tasks(self, chains: Sequence[Chain]) -> list[Task]:
+        if chains[0].recipe.batched:
+            return [_cohort(chains)]
+        return [ChainTask.of(self.study, chain, self.inputs) for chain in chains]
 
 
-class RunningBoundary(RunningSearch):
-    """The search for the boundary of collapse in each cell."""
+class BoundaryWork(SearchWork):
+    """The search for the boundary of collapse in each cell.
 
-    prober: BoundaryProber
+    A key is ``{"cell": name, "value": number, "seed": whole number, "place": whole number}`` and means one chain. With
+    several criteria a cell has a search, and a name, for each of them. Cells of a batched family are searched inside a
+    few trials (``{"cells": [name, …]}``): one trial per chain would be mostly start-up cost.
+    """
 
-    def __init__(self, run: "SweepRun") -> None:
-        super().__init__(run)
-        self.prober = BoundaryProber(run.study, run.inputs)
-        self.searches = CellSearches({name: self.prober.finder(name) for name in self.prober.names})
-        self._rounds = dict.fromkeys(self.searches.finders, 0)
+    outcomes: ClassVar[tuple[str, ...]] = ("collapsed", "generations")
+
+    def __init__(self, study: Study, inputs: Inputs) -> None:
+        super().__init__(study, inputs)
+        assert isinstance(study.settings.search, BoundarySearch)
+        self.search = study.settings.search
+        criteria = enumerate(study.settings.collapse)
+        self.names: dict[str, tuple[Chain, CollapseCriterion]] = {
+            f"{cell.cell_id}/{index}": (cell, criterion)
+            for cell, (index, criterion) in itertools.product(study.cells, criteria)
+        }
+        self.searches = CellSearches({name: self._finder(cell) for name, (cell, _) in self.names.items()})
+        self._rounds = dict.fromkeys(self.names, 0)
+        self._chains: dict[tuple[str, float, int], Chain] = {}  # to check a recipe takes milliseconds
+
+    def _finder(self, cell: Chain) -> BoundaryFinder:
+        whole = isinstance(cell.recipe.flat()[self.search.over], int)
+        return BoundaryFinder(self.search, whole, cell.recipe.seed)
 
     @property
     def done(self) -> bool:
         return self.searches.done
 
     @property
-    def samples(self) -> int:
-        return -1
-
-    @property
     def at_once(self) -> int:
-        return self.prober.search.at_once * len(self.searches.finders)
+        return self.search.at_once * len(self.names)
 
-    @property
-    def batched(self) -> list[str]:
-        """Cells of families whose chains cost milliseconds, that are not done."""
-        names = self.prober.names
-        return [n for n, finder in self.searches.finders.items() if names[n][0].recipe.batched and not finder.done]
-
-    def replay(self, store: StageStore) -> None:
-        self.catch_up(list(self.searches.finders), store)
-
-    def catch_up(self, names: Iterable[str], store: StageStore, computed: Collection[str] = ()) -> None:
-        """Answer the probes of these cells that the store holds whole; ``computed`` are stages made in this run."""
-        for name in names:
-            finder = self.searches.finders[name]
+    def replay(self, store: StageStore) -> Iterator[Replay]:
+        for name, finder in self.searches.finders.items():
             while asked := finder.ask(1):
                 (probe,) = asked
-                verdict = self._replayed(probe.config(name), store, computed)
-                if verdict is not None:
-                    finder.tell(probe, verdict.outcome["collapsed"], verdict.outcome["generations"])
+                held = replay(self.job(probe.config(name)), store)
+                if held.missing is None:
+                    finder.tell(probe, *self._outcome(held.results[-1]))
+                    yield held
             finder.release()
-        self.write_generations()
+            self._rounds[name] = finder.rounds
 
-    def searcher(self) -> "Searcher":
+    def configs(self, plan: Plan) -> list[dict[str, Any]]:
+        """Trials that share the cells of batched families."""
+        finders = self.searches.finders
+        names = [name for name, (cell, _) in self.names.items() if cell.recipe.batched and not finders[name].done]
+        trials = min(plan.chains_at_once, len(names))
+        return [{"cells": names[start::trials]} for start in range(trials)]
+
+    def searcher(self) -> "tuple[Searcher, int] | None":
         from fortifai_ray.sweep.searcher import BoundarySearcher
 
-        return BoundarySearcher(self.searches)
+        self.searches.release()  # what a trial that searched by itself, and failed, did not come to
+        return BoundarySearcher(self.searches), -1
 
-    def label(self, config: Mapping[str, Any]) -> str:
-        return self.prober.chain(config).label
+    def chain(self, key: Any) -> Chain:
+        """The chain of a key."""
+        known = (key["cell"], key["value"], key["seed"])
+        if known not in self._chains:
+            cell, _ = self.names[key["cell"]]
+            self._chains[known] = self.study.probe(cell, {self.search.over: key["value"]}, key["seed"])
+        return self._chains[known]
 
-    def told(self, config: Mapping[str, Any], outcome: Mapping[str, Any]) -> str:
-        self.run.results.add_references(outcome["references"])
-        self._finished(config)
-        said = {True: "collapsed", False: "did not collapse", None: "no verdict"}[outcome["collapsed"]]
-        return f"{self.label(config)}: {said}"
+    def job(self, key: Any) -> Job:
+        chain = self.chain(key)
 
-    def progress(self, config: Mapping[str, Any]) -> str | None:
-        """The cell's interval, at the end of a round."""
-        return self.news(config["cell"])
+        def judged(generations: pl.DataFrame, steps: Steps, devices: Devices) -> Verdict:
+            return self._verdict(key, generations, steps, devices)
 
-    def news(self, name: str) -> str | None:
-        """What is believed of a cell, where a round was answered since it was last told."""
-        finder = self.searches.finders[name]
-        if finder.rounds == self._rounds[name]:
+        return Job(key, f"{key['cell']}/{key['value']}/{key['seed']}", chain.label, self._tasks([chain]), judged)
+
+    def jobs(self, config: Config) -> Generator[Job, Verdict | None, None]:
+        if "cells" not in config:
+            yield self.job(config)
+            return
+        finders = {name: deepcopy(self.searches.finders[name]) for name in config["cells"]}
+        while any(not finder.done for finder in finders.values()):
+            for name, finder in finders.items():
+                for probe in finder.ask():
+                    finder.tell(probe, *self._outcome((yield self.job(probe.config(name)))))
+
+    def announced(self, config: Config) -> Iterable[Job]:
+        return [] if "cells" in config else [self.job(config)]
+
+    def answer(self, config: Config, job: Job, verdict: Verdict | None) -> str | None:
+        if "cells" in config:
+            finder, key = self.searches.finders[job.key["cell"]], job.key
+            probe = Probe(key["place"], key["value"], key["seed"])
+            if probe not in finder.answers:  # a trial that was started again repeats itself
+                finder.ask()
+                finder.tell(probe, *self._outcome(verdict))
             return None
-        self._rounds[name] = finder.rounds
-        return f"{self._cell_label(name)}: {point_text(finder.result(), self.prober.search.over)}"
+        collapsed, _ = self._outcome(verdict)  # the searcher hears it from Tune
+        return {True: "collapsed", False: "did not collapse", None: "no verdict"}[collapsed]
 
-    def write(self) -> None:
-        names, over = self.prober.names, self.prober.search.over
-        points = {name: finder.result() for name, finder in self.searches.finders.items()}
-        table = collapse_points(((names[n][0].varied, names[n][1], point) for n, point in points.items()), over)
+    def news(self) -> Iterator[str]:
+        """The interval of each cell in which a round was completed."""
+        for name, finder in self.searches.finders.items():
+            if finder.rounds != self._rounds[name]:
+                self._rounds[name] = finder.rounds
+                yield f"{self._label(name)}: {point_text(finder.result(), self.search.over)}"
+
+    def found(self) -> Found:
+        points = ((*self._cell(name), finder.result()) for name, finder in self.searches.finders.items())
         state = {"kind": "boundary", "done": self.done, "searches": self.searches.state()}
-        self.run.results.write_search(table, state)
-        for name, point in points.items():
-            self._log_cell(name, point)
+        return Found(collapse_points(points, self.search.over), state, self.done, [*map(self._run, self.names)])
 
-    def _cell_label(self, name: str) -> str:
-        cell, criterion = self.prober.names[name]
-        label = cell.label_without("seed", self.prober.search.over)
-        several = len(self.run.study.settings.collapse) > 1
-        return f"{label} ({criterion.words})" if several else label
-
-    def _log_cell(self, name: str, point: CollapsePoint) -> None:
-        """One MLflow run per cell and criterion: its probes in the order of their values, and the point."""
-        cell, criterion = self.prober.names[name]
-        recipe = {k: v for k, v in cell.recipe.flat().items() if k not in ("seed", self.prober.search.over)}
-        settings = flatten(self.prober.search.model_dump(mode="json"), "search.")
+    def _run(self, name: str) -> tuple[str, str, Mapping[str, Any], Any, Mapping[str, Any]]:
+        """A cell's run in MLflow: its probes in the order of their values, and the point."""
+        (cell, criterion), finder = self.names[name], self.searches.finders[name]
+        recipe = {k: v for k, v in cell.recipe.flat().items() if k not in ("seed", self.search.over)}
+        settings = flatten(self.search.model_dump(mode="json"), "search.")
         of_criterion = flatten(criterion.model_dump(mode="json"), "collapse.")
-        self.run.tracker.add_chain(f"search/{name}", self._cell_label(name), {**recipe, **settings, **of_criterion})
-        answers = sorted(self.searches.finders[name].answers.items())
         series = [
             (step, {"probe_value": probe.value, "probe_collapsed": float(answer.collapsed)})
-            for step, (probe, answer) in enumerate(answers)
+            for step, (probe, answer) in enumerate(sorted(finder.answers.items()))
             if answer.collapsed is not None
         ]
-        self.run.tracker.log_series(f"search/{name}", series)
-        found = {key: value for key, value in vars(point).items() if value is not None}
-        self.run.tracker.finish_chain(f"search/{name}", "finished", None, found)
+        point = {key: value for key, value in vars(finder.result()).items() if value is not None}
+        return f"search/{name}", self._label(name), {**recipe, **settings, **of_criterion}, series, point
+
+    def _cell(self, name: str) -> tuple[Mapping[str, Any], CollapseCriterion]:
+        cell, criterion = self.names[name]
+        return cell.varied, criterion
+
+    def _label(self, name: str) -> str:
+        cell, criterion = self.names[name]
+        label = cell.label_without("seed", self.search.over)
+        return f"{label} ({criterion.words})" if len(self.study.settings.collapse) > 1 else label
+
+    def _outcome(self, verdict: Any) -> tuple[bool | None, int]:
+        """Whether the chain of a verdict collapsed, and its generations."""
+        return (verdict.outcome["collapsed"], verdict.outcome["generations"]) if verdict else (None, 0)
+
+    def _verdict(self, key: Any, generations: pl.DataFrame, steps: Steps, devices: Devices) -> Verdict:
+        """Whether the chain collapsed within its horizon by the cell's criterion; None where it cannot be judged."""
+        _, criterion = self.names[key["cell"]]
+        references = self._references(key, steps, devices)
+        baseline = {metric: value for _, metric, value in references}.get(criterion.metric)
+        status = chain_status(generations, criterion, baseline)
+        collapsed = None if status == "failed" else status == "collapsed"
+        return Verdict({"collapsed": collapsed, "generations": generations.height}, references)
+
+    def _references(self, key: Any, steps: Steps, devices: Devices) -> list[Reference]:
+        """What the study's criteria are relative to, where that is another chain's."""
+        wanted = {c.metric for c in self.study.settings.collapse if c.relative_to == "baseline_generation_0"}
+        if not wanted:
+            return []
+        chain = self.chain(key)
+        if chain.recipe.batched:
+            first = self.study.baseline_of(chain).model_copy(update={"generations": 1})
+            task = _cohort([self.study.chain(first)])
+            metrics: Mapping[str, Any] = cohort_rows(task, run_cohort(task, steps)).row(0, named=True)
+        else:
+            metrics = ChainTask.of(self.study, chain, self.inputs).baseline_metrics(steps, devices)
+        values = {name: metrics.get(name) for name in sorted(wanted)}
+        return [(chain.chain_id, name, float(value)) for name, value in values.items() if value is not None]
 
 
-class RunningOptimise(RunningSearch):
-    """The search for the values at which the ratio of fidelity intervals is largest."""
+class OptimiseWork(SearchWork):
+    """The search for the values at which the ratio of fidelity intervals is largest.
 
-    prober: OptimiseProber
+    A key is ``{key: number, …}`` and means a chain for each seed of the study, and the baseline's of the same seed.
+    ``before`` is how the last run of this search went: its points are answered from the store.
+    """
 
-    def __init__(self, run: "SweepRun") -> None:
-        super().__init__(run)
-        self.prober = OptimiseProber(run.study, run.inputs)
-        self._settings = self.prober.search.model_dump(mode="json")
+    outcomes: ClassVar[tuple[str, ...]] = ("fi_ratio", "fi_ratio_low", "fi_ratio_high", "bound", "n_pairs")
+
+    def __init__(self, study: Study, inputs: Inputs, before: Mapping[str, Any]) -> None:
+        super().__init__(study, inputs)
+        assert isinstance(study.settings.search, OptimiseSearch)
+        self.search = study.settings.search
+        self._settings = self.search.model_dump(mode="json")
+        same = before.get("kind") == "optimise" and before.get("search") == self._settings
+        self._before = [point["values"] for point in before["points"]] if same else []
         self.tried: list[dict[str, Any]] = []
 
     @property
-    def done(self) -> bool:
-        return self.samples <= 0
+    def _left(self) -> int:
+        return self.search.budget - len(self.tried)
 
     @property
-    def samples(self) -> int:
-        return self.prober.search.budget - len(self.tried)
+    def done(self) -> bool:
+        return self._left <= 0
 
     @property
     def at_once(self) -> int:
-        return min(self.prober.search.at_once, max(1, self.samples))
+        return min(self.search.at_once, max(1, self._left))
 
-    def replay(self, store: StageStore) -> None:
-        before = self.run.results.read_search()
-        if before.get("kind") == "optimise" and before.get("search") == self._settings:
-            for point in before["points"]:
-                self._replayed(point["values"], store)
+    def replay(self, store: StageStore) -> Iterator[Replay]:
+        for values in self._before:
+            held = replay(self.job(values), store)
+            if held.missing is None:
+                *_, verdict = held.results
+                assert isinstance(verdict, Verdict)
+                self.answer({}, held.job, verdict)
+                yield held
 
-    def searcher(self) -> "Searcher":
+    def searcher(self) -> "tuple[Searcher, int] | None":
         from fortifai_ray.sweep.searcher import optuna_search
 
-        recipe = self.run.study.cells[0].recipe
+        recipe = self.study.cells[0].recipe
         whole = {key for key, value in recipe.flat().items() if isinstance(value, int)}
-        return optuna_search(self.prober.search, recipe.seed, whole, [(p["values"], p["fi_ratio"]) for p in self.tried])
+        tried = [(point["values"], point["fi_ratio"]) for point in self.tried]
+        return optuna_search(self.search, recipe.seed, whole, tried), self._left
 
-    def label(self, config: Mapping[str, Any]) -> str:
-        return " ".join(f"{key}={config[key]:.6g}" for key in self.prober.search.over)
+    def job(self, key: Any) -> Job:
+        cell, values = self.study.cells[0], {name: key[name] for name in self.search.over}
+        chains = [self.study.probe(cell, values, chain.recipe.seed) for chain in self.study.chains]
+        baselines = [self.study.chain(self.study.baseline_of(chain)) for chain in chains]
+        label = " ".join(f"{name}={value:.6g}" for name, value in values.items())
+        return Job(values, label, label, [*self._tasks(baselines), *self._tasks(chains)], self._verdict)
 
-    def told(self, config: Mapping[str, Any], outcome: Mapping[str, Any]) -> str:
-        values = {key: config[key] for key in self.prober.search.over}
-        self.tried.append({"values": values, **{name: outcome[name] for name in self.prober.outcomes}})
-        self._finished(config)
-        return f"{self.label(config)}: {ratio_text(self.tried[-1])}"
+    def answer(self, config: Config, job: Job, verdict: Verdict | None) -> str | None:
+        if verdict is None:
+            return None
+        self.tried.append({"values": job.key, **{name: verdict.outcome[name] for name in self.outcomes}})
+        return ratio_text(self.tried[-1])
 
-    def write(self) -> None:
+    def found(self) -> Found:
         best = max((p for p in self.tried if p["fi_ratio"] is not None), key=lambda p: p["fi_ratio"], default=None)
-        criterion = self.run.study.settings.collapse[0].words
+        criterion = self.study.settings.collapse[0].words
         state = {"kind": "optimise", "done": self.done, "search": self._settings, "criterion": criterion}
-        self.run.results.write_search(pl.DataFrame(), {**state, "best": best, "points": self.tried})
+        return Found(pl.DataFrame(), {**state, "best": best, "points": self.tried}, self.done)
+
+    def _verdict(self, generations: pl.DataFrame, steps: Steps, devices: Devices) -> Verdict:
+        """The ratio of fidelity intervals to the baseline's, in generations, by the study's first criterion.
+
+        It is None where there is none; with censored chains in it, it is the bound that ``bound`` says.
+        """
+        criterion, study = self.study.settings.collapse[0], self.study
+        chains = chain_table(generations, [criterion], study.settings.baseline, study.varied, study.generations_asked)
+        fidelity = fidelity_table(chains, study.varied, study.settings.baseline)
+        own = fidelity.filter(criterion_rows(criterion), ~pl.col("is_baseline"), pl.col("unit") == "generations")
+        row = own.row(0, named=True)
+        ratio = row["fi_ratio"] if row["bound"] in ("exact", "lower") else None
+        return Verdict({**{name: row[name] for name in self.outcomes}, "fi_ratio": ratio})
 
 
-def running_search(run: "SweepRun") -> RunningBoundary | RunningOptimise:
-    """The search that a run's study asks for."""
-    assert run.study.settings.search is not None
-    return (RunningBoundary if run.study.settings.search.kind == "boundary" else RunningOptimise)(run)
+def search_work(study: Study, inputs: Inputs, before: Mapping[str, Any]) -> BoundaryWork | OptimiseWork:
+    """The search that a study asks for; ``before`` is how its last run went (``results/search.json``)."""
+    if isinstance(study.settings.search, BoundarySearch):
+        return BoundaryWork(study, inputs)
+    return OptimiseWork(study, inputs, before)
+
+
+def chain_status(generations: pl.DataFrame, criterion: CollapseCriterion, baseline: float | None) -> str:
+    """The status that :func:`fortifai_ray.statistics.chain_table` gives one chain, from its rows in order, without the
+    milliseconds of a table; ``baseline`` is the metric at the baseline's generation 0."""
+    values = list(itertools.takewhile(lambda value: value is not None, generations[criterion.metric].to_list()))
+    reasons = generations["collapse_reason"].to_list()
+    recorded = len(values) < len(reasons) and reasons[len(values)] is not None
+    limit = criterion.limit(values[0] if values else None, baseline)
+    return judge([*values, math.nan] if recorded else values, limit, criterion, recorded=recorded)
 
 
 def point_text(point: CollapsePoint, over: str) -> str:
@@ -321,6 +342,5 @@ def _short(value: float | None) -> str:
     return "?" if value is None else f"{value:.4g}"
 
 
-def _chains(tasks: Iterable[ChainTask | CohortTask]) -> list[Chain]:
-    chains: list[Sequence[Chain]] = [task.chains if isinstance(task, CohortTask) else [task.chain] for task in tasks]
-    return [chain for some in chains for chain in some]
+def _cohort(chains: Sequence[Chain]) -> CohortTask:
+    return CohortTask(chains, chains[0].recipe.located())

@@ -1,61 +1,146 @@
-"""Chains, cohorts and a search's probes as Ray Tune trials: a step of a trial is a generation, or a cohort."""
+"""Ray Tune's part of a sweep: one kind of trial, which runs jobs, and one callback, which takes in what they report."""
 
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
+import tempfile
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from ray import tune
+from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE
 
-from fortifai_ray.chain.chain import ChainTask, GenerationResult, run_chain
-from fortifai_ray.chain.cohort import CohortTask, run_cohort
+from fortifai_ray.chain.chain import ChainTask, GenerationResult
 from fortifai_ray.errors import UserError
 from fortifai_ray.recipe.devices import Devices
 from fortifai_ray.storage.steps import Steps
 from fortifai_ray.storage.store import StageStore, Storage
-from fortifai_ray.sweep.probes import BoundaryProber, CohortResult, Prober, Verdict, probe_reports
+from fortifai_ray.sweep.plan import Plan
+from fortifai_ray.sweep.progress import SweepProgress
+from fortifai_ray.sweep.recorder import Recorder
+from fortifai_ray.sweep.work import CohortResult, Config, Job, Result, Verdict, Work, run_job
 
-MISTAKE = "mistake"  # the key of a last report: what the user can put right
+if TYPE_CHECKING:
+    from fortifai_ray.engines.pool import EnginePool
+
+_RETRIES = 3  # after a fault: a chain's finished steps are in the store, so it costs the step it died in
+_GENERATION = ("chain_id", "generation")
+_TOGETHER = 1.0  # seconds in which cohorts are reported together: each takes milliseconds, as a report does
+
+# Tune would write these into each trial's runtime environment, which stands in Ray's logs and in the process list; a
+# node's own environment or role has them.
+ENV_VARS_TO_PROPAGATE.difference_update({name for name in ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")})
 
 
-class _Stored(tune.Trainable):
-    """A trial whose checkpoint is the stage store; each step is a report, the last of which says ``done``.
+@dataclass(frozen=True)
+class Mistake:
+    """An error that the user can put right, in one line."""
+
+    error: str
+
+
+class Finished:
+    """A job has run to its end."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """News of a job, and the stages computed and reused since the last. A mistake without a key is the trial's."""
+
+    key: Any
+    result: Result | Mistake | Finished
+    computed: int = 0
+    reused: int = 0
+
+
+@dataclass(frozen=True)
+class TrialContext:
+    """What all trials of a sweep share."""
+
+    storage: Storage
+    work: Work
+    devices: Devices
+    board: Any = None
+
+
+class Trial(tune.Trainable):
+    """Runs the jobs of a configuration. Its checkpoint is the stage store: started again, it finds its finished steps.
 
     Tune reuses the process for the next configuration, which saves the seconds of importing torch and transformers.
     """
 
-    def setup(self, config: dict[str, Any], context: Any) -> None:  # type: ignore[override]
+    def setup(self, config: dict[str, Any], context: TrialContext) -> None:  # type: ignore[override]
         self._context = context
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self._to_begin: dict[str, Any] | None = new_config  # with the first step, where a mistake is told as one
+        self._config = new_config
+        self._reports: Iterator[Report] | None = None
+        self._outcome: dict[str, Any] = dict.fromkeys(self._context.work.outcomes)
         return True
 
-    def begin(self, config: dict[str, Any]) -> None:
-        """Make ready for the reports of a configuration."""
-        raise NotImplementedError
-
-    def report(self) -> dict[str, Any]:
-        """The next report."""
-        raise NotImplementedError
-
     def step(self) -> dict[str, Any]:
-        """The next report, or the user's mistake: raised, Tune would try again what no trying mends."""
+        """The next generation, or the cohorts completed within a second; the last says ``done``.
+
+        A searcher wants its metric in every result: it is null until the verdict.
+        """
+        if self._reports is None:
+            self._reports = self._run()
+        reports, until = list[Report](), time.monotonic() + _TOGETHER
         try:
-            if self._to_begin is not None:
-                self.begin(self._to_begin)
-                self._to_begin = None
-            return self.report()
+            for report in self._reports:
+                reports.append(report)
+                if isinstance(report.result, Verdict):
+                    self._outcome |= report.result.outcome
+                if isinstance(report.result, GenerationResult) or time.monotonic() > until:
+                    return {**self._outcome, "reports": reports, "done": False}
+        except BaseException:
+            self._reports = None
+            raise
+        return {**self._outcome, "reports": reports, "done": True}
+
+    def _run(self) -> Iterator[Report]:
+        """Yield what there is to report. The user's mistakes are reported: raised, Tune would retry them in vain."""
+        jobs = self._context.work.jobs(self._config)
+        verdict: Verdict | None = None
+        while True:
+            try:
+                job = jobs.send(verdict)
+            except StopIteration:
+                return
+            except UserError as error:
+                yield Report(None, Mistake(str(error)))
+                return
+            verdict = yield from self._run_job(job)
+
+    def _run_job(self, job: Job) -> Generator[Report, None, Verdict | None]:
+        """Report on a job; returns its verdict, if there is one."""
+        verdict: Verdict | None = None
+        computed = reused = 0
+        try:
+            steps = Steps(StageStore(self._context.storage), announce=lambda step: self._announce(job, step))
+            self._announce(job, "starting")
+            if any(isinstance(task, ChainTask) for task in job.tasks):
+                quiet_libraries()  # which imports them: seconds that a cohort can do without
+            for result in run_job(job, steps, self._context.devices):
+                if isinstance(result, CohortResult):
+                    result = replace(result, rows=None)  # the driver reads them from the store
+                if isinstance(result, Verdict):
+                    verdict = result
+                yield Report(job.key, result, steps.computed - computed, steps.reused - reused)
+                computed, reused = steps.computed, steps.reused
         except Exception as error:
             mistake = _mistake(error)
             if mistake is None:
                 raise
-            return {"done": True, **self.nothing(), MISTAKE: str(mistake)}
+            yield Report(job.key, Mistake(str(mistake)))
+            return None
+        yield Report(job.key, Finished(), steps.computed - computed, steps.reused - reused)
+        return verdict
 
-    def nothing(self) -> dict[str, Any]:
-        """What a report must hold where nothing was found."""
-        return {}
+    def _announce(self, job: Job, step: str) -> None:
+        if self._context.board is not None:
+            self._context.board.write.remote(job.id, step)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: the stage store already has it."""
@@ -64,141 +149,148 @@ class _Stored(tune.Trainable):
         """Nothing: the stage store already has it."""
 
 
-@dataclass(frozen=True)
-class TrialContext:
-    """What every trial of a sweep shares."""
-
-    storage: Storage
-    tasks: dict[str, ChainTask]
-    devices: Devices
-    board: Any = field(default=None)
-
-
-class ChainTrial(_Stored):
-    """Runs one chain. The stage store is its checkpoint: a trial started again finds its finished steps there."""
-
-    _context: TrialContext
-
-    def begin(self, config: dict[str, Any]) -> None:
-        quiet_libraries()
-        context = self._context
-        self._chain_id = config["chain_id"]
-        self._steps = Steps(StageStore(context.storage), announce=self._announce)
-        task = context.tasks[self._chain_id]
-        self._results: Iterator[GenerationResult] = run_chain(task, self._steps, context.devices)
-        self._announce("starting")
-
-    def _announce(self, step: str) -> None:
-        if self._context.board is not None:
-            self._context.board.write.remote(self._chain_id, step)
-
-    def report(self) -> dict[str, Any]:
-        result = next(self._results, None)
-        if result is None:  # the last generation was already reported
-            return {"done": True, "row": None}
-        return {**_generation_report(result), **_counts(self._steps), "done": False}
+def run_trials(
+    work: Work, recorder: Recorder, plan: Plan, pool: "EnginePool | None", board: Any, progress: SweepProgress
+) -> None:
+    """Run what is left of ``work``: the configurations known beforehand, then what its searcher suggests."""
+    context = TrialContext(recorder.storage, work, _devices(plan, pool), board)
+    callback = _Reports(work, recorder, progress)
+    if configs := work.configs(plan):
+        for job in (job for config in configs for job in work.announced(config)):
+            progress.add(job.id, job.label, job.steps)
+        (key,) = configs[0]
+        _tune(context, plan, callback, {key: tune.grid_search([config[key] for config in configs])})
+    if not work.done and (searcher := work.searcher()):
+        _tune(context, plan, callback, None, search_alg=searcher[0], num_samples=searcher[1])
 
 
-@dataclass(frozen=True)
-class CohortContext:
-    """What every trial of cohorts shares: ``groups`` are lists of cohorts, one list per trial."""
-
-    storage: Storage
-    groups: list[list[CohortTask]]
-    board: Any = field(default=None)
-
-
-class CohortTrial(_Stored):
-    """Computes a group of cohorts, one a step. The store is its checkpoint, as it is a chain's."""
-
-    _context: CohortContext
-
-    def begin(self, config: dict[str, Any]) -> None:
-        self._left = list(self._context.groups[config["group"]])
-
-    def report(self) -> dict[str, Any]:
-        if not self._left:
-            return {"done": True, "cohort": None}
-        task = self._at = self._left.pop(0)
-        steps = Steps(StageStore(self._context.storage), announce=lambda step: self._announce(task, step))
-        stage = run_cohort(task, steps)
-        return {"cohort": task.id, "stage": stage.hash, "reused": stage.reused, "done": False}
-
-    def nothing(self) -> dict[str, Any]:
-        """A mistake in one cohort is none in the others of the group."""
-        return {"cohort": self._at.id, "done": False}
-
-    def _announce(self, task: CohortTask, step: str) -> None:
-        if self._context.board is not None:
-            self._context.board.write.remote(task.id, step)
+def _devices(plan: Plan, pool: "EnginePool | None") -> Devices:
+    return Devices(
+        threads=plan.threads,
+        workers=plan.workers,
+        resources_per_worker={"CPU": plan.worker_cpus, **({"GPU": plan.worker_gpus} if plan.worker_gpus else {})},
+        engines_at_once=plan.engines_at_once,
+        pool=pool,
+    )
 
 
-@dataclass(frozen=True)
-class ProbeContext:
-    """What every trial of a search shares."""
-
-    storage: Storage
-    prober: Prober
-    devices: Devices
-    board: Any = field(default=None)
-
-
-class ProbeTrial(_Stored):
-    """Runs the chains of one configuration that a searcher suggested; its last report is the verdict."""
-
-    _context: ProbeContext
-
-    def begin(self, config: dict[str, Any]) -> None:
-        quiet_libraries()
-        context = self._context
-        self._steps = Steps(StageStore(context.storage), announce=self._announce)
-        self._reports = probe_reports(context.prober, config, self._steps, context.devices)
-        self._announce("starting")
-
-    def _announce(self, step: str) -> None:
-        if self._context.board is not None:
-            self._context.board.write.remote(self.trial_id, step)
-
-    def report(self) -> dict[str, Any]:
-        report = next(self._reports)
-        common = {**self.nothing(), **_counts(self._steps), "row": None, "done": False}
-        if isinstance(report, Verdict):
-            return {**common, **report.outcome, "references": list(report.references), "done": True}
-        if isinstance(report, CohortResult):
-            return {**common, "cohort": report.task.id, "stage": report.stage.hash, "reused": report.stage.reused}
-        return {**common, **_generation_report(report)}
-
-    def nothing(self) -> dict[str, Any]:
-        """A searcher wants its metric in every report: it is null until the verdict."""
-        return dict.fromkeys(self._context.prober.outcomes)
+def _tune(
+    context: TrialContext, plan: Plan, callback: tune.Callback, space: dict[str, Any] | None, **config: Any
+) -> None:
+    """A trial for each point of the ``space`` or of a searcher's, as many at once as the plan says, each retried after
+    a fault."""
+    trainable = tune.with_parameters(Trial, context=context)
+    trainable = tune.with_resources(trainable, tune.PlacementGroupFactory([_trial_bundle(plan)]))
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what matters of it, the callback says in one line
+    with tempfile.TemporaryDirectory(prefix="fortifai-tune-") as scratch:
+        tuner = tune.Tuner(
+            trainable,
+            param_space=space,
+            tune_config=tune.TuneConfig(max_concurrent_trials=plan.chains_at_once, reuse_actors=True, **config),
+            run_config=tune.RunConfig(
+                name="sweep",
+                storage_path=scratch,
+                failure_config=tune.FailureConfig(max_failures=_RETRIES),
+                callbacks=[callback],
+                verbose=0,
+            ),
+        )
+        tuner.fit()
 
 
-class CellTrial(_Stored):
-    """Searches the cells of a family whose chains cost milliseconds, a round of all of them a step.
+def _trial_bundle(plan: Plan) -> dict[str, float]:
+    """What a trial holds: its own process, and with a single worker the GPU that it trains on."""
+    return {"CPU": plan.trial_cpus, **({"GPU": plan.trial_gpus} if plan.trial_gpus else {})}
 
-    A trial for each chain would spend most of its time in being one. The driver answers its own search from the store.
-    """
 
-    _context: ProbeContext
+class _Reports(tune.Callback):
+    """Hands what trials report to the recorder, to whoever asked for it, and to the person who waits."""
 
-    def begin(self, config: dict[str, Any]) -> None:
-        prober = self._context.prober
-        assert isinstance(prober, BoundaryProber)
-        self._prober, self._finders = prober, {name: prober.finder(name) for name in config["cells"]}
-        self._steps = Steps(StageStore(self._context.storage))
+    def __init__(self, work: Work, recorder: Recorder, progress: SweepProgress) -> None:
+        self._work, self._recorder, self._progress = work, recorder, progress
+        self._metrics = list(dict.fromkeys(criterion.metric for criterion in work.study.settings.collapse))
+        self._ended: set[str] = set()
 
-    def report(self) -> dict[str, Any]:
-        """A round of each cell that is not done."""
-        computed: list[str] = []
-        for name, finder in self._finders.items():
-            for probe in finder.ask():
-                config = probe.config(name)
-                *results, verdict = probe_reports(self._prober, config, self._steps, self._context.devices)
-                assert isinstance(verdict, Verdict)
-                finder.tell(probe, verdict.outcome["collapsed"], verdict.outcome["generations"])
-                computed += [r.stage.hash for r in results if isinstance(r, CohortResult) and not r.stage.reused]
-        done = all(finder.done for finder in self._finders.values())
-        return {"computed": computed, **_counts(self._steps), "done": done}
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune saves its callbacks with an experiment, and these belong to this process alone."""
+        return {}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        for job in self._work.announced(trial.config):
+            self._recorder.add(job.chains)
+            self._progress.add(job.id, job.label, job.steps)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        for report in result["reports"]:
+            self._recorder.stages(report.computed, report.reused)
+            if report.key is None:
+                self._fail_all(trial, report.result.error)
+            else:
+                self._take(trial.config, self._work.job(report.key), report.result)
+        self._say_news()
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._say_news()  # once Tune has told the searcher
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._fail_all(trial, str(trial.get_error() or "the trial died").strip().splitlines()[-1])
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self._recorder.flush()  # also where a chain's next report is minutes away
+
+    def _take(self, config: Config, job: Job, result: Result | Mistake | Finished) -> None:
+        if job.id in self._ended:  # its trial was started again, and repeats itself
+            return
+        if isinstance(result, Mistake):
+            self._fail(job, result.error)
+            self._work.answer(config, job, None)
+            return
+        self._recorder.add(job.chains)
+        if isinstance(result, Finished):
+            self._finish(job)
+            return
+        self._recorder.take(job, result)
+        if isinstance(result, Verdict):
+            words = self._work.answer(config, job, result)
+            if words is not None:
+                self._progress.say(f"{job.label}: {words}")
+        elif isinstance(result, CohortResult) or self._work.is_search:
+            step = result.cohort_id if isinstance(result, CohortResult) else tuple(map(result.row.get, _GENERATION))
+            self._progress.completed(job.id, step)
+        else:
+            self._progress.generation(job.id, result.row, self._metrics)
+
+    def _finish(self, job: Job) -> None:
+        self._ended.add(job.id)
+        for chain in job.chains:
+            self._recorder.chain_finished(chain.chain_id)
+        self._progress.finished(job.id, "finished")
+        if not self._work.is_search and job.chains[0].recipe.batched:
+            self._progress.say(f"{job.label}  done")
+
+    def _fail_all(self, trial: Any, error: str) -> None:
+        """A trial has failed for good: so have its jobs that have not ended."""
+        jobs = list(self._work.announced(trial.config))
+        for job in jobs:
+            self._fail(job, error)
+        if not jobs:
+            self._progress.say(f"failed: a search inside a trial: {error}; its chains are tried one by one")
+
+    def _fail(self, job: Job, error: str) -> None:
+        if job.id in self._ended:
+            return
+        self._ended.add(job.id)
+        self._recorder.add(job.chains)
+        for chain in job.chains:
+            self._recorder.chain_failed(chain.chain_id, error)
+        self._progress.finished(job.id, "failed")
+        self._progress.say(f"failed: {job.label}: {error}")
+
+    def _say_news(self) -> None:
+        for line in self._work.news():
+            self._progress.say(line)
 
 
 def _mistake(error: BaseException) -> UserError | None:
@@ -207,19 +299,6 @@ def _mistake(error: BaseException) -> UserError | None:
         return error
     failures = getattr(error, "worker_failures", {}).values()
     return next((failure for failure in failures if isinstance(failure, UserError)), None)
-
-
-def _generation_report(result: GenerationResult) -> dict[str, Any]:
-    return {
-        "row": dict(result.row),
-        "samples": [dict(sample) for sample in result.samples],
-        "picture": result.picture,
-        "details": dict(result.details),
-    }
-
-
-def _counts(steps: Steps) -> dict[str, int]:
-    return {"stages_computed": steps.computed, "stages_reused": steps.reused}
 
 
 def quiet_libraries() -> None:

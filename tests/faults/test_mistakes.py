@@ -1,5 +1,6 @@
 """A mistake of the user's that only shows inside a trial: one line, at once, and the other chains go on."""
 
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,11 @@ import pytest
 from ray.train import WorkerGroupError
 
 from fortifai_ray.errors import UserError
-from fortifai_ray.sweep.trials import MISTAKE, _Stored
+from fortifai_ray.recipe.devices import Devices
+from fortifai_ray.storage.steps import Steps
+from fortifai_ray.storage.store import Storage
+from fortifai_ray.sweep.trials import Finished, Mistake, Report, Trial, TrialContext
+from fortifai_ray.sweep.work import Grid, Job, Verdict
 
 from .studies import start
 
@@ -52,37 +57,62 @@ collapse: {metric: spread, relative_to: absolute, threshold: 0.5, direction: bel
 """
 
 
-class _Trial(_Stored):
-    """A trial that comes upon the failures of its configuration: as it begins, and in its training group of two."""
+class _Failing(Grid):
+    """Work that comes upon the failures of a trial's configuration: as its jobs are made, and as each of them runs."""
 
-    def setup(self, config: dict[str, Any]) -> None:
-        super().setup(config, None)
+    def __init__(self) -> None: ...
 
-    def begin(self, config: dict[str, Any]) -> None:
+    def jobs(self, config: Mapping[str, Any]) -> Generator[Job, Verdict | None, None]:
         if "begin" in config:
             raise config["begin"]
-        self._failure: Exception = config["group"]
 
-    def report(self) -> dict[str, Any]:
-        raise WorkerGroupError("rank 1 failed", {1: self._failure})
+        def fail(generations: pl.DataFrame, steps: Steps, devices: Devices) -> Verdict:
+            if failure := config["jobs"][key]:
+                raise failure
+            return Verdict({})
+
+        for key in range(len(config["jobs"])):
+            yield Job(key, str(key), str(key), [], fail)
 
 
-def test_a_mistake_that_shows_as_a_trial_begins_is_told_as_one() -> None:
-    """A worker that cannot reach the storage; a fault is still raised, and another beginning is tried."""
-    mistake = _Trial({"begin": UserError("--storage: no credentials")}).train()
-    assert (mistake[MISTAKE], mistake["done"]) == ("--storage: no credentials", True)
-    trial = _Trial({"begin": OSError("busy")})
+class _Trial(Trial):
+    def setup(self, config: dict[str, Any]) -> None:  # type: ignore[override]
+        super().setup(config, TrialContext(Storage.of(config.pop("storage")), _Failing(), Devices()))
+
+
+def reports(folder: Path, config: Mapping[str, Any]) -> list[Report]:
+    """What a trial of this configuration reports."""
+    result = _Trial({**config, "storage": folder}).train()
+    assert result["done"]
+    return result["reports"]
+
+
+def test_a_mistake_that_shows_as_a_trial_begins_is_reported(tmp_path: Path) -> None:
+    """The whole trial's, where it comes before any job; a fault is still raised, and another beginning is tried."""
+    (report,) = reports(tmp_path, {"begin": UserError("search: no such value")})
+    assert (report.key, report.result) == (None, Mistake("search: no such value"))
+    trial = _Trial({"begin": OSError("busy"), "storage": tmp_path})
     for _ in range(2):
         with pytest.raises(OSError, match="busy"):
             trial.train()
 
 
-def test_a_mistake_that_a_training_worker_came_upon_is_the_users_too() -> None:
+def test_a_mistake_of_one_job_is_none_of_the_others(tmp_path: Path) -> None:
+    """The trial goes on with its next job: a cohort that cannot be computed does not cost those of its group."""
+    group = [UserError("--storage: no credentials"), None, UserError("family.dim: too many")]
+    first, verdict, finished, last = reports(tmp_path, {"jobs": group})
+    assert (first.key, first.result) == (0, Mistake("--storage: no credentials"))
+    assert (verdict.key, verdict.result, finished.key, type(finished.result)) == (1, Verdict({}), 1, Finished)
+    assert (last.key, last.result) == (2, Mistake("family.dim: too many"))
+
+
+def test_a_mistake_that_a_training_worker_came_upon_is_the_users_too(tmp_path: Path) -> None:
     """Ray Train hides it in its own error; any other failure of a worker is still raised, for Tune to try again."""
-    mistake = _Trial({"group": UserError("family.model: no layer to shard")}).train()
-    assert (mistake[MISTAKE], mistake["done"]) == ("family.model: no layer to shard", True)
+    hidden = WorkerGroupError("rank 1 failed", {1: UserError("family.model: no layer to shard")})
+    (report,) = reports(tmp_path, {"jobs": [hidden]})
+    assert report.result == Mistake("family.model: no layer to shard")
     with pytest.raises(WorkerGroupError):
-        _Trial({"group": RuntimeError("the node is gone")}).train()
+        reports(tmp_path, {"jobs": [WorkerGroupError("rank 1 failed", {1: RuntimeError("the node is gone")})]})
 
 
 @pytest.mark.ray

@@ -6,10 +6,10 @@ from typing import Any
 
 from fortifai_ray.cli import main
 from fortifai_ray.recipe.devices import Devices
+from fortifai_ray.sweep import sweep, trials
 from fortifai_ray.sweep.plan import Plan
-from fortifai_ray.sweep.sweep import sweep, tuning
 
-_make_plan, _devices = sweep.make_plan, tuning._devices
+_make_plan, _devices = sweep.make_plan, trials._devices
 
 
 def _plan(*arguments: Any, **options: Any) -> Plan:
@@ -24,6 +24,6 @@ def _bound(plan: Plan, pool: Any) -> Devices:
 
 if __name__ == "__main__":
     sweep.make_plan = _plan
-    tuning._devices = _bound
-    tuning._trial_bundle = lambda plan: {"trials": 0.5}  # its node has no CPUs: nothing else is ever placed there
+    trials._devices = _bound
+    trials._trial_bundle = lambda plan: {"trials": 0.5}  # its node has no CPUs: nothing else is ever placed there
     sys.exit(main())

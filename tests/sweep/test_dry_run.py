@@ -12,7 +12,7 @@ from fortifai_ray.errors import UserError
 from fortifai_ray.families.language.recipe import LanguageRecipe
 from fortifai_ray.study.resources import ResourcesConfig
 from fortifai_ray.study.study import load_study
-from fortifai_ray.sweep.dry_run import print_plan
+from fortifai_ray.sweep.preflight import print_plan
 
 STUDY: dict[str, Any] = {
     "name": "spread",

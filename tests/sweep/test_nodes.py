@@ -3,7 +3,7 @@
 import pytest
 
 from fortifai_ray.study.resources import ResourcesConfig
-from fortifai_ray.sweep.nodes import wishes
+from fortifai_ray.sweep.instance import wishes
 
 CPU, GPU = {"CPU": 1.0}, {"CPU": 1.0, "GPU": 1.0}
 

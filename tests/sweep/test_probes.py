@@ -14,7 +14,8 @@ from fortifai_ray.statistics import CollapseCriterion, chain_table
 from fortifai_ray.storage.steps import Steps
 from fortifai_ray.storage.store import StageStore
 from fortifai_ray.study.study import Study, make_study
-from fortifai_ray.sweep.probes import BoundaryProber, Verdict, chain_status, probe_reports
+from fortifai_ray.sweep.search import BoundaryWork, chain_status
+from fortifai_ray.sweep.work import Verdict, run_job
 
 SEARCH = {"kind": "boundary", "over": "regime.synthetic_ratio", "low": 0.0, "high": 1.0, "tolerance": 0.1}
 
@@ -93,13 +94,13 @@ def test_a_probe_measured_against_the_baseline_has_a_limit(tmp_path: Path) -> No
     """No baseline chain stands beside a probe, so its generation 0 is computed for it, and told to the tables."""
     criterion = {"metric": "wasserstein", "threshold": 3.0, "direction": "above"}
     asked = study(collapse=criterion)
-    prober, steps = BoundaryProber(asked, inputs(asked)), Steps(StageStore(tmp_path))
-    name = list(prober.names)[1]
+    work, steps = BoundaryWork(asked, inputs(asked)), Steps(StageStore(tmp_path))
+    name = list(work.names)[1]
     config = {"cell": name, "value": 1.0, "seed": 3, "place": 10}
-    *_, verdict = probe_reports(prober, config, steps, Devices())
+    *_, verdict = run_job(work.job(config), steps, Devices())
     assert isinstance(verdict, Verdict)
     ((chain_id, metric, value),) = verdict.references
-    assert (chain_id, metric) == (prober.chain(config).chain_id, "wasserstein")
+    assert (chain_id, metric) == (work.chain(config).chain_id, "wasserstein")
     vary = {"loss.kind": ["cross_entropy"], "regime.synthetic_ratio": [1.0], "seed": [3]}
     (baseline,) = study(search=None, vary=vary, collapse=criterion).chains
     from fortifai_ray.chain.cohort import CohortTask, cohort_rows, run_cohort

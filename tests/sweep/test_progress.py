@@ -15,7 +15,10 @@ CHAINS = {"a": ("loss.kind=tce seed=0", 3), "b": ("loss.kind=tce seed=1", 3)}
 
 def view(board: object = None) -> tuple[SweepProgress, io.StringIO]:
     out = io.StringIO()
-    return SweepProgress(CHAINS, Console(file=out, width=200), board), out
+    progress = SweepProgress(Console(file=out, width=200), board)
+    for name, (label, generations) in CHAINS.items():
+        progress.add(name, label, generations)
+    return progress, out
 
 
 def until(out: io.StringIO, text: str) -> str:
@@ -29,8 +32,15 @@ def test_a_generation_is_told_once_with_its_metric() -> None:
     """A line for each generation; a collapse with its reason, a stage taken from the store as such."""
     sweep, out = view()
     with sweep:
-        sweep.generation("a", {"generation": 0, "perplexity": 1234.5, "reused": True}, ["perplexity"])
-        row = {"generation": 1, "perplexity": None, "reused": False, "collapse_reason": "training diverged"}
+        row: dict[str, object] = {"chain_id": "a", "generation": 0, "perplexity": 1234.5, "reused": True}
+        sweep.generation("a", row, ["perplexity"])
+        row = {
+            "chain_id": "a",
+            "generation": 1,
+            "perplexity": None,
+            "reused": False,
+            "collapse_reason": "training diverged",
+        }
         sweep.generation("a", row, ["perplexity"])
     assert out.getvalue().splitlines() == [
         "loss.kind=tce seed=0  generation 0  perplexity 1,234  (from the store)",

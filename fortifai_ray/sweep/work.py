@@ -1,0 +1,254 @@
+"""What a sweep has to do, as jobs: the chains of a grid here, those that a search asks for in ``sweep/search.py``.
+
+The driver and its trials hold the same work and make the same jobs of the same keys, so that only keys and results
+travel between them. What the store holds whole is answered by running the same jobs in replay. Nothing here knows Ray.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import polars as pl
+
+from fortifai_ray.chain.chain import ChainTask, GenerationResult, Inputs, run_chain
+from fortifai_ray.chain.cohort import CohortTask, cohort_rows, cohorts, run_cohort
+from fortifai_ray.recipe.devices import Devices
+from fortifai_ray.statistics import Reference
+from fortifai_ray.storage.steps import NotStored, Steps
+from fortifai_ray.storage.store import StageStore
+from fortifai_ray.study.study import Chain, Study
+from fortifai_ray.sweep.plan import Plan
+
+if TYPE_CHECKING:
+    from ray.tune.search import Searcher
+
+Task = ChainTask | CohortTask
+Config = Mapping[str, Any]
+Judge = Callable[[pl.DataFrame, Steps, Devices], "Verdict"]
+
+_GROUPS = 16  # trials that share a grid's cohorts: enough for the workers of a small cluster, few to start
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a search's job came to: ``outcome`` answers the search, ``references`` go to the tables."""
+
+    outcome: Mapping[str, Any]
+    references: Sequence[Reference] = ()
+
+
+@dataclass(frozen=True)
+class CohortResult:
+    """A completed cohort: the stage that holds it, and its rows where they have been read."""
+
+    cohort_id: str
+    stage_hash: str
+    reused: bool
+    rows: pl.DataFrame | None = None
+
+
+Result = GenerationResult | CohortResult | Verdict
+
+
+@dataclass(frozen=True)
+class Job:
+    """Tasks that run one after the other.
+
+    Attributes:
+        key: what :meth:`Work.job` makes this job of.
+        id: its name on the board and in the progress view.
+        label: its name for people.
+        judge: the verdict on the rows of all its chains, where a search wants one.
+    """
+
+    key: Any
+    id: str
+    label: str
+    tasks: Sequence[Task]
+    judge: Judge | None = None
+
+    @property
+    def chains(self) -> list[Chain]:
+        parts = (task.chains if isinstance(task, CohortTask) else [task.chain] for task in self.tasks)
+        return [chain for part in parts for chain in part]
+
+    @property
+    def steps(self) -> int:
+        """How many results it has at most: one for each generation of a chain, one for each cohort."""
+        return sum(1 if isinstance(task, CohortTask) else task.recipe.generations for task in self.tasks)
+
+    def cohort(self, cohort_id: str) -> CohortTask:
+        """Its cohort of that id."""
+        return next(task for task in self.tasks if isinstance(task, CohortTask) and task.id == cohort_id)
+
+
+def run_job(job: Job, steps: Steps, devices: Devices) -> Iterator[Result]:
+    """Yield each generation or cohort of a job as it completes, and last its verdict, if it has a judge.
+
+    Raises :class:`fortifai_ray.storage.steps.NotStored` at the first missing step where ``steps`` only replays.
+    """
+    rows: list[Mapping[str, Any]] = []
+    tables: list[pl.DataFrame] = []
+    for task in job.tasks:
+        if isinstance(task, CohortTask):
+            stage = run_cohort(task, steps)
+            table = cohort_rows(task, stage) if steps.replay or job.judge else None
+            tables += [] if table is None else [table]
+            yield CohortResult(task.id, stage.hash, stage.reused, table)
+        else:
+            for result in run_chain(task, steps, devices):
+                rows.append(result.row)
+                yield result
+    if job.judge is not None:
+        tables += [pl.DataFrame(rows, infer_schema_length=None, strict=False)] if rows else []
+        yield job.judge(pl.concat(tables, how="diagonal_relaxed") if tables else pl.DataFrame(), steps, devices)
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What the store holds of a job: its results up to the step that is ``missing`` (None: it holds the whole job)."""
+
+    job: Job
+    results: Sequence[Result]
+    stages: int
+    missing: NotStored | None
+
+
+def replay(job: Job, store: StageStore) -> Replay:
+    """Run a job from the store alone."""
+    steps, results = Steps(store, replay=True), list[Result]()
+    try:
+        for result in run_job(job, steps, Devices()):
+            results.append(result)  # not a comprehension: what comes before a missing step is kept
+    except NotStored as missing:
+        return Replay(job, results, steps.reused, missing)
+    return Replay(job, results, steps.reused, None)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search has found: its collapse points (a row per cell and criterion), and how it went, as JSON."""
+
+    points: pl.DataFrame
+    state: Mapping[str, Any]
+    done: bool
+    runs: Sequence[tuple[str, str, Mapping[str, Any], Any, Mapping[str, Any]]] = ()
+
+
+class Work(ABC):
+    """What a sweep has to do. Trials run the jobs of their configurations; the driver hears what became of them.
+
+    Attributes:
+        is_search: whether the jobs are chosen as the work goes on, by what earlier ones came to.
+        outcomes: what a searcher reads in a trial's last result: the keys of a verdict's outcome.
+    """
+
+    is_search: ClassVar[bool] = False
+    outcomes: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, study: Study, inputs: Inputs) -> None:
+        self.study, self.inputs = study, inputs
+
+    @property
+    @abstractmethod
+    def done(self) -> bool:
+        """Whether nothing is left to run."""
+
+    @property
+    @abstractmethod
+    def at_once(self) -> int:
+        """How many jobs there are to run side by side."""
+
+    @property
+    @abstractmethod
+    def cells(self) -> Sequence[Chain]:
+        """Chains like those that are left to run: what they need decides what is started."""
+
+    @abstractmethod
+    def replay(self, store: StageStore) -> Iterator[Replay]:
+        """Yield each job that the store holds whole, and take it as run."""
+
+    @abstractmethod
+    def configs(self, plan: Plan) -> list[dict[str, Any]]:
+        """Configurations of the trials that are known beforehand, all of one key."""
+
+    @abstractmethod
+    def job(self, key: Any) -> Job:
+        """The job of a key."""
+
+    @abstractmethod
+    def jobs(self, config: Config) -> Generator[Job, Verdict | None, None]:
+        """Yield the jobs of a trial one after the other; each is answered with its verdict, None if it failed."""
+
+    @abstractmethod
+    def announced(self, config: Config) -> Iterable[Job]:
+        """The jobs of a trial that are known when it starts."""
+
+    def searcher(self) -> "tuple[Searcher, int] | None":
+        """What suggests further configurations once those known beforehand have run, and how many of them (−1: until
+        it has no more); None where nothing does."""
+        return None
+
+    def answer(self, config: Config, job: Job, verdict: Verdict | None) -> str | None:
+        """Take the verdict on a job that a trial of ``config`` ran, None if the job failed; returns it in words where
+        that deserves a line."""
+        return None
+
+    def news(self) -> Iterator[str]:
+        """Yield what the verdicts have changed since the last call, in words."""
+        yield from ()
+
+    def found(self) -> Found | None:
+        """What a search has found so far."""
+        return None
+
+
+class Grid(Work):
+    """A job for each chain of a study that searches nothing, and for each cohort of its batched chains."""
+
+    def __init__(self, study: Study, inputs: Inputs) -> None:
+        super().__init__(study, inputs)
+        alone = [ChainTask.of(study, chain, inputs) for chain in study.chains if not chain.recipe.batched]
+        chains = [Job(task.chain.chain_id, task.chain.chain_id, task.chain.label, [task]) for task in alone]
+        batched = [Job(task.id, task.id, task.label, [task]) for task in cohorts(study.chains)]
+        self._jobs = {job.id: job for job in (*batched, *chains)}
+
+    @property
+    def done(self) -> bool:
+        return not self._jobs
+
+    @property
+    def at_once(self) -> int:
+        return len(self._jobs)
+
+    @property
+    def cells(self) -> Sequence[Chain]:
+        return [job.chains[0] for job in self._jobs.values()]
+
+    def stored(self, store: StageStore) -> Iterator[Replay]:
+        """Yield what the store holds of each job."""
+        for job in list(self._jobs.values()):
+            yield replay(job, store)
+
+    def replay(self, store: StageStore) -> Iterator[Replay]:
+        for held in self.stored(store):
+            if held.missing is None:
+                del self._jobs[held.job.id]
+                yield held
+
+    def configs(self, plan: Plan) -> list[dict[str, Any]]:
+        """A trial per chain, but few for all cohorts: these take less time than a trial's start."""
+        names = [job.id for job in self._jobs.values() if isinstance(job.tasks[0], CohortTask)]
+        groups = [names[start::_GROUPS] for start in range(min(_GROUPS, len(names)))]
+        return [{"jobs": ids} for ids in (*groups, *([name] for name in self._jobs if name not in set(names)))]
+
+    def job(self, key: Any) -> Job:
+        return self._jobs[key]
+
+    def jobs(self, config: Config) -> Generator[Job, Verdict | None, None]:
+        for key in config["jobs"]:
+            yield self._jobs[key]
+
+    def announced(self, config: Config) -> Iterable[Job]:
+        return [self._jobs[key] for key in config["jobs"]]
