@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import polars as pl
 
-from fortifai_ray.statistics.criterion import CollapseCriterion
+from fortifai_ray.statistics.criterion import CollapseCriterion, criterion_columns
 from fortifai_ray.statistics.crossing import Floats, Integers, find_crossings
 from fortifai_ray.statistics.ratios import Baseline, cell_keys, pair_with_baseline
 
@@ -20,7 +20,7 @@ _CONTRACT_COLUMNS = {
 }
 
 
-Reference = tuple[str, str, float]  # a chain's id, a metric, and what that was at the baseline's generation 0
+Reference = tuple[str, str, float]  # a chain's id, a metric, and its value at the baseline's generation 0
 
 
 def chain_table(
@@ -34,22 +34,22 @@ def chain_table(
     roster: pl.DataFrame | None = None,
     references: Collection[Reference] = (),
 ) -> pl.DataFrame:
-    """When each chain collapsed under each criterion, and how far it stayed faithful.
+    """When each chain collapsed under each criterion, and how long it stayed faithful.
 
     Args:
         generations: a row per chain and generation, in any order: ``chain_id, generation, seed``, the varied keys, the
             criteria's metrics, ``synthetic_size_cum``, and optionally ``collapse_reason`` (not null: this generation
-            was recorded as collapsed and ended its chain) and ``ended`` (why a chain ends with it). A null metric was
-            not measured: the chain was observed up to the generation before it. Generations beyond those asked for are
-            ignored.
+            was recorded as collapsed and ended its chain) and ``ended`` (why the chain ends here). A null metric was
+            not measured: the chain was observed up to the generation before it. Generations beyond the
+            ``generations_asked`` are ignored.
         baseline: the keys and values that make a chain the baseline.
         varied: the varied keys, each a column; the seed may be among them.
         generations_asked: the study's ``generations``, N; the horizon is N − 1.
         failed: ids of chains that failed.
-        roster: a row per chain of the study (``chain_id``, ``seed``, the varied keys): what makes chains appear that
-            failed before their first generation.
-        references: the baseline's generation 0 as it was measured for single chains, where the table has no baseline
-            chain beside them (a search places each cell's chains at values of its own).
+        roster: a row per chain of the study (``chain_id``, ``seed``, the varied keys), so that chains that failed before
+            their first generation appear.
+        references: the baseline's generation 0 as measured for single chains, where the table has no baseline chain
+            that matches them (a search places each cell's chains at values of its own).
 
     Returns:
         A row per criterion and chain, sorted by cell and seed: ``chain_id``, the varied keys, ``seed``, baseline keys
@@ -58,11 +58,11 @@ def chain_table(
 
         A chain that is ``unconfirmed`` or ``survived`` is censored: its fidelity intervals end at the last generation
         observed, and are lower bounds. A chain is ``failed``, with null ``onset``, ``censored`` and intervals, where
-        no verdict can be had: it is in ``failed`` and no collapse had been confirmed before, it has no generation 0,
-        or the generation 0 that its limit is relative to is missing or broken.
+        there is no verdict: it is in ``failed`` and no collapse had been confirmed before, it has no generation 0, or
+        the generation 0 that its limit is relative to is missing or broken.
 
     Raises:
-        ValueError: a column is missing, a generation is there twice, or no generation was asked for.
+        ValueError: a column is missing, a chain has a generation twice, or ``generations_asked`` is below 1.
     """
     if generations_asked < 1:
         raise ValueError(f"generations must be at least 1 (got {generations_asked})")
@@ -86,23 +86,23 @@ def chain_table(
 
 
 def _ended(generations: pl.DataFrame, chains: pl.DataFrame) -> pl.Series:
-    """(chains,) Why each chain ended, as its last generation says; null where nothing does."""
+    """(chains,) Why each chain ended, from its last generation; null where that is unknown."""
     if "ended" not in generations.columns:
         return pl.Series("ended", [None] * chains.height, dtype=pl.String)
-    told = generations.sort("generation").group_by("chain_id").agg(pl.col("ended").cast(pl.String).last())
-    return chains.select("chain_id").join(told, on="chain_id", how="left", maintain_order="left")["ended"]
+    last = generations.sort("generation").group_by("chain_id").agg(pl.col("ended").cast(pl.String).last())
+    return chains.select("chain_id").join(last, on="chain_id", how="left", maintain_order="left")["ended"]
 
 
 @dataclass(frozen=True)
 class _History:
-    """The generations as (chains, generations) matrices; ``rows`` and ``columns`` say where each row's values go."""
+    """The generations as (chains, generations) matrices; ``rows`` and ``columns`` place each row in them."""
 
     table: pl.DataFrame
     rows: Integers
     columns: Integers
     shape: tuple[int, int]
     recorded: Integers  # (chains,): the first generation recorded as collapsed; the number of generations for none
-    _seen: dict[str, tuple[Floats, Integers]] = field(default_factory=dict)  # many criteria ask for the same metric
+    _seen: dict[str, tuple[Floats, Integers]] = field(default_factory=dict)  # several criteria may share a metric
 
     @staticmethod
     def of(table: pl.DataFrame, chain_ids: pl.Series, generations: int) -> "_History":
@@ -116,8 +116,8 @@ class _History:
         return _History(table, rows, columns, (len(chain_ids), generations), recorded)
 
     def of_metric(self, column: str) -> tuple[Floats, Integers]:
-        """One column's values, NaN where there is none, and (chains,) how many generations from 0 on have one (NaN is
-        a value, null is not) or were recorded."""
+        """A column's values, NaN where it has none, and (chains,) the number of generations from 0 on that have a value
+        (NaN is one, null is not) or were recorded as collapsed."""
         if column not in self._seen:
             self._seen[column] = self._matrix(column), self._observed(column)
         return self._seen[column]
@@ -142,7 +142,7 @@ class _History:
 def _chain_roster(
     generations: pl.DataFrame, roster: pl.DataFrame | None, varied: Sequence[str], baseline: Baseline
 ) -> pl.DataFrame:
-    """A row per chain: ``chain_id``, cell keys, ``seed``, and the baseline's keys as far as they are known."""
+    """A row per chain: ``chain_id``, the cell's keys, ``seed``, and those of the baseline's keys that are columns."""
     keys = cell_keys(varied)
     wanted = ["chain_id", *keys, "seed", *(key for key in baseline if key not in keys and key != "seed")]
     tables = [
@@ -166,7 +166,7 @@ def _select_keys(table: pl.DataFrame, wanted: Sequence[str], required: int) -> p
 
 
 def _positions(ids: pl.Series, among: pl.Series) -> Integers:
-    """(ids,) Where each id stands in ``among``; -1 for null."""
+    """(ids,) The index of each id in ``among``; -1 for null."""
     index = pl.DataFrame({"id": among, "position": pl.int_range(len(among), eager=True)})
     joined = pl.DataFrame({"id": ids}, schema={"id": among.dtype}).join(
         index, on="id", how="left", maintain_order="left"
@@ -179,19 +179,19 @@ def _judge(
 ) -> pl.DataFrame:
     values, observed = history.of_metric(criterion.metric)
     limits = _limits(criterion, values[:, 0], baselines, given)
-    found = find_crossings(values, limits, observed=observed, recorded=history.recorded, criterion=criterion)
+    crossings = find_crossings(values, limits, observed=observed, recorded=history.recorded, criterion=criterion)
+    onset = crossings.onset
     # Without a limit an earlier crossing cannot be ruled out, unless there is no earlier generation.
-    confirmed = ~np.isnan(found.onset) & (~np.isnan(limits) | (found.onset == 0))
+    confirmed = ~np.isnan(onset) & (~np.isnan(limits) | (onset == 0))
     unjudged = ~confirmed & (has_failed | (observed == 0) | np.isnan(limits))
-    status = np.select([unjudged, confirmed, found.pending], ["failed", "collapsed", "unconfirmed"], default="survived")
-    interval = np.where(confirmed, found.onset, observed - 1.0)
+    kinds = {"failed": unjudged, "collapsed": confirmed, "unconfirmed": crossings.pending}
+    status = np.select(list(kinds.values()), list(kinds), default="survived")
+    interval = np.where(confirmed, onset, observed - 1.0)
     interval[unjudged] = np.nan
     columns: dict[str, pl.Series | pl.Expr] = {
-        **{name: pl.lit(getattr(criterion, name)) for name in ("metric", "threshold", "relative_to", "direction")},
-        "confirm": pl.lit(criterion.confirm, dtype=pl.Int64),
-        "chance": pl.lit(criterion.chance, dtype=pl.Float64),
+        **criterion_columns(criterion),
         "limit": pl.Series(limits, nan_to_null=True),
-        "onset": pl.Series(np.where(confirmed, found.onset, np.nan), nan_to_null=True),
+        "onset": pl.Series(np.where(confirmed, onset, np.nan), nan_to_null=True),
         "status": pl.Series(status.astype(object), dtype=pl.String),
         "censored": pl.Series(
             [None if u else not c for u, c in zip(unjudged, confirmed, strict=True)], dtype=pl.Boolean
@@ -204,8 +204,8 @@ def _judge(
 
 
 def _limits(criterion: CollapseCriterion, own: Floats, baselines: Integers, given: Floats) -> Floats:
-    """(chains,) The limit of each chain (:meth:`CollapseCriterion.limit`), NaN where it has none. A baseline chain
-    that is there goes before what is ``given`` for it."""
+    """(chains,) The limit of each chain (:meth:`CollapseCriterion.limit`), NaN where it has none. A baseline chain in
+    the table takes precedence over the reference ``given``."""
     if criterion.relative_to == "absolute":
         return np.full(own.shape, criterion.threshold)
     if criterion.relative_to == "own_generation_0":

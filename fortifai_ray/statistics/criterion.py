@@ -1,4 +1,4 @@
-"""The collapse criterion: which metric, against what, beyond which threshold, confirmed by how many generations."""
+"""The collapse criterion: the metric, its reference and threshold, and how many generations confirm a crossing."""
 
 import math
 from typing import Annotated, Literal
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from fortifai_ray.metrics import metric
-from fortifai_ray.results.schema import CRITERION_COLUMNS
+from fortifai_ray.results.schema import CRITERION_COLUMNS, table_schema
 
 RelativeTo = Literal["baseline_generation_0", "own_generation_0", "absolute"]
 Direction = Literal["above", "below"]
@@ -23,11 +23,11 @@ class CollapseCriterion(BaseModel):
     The limit is the threshold itself (``absolute``) or the threshold times the metric of generation 0: the baseline's
     with the same seed (``baseline_generation_0``, so that a worse start earns no slack) or the chain's own.
 
-    With ``chance``, the metric of a model that knows nothing, the threshold is applied to the chance-normalised
-    fidelity (value − chance) / (reference − chance), which is 1 at generation 0 and 0 at chance: four-choice questions
-    answered with an accuracy of 0.85 have lost half of what they had at 0.55, not at 0.425. ``direction`` remains the
-    metric's own. A reference from which the threshold does not lead in that direction (an accuracy that starts at
-    chance or below it has nothing to lose) gives no limit. None, the default, is the plain ratio.
+    With ``chance``, the metric of a model that only guesses, the threshold applies to the chance-normalised fidelity
+    (value − chance) / (reference − chance), which is 1 at generation 0 and 0 at chance: an accuracy of 0.85 on
+    four-choice questions has lost half of its fidelity at 0.55, not at 0.425. ``direction`` is that of the metric.
+    There is no limit where the threshold does not lead from the reference in that direction: an accuracy that starts at
+    or below chance has nothing to lose. The default, None, is the plain ratio.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -73,18 +73,18 @@ class CollapseCriterion(BaseModel):
     def limit(self, own: float | None, baseline: float | None) -> float | None:
         """The limit in the metric's own units, from the metric at generation 0 of the chain and of its baseline.
 
-        None where the generation it is relative to was not measured, or has nothing to be relative to: it is not
-        finite, or not positive (without ``chance``), or the threshold does not lead away from it (with ``chance``).
+        None where the reference was not measured or cannot be one: it is not finite, or not positive (without
+        ``chance``), or the threshold does not lead away from it (with ``chance``).
         """
         if self.relative_to == "absolute":
             return self.threshold
         reference = own if self.relative_to == "own_generation_0" else baseline
-        found = float(self.limits(np.array([math.nan if reference is None else reference]))[0])
-        return None if math.isnan(found) else found
+        limit = float(self.limits(np.array([math.nan if reference is None else reference]))[0])
+        return None if math.isnan(limit) else limit
 
     def limits(self, references: NDArray[np.float64]) -> NDArray[np.float64]:
         """(chains,) :meth:`limit` of many references (chains,) at once, NaN for None; not for ``absolute``."""
-        assert self.relative_to != "absolute", "an absolute criterion is relative to nothing"
+        assert self.relative_to != "absolute", "an absolute criterion has no reference"
         with np.errstate(over="ignore", invalid="ignore"):
             if self.chance is None:
                 limits, sensible = self.threshold * references, references > 0
@@ -94,8 +94,14 @@ class CollapseCriterion(BaseModel):
         return np.where(sensible & np.isfinite(limits), limits, np.nan)
 
 
+def criterion_columns(criterion: CollapseCriterion) -> dict[str, pl.Expr]:
+    """The columns of a result table that name a criterion, as constants of the table's types."""
+    types = table_schema("collapse_points")
+    return {name: pl.lit(getattr(criterion, name), dtype=types[name]) for name in CRITERION_COLUMNS}
+
+
 def criterion_rows(criterion: CollapseCriterion) -> pl.Expr:
-    """An expression: the rows of a result table that are about this criterion."""
+    """An expression: the rows of a result table under this criterion."""
     columns = {name: getattr(criterion, name) for name in CRITERION_COLUMNS}
     return pl.all_horizontal(pl.col(name).eq_missing(pl.lit(value)) for name, value in columns.items())
 
@@ -106,6 +112,6 @@ def with_chance(table: pl.DataFrame) -> pl.DataFrame:
 
 
 def criteria_of(table: pl.DataFrame) -> list[CollapseCriterion]:
-    """The criteria that a result table has rows for, in its order."""
+    """The criteria of a result table's rows, in its order."""
     rows = table.select(CRITERION_COLUMNS).unique(maintain_order=True)
     return [CollapseCriterion.model_validate(row) for row in rows.to_dicts()]

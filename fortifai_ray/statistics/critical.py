@@ -1,18 +1,18 @@
 """Ratios of critical values: how much more synthetic data one loss tolerates than another.
 
-A search leaves each cell's critical value r* with an interval and nothing of what is between, so the interval of a
-ratio is made of the two intervals: MOVER, the method of variance estimates recovery (Zou and Donner 2008, Statistics in
-Medicine 27, 1693, eq. 5), on logarithms. With l1, u1 and l2, u2 the ends of the two logarithms' intervals::
+A search gives each cell's critical value r* with an interval but no distribution, so the interval of a ratio is made of
+the two intervals: MOVER, the method of variance estimates recovery (Zou and Donner 2008, Statistics in Medicine 27,
+1693, eq. 5), on logarithms. With l1, u1 and l2, u2 the ends of the two logarithms' intervals::
 
     low  = t1 − t2 − √((t1 − l1)² + (u2 − t2)²)
     high = t1 − t2 + √((u1 − t1)² + (t2 − l2)²)
 
-It keeps the intervals' asymmetry and has their level where the two are independent. Cells whose chains share seeds are
-alike rather than opposed, which makes it too wide rather than too narrow. Where an end is missing, or not positive, the
+It keeps the intervals' asymmetry, and has their level where the two are independent. Cells whose chains share seeds are
+positively correlated, which makes it too wide rather than too narrow. Where an end is missing or not positive, the
 ratio's ends that need it are missing too.
 
-A search that ends at the edge of its range gives a bound. A cell's lower bound over an exact baseline is a lower bound
-of the ratio, a lower bound over an upper bound too; a lower bound over a lower bound is undetermined.
+A search that ends at the edge of its range gives a bound. A lower bound over an exact or an upper bound is a lower
+bound of the ratio; a lower bound over a lower bound is undetermined.
 """
 
 from collections.abc import Sequence
@@ -32,13 +32,13 @@ def critical_ratios(points: pl.DataFrame, varied: Sequence[str], baseline: Basel
         points: ``collapse_points``: a row per cell, criterion and ``over`` (the key searched): the cell's keys, the
             criterion's columns, ``over, critical, low, high, level, bound``. A ``lower`` bound says that the critical
             value is above ``critical`` (``low`` where that is null), an ``upper`` one that it is below (``high``).
-        varied: the varied keys; the key searched is none of the cell's, and is left out should it be among them.
+        varied: the varied keys; the key searched, which is none of the cell's, is ignored.
         baseline: the keys and values that make a cell the baseline.
 
     Returns:
         A row per row of ``points``, in its order: the cell's keys, the criterion's columns, ``over``,
 
-        - ``critical, low, high, bound``: as searched; ``level``: of every interval here, the lesser of the two cells'.
+        - ``critical, low, high, bound``: as searched; ``level``: of every interval here, the lower of the two cells'.
         - ``is_baseline``, ``ratio, ratio_low, ratio_high, ratio_bound``: of the critical values. The baseline's own
           ratio is exactly 1. Null and ``undetermined`` without a baseline and for values that are not positive.
         - where ``over`` is a synthetic ratio: ``human, human_low, human_high, human_bound``, the human share 1 − r*
@@ -57,7 +57,7 @@ def critical_ratios(points: pl.DataFrame, varied: Sequence[str], baseline: Basel
     mine = mine.join(cells, on=keys, how="left", nulls_equal=True) if keys else mine.join(cells, how="cross")
     sides = [f"{what}_{end}" for what in ("r", "h") for end in ("at", "low", "high", "bound")]
     theirs = mine.select(*what, pl.col("cell").alias("baseline_cell"), pl.col("level", *sides).name.prefix("base_"))
-    theirs = theirs.unique([*what, "baseline_cell"], keep="none")  # a cell that was searched twice is no reference
+    theirs = theirs.unique([*what, "baseline_cell"], keep="none")  # a cell searched twice is no reference
     both = mine.join(theirs, on=[*what, "baseline_cell"], how="left", nulls_equal=True).sort("_row")
     itself = (pl.col("cell") == pl.col("baseline_cell")).fill_null(False)
     return both.with_columns(*_ratio("r", "ratio", itself), *_ratio("h", "human_ratio", itself)).select(
@@ -76,7 +76,7 @@ _ENDS = {"at": "", "low": "_low", "high": "_high", "bound": "_bound"}
 
 
 def _with_human_share(points: pl.DataFrame) -> pl.DataFrame:
-    """Adds r* as ``r_at, r_low, r_high, r_bound`` and 1 − r* as ``h_…``; an end that a bound does not have is null."""
+    """Add r* as ``r_at, r_low, r_high, r_bound`` and 1 − r* as ``h_…``; null where a bound has no such end."""
     low = pl.when(pl.col("bound") != "upper").then("low").cast(pl.Float64)
     high = pl.when(pl.col("bound") != "lower").then("high").cast(pl.Float64)
     edge = pl.when(pl.col("bound") == "lower").then("low").when(pl.col("bound") == "upper").then("high")
@@ -117,5 +117,5 @@ def _ratio(side: str, name: str, itself: pl.Expr) -> list[pl.Expr]:
 
 
 def _log(value: pl.Expr) -> pl.Expr:
-    """The logarithm, null where there is none."""
+    """The logarithm, null where undefined."""
     return pl.when(value > 0).then(value.log())

@@ -1,17 +1,16 @@
-"""Collapse onset: where a metric first crosses its limit and stays across it long enough to be believed.
+"""Collapse onset: where a metric first crosses its limit and stays beyond it.
 
-The first crossing that is followed by ``confirm`` further crossings, interpolated between the generations around it.
-How the awkward cases are decided:
+The onset is the first crossing that ``confirm`` further crossings follow, interpolated between the generations around
+it. Edge cases:
 
 - Crossing is strict: a metric that equals its limit has not crossed it.
-- A generation whose metric is NaN or infinite counts as crossed, whichever the direction: its model is broken.
+- A generation whose metric is NaN or infinite counts as crossed in either direction: its model is broken.
 - A generation recorded as collapsed (diverged training, empty corpus) ends its chain, so no later generation can
   confirm it. It counts as crossed and as confirmed, and confirms the crossings directly before it.
-- The onset is the crossing generation itself where nothing says at which point before it the limit was crossed: its
-  metric or the one before it is NaN or infinite, or has not crossed although the generation was recorded as collapsed.
-  That is the latest it can be.
-- A log scale has no place for zero or less (a ratio that underflowed, an estimate that came out negative): a step that
-  begins or ends there is interpolated linearly, that step alone.
+- The onset is the crossing generation itself, the latest it can be, where the point of crossing is unknown: the metric
+  there or before is NaN or infinite, or has not crossed although the generation was recorded as collapsed.
+- Zero and negative values have no logarithm (a ratio that underflowed, a negative estimate): on a log scale, a step
+  that begins or ends there is interpolated linearly, that step alone.
 
 :func:`ruling` says when the verdict on a running chain is certain, so that it need not run to its horizon. A confirmed
 collapse is certain for any metric: nothing that follows moves the onset. That a chain *cannot* collapse takes a
@@ -49,7 +48,7 @@ Ruling = Literal["collapsed", "no_room_left", "too_far", "open"]
 
 @dataclass(frozen=True)
 class Onset:
-    """When one chain collapsed. ``onset`` is in generations, None unless collapsed; ``last`` is the last one seen."""
+    """When one chain collapsed: ``onset`` in generations, None unless collapsed; ``last``: the last one observed."""
 
     onset: float | None
     status: Literal["collapsed", "unconfirmed", "survived"]
@@ -58,8 +57,8 @@ class Onset:
 
 @dataclass(frozen=True)
 class Crossings:
-    """Onsets of many chains: ``onset`` (chains,) is NaN unless confirmed; ``pending`` (chains,): ends in a crossing
-    that no later generation could confirm."""
+    """Onsets of many chains: ``onset`` (chains,), NaN unless confirmed; ``pending`` (chains,), whether the chain
+    ends in a crossing that is not confirmed."""
 
     onset: Floats
     pending: Booleans
@@ -69,7 +68,7 @@ def onset(values: Sequence[float], limit: float, criterion: CollapseCriterion, *
     """The onset of one chain from its metric at generations 0, 1, … as far as it went.
 
     Args:
-        values: the metric of each generation; NaN counts as crossed, so leave out what was not measured.
+        values: the metric of each generation. NaN counts as crossed: leave out generations that were not measured.
         limit: in the metric's units, from :meth:`CollapseCriterion.limit`.
         recorded: the last of these generations was recorded as collapsed, and ended the chain.
 
@@ -80,48 +79,47 @@ def onset(values: Sequence[float], limit: float, criterion: CollapseCriterion, *
         raise ValueError("onset needs the metric of at least one generation")
     if not np.isfinite(limit):
         raise ValueError(f"the limit of {criterion.metric} must be a finite number (got {limit})")
-    count = len(values)
-    found = find_crossings(
-        np.asarray(values, dtype=np.float64)[None, :],
-        np.array([limit]),
-        observed=np.array([count]),
-        recorded=np.array([count - 1 if recorded else count]),
-        criterion=criterion,
-    )
-    if not np.isnan(found.onset[0]):
-        return Onset(float(found.onset[0]), "collapsed", count - 1)
-    return Onset(None, "unconfirmed" if found.pending[0] else "survived", count - 1)
+    at, pending = _crossing_of_one(values, limit, criterion, recorded)
+    if not math.isnan(at):
+        return Onset(at, "collapsed", len(values) - 1)
+    return Onset(None, "unconfirmed" if pending else "survived", len(values) - 1)
 
 
 def judge(
     values: Sequence[float], limit: float | None, criterion: CollapseCriterion, *, recorded: bool = False
 ) -> Literal["collapsed", "unconfirmed", "survived", "failed"]:
-    """What :func:`fortifai_ray.statistics.chains.chain_table` says of one chain, without a table.
+    """The status that :func:`fortifai_ray.statistics.chains.chain_table` gives one chain, without a table.
 
-    Arguments as for :func:`onset`; ``failed`` where no verdict can be had: no values, or a limit of None (its reference
+    Arguments as for :func:`onset`; ``failed`` where there is no verdict: no values, or a limit of None (its reference
     is missing or broken) and no broken generation 0.
     """
     if len(values) == 0:
         return "failed"
     if limit is not None:
         return onset(values, limit, criterion, recorded=recorded).status
+    return "collapsed" if _crossing_of_one(values, math.nan, criterion, recorded)[0] == 0 else "failed"
+
+
+def _crossing_of_one(
+    values: Sequence[float], limit: float, criterion: CollapseCriterion, recorded: bool
+) -> tuple[float, bool]:
     count = len(values)
-    found = find_crossings(
+    crossings = find_crossings(
         np.asarray(values, dtype=np.float64)[None, :],
-        np.array([np.nan]),
+        np.array([limit]),
         observed=np.array([count]),
         recorded=np.array([count - 1 if recorded else count]),
         criterion=criterion,
     )
-    return "collapsed" if found.onset[0] == 0 else "failed"
+    return float(crossings.onset[0]), bool(crossings.pending[0])
 
 
 def collapse_confirmed(
     values: Sequence[float], limit: float | None, criterion: CollapseCriterion, *, recorded: bool = False
 ) -> bool:
-    """Whether a chain that is still running can stop: its collapse is confirmed, and no further generation moves it.
+    """Whether the collapse of a running chain is confirmed, so that no further generation moves its onset.
 
-    Arguments as for :func:`onset`; a limit of None (its reference is not known yet) confirms nothing.
+    Arguments as for :func:`onset`; with a limit of None (its reference is not known yet), nothing is confirmed.
     """
     return (
         limit is not None and len(values) > 0 and onset(values, limit, criterion, recorded=recorded).onset is not None
@@ -166,7 +164,7 @@ def ruling(
 
 
 def _crossings_at_the_end(values: Sequence[float], limit: float, criterion: CollapseCriterion) -> int:
-    """How many generations at the end have crossed, one after the other."""
+    """The number of consecutive crossings at the end."""
     run = 0
     for value in reversed(values):
         beyond = value > limit if criterion.direction == "above" else value < limit
@@ -181,7 +179,7 @@ def _reaches(value: float, limit: float, steps: int, largest: float, criterion: 
     sign = 1.0 if criterion.direction == "above" else -1.0
     if criterion.log_scale:
         if value <= 0 or limit <= 0:
-            return True  # no factor leads from or to there: nothing is known
+            return True  # no factor leads from or to zero: nothing can be ruled out
         return sign * math.log(limit / value) < steps * math.log(largest) + 1e-12
     return sign * (limit - value) < steps * largest + 1e-12 * max(1.0, abs(limit))
 
@@ -192,9 +190,9 @@ def find_crossings(
     """Onsets of many chains at once.
 
     Args:
-        values: (chains, generations), anything where not observed.
-        limits: (chains,), NaN where unknown: then only broken generations cross.
-        observed: (chains,), how many generations from 0 on were observed.
+        values: (chains, generations), arbitrary where not observed.
+        limits: (chains,), NaN where unknown: only broken generations cross.
+        observed: (chains,), the number of generations observed, from 0 on.
         recorded: (chains,), the generation recorded as collapsed; at or after ``observed`` for none.
     """
     chains, generations = values.shape
@@ -224,7 +222,7 @@ def _interpolate(values: Floats, limits: Floats, first: Integers, criterion: Col
     rows = np.arange(values.shape[0])
     before, after = values[rows, np.maximum(first - 1, 0)], values[rows, first]
     crossed = _beyond(after, limits, criterion.direction)
-    with np.errstate(all="ignore"):  # what has no place on the scale comes out non-finite, and is caught below
+    with np.errstate(all="ignore"):  # values outside the scale become non-finite, and are replaced below
         fraction = (limits - before) / (after - before)
         if criterion.log_scale:
             logarithmic = np.log(limits / before) / np.log(after / before)

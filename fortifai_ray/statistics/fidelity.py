@@ -1,8 +1,8 @@
 """``fidelity.parquet``: fidelity intervals and their ratios to the baseline, per cell, criterion and unit; and the
 ratio as a function of the criterion's threshold.
 
-Cells, criteria and units are numbered first and named again at the end: joins and groups of a million rows by one whole
-number take a tenth of the time that they take by a dozen columns of text.
+Cells, criteria and units are numbered first and named again at the end: joining and grouping a million rows by one
+integer takes a tenth of the time that a dozen columns of text take.
 """
 
 from collections.abc import Collection, Sequence
@@ -68,22 +68,23 @@ def fidelity_table(
         A row per cell, criterion and unit, sorted: the cell's keys, ``metric, threshold, relative_to, direction,
         confirm, chance, unit, level`` and
 
-        - ``is_baseline``: whether this is a cell that others are compared with.
-        - ``n_chains``: chains with an interval; ``n_censored`` of them censored; ``n_failed``: chains without one.
+        - ``is_baseline``: whether other cells are compared with this one.
+        - ``n_chains``: chains with an interval; ``n_censored``: those of them that are censored; ``n_failed``: chains
+          without an interval.
         - ``fi_median``: Kaplan–Meier; null where the curve never falls to one half.
-        - ``fi_mean``: mean restricted to ``fi_mean_horizon``, the longest time up to which the curves of all cells are
-          known that differ only inside the baseline's sections (null: every such chain collapsed, no restriction). The
-          mean is null where that is 0.
+        - ``fi_mean``: mean restricted to ``fi_mean_horizon``, the longest time up to which the curves of all cells that
+          differ only inside the baseline's sections are known (null: every such chain collapsed, no restriction). The
+          mean is null where that time is 0.
         - ``n_pairs``, ``seed_ratios`` and ``seed_bounds`` by ascending seed, ``fi_ratio`` (geometric mean) and
-          ``bound``, as :mod:`~fortifai_ray.statistics.ratios` says. ``seed_ratios`` has nulls where ``seed_bounds`` is
-          undetermined.
+          ``bound``, by the rules of :mod:`~fortifai_ray.statistics.ratios`. ``seed_ratios`` is null where
+          ``seed_bounds`` is undetermined.
         - ``fi_ratio_low``, ``fi_ratio_high``: BCa bootstrap over seeds; null under 6 uncensored pairs or where a ratio
           is 0. A lower bound has no upper end and an upper bound no lower one.
         - ``logrank_z``, ``logrank_p``: the log-rank test against the baseline's cell
-          (:mod:`~fortifai_ray.statistics.survival`): two-sided, not paired, every chain with an interval; z is below 0
+          (:mod:`~fortifai_ray.statistics.survival`): two-sided, unpaired, of all chains with an interval; z is negative
           where the cell lasts longer. ``logrank_p_holm``: the p value adjusted by Holm's method for the number of cells
-          tested under the same criterion in the same unit (not for the number of criteria, nor for both units, which
-          say nearly the same). Null for baseline cells and where nothing can be tested.
+          tested under the same criterion in the same unit (not for the number of criteria, nor for the two units, whose
+          tests are nearly the same). Null for baseline cells and where there is no test.
 
     Raises:
         ValueError: a level outside (0, 1) or no resamples.
@@ -120,10 +121,9 @@ def fidelity_table(
 
 
 def _groups(chains: pl.DataFrame, varied: Sequence[str], baseline: Baseline) -> pl.DataFrame:
-    """A row per cell, criterion and unit, in the order of the table: their columns and, all of them numbers,
-
-    ``group``; ``base_group``, that of the baseline's cell; ``what``, equal for one criterion and unit; ``block``, equal
-    for cells that differ only inside the baseline's sections, besides.
+    """A row per cell, criterion and unit, in the order of the table: their columns, and the numbers ``group``;
+    ``base_group``, the group of the baseline's cell; ``what``, the same for one criterion and unit; ``block``, the same
+    for one criterion, unit and cells that differ only inside the baseline's sections.
     """
     keys, what = cell_keys(varied), [*CRITERION_COLUMNS, "unit"]
     rows = chains.select(*keys, *CRITERION_COLUMNS).unique().sort(*keys, *CRITERION_COLUMNS)
@@ -198,30 +198,30 @@ def ratio_profile(
     The ratio depends on what one calls collapse: a loss may gain little at twice generation 0's perplexity and a fifth
     at ten times. The profile shows it from just above generation 0 to full collapse.
 
-    A study whose chains stop early saw nothing beyond the collapse it was asked for: later thresholds are then censored
-    (``bound``, ``n_censored``). Run it with ``early_stopping: false`` for the whole profile.
+    Chains that stop early were not observed beyond the collapse that ended them: further thresholds are then censored
+    (``bound``, ``n_censored``). Run the study with ``early_stopping: false`` for the whole profile.
 
     Args:
         generations, baseline, varied, generations_asked, failed: as for
             :func:`~fortifai_ray.statistics.chains.chain_table`.
-        criterion: its own threshold plays no part, unless the profile is asked for there.
-        thresholds: in the criterion's terms; None for :func:`spanning_thresholds`.
-        level, n_resamples, seed: as for :func:`~fortifai_ray.statistics.fidelity.fidelity_table`.
+        criterion: its threshold is ignored, unless it is among ``thresholds``.
+        thresholds: as a criterion gives them; None for :func:`spanning_thresholds`.
+        level, n_resamples, seed: as for :func:`fidelity_table`.
 
     Returns:
         A row per cell, unit and threshold, sorted, the mildest threshold first: the cell's keys, the criterion's
         columns (``threshold`` varies), ``unit, level, is_baseline, n_chains, n_censored, n_pairs, fi_median, fi_ratio,
         fi_ratio_low, fi_ratio_high, bound, logrank_p, logrank_p_holm``, all as
-        :func:`~fortifai_ray.statistics.fidelity.fidelity_table` has them: the p values are adjusted for the cells at
-        one threshold, not for the thresholds, which look at the same chains.
+        :func:`fidelity_table` has them: the p values are adjusted for the cells at one threshold, not for the number of
+        thresholds, which judge the same chains.
 
     Raises:
-        ValueError: no threshold, or one that the criterion refuses; else as the two tables.
+        ValueError: no threshold, or one that the criterion refuses; see also the two tables.
     """
     if thresholds is None:
         thresholds = spanning_thresholds(generations, criterion, baseline, varied, generations_asked)
     if len(thresholds) == 0:
-        raise ValueError("thresholds: none, and generation 0 is the worst that was measured: there is no profile")
+        raise ValueError("thresholds: none given, and no chain got worse than generation 0: there is no profile")
     criteria = [
         CollapseCriterion.model_validate(criterion.model_dump() | {"threshold": float(threshold)})
         for threshold in thresholds
@@ -243,8 +243,8 @@ def spanning_thresholds(
 ) -> list[float]:
     """Thresholds from just beyond generation 0 to full collapse, evenly spaced on the criterion's scale.
 
-    Just beyond generation 0: one step from the worst generation 0 of any chain. Full collapse: where half of the
-    chains got at their worst, finite values alone. Empty where no chain got worse than that generation 0.
+    Just beyond generation 0: one step from the worst generation 0 of any chain. Full collapse: the median of the worst
+    finite value of each chain. Empty where no chain got worse than that generation 0.
     """
     probe = chain_table(generations, [criterion], baseline, varied, generations_asked).select("chain_id", "limit")
     measured = generations.filter(pl.col("generation") < generations_asked).join(probe, on="chain_id")
@@ -262,7 +262,7 @@ def spanning_thresholds(
 
 
 def _in_thresholds(values: Floats, limits: pl.Series, criterion: CollapseCriterion) -> Floats:
-    """The threshold that each value lies at: itself, or its ratio to generation 0, over chance where there is one."""
+    """The threshold at which each value lies: itself, or its ratio to generation 0 (beyond chance, if given)."""
     if criterion.relative_to == "absolute":
         return values
     chance = criterion.chance or 0.0
@@ -271,6 +271,6 @@ def _in_thresholds(values: Floats, limits: pl.Series, criterion: CollapseCriteri
 
 
 def _grows(criterion: CollapseCriterion) -> bool:
-    """Whether a later collapse is a larger threshold. Over chance, fidelity falls from 1 whichever way the metric goes,
-    unless the threshold says that it grows."""
+    """Whether a later collapse has a larger threshold. With chance, fidelity falls from 1 in either direction, unless
+    the threshold is above 1."""
     return criterion.direction == "above" if criterion.chance is None else criterion.threshold > 1

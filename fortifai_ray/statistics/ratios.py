@@ -1,7 +1,26 @@
-"""Which chain is whose baseline: the same recipe and seed, but for what the baseline replaces.
+"""Pairing chains with their baseline, and the ratios of their fidelity intervals.
 
-A baseline such as ``{"loss.kind": "cross_entropy"}`` replaces its whole section, ``loss.*``: the baseline of TCE at
-γ = 0.3 is cross entropy, which has no γ. Every varied key outside the baseline's sections must be equal.
+The baseline of a chain is the chain of the same recipe and seed, but for what the baseline replaces. A baseline such as
+``{"loss.kind": "cross_entropy"}`` replaces its whole section, ``loss.*``: the baseline of TCE at γ = 0.3 is cross
+entropy, which has no γ. Every varied key outside the baseline's sections must be equal.
+
+The fidelity intervals (FI) of two chains of one seed make a ratio, or a bound of one:
+
+=====================  ==================  ==========================================================
+chain's FI             baseline's FI       the pair's ratio
+=====================  ==================  ==========================================================
+collapsed              collapsed           exact (0 where only the chain collapsed at generation 0)
+censored               collapsed           a lower bound
+collapsed              censored            an upper bound (exactly 0 for a chain collapsed at generation 0)
+censored               censored            undetermined: it could be anything
+any                    0                   undetermined: nothing is a finite multiple of an empty interval
+censored at 0          any                 undetermined: it lasted 0 or longer
+the baseline itself                        exactly 1, whatever became of it
+=====================  ==================  ==========================================================
+
+The geometric mean of exact ratios is exact; with lower (or upper) bounds among them it is a lower (upper) bound, since
+it grows with each of them. With both kinds, or with any undetermined pair, it is undetermined and null: leaving out
+just the pairs that cannot be compared would favour whichever side collapsed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,6 +30,7 @@ import polars as pl
 from fortifai_ray.statistics.intervals import mean_intervals
 
 Baseline = Mapping[str, object]
+MIN_PAIRS = 6  # with fewer uncensored pairs there is no interval
 
 
 def cell_keys(varied: Sequence[str]) -> list[str]:
@@ -32,9 +52,9 @@ def pair_with_baseline(chains: pl.DataFrame, varied: Sequence[str], baseline: Ba
             is no column, no chain is known to be the baseline.
 
     Returns:
-        ``chain_id``, ``baseline_chain_id``: null where there is none, or where several fit equally well. Should
-        several baseline chains share a chain's other keys, the one is taken that also equals it inside the baseline's
-        sections, else the one whose other keys there are all null, else none.
+        ``chain_id``, ``baseline_chain_id``: null where there is none, or where several match equally well. Of several
+        baseline chains with a chain's other keys, it is the one that is also equal inside the baseline's sections, else
+        the one whose other keys there are all null, else none.
     """
     shared = [*outside_baseline(varied, baseline), "seed"]
     inside = [key for key in cell_keys(varied) if key not in shared and key not in baseline]
@@ -57,11 +77,11 @@ def baseline_cells(chains: pl.DataFrame, varied: Sequence[str], baseline: Baseli
     """The baseline's cell of each cell, whatever the seeds in them.
 
     Args:
-        chains: as for :func:`pair_with_baseline`; several rows of a chain are one.
+        chains: as for :func:`pair_with_baseline`; a chain may have several rows.
 
     Returns:
-        A row per cell: its keys, ``cell`` (its number) and ``baseline_cell``: null where :func:`pair_with_baseline`
-        would find none.
+        A row per cell: its keys, ``cell`` (its number) and ``baseline_cell``, null where :func:`pair_with_baseline`
+        gives none.
     """
     keys = cell_keys(varied)
     cells = chains.unique(keys, maintain_order=True) if keys else chains.head(1)
@@ -71,37 +91,16 @@ def baseline_cells(chains: pl.DataFrame, varied: Sequence[str], baseline: Baseli
 
 
 def _is_baseline(chains: pl.DataFrame, baseline: Baseline) -> pl.Series:
-    """A mask of the chains that have every baseline value; compared in Python, where a type never clashes."""
+    """A mask of the chains that have every baseline value, compared in Python, where types never clash."""
     mask = pl.Series([True], dtype=pl.Boolean).new_from_index(0, chains.height)
     for key, value in baseline.items():
-        equal = [found == value for found in chains[key]] if key in chains.columns else [False] * chains.height
+        equal = [one == value for one in chains[key]] if key in chains.columns else [False] * chains.height
         mask &= pl.Series(equal, dtype=pl.Boolean)
     return mask
 
 
-# What two chains of one seed say of the ratio of their fidelity intervals (FI), and what a cell's pairs say together.
-#
-# =====================  ==================  ==========================================================
-# chain's FI             baseline's FI       the pair's ratio
-# =====================  ==================  ==========================================================
-# collapsed              collapsed           exact (0 where only the chain collapsed at generation 0)
-# censored               collapsed           a lower bound
-# collapsed              censored            an upper bound (exactly 0 for a chain collapsed at generation 0)
-# censored               censored            undetermined: it could be anything
-# any                    0                   undetermined: nothing is a finite multiple of no interval at all
-# censored at 0          any                 undetermined: that it lasted 0 or longer says nothing
-# the baseline itself                        exactly 1, whatever became of it
-# =====================  ==================  ==========================================================
-#
-# A geometric mean of exact ratios is exact; with lower (or upper) bounds among them it is a lower (upper) bound, since
-# it grows with each of them. With both kinds, or with any undetermined pair, the mean is undetermined and is null:
-# leaving out just the pairs that cannot be compared would favour whichever side collapsed.
-
-MIN_PAIRS = 6  # fewer uncensored pairs give no interval
-
-
 def pair_ratios(intervals: pl.DataFrame) -> pl.DataFrame:
-    """The pairs in which both chains have an interval: ``ratio`` and ``pair_bound``, as the module's table says.
+    """The pairs in which both chains have an interval: ``ratio`` and ``pair_bound``, by the module's table.
 
     Args:
         intervals: a row per chain with an interval, criterion and unit: ``fi, censored``, ``chain`` and ``base_chain``
