@@ -46,8 +46,8 @@ def chain_table(
         varied: the varied keys, each a column; the seed may be among them.
         generations_asked: the study's ``generations``, N; the horizon is N − 1.
         failed: ids of chains that failed.
-        roster: a row per chain of the study (``chain_id``, ``seed``, the varied keys), so that chains that failed before
-            their first generation appear.
+        roster: a row per chain of the study (``chain_id``, ``seed``, the varied keys), so that chains appear that
+            failed before their first generation.
         references: the baseline's generation 0 as measured for single chains, where the table has no baseline chain
             that matches them (a search places each cell's chains at values of its own).
 
