@@ -19,11 +19,12 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from fortifai_ray.evaluation.benchmarks.config import BenchmarksConfig
+from fortifai_ray.evaluation.benchmarks.kr_questions import load_exam
+from fortifai_ray.evaluation.benchmarks.kr_scoring import score_exam
 from fortifai_ray.evaluation.benchmarks.run import context_length, load_checkpoint, run_benchmarks
-from fortifai_ray.evaluation.kr.questions import held_in_texts, load_exam
-from fortifai_ray.evaluation.kr.scoring import score_exam
 from fortifai_ray.families.language.config import CorpusConfig, ModelConfig
 from fortifai_ray.families.language.corpus import prepare_corpus
+from fortifai_ray.families.language.kr import held_in_texts
 from fortifai_ray.families.language.models import create_model
 from fortifai_ray.seeds import generator
 from fortifai_ray.storage.store import StageStore

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from fortifai_ray.evaluation.signs.config import SignsConfig
+from fortifai_ray.evaluation.signs import SignsConfig
 from fortifai_ray.evaluation.signs.corpus import corpus_signs
 
 TARGET_SECONDS, TARGET_BYTES = 30.0, 2e9

@@ -120,7 +120,7 @@ def evaluate(
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
 ) -> None:
     """Run benchmarks on any checkpoints: a table with intervals, and McNemar's test between every two."""
-    from fortifai_ray.evaluation.evaluate import (
+    from fortifai_ray.families.language.evaluate import (
         check_output,
         evaluate_checkpoints,
         load_benchmarks,

@@ -44,6 +44,9 @@ def _first_error(error: ValidationError, model: type[BaseModel], content: Mappin
         return f"{where}: unknown key{hint(key, keys_at(model, place) or all_keys(model))}{more}"
     if first["type"] == "union_tag_not_found":
         return f"{where}.kind: this key is needed and missing{more}"
+    if first["type"] == "union_tag_invalid":
+        key, tags = first["ctx"]["discriminator"].strip("'"), first["ctx"]["expected_tags"].replace("'", "").split(", ")
+        return f"{where}.{key}: there is no {first['ctx']['tag']}{hint(first['ctx']['tag'], tags)}{more}"
     if first["type"] == "missing":
         return f"{where}: this key is needed and missing{more}"
     given = first["input"]

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from fortifai_ray.errors import UserError
-from fortifai_ray.evaluation.signs.config import SignsConfig
+from fortifai_ray.evaluation.signs import SignsConfig
 from fortifai_ray.evaluation.signs.corpus import corpus_signs
 from fortifai_ray.families.analytic import ANALYTIC
 from fortifai_ray.metrics import (
@@ -80,7 +80,7 @@ def test_fidelity_is_chance_normalised() -> None:
 def test_configuration_and_registry_are_light() -> None:
     """The command line reads study files without paying for torch, Ray, NumPy or Arrow."""
     code = (
-        "import sys, fortifai_ray.metrics, fortifai_ray.evaluation.signs.config;"
+        "import sys, fortifai_ray.metrics, fortifai_ray.evaluation.signs;"
         "print(sorted({'torch', 'ray', 'numpy', 'pyarrow', 'polars', 'transformers', 'sklearn'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

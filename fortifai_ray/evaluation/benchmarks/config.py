@@ -1,4 +1,4 @@
-"""Which benchmarks are run on a generation's model, as a study file or ``fortifai evaluate`` says it."""
+"""Benchmarks of a generation's model as a study file or ``fortifai evaluate`` names them, and what each measures."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -27,13 +27,13 @@ class _Benchmark(BaseModel):
     """One entry of ``benchmarks``.
 
     Attributes:
-        name: what its metrics begin with, e.g. ``mine`` for ``mine_accuracy``; needed where a task is asked for twice.
+        name: the beginning of its metrics' names, e.g. ``mine`` for ``mine_accuracy``; needed if a task occurs twice.
             Null: the task's own metric names.
-        limit: the first so many documents (of each paradigm for BLiMP); null for all.
+        limit: how many documents are used, the first ones (of each paradigm for BLiMP); null for all.
     """
 
     model_config = _CLOSED
-    stem: ClassVar[str]  # what the task's metrics begin with
+    stem: ClassVar[str]  # the beginning of the names of the task's metrics
     metrics: ClassVar[tuple[Metric, ...]]  # of an entry without a name
     task: str
     name: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*$")
@@ -41,7 +41,7 @@ class _Benchmark(BaseModel):
 
     @property
     def prefix(self) -> str:
-        """What this entry's metrics begin with."""
+        """The beginning of the names of this entry's metrics."""
         return self.name or self.stem
 
     def metric(self, suffix: str) -> str:
@@ -65,7 +65,7 @@ class _Benchmark(BaseModel):
         )
 
     def _measures(self) -> Iterator[str]:
-        """The names of its measures, the ends of their intervals included."""
+        """Names of its measures and of the ends of their intervals."""
         raise NotImplementedError
 
     def _with_interval(self, *suffixes: str) -> Iterator[str]:
@@ -82,8 +82,8 @@ class Blimp(_Benchmark):
     """BLiMP (Warstadt et al. 2020): of two sentences that differ minimally, is the grammatical one likelier?
 
     Attributes:
-        path: a folder with a ``PARADIGM.jsonl`` each, as its authors publish it.
-        paradigms: which of them; null for all that are there (67 in the full set).
+        path: a folder with one file ``PARADIGM.jsonl`` per paradigm, as its authors publish it.
+        paradigms: which of them; null for all in the folder (67 in the full set).
     """
 
     stem = "blimp"
@@ -105,7 +105,7 @@ class Blimp(_Benchmark):
     def _paradigms_are_there(self) -> Self:
         there = sorted(file.stem for file in Path(self.path).glob("*.jsonl"))
         if not there:
-            raise ValueError(f"{self.path} holds no *.jsonl: a folder with BLiMP's paradigms is needed")
+            raise ValueError(f"{self.path} has no *.jsonl: give a folder with BLiMP's paradigms")
         for name in self.paradigms or ():
             if name not in there:
                 raise ValueError(f"{self.path} has no paradigm {name} (there are {', '.join(there)})")
@@ -113,7 +113,7 @@ class Blimp(_Benchmark):
 
     @property
     def files(self) -> dict[str, Path]:
-        """Paradigms and their files, in the order of their names."""
+        """Paradigms and their files, ordered by name."""
         files = {file.stem: file for file in sorted(Path(self.path).glob("*.jsonl"))}
         return {name: files[name] for name in sorted(set(self.paradigms or files))}
 
@@ -127,8 +127,8 @@ class Gsm8k(_Benchmark):
 
     Attributes:
         path: a folder with ``test.jsonl``, and with ``train.jsonl`` for the examples.
-        num_fewshot: examples before each question, drawn from the training questions; 5 is the field's custom.
-        max_new_tokens: tokens generated at most; 256 is lm-evaluation-harness's own.
+        num_fewshot: examples before each question, drawn from the training questions; 5 is customary.
+        max_new_tokens: tokens generated at most; 256 is lm-evaluation-harness's default.
     """
 
     stem = "gsm8k"
@@ -150,7 +150,7 @@ class Gsm8k(_Benchmark):
     def _files_are_there(self) -> Self:
         for name in self.files:
             if not (Path(self.path) / f"{name}.jsonl").is_file():
-                raise ValueError(f"{self.path} has no {name}.jsonl: a folder with GSM8K's questions is needed")
+                raise ValueError(f"{self.path} has no {name}.jsonl: give a folder with GSM8K's questions")
         return self
 
     @property
@@ -192,7 +192,7 @@ class HellaSwag(_Benchmark):
 
 
 class Wikitext(_Benchmark):
-    """Perplexity per word and per byte of text (WikiText-2: Merity et al. 2017), whatever the tokenizer.
+    """Perplexity per word and per byte of text (WikiText-2: Merity et al. 2017), independent of the tokenizer.
 
     Attributes:
         path: a text file; one with WikiText's ``= Title =`` lines is scored article by article.
@@ -224,9 +224,9 @@ class KrTest(_Benchmark):
     """The knowledge-retention test (ForTIFAI): given a context, is the true continuation likelier than the false one?
 
     Attributes:
-        path: a JSON file of questions. Null: they are made from the corpus, from what generation 0 was trained on.
-        pairs: questions made where there is no ``path``.
-        fractions: parts of the source, in the order of the questions, that each get an accuracy of their own.
+        path: a JSON file of questions. Null: they are made from the training text of generation 0.
+        pairs: how many questions are made if there is no ``path``.
+        fractions: how many parts of the source, in the order of the questions, get an accuracy of their own.
     """
 
     stem = "kr"
@@ -261,7 +261,7 @@ class KrTest(_Benchmark):
 
     @property
     def files(self) -> dict[str, Path]:
-        """The questions' file, if they come from one."""
+        """The questions' file, if ``path`` gives one."""
         return {} if self.path is None else {"questions": Path(self.path)}
 
     def _measures(self) -> Iterator[str]:
@@ -281,9 +281,9 @@ class BenchmarksConfig(BaseModel):
     """Benchmarks and how they are run.
 
     Attributes:
-        benchmarks: what is run, in this order.
+        benchmarks: the entries, in the order in which they run.
         batch_size: texts scored or generated together by lm-evaluation-harness; the KR-test sizes its own batches.
-        dtype: ``auto`` is the precision the checkpoint is stored in, as on lm-evaluation-harness's command line.
+        dtype: ``auto`` is the precision in which the checkpoint is stored, as on lm-evaluation-harness's command line.
     """
 
     model_config = _CLOSED

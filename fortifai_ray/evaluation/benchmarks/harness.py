@@ -1,4 +1,7 @@
-"""Runs task files through lm-evaluation-harness, in this process: no hub, no Ray, no cache, no progress bars."""
+"""Run task files through lm-evaluation-harness in this process: no hub, no Ray, no cache, no progress bars.
+
+Importing this module imports lm_eval: import it where an evaluation starts.
+"""
 
 import logging
 import tempfile
@@ -19,14 +22,14 @@ _FEWSHOT_SEED = 1234  # lm-evaluation-harness's default, so that its command lin
 
 @dataclass(frozen=True)
 class HarnessResult:
-    """What lm-evaluation-harness found.
+    """The results of lm-evaluation-harness.
 
     Attributes:
-        results: by task, its metrics as it names them (``acc,none``).
-        samples: by task, what it logs of each document: ``doc_id, arguments, resps, filter``, the document's metrics.
-        versions: by task, the version its file says.
+        results: by task, its metrics under lm-evaluation-harness's names (``acc,none``).
+        samples: by task, its log of each document: ``doc_id, arguments, resps, filter``, the document's metrics.
+        versions: by task, the version in its file.
         truncated: texts cut from the left.
-        windowed: documents that took more than one window of the model's context.
+        windowed: documents that needed more than one window of the model's context.
     """
 
     results: dict[str, dict[str, Any]]
@@ -41,26 +44,24 @@ def run_tasks(
 ) -> HarnessResult:
     """Evaluate a loaded model on tasks.
 
-    ``lm_eval.evaluator.evaluate`` is what its ``simple_evaluate`` calls; the latter would besides reseed this process's
-    random numbers and spend seconds on a report about the machine.
+    This calls ``lm_eval.evaluator.evaluate`` directly: ``simple_evaluate``, which wraps it, also reseeds this process's
+    random numbers and spends seconds on a report about the machine.
 
     Args:
         network: a causal LM of transformers, in evaluation mode.
         tokenizer: its tokenizer.
         files: the tasks.
-        limit: the first so many documents of each task.
-        batch_size: texts at a time.
+        limit: how many documents of each task are used, the first ones; None for all.
+        batch_size: texts per batch.
     """
     with _quiet():
         from lm_eval.evaluator import evaluate
 
-        from fortifai_ray.evaluation.benchmarks.harness import CountingLM
-
         model = CountingLM(network, tokenizer, batch_size)
         loaded = _load(files)
         _check_room(loaded, model.max_length, model.max_gen_toks)
-        found: Any = evaluate(lm=model, task_dict=loaded, limit=limit, bootstrap_iters=0, log_samples=True)
-    return HarnessResult(found["results"], found["samples"], found["versions"], model.truncated, model.windowed)
+        outcome: Any = evaluate(lm=model, task_dict=loaded, limit=limit, bootstrap_iters=0, log_samples=True)
+    return HarnessResult(outcome["results"], outcome["samples"], outcome["versions"], model.truncated, model.windowed)
 
 
 def _load(files: Sequence[TaskFile]) -> Any:
@@ -78,19 +79,19 @@ def _load(files: Sequence[TaskFile]) -> Any:
 
 
 def _check_room(loaded: Any, max_length: int, default: int) -> None:
-    """lm-evaluation-harness would stop on an assertion, in the middle."""
+    """Raise :class:`UserError` where lm-evaluation-harness would fail on an assertion half-way."""
     for name, task in loaded["tasks"].items():
         wanted = (task.get_config("generation_kwargs") or {}).get("max_gen_toks", default)
         if task.get_config("output_type") == "generate_until" and wanted >= max_length:
             raise UserError(
-                f"{name}: the model takes {max_length} tokens, so that max_new_tokens {wanted} leaves no room for a "
-                f"question; give less than {max_length}"
+                f"{name}: max_new_tokens: {wanted} leaves no room for a question in a context of {max_length} "
+                "tokens; give less"
             )
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Its log from errors on, and no bar where it offers no switch (building a task's requests)."""
+    """Log errors only, and show no progress bar, not even where there is no switch for it (building requests)."""
     import datasets
     import lm_eval.api.task as harness_tasks
 
@@ -108,17 +109,12 @@ def _quiet() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-# lm-evaluation-harness's own Hugging Face model, quiet, and counting the texts that it cuts.
-#
-# Importing this module imports lm_eval: do so where an evaluation starts.
-
-
 class CountingLM(HFLM):
-    """:class:`lm_eval.models.huggingface.HFLM` on a loaded model: the same numbers, no progress bars.
+    """:class:`lm_eval.models.huggingface.HFLM` on a loaded model: the same numbers, cuts counted, no progress bars.
 
     Attributes:
-        truncated: texts that were longer than the model's context and cut from the left, so far.
-        windowed: documents of a rolling log-likelihood that took more than one window, so far.
+        truncated: texts so far that were longer than the model's context and were cut from the left.
+        windowed: documents so far whose rolling log-likelihood needed more than one window.
     """
 
     def __init__(self, network: Any, tokenizer: Any, batch_size: int) -> None:

@@ -1,7 +1,7 @@
 """Local files as the data sets of lm-evaluation-harness's tasks: in memory, without a hub, a script or a cache.
 
-The task files name these functions; lm-evaluation-harness calls them with a task's ``dataset_kwargs`` (a path per
-split) and its metadata.
+The task files name these functions by their module's path, which is part of every benchmark's stage hash;
+lm-evaluation-harness calls them with a task's ``dataset_kwargs`` (a path per split) and its metadata.
 """
 
 import json
@@ -38,20 +38,20 @@ def hellaswag(**settings: Any) -> "dict[str, Dataset]":
 
 
 def pages(**settings: Any) -> "dict[str, Dataset]":
-    """Splits from text files, one column ``page``: an article a row where it has WikiText's titles, else one."""
+    """Splits from text files, with one column ``page``: a row per article if the file has WikiText's titles."""
     return _splits(settings, read_pages)
 
 
 def questions(**settings: Any) -> "dict[str, Dataset]":
-    """The KR-test's questions; those that cannot be asked are left out."""
-    from fortifai_ray.evaluation.kr.questions import load_exam
+    """The KR-test's questions, without those that cannot be asked."""
+    from fortifai_ray.evaluation.benchmarks.kr_questions import load_exam
 
     exam = load_exam(Path(settings["test"]))
     return {"test": _dataset([vars(question) for question in exam.questions.values()])}
 
 
 def blimp_context(_: Mapping[str, Any]) -> str:
-    """A sentence is scored whole: nothing stands before it."""
+    """The empty context: a sentence is scored as a whole."""
     return ""
 
 
@@ -61,7 +61,7 @@ def blimp_choices(row: Mapping[str, Any]) -> list[str]:
 
 
 def weighted_perplexity(items: list[tuple[float, int]]) -> float:
-    """exp of minus the summed log-likelihood over the summed weights; infinite where no float can hold it."""
+    """exp of minus the summed log-likelihood over the summed weights; infinite if no float can hold it."""
     exponent = -sum(value for value, _ in items) / sum(weight for _, weight in items)
     return math.exp(exponent) if exponent < 700 else math.inf if not math.isnan(exponent) else math.nan
 
@@ -81,20 +81,21 @@ def read_hellaswag(path: Path) -> list[dict[str, Any]]:
     rows = read_jsonl(path, ("activity_label", "ctx_a", "endings", "label"), ("ctx_b",))
     for number, row in enumerate(rows, 1):
         if not isinstance(row["endings"], list) or len(row["endings"]) != CHOICES:
-            raise UserError(f"{path}: row {number}: {CHOICES} endings are needed (HellaSwag's own format)")
+            raise UserError(f"{path}: row {number}: endings must be a list of {CHOICES} (HellaSwag's own format)")
         if str(row["label"]) not in map(str, range(CHOICES)):
-            raise UserError(f"{path}: row {number}: label is 0 to {CHOICES - 1}, not {row['label']!r}")
+            raise UserError(f"{path}: row {number}: label must be 0 to {CHOICES - 1}, not {row['label']!r}")
         row["label"] = str(row["label"])
     return rows
 
 
 def read_jsonl(path: Path, needed: tuple[str, ...], optional: tuple[str, ...] = ()) -> list[dict[str, Any]]:
-    """The rows of a file of JSON lines with the ``needed`` columns, and the ``optional`` ones ("" where they lack).
+    """The rows of a file of JSON lines: the ``needed`` columns and the ``optional`` ones ("" where missing).
 
-    Other columns are left out: a data set's columns have one type each, and theirs need not. Empty lines pass.
+    Other columns are dropped: each column of a data set must have one type, and these need not. Empty lines are
+    skipped.
 
     Raises:
-        UserError: it cannot be read, holds no row, or a row is no mapping or lacks one of ``needed``.
+        UserError: the file cannot be read or holds no row, or a row is not a mapping or lacks one of ``needed``.
     """
     rows = []
     for number, line in enumerate(_text(path).splitlines(), 1):
@@ -103,33 +104,35 @@ def read_jsonl(path: Path, needed: tuple[str, ...], optional: tuple[str, ...] = 
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise UserError(f"{path}: line {number} is not JSON ({error}); JSON lines are needed") from error
+            raise UserError(
+                f"{path}: line {number} is not valid JSON ({error}); each line must be a JSON mapping"
+            ) from error
         missing = [key for key in needed if not isinstance(row, dict) or row.get(key) in (None, "", [])]
         if missing or not isinstance(row, dict):
             raise UserError(f"{path}: line {number} has no {missing[0] if missing else 'keys'}; {_keys(needed)}")
         rows.append({**{key: row[key] for key in needed}, **{key: row.get(key) or "" for key in optional}})
     if not rows:
-        raise UserError(f"{path}: holds no row; {_keys(needed)}")
+        raise UserError(f"{path}: the file has no rows; {_keys(needed)}")
     return rows
 
 
 def _keys(needed: tuple[str, ...]) -> str:
-    return f"each line is a JSON mapping with {', '.join(needed)}"
+    return f"each line must be a JSON mapping with {', '.join(needed)}"
 
 
 def read_pages(path: Path) -> list[dict[str, Any]]:
     """The documents of a text file, each a row with the column ``page``.
 
     Raises:
-        UserError: it cannot be read, or holds no text.
+        UserError: the file cannot be read or has no text.
     """
     text = _text(path)
     titles = [match.start() for match in _ARTICLE.finditer(text)]
     bounds = [0, *titles[1:], len(text)] if len(titles) > 1 else [0, len(text)]
-    found = [text[start:end] for start, end in pairwise(bounds)]
-    rows = [{"page": page} for page in found if page.strip()]
+    pages = (text[start:end] for start, end in pairwise(bounds))
+    rows = [{"page": page} for page in pages if page.strip()]
     if not rows:
-        raise UserError(f"{path}: holds no text")
+        raise UserError(f"{path}: the file has no text")
     return rows
 
 

@@ -1,21 +1,19 @@
-"""What benchmarks found: measures with intervals and counts, and the answers behind them."""
+"""Results of benchmarks: measures with intervals and counts, and the answers behind them."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-# Intervals for accuracies, and the paired test between two models.
-
 LEVEL = 0.95
 
 
 @dataclass(frozen=True)
 class Proportion:
-    """A share of right answers with its interval; ``value`` is None where nothing was scored.
+    """A share of correct answers with its interval; ``value`` is None if nothing was scored.
 
     Attributes:
-        value: right answers over answers.
+        value: correct answers over answers.
         low, high: Wilson score interval (Wilson 1927), :data:`LEVEL`.
         scored: answers.
     """
@@ -28,7 +26,7 @@ class Proportion:
 
 def proportion(correct: int, scored: int) -> Proportion:
     """``correct`` of ``scored``, with its Wilson interval."""
-    assert 0 <= correct <= scored, f"{correct} right answers of {scored}"
+    assert 0 <= correct <= scored, f"{correct} correct answers of {scored}"
     if not scored:
         return Proportion(None, None, None, 0)
     low, high = wilson(correct / scored, scored)
@@ -36,10 +34,10 @@ def proportion(correct: int, scored: int) -> Proportion:
 
 
 def mean_proportion(parts: list[Proportion]) -> Proportion:
-    """The plain mean of several accuracies, each over items of its own.
+    """The unweighted mean of several accuracies, each over items of its own.
 
-    Its interval is Wilson's for ``m² / Σ 1/nᵢ`` answers: the number over which a mean of *m* shares of *nᵢ* answers
-    varies as one share does. It errs on the wide side, since part of the variance lies between the shares (Jensen).
+    Its interval is Wilson's for ``m² / Σ 1/nᵢ`` answers: a single share of so many answers varies as much as the mean
+    of *m* shares of *nᵢ* answers each. It is conservative, since part of the variance lies between the shares (Jensen).
     """
     scored = sum(part.scored for part in parts)
     if not parts or not all(part.scored for part in parts):
@@ -50,7 +48,7 @@ def mean_proportion(parts: list[Proportion]) -> Proportion:
 
 
 def wilson(share: float, count: float, level: float = LEVEL) -> tuple[float, float]:
-    """Wilson's score interval of a share; SciPy's takes whole counts only."""
+    """Wilson's score interval of a share; SciPy's takes only whole counts."""
     from scipy.stats import norm
 
     z = float(norm.ppf((1 + level) / 2))
@@ -65,9 +63,9 @@ class McNemar:
     """McNemar's exact test on the items that both models answered.
 
     Attributes:
-        items: answered by both.
-        only_first, only_second: right in one alone: all that the test looks at.
-        p_value: two-sided, binomial with 1/2; 1 where the two never differ.
+        items: number of items that both answered.
+        only_first, only_second: items that only one answered correctly; the test depends on these alone.
+        p_value: two-sided, binomial with 1/2; 1 if the two never differ.
     """
 
     items: int
@@ -97,10 +95,10 @@ class Measure:
 
     Attributes:
         metric: its name, the same in tables, MLflow and report.
-        value: None where nothing was scored or the value is not finite.
-        low, high: 95% Wilson interval of an accuracy; None for the rest.
-        stderr: standard error of a mean; None where there is none.
-        scored: documents (questions, sentence pairs) behind it.
+        value: None if nothing was scored or the value is not finite.
+        low, high: 95% Wilson interval of an accuracy; None for other measures.
+        stderr: standard error of a mean; None if it has none.
+        scored: number of documents (questions, sentence pairs).
         detail: whether it belongs to a breakdown (a paradigm, a fraction).
     """
 
@@ -123,15 +121,15 @@ def accuracy(metric: str, share: Proportion, *, detail: bool = False) -> Measure
 
 @dataclass(frozen=True)
 class EntryReport:
-    """What one entry of ``benchmarks`` found.
+    """The results of one entry of ``benchmarks``.
 
     Attributes:
-        prefix: what its counts begin with.
+        prefix: the beginning of its counts' names.
         measures: the entry's own first, then breakdowns.
-        answers: by metric, which items were answered rightly: for a paired test between two models.
+        answers: by metric, which items were answered correctly: for a paired test between two models.
         scored, truncated, skipped: documents that were scored, texts that were cut from the left, and documents that
-            could not be scored (why stands in ``provenance``).
-        provenance: versions, hashes and settings that say how the numbers came to be; JSON.
+            could not be scored (``provenance`` has the reasons).
+        provenance: the versions, hashes and settings that determine the numbers; JSON.
     """
 
     prefix: str
@@ -145,7 +143,7 @@ class EntryReport:
 
 @dataclass(frozen=True)
 class BenchmarkReport:
-    """What all entries found on one checkpoint."""
+    """The results of all entries on one checkpoint."""
 
     entries: list[EntryReport] = field(default_factory=list)
     evaluate_seconds: float = 0.0
@@ -157,12 +155,12 @@ class BenchmarkReport:
 
     @property
     def answers(self) -> dict[str, dict[Any, bool]]:
-        """By metric, which items were answered rightly."""
+        """By metric, which items were answered correctly."""
         return {metric: answers for entry in self.entries for metric, answers in entry.answers.items()}
 
     def metrics(self) -> dict[str, Value]:
-        """Flat: each measure by its name, ``…_low`` and ``…_high`` beside each accuracy that is no breakdown, and
-        ``PREFIX_scored``, ``PREFIX_truncated`` and ``PREFIX_skipped`` per entry."""
+        """A flat mapping: each measure by its name, ``…_low`` and ``…_high`` beside each accuracy that is no breakdown,
+        and ``PREFIX_scored``, ``PREFIX_truncated`` and ``PREFIX_skipped`` per entry."""
         flat: dict[str, Value] = {}
         for entry in self.entries:
             for measure in entry.measures:
@@ -173,7 +171,7 @@ class BenchmarkReport:
         return flat
 
     def details(self) -> dict[str, Any]:
-        """JSON: every measure with its interval, counts and provenance per entry; the answers are left out."""
+        """As JSON: every measure with its interval, and counts and provenance per entry; without the answers."""
         return {
             "evaluate_seconds": self.evaluate_seconds,
             "entries": [

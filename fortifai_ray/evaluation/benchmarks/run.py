@@ -1,4 +1,4 @@
-"""Runs the benchmarks of a configuration on one checkpoint."""
+"""Run the benchmarks of a configuration on one checkpoint."""
 
 import math
 import time
@@ -11,7 +11,9 @@ import numpy as np
 
 from fortifai_ray.engines.adapters import load_causal_lm
 from fortifai_ray.errors import UserError
+from fortifai_ray.evaluation.benchmarks import kr_questions, kr_scoring
 from fortifai_ray.evaluation.benchmarks.config import Benchmark, BenchmarksConfig, KrTest
+from fortifai_ray.evaluation.benchmarks.kr_questions import Exam, load_exam, make_exam
 from fortifai_ray.evaluation.benchmarks.report import (
     BenchmarkReport,
     EntryReport,
@@ -22,35 +24,30 @@ from fortifai_ray.evaluation.benchmarks.report import (
     proportion,
 )
 from fortifai_ray.evaluation.benchmarks.tasks import TaskFile, check_files, harness_version, task_files
-from fortifai_ray.evaluation.kr import generator as kr_generator
-from fortifai_ray.evaluation.kr import scoring as kr_scoring
-from fortifai_ray.evaluation.kr.accuracy import answers
-from fortifai_ray.evaluation.kr.questions import Exam, load_exam, make_exam
 from fortifai_ray.storage.store import canonical_hash, file_sha256
 
 VERSION = 1  # bump when the same checkpoint and files give other measures
 DEFAULT_CONTEXT = 2048
 
-# What the field reports of each task: lm-evaluation-harness's metric and filter, and the suffix of ours.
+# The figures that are usually reported of each task: lm-evaluation-harness's metric and filter, and our suffix.
 _ACCURACIES = {
     "blimp": (("acc", "none", "accuracy"),),
     "hellaswag": (("acc_norm", "none", "accuracy"), ("acc", "none", "accuracy_unnormalised")),
     "gsm8k": (("exact_match", "strict-match", "accuracy"), ("exact_match", "flexible-extract", "accuracy_flexible")),
 }
-_PERPLEXITIES = ("word_perplexity", "byte_perplexity", "bits_per_byte")
 
 
 def identity(
     config: BenchmarksConfig, made_from: Mapping[str, Any] | None = None, generation: int | None = None
 ) -> dict[str, Any]:
-    """What determines the benchmarks' results beside the checkpoint, for a stage's key: settings, content, versions.
+    """Everything but the checkpoint that determines the results, for a stage's key: settings, content, versions.
 
-    Paths are not part of it, and neither is the batch size, which changes nothing beyond rounding.
+    Paths are not part of it, and neither is the batch size, which changes results only by rounding.
 
     Args:
         config: the benchmarks.
-        made_from: the identity of the text and seed that ``kr_test`` without a path makes its questions from.
-        generation: what :func:`run_benchmarks` is given; only a KR-test in fractions depends on it.
+        made_from: the identity of the text and seed from which ``kr_test`` without a path makes its questions.
+        generation: as given to :func:`run_benchmarks`; only a KR-test in fractions depends on it.
     """
     entries = []
     for entry in config.benchmarks:
@@ -61,7 +58,7 @@ def identity(
         if isinstance(entry, KrTest):
             known |= {"scoring": kr_scoring.VERSION, "generation": generation if entry.fractions > 1 else None}
             if entry.path is None:
-                known |= {"generator": kr_generator.VERSION, "made_from": dict(made_from or {})}
+                known |= {"generator": kr_questions.VERSION, "made_from": dict(made_from or {})}
         else:
             known |= {"lm_eval": harness_version(), "tasks": {file.name: file.sha256 for file in task_files(entry)}}
         entries.append(known)
@@ -82,15 +79,15 @@ def run_benchmarks(
 
     Args:
         checkpoint: a Hugging Face folder.
-        config: what is run.
-        tokenizer: the folder of its tokenizer, where that is another.
+        config: the benchmarks.
+        tokenizer: the folder of its tokenizer, if that is another one.
         threads: of torch, on a CPU.
-        texts: what generation 0 was trained on, for ``kr_test`` without a path.
+        texts: the training text of generation 0, for ``kr_test`` without a path.
         seed: the recipe's, for the same.
-        generation: the chain's; with it and ``fractions`` > 1 the KR-test also reports the accuracy up to it.
+        generation: the chain's; with ``fractions`` > 1 the KR-test then also reports the accuracy up to it.
 
     Raises:
-        UserError: a file that a benchmark needs is missing or malformed, or the model is too small for it.
+        UserError: a file that a benchmark needs is missing or malformed, or the model's context is too short for it.
     """
     if not config.benchmarks:
         return BenchmarkReport()
@@ -122,14 +119,14 @@ def load_checkpoint(checkpoint: Path, tokenizer: Path, dtype: str, threads: int)
     try:
         network = load_causal_lm(checkpoint, dtype)
         words: Any = transformers.AutoTokenizer.from_pretrained(tokenizer)
-    except Exception as error:  # transformers raises many kinds here; each means: not a checkpoint that can be used
+    except Exception as error:  # transformers raises many kinds here; each means that the checkpoint cannot be used
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{checkpoint}: no model and tokenizer could be loaded: {reason}") from error
+        raise UserError(f"{checkpoint}: model and tokenizer cannot be loaded: {reason}") from error
     return network.to(device), words
 
 
 def context_length(network: Any) -> int:
-    """Tokens the model takes in one text; where its configuration says none, lm-evaluation-harness's default."""
+    """Tokens that the model takes in one text; lm-evaluation-harness's default if its configuration does not say."""
     return int(getattr(network.config.get_text_config(), "max_position_embeddings", None) or DEFAULT_CONTEXT)
 
 
@@ -137,21 +134,21 @@ def _exam(entry: KrTest, texts: Callable[[], Sequence[str]] | None, seed: int) -
     if entry.path is not None:
         return load_exam(Path(entry.path), entry.limit)
     if texts is None:
-        raise UserError("kr_test: path is needed here: a JSON file of questions (there is no corpus to make them from)")
-    return make_exam(kr_generator.make_questions(texts(), entry.pairs, seed), entry.limit)
+        raise UserError("kr_test: path: give a JSON file of questions; there is no corpus here to make them from")
+    return make_exam(kr_questions.make_questions(texts(), entry.pairs, seed), entry.limit)
 
 
 def _run_kr(network: Any, tokenizer: Any, entry: KrTest, exam: Exam, generation: int | None) -> EntryReport:
     scores = kr_scoring.score_exam(network, tokenizer, exam, context_length(network))
     suffixes = {"per_token": "accuracy", "fortifai": "accuracy_fortifai", "per_byte": "accuracy_per_byte"}
     names = {scoring: entry.metric(suffix) for scoring, suffix in suffixes.items()}
-    found = {scoring: answers(scores, scoring) for scoring in suffixes}
-    measures = [accuracy(names[scoring], found[scoring].total) for scoring in suffixes]
+    answers = {scoring: kr_scoring.answers(scores, scoring) for scoring in suffixes}
+    measures = [accuracy(names[scoring], answers[scoring].total) for scoring in suffixes]
     for scoring in ("per_token", "fortifai") if entry.fractions > 1 else ():
         if generation is not None:
-            seen = found[scoring].up_to(generation, entry.fractions)
+            seen = answers[scoring].up_to(generation, entry.fractions)
             measures.append(accuracy(f"{names[scoring]}_seen", seen))
-        parts = enumerate(found[scoring].fractions(entry.fractions))
+        parts = enumerate(answers[scoring].fractions(entry.fractions))
         measures += [accuracy(f"{names[scoring]}_fraction_{number}", part, detail=True) for number, part in parts]
     provenance = {
         "task": entry.task,
@@ -163,7 +160,7 @@ def _run_kr(network: Any, tokenizer: Any, entry: KrTest, exam: Exam, generation:
     return EntryReport(
         entry.prefix,
         measures,
-        {names[scoring]: found[scoring].by_position() for scoring in suffixes},
+        {names[scoring]: answers[scoring].by_position() for scoring in suffixes},
         len(scores.position),
         int(scores.truncated.sum()),
         len(scores.skipped),
@@ -175,28 +172,28 @@ def _run_harness(network: Any, tokenizer: Any, entry: Benchmark, batch_size: int
     from fortifai_ray.evaluation.benchmarks.harness import run_tasks
 
     files = task_files(entry)
-    found = run_tasks(network, tokenizer, files, limit=entry.limit, batch_size=batch_size)
+    result = run_tasks(network, tokenizer, files, limit=entry.limit, batch_size=batch_size)
     if entry.task == "wikitext":
-        measures = _perplexities(entry, found.results[files[0].name], len(found.samples[files[0].name]))
+        measures = _perplexities(entry, result.results[files[0].name], len(result.samples[files[0].name]))
         given: dict[str, dict[Any, bool]] = {}
     else:
-        measures, given = _accuracies(entry, files, found.samples)
+        measures, given = _accuracies(entry, files, result.samples)
     provenance = {
         "task": entry.task,
         "settings": entry.model_dump(mode="json"),
         "lm_eval": harness_version(),
-        "task_versions": found.versions,
+        "task_versions": result.versions,
         "task_sha256": {file.name: file.sha256 for file in files},
         "file_sha256": {name: file_sha256(file) for name, file in entry.files.items()},
-        "windowed": found.windowed,
-        "not_finite": sum(not is_finite(sample) for file in files for sample in found.samples[file.name]),
+        "windowed": result.windowed,
+        "not_finite": sum(not is_finite(sample) for file in files for sample in result.samples[file.name]),
     }
-    documents = sum(len({sample["doc_id"] for sample in found.samples[file.name]}) for file in files)
-    return EntryReport(entry.prefix or entry.task, measures, given, documents, found.truncated, 0, provenance)
+    documents = sum(len({sample["doc_id"] for sample in result.samples[file.name]}) for file in files)
+    return EntryReport(entry.prefix or entry.task, measures, given, documents, result.truncated, 0, provenance)
 
 
 def _perplexities(entry: Benchmark, results: Mapping[str, Any], documents: int) -> list[Measure]:
-    values = {name: float(results[f"{name},none"]) for name in _PERPLEXITIES}
+    values = {metric.name: float(results[f"{metric.name},none"]) for metric in entry.metrics}
     return [
         Measure(entry.metric(name), value if math.isfinite(value) else None, scored=documents)
         for name, value in values.items()
@@ -218,25 +215,25 @@ def _accuracies(
             }
             for file in files
         }
-        parts = {part: proportion(sum(found.values()), len(found)) for part, found in right.items()}
+        parts = {part: proportion(sum(items.values()), len(items)) for part, items in right.items()}
         name = entry.metric(suffix)
         measures.append(_mean_over_parts(name, parts))
         if entry.task == "blimp":
             measures += [accuracy(f"{name}_{part}", share, detail=True) for part, share in parts.items()]
-        given[name] = {f"{part}/{item}": value for part, found in right.items() for item, value in found.items()}
+        given[name] = {f"{part}/{item}": value for part, items in right.items() for item, value in items.items()}
     return measures, given
 
 
 def is_finite(sample: Mapping[str, Any]) -> bool:
-    """Whether a document's log-likelihoods are numbers. Of a diverged model's they are not, and argmax over them would
-    take the first choice, which is the right one in BLiMP: full marks for a model that says nothing."""
+    """Whether a document's log-likelihoods are all finite. Those of a diverged model are NaN, and argmax over NaN takes
+    the first choice, which is the correct one in BLiMP: a broken model would score 100%."""
     firsts = [answer[0] if isinstance(answer, tuple | list) else answer for answer in sample["filtered_resps"]]
     values = [value for value in firsts if isinstance(value, float)]  # generated text is no log-likelihood
     return all(math.isfinite(value) for value in values)
 
 
 def _mean_over_parts(name: str, parts: Mapping[str, Proportion]) -> Measure:
-    """The mean over parts that weigh the same; its variance is the mean of theirs, over their number."""
+    """The unweighted mean over parts; its variance is the mean of theirs divided by their number."""
     if len(parts) == 1:
         return accuracy(name, *parts.values())
     mean = mean_proportion(list(parts.values()))

@@ -1,7 +1,8 @@
-"""A benchmark's entry as task files for lm-evaluation-harness: its own prompts and metrics, on local data.
+"""Task files of lm-evaluation-harness for the entries of ``benchmarks``: its own prompts and metrics, on local data.
 
-Each file written here includes the task that comes with lm-evaluation-harness, then this package's part (where the data
-comes from), then the paths. Its own command line runs the same files: ``lm_eval --include_path FOLDER --tasks NAME``.
+Each task file includes the task that comes with lm-evaluation-harness, then this package's part (where the data come
+from), then the paths. The harness's own command line runs the same files:
+``lm_eval --include_path FOLDER --tasks NAME``.
 """
 
 import hashlib
@@ -18,7 +19,7 @@ import yaml
 from fortifai_ray.errors import UserError
 from fortifai_ray.evaluation.benchmarks import local_data
 from fortifai_ray.evaluation.benchmarks.config import Benchmark, Blimp, Gsm8k
-from fortifai_ray.evaluation.kr.questions import load_exam
+from fortifai_ray.evaluation.benchmarks.kr_questions import load_exam
 
 _OWN = Path(__file__).parent / "task_files"
 _UPSTREAM = {
@@ -41,10 +42,10 @@ class TaskFile:
     """One task of lm-evaluation-harness.
 
     Attributes:
-        name: the task's name there.
-        part: what part of the benchmark it is (a paradigm), or its task.
-        content: the YAML beside what it includes.
-        includes: the files that make it, in the order in which they are merged.
+        name: the task's name in lm-evaluation-harness.
+        part: the part of the benchmark that it covers (a paradigm), or the task itself.
+        content: the YAML beside the includes.
+        includes: the files it is made of, in the order in which they are merged.
     """
 
     name: str
@@ -54,13 +55,13 @@ class TaskFile:
 
     @property
     def sha256(self) -> str:
-        """Hash of the included files and of what is added but the paths: the task, wherever its data lie."""
+        """Hash of the included files and the added content without its paths: the task, wherever its data are."""
         rest = {key: value for key, value in self.content.items() if key != "dataset_kwargs"}
         parts = [file.read_bytes() for file in self.includes] + [yaml.safe_dump(rest).encode()]
         return hashlib.sha256(b"\x00".join(parts)).hexdigest()
 
     def write(self, folder: Path) -> Path:
-        """Write it where ``TaskManager(include_path=folder)`` and ``--include_path`` find it."""
+        """Write the file where ``TaskManager(include_path=folder)`` and ``--include_path`` look for it."""
         path = folder / f"{self.name}.yaml"
         content = {"include": [str(file) for file in self.includes], **self.content}
         path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
@@ -68,7 +69,7 @@ class TaskFile:
 
 
 def task_files(entry: Benchmark) -> list[TaskFile]:
-    """The tasks of one entry: a task per paradigm for BLiMP, else one."""
+    """The tasks of one entry: one per paradigm for BLiMP, a single one for the others."""
     prefix = f"fortifai_{entry.name or entry.task}"
     includes = [_OWN / f"{entry.task}.yaml"]
     if entry.task in _UPSTREAM:
@@ -95,7 +96,7 @@ def task_files(entry: Benchmark) -> list[TaskFile]:
 def _generation(entry: Gsm8k) -> dict[str, Any]:
     stops = {"until": ["Question:", "</s>", "<|im_end|>"], "do_sample": False, "temperature": 0.0}
     content: dict[str, Any] = {"num_fewshot": entry.num_fewshot}
-    if entry.max_new_tokens != 256:  # lm-evaluation-harness's own; said only where it differs, so that the task is its
+    if entry.max_new_tokens != 256:  # the harness's default: left out, so that the task is the harness's own
         content["generation_kwargs"] = {**stops, "max_gen_toks": entry.max_new_tokens}
     if not entry.num_fewshot:
         content |= {"training_split": None, "fewshot_split": None}
@@ -103,7 +104,7 @@ def _generation(entry: Gsm8k) -> dict[str, Any]:
 
 
 def _harness() -> Path:
-    """The folder of lm-evaluation-harness, found without importing it."""
+    """The folder of lm-evaluation-harness, without importing it."""
     spec = find_spec("lm_eval")
     if spec is None or spec.origin is None:
         raise UserError("benchmarks: the package lm_eval is needed (pip install lm_eval)")
@@ -114,7 +115,7 @@ def check_files(entries: Sequence[Benchmark]) -> None:
     """Read every file of the benchmarks and check its rows, before a model is loaded or a sweep starts.
 
     Raises:
-        UserError: a file cannot be read or a row lacks what its task needs: the file, the line, the key.
+        UserError: a file cannot be read or a row lacks a key that its task needs; names the file, the line and the key.
     """
     for entry in entries:
         for file in entry.files.values():

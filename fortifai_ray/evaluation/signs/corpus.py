@@ -6,14 +6,14 @@ from functools import partial
 import numpy as np
 import pyarrow as pa
 
-from fortifai_ray.evaluation.signs import distribution, repetition
-from fortifai_ray.evaluation.signs.config import SignsConfig
+from fortifai_ray.evaluation.signs import Signs, SignsConfig, finite, repetition
 from fortifai_ray.evaluation.signs.repetition import self_bleu
-from fortifai_ray.evaluation.signs.rows import Rows, Signs, as_rows, finite
+from fortifai_ray.evaluation.signs.rows import Rows, as_rows, ngram_keys
 from fortifai_ray.metrics import CORPUS, Metric
 from fortifai_ray.seeds import generator
 
 VERSION = 1  # bump when the same texts give other signs
+DECILES = 10
 
 _up = partial(Metric, group=CORPUS, direction="above")
 _down = partial(Metric, group=CORPUS, direction="below")
@@ -40,7 +40,7 @@ METRICS = (
             f"share of the human types in frequency decile {decile} (1: rarest) that still appear",
             _SHUMAILOV,
         )
-        for decile in range(1, distribution.DECILES + 1)
+        for decile in range(1, DECILES + 1)
     ),
     _down(
         "type_token_ratio", "ratio", "distinct tokens over tokens (equal to distinct_1)", "Templin 1957", scale="log"
@@ -99,25 +99,25 @@ def corpus_signs(
     *,
     seed: int = 0,
 ) -> Signs:
-    """What token ids alone show of collapse; each sign is defined by the function of its name in this package.
+    """Compute the signs of collapse that token ids show; the function of its name in this package defines each sign.
 
-    Both corpora are cut to the same number of tokens first: the first ``settings.tokens``, or as many as the smaller
-    one holds. The last row may be cut short by that. Signs that depend on size are then comparable between generations
-    of a chain, and between chains whose corpora hold as much.
+    Both corpora are first cut to the same number of tokens: the first ``settings.tokens``, or as many as the smaller
+    one has. This may shorten the last row. Signs that depend on size are then comparable between the generations of a
+    chain, and between chains with corpora of equal size.
 
     Args:
         synthetic: generated ids by row (lists), in the order of rows.
         human: the reference: lists of ids, blocks (blocks, block_size), or a flat stream.
-        settings: how much, and the pseudo-count.
-        seed: the recipe's; chooses the documents of self-BLEU, where there are more than are asked for.
+        settings: the amounts, and the pseudo-count.
+        seed: the recipe's; draws the documents of self-BLEU if there are more than it takes.
 
     Returns:
-        Values by name, None with a reason where a corpus is too small; counts ``corpus_rows``, ``corpus_rows_empty``
-        (hold no token, and are no documents), ``corpus_rows_beyond`` and ``corpus_tokens_beyond`` (left out by the
-        cut), ``corpus_documents`` and ``corpus_tokens`` (what the signs were taken on).
+        Values by name, None with a reason if a corpus is too small; counts ``corpus_rows``, ``corpus_rows_empty`` (no
+        token, not counted as documents), ``corpus_rows_beyond`` and ``corpus_tokens_beyond`` (left out by the cut),
+        ``corpus_documents`` and ``corpus_tokens`` (used for the signs).
 
     Raises:
-        ValueError: these are no token ids.
+        ValueError: the arrays do not hold token ids.
     """
     written, reference = as_rows(synthetic), as_rows(human)
     size = min(settings.tokens, len(written.tokens), len(reference.tokens))
@@ -136,15 +136,15 @@ def corpus_signs(
 
 
 def _values(rows: Rows, human: Rows, settings: SignsConfig, seed: int) -> dict[str, float | None]:
-    coverage = distribution.tail_coverage(human.tokens, rows.tokens)
+    coverage = tail_coverage(human.tokens, rows.tokens)
     spans = repetition.longest_repeated_spans(rows)
     values = {
-        "unigram_kl": distribution.ngram_kl(human, rows, 1, settings.smoothing),
-        "bigram_kl": distribution.ngram_kl(human, rows, 2, settings.smoothing),
-        "tail_coverage": float(coverage[: distribution.DECILES // 2].mean()),
+        "unigram_kl": ngram_kl(human, rows, 1, settings.smoothing),
+        "bigram_kl": ngram_kl(human, rows, 2, settings.smoothing),
+        "tail_coverage": float(coverage[: DECILES // 2].mean()),
         **{f"tail_coverage_decile_{decile}": float(share) for decile, share in enumerate(coverage, start=1)},
-        "type_token_ratio": distribution.type_token_ratio(rows.tokens),
-        **{f"distinct_{n}": distribution.distinct_n(rows, n) for n in range(1, 5)},
+        "type_token_ratio": type_token_ratio(rows.tokens),
+        **{f"distinct_{n}": distinct_n(rows, n) for n in range(1, 5)},
         "self_bleu": self_bleu(_some(rows, settings.self_bleu_documents, seed)),
         "longest_repeated_span": float(spans.max()) if len(spans) else math.nan,
         "mean_repeated_span": float(spans.mean()) if len(spans) else math.nan,
@@ -155,7 +155,7 @@ def _values(rows: Rows, human: Rows, settings: SignsConfig, seed: int) -> dict[s
 
 
 def _some(rows: Rows, count: int, seed: int) -> Rows:
-    """``count`` rows by the seed, in their order; all of them where there are no more."""
+    """``count`` rows drawn by the seed, in their order; all rows if there are no more."""
     if len(rows) <= count:
         return rows
     return rows.take(np.sort(generator(seed, "self_bleu").choice(len(rows), count, replace=False)))
@@ -167,3 +167,77 @@ def _why_missing(written: Rows, human: Rows, rows: Rows) -> str:
     if not len(human.tokens):
         return "the human reference is empty"
     return f"too little text: {len(rows)} document(s), the longest of {rows.lengths.max(initial=0)} token(s)"
+
+
+def ngram_kl(human: Rows, synthetic: Rows, n: int, smoothing: float) -> float:
+    """KL(human ‖ synthetic) of the distributions of n-grams (n = 1 or 2) within documents, in nats per n-gram.
+
+    Σ_x p(x) ln(p(x) / q(x)), with p(x) = (c_human(x) + α) / (N_human + α·|S|), q the same from the synthetic counts,
+    α = ``smoothing`` (0.5: Krichevsky–Trofimov) and S the n-grams that occur in either corpus. In this direction a
+    human n-gram that is no longer written costs most: the divergence is the cost of coding human text by the
+    distribution of the synthetic text. 0 for equal distributions; positive for two samples of one source, the more so
+    the smaller they are. NaN if either corpus has no n-gram.
+
+    Source: Kullback and Leibler 1951, "On Information and Sufficiency", equation 2.4; the pseudo-count: Krichevsky and
+    Trofimov 1981.
+    """
+    vocabulary = max(human.vocabulary, synthetic.vocabulary)
+    keys, own = np.unique(ngram_keys(human, n, vocabulary), return_counts=True)
+    other_keys, other = np.unique(ngram_keys(synthetic, n, vocabulary), return_counts=True)
+    if not len(keys) or not len(other_keys):
+        return float("nan")
+    place = np.searchsorted(other_keys, keys)
+    place[place == len(other_keys)] = 0
+    shared = other_keys[place] == keys
+    counterpart = np.where(shared, other[place], 0)
+    new = len(other_keys) - int(shared.sum())  # only in the synthetic text: each has a count of 0 in p
+    support = len(keys) + new
+    unseen = other.astype(np.float64)
+    unseen[place[shared]] = -1.0
+    p = (np.concatenate([own, np.zeros(new)]) + smoothing) / (own.sum() + smoothing * support)
+    q = (np.concatenate([counterpart, unseen[unseen >= 0]]) + smoothing) / (other.sum() + smoothing * support)
+    return float(np.sum(p * np.log(p / q)))
+
+
+def tail_coverage(human: np.ndarray, synthetic: np.ndarray) -> np.ndarray:
+    """(10,) Share of the human corpus's types that appear in the synthetic one, by decile of frequency, rarest first.
+
+    Each decile holds a tenth of the human types (distinct tokens). Types of equal frequency have no order: each counts
+    as the share of its equals that appear, the average over random tie-breaks. NaN without human tokens.
+
+    Source: the loss of the tails is early model collapse (Shumailov et al. 2024, "AI models collapse when trained on
+    recursively generated data"); measured by type, so that each rare token has the same weight.
+    """
+    types, counts = np.unique(human, return_counts=True)
+    if not len(types):
+        return np.full(DECILES, np.nan)
+    appears = np.isin(types, synthetic, assume_unique=False)
+    group = np.unique(counts, return_inverse=True)[1]  # ascending frequency
+    size = np.bincount(group)
+    covered = np.repeat(np.bincount(group, weights=appears) / size, size)
+    total = np.concatenate([[0.0], np.cumsum(covered)])
+    edges = np.linspace(0.0, len(types), DECILES + 1)  # a type may lie in two deciles
+    share = np.diff(np.interp(edges, np.arange(len(types) + 1), total)) / (len(types) / DECILES)
+    return share.round(12)  # a sum of shares that is 1 must come out as 1
+
+
+def distinct_n(rows: Rows, n: int) -> float:
+    """Distinct n-grams over n-grams, within documents: 1 if none repeats, NaN if there are none.
+
+    distinct-1 is the type–token ratio. It depends on size: compare equal sizes only.
+
+    Source: Li et al. 2016, "A Diversity-Promoting Objective Function for Neural Conversation Models", section 5.3.
+    """
+    keys = ngram_keys(rows, n)
+    if not len(keys):
+        return float("nan")
+    keys.sort()
+    return (int(np.count_nonzero(keys[1:] != keys[:-1])) + 1) / len(keys)
+
+
+def type_token_ratio(tokens: np.ndarray) -> float:
+    """Distinct tokens over tokens: 1 if none repeats, NaN for none. It depends on size: compare equal sizes only.
+
+    Source: Templin 1957, "Certain Language Skills in Children".
+    """
+    return len(np.unique(tokens, return_counts=True)[0]) / len(tokens) if len(tokens) else float("nan")

@@ -1,4 +1,4 @@
-"""The signs of a model: how it finds held-out human text, and how it and generation 0 find what it wrote."""
+"""The signs of a model: its likelihood of held-out human text, and its own and generation 0's of the text it wrote."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from fortifai_ray.evaluation.signs.config import SignsConfig
-from fortifai_ray.evaluation.signs.rows import Signs, as_rows, finite
+from fortifai_ray.evaluation.signs import Signs, SignsConfig, finite
+from fortifai_ray.evaluation.signs.rows import as_rows
 from fortifai_ray.evaluation.signs.scoring import Scorer, Scores, Text
 from fortifai_ray.metrics import BOTH, MODEL, Direction, Metric
 from fortifai_ray.seeds import generator
@@ -25,7 +25,7 @@ _perplexity = partial(Metric, unit="per token", scale="log", group=BOTH)
 
 
 def _of_both_texts() -> Iterator[Metric]:
-    """What human and synthetic text are described by alike: a surer model is sure of what it wrote, not of humans."""
+    """Metrics of both texts. A collapsing model grows surer of its own text and less sure of human text."""
     for name, text, group in (("human", "the held-out human text", MODEL), ("synthetic", "the synthetic text", BOTH)):
         surer: Direction = "above" if group == BOTH else "below"
         yield Metric(
@@ -100,7 +100,7 @@ METRICS = (
 """The signs in the order of the tables; :func:`model_signs` gives each of them a value."""
 
 HISTOGRAM_EDGES = np.geomspace(1.0, 1e6, 61)
-"""Of the perplexity histograms: ten bins a decade. What lies beyond, infinity and NaN stand in the last bin."""
+"""Of the perplexity histograms: ten bins per decade. Larger values, infinity and NaN count in the last bin."""
 
 
 def model_signs(
@@ -114,45 +114,46 @@ def model_signs(
     seed: int = 0,
     threads: int = 1,
 ) -> Signs:
-    """What a model shows of collapse, from one forward pass over each text set.
+    """Compute the signs of collapse in a model from one forward pass over each text set.
 
-    Held-out human text is scored block by block, the first token of each being context. A synthetic row is scored given
-    its prompt: generated tokens alone are targets. The distribution is the model's own, at temperature 1 and whole,
-    whatever the row was sampled with. Over human and over synthetic targets alike (``…_human``, ``…_synthetic``):
+    Held-out human text is scored block by block; the first token of each block is context. A synthetic row is scored
+    given its prompt: only generated tokens are targets. The distribution is the model's own at temperature 1, without
+    truncation, however the row was sampled. Over the targets of each text (``…_human``, ``…_synthetic``):
 
     - ``mean_target_probability``: mean probability p of the target;
     - ``kept_fraction``: share of targets with p ≤ γ, which TCE would keep (Shabgahi et al. 2025, ForTIFAI);
-    - ``predictive_entropy``: mean entropy −Σ p ln p of the prediction, in nats;
+    - ``predictive_entropy``: mean entropy −Σ p ln p of the predicted distribution, in nats;
     - ``calibration_error``: :attr:`.scoring.Scores.calibration_error`.
 
-    And ``perplexity`` (per token of the human text), ``held_out_bits_per_byte`` (Σ −log₂ p over UTF-8 bytes),
+    In addition ``perplexity`` (per token of the human text), ``held_out_bits_per_byte`` (Σ −log₂ p over UTF-8 bytes),
     ``perplexity_synthetic`` and ``perplexity_synthetic_generation_0`` (of the synthetic text under this model and under
-    ``reference``), ``perplexity_synthetic_generation_0_q95`` (of single documents under ``reference``, the 95%
-    quantile: the tail of improbable text that Shumailov et al. 2024 see grow) and ``surplexity``: the mean over
-    synthetic documents of each one's perplexity, exp of its mean negative log-likelihood, under the model that wrote it
-    (Gambetta et al. 2024, "Learning by Surprise", who rank documents by it; the whole document there, the generated
-    part here). Histograms ``perplexity_histogram`` and ``perplexity_histogram_generation_0`` count synthetic documents
-    by perplexity in the bins of :data:`HISTOGRAM_EDGES` (Shumailov et al. 2024, figure 1).
+    ``reference``), ``perplexity_synthetic_generation_0_q95`` (the 95% quantile over documents under ``reference``: the
+    growing tail of improbable text of Shumailov et al. 2024) and ``surplexity``: the mean over synthetic documents of
+    their perplexity, exp of the mean negative log-likelihood, under the model that wrote them (Gambetta et al. 2024,
+    "Learning by Surprise", who rank documents by it; there of the whole document, here of the generated part). The
+    histograms ``perplexity_histogram`` and ``perplexity_histogram_generation_0`` count synthetic documents by
+    perplexity in the bins of :data:`HISTOGRAM_EDGES` (Shumailov et al. 2024, figure 1).
 
     Args:
         checkpoint: Hugging Face folder of this generation's model.
         human: held-out blocks, integers of shape (blocks, block_size).
-        synthetic: columns ``prompt_ids`` and ``generated_ids``, in the order of rows; ``settings.documents`` of those
-            with a generated token are scored, drawn by the seed.
-        reference: generation 0's folder; None where there is none (``checkpoint`` itself is not scored twice).
-        settings: γ, bins, how many documents.
+        synthetic: columns ``prompt_ids`` and ``generated_ids``, in the order of rows; of the rows with a generated
+        token
+            ``settings.documents`` are scored, drawn by the seed.
+        reference: generation 0's folder, or None; if it is ``checkpoint``, that is scored only once.
+        settings: γ, bins, number of documents.
         human_bytes: UTF-8 bytes of the blocks' targets (:func:`count_target_bytes`).
         seed: the recipe's.
         threads: for torch.
 
     Returns:
-        Values; those of an empty text set are None with a reason. Counts, with ``human_`` and ``synthetic_`` before
-        each: ``rows``, ``rows_empty`` (nothing to score: no generated token), ``rows_without_target`` (one token and no
-        context), ``rows_not_drawn``, ``rows_cut`` and ``targets_cut`` (longer than the model's context: cut from the
-        left, and the targets lost by that), ``rows_scored``, ``targets``.
+        Values; those of an empty text set are None with a reason. Counts, each prefixed with ``human_`` and
+        ``synthetic_``: ``rows``, ``rows_empty`` (no generated token to score), ``rows_without_target`` (one token and
+        no context), ``rows_not_drawn``, ``rows_cut`` and ``targets_cut`` (rows longer than the model's context, which
+        are cut from the left, and the targets lost by that), ``rows_scored``, ``targets``.
 
     Raises:
-        ValueError: these are no token ids.
+        ValueError: the arrays do not hold token ids.
     """
     scorer = Scorer(checkpoint, threads)
     human_set = _human_texts(human, scorer.context)
@@ -169,7 +170,7 @@ def model_signs(
 
 
 def _describe(scores: Scores, name: str, texts: "_TextSet") -> Signs:
-    """What human and synthetic text are described by alike, and the counts."""
+    """The signs that human and synthetic text have in common, and the counts."""
     count = max(scores.all_targets, 1)
     values = {
         f"mean_target_probability_{name}": scores.probability / count,
@@ -213,7 +214,7 @@ def _known(values: dict[str, float], scores: Scores, counts: dict[str, int] | No
 
 
 def histogram(perplexities: np.ndarray) -> list[int]:
-    """Documents in each bin of :data:`HISTOGRAM_EDGES`; none is left out."""
+    """Number of documents in each bin of :data:`HISTOGRAM_EDGES`; every document is counted."""
     inside = np.nan_to_num(perplexities, nan=np.inf, posinf=np.inf).clip(HISTOGRAM_EDGES[0], HISTOGRAM_EDGES[-1])
     return np.histogram(inside, HISTOGRAM_EDGES)[0].tolist()
 
@@ -221,10 +222,10 @@ def histogram(perplexities: np.ndarray) -> list[int]:
 def count_target_bytes(
     blocks: np.ndarray, decode: Callable[[Sequence[Sequence[int]]], list[str]], end_of_text: int | None = None
 ) -> int:
-    """UTF-8 bytes of the text of blocks' targets: (blocks, block_size), without the first token of each.
+    """UTF-8 bytes of the targets' text in blocks (blocks, block_size): all tokens but the first of each block.
 
-    ``decode`` gives the texts of rows of ids (``Corpus.decode``). ``end_of_text`` is no text, and has no bytes. A
-    character that a block's edge divides counts as its replacement character: three bytes at most for each edge.
+    ``decode`` turns rows of ids into texts (``Corpus.decode``). ``end_of_text`` is not text and has no bytes. A
+    character that a block's edge divides counts as a replacement character: at most three bytes per edge.
     """
     rows = [[int(token) for token in block if token != end_of_text] for block in blocks[:, 1:]]
     return sum(len(text.encode("utf-8")) for text in decode(rows))
@@ -260,7 +261,7 @@ def _synthetic_texts(table: pa.Table, count: int, seed: int, context: int | None
 
 
 def _fit(texts: list[Text], context: int | None, counts: dict[str, int]) -> _TextSet:
-    """The texts that have a target, none longer than ``context`` (what is too long loses its left), and the counts."""
+    """The texts that have a target, cut from the left to at most ``context`` tokens, and the counts."""
     rows_cut = targets_cut = 0
     fitting = []
     for tokens, given in texts:

@@ -1,55 +1,10 @@
-"""What a study file says of the signs of collapse."""
+"""Rows of token ids as two flat arrays, and the n-grams within them."""
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
-
-# What signs come to: numbers, what they were taken on, and why one is missing.
-
-
-@dataclass(frozen=True)
-class Signs:
-    """The signs of one generation.
-
-    Attributes:
-        values: a number for each metric of :mod:`fortifai_ray.metrics` that was asked for; None where it
-            could not be had.
-        counts: what was scored and what was not: rows, tokens, targets.
-        reasons: why a value is None, by metric.
-        histograms: counts by bin, by name; the edges stand beside what fills them.
-    """
-
-    values: dict[str, float | None] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
-    reasons: dict[str, str] = field(default_factory=dict)
-    histograms: dict[str, list[int]] = field(default_factory=dict)
-
-    def __or__(self, other: "Signs") -> "Signs":
-        """Both together; they share no name."""
-        return Signs(
-            self.values | other.values,
-            self.counts | other.counts,
-            self.reasons | other.reasons,
-            self.histograms | other.histograms,
-        )
-
-
-def finite(values: Mapping[str, float | None], reason: str, counts: dict[str, int]) -> Signs:
-    """Signs whose numbers are all finite: what is not becomes None, for ``reason`` or for what it was."""
-    known = {name: value if value is not None and math.isfinite(value) else None for name, value in values.items()}
-    reasons = {
-        name: reason if values[name] is None else f"not finite: {values[name]}"
-        for name, value in known.items()
-        if value is None
-    }
-    return Signs(known, counts, reasons)
-
-
-# Rows of token ids as two flat arrays, and the n-grams within them.
 
 
 @dataclass(frozen=True)
@@ -57,8 +12,8 @@ class Rows:
     """Documents as token ids: row i is ``tokens[offsets[i] : offsets[i + 1]]``.
 
     Attributes:
-        tokens: int32 of shape (tokens,), not negative.
-        offsets: int64 of shape (rows + 1,), ascending from 0.
+        tokens: (tokens,) int32, not negative.
+        offsets: (rows + 1,) int64, ascending from 0.
     """
 
     tokens: np.ndarray
@@ -101,9 +56,9 @@ class Rows:
 
 
 def as_rows(texts: pa.Array | pa.ChunkedArray | np.ndarray | Rows) -> Rows:
-    """Rows of Arrow lists of ids, of a matrix of blocks (blocks, block_size), or one row of a flat array.
+    """Rows from Arrow lists of ids, from a matrix of blocks (blocks, block_size), or a single row from a flat array.
 
-    Raises ValueError for what is neither, or holds a negative or missing id. A null list is a row of length 0.
+    A null list is a row of length 0. Raises ValueError for any other type and for a negative or missing id.
     """
     if isinstance(texts, Rows):
         return texts
@@ -136,7 +91,7 @@ def _of_lists(lists: pa.Array | pa.ChunkedArray) -> Rows:
 
 
 def ngram_starts(rows: Rows, n: int) -> np.ndarray:
-    """Boolean of shape (max(tokens − n + 1, 0),): whether the n tokens from here on lie within one row."""
+    """(max(tokens − n + 1, 0),) bool: whether the n tokens from this position on lie within one row."""
     inside = np.ones(max(len(rows.tokens) - n + 1, 0), dtype=np.bool_)
     for before in range(1, n):
         crossing = rows.offsets[1:] - before
@@ -145,10 +100,10 @@ def ngram_starts(rows: Rows, n: int) -> np.ndarray:
 
 
 def ngram_keys(rows: Rows, n: int, vocabulary: int | None = None) -> np.ndarray:
-    """A number for each n-gram within a row, in order: int64, equal exactly where the n-grams are (no hashing).
+    """An int64 key for each n-gram within a row, in order: two keys are equal exactly if the n-grams are (no hashing).
 
-    n is 1 to 4. Keys of two corpora can be compared where both were made with the same ``vocabulary``, a bound of the
-    ids, and n ≤ 2; longer n-grams of large vocabularies are numbered by what occurs in ``rows``.
+    n is 1 to 4. Keys of two corpora are comparable if both were made with the same ``vocabulary``, a bound of the ids,
+    and n ≤ 2; longer n-grams of large vocabularies are numbered by their occurrence in ``rows``.
     """
     base, tokens = vocabulary or rows.vocabulary, rows.tokens
     size = max(len(tokens) - n + 1, 0)
@@ -165,7 +120,7 @@ def ngram_keys(rows: Rows, n: int, vocabulary: int | None = None) -> np.ndarray:
 
 
 def _named_keys(tokens: np.ndarray, n: int, base: int) -> np.ndarray:
-    """Keys of 3- or 4-grams too large for 64 bits: the 2-grams (62 bits at most) are numbered densely first."""
+    """Keys of 3- or 4-grams that exceed 64 bits: the 2-grams (62 bits at most) are first numbered densely."""
     pairs = tokens[:-1].astype(np.int64)
     pairs *= base
     pairs += tokens[1:]

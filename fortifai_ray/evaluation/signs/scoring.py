@@ -1,4 +1,4 @@
-"""One forward pass over texts, and all that it says of a causal LM: likelihood, entropy, calibration."""
+"""One forward pass of a causal LM over texts, and the statistics it gives: likelihood, entropy, calibration."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ LOGITS_AT_ONCE = 2**22  # 16 MiB of float32, a few times over
 
 
 class Text(NamedTuple):
-    """Token ids, of which the first ``given`` (at least one) are context and no targets."""
+    """Token ids; the first ``given`` (at least one) are context, the others targets."""
 
     tokens: np.ndarray
     given: int
@@ -26,16 +26,16 @@ class Text(NamedTuple):
 
 @dataclass(frozen=True)
 class Scores:
-    """What a model made of some texts, in nats.
+    """Sums over the targets of some texts, in nats.
 
     Attributes:
         nll: (texts,) summed negative log-likelihood of each text's targets, float64.
-        targets: (texts,) targets of each text; 0 for a text that has none.
+        targets: (texts,) number of targets of each text.
         probability, entropy: summed over all targets: the target's probability, and the entropy −Σ p ln p of the
-            predictive distribution.
-        kept: targets with a probability of at most γ.
-        confidence, correct, count: (bins,) by bins of equal width of the largest probability: its sum, the targets that
-            were the likeliest token, and the targets.
+            predicted distribution.
+        kept: number of targets with a probability of at most γ.
+        confidence, correct, count: (bins,) by the largest probability, in bins of equal width: the sum of that
+            probability, the number of targets that were the likeliest token, and the number of targets.
     """
 
     nll: np.ndarray
@@ -58,12 +58,12 @@ class Scores:
 
     @property
     def perplexity(self) -> float:
-        """exp of the mean negative log-likelihood per target: infinity where no float holds it, NaN for no targets."""
+        """exp of the mean negative log-likelihood per target: infinite if no float can hold it, NaN for no targets."""
         return exp(self.mean_nll)
 
     @property
     def document_perplexities(self) -> np.ndarray:
-        """The same of each text that has targets: float64 of shape (texts with targets,)."""
+        """(texts with targets,) The perplexity of each text that has targets, float64."""
         scored = self.targets > 0
         with np.errstate(over="ignore"):
             return np.exp(self.nll[scored] / self.targets[scored])
@@ -78,15 +78,15 @@ class Scores:
 
 
 def exp(value: float) -> float:
-    """e to ``value``: infinity where no float holds it, NaN for NaN."""
+    """e to the power of ``value``: infinite if no float can hold it, NaN for NaN."""
     return math.exp(value) if value < 700 else math.inf if not math.isnan(value) else math.nan
 
 
 class Scorer:
-    """A causal LM in float32, loaded once from a Hugging Face folder, and the longest text it takes.
+    """A causal LM in float32, loaded once from a Hugging Face folder, and the length of the longest text it takes.
 
-    Logits are never whole in memory: where the output head is known to be linear, it is put to a few hidden states at a
-    time; elsewhere the model is fed a few positions at a time, over its key–value cache.
+    The logits are never in memory as a whole: an output head known to be linear is applied to a few hidden states at a
+    time; any other model is fed a few positions at a time, with its key–value cache.
     """
 
     def __init__(self, checkpoint: Path, threads: int = 1, logits_at_once: int = LOGITS_AT_ONCE) -> None:
@@ -108,7 +108,7 @@ class Scorer:
             self._head = None
 
     def score(self, texts: Sequence[Text], *, gamma: float = 1.0, bins: int = 1) -> Scores:
-        """Score texts, those of about one length together; no text is longer than :attr:`context`."""
+        """Score texts, batched by length; no text may be longer than :attr:`context`."""
         import torch
 
         nll = np.zeros(len(texts))
@@ -130,8 +130,8 @@ class Scorer:
         return Scores(nll, targets, probability, entropy, int(kept), confidence, correct, count.astype(np.int64))
 
     def _pad(self, texts: Sequence[Text]) -> tuple["Tensor", "Tensor"]:
-        """(texts, longest) Tokens, padded on the right where causal attention sees nothing of it, and (texts, longest −
-        1) which of the next tokens are targets."""
+        """(texts, longest) Tokens, padded on the right, where causal attention ignores them, and (texts, longest − 1)
+        which of the next tokens are targets."""
         import torch
 
         longest = max(len(text.tokens) for text in texts)
@@ -143,7 +143,7 @@ class Scorer:
         return torch.from_numpy(tokens).to(self._device), torch.from_numpy(counted[:, 1:]).to(self._device)
 
     def _predictions(self, tokens: "Tensor", counted: "Tensor") -> Iterator[tuple["Tensor", "Tensor", "Tensor"]]:
-        """For some targets at a time: (n,) their rows, (n,) the targets, (n, V) logits in float32."""
+        """A few targets at a time: (n,) their rows, (n,) the targets, (n, V) logits in float32."""
         rows, places = counted.nonzero(as_tuple=True)
         if self._head is not None:
             hidden = self._model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
@@ -160,7 +160,7 @@ class Scorer:
 
 
 def _batches(texts: Sequence[Text], items: np.ndarray) -> Iterator[np.ndarray]:
-    """``items`` in batches of bounded size, the longest texts first: what needs most memory is tried first."""
+    """``items`` in batches of bounded size, the longest texts first: the batch that needs most memory runs first."""
     lengths = np.array([len(texts[item].tokens) for item in items], dtype=np.int64)
     order = items[np.argsort(-lengths, kind="stable")]
     while len(order):
@@ -183,7 +183,7 @@ def _measure(logits: "Tensor", target: "Tensor", log_gamma: float, bins: int) ->
     log_p = log_softmax.gather(1, target[:, None]).squeeze(1)
     best, likeliest = log_softmax.max(-1)
     probabilities = log_softmax.exp()
-    # −p ln p, with 0 for a token that a model rules out altogether; NaN stays, so that it is seen.
+    # −p ln p, with 0 for a token of probability 0; NaN stays NaN, so that it is noticed.
     terms = torch.where(probabilities == 0, 0.0, probabilities * log_softmax)
     entropy = -terms.sum(-1, dtype=torch.float64).sum()
     confidence = best.double().exp()

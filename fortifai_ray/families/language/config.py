@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from fortifai_ray.evaluation.benchmarks.config import Benchmark, BenchmarksConfig
-from fortifai_ray.evaluation.signs.config import SignsConfig
+from fortifai_ray.evaluation.signs import SignsConfig
 from fortifai_ray.families.fitting import OptimizerConfig
 from fortifai_ray.families.language.parallel import Parallel
 from fortifai_ray.metrics import Metric

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fortifai_ray.evaluation.benchmarks.config import BenchmarksConfig, KrTest
+from fortifai_ray.evaluation.signs import Signs, SignsConfig
 from fortifai_ray.evaluation.signs import corpus as corpus_side
 from fortifai_ray.evaluation.signs import model as model_side
-from fortifai_ray.evaluation.signs.config import SignsConfig
-from fortifai_ray.evaluation.signs.rows import Signs
 from fortifai_ray.families.language import data
 from fortifai_ray.families.language.corpus import Corpus
 from fortifai_ray.families.language.placed import where_it_trained
@@ -114,7 +113,7 @@ class Measures:
 
     def check(self) -> None:
         """That the KR-test's questions can be made where they come from the corpus. Raises :class:`UserError`."""
-        from fortifai_ray.evaluation.kr.generator import make_questions
+        from fortifai_ray.evaluation.benchmarks.kr_questions import make_questions
 
         if self._made_exams:
             make_questions(self._held_in(), self._made_exams[0].pairs, self.recipe.seed)
@@ -129,7 +128,7 @@ class Measures:
         return {"human": canonical_hash(self.human.tolist()), "block_size": self.recipe.training.block_size}
 
     def _held_in(self) -> Sequence[str]:
-        from fortifai_ray.evaluation.kr.questions import held_in_texts
+        from fortifai_ray.families.language.kr import held_in_texts
 
         corpus, size = self.corpus, self.recipe.training.block_size
         return held_in_texts(corpus.train, corpus.train_ends, self.human, size, corpus.decode)

@@ -32,7 +32,7 @@ def test_reading_a_configuration_imports_nothing_heavy() -> None:
     """The command line validates study files without paying for torch, Ray or lm-evaluation-harness."""
     heavy = {"torch", "ray", "lm_eval", "transformers", "datasets", "sklearn", "scipy"}
     code = (
-        "import fortifai_ray.evaluation.benchmarks.config, fortifai_ray.evaluation.evaluate, sys;"
+        "import fortifai_ray.evaluation.benchmarks.config, fortifai_ray.families.language.evaluate, sys;"
         "import fortifai_ray.evaluation.benchmarks.run as run;"
         "run.identity(run.BenchmarksConfig());"
         f"sys.exit(str(set(sys.modules) & {heavy}) if set(sys.modules) & {heavy} else 0)"
@@ -46,7 +46,7 @@ def test_reading_a_configuration_imports_nothing_heavy() -> None:
     [
         ({"task": "blimp", "path": "nowhere"}, "there is no nowhere"),
         ({"task": "blimp", "path": "BLIMP", "paradigms": ["b", "x"]}, "has no paradigm x"),
-        ({"task": "blimp", "path": "EMPTY"}, r"holds no \*\.jsonl"),
+        ({"task": "blimp", "path": "EMPTY"}, r"has no \*\.jsonl"),
         ({"task": "gsm8k", "path": "EMPTY"}, r"has no test\.jsonl"),
         ({"task": "mmlu", "path": "EMPTY"}, "does not match any of the expected tags"),
         ({"task": "blimp", "path": "BLIMP", "limits": 3}, "Extra inputs are not permitted"),
@@ -112,8 +112,11 @@ def test_hellaswag_needs_four_endings_and_a_label(tmp_path: Path, hellaswag: Pat
     config = _config({"task": "hellaswag", "path": str(hellaswag)})
     check_files(config.benchmarks)
     row = json.loads(hellaswag.read_text().splitlines()[0])
-    for change, message in (({"endings": ["a", "b"]}, "4 endings"), ({"label": 4}, "label is 0 to 3, not 4"),
-                            ({"label": ""}, "has no label")):  # fmt: skip
+    for change, message in (
+        ({"endings": ["a", "b"]}, "endings must be a list of 4"),
+        ({"label": 4}, "label must be 0 to 3, not 4"),
+        ({"label": ""}, "has no label"),
+    ):
         path = tmp_path / "h.jsonl"
         path.write_text(json.dumps(row | change))
         with pytest.raises(UserError, match=message):

@@ -11,10 +11,10 @@ import pytest
 
 from fortifai_ray.evaluation.benchmarks.config import BenchmarksConfig
 from fortifai_ray.evaluation.benchmarks.harness import HarnessResult, run_tasks
+from fortifai_ray.evaluation.benchmarks.kr_questions import load_exam
+from fortifai_ray.evaluation.benchmarks.kr_scoring import score_exam
 from fortifai_ray.evaluation.benchmarks.run import context_length, load_checkpoint, run_benchmarks
 from fortifai_ray.evaluation.benchmarks.tasks import TaskFile, task_files
-from fortifai_ray.evaluation.kr.questions import load_exam
-from fortifai_ray.evaluation.kr.scoring import score_exam
 
 LIMIT = 12
 BATCH = 8

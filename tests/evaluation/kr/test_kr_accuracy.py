@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from fortifai_ray.evaluation.kr.accuracy import Answers, answers
-from fortifai_ray.evaluation.kr.questions import Skipped
-from fortifai_ray.evaluation.kr.scoring import ExamScores
+from fortifai_ray.evaluation.benchmarks.kr_questions import Skipped
+from fortifai_ray.evaluation.benchmarks.kr_scoring import Answers, ExamScores, answers
 
 
 def _scores(true: list[float], false: list[float]) -> ExamScores:

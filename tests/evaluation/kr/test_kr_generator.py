@@ -9,10 +9,15 @@ import numpy as np
 import pytest
 
 from fortifai_ray.errors import UserError
-from fortifai_ray.evaluation.kr.__main__ import main
-from fortifai_ray.evaluation.kr.generator import find_sentences, make_questions
-from fortifai_ray.evaluation.kr.questions import Question, held_in_texts, load_exam, make_exam
+from fortifai_ray.evaluation.benchmarks.kr_questions import (
+    Question,
+    find_sentences,
+    load_exam,
+    make_exam,
+    make_questions,
+)
 from fortifai_ray.families.language.corpus import Corpus
+from fortifai_ray.families.language.kr import held_in_texts, main
 
 DOCUMENTS = [topics[name] for name in sorted(topics)]
 MENTIONS = {sentence.text: sentence.mentions for sentence in find_sentences(DOCUMENTS)}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fortifai_ray.errors import UserError
-from fortifai_ray.evaluation.kr.questions import Question, load_exam, save_questions
+from fortifai_ray.evaluation.benchmarks.kr_questions import Question, load_exam, save_questions
 
 GOOD = {"context": "A b.", "sentence_true": "C d.", "sentence_false": "E f.", "location": 3}
 

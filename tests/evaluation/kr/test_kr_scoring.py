@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fortifai_ray.evaluation.kr import scoring
-from fortifai_ray.evaluation.kr.questions import Exam, Question, load_exam, make_exam
-from fortifai_ray.evaluation.kr.scoring import score_exam
+from fortifai_ray.evaluation.benchmarks import kr_scoring as scoring
+from fortifai_ray.evaluation.benchmarks.kr_questions import Exam, Question, load_exam, make_exam
+from fortifai_ray.evaluation.benchmarks.kr_scoring import score_exam
 
 CONTEXT = 512
 # Sums of up to 100 log-probabilities of size 10 in float32: 100 × 10 × 2⁻²³ ≈ 1e-4 at worst, where all err alike.

@@ -4,9 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from fortifai_ray.evaluation.signs.config import SignsConfig
+from fortifai_ray.evaluation.signs import Signs, SignsConfig
 from fortifai_ray.evaluation.signs.corpus import corpus_signs
-from fortifai_ray.evaluation.signs.rows import Signs
 from fortifai_ray.metrics import METRICS
 from fortifai_ray.seeds import generator
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fortifai_ray.evaluation.signs.distribution import distinct_n, ngram_kl, tail_coverage, type_token_ratio
+from fortifai_ray.evaluation.signs.corpus import distinct_n, ngram_kl, tail_coverage, type_token_ratio
 from fortifai_ray.evaluation.signs.rows import Rows, as_rows, ngram_keys
 
 documents = st.lists(st.lists(st.integers(0, 4), max_size=8), min_size=1, max_size=8)

@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 
-from fortifai_ray.evaluation.signs.config import SignsConfig
+from fortifai_ray.evaluation.signs import SignsConfig
 from fortifai_ray.evaluation.signs.model import HISTOGRAM_EDGES, count_target_bytes, histogram, model_signs
 from fortifai_ray.evaluation.signs.scoring import Scorer, Scores, Text
 from fortifai_ray.families.language.scoring import perplexity

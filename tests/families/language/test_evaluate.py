@@ -11,7 +11,8 @@ import pytest
 from rich.console import Console
 
 from fortifai_ray.errors import UserError
-from fortifai_ray.evaluation.evaluate import (
+from fortifai_ray.evaluation.benchmarks.kr_questions import Question, save_questions
+from fortifai_ray.families.language.evaluate import (
     check_output,
     evaluate_checkpoints,
     find_tokenizer,
@@ -19,7 +20,6 @@ from fortifai_ray.evaluation.evaluate import (
     print_evaluation,
     write_evaluation,
 )
-from fortifai_ray.evaluation.kr.questions import Question, save_questions
 
 
 @pytest.fixture(scope="module")
@@ -112,12 +112,14 @@ def test_tasks_from_a_file(exam: Path, tmp_path: Path) -> None:
     ("tasks", "message"),
     [
         ([], "--tasks: give at least one"),
-        (["mmlu=x"], "mmlu is no task; there are blimp, gsm8k"),
+        (["mmlu=x"], "there is no task mmlu (known: blimp, gsm8k"),
+        (["blipm=x"], "there is no task blipm; did you mean blimp?"),
         (["blimp=nowhere"], "benchmarks.0.path: there is no nowhere"),
         (["nowhere.yaml"], "nowhere.yaml: cannot be read"),
         (["FILE:["], "is not valid YAML"),
         (["FILE:a: 1"], "a list `benchmarks` is needed"),
-        (["FILE:benchmarks: [{task: x}]"], "benchmarks.0.task: unknown task"),
+        (["FILE:benchmarks: [{task: x}]"], "benchmarks.0.task: there is no x (known: blimp, gsm8k"),
+        (["FILE:{benchmarks: [{task: kr_test}], benchmarks: []}"], "the key 'benchmarks' stands twice"),
         (["FILE:benchmarks: [{task: kr_test, limits: 1}]"], "benchmarks.0.limits: unknown key"),
         (["FILE:{benchmarks: [{task: kr_test}], devices: 1}"], "devices: unknown key"),
     ],

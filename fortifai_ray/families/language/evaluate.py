@@ -1,4 +1,4 @@
-"""``fortifai evaluate``: chosen benchmarks on any checkpoint folders, a table, and the paired test between them."""
+"""``fortifai evaluate``: chosen benchmarks on any checkpoint folders, a table, and paired tests between them."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -7,13 +7,16 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
+from fortifai_ray.engines.adapters import whole_model
+from fortifai_ray.engines.base import WeightsError
 from fortifai_ray.errors import UserError
 from fortifai_ray.evaluation.benchmarks.config import BenchmarksConfig
 from fortifai_ray.evaluation.benchmarks.report import BenchmarkReport, McNemar, Measure, mcnemar
 from fortifai_ray.evaluation.benchmarks.tasks import check_files
+from fortifai_ray.families.language.config import ModelConfig
+from fortifai_ray.validation import hint, read_yaml, validated
 
 _TASKS = ("blimp", "gsm8k", "hellaswag", "wikitext", "kr_test")
 _FORMATS = (".json", ".parquet")
@@ -31,13 +34,13 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What ``fortifai evaluate`` found: a report per checkpoint, by its name, in the order asked."""
+    """The results of ``fortifai evaluate``: a report per checkpoint, by name, in the order given."""
 
     reports: Mapping[str, BenchmarkReport]
     comparisons: Sequence[Comparison]
 
     def rows(self) -> list[dict[str, Any]]:
-        """The table: a row per checkpoint and measure."""
+        """The table, with a row per checkpoint and measure."""
         return [
             {"checkpoint": name, **asdict(measure), "truncated": entry.truncated, "skipped": entry.skipped}
             for name, report in self.reports.items()
@@ -50,12 +53,12 @@ def load_benchmarks(tasks: Sequence[str], base: Mapping[str, Any] | None = None)
     """The benchmarks named on the command line.
 
     Args:
-        tasks: each a YAML file with a list ``benchmarks`` (a study file's ``evaluation`` may hold it too), or
+        tasks: each a YAML file with a list ``benchmarks`` (at the top or in ``evaluation``, as in a study file), or
             ``name=path`` with a task's name.
         base: settings beside ``benchmarks``, e.g. ``{"batch_size": 8}``.
 
     Raises:
-        UserError: what is wrong, with the file and the key.
+        UserError: a task, a file or a key is wrong; names the file and the key.
     """
     if not tasks:
         raise UserError("--tasks: give at least one, e.g. --tasks blimp=FOLDER or --tasks FILE.yaml")
@@ -64,44 +67,24 @@ def load_benchmarks(tasks: Sequence[str], base: Mapping[str, Any] | None = None)
         name, separator, path = task.partition("=")
         if separator:
             if name not in _TASKS:
-                raise UserError(f"--tasks {task}: {name} is no task; there are {', '.join(_TASKS)}")
+                raise UserError(f"--tasks {task}: there is no task {name}{hint(name, _TASKS)}")
             content["benchmarks"].append({"task": name, "path": path})
         else:
             section = _read_tasks(Path(task))
             content["benchmarks"] += section.pop("benchmarks")
             content |= section
-    source = "--tasks " + " ".join(tasks)
-    try:
-        config = BenchmarksConfig.model_validate(content | dict(base or {}))
-    except ValidationError as error:
-        raise UserError(f"{source}: {_first_error(error)}") from None
+    config = validated(BenchmarksConfig, content | dict(base or {}), "--tasks " + " ".join(tasks))
     check_files(config.benchmarks)
     return config
 
 
 def _read_tasks(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"--tasks {path}: cannot be read ({error.strerror}); give a YAML file or name=path") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"--tasks {path}: is not valid YAML: {' '.join(str(error).split())}") from error
+    content = read_yaml(path, "a YAML file, or name=path")
     section = content.get("evaluation", content) if isinstance(content, dict) else None
     if not isinstance(section, dict) or not isinstance(section.get("benchmarks"), list) or not section["benchmarks"]:
-        raise UserError(f"--tasks {path}: a list `benchmarks` is needed, e.g. benchmarks: [{{task: blimp, path: …}}]")
+        raise UserError(f"{path}: a list `benchmarks` is needed, e.g. benchmarks: [{{task: blimp, path: …}}]")
     keys = BenchmarksConfig.model_fields if section is not content else section  # a study's section holds other keys
     return {key: value for key, value in section.items() if key in keys}
-
-
-def _first_error(error: ValidationError) -> str:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if part not in _TASKS)
-    if first["type"] == "extra_forbidden":
-        return f"{where}: unknown key"
-    if first["type"] == "union_tag_invalid":
-        return f"{where}.task: unknown task; there are {', '.join(_TASKS)}"
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{where}: {message}" if where else message
 
 
 def evaluate_checkpoints(
@@ -112,15 +95,15 @@ def evaluate_checkpoints(
     threads: int = 1,
     announce: Callable[[str], None] = lambda message: None,
 ) -> Evaluation:
-    """Run the benchmarks on each checkpoint, and McNemar's exact test between every two on what both answered.
+    """Run the benchmarks on each checkpoint, and McNemar's exact test between every two on the items both answered.
 
     Args:
-        checkpoints: Hugging Face folders, made here or not.
-        config: what is run.
-        tokenizer: a folder with the tokenizer of all of them. Without it each checkpoint's own is taken, or, for a
-            model in a study's store, that of the corpus it was trained on.
+        checkpoints: Hugging Face folders, made here or elsewhere.
+        config: the benchmarks.
+        tokenizer: a folder with a tokenizer for all checkpoints. Without it each uses its own or, if it is a model in a
+            study's store, that of the corpus it was trained on.
         threads: of torch, on a CPU.
-        announce: told which checkpoint is next.
+        announce: called with a line before each checkpoint.
 
     Raises:
         UserError: a checkpoint, a tokenizer or a file is missing or malformed.
@@ -132,7 +115,7 @@ def evaluate_checkpoints(
     tokenizers = {name: tokenizer or find_tokenizer(folder) for name, folder in folders.items()}
     for entry in config.benchmarks:
         if entry.task == "kr_test" and not entry.files:
-            raise UserError("kr_test: path is needed here: a JSON file of questions")
+            raise UserError("kr_test: path: give a JSON file of questions; there is no corpus here to make them from")
     reports = {}
     for name, folder in folders.items():
         announce(f"evaluating {name}")
@@ -141,7 +124,7 @@ def evaluate_checkpoints(
 
 
 def _names(checkpoints: Sequence[Path]) -> list[str]:
-    """The folders' own names where they differ, else the paths as given; the same checkpoint twice is a mistake."""
+    """The folders' names if they differ, else the paths as given. Raises :class:`UserError` for duplicates."""
     if not checkpoints:
         raise UserError("evaluate: give at least one checkpoint folder")
     names = [str(path) for path in checkpoints]
@@ -153,12 +136,8 @@ def _names(checkpoints: Sequence[Path]) -> list[str]:
 
 
 def _checked(folder: Path) -> Path:
-    from fortifai_ray.engines.adapters import whole_model
-    from fortifai_ray.engines.base import WeightsError
-    from fortifai_ray.families.language.config import ModelConfig
-
     try:
-        ModelConfig(path=str(whole_model(folder)))  # that weights and configuration are whole
+        ModelConfig(path=str(whole_model(folder)))  # validates weights and configuration
     except ValidationError as error:
         raise UserError(f"evaluate: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
     except WeightsError as error:
@@ -167,7 +146,7 @@ def _checked(folder: Path) -> Path:
 
 
 def find_tokenizer(checkpoint: Path) -> Path:
-    """The folder of a checkpoint's tokenizer: its own, or that of the corpus which its stage names.
+    """The folder of a checkpoint's tokenizer: its own, or that of the corpus that its stage names.
 
     Raises:
         UserError: there is none.
@@ -190,7 +169,7 @@ def _compare(reports: Mapping[str, BenchmarkReport]) -> Iterable[Comparison]:
 
 
 def print_evaluation(evaluation: Evaluation, console: Any) -> None:
-    """Two tables on a rich console: the measures, and the tests between checkpoints where there are several."""
+    """Print the measures on a rich console and, if there are several checkpoints, the tests between them."""
     from rich.table import Table
 
     table = Table(title="Benchmarks (95% Wilson intervals)", title_justify="left")
@@ -224,15 +203,15 @@ def _shown(measure: Measure) -> tuple[str, str]:
 
 
 def check_output(path: Path) -> None:
-    """Refuse an output that could not be written, before anything is computed."""
+    """Raise :class:`UserError` for an output that cannot be written, before anything is computed."""
     if path.suffix not in _FORMATS:
-        raise UserError(f"--output {path}: .json (everything) or .parquet (the table) is needed")
+        raise UserError(f"--output {path}: give a .json (everything) or a .parquet file (the table)")
     if not path.absolute().parent.is_dir():
         raise UserError(f"--output {path}: there is no folder {path.parent}")
 
 
 def write_evaluation(evaluation: Evaluation, path: Path) -> None:
-    """The table as Parquet, or as JSON with the tests between checkpoints and each entry's versions and hashes."""
+    """Write the table as Parquet, or as JSON with the tests between checkpoints and all versions and hashes."""
     check_output(path)
     if path.suffix == ".parquet":
         import polars

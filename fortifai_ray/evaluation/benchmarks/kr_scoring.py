@@ -1,4 +1,4 @@
-"""Scores a causal LM gives to the two continuations of each question, batched by length."""
+"""Scores of a causal LM for the two continuations of each question, batched by length, and the accuracies they give."""
 
 import inspect
 from collections.abc import Sequence
@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from fortifai_ray.evaluation.kr.questions import Exam, Skipped
+from fortifai_ray.evaluation.benchmarks.kr_questions import Exam, Skipped
+from fortifai_ray.evaluation.benchmarks.report import Proportion, proportion
 
 VERSION = 1  # bump when the same model and questions give other scores
-TOKENS_PER_BATCH = 2048  # on a CPU: what stays in its cache; a GPU takes
+TOKENS_PER_BATCH = 2048  # on a CPU: what fits its cache
 TOKENS_PER_BATCH_GPU = 16384
-LOGITS_PER_BATCH = 1 << 27  # half a GiB of float32: fewer tokens a batch where the vocabulary is large
+LOGITS_PER_BATCH = 1 << 27  # half a GiB of float32: a large vocabulary leaves fewer tokens per batch
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,10 @@ class ExamScores:
         position: (n,) positions in the exam.
         fortifai: (n, 2) mean log-probability per token over the shorter text's span, as ForTIFAI scores it.
         total: (n, 2) summed log-probability of the whole continuation, in nats.
-        tokens: (n, 2) tokens of the continuation that were scored.
+        tokens: (n, 2) scored tokens of the continuation.
         bytes: (n, 2) UTF-8 bytes of the continuation.
-        truncated: (n,) whether either text was longer than the model's context and cut from the left.
-        skipped: questions that have no score, and why.
+        truncated: (n,) whether either text was longer than the model's context and was cut from the left.
+        skipped: questions without a score, and why.
         size: positions in the exam.
     """
 
@@ -46,19 +47,19 @@ class ExamScores:
 
     @property
     def per_byte(self) -> np.ndarray:
-        """(n, 2) mean log-probability per byte, which no tokenizer's habits enter."""
+        """(n, 2) mean log-probability per byte, independent of the tokenizer."""
         return self.total / self.bytes
 
 
 @dataclass(frozen=True)
 class _Row:
-    """Context and one continuation as tokens, and what is scored of them.
+    """Context and one continuation as tokens, and which of them are scored.
 
     Attributes:
-        ids: the text's tokens.
-        start: where the continuation's own tokens begin; they go to the end.
-        fortifai: the places over which ForTIFAI sums.
-        divisor: what it divides by.
+        ids: tokens of context and continuation.
+        start: where the continuation's own tokens begin; they run to the end.
+        fortifai: the positions over which ForTIFAI sums.
+        divisor: the number it divides the sum by.
     """
 
     ids: list[int]
@@ -68,11 +69,11 @@ class _Row:
 
     @property
     def first(self) -> int:
-        """The first token whose log-probability is needed."""
+        """Position of the first token whose log-probability is needed."""
         return min([self.start, *self.fortifai])
 
     def sums(self, values: np.ndarray) -> tuple[float, int, float, int]:
-        """Sum and tokens of the own span, sum and divisor of ForTIFAI's; ``values`` are those of the last tokens."""
+        """Sum and token count of its own span, sum and divisor of ForTIFAI's; ``values`` belong to the last tokens."""
         left_out = len(self.ids) - len(values)
         own = values[max(0, self.start - left_out) :]
         fortifai = [values[place - left_out] for place in self.fortifai if place >= left_out]
@@ -83,19 +84,19 @@ class _Row:
 def score_exam(network: Any, tokenizer: Any, exam: Exam, max_length: int) -> ExamScores:
     """Score every question of an exam.
 
-    The texts are ``context + " " + continuation``. A continuation's tokens are those that follow as many tokens as the
-    context alone has (lm-evaluation-harness's rule). ForTIFAI's score is what its published code computes
-    (``question_answerer`` in its ``evaluate_utils.py``; the paper calls it the KR-test): of the text without its first
-    token and without special tokens, the tokens from number *n* to number *m* − 1 (from 0), summed and divided by
-    *m* − *n*, where *n* is the context's length in tokens and *m* that of the shorter of the two texts. With a
-    tokenizer that puts a beginning-of-text token first, that is the shorter continuation's span; without one it starts
-    a token late, and the shorter text's span ends where the text does. Both are kept, for parity.
+    The texts are ``context + " " + continuation``. With a context of *k* tokens, a continuation's tokens are those
+    after the text's first *k* (lm-evaluation-harness's rule). ForTIFAI's score is what its published code computes
+    (``question_answerer`` in its ``evaluate_utils.py``; the paper calls it the KR-test): take the text without its
+    first token and without special tokens, sum the log-probabilities of tokens *n* to *m* − 1 (counted from 0) and
+    divide by *m* − *n*, where *n* is the context's length in tokens and *m* that of the shorter of the two texts. If
+    the tokenizer puts a beginning-of-text token first, that is the span of the shorter continuation; if not, it starts
+    a token late, and the shorter text's span ends where the text does. Both behaviours are kept, for parity.
 
     Args:
         network: a causal LM of transformers, in evaluation mode.
         tokenizer: its tokenizer.
-        max_length: tokens the model predicts at most in one text. A longer one is cut from the left and counted; spans
-            then cover what is left.
+        max_length: tokens that the model predicts at most in one text. A longer text is cut from the left and counted;
+            its spans then cover what is left.
     """
     positions = list(exam.questions)
     rows = _encode(tokenizer, exam)
@@ -121,7 +122,7 @@ def score_exam(network: Any, tokenizer: Any, exam: Exam, max_length: int) -> Exa
 
 
 def _encode(tokenizer: Any, exam: Exam) -> list[_Row]:
-    """Two rows a question, the true continuation's first."""
+    """Two rows per question, the true continuation's first."""
     questions = list(exam.questions.values())
     contexts = [question.context for question in questions]
     special = set(tokenizer.all_special_ids)
@@ -151,20 +152,20 @@ def _tokenise(tokenizer: Any, texts: list[str], *, add_special_tokens: bool) -> 
 def log_probabilities(
     network: Any, rows: Sequence[Sequence[int]], first: Sequence[int], max_length: int
 ) -> list[np.ndarray]:
-    """Log-probability of each row's tokens from ``first`` (at least 1) to the end, given all tokens before.
+    """Log-probabilities of each row's tokens from ``first`` (at least 1) to the end, given all tokens before them.
 
-    Rows of similar length share a batch, padded on the right: no token sees what comes after it, so that no mask is
-    needed. Logits are made from the earliest wanted token of a batch on.
+    Rows of similar length share a batch, padded on the right: no token sees what follows it, so no mask is needed.
+    Logits are computed from the earliest wanted token of a batch on.
 
     Args:
         network: a causal LM of transformers.
         rows: token ids.
         first: the first wanted token of each row.
-        max_length: of a row with more than ``max_length + 1`` tokens only the last so many are looked at.
+        max_length: of a longer row only the last ``max_length + 1`` tokens are used.
 
     Returns:
-        float64 arrays; the last element is the row's last token. Where a row was cut, the tokens cut off are missing,
-        and so is the first that is left.
+        float64 arrays; the last element belongs to the row's last token. Of a cut row, the tokens that were cut off and
+        the first that is left have no value.
     """
     import torch
 
@@ -210,7 +211,57 @@ def _score_batch(network: Any, rows: Sequence[Sequence[int]], first: Sequence[in
 
 
 def _logits(network: Any, ids: Any, last: int) -> Any:
-    """The logits of the ``last`` places, without those before where the model can leave them out."""
+    """The logits of the ``last`` positions; the earlier ones are not computed if the model can leave them out."""
     if "logits_to_keep" in inspect.signature(network.forward).parameters:
         return network(input_ids=ids, use_cache=False, logits_to_keep=last).logits
     return network(input_ids=ids, use_cache=False).logits[:, -last:]
+
+
+SCORINGS = ("per_token", "fortifai", "per_byte")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Which questions a model answered correctly under one scoring.
+
+    An answer is correct if the true continuation scores higher than the false one: a tie and a NaN are wrong.
+
+    Attributes:
+        position: (n,) positions in the exam.
+        right: (n,) bool.
+        size: positions in the exam, questions without a score included.
+    """
+
+    position: np.ndarray
+    right: np.ndarray
+    size: int
+
+    @property
+    def total(self) -> Proportion:
+        """Over all scored questions."""
+        return proportion(int(self.right.sum()), len(self.right))
+
+    def between(self, start: int, end: int) -> Proportion:
+        """Over the scored questions at positions ``start`` to ``end`` − 1."""
+        inside = (self.position >= start) & (self.position < end)
+        return proportion(int(self.right[inside].sum()), int(inside.sum()))
+
+    def fractions(self, count: int) -> list[Proportion]:
+        """ForTIFAI's fractions: the exam cut in order into ``count`` equal parts; a remainder is in none of them."""
+        part = self.size // count
+        return [self.between(index * part, (index + 1) * part) for index in range(count)]
+
+    def up_to(self, generation: int, count: int) -> Proportion:
+        """Over the fractions seen up to ``generation`` by a chain in which each generation adds one."""
+        return self.between(0, min(generation + 1, count) * (self.size // count))
+
+    def by_position(self) -> dict[int, bool]:
+        """As :func:`~fortifai_ray.evaluation.benchmarks.report.mcnemar` takes them."""
+        return dict(zip(self.position.tolist(), self.right.tolist(), strict=True))
+
+
+def answers(scores: ExamScores, scoring: str) -> Answers:
+    """The answers under one of :data:`SCORINGS`."""
+    assert scoring in SCORINGS, f"{scoring} is none of {SCORINGS}"
+    values = getattr(scores, scoring)
+    return Answers(scores.position, values[:, 0] > values[:, 1], scores.size)

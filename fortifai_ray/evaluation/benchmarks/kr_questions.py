@@ -1,28 +1,134 @@
-"""KR questions for any corpus: a name, an identifier or a number of a sentence swapped for another of its kind.
+"""Questions of the KR-test: their file, a JSON list as ForTIFAI publishes it, and how they are made from a corpus.
 
-No outside model is asked. Questions come in twins: a sentence with entity *x* where *y* is the lie, and another with
-*y* where *x* is. A model that merely finds *x* commoner than *y* is right in one and wrong in the other, so that a
-preference that does not look at the text earns one half.
+To make them, a name, an identifier or a number in a sentence is swapped for another of its kind; no other model is
+needed. Questions come in twins: one sentence has entity *x* and its false version *y*; in the other *y* is true and *x*
+false. A model that merely prefers the commoner entity is right in one and wrong in the other, so that a preference
+that ignores the text scores one half.
 """
 
+import json
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fortifai_ray.errors import UserError
-from fortifai_ray.evaluation.kr.questions import Question
 from fortifai_ray.seeds import generator
+
+_TEXTS = ("context", "sentence_true", "sentence_false")
+
+
+@dataclass(frozen=True)
+class Question:
+    """Given ``context``, is ``sentence_true`` likelier than ``sentence_false``?
+
+    ``location`` is the line of the source that holds the true sentence (from 1; 0 if unknown).
+    """
+
+    context: str
+    sentence_true: str
+    sentence_false: str
+    location: int = 0
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A question that cannot be scored: its position (from 0) and why."""
+
+    position: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Exam:
+    """Questions in the order of their file.
+
+    Attributes:
+        questions: by position; a position that is missing here is in ``skipped``.
+        skipped: questions that cannot be asked, and why.
+        size: number of positions, skipped ones included; the source's fractions are fractions of it.
+    """
+
+    questions: dict[int, Question]
+    skipped: tuple[Skipped, ...]
+    size: int
+
+
+def make_exam(questions: Iterable[Question], limit: int | None = None) -> Exam:
+    """An exam of the questions that have two different continuations; the others are recorded as skipped."""
+    listed = list(questions)[:limit]
+    reasons = [_reason(question) for question in listed]
+    return Exam(
+        {index: question for index, question in enumerate(listed) if reasons[index] is None},
+        tuple(Skipped(index, reason) for index, reason in enumerate(reasons) if reason is not None),
+        len(listed),
+    )
+
+
+def _reason(question: Question) -> str | None:
+    for name in _TEXTS:
+        if not getattr(question, name).strip():
+            return f"it has no {name}"
+    if question.sentence_true == question.sentence_false:
+        return "sentence_true and sentence_false are the same"
+    return None
+
+
+def load_exam(path: Path, limit: int | None = None) -> Exam:
+    """Read the exam in a JSON file; ``limit`` takes only the first questions.
+
+    A question without a true or a false continuation is recorded in :attr:`Exam.skipped`.
+
+    Raises:
+        UserError: the file cannot be read, is not a JSON list of questions, or none of its questions can be asked.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give a KR-test's JSON file") from error
+    except ValueError as error:
+        raise UserError(f"{path}: is not JSON ({error}); a list of questions is needed") from error
+    if not isinstance(content, list) or not content:
+        raise UserError(f"{path}: a JSON list of questions with {', '.join(_TEXTS)} is needed")
+    exam = make_exam((_question(path, index, row) for index, row in enumerate(content)), limit)
+    if not exam.questions:
+        first = exam.skipped[0]
+        raise UserError(f"{path}: no question can be asked (the first one: {first.reason}; keys: {', '.join(_TEXTS)})")
+    return exam
+
+
+def _question(path: Path, index: int, row: Any) -> Question:
+    if not isinstance(row, dict):
+        raise UserError(f"{path}: question {index + 1} is not a mapping with {', '.join(_TEXTS)}")
+    texts = {name: row.get(name) or "" for name in _TEXTS}
+    location = row.get("location", 0)
+    for name, value in texts.items():
+        if not isinstance(value, str):
+            raise UserError(f"{path}: question {index + 1}: {name} must be text, not {value!r}")
+    if not isinstance(location, int):
+        raise UserError(f"{path}: question {index + 1}: location must be a line number, not {location!r}")
+    return Question(**texts, location=location)
+
+
+def save_questions(questions: Iterable[Question], path: Path) -> None:
+    """Write questions in the format that :func:`load_exam` and ForTIFAI's own code read."""
+    content = [asdict(question) for question in questions]
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+# Questions made from a corpus.
 
 VERSION = 1  # bump when the same text and seed give other questions
 CONTEXT = (20, 160)  # characters
 SENTENCE = (30, 240)
 USES = 3  # pairs that one entity enters at most
 AHEAD = 12  # entities of similar frequency and length that are tried as a partner
-MAX_CHARACTERS = 20_000_000  # of a larger corpus, whole documents drawn by the seed
+MAX_CHARACTERS = 20_000_000  # of a larger corpus, whole documents are drawn by the seed
 
 _BOUNDARY = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[“‘]?[A-Z])|\n\s*\n")
 _COMPLETE = re.compile(r"[.!?][\"')\]”’]*$")
@@ -54,7 +160,7 @@ class Mention:
 
 @dataclass(frozen=True)
 class Sentence:
-    """A sentence of a document, what stands before it, its line in the corpus (from 1) and whom it mentions."""
+    """A sentence of a document, the text before it, its line in the corpus (from 1) and the entities it mentions."""
 
     context: str
     text: str
@@ -71,19 +177,19 @@ class _Entity:
 
 
 def make_questions(documents: Sequence[str], pairs: int, seed: int) -> list[Question]:
-    """At most ``pairs`` questions from held-in text, in the order of the text; the same for the same text and seed.
+    """Make at most ``pairs`` questions from held-in text, in the order of the text, from text and seed alone.
 
-    Kinds (names, identifiers, numbers) take turns. An entity and its replacement have the same kind and shape, a
-    frequency in the corpus within a factor of two and a similar length; neither stands in the context, so that it
-    cannot be copied from there. Where a corpus yields fewer twins than asked, there are fewer.
+    Kinds (names, identifiers, numbers) take turns. An entity and its replacement have the same kind and shape, similar
+    lengths, and frequencies in the corpus within a factor of two; neither occurs in the context, so that it cannot be
+    copied from there. A corpus may yield fewer twins than requested.
 
     Args:
         documents: the text that the model was trained on, a string per document.
-        pairs: questions wanted; an odd number loses one, since they come in twins.
+        pairs: questions requested; an odd number loses one, since they come in twins.
         seed: the recipe's.
 
     Raises:
-        UserError: the corpus yields none.
+        UserError: the corpus yields no question.
     """
     random = generator(seed, "kr_questions")
     documents = _some(documents, random)
@@ -100,7 +206,7 @@ def make_questions(documents: Sequence[str], pairs: int, seed: int) -> list[Ques
 
 
 def _some(documents: Sequence[str], random: np.random.Generator) -> list[str]:
-    """All documents, or of a very large corpus a random choice of :data:`MAX_CHARACTERS`, in their order."""
+    """All documents in order; of a very large corpus a random sample of at most :data:`MAX_CHARACTERS`."""
     if sum(map(len, documents)) <= MAX_CHARACTERS:
         return list(documents)
     order = random.permutation(len(documents))
@@ -109,18 +215,18 @@ def _some(documents: Sequence[str], random: np.random.Generator) -> list[str]:
 
 
 def find_sentences(documents: Sequence[str]) -> list[Sentence]:
-    """Complete sentences that follow some text of their document, each once, with their mentions."""
-    found: dict[str, Sentence] = {}
+    """Each complete sentence that follows some text of its document, once, with its mentions."""
+    sentences: dict[str, Sentence] = {}
     line = 1
     for document in documents:
         starts = [0, *(match.end() for match in _BOUNDARY.finditer(document))]
         for start, end in zip(starts, [*starts[1:], len(document)], strict=True):
             text = document[start:end].strip()
             context = _context(document, start)
-            if _is_usable(text, context) and text not in found:
-                found[text] = Sentence(context, text, line + document.count("\n", 0, start), _mentions(text))
+            if _is_usable(text, context) and text not in sentences:
+                sentences[text] = Sentence(context, text, line + document.count("\n", 0, start), _mentions(text))
         line += document.count("\n") + 1
-    return [sentence for sentence in found.values() if sentence.mentions]
+    return [sentence for sentence in sentences.values() if sentence.mentions]
 
 
 def _is_usable(text: str, context: str) -> bool:
@@ -133,7 +239,7 @@ def _is_usable(text: str, context: str) -> bool:
 
 
 def _context(document: str, end: int) -> str:
-    """The text before ``end``, from a word's beginning on."""
+    """The text before ``end``, starting at the beginning of a word."""
     before = document[:end].rstrip()
     start = max(0, len(before) - CONTEXT[1])
     cut = before[start:]
@@ -143,7 +249,7 @@ def _context(document: str, end: int) -> str:
 
 
 def _mentions(text: str) -> tuple[Mention, ...]:
-    """Entities inside a sentence: not its first word, nor one that is capitalised for its place."""
+    """Entities inside a sentence, without its first word and without words that their position capitalises."""
     mentions = []
     for match in _MENTION.finditer(text):
         kind = str(match.lastgroup)
@@ -165,7 +271,7 @@ def _entities(documents: Sequence[str], sentences: Sequence[Sentence]) -> list[_
 
 
 def shape(kind: str, text: str) -> str:
-    """What an entity and its replacement must share beside their kind."""
+    """What an entity and its replacement must have in common, beside their kind."""
     if kind == "number":
         return re.sub(r"\d", "0", text)
     if kind == "name":
@@ -189,11 +295,11 @@ def _twins_by_kind(
             range(len(members)), key=lambda i: (round(math.log2(members[i].frequency)), len(members[i].text), ties[i])
         )
         twins[kind] += _pair_up([members[index] for index in order], sentences, used)
-    return {kind: [found[index] for index in random.permutation(len(found))] for kind, found in sorted(twins.items())}
+    return {kind: [made[index] for index in random.permutation(len(made))] for kind, made in sorted(twins.items())}
 
 
 def _pair_up(members: list[_Entity], sentences: Sequence[Sentence], used: set[int]) -> list[tuple[Question, Question]]:
-    """Twins among entities of one class, neighbours in frequency and length first; ``used`` sentences grow."""
+    """Twins of entities of one class, neighbours in frequency and length first; adds their sentences to ``used``."""
     uses: Counter[str] = Counter()
     twins = []
     for index, first in enumerate(members):
@@ -217,7 +323,7 @@ def _alike(first: _Entity, second: _Entity) -> bool:
 
 
 def _place(entity: _Entity, lie: _Entity, sentences: Sequence[Sentence], used: set[int]) -> int | None:
-    """A sentence that has the entity and, with what stands before it, not the lie."""
+    """The index of an unused sentence that has the entity and, like its context, lacks the replacement."""
     for index in entity.sentences:
         sentence = sentences[index]
         if index not in used and lie.text not in sentence.text and lie.text not in sentence.context:
@@ -235,8 +341,8 @@ def _swap(sentence: Sentence, truth: str, lie: str) -> Question:
 
 
 def _take_turns(twins: dict[str, list[tuple[Question, Question]]], wanted: int) -> list[tuple[Question, Question]]:
-    """Kinds take turns until enough are there or all are empty."""
+    """Twins of each kind in turn until there are enough or all kinds are used up."""
     chosen: list[tuple[Question, Question]] = []
     for turn in range(max(map(len, twins.values()), default=0)):
-        chosen += [found[turn] for found in twins.values() if turn < len(found)]
+        chosen += [made[turn] for made in twins.values() if turn < len(made)]
     return chosen[:wanted]
