@@ -35,8 +35,8 @@ def test_what_is_saved_is_read_again(tmp_path: Path) -> None:
         ("{}", "a JSON list of questions"),
         ("[]", "a JSON list of questions"),
         ("[1]", "question 1 is not a mapping"),
-        (json.dumps([GOOD, {**GOOD, "context": 5}]), "question 2: context is text, not 5"),
-        (json.dumps([{**GOOD, "location": "x"}]), "question 1: location is a line number"),
+        (json.dumps([GOOD, {**GOOD, "context": 5}]), "question 2: context must be text, not 5"),
+        (json.dumps([{**GOOD, "location": "x"}]), "question 1: location must be a line number"),
         (json.dumps([{"context": "a", "sentence_true": "b"}]), "it has no sentence_false"),
     ],
 )
