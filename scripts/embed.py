@@ -1,8 +1,8 @@
-"""A small copy of a study's results, to ship beside the notebooks: ``python -m fortifai_ray.notebooks.embed FROM TO``.
+"""Write a small copy of a study's results, to ship with the notebooks: ``python scripts/embed.py FROM TO``.
 
-The verdicts (``chains``, ``fidelity``) are copied as they are. Of the generations every row is kept, but only what
-tells chains apart and the metrics asked for, as single-precision numbers of five digits. Sample texts and pictures are
-kept for the lowest seed alone, and the decoded latent vectors of image models are added.
+The verdicts (``chains``, ``fidelity``) are copied unchanged. Of the generations, every row is kept, but only the columns
+that distinguish chains and the metrics named, as single-precision numbers with five digits. Sample texts and pictures
+are kept for the lowest seed only, and the decoded latent vectors of image models are added.
 """
 
 from __future__ import annotations
@@ -28,14 +28,16 @@ _WHOLE = ("chains", "fidelity", "collapse_points")
 
 
 def embed(source: Path, target: Path, metrics: Sequence[str], texts: int) -> None:
-    """Write the small copy of ``source`` (``STORAGE/NAME``) into ``target``, anew.
+    """Write a small copy of ``source`` (``STORAGE/NAME``) into ``target``, which is emptied first.
 
     Args:
+        source: the study's folder.
+        target: the folder to write.
         metrics: the columns of ``generations`` to keep.
-        texts: sample texts of each generation.
+        texts: how many sample texts of each generation to keep.
 
     Raises:
-        UserError: no study there, or a metric that it does not have.
+        UserError: ``source`` is no study, or does not have one of the metrics.
     """
     results = open_folder(source)
     table = results.generations
@@ -73,11 +75,11 @@ def _write(table: pl.DataFrame, target: Path, name: str) -> None:
 
 def main() -> int:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m fortifai_ray.notebooks.embed", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python scripts/embed.py", description=__doc__)
     parser.add_argument("source", type=Path, help="a study's folder, STORAGE/NAME")
     parser.add_argument("target", type=Path, help="the folder to write, which is emptied first")
-    parser.add_argument("--metrics", nargs="+", required=True, help="columns of the generations to keep")
-    parser.add_argument("--texts", type=int, default=4, help="sample texts of each generation")
+    parser.add_argument("--metrics", nargs="+", required=True, help="the columns of the generations to keep")
+    parser.add_argument("--texts", type=int, default=4, help="sample texts to keep of each generation")
     given = parser.parse_args()
     try:
         embed(given.source, given.target, given.metrics, given.texts)

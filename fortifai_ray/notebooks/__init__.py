@@ -1,6 +1,5 @@
-"""What the notebooks in ``analysis/`` share: opening a study's results, and the tables and charts that no report has.
+"""What the notebooks in ``analysis/`` share: opening a study's results, and what they show of them.
 
-Charts and tables are made of plain tables and know nothing of marimo; :mod:`fortifai_ray.notebooks.controls` alone
-does. Where a study's data do not allow something, functions raise :class:`~fortifai_ray.errors.UserError` or return the
-reason in words, which a notebook shows in the chart's place.
+Only :mod:`fortifai_ray.notebooks.controls` imports marimo. Where a study's data do not allow a table or chart, functions
+raise :class:`~fortifai_ray.errors.UserError` or return the reason in words, which the notebook shows in its place.
 """

@@ -1,6 +1,6 @@
-"""The notebooks' controls: which results to show, what to show of them, and how a notebook says that it cannot.
+"""The notebooks' controls: which study to open, what to show of it, and why something cannot be shown.
 
-The only module here that knows marimo.
+The only module that imports marimo.
 """
 
 from __future__ import annotations
@@ -22,39 +22,41 @@ _CELL = "padding: 0.25em 1em 0.25em 0; text-align: left; vertical-align: top"
 
 
 def picker(data: Path, start: str, arguments: Mapping[str, Any]) -> mo.ui.dictionary:
-    """Controls that name a study's results: a small one that ships with the notebook, a folder, or an experiment.
+    """Controls that pick a study's results: a small study that ships, a folder, or an MLflow experiment.
 
     Args:
-        data: the folder of the results that ship.
-        start: the one of them that is shown first.
+        data: the folder of the studies that ship.
+        start: the study picked first.
         arguments: ``mo.cli_args()``: ``--results FOLDER``, or ``--mlflow URI --experiment NAME``.
     """
     given = {name: str(arguments.get(name) or "") for name in ("results", "mlflow", "experiment")}
     shipped = sorted(file.parent.name for file in data.glob("*/study.yaml"))
     return mo.ui.dictionary(
         {
-            "shipped": mo.ui.dropdown(shipped, value=start, label="what ships with the notebooks"),
+            "shipped": mo.ui.dropdown(shipped, value=start, label="a study that ships with the notebooks"),
             "results": mo.ui.text(given["results"], label="or your own study's folder, STORAGE/NAME", full_width=True),
             "mlflow": mo.ui.text(given["mlflow"], label="or MLflow's tracking URI", full_width=True),
-            "experiment": mo.ui.text(given["experiment"], label="with the experiment"),
+            "experiment": mo.ui.text(given["experiment"], label="and its experiment"),
         }
     )
 
 
 def layout(picked: mo.ui.dictionary) -> mo.Html:
-    """The controls of :func:`picker` as they are shown."""
+    """The layout of the controls of :func:`picker`."""
     experiment = mo.hstack([picked["mlflow"], picked["experiment"]], widths=[2, 1])
     return mo.vstack([picked["shipped"], picked["results"], experiment])
 
 
 def opened(choice: Mapping[str, str], data: Path, *, compares: bool = True) -> Results:
-    """The results that are picked; stops the cell, with the reason in words, where they cannot be opened.
+    """Open the results picked; if that fails, stop the cell and show the reason.
 
-    A folder that is given comes first, then an experiment, then what ships.
+    A folder takes precedence over an experiment, and an experiment over a study that ships.
 
     Args:
-        compares: whether the notebook compares the chains of a cell; a search's chains lie at different
-            values of the key that it searched, so that they cannot be.
+        choice: the values of :func:`picker`'s controls.
+        data: the folder of the studies that ship.
+        compares: whether the notebook compares the chains of a cell; a search's chains lie at different values of the
+            key searched, so they cannot be compared.
     """
     try:
         if choice["results"]:
@@ -68,27 +70,27 @@ def opened(choice: Mapping[str, str], data: Path, *, compares: bool = True) -> R
     if compares and results.searched_keys:
         keys = ", ".join(results.searched_keys)
         stop(
-            f"{results.name} searched over {keys}: its chains lie at different values of it, and cannot be compared by "
-            "cell. analysis/phase_diagram.py shows what such a search found."
+            f"{results.name} searched over {keys}: its chains lie at different values of the key, so they cannot be "
+            "compared by cell. analysis/phase_diagram.py shows the result of such a search."
         )
     return results
 
 
 def stop(reason: str) -> NoReturn:
-    """End the cell, and those that need it, with a sentence in its place."""
-    if mo.app_meta().mode == "script":  # nobody sees a cell's output there
+    """End the cell, and those that depend on it, and show a sentence in its place."""
+    if mo.app_meta().mode == "script":  # a script does not show the output of cells
         print(printable(reason))
     mo.stop(True, say(reason))
     raise AssertionError("mo.stop(True) does not return")
 
 
 def say(reason: str) -> mo.Html:
-    """What cannot be shown, and why, in the place where it would be."""
+    """Why something cannot be shown, in its place."""
     return mo.callout(mo.Html(f"<div>{escape(printable(reason))}</div>"), kind="warn")
 
 
 def about(results: Results) -> mo.Html:
-    """What was opened: its name, its size, and what was missing."""
+    """The study opened: its name, its size, and what is missing."""
     table = results.generations
     counts = [
         (table["chain_id"].n_unique(), "chain"),
@@ -104,7 +106,7 @@ def about(results: Results) -> mo.Html:
 
 
 def criterion_picker(results: Results) -> mo.ui.dropdown:
-    """A choice of the study's collapse criteria, in words; its value is the criterion."""
+    """A choice of one of the study's collapse criteria, in words; its value is the criterion."""
     options = {criterion_text(criterion): criterion for criterion in results.criteria}
     return mo.ui.dropdown(options, value=next(iter(options), None), label="collapse", full_width=True)
 
@@ -115,20 +117,20 @@ def choice(options: Sequence[str], label: str, value: str | None = None) -> mo.u
 
 
 def heading(title: str, caption: str) -> mo.Html:
-    """What stands over a chart: its title, and what its marks mean.
+    """The title of a chart, and what its marks mean.
 
-    A chart is the last line of a cell of its own, so that a Jupyter notebook gets it as a chart, too.
+    The chart itself is the last line of its own cell, so that a Jupyter notebook shows it as a chart, too.
     """
     return mo.md(f"### {escape(title)}\n\n<small>{caption}</small>")
 
 
 def drawn(chart: Any) -> Any:
-    """The chart; or, where there is a sentence in its place, that."""
+    """The chart, or the sentence in its place."""
     return say(chart) if isinstance(chart, str) else chart
 
 
 def table(rows: Sequence[Mapping[str, Any]], nothing: str) -> mo.Html:
-    """A small table of text, all of it at once; nothing in it is read as markup. Without rows: ``nothing``."""
+    """A small table of text, escaped and shown whole; the sentence ``nothing`` if it has no rows."""
     if not rows:
         return say(nothing)
     head = "".join(
@@ -141,7 +143,7 @@ def table(rows: Sequence[Mapping[str, Any]], nothing: str) -> mo.Html:
 
 
 def sentences(texts: Sequence[str]) -> mo.Html:
-    """Sentences as a list; nothing in them is read as markup."""
+    """A list of sentences, escaped."""
     items = "".join(f"<li style='margin: 0.3em 0'>{escape(text)}</li>" for text in texts)
     return mo.Html(f"<ul style='list-style: disc; padding-left: 1.4em'>{items}</ul>")
 

@@ -1,4 +1,4 @@
-"""Collapse onset as a notebook shows it: the statistics of one criterion, as tables and charts."""
+"""The statistics of one collapse criterion, as the tables and charts of a notebook; or why there are none."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WIDTH = 640
 
 
 def curves(results: Results, criterion: CollapseCriterion) -> alt.LayerChart | str:
-    """The criterion's metric by generation, with the limit it is held against; or why it cannot be drawn."""
+    """The criterion's metric by generation, with its limit; or why it cannot be drawn."""
     metric = criterion.metric
     if metric not in results.generations.columns or results.generations[metric].count() == 0:
         return f"{metric} was not measured in this study."
@@ -41,20 +41,20 @@ def survival(results: Results, criterion: CollapseCriterion, unit: Unit) -> alt.
     table = survival_table(_chains(results), criterion, results.cells, unit)
     time = "generations" if unit == "generations" else f"synthetic {results.unit} consumed"
     chart = survival_chart(table, results.cells, time=time, width=WIDTH)
-    return chart or "No chain has a verdict under this criterion: there is nothing to survive."
+    return chart or "No chain has a verdict under this criterion: there is no survival curve."
 
 
 def ratios(results: Results, criterion: CollapseCriterion, unit: Unit) -> alt.LayerChart | str:
     """FI ratios to the baseline; or why there are none."""
     assert results.fidelity is not None
     chart = ratio_chart(results.fidelity, criterion, results.cells, unit, width=WIDTH)
-    return chart or "No cell has a ratio to the baseline under this criterion: the sentences at the end say why."
+    return chart or "No cell has a ratio to the baseline under this criterion: the conclusions below say why."
 
 
 def profile(results: Results, criterion: CollapseCriterion) -> alt.LayerChart | str:
-    """The FI ratio at thresholds from just beyond generation 0 to full collapse; or why there is no profile."""
+    """The FI ratio at thresholds from just beyond generation 0 to full collapse; or why there is none."""
     if not results.cells.baselines:
-        return "There is no baseline cell in this study: there is no ratio, at any threshold."
+        return "This study has no baseline cell: there is no ratio at any threshold."
     try:
         asked, keys = generations_asked(results), varied(results)
         lost = failed(results)
@@ -65,7 +65,7 @@ def profile(results: Results, criterion: CollapseCriterion) -> alt.LayerChart | 
 
 
 def fidelity(results: Results, criterion: CollapseCriterion) -> list[dict[str, str]]:
-    """The FI table in words, as the report has it."""
+    """The fidelity table in words, as in the report."""
     return [dict(zip(HEADINGS, row.texts, strict=True)) for row in fidelity_rows(results, criterion)]
 
 
@@ -87,7 +87,7 @@ def tests(results: Results, criterion: CollapseCriterion) -> list[dict[str, str]
 
 
 def words(results: Results, criterion: CollapseCriterion) -> list[str]:
-    """What can be concluded under one criterion, and what cannot."""
+    """What can and what cannot be concluded under one criterion."""
     assert results.fidelity is not None
     rows = criterion_rows(criterion)
     return conclusions(results.fidelity.filter(rows), _chains(results).filter(rows))
