@@ -5,9 +5,9 @@
     export MLFLOW_AUTH_ADMIN_PASSWORD=...                            the first time: the password of the user admin
     python cluster/mlflow_server.py                                  on 127.0.0.1:5000, for a tunnel or a proxy
 
-It takes credentials from the environment or the machine alone, and its clients need none of them: artefacts pass
-through it. On an address that others reach it asks for a certificate, because passwords would cross the network in
-the clear. It stays in the foreground. See cluster/README.md.
+Credentials come from the environment or the machine alone. Clients need none for PostgreSQL or S3: artefacts pass
+through the server. On an address that others can reach it requires a certificate, because passwords would cross the
+network in the clear. It runs in the foreground. See cluster/README.md.
 """
 
 import argparse
@@ -23,15 +23,15 @@ import boto3
 import psycopg
 from botocore.exceptions import BotoCoreError, ClientError
 
-DATABASE = "postgresql+psycopg:///"  # all of it from libpq's environment: no password in any address
+DATABASE = "postgresql+psycopg:///"  # the rest comes from libpq's environment: no address has a password
 AUTH = Path(__file__).resolve().with_name("mlflow_auth.ini")
 
 
 def main() -> None:
-    """This process becomes the server. Exits with one line and code 2 where something it needs is missing."""
+    """Become the server. Exits with one line and code 2 where something that it needs is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--host", default="127.0.0.1", help="where to listen (127.0.0.1)")
-    parser.add_argument("--port", type=int, default=5000, help="(5000)")
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (127.0.0.1)")
+    parser.add_argument("--port", type=int, default=5000, help="the port (5000)")
     parser.add_argument("--workers", type=int, default=2, help="server processes (2)")
     parser.add_argument("--certificate", type=Path, help="PEM file with the server's certificate chain")
     parser.add_argument("--key", type=Path, help="PEM file with its private key")
@@ -50,7 +50,7 @@ def main() -> None:
 def _listen(arguments: argparse.Namespace) -> list[str]:
     if not (arguments.certificate or _is_loopback(arguments.host)):
         raise ValueError(
-            f"--host {arguments.host}: others reach it, and passwords would cross the network in the clear: give "
+            f"--host {arguments.host}: others can reach it, and passwords would cross the network in the clear: give "
             "--certificate and --key, or listen on 127.0.0.1 behind a tunnel or a proxy that has them"
         )
     where = ["--host", arguments.host, "--port", str(arguments.port), "--workers", str(arguments.workers)]
@@ -64,7 +64,7 @@ def _encrypt(arguments: argparse.Namespace) -> list[str]:
         return []
     for file, option in zip(files, ("--certificate", "--key"), strict=True):
         if file is None or not file.is_file():
-            raise ValueError(f"{option}: {file or 'it is missing'}: a certificate and its key are two PEM files")
+            raise ValueError(f"{option}: {file or 'missing'}: give a certificate and its key as two PEM files")
     certificate, key = (shlex.quote(str(file.resolve())) for file in files)
     return ["--uvicorn-opts", f"--ssl-certfile {certificate} --ssl-keyfile {key}"]
 
@@ -81,13 +81,13 @@ def _check_database() -> None:
         psycopg.connect("", connect_timeout=10).close()
     except psycopg.Error as error:
         raise ValueError(
-            f"PostgreSQL: {' '.join(str(error).split())} (PGHOST, PGPORT, PGDATABASE, PGUSER, and PGPASSWORD or "
-            "~/.pgpass say where it is and who asks)"
+            f"PostgreSQL: {' '.join(str(error).split())} (set PGHOST, PGPORT, PGDATABASE, PGUSER, and PGPASSWORD "
+            "or ~/.pgpass)"
         ) from error
 
 
 def _check_bucket(destination: str) -> None:
-    """Raises ValueError unless ``destination`` is s3://BUCKET or s3://BUCKET/PREFIX and the bucket lets us in."""
+    """Raises ValueError unless ``destination`` is s3://BUCKET or s3://BUCKET/PREFIX, and the bucket accessible."""
     address = urlsplit(destination)
     if address.scheme != "s3" or not address.hostname or "@" in address.netloc:
         raise ValueError("MLFLOW_ARTIFACTS_DESTINATION: give s3://BUCKET or s3://BUCKET/PREFIX, without credentials")
@@ -98,13 +98,13 @@ def _check_bucket(destination: str) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """What the server reads: by environment, which is not in the process list as arguments are."""
+    """The server's settings. Other users see arguments in the process list, but not the environment."""
     return {
         "MLFLOW_BACKEND_STORE_URI": DATABASE,
         "MLFLOW_AUTH_CONFIG_PATH": str(AUTH),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": os.environ.get("MLFLOW_DISABLE_TELEMETRY", "true"),
-        # signs the form on which an admin adds a user; its worker processes must share it, its next start need not
+        # Signs the form on which an admin adds a user. Worker processes must share it; the next start need not.
         "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(32),
     }
 

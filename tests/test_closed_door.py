@@ -1,4 +1,4 @@
-"""Secrets are planted in the environment of real sweeps; then everything that these leave behind is searched."""
+"""Real sweeps run with secrets in their environment; then everything that they leave behind is searched for these."""
 
 import base64
 import os
@@ -70,7 +70,7 @@ pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(600)]
 
 @dataclass
 class Sweep:
-    """A sweep in a process of its own, whose Ray keeps its session in ``session``; all processes are watched."""
+    """A sweep in a process of its own, with Ray's session in ``session``; keeps the command lines of all processes."""
 
     folder: Path
     session: Path
@@ -108,7 +108,7 @@ class Sweep:
                 self.command_lines.add(" ".join(process.info["cmdline"] or ()))
 
     def left_behind(self) -> Iterator[tuple[str, bytes]]:
-        """All that can be read of it afterwards, each with its place."""
+        """Everything that can be read afterwards, each with its place."""
         yield "the terminal", self.terminal.encode()
         yield from (("a command line", line.encode()) for line in self.command_lines)
         for root in (self.folder, self.session):
@@ -124,8 +124,8 @@ def contents(root: Path) -> Iterator[tuple[str, bytes]]:
                 yield str(path), str(pl.read_parquet(path).to_dicts()).encode()
 
 
-def found(places: Iterator[tuple[str, bytes]]) -> set[tuple[str, str]]:
-    """Which secret stands where: as it is, or as a header of basic authentication would hold it."""
+def leaks(places: Iterator[tuple[str, bytes]]) -> set[tuple[str, str]]:
+    """Which secret is where: in plain text, or as in a header of basic authentication."""
     planted = SECRETS | {"MLFLOW_TRACKING_URI": MLFLOW_PASSWORD}
     forms = [(name, value.encode()) for name, value in planted.items()]
     forms.append(("MLFLOW_TRACKING_URI", base64.b64encode(f"ada:{MLFLOW_PASSWORD}".encode())))
@@ -134,17 +134,17 @@ def found(places: Iterator[tuple[str, bytes]]) -> set[tuple[str, str]]:
 
 @pytest.fixture
 def session() -> Iterator[Path]:
-    """A folder for Ray's session: its path is short, because the names of Ray's sockets are limited."""
+    """A folder for Ray's session. Its path is short: the names of Ray's sockets have a limited length."""
     with tempfile.TemporaryDirectory(prefix="door-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 
 
-def test_the_search_finds_what_is_there(tmp_path: Path) -> None:
-    """In a log, in a compressed table, in a header: so that to find nothing means something."""
+def test_the_search_finds_planted_secrets(tmp_path: Path) -> None:
+    """In a log, in a compressed table, in a header: so that finding nothing means something."""
     (tmp_path / "raylet.out").write_bytes(b"\x00env HF_TOKEN=" + SECRETS["HF_TOKEN"].encode())
     pl.DataFrame({"reason": [SECRETS["AWS_SESSION_TOKEN"]]}).write_parquet(tmp_path / "chains.parquet")
     (tmp_path / "header").write_bytes(base64.b64encode(f"ada:{MLFLOW_PASSWORD}".encode()))
-    names = {(name, Path(place).name) for name, place in found(contents(tmp_path))}
+    names = {(name, Path(place).name) for name, place in leaks(contents(tmp_path))}
     assert names >= {("HF_TOKEN", "raylet.out"), ("AWS_SESSION_TOKEN", "chains.parquet")}
     assert ("MLFLOW_TRACKING_URI", "header") in names
 
@@ -154,13 +154,13 @@ def test_a_trained_study_keeps_them(tmp_path: Path, session: Path) -> None:
     sweep = Sweep(tmp_path, session, {"MLFLOW_TRACKING_URI": ""})
     sweep.run(TRAINED, "runs")
     assert sweep.code == 0, sweep.terminal
-    assert found(sweep.left_behind()) == set()
+    assert leaks(sweep.left_behind()) == set()
     searched = {Path(place).name for place, _ in sweep.left_behind()}
     assert {"report.html", "study.yaml", "mlflow.db", "recipe.yaml", "manifest.json", "raylet.out"} <= searched
 
 
 def test_a_failing_study_keeps_them_though_mlflow_and_the_object_store_need_them(tmp_path: Path, session: Path) -> None:
-    """Where errors are told: chains that fail, and a server, named with its password, that does not answer."""
+    """Where errors are reported: chains that fail, and a server, given with its password, that does not answer."""
     nowhere = f"http://ada:{MLFLOW_PASSWORD}@127.0.0.1:{unused_port()}"
     with start_server() as s3:
         s3.filesystem().create_dir("studies")
@@ -172,6 +172,6 @@ def test_a_failing_study_keeps_them_though_mlflow_and_the_object_store_need_them
     assert sweep.code == 1, sweep.terminal
     assert "this family cannot generate" in sweep.terminal
     assert "***@127.0.0.1" in sweep.terminal
-    assert found(iter(stored)) == set()
-    assert found(sweep.left_behind()) == set()
+    assert leaks(iter(stored)) == set()
+    assert leaks(sweep.left_behind()) == set()
     assert any(name.endswith("report.html") for name, _ in stored)

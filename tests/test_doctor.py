@@ -1,4 +1,4 @@
-"""The doctor: a sound environment passes, each trap is named with its cure, and no password is shown."""
+"""The doctor: a working environment passes, each trap is named with its cure, and no password is shown."""
 
 import io
 import os
@@ -31,7 +31,7 @@ def printed(findings: list[Finding]) -> tuple[bool, str]:
 
 
 def test_this_environment_is_sound(tmp_path: Path) -> None:
-    """Everything the suite itself runs on is found, by real imports, and the storage is left as it was."""
+    """Everything that this suite runs on passes, by real imports, and the storage stays as it was."""
     findings = {finding.name: finding for finding in diagnose(str(tmp_path))}
     essential = ["Python", "Ray", "torch", "transformers", "Polars", "PyArrow", "MLflow", "Storage"]
     assert {name: findings[name].ok for name in essential} == dict.fromkeys(essential, True)
@@ -42,7 +42,7 @@ def test_this_environment_is_sound(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_is_printed_with_its_cure_and_decides() -> None:
-    """A note does not stop anybody; one essential thing does."""
+    """A note leaves studies runnable; one essential part that is missing does not."""
     fine, note = Finding("Ray", True, "2.60.0"), Finding("GPU", None, "none [at all]", "buy one")
     assert printed([fine, note])[0]
     good, text = printed([fine, note, Finding("torch", False, "not installed", "install it")])
@@ -61,8 +61,8 @@ def place_broken(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]))
 
 
-def test_a_torchvision_for_another_torch_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The trap of this stack: it breaks transformers, and the error that people see does not say why."""
+def test_a_torchvision_for_another_torch_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trap of this stack: it breaks transformers, and the error that users see does not say why."""
     place_broken(tmp_path, "torchvision", monkeypatch)
     finding = doctor._torchvision()
     assert finding.ok is False
@@ -79,14 +79,14 @@ def test_a_library_that_cannot_be_imported_is_essential(tmp_path: Path, monkeypa
 
 
 def test_an_import_that_hangs_or_crashes_is_survived() -> None:
-    """A probe is bounded, and a killed one is told from a clean one."""
+    """A probe has a time limit, and a signal that ended it is reported."""
     assert doctor._probe("import time; time.sleep(600)", 0.5) == ("", "no answer after 0.5 s")
     assert doctor._probe("import os; os.kill(os.getpid(), 11)") == ("", "ended by signal 11")
     assert doctor._probe("print('noise'); print('answer')") == ("answer", "")
 
 
 def test_a_pinned_version_is_read_from_what_this_package_asks_for() -> None:
-    """Extras in brackets are not part of the name, and a name that another one begins with is not it."""
+    """Extras in brackets are not part of the name, nor is a longer name that begins with it."""
     project = tomllib.loads((Path(__file__).resolve().parent.parent / "pyproject.toml").read_text())["project"]
     assert doctor._pinned("ray", project["dependencies"]) == version("ray")
     assert doctor._pinned("scipy", project["dependencies"]) is None
@@ -99,7 +99,7 @@ class TestStorage:
         folder = tmp_path / "not" / "yet"
         finding = check_storage(str(folder))
         assert finding.ok is not False
-        assert "can be written" in finding.detail
+        assert "writable" in finding.detail
         assert not folder.parent.exists()
         assert check_storage(folder.as_uri()).detail == finding.detail
 
@@ -110,7 +110,7 @@ class TestStorage:
         assert f"{tmp_path / 'file'} is not a folder" in finding.detail
 
     def test_a_folder_that_cannot_be_written_is_named(self) -> None:
-        """Under /proc nobody may write, root included."""
+        """Nobody may write under /proc, not even root."""
         if not sys.platform.startswith("linux"):
             pytest.skip("needs /proc")
         finding = check_storage("/proc/self/storage")
@@ -148,9 +148,9 @@ def web_server() -> Iterator[int]:
 
 
 class TestTracking:
-    """A server that cannot be used is a note, never essential: studies run without it. (A real one: test_tracking.)"""
+    """A server that cannot be used is a note, never essential: studies run without it. (A real one: test_address.)"""
 
-    def test_wrong_credentials_are_told_from_a_server_that_is_not_mlflow(
+    def test_wrong_credentials_differ_from_a_server_that_is_not_mlflow(
         self, web_server: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{web_server}")

@@ -71,11 +71,11 @@ def _download(uri: str, experiment: str, folder: Path) -> Path:
 
 def _study_run(client: "MlflowClient", experiment: str) -> "Run":
     """The run of the experiment's study that was started last."""
-    found = client.get_experiment_by_name(experiment)
-    if found is None:
+    known = client.get_experiment_by_name(experiment)
+    if known is None:
         names = ", ".join(sorted(one.name for one in client.search_experiments())) or "none"
         raise UserError(f"MLflow has no experiment {experiment!r}: there are {names}")
-    studies = list(search_runs(client, found.experiment_id, "tags.`fortifai.kind` = 'study'"))
+    studies = list(search_runs(client, known.experiment_id, "tags.`fortifai.kind` = 'study'"))
     if not studies:
         raise UserError(
             f"experiment {experiment!r} holds no study: those of `fortifai sweep` carry the tag fortifai.kind"

@@ -72,7 +72,7 @@ class _RunState:
     status: str
     stamp: str | None = None
     params: dict[str, str] = field(default_factory=dict)
-    metric_keys: set[str] = field(default_factory=set)  # that the run had when it was found
+    metric_keys: set[str] = field(default_factory=set)  # that the run had when this sweep found it
     values: dict[str, dict[int, float]] = field(default_factory=dict)  # by metric and step
     files: set[str] | None = field(default_factory=set)  # paths of artefacts; None: not asked for yet
 
@@ -328,8 +328,8 @@ class StudyRuns:
         """The paths of a run's artefacts, asked for once."""
         if state.files is None:
             client = self._connect()
-            found = [file for folder in (None, SAMPLES) for file in client.list_artifacts(state.run_id, folder)]
-            state.files = {file.path for file in found}
+            artefacts = [file for folder in (None, SAMPLES) for file in client.list_artifacts(state.run_id, folder)]
+            state.files = {file.path for file in artefacts}
         return state.files
 
 

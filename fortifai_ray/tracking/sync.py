@@ -76,7 +76,7 @@ class StudySync:
         self._held: dict[str, int] = {}  # each chain's last generation in MLflow
         self._uploaded: dict[Path, int] = {}  # tables, and their times of change
         self._tables_due = 0.0
-        self._told = False
+        self._warned = False
         self._outcome: TrackingOutcome | None = None
         self._thread = threading.Thread(target=self._work, name="fortifai-mlflow", daemon=True)
         self._thread.start()
@@ -153,8 +153,8 @@ class StudySync:
 
     def _failed(self, part: _Part, error: str) -> None:
         self._missing[part.what] = error
-        if not self._told:
-            self._told = True
+        if not self._warned:
+            self._warned = True
             log.warning(
                 "MLflow (%s) did not accept %s: %s. The sweep goes on; what MLflow lacks is sent again later.",
                 self._uri,

@@ -26,8 +26,8 @@ DATABASE_PASSWORD = "password-of-the-database"
 def postgres() -> Iterator[dict[str, str]]:
     """A PostgreSQL of its own on loopback. Yields libpq's environment for it; skips where there is none."""
     binaries = [shutil.which("initdb"), *sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb"))]
-    found = next((Path(path).resolve().parent for path in reversed(binaries) if path), None)
-    if found is None:
+    programs = next((Path(path).resolve().parent for path in reversed(binaries) if path), None)
+    if programs is None:
         pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
     user = _unprivileged()
     with tempfile.TemporaryDirectory(prefix="postgres-", ignore_cleanup_errors=True) as name:
@@ -39,7 +39,7 @@ def postgres() -> Iterator[dict[str, str]]:
 
         def run(program: str, *arguments: str) -> None:
             # its files lie in a folder that this user may enter; the working folder may be one that it may not
-            command = [str(found / program), "-D", str(folder / "data"), *arguments]
+            command = [str(programs / program), "-D", str(folder / "data"), *arguments]
             subprocess.run(command, user=user, cwd=folder, check=True, stdout=subprocess.DEVNULL, timeout=120)
 
         run("initdb", "-U", "mlflow", "-A", "scram-sha-256", "--pwfile", str(folder / "password"), "--no-sync")

@@ -80,7 +80,7 @@ def test_gcp_bootstraps_and_launches(cloud: Cloud) -> None:
     assert "scheduling" not in head
 
 
-def test_what_the_api_does_not_know_is_found(cloud: Cloud) -> None:
+def test_what_the_api_does_not_know_is_reported(cloud: Cloud) -> None:
     """The check above, against mistakes it is for: a misspelt key, a value of the wrong type, an unknown word."""
     described = discovery.build("compute", "v1", http=cloud, static_discovery=True)._schema.schemas
     for wrong in (

@@ -41,7 +41,7 @@ def test_the_job_has_kuberays_fields() -> None:
         ("spec", {"suspend": "no"}),
     ],
 )
-def test_a_field_that_kuberay_does_not_have_is_found(where: str, wrong: dict[str, Any]) -> None:
+def test_a_field_that_kuberay_does_not_have_is_reported(where: str, wrong: dict[str, Any]) -> None:
     """The check above, against mistakes it is for."""
     job = json.loads(json.dumps(JOB))
     (job["spec"] if where == "spec" else job["spec"]["rayClusterSpec"]).update(wrong)
@@ -81,7 +81,7 @@ def test_the_entrypoint_is_a_command_line_that_the_project_takes() -> None:
 
 
 def test_every_pod_mounts_the_one_claim() -> None:
-    """Stages that some nodes do not see would be computed again, or not found."""
+    """Stages that some nodes do not see would be computed again, or be missing."""
     assert CLAIM["spec"]["accessModes"] == ["ReadWriteMany"]
     for pod in pods():
         claims = [volume["persistentVolumeClaim"] for volume in pod["volumes"] if "persistentVolumeClaim" in volume]

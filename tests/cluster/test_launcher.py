@@ -28,7 +28,7 @@ def test_a_file_keeps_to_rays_schema(name: str) -> None:
 
 
 def test_rays_schema_is_one_that_can_fail() -> None:
-    """A misspelt key is found, so the test above means something."""
+    """A misspelt key is reported, so that the test above means something."""
     with pytest.raises(jsonschema.ValidationError, match="idle_timeout"):
         validate_config(prepared("aws.yaml", idle_timeout=10))
 

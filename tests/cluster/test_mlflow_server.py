@@ -54,17 +54,17 @@ class TestWhatItRefuses:
         return done.stderr
 
     def test_passwords_in_the_clear(self, tmp_path: Path) -> None:
-        assert "--host 0.0.0.0: others reach it" in self.refusal("--host", "0.0.0.0")
+        assert "--host 0.0.0.0: others can reach it" in self.refusal("--host", "0.0.0.0")
         certificate, _ = write_certificate(tmp_path)
-        assert "--key: it is missing" in self.refusal("--host", "0.0.0.0", "--certificate", str(certificate))
+        assert "--key: missing" in self.refusal("--host", "0.0.0.0", "--certificate", str(certificate))
 
     def test_a_database_that_does_not_answer(self) -> None:
         """Its password is not in the line."""
         nowhere = {"PGHOST": "127.0.0.1", "PGPORT": str(unused_port()), "PGPASSWORD": DATABASE_PASSWORD}
-        told = self.refusal(**nowhere)
-        assert "PostgreSQL: " in told
-        assert "PGHOST" in told
-        assert DATABASE_PASSWORD not in told
+        message = self.refusal(**nowhere)
+        assert "PostgreSQL: " in message
+        assert "PGHOST" in message
+        assert DATABASE_PASSWORD not in message
 
 
 @dataclass(frozen=True)

@@ -57,9 +57,9 @@ class MlflowServer:
     def runs(self, experiment: str) -> dict[str, Run]:
         """The runs of an experiment by their chains' ids, the study's own under ""."""
         client = MlflowClient(self.address)
-        found = client.get_experiment_by_name(experiment)
-        assert found is not None
-        runs = client.search_runs([found.experiment_id])
+        known = client.get_experiment_by_name(experiment)
+        assert known is not None
+        runs = client.search_runs([known.experiment_id])
         by_chain = {run.data.tags.get("fortifai.chain_id", ""): run for run in runs}
         assert len(by_chain) == len(runs), "a chain has two runs"
         return by_chain
