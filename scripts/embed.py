@@ -1,8 +1,8 @@
 """Write a small copy of a study's results, to ship with the notebooks: ``python scripts/embed.py FROM TO``.
 
-The verdicts (``chains``, ``fidelity``) are copied unchanged. Of the generations, every row is kept, but only the columns
-that distinguish chains and the metrics named, as single-precision numbers with five digits. Sample texts and pictures
-are kept for the lowest seed only, and the decoded latent vectors of image models are added.
+The verdicts (``chains``, ``fidelity``) are copied unchanged. Of the generations, every row is kept, but only the
+columns that distinguish chains and the metrics named, as single-precision numbers with five digits. Sample texts and
+pictures are kept for the lowest seed only, and the decoded latent vectors of image models are added.
 """
 
 from __future__ import annotations
