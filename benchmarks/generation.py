@@ -109,7 +109,7 @@ class Platform:
     """Prompts in, Parquet out, through a pool of warm engines."""
 
     def __init__(self, checkpoint: Path, root: Path) -> None:
-        from fortifai_ray.engines.config import DecodingConfig, EngineConfig
+        from fortifai_ray.engines.engine import DecodingConfig, EngineConfig
         from fortifai_ray.engines.pool import EnginePool
 
         self.checkpoint, self.root, self.runs = checkpoint, root, 0
@@ -127,14 +127,13 @@ class Platform:
 
     def generate(self, prompts: pa.Table) -> tuple[int, float]:
         """Tokens and wall-clock seconds."""
-        from fortifai_ray.engines.corpus import generate_corpus
+        from fortifai_ray.sweep.ray_executor import RayExecutor
 
         self.runs += 1
         out = self.root / f"corpus-{self.runs}"
         begun = time.perf_counter()
-        report = generate_corpus(
-            self.pool, self.checkpoint, "bench", prompts, self.decoding, self.engine, out, concurrency=ENGINES
-        )
+        executor = RayExecutor(engines_at_once=ENGINES, pool=self.pool)
+        report = executor.write(self.checkpoint, "bench", prompts, self.decoding, self.engine, out)
         return report.generated_tokens, time.perf_counter() - begun
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from fortifai_ray.chain.recursion import Generation, first_metrics, recursion
 from fortifai_ray.losses import Loss
 from fortifai_ray.metrics import register
-from fortifai_ray.recipe.devices import Devices
+from fortifai_ray.recipe.executor import Executor
 from fortifai_ray.recipe.family import Family, Metrics
 from fortifai_ray.recipe.recipe import Recipe
 from fortifai_ray.statistics import CollapseCriterion
@@ -65,13 +65,13 @@ class ChainTask:
             search.survival if isinstance(search, BoundarySearch) else SurvivalRules(),
         )
 
-    def baseline_metrics(self, steps: Steps, devices: Devices) -> Metrics:
+    def baseline_metrics(self, steps: Steps, executor: Executor) -> Metrics:
         """The metrics of the baseline's generation 0 at the same seed; none where that collapsed at once.
 
         It is a step like any other, taken from the store or computed by whichever chain needs it first: when a chain
         stops never depends on who was faster.
         """
-        family: Family[Stage] = self.baseline.build(self.baseline_prepared, steps, devices)
+        family: Family[Stage] = self.baseline.build(self.baseline_prepared, steps, executor)
         return first_metrics(self.baseline, family) or {}
 
 
@@ -86,14 +86,14 @@ class GenerationResult:
     picture: bytes | None = None
 
 
-def run_chain(task: ChainTask, steps: Steps, devices: Devices) -> Iterator[GenerationResult]:
+def run_chain(task: ChainTask, steps: Steps, executor: Executor) -> Iterator[GenerationResult]:
     """The generations of a chain, computed or taken from the store, each as it is completed.
 
     Raises :class:`fortifai_ray.storage.steps.NotStored` at the first missing step where ``steps`` only replays.
     """
     register(*task.recipe.declared)  # in this process too: the criteria ask for their scales
-    family: Any = task.recipe.build(task.prepared, steps, devices)
-    stop = _Stop(task, steps, devices)
+    family: Any = task.recipe.build(task.prepared, steps, executor)
+    stop = _Stop(task, steps, executor)
     consumed = 0
     for generation in recursion(task.recipe, family, stop.decided):
         consumed += generation.data.synthetic_size
@@ -112,8 +112,8 @@ def run_chain(task: ChainTask, steps: Steps, devices: Devices) -> Iterator[Gener
 class _Stop:
     """Whether it is decided, under every criterion of the study, that a chain collapsed or that it cannot any more."""
 
-    def __init__(self, task: ChainTask, steps: Steps, devices: Devices) -> None:
-        self._task, self._steps, self._devices = task, steps, devices
+    def __init__(self, task: ChainTask, steps: Steps, executor: Executor) -> None:
+        self._task, self._steps, self._executor = task, steps, executor
         self._baseline: Metrics | None = None
         self._rulings: list[Ruling] = []
 
@@ -142,7 +142,7 @@ class _Stop:
         if criterion.relative_to != "baseline_generation_0":
             return None
         if self._baseline is None:
-            self._baseline = self._task.baseline_metrics(self._steps, self._devices)
+            self._baseline = self._task.baseline_metrics(self._steps, self._executor)
         return self._baseline.get(criterion.metric)
 
 

@@ -1,34 +1,21 @@
-"""A synthetic corpus: a Ray Data stage of thin clients that put prompts to the engines and write Parquet."""
+"""A synthetic corpus: prompts split into calls to engines, and the answers as Parquet. Who makes the calls is open."""
 
-import logging
-import threading
-import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import ray
-import ray.data
 
-from fortifai_ray.engines.base import EngineCall
-from fortifai_ray.engines.config import DecodingConfig, EngineConfig
-from fortifai_ray.engines.pool import EnginePool
+from fortifai_ray.engines.engine import DecodingConfig, EngineAnswer, EngineCall, EngineConfig
 from fortifai_ray.files import write_bytes
-from fortifai_ray.storage.transfer import Folder
-
-logger = logging.getLogger(__name__)
+from fortifai_ray.storage.store import Folder
 
 PROMPTS = pa.schema([("row", pa.int64()), ("seed", pa.int64()), ("prompt_ids", pa.list_(pa.int32()))])
 CORPUS = pa.schema([*PROMPTS, ("generated_ids", pa.list_(pa.int32())), ("weights_version", pa.string())])
-# A wait this long is told to whoever waits.
-REPORT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -50,77 +37,102 @@ class CorpusReport:
     calls: int
 
 
-def generate_corpus(
-    pool: EnginePool,
-    checkpoint: Folder,
-    weights_version: str,
-    prompts: pa.Table,
-    decoding: DecodingConfig,
-    engine: EngineConfig,
-    out_dir: Path,
-    concurrency: int,
-    on_wait: Callable[[str], None] | None = None,
-) -> CorpusReport:
-    """Generate from every prompt and write the corpus as Parquet.
+class Part(NamedTuple):
+    """One call's share of a corpus, as Parquet, and what the call took (see :class:`CorpusReport`)."""
 
-    The rows are split into equal calls by their number and ``engine.rows_per_call`` alone, and an answer depends on
-    its call alone: on one machine, the corpus is the same whatever engines write it, in whatever order.
+    call: int
+    content: bytes
+    rows: int
+    tokens: int
+    started: float
+    finished: float
+    load_seconds: float
 
-    Args:
-        pool: the engines.
-        checkpoint: Hugging Face folder of the model: a stage's files, or a path that is the same where the engines run.
+
+@dataclass(frozen=True)
+class Request:
+    """A corpus to be generated; picklable, so that any process can answer its calls.
+
+    Attributes:
+        name: names its calls in waits and errors; unique.
+        checkpoint: Hugging Face folder of the model: a stage's files, or a path that is the same where engines run.
         weights_version: the identity of its weights.
-        prompts: ``row: int64, seed: int64, prompt_ids: list<int32>``; rows are unique.
         decoding: how the tokens are drawn.
-        engine: the engine that is to draw them.
-        out_dir: where ``part-00000.parquet`` … are written: ``row, seed, prompt_ids, generated_ids,
-            weights_version``, by ascending row. It is created, and holds no parts yet.
-        concurrency: calls under way at once.
-        on_wait: told, in a line, of every minute in which no call has ended. By default it is logged.
-
-    Returns:
-        What was written and what it took.
-
-    Raises:
-        ValueError: there are no prompts, or their columns or rows are not as above.
-        FileExistsError: ``out_dir`` holds parts.
-        ray.exceptions.RayError: an engine raised.
+        engine: the engine that draws them.
     """
-    prompts = _checked(prompts)
-    out_dir.mkdir(parents=True, exist_ok=True)
-    if any(out_dir.glob("part-*")):
-        raise FileExistsError(f"{out_dir} holds parts of a corpus already")
-    calls = split_calls(prompts, engine.rows_per_call)
-    run_id = uuid.uuid4().hex[:8]
-    answer = partial(
-        _answer_call,
-        pool=pool,
-        call_id=f"{weights_version[:12]}/{run_id}",
-        checkpoint=checkpoint,
-        weights_version=weights_version,
-        decoding=decoding,
-        engine=engine,
-    )
-    with _quiet_ray_data(), _watch(pool, out_dir, len(calls), on_wait or logger.warning):
-        answers = (
-            ray.data.from_blocks(calls)  # from_arrow would run a task of a whole CPU, which may never be free
-            .map_batches(
-                answer,
-                batch_size=None,
-                batch_format="pyarrow",
-                compute=ray.data.TaskPoolStrategy(size=min(concurrency, len(calls))),
-                num_cpus=0,  # a client only waits: it must find room beside trials and engines that took every CPU
-            )
-            .iter_rows()
+
+    name: str
+    checkpoint: Folder
+    weights_version: str
+    decoding: DecodingConfig
+    engine: EngineConfig
+
+    @classmethod
+    def make(cls, checkpoint: Folder, weights_version: str, decoding: DecodingConfig, engine: EngineConfig) -> Self:
+        """A request with a name of its own."""
+        name = f"{weights_version[:12]}/{uuid.uuid4().hex[:8]}"
+        return cls(name, checkpoint, weights_version, decoding, engine)
+
+    def write(
+        self, prompts: pa.Table, out_dir: Path, answers: Callable[[Sequence[pa.Table]], Iterable[Part]]
+    ) -> CorpusReport:
+        """Generate from every prompt and write the corpus as Parquet.
+
+        The rows are split into equal calls by their number and ``engine.rows_per_call`` alone, and an answer depends
+        on its call alone: on one machine, the corpus is the same whatever engines write it, in whatever order.
+
+        Args:
+            prompts: ``row: int64, seed: int64, prompt_ids: list<int32>``; rows are unique.
+            out_dir: where ``part-00000.parquet`` … are written: ``row, seed, prompt_ids, generated_ids,
+                weights_version``, by ascending row. It is created, and must not hold parts yet.
+            answers: :meth:`answer` of each of the calls, in any order.
+
+        Raises:
+            ValueError: there are no prompts, or their columns or rows are not as above.
+            FileExistsError: ``out_dir`` holds parts.
+        """
+        calls = split_calls(_checked(prompts), self.engine.rows_per_call)
+        out_dir.mkdir(parents=True, exist_ok=True)
+        if any(out_dir.glob("part-*")):
+            raise FileExistsError(f"{out_dir} already holds parts of a corpus")
+        parts = list(_write_each(answers(calls), out_dir))
+        return CorpusReport(
+            rows=sum(part.rows for part in parts),
+            generated_tokens=sum(part.tokens for part in parts),
+            seconds=union_seconds((part.started, part.finished) for part in parts),
+            load_seconds=sum(part.load_seconds for part in parts),
+            calls=len(parts),
         )
-        summaries = [_written(answer, out_dir) for answer in answers]
-    return CorpusReport(
-        rows=sum(summary["rows"] for summary in summaries),
-        generated_tokens=sum(summary["tokens"] for summary in summaries),
-        seconds=union_seconds((summary["started"], summary["finished"]) for summary in summaries),
-        load_seconds=sum(summary["load_seconds"] for summary in summaries),
-        calls=len(summaries),
-    )
+
+    def answer(self, call: pa.Table, generate: Callable[[EngineCall], EngineAnswer]) -> Part:
+        """One call of :func:`split_calls`, answered by ``generate``."""
+        (number,) = call["call"].unique().to_pylist()
+        rows = call.select(PROMPTS.names)
+        prompts = rows.select(["seed", "prompt_ids"])
+        answer = generate(
+            EngineCall(
+                f"{self.name}/{number}", self.checkpoint, self.weights_version, prompts, self.decoding, self.engine
+            )
+        )
+        versions = pa.repeat(pa.scalar(answer.weights_version), rows.num_rows)
+        content = pa.BufferOutputStream()
+        pq.write_table(pa.table([*rows.columns, answer.generated_ids, versions], schema=CORPUS), content)
+        return Part(
+            number,
+            content.getvalue().to_pybytes(),
+            rows.num_rows,
+            len(answer.generated_ids.flatten()),
+            answer.started,
+            answer.finished,
+            answer.load_seconds,
+        )
+
+
+def _write_each(parts: Iterable[Part], out_dir: Path) -> Iterator[Part]:
+    """Write each part as it arrives; what remains of it is its figures."""
+    for part in parts:
+        write_bytes(out_dir / f"part-{part.call:05d}.parquet", part.content)
+        yield part._replace(content=b"")
 
 
 def _checked(prompts: pa.Table) -> pa.Table:
@@ -156,104 +168,3 @@ def union_seconds(intervals: Iterable[tuple[float, float]]) -> float:
         total += max(0.0, finished - max(started, end))
         end = max(end, finished)
     return total
-
-
-def _answer_call(
-    batch: pa.Table,
-    *,
-    pool: EnginePool,
-    call_id: str,
-    checkpoint: Folder,
-    weights_version: str,
-    decoding: DecodingConfig,
-    engine: EngineConfig,
-) -> pa.Table:
-    """Put one call to an engine; runs as a Ray Data task, on any node, and may run twice.
-
-    A row, which Ray Data never splits: the part of the corpus as Parquet, and what it took.
-    """
-    (number,) = batch["call"].unique().to_pylist()
-    prompts = batch.select(["row", "seed", "prompt_ids"])
-    call = EngineCall(
-        call_id=f"{call_id}/{number}",
-        checkpoint=checkpoint,
-        weights_version=weights_version,
-        prompts=prompts.select(["seed", "prompt_ids"]),
-        decoding=decoding,
-        engine=engine,
-    )
-    answer = pool.generate(call)
-    versions = pa.repeat(pa.scalar(answer.weights_version), batch.num_rows)
-    part = pa.BufferOutputStream()
-    pq.write_table(pa.table([*prompts.columns, answer.generated_ids, versions], schema=CORPUS), part)
-    return pa.table(
-        {
-            "call": [number],
-            "part": pa.array([part.getvalue().to_pybytes()], pa.large_binary()),
-            "rows": [batch.num_rows],
-            "tokens": [len(answer.generated_ids.flatten())],
-            "started": [answer.started],
-            "finished": [answer.finished],
-            "load_seconds": [answer.load_seconds],
-        }
-    )
-
-
-def _written(answer: dict[str, Any], out_dir: Path) -> dict[str, Any]:
-    """Write a call's part; returns what is left of its row."""
-    write_bytes(out_dir / f"part-{answer['call']:05d}.parquet", answer.pop("part"))
-    return answer
-
-
-@contextmanager
-def _quiet_ray_data() -> Iterator[None]:
-    """Ray Data without its progress bars and its notes on each execution: a sweep runs it once per generation."""
-    context = ray.data.DataContext.get_current().copy()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.raise_original_map_exception = True
-    ray_data_logger = logging.getLogger("ray.data")
-    level = ray_data_logger.level
-    ray_data_logger.setLevel(logging.ERROR)
-    try:
-        with ray.data.DataContext.current(context):
-            yield
-    finally:
-        ray_data_logger.setLevel(level)
-
-
-@contextmanager
-def _watch(pool: EnginePool, out_dir: Path, calls: int, on_wait: Callable[[str], None]) -> Iterator[None]:
-    """Tell ``on_wait`` of every :data:`REPORT_SECONDS` in which no part was finished, and how the engines are."""
-    over = threading.Event()
-
-    def watch() -> None:
-        done, since = 0, time.time()
-        while not over.wait(REPORT_SECONDS / 10):
-            parts = len(list(out_dir.glob("part-*")))
-            if parts > done:
-                done, since = parts, time.time()
-            elif time.time() - since >= REPORT_SECONDS:
-                on_wait(f"{done} of {calls} generation calls done, none for {REPORT_SECONDS:.0f} s: {_describe(pool)}")
-                since = time.time()
-
-    watcher = threading.Thread(target=watch, name="corpus-watch", daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        over.set()
-        watcher.join(REPORT_SECONDS)
-
-
-def _describe(pool: EnginePool) -> str:
-    """The engines' states in a line, or that they do not answer."""
-    try:
-        state = ray.get(pool.ledger.state.remote(), timeout=5)
-    except Exception as error:  # the watcher must outlive whatever it watches
-        return f"the engines' ledger does not answer ({type(error).__name__})"
-    now = time.time()
-    engines = ", ".join(
-        f"engine {index} {engine.name} for {now - engine.since:.0f} s" for index, engine in enumerate(state.engines)
-    )
-    return f"{engines}; {state.starts} starts" + (f"; {state.failure}" if state.failure else "")

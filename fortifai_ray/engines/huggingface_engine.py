@@ -5,9 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fortifai_ray.engines.adapters import Checkpoint, is_adapter, merge_adapter, whole_model
-from fortifai_ray.engines.base import WeightsError, architecture, check_lengths, end_of_text_ids
-from fortifai_ray.engines.config import DecodingConfig, EngineConfig
+from fortifai_ray.engines.checkpoints import (
+    Checkpoint,
+    WeightsError,
+    architecture,
+    end_of_text_ids,
+    is_adapter,
+    merge_adapter,
+    whole_model,
+)
+from fortifai_ray.engines.engine import DecodingConfig, EngineConfig, check_lengths
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +39,7 @@ class HuggingFaceEngine:
         self._end_ids: list[int] = []
 
     def start(self, config_folder: Path) -> None:
-        """See :class:`~fortifai_ray.engines.base.Engine`."""
+        """See :class:`~fortifai_ray.engines.engine.Engine`."""
         from transformers import AutoConfig
 
         self.stop()
@@ -41,12 +48,12 @@ class HuggingFaceEngine:
         self.architecture = architecture(config_folder)
 
     def stop(self) -> None:
-        """See :class:`~fortifai_ray.engines.base.Engine`."""
+        """See :class:`~fortifai_ray.engines.engine.Engine`."""
         self._model = None
         self.architecture = ""
 
     def load(self, checkpoint: Path) -> None:
-        """See :class:`~fortifai_ray.engines.base.Engine`."""
+        """See :class:`~fortifai_ray.engines.engine.Engine`."""
         import torch
         from transformers import AutoModelForCausalLM
         from transformers.utils import logging
@@ -72,7 +79,7 @@ class HuggingFaceEngine:
         self._end_ids = end_of_text_ids(base)
 
     def generate(self, prompts: list[list[int]], seeds: list[int], decoding: DecodingConfig) -> list[list[int]]:
-        """See :class:`~fortifai_ray.engines.base.Engine`."""
+        """See :class:`~fortifai_ray.engines.engine.Engine`."""
         check_lengths(prompts, decoding, self._longest)
         size = max(1, self.config.max_num_seqs // decoding.num_beams)
         generated: list[list[int]] = []

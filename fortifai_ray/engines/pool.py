@@ -1,26 +1,161 @@
-"""A pool of warm engines: named Ray actors that outlive every data set they write."""
+"""Warm engines on Ray: named actors that outlive every corpus they write, and the ledger that knows their load."""
 
 import importlib.util
 import logging
+import os
+import tempfile
+import time
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import ray
 
-from fortifai_ray.engines.actor import EngineActor, LedgerActor, PoolState
-from fortifai_ray.engines.base import EngineAnswer, EngineCall
-from fortifai_ray.engines.config import EngineConfig
+from fortifai_ray.engines.engine import EngineAnswer, EngineCall, EngineConfig
+from fortifai_ray.engines.in_process import WarmEngine
 
 logger = logging.getLogger(__name__)
 
+# A call that ends its engine's process this often would do so for ever.
+MOST_ATTEMPTS = 5
+# A claim this old belongs to a client that died. It is only a hint about load: an early expiry unbalances, no more.
+CLAIM_SECONDS = 900.0
 # Says nothing that a user could act on: start-up notes of torch and of vLLM's imports.
 _QUIET = {
     "TORCH_CPP_LOG_LEVEL": "ERROR",
     "PYTHONWARNINGS": "ignore::FutureWarning",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }
+
+
+@dataclass(frozen=True)
+class EngineState:
+    """What an engine said last: ``waiting for resources``, ``starting``, ``ready``, ``loading`` or ``generating``."""
+
+    name: str
+    since: float
+
+
+@dataclass(frozen=True)
+class PoolState:
+    """A pool at one moment.
+
+    Attributes:
+        engines: state of each engine.
+        starts: engine starts so far, restarts included.
+        start_seconds: what each start took, imports included, in the order in which they ended.
+        failure: why an engine could not be started ahead, if so.
+    """
+
+    engines: list[EngineState]
+    starts: int
+    start_seconds: list[float]
+    failure: str | None
+
+
+@dataclass
+class Ledger:
+    """Load and state of a pool's engines, and how often they started. It outlives an engine that is killed."""
+
+    engines: int
+    states: list[EngineState] = field(init=False)
+    start_seconds: list[float] = field(default_factory=list)
+    starts: int = 0
+    failure: str | None = None
+    claims: dict[str, tuple[int, float]] = field(default_factory=dict)
+    attempts: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.states = [EngineState("waiting for resources", time.time())] * self.engines
+
+    def claim(self, call_id: str) -> int:
+        """The engine with the fewest claims (the first of them), claimed for a call."""
+        now = time.time()
+        self.claims = {
+            key: (engine, since) for key, (engine, since) in self.claims.items() if now - since < CLAIM_SECONDS
+        }
+        load = Counter(engine for engine, _ in self.claims.values())
+        chosen = min(range(self.engines), key=lambda engine: load[engine])
+        self.claims[call_id] = (chosen, now)
+        return chosen
+
+    def release(self, call_id: str) -> None:
+        """End a claim, whether or not it still stands."""
+        self.claims.pop(call_id, None)
+        self.attempts.pop(call_id, None)
+
+    def attempt(self, call_id: str) -> int:
+        """Count an attempt at a call: 1 the first time."""
+        self.attempts[call_id] += 1
+        return self.attempts[call_id]
+
+    def report(self, engine: int, state: str, failure: str | None = None) -> None:
+        """An engine says how it is."""
+        self.states[engine] = EngineState(state, time.time())
+        self.starts += state == "starting"
+        self.failure = failure or self.failure
+
+    def started(self, seconds: float) -> None:
+        """An engine says what its start took."""
+        self.start_seconds.append(seconds)
+
+    def state(self) -> PoolState:
+        """The pool now."""
+        return PoolState(list(self.states), self.starts, list(self.start_seconds), self.failure)
+
+
+LedgerActor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Ledger)
+
+
+@ray.remote(max_restarts=-1, max_task_retries=-1)
+class EngineActor:
+    """One engine in one process: a call at a time, in the order of arrival.
+
+    After a kill, Ray starts it again and repeats the call it was at; since a call carries all it needs, the answer is
+    the same.
+    """
+
+    def __init__(self, index: int, ledger: str, namespace: str, gpu_fraction: float) -> None:
+        self._index = index
+        self._ledger: Any = ray.get_actor(ledger, namespace)
+        self._engine = WarmEngine(gpu_fraction, self._report, lambda seconds: self._ledger.started.remote(seconds))
+
+    def pid(self) -> int:
+        """The process that the engine runs in."""
+        return os.getpid()
+
+    def prepare(self, model_config: bytes, config: EngineConfig) -> None:
+        """Start for the architecture of a ``config.json``, before there are any weights.
+
+        A failure goes to the ledger and is not raised: nobody waits for this, and the first call will raise it again.
+        """
+        try:
+            with tempfile.TemporaryDirectory(prefix="fortifai-") as folder:
+                Path(folder, "config.json").write_bytes(model_config)
+                self._engine.start(config, Path(folder))
+        except Exception as error:
+            self._ledger.report.remote(self._index, "not started", failure=f"{type(error).__name__}: {error}")
+        else:
+            self._report("ready")
+
+    def generate(self, call: EngineCall) -> EngineAnswer:
+        """Answer a call, with the weights it names and no others.
+
+        Raises:
+            WeightsError: the engine does not hold the checkpoint after loading it.
+            RuntimeError: the call has ended its engine's process several times.
+        """
+        if ray.get(self._ledger.attempt.remote(call.call_id)) > MOST_ATTEMPTS:
+            raise RuntimeError(
+                f"call {call.call_id} has ended its engine's process {MOST_ATTEMPTS} times: most likely it ran out of "
+                "memory (give it a smaller kv_cache_bytes or max_num_seqs)"
+            )
+        return self._engine.answer(call)
+
+    def _report(self, state: str) -> None:
+        self._ledger.report.remote(self._index, state)
 
 
 @dataclass(frozen=True)

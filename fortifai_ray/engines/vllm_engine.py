@@ -7,9 +7,8 @@ import os
 from pathlib import Path
 from typing import Any, get_args
 
-from fortifai_ray.engines.adapters import whole_model
-from fortifai_ray.engines.base import WeightsError, architecture, check_lengths, end_of_text_ids
-from fortifai_ray.engines.config import DecodingConfig, EngineConfig
+from fortifai_ray.engines.checkpoints import WeightsError, architecture, end_of_text_ids, whole_model
+from fortifai_ray.engines.engine import DecodingConfig, EngineConfig, check_lengths
 
 # Read by vLLM when it is imported. In process, because a second process costs ten seconds of start-up and a third of
 # the throughput of a small model; unbound threads, because two engines would else be bound to the same core.
@@ -55,7 +54,7 @@ class VllmEngine:
         self._end_ids: list[int] = []
 
     def start(self, config_folder: Path) -> None:
-        """See :class:`~fortifai_ray.engines.base.Engine`."""
+        """See :class:`~fortifai_ray.engines.engine.Engine`."""
         for key, value in ENVIRONMENT.items():
             os.environ.setdefault(key, value)
         logging.getLogger("torch._library.triton").setLevel(logging.ERROR)  # that there is no Triton on a CPU
@@ -116,7 +115,7 @@ class VllmEngine:
         return {"tensor_parallel_size": self.spread, "distributed_executor_backend": "mp"}
 
     def stop(self) -> None:
-        """See :class:`~fortifai_ray.engines.base.Engine`."""
+        """See :class:`~fortifai_ray.engines.engine.Engine`."""
         self._base = self._adapter = None
         if self._llm is None:
             return
@@ -129,7 +128,7 @@ class VllmEngine:
         gc.collect()
 
     def load(self, checkpoint: Path) -> None:
-        """See :class:`~fortifai_ray.engines.base.Engine`."""
+        """See :class:`~fortifai_ray.engines.engine.Engine`."""
         base = whole_model(checkpoint)
         self._drop_adapter()
         if base == checkpoint or base != self._base:  # a stage's folder never changes: its model is loaded once
@@ -167,7 +166,7 @@ class VllmEngine:
             raise
 
     def generate(self, prompts: list[list[int]], seeds: list[int], decoding: DecodingConfig) -> list[list[int]]:
-        """See :class:`~fortifai_ray.engines.base.Engine`."""
+        """See :class:`~fortifai_ray.engines.engine.Engine`."""
         from vllm import SamplingParams
 
         check_lengths(prompts, decoding, self._longest)

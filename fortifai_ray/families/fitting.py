@@ -1,22 +1,45 @@
-"""Ray Train for any family: how a train function is run, and the optimiser and precision that settings ask for."""
+"""What the training of every neural family shares: its settings, its steps in the store, and the loop itself.
 
-import tempfile
-from collections.abc import Callable, Mapping
+Losses are sums, divided once by the *global* number of targets, so that the number of workers changes nothing but
+rounding. A *target* is what a loss f(log p) is taken of: a token, a pixel, or a coordinate of the noise.
+"""
+
+import json
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from fortifai_ray.storage.transfer import Folder, folder_here, written_for
+from fortifai_ray.losses import DynamicTruncatedCrossEntropy, Loss, PointwiseLoss, SequenceLoss
+from fortifai_ray.recipe.curation import Curation, NoCuration, Surplexity, Verifier
+from fortifai_ray.recipe.executor import Workers
+from fortifai_ray.recipe.family import Collapsed, Synthetic
+from fortifai_ray.recipe.regimes import TrainingSet
+from fortifai_ray.seeds import generator
+from fortifai_ray.storage.steps import Steps
+from fortifai_ray.storage.store import Stage, StageKey
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor, nn
+
+REPORT = "training.json"  # a training report, in the model's folder
+
+EpochLoss = PointwiseLoss | SequenceLoss
 
 
-class OptimizerConfig(BaseModel):
-    """What is the same in every family's ``training:``."""
+class FitConfig(BaseModel):
+    """The part of ``training:`` that every neural family has."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    epochs: int = Field(1, ge=1, description="passes over the training set")
+    batch_size: int = Field(16, ge=1)
     optimizer: Literal["adamw", "adam"] = "adamw"
     learning_rate: float = Field(1e-3, gt=0.0)
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -28,60 +51,252 @@ class OptimizerConfig(BaseModel):
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on a GPU that has it")
 
 
-def run_on_ray_train(
-    loop: Callable[[dict[str, Any]], None],
-    config: dict[str, Any],
-    arrays: dict[str, Any],
-    folders: Mapping[str, Folder],
-    output: Path,
+@dataclass(frozen=True)
+class FitReport:
+    """One generation's training. The kept fraction and the probability are over all epochs, before each step."""
+
+    train_loss: float  # nats per target over the last epoch, as the loss's normaliser and the family define it
+    kept_fraction: float  # of the targets
+    mean_target_probability: float
+    gamma_by_epoch: list[float]  # of dynamic_tce; empty for other losses
+    steps: int
+    targets: int
+    world_size: int
+    train_seconds: float
+    diverged: str | None  # why training stopped early
+
+
+def fit_step(
+    steps: Steps,
+    version: int,
+    data: TrainingSet,
+    loss: Loss,
+    training: FitConfig,
     *,
-    workers: int,
-    resources_per_worker: dict[str, float] | None,
-) -> None:
-    """Run ``loop(config)`` by a TorchTrainer: in this process for one worker (Ray Train's local mode), else in a group.
+    start_from: Stage,
+    generation: int,
+    inputs: Mapping[str, Any],
+    train: Callable[[Path], FitReport],
+) -> Stage:
+    """The stage of a trained model; ``train(folder)`` computes it, ``inputs`` are the family's own share of its key.
 
-    ``arrays`` join the configuration; with several workers they go into the object store once, not once into each
-    worker's configuration, and :func:`fetch` takes them out. So do ``folders`` that the loop reads and, as ``output``,
-    the folder that rank 0 writes into: as paths (str) on the node that the worker runs on, which need not be this one.
+    Raises:
+        Collapsed: there is nothing to train on. Training that diverged is a stage: see :func:`check_finished`.
     """
-    import ray
-    import ray.train
-    from ray.train.torch import TorchTrainer
-
-    output = output.absolute()
-    output.mkdir(parents=True, exist_ok=True)
-    use_gpu = bool(resources_per_worker and resources_per_worker.get("GPU"))
-    if workers == 1:
-        config = {**config, **arrays, **_paths(folders), "output": str(output)}
-        scaling = ray.train.ScalingConfig(num_workers=0, use_gpu=use_gpu)
-        TorchTrainer(loop, train_loop_config=config, scaling_config=scaling).fit()
-        return
-    node = ray.get_runtime_context().get_node_id()
-
-    def on_its_node(config: dict[str, Any]) -> None:
-        with written_for(output, node) as folder:
-            loop({**config, **_paths(folders), "output": str(folder)})
-
-    scaling = ray.train.ScalingConfig(num_workers=workers, use_gpu=use_gpu, resources_per_worker=resources_per_worker)
-    config = {**config, **{name: ray.put(value) for name, value in arrays.items()}}
-    with tempfile.TemporaryDirectory(prefix="fortifai-train-") as notes:  # Ray Train's own, of no use afterwards
-        run_config = ray.train.RunConfig(storage_path=notes, name="fit")
-        TorchTrainer(on_its_node, train_loop_config=config, scaling_config=scaling, run_config=run_config).fit()
+    if not data.human_size + data.synthetic_size:
+        raise Collapsed("the training set is empty: the last generation wrote nothing")
+    key = {
+        "start_from": start_from.hash,
+        "data": data.describe(),
+        "loss": loss.identity(),
+        "training": training.model_dump(mode="json", exclude={"init"}),
+        **inputs,
+    }
+    return steps.run(
+        StageKey("fit", version, key), f"train generation {generation}", lambda folder: asdict(train(folder))
+    )
 
 
-def _paths(folders: Mapping[str, Folder]) -> dict[str, str]:
-    return {name: str(folder_here(folder)) for name, folder in folders.items()}
+def check_finished(model: Stage) -> Stage:
+    """``model``, a trained one; raises :class:`Collapsed` where its training diverged."""
+    if model.outputs["diverged"]:
+        raise Collapsed(f"training diverged: {model.outputs['diverged']}")
+    return model
 
 
-def fetch(value: Any) -> Any:
-    """One of the ``arrays`` of :func:`run_on_ray_train`, inside the train function."""
-    import ray
+def curate_step(
+    steps: Steps,
+    version: int,
+    curation: Curation,
+    written: Synthetic[Stage],
+    *,
+    model: Stage,
+    verifier: Stage,
+    inputs: Mapping[str, Any],
+    choose: Callable[[Path, Stage, Verifier | Surplexity], Mapping[str, Any]],
+) -> Stage | None:
+    """The stage of the curated corpus, which ``choose(folder, scorer, curation)`` writes; None without curation.
 
-    return ray.get(value) if isinstance(value, ray.ObjectRef) else value
+    The scorer is the model that wrote the corpus (surplexity) or the verifier.
+    """
+    if not isinstance(curation, Verifier | Surplexity):
+        assert isinstance(curation, NoCuration)
+        return None
+    scorer = model if isinstance(curation, Surplexity) else verifier
+    key = {
+        "written": written.stage.hash,
+        "scorer": scorer.hash,
+        "curation": curation.model_dump(mode="json"),
+        **inputs,
+    }
+    return steps.run(StageKey("curate", version, key), "curate", lambda folder: choose(folder, scorer, curation))
 
 
-def make_optimizer(
-    network: "torch.nn.Module", training: OptimizerConfig, steps: int
+def synthetic_folders(data: TrainingSet, steps: Steps) -> dict[str, Path]:
+    """The folder of each synthetic corpus that a training set draws from, by its stage."""
+    pools = [draw.pool for draw in data.draws if draw.pool.synthetic]
+    return {pool.stage: steps.store.path(pool.stage) for pool in pools}
+
+
+Batch = TypeVar("Batch")
+
+
+class Fit(ABC, Generic[Batch]):
+    """One worker's share of a training run. A subclass defines the batches, their gradients and what is recorded.
+
+    The recorded sums stay on the device, a row a step and a column for each of :attr:`COLUMNS` (at least ``loss``,
+    ``kept``, ``probability`` and ``targets``), and are added up over the workers once, at the end.
+    """
+
+    COLUMNS: ClassVar[tuple[str, ...]]
+
+    def __init__(self, network: "nn.Module", items: int, training: FitConfig, seed: int, workers: Workers) -> None:
+        import torch
+
+        self.network, self.training, self.workers = network.train(), training, workers
+        self.device = next(network.parameters()).device
+        self.gradient_norms: list[Tensor] = []  # of each step, before clipping; the same on every rank
+        self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=_use_bfloat16(training, self.device))
+        self._items, self._seed = items, seed
+        self._steps = math.ceil(items / training.batch_size) * training.epochs
+        self._optimizer, self._schedule = _make_optimizer(network, training, self._steps)
+        self._sums = torch.zeros(self._steps, len(self.COLUMNS), dtype=torch.float64, device=self.device)
+        self._gammas: list[float] = []
+
+    @abstractmethod
+    def batches(
+        self, order: np.ndarray, rank: int, world: int, purpose: tuple[str | int, ...], first: int
+    ) -> Iterator[Batch]:
+        """One rank's share of each global batch of ``order`` (indices of items).
+
+        ``purpose`` and the batch's number, which counts from ``first``, seed its noise, if the family has any.
+        """
+
+    @abstractmethod
+    def add_gradients(self, step: int, batch: Batch, loss: EpochLoss) -> None:
+        """Run the batch forward and backward, and record the step."""
+
+    @abstractmethod
+    def target_probabilities(self, module: Any, batch: Batch) -> "list[Tensor]":
+        """p of the batch's targets under ``module``, the unwrapped network: tensors of shape (targets,)."""
+
+    @abstractmethod
+    def train_loss(self, last_epoch: "Tensor") -> float:
+        """The report's ``train_loss``, from the recorded rows of the last epoch (steps, columns)."""
+
+    def run(self, loss: Loss) -> FitReport:
+        """Train for every epoch, or until training diverges. Every worker calls it once."""
+        started = time.perf_counter()
+        diverged = self._train(loss)
+        seconds = time.perf_counter() - started
+        self.reduce()
+        total = dict(zip(self.COLUMNS, self._sums.sum(0).tolist(), strict=True))
+        targets = max(total["targets"], 1.0)
+        return FitReport(
+            train_loss=self.train_loss(self._sums[-(self._steps // self.training.epochs) :]),
+            kept_fraction=total["kept"] / targets,
+            mean_target_probability=total["probability"] / targets,
+            gamma_by_epoch=self._gammas,
+            steps=int((self.column("targets") > 0).sum()),
+            targets=int(total["targets"]),
+            world_size=self.workers.world,
+            train_seconds=seconds,
+            diverged=diverged,
+        )
+
+    def column(self, name: str) -> "Tensor":
+        """A recorded column by step; over all workers once the run has ended."""
+        return self._sums[:, self.COLUMNS.index(name)]
+
+    def record(self, step: int, values: "Mapping[str, Tensor]") -> None:
+        """Add to the row of a step."""
+        for name, value in values.items():
+            self._sums[step, self.COLUMNS.index(name)] += value
+
+    def reduce(self) -> None:
+        """Add up over the workers what was recorded."""
+        self.workers.sum(self._sums)
+
+    def _train(self, loss: Loss) -> str | None:
+        """Every epoch; returns why it stopped early, on every rank alike, or None."""
+        step = 0
+        for epoch in range(self.training.epochs):
+            of_epoch = self._loss_of(loss, epoch)
+            if of_epoch is None:
+                return f"the target probabilities are not finite ahead of epoch {epoch}"
+            order = generator(self._seed, "epoch", epoch).permutation(self._items)
+            for batch in self.batches(order, self.workers.rank, self.workers.world, ("noise",), step):
+                if not self._step(step, batch, of_epoch):
+                    return f"the gradient is not finite at step {step}"
+                step += 1
+        return None
+
+    def _step(self, step: int, batch: Batch, loss: EpochLoss) -> bool:
+        """One update of the weights; skipped, with False, where the gradient is not finite."""
+        import torch
+
+        self.add_gradients(step, batch, loss)
+        self.gradient_norms.append(_clip_gradients(self.network, self.training.max_grad_norm))
+        if not torch.isfinite(self.gradient_norms[-1]):  # the same on every rank: gradients are already reduced
+            return False
+        self._optimizer.step()
+        self._schedule.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return True
+
+    def _loss_of(self, loss: Loss, epoch: int) -> EpochLoss | None:
+        """The loss of an epoch; None where a threshold that follows the model is not a number."""
+        if not isinstance(loss, DynamicTruncatedCrossEntropy):
+            return loss
+        self._gammas.append(self._threshold(loss, epoch))
+        return None if math.isnan(self._gammas[-1]) else loss.at(self._gammas[-1])
+
+    def _threshold(self, loss: DynamicTruncatedCrossEntropy, epoch: int) -> float:
+        """This epoch's γ, from ``sample_blocks`` items. Every worker goes through them all and gets the same γ."""
+        import torch
+
+        order = generator(self._seed, "threshold", epoch).permutation(self._items)[: loss.sample_blocks]
+        module = unwrapped(self.network)
+        module.eval()
+        with torch.no_grad(), self.autocast:
+            batches = self.batches(order, 0, 1, ("threshold", epoch), 0)
+            probabilities = [part for batch in batches for part in self.target_probabilities(module, batch)]
+        module.train()
+        gamma = torch.tensor(loss.threshold(probabilities), dtype=torch.float64, device=self.device)
+        return float(self.workers.sum(gamma) / self.workers.world)
+
+
+def write_report(report: FitReport, folder: Path) -> None:
+    """Put a report into the folder of the model that it is about."""
+    (folder / REPORT).write_text(json.dumps(asdict(report)))
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """The fields of the report in ``folder``."""
+    return json.loads((folder / REPORT).read_text())
+
+
+def unwrapped(network: "nn.Module") -> "nn.Module":
+    """The module under DistributedDataParallel, whose forward passes would wait for the other workers."""
+    from torch.nn.parallel import DistributedDataParallel
+
+    return network.module if isinstance(network, DistributedDataParallel) else network
+
+
+def _clip_gradients(network: "nn.Module", largest: float) -> "Tensor":
+    """Scale all gradients to a common norm of at most ``largest``; returns the norm before, the same on every rank."""
+    import torch
+    from torch.distributed.tensor import DTensor
+
+    norm = torch.nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
+    if isinstance(norm, DTensor):
+        norm = norm.full_tensor()
+    torch.nn.utils.clip_grads_with_norm_(network.parameters(), largest, norm)
+    return norm
+
+
+def _make_optimizer(
+    network: "nn.Module", training: FitConfig, steps: int
 ) -> tuple["torch.optim.Optimizer", "torch.optim.lr_scheduler.LRScheduler"]:
     """The optimiser and its schedule over ``steps`` steps."""
     import torch
@@ -95,7 +310,7 @@ def make_optimizer(
     return optimizer, schedule
 
 
-def use_bfloat16(training: OptimizerConfig, device: "torch.device") -> bool:
+def _use_bfloat16(training: FitConfig, device: "torch.device") -> bool:
     """Whether to compute in bfloat16 on ``device``; weights stay in float32."""
     import torch
 

@@ -7,6 +7,7 @@ samples) and builds the family: a Gaussian has no corpus, and a study file that 
 import importlib
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -19,7 +20,8 @@ from fortifai_ray.results.schema import flatten
 from fortifai_ray.storage.store import StageStore, canonical_hash
 
 if TYPE_CHECKING:
-    from fortifai_ray.recipe.devices import Devices
+    from fortifai_ray.engines.engine import EngineConfig
+    from fortifai_ray.recipe.executor import Executor
     from fortifai_ray.recipe.family import Family
     from fortifai_ray.storage.steps import Steps
 
@@ -89,7 +91,12 @@ class Recipe(BaseModel):
     def check_resources(self, engine_gpus: float, source: str) -> None:
         """Raise :class:`UserError`, beginning with ``source``, where no engine can spread over ``engine_gpus`` GPUs."""
 
-    def build(self, prepared: str | None, steps: "Steps", devices: "Devices") -> "Family":
+    def engine_start(self, prepared: str | None, store: StageStore, folder: Path) -> "EngineConfig | None":
+        """The configuration of the engines that generate, with what they start from written into ``folder``; None
+        where the family uses no engines."""
+        return None
+
+    def build(self, prepared: str | None, steps: "Steps", executor: "Executor") -> "Family":
         """The family of one chain of this recipe."""
         raise NotImplementedError
 

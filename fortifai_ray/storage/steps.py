@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fortifai_ray.storage.store import NotStored, Stage, StageKey, StageStore
-from fortifai_ray.storage.transfer import StageFiles
+from fortifai_ray.storage.store import NotStored, Stage, StageFiles, StageKey, StageStore
 
 __all__ = ["NotStored", "Steps"]
 

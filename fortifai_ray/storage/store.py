@@ -7,9 +7,12 @@ an object store: how each keeps these promises stands in :mod:`fortifai_ray.stor
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+from fortifai_ray.errors import UserError
 from fortifai_ray.storage.local import LocalStages
 from fortifai_ray.storage.location import Storage
 from fortifai_ray.storage.stage import (
@@ -27,14 +30,17 @@ from fortifai_ray.storage.uses import USES, LocalUses
 
 __all__ = [
     "MANIFEST",
+    "Folder",
     "NotStored",
     "Stage",
+    "StageFiles",
     "StageKey",
     "StageLost",
     "StageStore",
     "Storage",
     "canonical_hash",
     "file_sha256",
+    "folder_here",
 ]
 
 
@@ -107,3 +113,53 @@ def _backend(storage: Storage) -> tuple[_Stages, Callable[[str], None]]:
 
 def _unrecorded(stage_hash: str) -> None:
     """A use by no study."""
+
+
+@dataclass(frozen=True)
+class StageFiles:
+    """The folder of a stage, for a process on any node: after being sent there, it finds the files there.
+
+    Where the storage is a folder that all nodes see, a path is enough. Where it is an object store, each node keeps
+    what it has fetched in a folder of its own, so a stage travels as its hash.
+    """
+
+    stage: Stage
+    storage: Storage
+
+    @property
+    def path(self) -> Path:
+        """The absolute path on this node, fetched and checked where the storage is an object store.
+
+        Raises :class:`StageLost` where the stage has gone, :class:`UserError` where this node does not see the storage.
+        """
+        path = self.stage.path
+        if not path.is_dir():
+            raise UserError(
+                f"--storage {self.storage}: a node of the cluster does not see it; give a folder that all nodes see, "
+                "or an object store (s3://BUCKET/PREFIX)"
+            )
+        return path.absolute()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        shared = None if self.storage.remote else self.stage.path.absolute()
+        return _elsewhere, (self.stage.hash, self.storage, shared)
+
+
+Folder = Path | StageFiles
+
+
+def folder_here(folder: Folder) -> Path:
+    """The absolute path on this node of a folder that came with a call or a configuration."""
+    return folder.path if isinstance(folder, StageFiles) else Path(folder).absolute()
+
+
+def _elsewhere(stage_hash: str, storage: Storage, shared: Path | None) -> StageFiles:
+    return StageFiles(Stage(stage_hash, shared or (lambda: _fetched(stage_hash, storage)), {}), storage)
+
+
+@lru_cache(maxsize=8)  # an engine asks for the same weights at each call
+def _fetched(stage_hash: str, storage: Storage) -> Path:
+    stage = StageStore(replace(storage, study=None)).open(stage_hash)  # the sender has recorded the use
+    if stage is None:
+        raise StageLost(f"use stage {stage_hash}, which is not in the storage any more")
+    return stage.path

@@ -14,7 +14,7 @@ import polars as pl
 
 from fortifai_ray.chain.chain import ChainTask, Inputs
 from fortifai_ray.chain.cohort import CohortTask, cohort_rows, run_cohort
-from fortifai_ray.recipe.devices import Devices
+from fortifai_ray.recipe.executor import Executor
 from fortifai_ray.results.schema import flatten
 from fortifai_ray.search.boundary import BoundaryFinder, CellSearches
 from fortifai_ray.search.points import CollapsePoint, Probe, collapse_points
@@ -124,8 +124,8 @@ class BoundaryWork(SearchWork):
     def job(self, key: Any) -> Job:
         chain = self.chain(key)
 
-        def judged(generations: pl.DataFrame, steps: Steps, devices: Devices) -> Verdict:
-            return self._verdict(key, generations, steps, devices)
+        def judged(generations: pl.DataFrame, steps: Steps, executor: Executor) -> Verdict:
+            return self._verdict(key, generations, steps, executor)
 
         return Job(key, f"{key['cell']}/{key['value']}/{key['seed']}", chain.label, self._tasks([chain]), judged)
 
@@ -192,16 +192,16 @@ class BoundaryWork(SearchWork):
         """Whether the chain of a verdict collapsed, and its generations."""
         return (verdict.outcome["collapsed"], verdict.outcome["generations"]) if verdict else (None, 0)
 
-    def _verdict(self, key: Any, generations: pl.DataFrame, steps: Steps, devices: Devices) -> Verdict:
+    def _verdict(self, key: Any, generations: pl.DataFrame, steps: Steps, executor: Executor) -> Verdict:
         """Whether the chain collapsed within its horizon by the cell's criterion; None where it cannot be judged."""
         _, criterion = self.names[key["cell"]]
-        references = self._references(key, steps, devices)
+        references = self._references(key, steps, executor)
         baseline = {metric: value for _, metric, value in references}.get(criterion.metric)
         status = chain_status(generations, criterion, baseline)
         collapsed = None if status == "failed" else status == "collapsed"
         return Verdict({"collapsed": collapsed, "generations": generations.height}, references)
 
-    def _references(self, key: Any, steps: Steps, devices: Devices) -> list[Reference]:
+    def _references(self, key: Any, steps: Steps, executor: Executor) -> list[Reference]:
         """What the study's criteria are relative to, where that is another chain's."""
         wanted = {c.metric for c in self.study.settings.collapse if c.relative_to == "baseline_generation_0"}
         if not wanted:
@@ -212,7 +212,7 @@ class BoundaryWork(SearchWork):
             task = _cohort([self.study.chain(first)])
             metrics: Mapping[str, Any] = cohort_rows(task, run_cohort(task, steps)).row(0, named=True)
         else:
-            metrics = ChainTask.of(self.study, chain, self.inputs).baseline_metrics(steps, devices)
+            metrics = ChainTask.of(self.study, chain, self.inputs).baseline_metrics(steps, executor)
         values = {name: metrics.get(name) for name in sorted(wanted)}
         return [(chain.chain_id, name, float(value)) for name, value in values.items() if value is not None]
 
@@ -283,7 +283,7 @@ class OptimiseWork(SearchWork):
         state = {"kind": "optimise", "done": self.done, "search": self._settings, "criterion": criterion}
         return Found(pl.DataFrame(), {**state, "best": best, "points": self.tried}, self.done)
 
-    def _verdict(self, generations: pl.DataFrame, steps: Steps, devices: Devices) -> Verdict:
+    def _verdict(self, generations: pl.DataFrame, steps: Steps, executor: Executor) -> Verdict:
         """The ratio of fidelity intervals to the baseline's, in generations, by the study's first criterion.
 
         It is None where there is none; with censored chains in it, it is the bound that ``bound`` says.

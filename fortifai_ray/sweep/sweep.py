@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from fortifai_ray.chain.chain import Inputs
-from fortifai_ray.families.language.recipe import LanguageRecipe
 from fortifai_ray.storage.store import StageStore, Storage
 from fortifai_ray.study.study import Chain, Study
 from fortifai_ray.sweep.instance import bring_nodes, check_address, ray_instance
@@ -108,8 +107,6 @@ def _engines(
         yield None, summary
         return
     from fortifai_ray.engines.pool import EnginePool
-    from fortifai_ray.families.language.corpus import open_corpus
-    from fortifai_ray.families.language.models import write_config
 
     pool = EnginePool.create(
         plan.engines,
@@ -119,16 +116,14 @@ def _engines(
         num_gpus=plan.engine_gpus,
         threads=plan.threads,
     )
-    folder = recorder.folder / ".engine"
-    prepared, recipe = inputs.of(writers[0].recipe), writers[0].recipe.located()
-    assert prepared is not None
-    assert isinstance(recipe, LanguageRecipe)
-    write_config(recipe.family.model, open_corpus(prepared, StageStore(recorder.storage)), folder)
-    pool.prestart(folder.absolute(), recipe.writer)
+    folder, first = (recorder.folder / ".engine").absolute(), writers[0].recipe
+    engine = first.located().engine_start(inputs.of(first), StageStore(recorder.storage), folder)
+    assert engine is not None, "these chains generate on engines"
+    pool.prestart(folder, engine)
     yield pool, summary
     summary |= {
         "engine_starts": pool.starts(),
-        "engine_kind": recipe.writer.kind,
+        "engine_kind": engine.kind,
         "engine_start_seconds": pool.start_seconds(),
     }
     pool.shutdown()

@@ -12,11 +12,12 @@ from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE
 
 from fortifai_ray.chain.chain import ChainTask, GenerationResult
 from fortifai_ray.errors import UserError
-from fortifai_ray.recipe.devices import Devices
+from fortifai_ray.recipe.executor import Executor
 from fortifai_ray.storage.steps import Steps
 from fortifai_ray.storage.store import StageStore, Storage
 from fortifai_ray.sweep.plan import Plan
 from fortifai_ray.sweep.progress import SweepProgress
+from fortifai_ray.sweep.ray_executor import RayExecutor
 from fortifai_ray.sweep.recorder import Recorder
 from fortifai_ray.sweep.work import CohortResult, Config, Job, Result, Verdict, Work, run_job
 
@@ -59,7 +60,7 @@ class TrialContext:
 
     storage: Storage
     work: Work
-    devices: Devices
+    executor: Executor
     board: Any = None
 
 
@@ -122,7 +123,7 @@ class Trial(tune.Trainable):
             self._announce(job, "starting")
             if any(isinstance(task, ChainTask) for task in job.tasks):
                 quiet_libraries()  # which imports them: seconds that a cohort can do without
-            for result in run_job(job, steps, self._context.devices):
+            for result in run_job(job, steps, self._context.executor):
                 if isinstance(result, CohortResult):
                     result = replace(result, rows=None)  # the driver reads them from the store
                 if isinstance(result, Verdict):
@@ -153,7 +154,7 @@ def run_trials(
     work: Work, recorder: Recorder, plan: Plan, pool: "EnginePool | None", board: Any, progress: SweepProgress
 ) -> None:
     """Run what is left of ``work``: the configurations known beforehand, then what its searcher suggests."""
-    context = TrialContext(recorder.storage, work, _devices(plan, pool), board)
+    context = TrialContext(recorder.storage, work, _executor(plan, pool), board)
     callback = _Reports(work, recorder, progress)
     if configs := work.configs(plan):
         for job in (job for config in configs for job in work.announced(config)):
@@ -164,11 +165,11 @@ def run_trials(
         _tune(context, plan, callback, None, search_alg=searcher[0], num_samples=searcher[1])
 
 
-def _devices(plan: Plan, pool: "EnginePool | None") -> Devices:
-    return Devices(
+def _executor(plan: Plan, pool: "EnginePool | None") -> RayExecutor:
+    return RayExecutor(
         threads=plan.threads,
         workers=plan.workers,
-        resources_per_worker={"CPU": plan.worker_cpus, **({"GPU": plan.worker_gpus} if plan.worker_gpus else {})},
+        worker_resources={"CPU": plan.worker_cpus, **({"GPU": plan.worker_gpus} if plan.worker_gpus else {})},
         engines_at_once=plan.engines_at_once,
         pool=pool,
     )

@@ -13,7 +13,8 @@ import polars as pl
 
 from fortifai_ray.chain.chain import ChainTask, GenerationResult, Inputs, run_chain
 from fortifai_ray.chain.cohort import CohortTask, cohort_rows, cohorts, run_cohort
-from fortifai_ray.recipe.devices import Devices
+from fortifai_ray.engines.in_process import InProcess
+from fortifai_ray.recipe.executor import Executor
 from fortifai_ray.statistics import Reference
 from fortifai_ray.storage.steps import NotStored, Steps
 from fortifai_ray.storage.store import StageStore
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 Task = ChainTask | CohortTask
 Config = Mapping[str, Any]
-Judge = Callable[[pl.DataFrame, Steps, Devices], "Verdict"]
+Judge = Callable[[pl.DataFrame, Steps, Executor], "Verdict"]
 
 _GROUPS = 16  # trials that share a grid's cohorts: enough for the workers of a small cluster, few to start
 
@@ -83,7 +84,7 @@ class Job:
         return next(task for task in self.tasks if isinstance(task, CohortTask) and task.id == cohort_id)
 
 
-def run_job(job: Job, steps: Steps, devices: Devices) -> Iterator[Result]:
+def run_job(job: Job, steps: Steps, executor: Executor) -> Iterator[Result]:
     """Yield each generation or cohort of a job as it completes, and last its verdict, if it has a judge.
 
     Raises :class:`fortifai_ray.storage.steps.NotStored` at the first missing step where ``steps`` only replays.
@@ -97,12 +98,12 @@ def run_job(job: Job, steps: Steps, devices: Devices) -> Iterator[Result]:
             tables += [] if table is None else [table]
             yield CohortResult(task.id, stage.hash, stage.reused, table)
         else:
-            for result in run_chain(task, steps, devices):
+            for result in run_chain(task, steps, executor):
                 rows.append(result.row)
                 yield result
     if job.judge is not None:
         tables += [pl.DataFrame(rows, infer_schema_length=None, strict=False)] if rows else []
-        yield job.judge(pl.concat(tables, how="diagonal_relaxed") if tables else pl.DataFrame(), steps, devices)
+        yield job.judge(pl.concat(tables, how="diagonal_relaxed") if tables else pl.DataFrame(), steps, executor)
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def replay(job: Job, store: StageStore) -> Replay:
     """Run a job from the store alone."""
     steps, results = Steps(store, replay=True), list[Result]()
     try:
-        for result in run_job(job, steps, Devices()):
+        for result in run_job(job, steps, InProcess()):
             results.append(result)  # not a comprehension: what comes before a missing step is kept
     except NotStored as missing:
         return Replay(job, results, steps.reused, missing)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fortifai_ray.chain.chain import ChainTask, run_chain
-from fortifai_ray.recipe.devices import Devices
+from fortifai_ray.engines.in_process import InProcess
 from fortifai_ray.storage.steps import NotStored, Steps
 from fortifai_ray.storage.store import StageStore
 from fortifai_ray.study.study import make_study
@@ -31,11 +31,11 @@ def test_a_loss_that_is_not_finite_is_recorded(tmp_path: Path) -> None:
     broken = task(
         tmp_path, training={"learning_rate": 1e30, "max_grad_norm": 1e30, "schedule": "constant", "warmup_ratio": 0}
     )
-    rows = [result.row for result in run_chain(broken, Steps(StageStore(tmp_path)), Devices())]
+    rows = [result.row for result in run_chain(broken, Steps(StageStore(tmp_path)), InProcess())]
     assert [row["generation"] for row in rows] == [0]
     assert "diverged" in rows[0]["collapse_reason"] or "not finite" in rows[0]["collapse_reason"]
     assert rows[0]["perplexity"] is None
-    replayed = [result.row for result in run_chain(broken, Steps(StageStore(tmp_path), replay=True), Devices())]
+    replayed = [result.row for result in run_chain(broken, Steps(StageStore(tmp_path), replay=True), InProcess())]
     assert [row["collapse_reason"] for row in replayed] == [rows[0]["collapse_reason"]]
 
 
@@ -50,14 +50,14 @@ def test_the_text_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "texts" / "a.txt").unlink()
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    rows = [result.row for result in run_chain(prepared, Steps(StageStore(tmp_path / "store")), Devices())]
+    rows = [result.row for result in run_chain(prepared, Steps(StageStore(tmp_path / "store")), InProcess())]
     assert rows[0]["human_size"] == 2048
 
 
 def test_a_replay_computes_nothing(tmp_path: Path) -> None:
     """It names the first step that is missing, and leaves the store as it is."""
     with pytest.raises(NotStored, match="create the starting model"):
-        list(run_chain(task(tmp_path), Steps(StageStore(tmp_path), replay=True), Devices()))
+        list(run_chain(task(tmp_path), Steps(StageStore(tmp_path), replay=True), InProcess()))
 
 
 @pytest.mark.parametrize(
@@ -87,5 +87,5 @@ def test_a_chain_that_cannot_collapse_any_more_ends(
     store = StageStore(tmp_path)
     chain = study.probe(study.cells[0], {"regime.synthetic_ratio": 1.0}, 0)
     searched = ChainTask.of(study, chain, check_study(study, store))
-    rows = [result.row for result in run_chain(searched, Steps(store), Devices())]
+    rows = [result.row for result in run_chain(searched, Steps(store), InProcess())]
     assert [row["ended"] for row in rows] == [None] * (generations - 1) + [ended]

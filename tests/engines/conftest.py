@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from engines.helpers import ENGINE, GREEDY, LONG, SAMPLED, Reference, make_checkpoint, make_prompts
-from fortifai_ray.engines.config import DecodingConfig
+from fortifai_ray.engines.engine import DecodingConfig
 from fortifai_ray.engines.pool import EnginePool
 
 PROJECT = Path(__file__).resolve().parents[2]

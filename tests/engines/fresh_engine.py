@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from fortifai_ray.engines import vllm_worker
-from fortifai_ray.engines.adapters import Checkpoint
-from fortifai_ray.engines.base import WeightsError
-from fortifai_ray.engines.config import DecodingConfig, EngineConfig
+from fortifai_ray.engines.checkpoints import Checkpoint, WeightsError
+from fortifai_ray.engines.engine import DecodingConfig, EngineConfig
 from fortifai_ray.engines.vllm_engine import VllmEngine
 
 

@@ -9,8 +9,7 @@ import pyarrow as pa
 import pytest
 import scipy.stats
 
-from fortifai_ray.engines.base import EngineAnswer, EngineCall
-from fortifai_ray.engines.config import DecodingConfig, EngineConfig
+from fortifai_ray.engines.engine import DecodingConfig, EngineAnswer, EngineCall, EngineConfig
 from fortifai_ray.engines.pool import EnginePool
 
 VOCABULARY = 256

@@ -12,9 +12,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from engines.helpers import ENGINE, GREEDY, LONG, ask, make_adapter, make_checkpoint, make_prompts, needs_vllm
-from fortifai_ray.engines.adapters import AdapterFiles, is_adapter, load_causal_lm, whole_model
-from fortifai_ray.engines.base import WeightsError
-from fortifai_ray.engines.config import EngineConfig
+from fortifai_ray.engines.checkpoints import AdapterFiles, WeightsError, is_adapter, load_causal_lm, whole_model
+from fortifai_ray.engines.engine import EngineConfig
 from fortifai_ray.engines.huggingface_engine import HuggingFaceEngine
 from fortifai_ray.engines.pool import EnginePool
 from fortifai_ray.storage.store import StageKey, StageStore
@@ -107,7 +106,7 @@ def test_an_adapters_files_bring_its_models(tmp_path: Path) -> None:
         (target / "file").touch()
         return {}
 
-    from fortifai_ray.storage.transfer import StageFiles
+    from fortifai_ray.storage.store import StageFiles
 
     base, adapter = (store.step(StageKey(kind, 1, {}), write) for kind in ("model", "fit"))
     fetched = []

@@ -3,8 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from fortifai_ray.engines import config as config_module
-from fortifai_ray.engines.config import DecodingConfig, EngineConfig, resolve_kind
+from fortifai_ray.engines import engine as engine_module
+from fortifai_ray.engines.engine import DecodingConfig, EngineConfig, resolve_kind
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_an_unknown_key_is_refused(config: type) -> None:
 def test_auto_is_vllm_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Protects machines without vLLM; what was asked for by name is never replaced."""
     for spec, kind in ((object(), "vllm"), (None, "huggingface")):
-        monkeypatch.setattr(config_module, "find_spec", lambda name, spec=spec: spec)
+        monkeypatch.setattr(engine_module, "find_spec", lambda name, spec=spec: spec)
         assert resolve_kind("auto") == kind
         assert resolve_kind("vllm") == "vllm"
         assert resolve_kind("huggingface") == "huggingface"

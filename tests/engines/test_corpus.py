@@ -11,10 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engines.helpers import ENGINE, SAMPLED, ask, make_prompts, needs_vllm
-from fortifai_ray.engines import corpus
-from fortifai_ray.engines.base import WeightsError
-from fortifai_ray.engines.corpus import CORPUS, PROMPTS, generate_corpus, split_calls, union_seconds
+from fortifai_ray.engines.checkpoints import WeightsError
+from fortifai_ray.engines.corpus import CORPUS, PROMPTS, split_calls, union_seconds
+from fortifai_ray.engines.in_process import InProcess
 from fortifai_ray.engines.pool import EnginePool
+from fortifai_ray.sweep import ray_executor
+from fortifai_ray.sweep.ray_executor import RayExecutor
 
 
 def prompts_table(rows: int) -> pa.Table:
@@ -44,8 +46,8 @@ def test_union_seconds_counts_overlap_once() -> None:
 def test_a_corpus_holds_every_row_in_order(pool: EnginePool, checkpoints: dict[str, Path], tmp_path: Path) -> None:
     """Protects the corpus contract: columns, rows, versions, part names; and what the report says of it."""
     prompts = prompts_table(50)  # three calls of ENGINE.rows_per_call at most
-    report = generate_corpus(
-        pool, checkpoints["tied0"], "tied0", prompts.slice(0, 50), SAMPLED, ENGINE, tmp_path / "corpus", concurrency=2
+    report = RayExecutor(pool=pool, engines_at_once=2).write(
+        checkpoints["tied0"], "tied0", prompts.slice(0, 50), SAMPLED, ENGINE, tmp_path / "corpus"
     )
     parts = sorted(path.name for path in (tmp_path / "corpus").iterdir())
     assert parts == ["part-00000.parquet", "part-00001.parquet", "part-00002.parquet"]
@@ -77,7 +79,8 @@ def test_a_trial_that_left_no_cpu_free_generates(
 
     @ray.remote
     def trial() -> int:
-        return generate_corpus(pool, checkpoints["tied1"], "tied1", prompts, decoding, engine, out, 2).rows
+        executor = RayExecutor(pool=pool, engines_at_once=2)
+        return executor.write(checkpoints["tied1"], "tied1", prompts, decoding, engine, out).rows
 
     group = placement_group([{"CPU": 1.5}])
     try:
@@ -95,7 +98,7 @@ def test_an_engines_error_reaches_the_caller(pool: EnginePool, checkpoints: dict
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "config.json").write_text((checkpoints["tied0"] / "config.json").read_text())
     with pytest.raises(WeightsError, match=r"no \*\.safetensors"):
-        generate_corpus(pool, tmp_path / "empty", "empty", prompts_table(5), SAMPLED, ENGINE, tmp_path / "out", 1)
+        RayExecutor(pool=pool).write(tmp_path / "empty", "empty", prompts_table(5), SAMPLED, ENGINE, tmp_path / "out")
 
 
 @pytest.mark.ray
@@ -103,15 +106,15 @@ def test_a_wait_is_reported(
     ray_instance: str, checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Protects a user from a run that hangs without a word: an engine that can never be scheduled is named."""
-    monkeypatch.setattr(corpus, "REPORT_SECONDS", 0.5)
+    monkeypatch.setattr(ray_executor, "REPORT_SECONDS", 0.5)
     never = EnginePool.create(1, name="never", namespace="tests-engines", num_cpus=1000)
     told: list[str] = []
     failed: list[Exception] = []
 
     def call() -> None:
         try:
-            generate_corpus(
-                never, checkpoints["tied0"], "v", prompts_table(5), SAMPLED, ENGINE, tmp_path / "out", 1, told.append
+            RayExecutor(pool=never).write(
+                checkpoints["tied0"], "v", prompts_table(5), SAMPLED, ENGINE, tmp_path / "out", told.append
             )
         except Exception as error:
             failed.append(error)
@@ -140,11 +143,27 @@ def test_a_wait_is_reported(
 def test_bad_prompts_are_refused(prompts: pa.Table, message: str, tmp_path: Path) -> None:
     """Protects the corpus from rows that nobody could match to their prompts."""
     with pytest.raises(ValueError, match=message):
-        generate_corpus(None, tmp_path, "v", prompts, SAMPLED, ENGINE, tmp_path / "out", 1)  # type: ignore[arg-type]
+        InProcess().write(tmp_path, "v", prompts, SAMPLED, ENGINE, tmp_path / "out")
 
 
 def test_a_folder_with_parts_is_refused(tmp_path: Path) -> None:
     """Protects against two corpora in one folder."""
     (tmp_path / "part-00000.parquet").touch()
     with pytest.raises(FileExistsError):
-        generate_corpus(None, tmp_path, "v", prompts_table(1), SAMPLED, ENGINE, tmp_path, 1)  # type: ignore[arg-type]
+        InProcess().write(tmp_path, "v", prompts_table(1), SAMPLED, ENGINE, tmp_path)
+
+
+def test_one_engine_in_this_process_writes_the_same_contract(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    """Protects library users and tests, who have no Ray: every row, in order, by calls whose split changes no token."""
+    engine = ENGINE.model_copy(update={"kind": "huggingface"})
+    executor, prompts = InProcess(), prompts_table(30)
+    report = executor.write(checkpoints["tied0"], "tied0", prompts, SAMPLED, engine, tmp_path / "corpus")
+    written = pq.read_table(tmp_path / "corpus").sort_by("row")
+    assert written.schema.names == CORPUS.names
+    assert written.select(PROMPTS.names).cast(PROMPTS).equals(prompts)
+    assert (report.rows, report.calls, report.generated_tokens) == (30, 2, 30 * SAMPLED.max_new_tokens)
+    whole = engine.model_copy(update={"rows_per_call": 30})
+    executor.write(checkpoints["tied0"], "tied0", prompts, SAMPLED, whole, tmp_path / "whole")
+    assert pq.read_table(tmp_path / "whole")["generated_ids"].to_pylist() == written["generated_ids"].to_pylist()
+    with pytest.raises(FileExistsError, match="already holds parts"):
+        executor.write(checkpoints["tied0"], "tied0", prompts, SAMPLED, engine, tmp_path / "corpus")

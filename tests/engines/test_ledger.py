@@ -2,8 +2,8 @@
 
 import pytest
 
-from fortifai_ray.engines import actor
-from fortifai_ray.engines.actor import Ledger
+from fortifai_ray.engines import pool
+from fortifai_ray.engines.pool import Ledger
 
 
 def test_claims_go_to_the_least_loaded_engine() -> None:
@@ -17,10 +17,10 @@ def test_claims_go_to_the_least_loaded_engine() -> None:
 def test_a_leaked_claim_expires(monkeypatch: pytest.MonkeyPatch) -> None:
     """Protects against an engine that stays idle because clients of it died."""
     now = 1000.0
-    monkeypatch.setattr(actor.time, "time", lambda: now)
+    monkeypatch.setattr(pool.time, "time", lambda: now)
     ledger = Ledger(2)
     ledger.claim("died with its client")
-    now += actor.CLAIM_SECONDS + 1
+    now += pool.CLAIM_SECONDS + 1
     assert ledger.claim("next") == 0
 
 

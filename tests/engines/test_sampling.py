@@ -16,7 +16,7 @@ from engines.helpers import (
     needs_vllm,
     next_probabilities,
 )
-from fortifai_ray.engines.config import DecodingConfig
+from fortifai_ray.engines.engine import DecodingConfig
 from fortifai_ray.engines.huggingface_engine import HuggingFaceEngine
 from fortifai_ray.engines.pool import EnginePool
 

@@ -14,9 +14,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from engines.helpers import GREEDY, make_adapter, make_checkpoint, make_prompts, needs_vllm
-from fortifai_ray.engines.actor import make_engine
-from fortifai_ray.engines.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from fortifai_ray.engines.config import EngineConfig
+from fortifai_ray.engines.checkpoints import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from fortifai_ray.engines.engine import EngineConfig
+from fortifai_ray.engines.in_process import make_engine
 from fortifai_ray.engines.vllm_engine import VllmEngine, check_spread
 
 PROJECT = Path(__file__).resolve().parents[2]

@@ -11,8 +11,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from engines.helpers import GREEDY, SAMPLED, Reference, ask, make_checkpoint, make_prompts, needs_vllm
-from fortifai_ray.engines.base import WeightsError
-from fortifai_ray.engines.config import DecodingConfig
+from fortifai_ray.engines.checkpoints import WeightsError
+from fortifai_ray.engines.engine import DecodingConfig
 from fortifai_ray.engines.pool import EnginePool
 
 pytestmark = [pytest.mark.ray, needs_vllm]

@@ -6,10 +6,10 @@ from typing import Any
 
 import polars as pl
 import pytest
+from fortifai_ray.recipe.devices import Devices
 from ray.train import WorkerGroupError
 
 from fortifai_ray.errors import UserError
-from fortifai_ray.recipe.devices import Devices
 from fortifai_ray.storage.steps import Steps
 from fortifai_ray.storage.store import Storage
 from fortifai_ray.sweep.trials import Finished, Mistake, Report, Trial, TrialContext

@@ -15,10 +15,9 @@ import pytest
 from faults.studies import SOAK
 from polars.testing import assert_frame_equal
 
-from fortifai_ray.engines.adapters import AdapterFiles
+from fortifai_ray.engines.checkpoints import AdapterFiles
 from fortifai_ray.storage.steps import Steps
-from fortifai_ray.storage.store import StageKey, StageLost, StageStore
-from fortifai_ray.storage.transfer import folder_here
+from fortifai_ray.storage.store import StageKey, StageLost, StageStore, folder_here
 
 from .conftest import S3
 

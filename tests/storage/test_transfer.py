@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from fortifai_ray.errors import UserError
-from fortifai_ray.storage import transfer as elsewhere
+from fortifai_ray.storage import store as elsewhere
 from fortifai_ray.storage.steps import Steps
-from fortifai_ray.storage.store import StageKey, StageStore
-from fortifai_ray.storage.transfer import StageFiles, folder_here, written_for
+from fortifai_ray.storage.store import StageFiles, StageKey, StageStore, folder_here
+from fortifai_ray.sweep import ray_executor
+from fortifai_ray.sweep.ray_executor import written_for
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def test_what_is_written_elsewhere_comes_back_whole(
     ray_instance: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Protects a model that rank 0 wrote on another node: folders, files of several chunks, empty ones."""
-    monkeypatch.setattr(elsewhere, "_CHUNK", 1000)
+    monkeypatch.setattr(ray_executor, "_CHUNK", 1000)
     content = {"config.json": b"{}", "weights/0.bin": os.urandom(5500), "weights/1.bin": os.urandom(2000), "empty": b""}
     target = tmp_path / "wanted"
     with written_for(target, this_node()) as folder:

@@ -14,11 +14,11 @@ from fortifai_ray.engines.pool import EnginePool
 from fortifai_ray.families.language.config import CorpusConfig, ModelConfig
 from fortifai_ray.families.language.corpus import Corpus, prepare_corpus
 from fortifai_ray.families.language.data import read_corpus
-from fortifai_ray.recipe.devices import Devices
 from fortifai_ray.storage.steps import Steps
 from fortifai_ray.storage.store import StageStore
 from fortifai_ray.study.study import Chain, Study, load_study
 from fortifai_ray.sweep.preflight import check_study
+from fortifai_ray.sweep.ray_executor import RayExecutor
 
 SWEEPS = Path(__file__).resolve().parents[2] / "sweeps"
 PAPERS = ("fortifai2025_llama", "fortifai2025_gemma", "fortifai2025_deepseek", "shumailov2024_opt125m")
@@ -149,7 +149,7 @@ def test_a_study_at_the_papers_settings_runs(
     study = small(paper, checkpoint(paper, text, tmp_path / "model"), benchmarks)
     store, chain = StageStore(tmp_path / "store"), chosen(study)
     task = ChainTask.of(study, chain, check_study(study, store))
-    rows = [dict(result.row) for result in run_chain(task, Steps(store), Devices(pool=pool))]
+    rows = [dict(result.row) for result in run_chain(task, Steps(store), RayExecutor(pool=pool))]
 
     assert [row["generation"] for row in rows] == [0, 1]
     share = 0.5 if chain.recipe.regime.kind == "incremental" else 1.0

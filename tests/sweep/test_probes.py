@@ -8,8 +8,8 @@ import polars as pl
 import pytest
 
 from fortifai_ray.chain.chain import Inputs
+from fortifai_ray.engines.in_process import InProcess
 from fortifai_ray.errors import UserError
-from fortifai_ray.recipe.devices import Devices
 from fortifai_ray.statistics import CollapseCriterion, chain_table
 from fortifai_ray.storage.steps import Steps
 from fortifai_ray.storage.store import StageStore
@@ -97,7 +97,7 @@ def test_a_probe_measured_against_the_baseline_has_a_limit(tmp_path: Path) -> No
     work, steps = BoundaryWork(asked, inputs(asked)), Steps(StageStore(tmp_path))
     name = list(work.names)[1]
     config = {"cell": name, "value": 1.0, "seed": 3, "place": 10}
-    *_, verdict = run_job(work.job(config), steps, Devices())
+    *_, verdict = run_job(work.job(config), steps, InProcess())
     assert isinstance(verdict, Verdict)
     ((chain_id, metric, value),) = verdict.references
     assert (chain_id, metric) == (work.chain(config).chain_id, "wasserstein")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fortifai_ray.engines.adapters import load_causal_lm
+from fortifai_ray.engines.checkpoints import load_causal_lm
 from fortifai_ray.errors import UserError
 from fortifai_ray.evaluation.benchmarks import kr_questions, kr_scoring
 from fortifai_ray.evaluation.benchmarks.config import Benchmark, BenchmarksConfig, KrTest

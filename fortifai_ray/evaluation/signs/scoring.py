@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from fortifai_ray.engines.adapters import load_causal_lm
+from fortifai_ray.engines.checkpoints import load_causal_lm
 
 if TYPE_CHECKING:
     from torch import Tensor

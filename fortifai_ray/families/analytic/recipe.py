@@ -16,7 +16,7 @@ from fortifai_ray.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
     from fortifai_ray.families.analytic.cohort import CohortFamily
-    from fortifai_ray.recipe.devices import Devices
+    from fortifai_ray.recipe.executor import Executor
     from fortifai_ray.storage.steps import Steps
 
 
@@ -59,7 +59,7 @@ class AnalyticRecipe(Recipe):
     def declared(self) -> tuple[Metric, ...]:
         return self.family.metrics if isinstance(self.family, UserFamily) else ()
 
-    def build(self, prepared: str | None, steps: "Steps", devices: "Devices") -> "CohortFamily":
+    def build(self, prepared: str | None, steps: "Steps", executor: "Executor") -> "CohortFamily":
         from fortifai_ray.families.analytic.cohort import CohortFamily
 
         return CohortFamily(self, (self.seed,))

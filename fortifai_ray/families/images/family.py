@@ -2,22 +2,21 @@
 
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fortifai_ray.families.fitting import FitReport, check_finished, curate_step, fit_step, synthetic_folders
 from fortifai_ray.families.images import evaluation, models, training
 from fortifai_ray.families.images.data import SAMPLES_FILE, HumanData, fetch_samples, read_written
-from fortifai_ray.families.images.measures import prepare_classifier
+from fortifai_ray.families.images.evaluation import prepare_classifier
 from fortifai_ray.families.images.pictures import picture
 from fortifai_ray.families.images.recipe import ImageRecipe
 from fortifai_ray.losses import Loss
-from fortifai_ray.recipe.curation import NoCuration, Surplexity, Verifier, select
-from fortifai_ray.recipe.devices import Devices
+from fortifai_ray.recipe.curation import Surplexity, Verifier, select
+from fortifai_ray.recipe.executor import Executor
 from fortifai_ray.recipe.family import Collapsed, Synthetic
 from fortifai_ray.recipe.regimes import Human, Pool, TrainingSet
 from fortifai_ray.seeds import derive_seed, generator
@@ -34,8 +33,8 @@ _TYPICAL = 512  # human samples whose median score says what is typical
 class ImageFamily:
     """One chain's model and its human samples."""
 
-    def __init__(self, recipe: ImageRecipe, data: HumanData, steps: Steps, devices: Devices) -> None:
-        self._recipe, self._data, self._steps, self._devices = recipe, data, steps, devices
+    def __init__(self, recipe: ImageRecipe, data: HumanData, steps: Steps, executor: Executor) -> None:
+        self._recipe, self._data, self._steps, self._executor = recipe, data, steps, executor
         self._identity = models.model_identity(recipe.family, data.shape)
 
     @cached_property
@@ -65,44 +64,25 @@ class ImageFamily:
 
     def fit(self, data: TrainingSet, loss: Loss, *, start_from: Stage, generation: int) -> Stage:
         """Train on Ray Train; the stage is a model's folder and a :class:`training.TrainingReport`."""
-        if not data.human_size + data.synthetic_size:
-            raise Collapsed("the training set is empty: the last generation wrote nothing")
-        settings = self._recipe.training
-        seed = derive_seed(self._recipe.seed, "training", generation)
-        key = StageKey(
-            "fit",
-            training.VERSION,
-            {
-                "start_from": start_from.hash,
-                "data": data.describe(),
-                "loss": loss.identity(),
-                "training": settings.model_dump(mode="json", exclude={"init"}),
-                "seed": seed,
-            },
-        )
+        settings, seed = self._recipe.training, derive_seed(self._recipe.seed, "training", generation)
 
-        def compute(folder: Path) -> dict[str, Any]:
-            report = training.train(
-                self._steps.files(start_from),
-                folder,
-                fetch_samples(data, self._data, self._folders(data)),
+        def train(folder: Path) -> FitReport:
+            samples = fetch_samples(data, self._data, synthetic_folders(data, self._steps))
+            return training.train(self._executor, self._steps.files(start_from), folder, samples, loss, settings, seed)
+
+        return check_finished(
+            fit_step(
+                self._steps,
+                training.VERSION,
+                data,
                 loss,
                 settings,
-                seed,
-                workers=self._devices.workers,
-                resources_per_worker=dict(self._devices.resources_per_worker),
-                threads=self._devices.threads,
+                start_from=start_from,
+                generation=generation,
+                inputs={"seed": seed},
+                train=train,
             )
-            return asdict(report)
-
-        stage = self._steps.run(key, f"train generation {generation}", compute)
-        if stage.outputs["diverged"]:
-            raise Collapsed(f"training diverged: {stage.outputs['diverged']}")
-        return stage
-
-    def _folders(self, data: TrainingSet) -> Mapping[str, Path]:
-        pools = [draw.pool for draw in data.draws if draw.pool.synthetic]
-        return {pool.stage: self._steps.store.path(pool.stage) for pool in pools}
+        )
 
     def evaluate(self, model: Stage, *, generation: int) -> Stage:
         """The metrics of :func:`evaluation.evaluate`, on held-out samples that are the same for every chain.
@@ -124,7 +104,7 @@ class ImageFamily:
         )
 
         def compute(_: Path) -> dict[str, Any]:
-            threads = self._devices.threads
+            threads = self._executor.threads
             scores = evaluation.evaluate(model.path, self._data, classifier, count, seed, threads=threads)
             broken = [f"{name} is {value}" for name, value in scores.items() if not math.isfinite(value)]
             # JSON has no infinity and no NaN.
@@ -148,7 +128,7 @@ class ImageFamily:
 
             from fortifai_ray.families.images.objective import draw_samples, here
 
-            torch.set_num_threads(self._devices.threads)
+            torch.set_num_threads(self._executor.threads)
             network = models.load_model(model.path, here())
             started = time.perf_counter()
             samples = draw_samples(network, count, seed)
@@ -164,35 +144,33 @@ class ImageFamily:
 
     def curate(self, written: Synthetic[Stage], size: float, *, model: Stage, verifier: Stage) -> Synthetic[Stage]:
         """The best of the samples, as a corpus of their own; ranked by :meth:`score`."""
-        curation = self._recipe.curation
-        if not isinstance(curation, Verifier | Surplexity):
-            assert isinstance(curation, NoCuration)
-            return written
-        scorer = model if isinstance(curation, Surplexity) else verifier
-        human = self._data.train[self._human.first.items[:_TYPICAL]]
-        key = StageKey(
-            "curate",
+        stage = curate_step(
+            self._steps,
             CURATION_VERSION,
-            {
-                "written": written.stage.hash,
-                "scorer": scorer.hash,
-                "curation": curation.model_dump(mode="json"),
+            self._recipe.curation,
+            written,
+            model=model,
+            verifier=verifier,
+            inputs={
                 "size": math.ceil(size),
                 "seed": self._recipe.seed,
                 "data": self._data.hash,
                 "human": canonical_hash(self._human.first.items[:_TYPICAL].tolist()),
             },
+            choose=lambda folder, scorer, curation: self._choose(folder, written, size, scorer, curation),
         )
+        return written if stage is None else self._corpus(stage)
 
-        def compute(folder: Path) -> dict[str, Any]:
-            started, samples = time.perf_counter(), np.asarray(read_written(written.stage.path))
-            typical = float(np.median(self.score(scorer, human)))
-            kept = select(self.score(scorer, samples), math.ceil(size), curation, typical)
-            write_samples(samples[kept], folder)
-            share, seconds = len(kept) / len(samples), time.perf_counter() - started
-            return {"samples": len(kept), "curated_share": share, "generate_seconds": seconds}
-
-        return self._corpus(self._steps.run(key, "curate", compute))
+    def _choose(
+        self, folder: Path, written: Synthetic[Stage], size: float, scorer: Stage, curation: Verifier | Surplexity
+    ) -> dict[str, Any]:
+        started, samples = time.perf_counter(), np.asarray(read_written(written.stage.path))
+        human = self._data.train[self._human.first.items[:_TYPICAL]]
+        typical = float(np.median(self.score(scorer, human)))
+        kept = select(self.score(scorer, samples), math.ceil(size), curation, typical)
+        write_samples(samples[kept], folder)
+        share, seconds = len(kept) / len(samples), time.perf_counter() - started
+        return {"samples": len(kept), "curated_share": share, "generate_seconds": seconds}
 
     def score(self, model: Stage, samples: np.ndarray) -> np.ndarray:
         """What stands for log p of each sample under a model, float64 of shape (n,), in nats.
@@ -204,7 +182,7 @@ class ImageFamily:
 
         from fortifai_ray.families.images.objective import here, score_samples
 
-        torch.set_num_threads(self._devices.threads)
+        torch.set_num_threads(self._executor.threads)
         return score_samples(models.load_model(model.path, here()), samples, self._recipe.seed, "score")
 
     def picture(self, synthetic: Synthetic[Stage]) -> bytes | None:

@@ -1,9 +1,9 @@
 """The recipe of a chain of VAEs or diffusion models: data, network, training and evaluation."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.families import (
@@ -14,7 +14,7 @@ from fortifai_ray.families import (
     TRAIN_LOSS,
     WASSERSTEIN,
 )
-from fortifai_ray.families.images.config import EvaluationConfig, FamilyConfig, TrainingConfig, fill_defaults
+from fortifai_ray.families.fitting import FitConfig
 from fortifai_ray.losses import Loss, SequenceLoss
 from fortifai_ray.metrics import MODEL, SAMPLES, Metric
 from fortifai_ray.recipe.recipe import Recipe
@@ -22,7 +22,7 @@ from fortifai_ray.storage.store import StageStore
 
 if TYPE_CHECKING:
     from fortifai_ray.families.images.family import ImageFamily
-    from fortifai_ray.recipe.devices import Devices
+    from fortifai_ray.recipe.executor import Executor
     from fortifai_ray.storage.steps import Steps
 
 _VAE = (
@@ -111,7 +111,7 @@ _CLASSES = (
         "classes_present",
         "classes",
         "classes with at least a tenth of an even share of the model's samples",
-        "fortifai_ray.families.images.measures",
+        "fortifai_ray.families.images.evaluation",
         direction="below",
         group=SAMPLES,
         role="variety",
@@ -120,6 +120,142 @@ _CLASSES = (
 )
 _TRAINING = (TRAIN_LOSS, KEPT_FRACTION, MEAN_TARGET_PROBABILITY)
 METRICS = (*_VAE, *_DIFFUSION, *_SAMPLES, *_CLASSES, *_TRAINING)
+
+_CLOSED = ConfigDict(frozen=True, extra="forbid")
+SHAPES = ("blobs", "circles", "moons", "swiss_roll")
+_UNLABELLED = ("swiss_roll",)
+
+
+class DataConfig(BaseModel):
+    """The human samples, and how many of them are held out.
+
+    ``digits`` are scikit-learn's 1,797 grey 8×8 images, always there. ``path`` is a folder of IDX files, gzipped or
+    not, such as MNIST's (images and labels), or one file of images with its labels beside it. The shapes are
+    scikit-learn's point clouds in the plane, ``samples`` of them, standardised; of the swiss roll the plane it is
+    rolled up in. Distinct samples are held out by a fixed rule that no seed enters: every chain of a study is scored
+    on the same ones.
+    """
+
+    model_config = _CLOSED
+    source: Literal["digits", "blobs", "circles", "moons", "swiss_roll"] | None = None
+    path: str | None = Field(None, description="a folder of IDX files, or an IDX file of images")
+    held_out: float = Field(0.2, gt=0.0, lt=1.0, description="share of the distinct samples")
+    samples: int | None = Field(None, ge=100, description="points of a shape (20,000 if null)")
+    binarise: bool = Field(False, description="pixels are 0 or 1, cut at one half; a VAE then writes drawn pixels")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        given = [name for name in ("source", "path") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of source and path (given: {', '.join(given) or 'none'})")
+        if self.path is not None and not Path(self.path).exists():
+            raise ValueError(f"there is no {self.path} (looked for from {Path.cwd().name}/)")
+        if self.samples is not None and not self.is_shape:
+            raise ValueError(f"samples says how many points of a shape there are ({', '.join(SHAPES)})")
+        if self.binarise and self.is_shape:
+            raise ValueError("binarise is for images: points have no pixels")
+        return self
+
+    @property
+    def is_shape(self) -> bool:
+        """Whether samples are points in the plane, not images."""
+        return self.source in SHAPES
+
+    @property
+    def labelled(self) -> bool:
+        """Whether each human sample has a class."""
+        return self.source not in _UNLABELLED
+
+
+class VaeConfig(BaseModel):
+    """A convolutional variational autoencoder with Bernoulli pixels (Kingma and Welling 2014).
+
+    Two strided convolutions of ``channels`` and twice as many, a diagonal Gaussian of ``latent`` dimensions, and the
+    mirror image back: Shumailov et al. 2024's setting, scaled to two cores. The digits are binarised by default: grey
+    digits of 8×8 pixels tell a Bernoulli model so little that under ``replace`` the latent variable falls out of use,
+    and every class but one is lost, by generation 2. MNIST's pixels are nearly binary as they are.
+    """
+
+    model_config = _CLOSED
+    kind: Literal["vae"] = "vae"
+    data: DataConfig = DataConfig(source="digits", binarise=True)
+    channels: int = Field(16, ge=1, le=512)
+    latent: int = Field(16, ge=1, le=1024)
+
+    @model_validator(mode="after")
+    def _has_pixels(self) -> Self:
+        if self.data.is_shape:
+            raise ValueError(f"a VAE has Bernoulli pixels: data.source: digits or data.path, not {self.data.source}")
+        return self
+
+
+class DiffusionConfig(BaseModel):
+    """A denoising diffusion model that predicts the noise (DDPM, Ho et al. 2020).
+
+    An MLP denoises points, a small U-Net images. ``ancestral`` sampling is DDPM's, ``ddim`` the deterministic one of
+    Song et al. 2021; both may skip timesteps. The linear schedule is Ho et al.'s, scaled to the number of timesteps;
+    the cosine one is Nichol and Dhariwal 2021's.
+    """
+
+    model_config = _CLOSED
+    kind: Literal["diffusion"] = "diffusion"
+    data: DataConfig = DataConfig(source="digits")
+    width: int | None = Field(
+        None, ge=4, le=2048, multiple_of=4, description="channels (16 if null), or units of the MLP (128 if null)"
+    )
+    timesteps: int = Field(100, ge=2, le=4000)
+    schedule: Literal["linear", "cosine"] = "linear"
+    sampler: Literal["ancestral", "ddim"] = "ancestral"
+    sampling_steps: int | None = Field(None, ge=1, description="timesteps visited when sampling (all if null)")
+
+    @model_validator(mode="after")
+    def _steps_fit(self) -> Self:
+        if self.sampling_steps is not None and self.sampling_steps > self.timesteps:
+            raise ValueError(f"sampling_steps: {self.sampling_steps} is more than the {self.timesteps} timesteps")
+        return self
+
+
+FamilyConfig = Annotated[VaeConfig | DiffusionConfig, Field(discriminator="kind")]
+
+
+class TrainingConfig(FitConfig):
+    """How one generation is trained. ``epochs`` left out is what suits the family and its data on two cores."""
+
+    init: Literal["scratch", "previous"] = Field(
+        "scratch", description="a new model each generation, or on from the last generation"
+    )
+    epochs: int = Field(10, ge=1)
+    batch_size: int = Field(64, ge=1, description="samples a step, over all workers")
+    learning_rate: float = Field(2e-3, gt=0.0)
+
+
+class EvaluationConfig(BaseModel):
+    """What is measured of each generation's model, and how much is drawn from it for that."""
+
+    model_config = _CLOSED
+    samples: int = Field(500, ge=50, description="samples drawn from the model, compared with as many held-out ones")
+
+
+_EPOCHS = {"vae": {"digits": 60, "path": 12}, "diffusion": {"digits": 60, "path": 12, "shape": 100}}
+_SIZES = {"digits": 1000, "path": 5000, "shape": 2000}
+
+
+def fill_defaults(content: Any) -> Any:
+    """A recipe's content with the number of epochs and samples that suits its family and data, where not given.
+
+    Anything that is not as it should be passes unchanged: validation says what is wrong with it.
+    """
+    if not isinstance(content, dict) or not isinstance(content.get("family"), dict | VaeConfig | DiffusionConfig):
+        return content
+    family = content["family"] if isinstance(content["family"], dict) else content["family"].model_dump()
+    data = family.get("data", {"source": "digits"})
+    data = data.model_dump() if isinstance(data, DataConfig) else data if isinstance(data, dict) else {}
+    kind = "path" if data.get("path") is not None else "shape" if data.get("source") in SHAPES else "digits"
+    filled = {"samples_per_generation": _SIZES[kind], **content}
+    training, epochs = content.get("training", {}), _EPOCHS.get(str(family.get("kind")), {}).get(kind)
+    if isinstance(training, dict) and epochs is not None:
+        filled["training"] = {"epochs": epochs, **training}
+    return filled
 
 
 class ImageRecipe(Recipe):
@@ -183,9 +319,9 @@ class ImageRecipe(Recipe):
                 "fewer samples or generations"
             )
 
-    def build(self, prepared: str | None, steps: "Steps", devices: "Devices") -> "ImageFamily":
+    def build(self, prepared: str | None, steps: "Steps", executor: "Executor") -> "ImageFamily":
         from fortifai_ray.families.images.data import open_data
         from fortifai_ray.families.images.family import ImageFamily
 
         assert prepared is not None, "the samples are prepared first"
-        return ImageFamily(self, open_data(prepared, steps.store), steps, devices)
+        return ImageFamily(self, open_data(prepared, steps.store), steps, executor)

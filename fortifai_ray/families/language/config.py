@@ -9,8 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from fortifai_ray.evaluation.benchmarks.config import Benchmark, BenchmarksConfig
 from fortifai_ray.evaluation.signs import SignsConfig
-from fortifai_ray.families.fitting import OptimizerConfig
-from fortifai_ray.families.language.parallel import Parallel
+from fortifai_ray.families.fitting import FitConfig
 from fortifai_ray.metrics import Metric
 
 _CLOSED = ConfigDict(frozen=True, extra="forbid")
@@ -137,13 +136,12 @@ class LoraConfig(BaseModel):
         return tuple(sorted(set(value)))  # their order changes nothing, a recipe's hash included
 
 
-class TrainingConfig(OptimizerConfig):
+class TrainingConfig(FitConfig):
     """How one generation is trained."""
 
     init: Literal["scratch", "base", "previous"] = Field(
         "previous", description="a new model each generation, the given one each time, or on from the last generation"
     )
-    epochs: int = Field(1, ge=1)
     batch_size: int = Field(16, ge=1, description="blocks a step, over all workers")
     block_size: int = Field(128, ge=2, description="tokens a block")
     # At their defaults the keys below are left out of what a recipe's hash is taken of: some stages are older.
@@ -163,7 +161,7 @@ class TrainingConfig(OptimizerConfig):
         exclude_if=lambda value: not value,
         description="each layer's activations are computed again in the backward pass instead of kept, to save memory",
     )
-    parallel: Parallel = Field(
+    parallel: Literal["ddp", "fsdp"] = Field(
         "ddp",
         exclude_if=lambda value: value == "ddp",
         description="several workers (resources.train.workers) each hold the whole model (ddp) or a shard of it (fsdp)",

@@ -1,25 +1,16 @@
-"""Which blocks a training worker works through in each step, and in which micro-batches."""
+"""From a regime's draws to the token blocks that a model is trained on, and the corpora and prompts of a generation."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fortifai_ray.errors import UserError
-from fortifai_ray.families.language.config import TrainingConfig
 from fortifai_ray.families.language.corpus import Corpus
 from fortifai_ray.recipe.regimes import TrainingSet
 from fortifai_ray.seeds import derive_seed, generator
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-
-# From draws to token blocks: the only place that turns a regime's choice into what a model is trained on.
 
 
 @dataclass(frozen=True)
@@ -130,82 +121,3 @@ def _hash_ngrams(tokens: np.ndarray, n: int, document: np.ndarray) -> np.ndarray
         value = value * np.uint64(0x9E3779B97F4A7C15) + piece + np.uint64(1)
         value ^= value >> np.uint64(29)
     return value
-
-
-class Batch(NamedTuple):
-    """One rank's share of a step's blocks: ``parts`` are its micro-batches, tokens (rows, block_size) and lengths
-    (rows,), as many on every rank; ``targets`` counts those of all ranks."""
-
-    parts: "list[tuple[Tensor, Tensor]]"
-    targets: int
-
-
-def batches(blocks: Blocks, order: np.ndarray, training: TrainingConfig, rank: int, world: int) -> Iterator[Batch]:
-    """The share of each step's blocks of one ``rank`` of ``world``, in the order of ``order`` (indices of blocks)."""
-    for start in range(0, len(order), training.batch_size):
-        batch = order[start : start + training.batch_size]
-        targets = int((blocks.lengths[batch] - 1).clip(0).sum())
-        parts = min(training.gradient_accumulation, -(-len(batch) // world))
-        shares = np.array_split(batch[rank::world], parts)
-        yield Batch([_rows(blocks, share, batch[:1]) for share in shares], max(targets, 1))
-
-
-def _rows(blocks: Blocks, share: np.ndarray, any_row: np.ndarray) -> "tuple[Tensor, Tensor]":
-    """The rows of a micro-batch; where it has none, a row without targets keeps this rank in step with the others."""
-    import torch
-
-    lengths = blocks.lengths[share]
-    if len(share) == 0:
-        share, lengths = any_row, np.zeros(1, dtype=np.int64)
-    return torch.from_numpy(blocks.tokens[share]).long(), torch.from_numpy(lengths)
-
-
-# Documents that are packed into one block, kept apart: attention within a document, positions from its start.
-#
-# An end-of-text token ends one document and begins the next: it is predicted from what stands before it, and what comes
-# after it is predicted from it and nothing before. So every target of a block has a context of its own document alone,
-# and none need be left out.
-
-
-def keep_documents_apart(model: Any, end_of_text: int) -> None:
-    """From now on the body of ``model``, a Hugging Face causal LM, sees each document of a row by itself.
-
-    transformers finds packed documents by positions that start again, where nothing is cached. Not every architecture
-    looks: it is tried on a row, and one that attends across documents all the same is refused with :class:`UserError`.
-    """
-
-    def add_positions(_: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        place = positions(keywords["input_ids"], end_of_text)
-        return arguments, {**keywords, "position_ids": place, "use_cache": False}
-
-    model.base_model.register_forward_pre_hook(add_positions, with_kwargs=True)
-    if not _apart(model, end_of_text):
-        raise UserError(
-            f"training.document_mask: {type(model).__name__} attends across the documents of a block whatever their "
-            "positions; leave it out"
-        )
-
-
-def positions(tokens: "Tensor", end_of_text: int) -> "Tensor":
-    """Each token's place in its document: int64 of the shape of ``tokens`` (rows, length)."""
-    import torch
-
-    place = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
-    return place - torch.where(tokens == end_of_text, place, 0).cummax(1).values
-
-
-def _apart(model: Any, end_of_text: int) -> bool:
-    """Whether what follows an end-of-text token gets the hidden states that it gets at the beginning of a row."""
-    import torch
-
-    others = [token for token in range(9) if token != end_of_text][:8]
-    second = torch.tensor([[end_of_text, *others[:4]]], device=model.device)
-    first = torch.tensor([others[4:]], device=model.device)
-    training = model.training
-    model.eval()
-    with torch.no_grad():
-        alone = model.base_model(input_ids=second, use_cache=False).last_hidden_state
-        packed = model.base_model(input_ids=torch.cat([first, second], 1), use_cache=False).last_hidden_state
-    model.train(training)
-    difference = (packed[:, first.shape[1] :] - alone).abs().max()
-    return bool(difference <= 1000 * torch.finfo(alone.dtype).eps * alone.abs().max())

@@ -9,8 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from fortifai_ray.engines.adapters import whole_model
-from fortifai_ray.engines.base import WeightsError
+from fortifai_ray.engines.checkpoints import WeightsError, whole_model
 from fortifai_ray.errors import UserError
 from fortifai_ray.evaluation.benchmarks.config import BenchmarksConfig
 from fortifai_ray.evaluation.benchmarks.report import BenchmarkReport, McNemar, Measure, mcnemar

@@ -9,22 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from fortifai_ray.engines.adapters import AdapterFiles
+from fortifai_ray.engines.checkpoints import AdapterFiles
+from fortifai_ray.families.fitting import check_finished, curate_step, fit_step, synthetic_folders
 from fortifai_ray.families.language import data, models, scoring, training
-from fortifai_ray.families.language import scoring as evaluation
 from fortifai_ray.families.language.corpus import Corpus
 from fortifai_ray.families.language.measures import Measures, together
-from fortifai_ray.families.language.placed import where_it_trained
 from fortifai_ray.families.language.recipe import LanguageRecipe
 from fortifai_ray.losses import Loss
-from fortifai_ray.recipe.curation import NoCuration, Surplexity, Verifier, select
-from fortifai_ray.recipe.devices import Devices
+from fortifai_ray.recipe.curation import Surplexity, Verifier, select
+from fortifai_ray.recipe.executor import Executor
 from fortifai_ray.recipe.family import Collapsed, Synthetic
 from fortifai_ray.recipe.regimes import Human, Pool, TrainingSet
 from fortifai_ray.seeds import derive_seed, generator
 from fortifai_ray.storage.steps import WAITING, Steps
-from fortifai_ray.storage.store import Stage, StageKey, canonical_hash
-from fortifai_ray.storage.transfer import StageFiles
+from fortifai_ray.storage.store import Stage, StageFiles, StageKey, canonical_hash
 
 _TYPICAL_BLOCKS = 128  # human blocks whose median score says what is typical
 GENERATION_VERSION = 1  # bump when the same model and prompts give other text
@@ -33,11 +31,11 @@ GENERATION_VERSION = 1  # bump when the same model and prompts give other text
 class LanguageFamily:
     """One chain's causal LM, its corpus and its engines."""
 
-    def __init__(self, recipe: LanguageRecipe, corpus: Corpus, steps: Steps, devices: Devices) -> None:
+    def __init__(self, recipe: LanguageRecipe, corpus: Corpus, steps: Steps, executor: Executor) -> None:
         self._recipe = recipe
         self.corpus = corpus
         self._steps = steps
-        self._devices = devices
+        self._executor = executor
         self._block_size = recipe.training.block_size
         self._first: Stage | None = None  # generation 0's model, which what is written later is judged by
         self._base: Stage | None = None  # the starting model, which adapters belong to
@@ -86,47 +84,31 @@ class LanguageFamily:
 
         With ``training.lora`` the folder holds an adapter and names its model's stage, which stands beside it.
         """
-        if not data.human_size + data.synthetic_size:
-            raise Collapsed("the training set is empty: the last generation wrote nothing")
-        settings = self._recipe.training
+        settings, end_of_text = self._recipe.training, self.corpus.end_of_text
         order_seed = derive_seed(self._recipe.seed, "order", generation)
-        key = StageKey(
-            "fit",
-            training.VERSION,
-            {
-                "start_from": start_from.hash,
-                "data": data.describe(),
-                "corpus": self.corpus.hash,
-                "loss": loss.identity(),
-                "training": settings.model_dump(mode="json", exclude={"init"}),
-                "order_seed": order_seed,
-            },
-        )
 
-        def compute(folder: Path) -> dict[str, Any]:
-            blocks = self._blocks(data)
-            report = training.train(
-                self._files(start_from),
-                folder,
-                blocks,
-                loss,
-                settings,
-                order_seed,
-                workers=self._devices.workers,
-                resources_per_worker=dict(self._devices.resources_per_worker),
-                threads=self._devices.threads,
-                end_of_text=self.corpus.end_of_text,
+        def train(folder: Path) -> training.TrainingReport:
+            files, blocks = self._files(start_from), self._blocks(data)
+            return training.train(
+                self._executor, files, folder, blocks, loss, settings, order_seed, end_of_text=end_of_text
             )
-            return asdict(report)
 
-        stage = self._steps.run(key, f"train generation {generation}", compute)
+        stage = fit_step(
+            self._steps,
+            training.VERSION,
+            data,
+            loss,
+            settings,
+            start_from=start_from,
+            generation=generation,
+            inputs={"corpus": self.corpus.hash, "order_seed": order_seed},
+            train=train,
+        )
         if settings.lora is not None:
             stage = self._beside_base(stage)
         if generation == 0:
             self._first = stage
-        if stage.outputs["diverged"]:
-            raise Collapsed(f"training diverged: {stage.outputs['diverged']}")
-        return stage
+        return check_finished(stage)
 
     def _beside_base(self, adapter: Stage) -> Stage:
         """The stage of an adapter, whose files are there only together with those of the model it belongs to."""
@@ -141,10 +123,9 @@ class LanguageFamily:
         base = self._steps.files(self._base)
         return files if model.hash == self._base.hash else AdapterFiles(model, files.storage, base)
 
-    def _blocks(self, data_: TrainingSet) -> data.Blocks:
-        pools = [draw.pool for draw in data_.draws if draw.pool.synthetic]
-        folders = {pool.stage: self._steps.store.path(pool.stage) / "corpus" for pool in pools}
-        return data.fetch_blocks(data_, self.corpus, folders, self._block_size)
+    def _blocks(self, training_set: TrainingSet) -> data.Blocks:
+        folders = {stage: path / "corpus" for stage, path in synthetic_folders(training_set, self._steps).items()}
+        return data.fetch_blocks(training_set, self.corpus, folders, self._block_size)
 
     def evaluate(self, model: Stage, *, generation: int) -> Stage:
         """Perplexity on held-out human text, and the benchmarks: one stage each, told as one."""
@@ -157,20 +138,20 @@ class LanguageFamily:
     def measures(self) -> Measures:
         """What its generations are measured by beside perplexity."""
         human = self._human.first.items
-        return Measures(self._recipe, self.corpus, human, self._steps, self._devices, self._files)
+        return Measures(self._recipe, self.corpus, human, self._steps, self._executor, self._files)
 
     def _perplexity(self, model: Stage) -> Stage:
         """Perplexity per token of the held-out human text, in blocks that are the same for every chain of a study."""
         blocks = self.corpus.blocks(self.corpus.held_out, self._block_size)
         key = StageKey(
             "evaluate",
-            evaluation.PERPLEXITY_VERSION,
+            scoring.PERPLEXITY_VERSION,
             {"model": model.hash, "corpus": self.corpus.hash, "block_size": self._block_size},
         )
 
         def compute(_: Path) -> dict[str, Any]:
-            sizes = {"batch_size": self._recipe.evaluation.batch_size, "threads": self._devices.threads}
-            report = asdict(where_it_trained(self._devices, evaluation.perplexity, self._files(model), blocks, **sizes))
+            sizes = {"batch_size": self._recipe.evaluation.batch_size, "threads": self._executor.threads}
+            report = asdict(self._executor.score(scoring.perplexity, self._files(model), blocks, **sizes))
             if not math.isfinite(report["perplexity"]):  # JSON has no infinity
                 report |= {"perplexity": None, "not_finite": str(report["perplexity"])}
             return report
@@ -214,38 +195,27 @@ class LanguageFamily:
 
     def curate(self, written: Synthetic[Stage], size: float, *, model: Stage, verifier: Stage) -> Synthetic[Stage]:
         """The best rows of what was written, as a corpus of its own; ranked by log-likelihood per generated token."""
-        curation = self._recipe.curation
-        if not isinstance(curation, Verifier | Surplexity):
-            assert isinstance(curation, NoCuration)
-            return written
-        scorer = model if isinstance(curation, Surplexity) else verifier
-        key = StageKey(
-            "curate",
+        stage = curate_step(
+            self._steps,
             scoring.CURATION_VERSION,
-            {
-                "written": written.stage.hash,
-                "scorer": scorer.hash,
-                "curation": curation.model_dump(mode="json"),
-                "human": canonical_hash(self._human.first.items.tolist()),
-                "block_size": self._block_size,
-            },
+            self._recipe.curation,
+            written,
+            model=model,
+            verifier=verifier,
+            inputs={"human": canonical_hash(self._human.first.items.tolist()), "block_size": self._block_size},
+            choose=lambda folder, scorer, curation: self._choose(folder, written, scorer, curation),
         )
-
-        def compute(folder: Path) -> dict[str, Any]:
-            return self._choose(folder, written, scorer, curation)
-
-        stage = self._steps.run(key, "curate", compute)
-        return Synthetic(stage, self._pool(stage))
+        return written if stage is None else Synthetic(stage, self._pool(stage))
 
     def _choose(
         self, folder: Path, written: Synthetic[Stage], scorer: Stage, curation: Verifier | Surplexity
     ) -> dict[str, Any]:
         started, files = time.perf_counter(), self._files(scorer)
-        sizes = {"batch_size": self._recipe.evaluation.batch_size, "threads": self._devices.threads}
+        sizes = {"batch_size": self._recipe.evaluation.batch_size, "threads": self._executor.threads}
         table = data.read_corpus(written.stage.path / "corpus")
-        scores = where_it_trained(self._devices, scoring.row_scores, files, table, **sizes)
+        scores = self._executor.score(scoring.row_scores, files, table, **sizes)
         human = self.corpus.blocks(self.corpus.train, self._block_size)[self._human.first.items[:_TYPICAL_BLOCKS]]
-        typical = where_it_trained(self._devices, scoring.block_scores, files, human, **sizes)
+        typical = self._executor.score(scoring.block_scores, files, human, **sizes)
         kept = select(scores, math.ceil(curation.keep * len(scores)), curation, float(np.median(typical)))
         data.write_corpus(table.take(kept), folder / "corpus")
         return {
@@ -259,9 +229,6 @@ class LanguageFamily:
         return Pool(stage.hash, lengths, synthetic=True)
 
     def _write(self, folder: Path, model: Stage, generation: int, rows: int) -> dict[str, Any]:
-        from fortifai_ray.engines.corpus import generate_corpus
-
-        assert self._devices.pool is not None, "a chain that generates needs engines"
         human, recipe = self._human.first.items, self._recipe
         prompts = data.draw_prompts(
             self.corpus,
@@ -272,15 +239,13 @@ class LanguageFamily:
             block_size=self._block_size,
             context_tokens=recipe.decoding.context_tokens,
         )
-        report = generate_corpus(
-            self._devices.pool,
+        report = self._executor.write(
             self._files(model),
             model.hash,
             prompts,
             recipe.decoding,
             recipe.writer,
             folder / "corpus",
-            self._devices.engines_at_once,
             on_wait=lambda stall: self._steps.announce(f"{WAITING} for an engine ({stall})"),
         )
         return {

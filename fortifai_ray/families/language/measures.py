@@ -14,12 +14,10 @@ from fortifai_ray.evaluation.signs import corpus as corpus_side
 from fortifai_ray.evaluation.signs import model as model_side
 from fortifai_ray.families.language import data
 from fortifai_ray.families.language.corpus import Corpus
-from fortifai_ray.families.language.placed import where_it_trained
 from fortifai_ray.families.language.recipe import LanguageRecipe
-from fortifai_ray.recipe.devices import Devices
+from fortifai_ray.recipe.executor import Executor
 from fortifai_ray.storage.steps import Steps
-from fortifai_ray.storage.store import Stage, StageKey, canonical_hash
-from fortifai_ray.storage.transfer import StageFiles
+from fortifai_ray.storage.store import Stage, StageFiles, StageKey, canonical_hash
 
 if TYPE_CHECKING:
     from fortifai_ray.evaluation.benchmarks.report import BenchmarkReport
@@ -36,7 +34,7 @@ class Measures:
     corpus: Corpus
     human: np.ndarray
     steps: Steps
-    devices: Devices
+    executor: Executor
     files: Callable[[Stage], StageFiles]
 
     def benchmarks(self, model: Stage, generation: int) -> Stage:
@@ -49,13 +47,12 @@ class Measures:
         return self.steps.run(key, "run the benchmarks", lambda _: self._run_benchmarks(model, generation))
 
     def _run_benchmarks(self, model: Stage, generation: int) -> dict[str, Any]:
-        report = where_it_trained(
-            self.devices,
+        report = self.executor.score(
             _benchmarks_of,
             self.files(model),
             self.recipe.evaluation.benchmark_settings,
             self.steps.files(self.corpus.stage),
-            threads=self.devices.threads,
+            threads=self.executor.threads,
             held_in=self._held_in() if self._made_exams else [],
             seed=self.recipe.seed,
             generation=generation,
@@ -98,8 +95,7 @@ class Measures:
 
     def _model_signs(self, model: Stage, first: Stage, table: Any, settings: SignsConfig) -> Signs:
         held_out = self.corpus.blocks(self.corpus.held_out, self.recipe.training.block_size)
-        return where_it_trained(
-            self.devices,
+        return self.executor.score(
             model_side.model_signs,
             self.files(model),
             held_out,
@@ -108,7 +104,7 @@ class Measures:
             settings,
             human_bytes=model_side.count_target_bytes(held_out, self.corpus.decode, self.corpus.end_of_text),
             seed=self.recipe.seed,
-            threads=self.devices.threads,
+            threads=self.executor.threads,
         )
 
     def check(self) -> None:

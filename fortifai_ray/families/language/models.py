@@ -1,14 +1,25 @@
-"""The causal LM that a chain starts from, as a Hugging Face folder."""
+"""A chain's causal LM: the starting model, adapters over it, documents kept apart in its blocks, and saving it."""
 
 import json
 import shutil
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fortifai_ray.families.language.config import ModelConfig
+from fortifai_ray.engines.checkpoints import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    adapter_parameters,
+    is_adapter,
+    put_adapter,
+)
+from fortifai_ray.errors import UserError
+from fortifai_ray.families.language.config import LoraConfig, ModelConfig
 from fortifai_ray.families.language.corpus import Corpus
 from fortifai_ray.storage.store import file_sha256
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 VERSION = 1  # bump when the same seed gives another model
 
@@ -107,3 +118,128 @@ def _preset_shape(model: ModelConfig, corpus: Corpus) -> dict[str, Any]:
     vocab_size = len(json.loads((corpus.tokenizer_path / "tokenizer.json").read_text())["model"]["vocab"])
     ends = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), corpus.end_of_text)
     return {**preset_shape(model), "vocab_size": vocab_size, **ends}
+
+
+def adapt(model: Any, lora: LoraConfig, start: Path, seed: int) -> None:
+    """Freeze ``model``, a Hugging Face causal LM, and put adapters into it: those of the folder ``start``, or new ones
+    by ``seed`` where that holds a whole model.
+
+    Raises:
+        UserError: ``lora.targets`` are not linear layers of the model's body.
+    """
+    import peft
+    import torch
+
+    check_targets(model, lora)
+    if is_adapter(start):
+        put_adapter(model, start)
+        return
+    config = peft.LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.targets if isinstance(lora.targets, str) else list(lora.targets),
+        task_type=peft.TaskType.CAUSAL_LM,
+    )
+    torch.manual_seed(seed)
+    peft.LoraModel(model, config, "default")
+
+
+def check_targets(model: Any, lora: LoraConfig) -> None:
+    """Raise :class:`UserError` where ``lora.targets`` are not linear layers of the model's body; weights need not be
+    there."""
+    from torch import nn
+
+    if isinstance(lora.targets, str):
+        return
+    head = model.get_output_embeddings()
+    linear = {name.rpartition(".")[2]: module for name, module in model.named_modules() if type(module) is nn.Linear}
+    there = sorted(name for name, module in linear.items() if module is not head)
+    for name in lora.targets:
+        if name not in there:
+            raise UserError(
+                f"training.lora.targets: {name} is no linear layer of {type(model).__name__}'s body; it has "
+                f"{', '.join(there)}"
+            )
+
+
+def save_adapter(model: Any, folder: Path, base: str, rank: int) -> None:
+    """Write the adapters of ``model`` into ``folder`` in PEFT's format, from rank 0; every worker takes part.
+
+    ``base`` names the model's own folder, which stands beside ``folder``.
+    """
+    from safetensors.torch import save_file
+    from torch.distributed.tensor import DTensor
+
+    weights = {}
+    for name, parameter in adapter_parameters(model).items():
+        whole = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+        if rank == 0:
+            weights[name] = whole.detach().cpu().contiguous()
+    if rank == 0:
+        save_file(weights, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+        config = model.peft_config["default"].to_dict() | {"base_model_name_or_path": base, "inference_mode": True}
+        config["target_modules"] = sorted(config["target_modules"])  # a set, whose order changes from run to run
+        (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True, default=str))
+
+
+def save_whole(model: Any, folder: Path, rank: int) -> None:
+    """Write ``model`` as a Hugging Face folder of safetensors, from rank 0. Every worker takes part.
+
+    Shards are put together one tensor at a time, in rank 0's memory and not on its device.
+    """
+    from torch.distributed.tensor import DTensor
+
+    weights = {}
+    for name, parameter in model.named_parameters():  # a tied weight once, which is how it is written
+        whole = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+        if rank == 0:
+            weights[name] = whole.detach().cpu()
+    if rank == 0:
+        buffers = dict(model.named_buffers()).keys() & model.state_dict().keys()
+        weights |= {name: model.get_buffer(name).cpu() for name in buffers}
+        model.save_pretrained(folder, state_dict=weights)
+
+
+def keep_documents_apart(model: Any, end_of_text: int) -> None:
+    """From now on the body of ``model``, a Hugging Face causal LM, sees each document of a row by itself.
+
+    transformers finds packed documents by positions that start again, where nothing is cached. Not every architecture
+    looks: it is tried on a row, and one that attends across documents all the same is refused with :class:`UserError`.
+    """
+
+    def add_positions(_: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        place = positions(keywords["input_ids"], end_of_text)
+        return arguments, {**keywords, "position_ids": place, "use_cache": False}
+
+    model.base_model.register_forward_pre_hook(add_positions, with_kwargs=True)
+    if not _apart(model, end_of_text):
+        raise UserError(
+            f"training.document_mask: {type(model).__name__} attends across the documents of a block whatever their "
+            "positions; leave it out"
+        )
+
+
+def positions(tokens: "Tensor", end_of_text: int) -> "Tensor":
+    """Each token's place in its document: int64 of the shape of ``tokens`` (rows, length)."""
+    import torch
+
+    place = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+    return place - torch.where(tokens == end_of_text, place, 0).cummax(1).values
+
+
+def _apart(model: Any, end_of_text: int) -> bool:
+    """Whether what follows an end-of-text token gets the hidden states that it gets at the beginning of a row."""
+    import torch
+
+    others = [token for token in range(9) if token != end_of_text][:8]
+    second = torch.tensor([[end_of_text, *others[:4]]], device=model.device)
+    first = torch.tensor([others[4:]], device=model.device)
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        alone = model.base_model(input_ids=second, use_cache=False).last_hidden_state
+        packed = model.base_model(input_ids=torch.cat([first, second], 1), use_cache=False).last_hidden_state
+    model.train(training)
+    difference = (packed[:, first.shape[1] :] - alone).abs().max()
+    return bool(difference <= 1000 * torch.finfo(alone.dtype).eps * alone.abs().max())

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from fortifai_ray.engines.config import DecodingConfig, EngineConfig, resolve_kind
+from fortifai_ray.engines.engine import DecodingConfig, EngineConfig, resolve_kind
 from fortifai_ray.errors import UserError
 from fortifai_ray.families import KEPT_FRACTION, MEAN_TARGET_PROBABILITY, TRAIN_LOSS
 from fortifai_ray.families.language.config import CorpusConfig, EvaluationConfig, ModelConfig, TrainingConfig
@@ -16,7 +16,7 @@ from fortifai_ray.storage.store import StageStore
 
 if TYPE_CHECKING:
     from fortifai_ray.families.language.family import LanguageFamily
-    from fortifai_ray.recipe.devices import Devices
+    from fortifai_ray.recipe.executor import Executor
     from fortifai_ray.storage.steps import Steps
 
 METRICS = (
@@ -133,19 +133,28 @@ class LanguageRecipe(Recipe):
 
         return prepare_corpus(self.corpus, self.family.model, store).hash
 
-    def build(self, prepared: str | None, steps: "Steps", devices: "Devices") -> "LanguageFamily":
+    def engine_start(self, prepared: str | None, store: StageStore, folder: Path) -> EngineConfig | None:
+        """vLLM's or transformers' engine; the model's ``config.json`` is what it starts from."""
+        from fortifai_ray.families.language.corpus import open_corpus
+        from fortifai_ray.families.language.models import write_config
+
+        assert prepared is not None, "a language chain needs its corpus"
+        write_config(self.family.model, open_corpus(prepared, store), folder)
+        return self.writer
+
+    def build(self, prepared: str | None, steps: "Steps", executor: "Executor") -> "LanguageFamily":
         from fortifai_ray.families.language.corpus import open_corpus
         from fortifai_ray.families.language.family import LanguageFamily
 
         assert prepared is not None, "a language chain needs its corpus"
-        return LanguageFamily(self, open_corpus(prepared, steps.store), steps, devices)
+        return LanguageFamily(self, open_corpus(prepared, steps.store), steps, executor)
 
     def check(self, prepared: str | None, store: StageStore, source: str) -> None:
+        from fortifai_ray.engines.in_process import InProcess
         from fortifai_ray.evaluation.benchmarks.tasks import check_files
-        from fortifai_ray.recipe.devices import Devices
         from fortifai_ray.storage.steps import Steps
 
-        family = self.build(prepared, Steps(store), Devices())
+        family = self.build(prepared, Steps(store), InProcess())
         size, batch, human = self.training.block_size, self.training.batch_size, family.human()
         blocks, held_out = len(human.first.items), len(family.corpus.held_out)
         if blocks < batch:
@@ -196,8 +205,7 @@ class LanguageRecipe(Recipe):
         lora = self.training.lora
         if lora is None or isinstance(lora.targets, str):
             return  # without importing torch
-        from fortifai_ray.families.language.lora import check_targets
-        from fortifai_ray.families.language.models import skeleton
+        from fortifai_ray.families.language.models import check_targets, skeleton
 
         network = skeleton(self.family.model)
         try:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from fortifai_ray.engines.adapters import load_causal_lm
+from fortifai_ray.engines.checkpoints import load_causal_lm
 
 PERPLEXITY_VERSION = 1  # bump when the same model and text give other scores
 

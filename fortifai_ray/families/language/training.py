@@ -1,76 +1,59 @@
-"""Training one generation on Ray Train: one train function, in one process or in many.
+"""Training one generation of a causal LM: batches of blocks, the model spread over the workers, and what is recorded.
 
-With one worker Ray Train runs the function in the process that asks (its local mode), which saves the seconds that a
-worker group takes to start; with more, each worker runs it under DistributedDataParallel or with a shard of the model
-(:mod:`fortifai_ray.families.language.parallel`). Losses are sums, divided once by the *global* number of targets, so
-that the number of workers and of micro-batches changes nothing but rounding.
+Several workers each hold a whole copy of the model (DDP) or a shard of it (FSDP2). Sharded, a decoder layer's weights
+are gathered just before they are used and freed afterwards. Everything outside the decoder layers (embeddings, last
+norm, output head) is one group, gathered for the whole of the forward pass: so the head's weight is whole when the
+fused loss multiplies by it, and a head that is tied to the embeddings stays so.
 """
 
 import json
-import math
-import time
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
-from pydantic import TypeAdapter
 
-from fortifai_ray.engines.adapters import whole_model
-from fortifai_ray.families.fitting import fetch, make_optimizer, run_on_ray_train, use_bfloat16
+from fortifai_ray.engines.checkpoints import whole_model
+from fortifai_ray.errors import UserError
+from fortifai_ray.families.fitting import EpochLoss, Fit, FitReport, read_report, write_report
 from fortifai_ray.families.language.config import TrainingConfig
-from fortifai_ray.families.language.data import Batch, Blocks, batches, keep_documents_apart
-from fortifai_ray.families.language.lora import adapt, save_adapter
-from fortifai_ray.families.language.parallel import (
-    clip_gradients,
-    held_share,
-    save_whole,
-    spread,
-    unreduced,
-    unwrapped,
-)
-from fortifai_ray.losses import CrossEntropy, DynamicTruncatedCrossEntropy, Loss, PointwiseLoss, SequenceLoss
-from fortifai_ray.seeds import generator
-from fortifai_ray.storage.transfer import Folder
+from fortifai_ray.families.language.data import Blocks
+from fortifai_ray.families.language.models import adapt, keep_documents_apart, save_adapter, save_whole
+from fortifai_ray.losses import CrossEntropy, Loss
+from fortifai_ray.recipe.executor import Executor, Workers
+from fortifai_ray.storage.store import Folder
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
+    from fortifai_ray.losses.causal_lm import CausalLMObjective
     from fortifai_ray.losses.fused import LossSums
 
 VERSION = 2  # bump when the same data and settings give another model
 
-_REPORT = "training.json"
 _HISTOGRAM = "target_probability.json"
-_loss_adapter: TypeAdapter[Loss] = TypeAdapter(Loss)
+_BINS = 1000  # of the target probability, equal, over [0, 1]
 
 
 @dataclass(frozen=True)
-class TrainingReport:
-    """What one generation's training came to. Losses are means per valid or kept target, as the loss's normaliser says.
+class TrainingReport(FitReport):
+    """One generation's training. Losses are means per valid or kept target, as the loss's normaliser says.
 
-    What is said of the target probability is over all epochs, as it was before each step; its whole histogram is in the
-    file ``target_probability.json``.
+    The whole histogram of the target probability, over all epochs and before each step, is in the file
+    ``target_probability.json``.
     """
 
-    train_loss: float  # over the last epoch
-    kept_fraction: float  # of the valid targets, over all epochs
-    mean_target_probability: float
     target_probability_q25: float | None
     target_probability_median: float | None
     target_probability_q75: float | None
-    gamma_by_epoch: list[float]  # of dynamic_tce; empty for other losses
     output_head: str  # "fused", or "plain: " and why
-    steps: int
-    targets: int
-    world_size: int
     held_share: float  # of the weights, by rank 0 between steps: 1 unless they are sharded
-    train_seconds: float
-    diverged: str | None
 
 
 def train(
+    executor: Executor,
     model: Folder,
     output: Path,
     blocks: Blocks,
@@ -79,262 +62,238 @@ def train(
     order_seed: int,
     *,
     end_of_text: int | None = None,
-    workers: int = 1,
-    resources_per_worker: dict[str, float] | None = None,
-    threads: int = 1,
 ) -> TrainingReport:
     """Train ``model`` (a Hugging Face folder) on ``blocks``; write the result, a Hugging Face folder, to ``output``.
 
-    With ``training.lora`` what is trained and written is an adapter, and ``model`` may be one: it is gone on with. The
-    folder of the model it belongs to must come to stand beside ``output`` (:mod:`fortifai_ray.engines.adapters`).
-    Runs :func:`train_loop` by a ``TorchTrainer``. ``order_seed`` shuffles the blocks, epoch by epoch. ``end_of_text``
-    is the token that ends a document, which ``training.document_mask`` needs. Raises ValueError where that lacks.
+    With ``training.lora`` an adapter is trained and written, and ``model`` may be one, whose training continues. The
+    folder of the model it belongs to must end up beside ``output`` (:mod:`fortifai_ray.engines.checkpoints`).
+    ``order_seed`` shuffles the blocks, epoch by epoch. ``end_of_text`` is the token that ends a document, which
+    ``training.document_mask`` needs. Raises ValueError where it is missing.
     """
     if training.document_mask and end_of_text is None:
         raise ValueError("training.document_mask needs the token that ends a document")
-    config = {
-        "loss": loss.model_dump(),
-        "training": training.model_dump(),
-        "order_seed": order_seed,
-        "end_of_text": end_of_text,
-        "threads": threads,
-    }
+    settings = {"loss": loss, "training": training, "order_seed": order_seed, "end_of_text": end_of_text}
     arrays = {"tokens": blocks.tokens, "lengths": blocks.lengths}
-    run_on_ray_train(
-        train_loop,
-        config,
-        arrays,
-        {"model": model},
-        output,
-        workers=workers,
-        resources_per_worker=resources_per_worker,
-    )
-    return TrainingReport(**json.loads((output / _REPORT).read_text()))
+    executor.fit(train_loop, settings, arrays, {"model": model}, output)
+    return TrainingReport(**read_report(output))
 
 
-def train_loop(config: dict[str, Any]) -> None:
-    """The train function that each Ray Train worker runs (see :func:`train` for what ``config`` holds)."""
-    import ray.train
+def train_loop(
+    workers: Workers,
+    *,
+    model: Path,
+    output: Path,
+    tokens: np.ndarray,
+    lengths: np.ndarray,
+    loss: Loss,
+    training: TrainingConfig,
+    order_seed: int,
+    end_of_text: int | None,
+) -> None:
+    """Run by every training worker (see :func:`train`)."""
     import torch
-    import torch.distributed as dist
     import transformers
 
     from fortifai_ray.losses.causal_lm import CausalLMObjective
 
-    torch.set_num_threads(config["threads"])
-    training = TrainingConfig(**config["training"])
-    loss = _loss_adapter.validate_python(config["loss"])
-    blocks = Blocks(fetch(config["tokens"]), fetch(config["lengths"]))
-    context = ray.train.get_context()
-    world = context.get_world_size()
-    if world > 1:
-        assert dist.get_world_size() == world, "the process group is not the worker group"
-
-    torch.manual_seed(config["order_seed"])  # dropout, where a model has it
-    start = Path(config["model"])
-    base = whole_model(start)
-    model: Any = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    torch.manual_seed(order_seed)  # dropout, where a model has it
+    base = whole_model(model)
+    network: Any = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     if training.lora is not None:
-        adapt(model, training.lora, start, config["order_seed"])
+        adapt(network, training.lora, model, order_seed)
     if training.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
-    objective = CausalLMObjective(model)
+        network.gradient_checkpointing_enable()
+    objective = CausalLMObjective(network)
     if training.document_mask:
-        keep_documents_apart(model, config["end_of_text"])
-    network = spread(objective, training.parallel, world)
-    held = held_share(network)
-    run = _Run(network, blocks, training, config["order_seed"], world)
-    started = time.perf_counter()
-    diverged = run.train(loss, context.get_world_rank())
-    seconds = time.perf_counter() - started
-
-    report = run.meter.report(
-        training.epochs,
-        world,
-        seconds,
-        diverged,
-        output_head=objective.output_head,
-        gammas=run.gammas,
-        held_share=held,
-    )
-    output = Path(config["output"])
+        assert end_of_text is not None
+        keep_documents_apart(network, end_of_text)
+    fit = _LanguageFit(spread(objective, training, workers), Blocks(tokens, lengths), training, order_seed, workers)
+    held = _held_share(fit.network)
+    report = fit.run(loss)
     if training.lora is None:
-        save_whole(model, output, context.get_world_rank())
+        save_whole(network, output, workers.rank)
     else:
-        save_adapter(model, output, base.name, context.get_world_rank())
-    if context.get_world_rank() == 0:
-        np.save(output / "losses.npy", run.meter.losses())
-        np.save(output / "gradient_norms.npy", [float(norm) for norm in run.gradient_norms])
-        (output / _HISTOGRAM).write_text(json.dumps(run.meter.histogram()))
-        (output / _REPORT).write_text(json.dumps(asdict(report)))
+        save_adapter(network, output, base.name, workers.rank)
+    if workers.rank == 0:
+        fit.write(output, report, objective.output_head, held)
 
 
-class _Run:
-    """One worker's training: what its steps share."""
+class Batch(NamedTuple):
+    """One rank's share of a step's blocks: ``parts`` are its micro-batches, tokens (rows, block_size) and lengths
+    (rows,), as many on every rank; ``targets`` counts those of all ranks."""
 
-    def __init__(self, network: Any, blocks: Blocks, training: TrainingConfig, order_seed: int, world: int) -> None:
+    parts: "list[tuple[Tensor, Tensor]]"
+    targets: int
+
+
+def batches(blocks: Blocks, order: np.ndarray, training: TrainingConfig, rank: int, world: int) -> Iterator[Batch]:
+    """The share of each step's blocks of one ``rank`` of ``world``, in the order of ``order`` (indices of blocks)."""
+    for start in range(0, len(order), training.batch_size):
+        batch = order[start : start + training.batch_size]
+        targets = int((blocks.lengths[batch] - 1).clip(0).sum())
+        parts = min(training.gradient_accumulation, -(-len(batch) // world))
+        shares = np.array_split(batch[rank::world], parts)
+        yield Batch([_rows(blocks, share, batch[:1]) for share in shares], max(targets, 1))
+
+
+def _rows(blocks: Blocks, share: np.ndarray, any_row: np.ndarray) -> "tuple[Tensor, Tensor]":
+    """The rows of a micro-batch; where it has none, a row without targets keeps this rank in step with the others."""
+    import torch
+
+    lengths = blocks.lengths[share]
+    if len(share) == 0:
+        share, lengths = any_row, np.zeros(1, dtype=np.int64)
+    return torch.from_numpy(blocks.tokens[share]).long(), torch.from_numpy(lengths)
+
+
+class _LanguageFit(Fit[Batch]):
+    COLUMNS: ClassVar[tuple[str, ...]] = ("loss", "divisor", "kept", "probability", "targets")
+    training: TrainingConfig
+
+    def __init__(
+        self, network: "nn.Module", blocks: Blocks, training: TrainingConfig, order_seed: int, workers: Workers
+    ) -> None:
         import torch
 
-        self._network, self._blocks, self._training = network.train(), blocks, training
-        self._order_seed, self._world = order_seed, world
-        self._device = next(network.parameters()).device
-        steps = math.ceil(len(blocks) / training.batch_size) * training.epochs
-        self._optimizer, self._schedule = make_optimizer(network, training, steps)
-        self._autocast = torch.autocast(self._device.type, torch.bfloat16, enabled=use_bfloat16(training, self._device))
-        self.meter = _Meter(steps, self._device)
-        self.gammas: list[float] = []
-        self.gradient_norms: list[Tensor] = []  # of each step, ahead of clipping; the same on every rank
+        super().__init__(network, len(blocks), training, order_seed, workers)
+        self._blocks = blocks
+        self._counts = torch.zeros(_BINS, dtype=torch.int64, device=self.device)  # of targets, by their probability
 
-    def train(self, loss: Loss, rank: int) -> str | None:
-        """Every epoch; returns why it stopped early, on every rank alike, or None."""
-        step = 0
-        for epoch in range(self._training.epochs):
-            if isinstance(loss, DynamicTruncatedCrossEntropy):
-                self.gammas.append(self._threshold(loss, epoch))
-                if math.isnan(self.gammas[-1]):
-                    return f"the target probabilities are not finite ahead of epoch {epoch}"
-                of_epoch: PointwiseLoss | SequenceLoss = loss.at(self.gammas[-1])
-            else:
-                of_epoch = loss
-            order = generator(self._order_seed, "epoch", epoch).permutation(len(self._blocks))
-            for batch in batches(self._blocks, order, self._training, rank, self._world):
-                if not self._step(step, batch, of_epoch):
-                    return f"the gradient is not finite at step {step}"
-                step += 1
-        return None
+    def batches(
+        self, order: np.ndarray, rank: int, world: int, purpose: tuple[str | int, ...], first: int
+    ) -> Iterator[Batch]:
+        return batches(self._blocks, order, self.training, rank, world)
 
-    def _step(self, step: int, batch: Batch, loss: PointwiseLoss | SequenceLoss) -> bool:
-        """One update of the weights, left out where the gradient is not finite."""
-        import torch
-
-        self._add_gradients(step, batch, loss)
-        self.gradient_norms.append(clip_gradients(self._network, self._training.max_grad_norm))
-        if not torch.isfinite(self.gradient_norms[-1]):
-            return False
-        self._optimizer.step()
-        self._schedule.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        return True
-
-    def _add_gradients(self, step: int, batch: Batch, loss: PointwiseLoss | SequenceLoss) -> None:
-        """The gradients of one step, of the loss divided by what it counts over all micro-batches and workers."""
+    def add_gradients(self, step: int, batch: Batch, loss: EpochLoss) -> None:
+        """The gradients of the loss divided by its count of targets over all micro-batches and workers."""
         import torch
 
         count: Tensor | int = batch.targets
-        kept = torch.zeros((), dtype=torch.int64, device=self._device)
-        later = loss.normaliser == "kept" and len(batch.parts) > 1  # the count is known once the last part is through
+        kept = torch.zeros((), dtype=torch.int64, device=self.device)
+        later = loss.normaliser == "kept" and len(batch.parts) > 1  # the count is known after the last part
         for number, (tokens, lengths) in enumerate(batch.parts, start=1):
-            with unreduced(self._network, more_to_come=number < len(batch.parts)):
-                with self._autocast:
-                    sums: LossSums = self._network(tokens.to(self._device), lengths.to(self._device), loss)
+            with _unreduced(self.network, more_to_come=number < len(batch.parts)):
+                with self.autocast:
+                    sums: LossSums = self.network(tokens.to(self.device), lengths.to(self.device), loss)
                 kept += sums.kept.sum()
                 if loss.normaliser == "kept":
-                    count = 1 if later else self._over_workers(kept).clamp_min(1)
+                    count = 1 if later else self.workers.sum(kept).clamp_min(1)
                 # Gradients are averaged over workers; the sum over workers is wanted.
-                (sums.total * (self._world / count)).backward()
-            self.meter.add(step, sums, loss.normaliser)
+                (sums.total * (self.workers.world / count)).backward()
+            self._record(step, sums, loss.normaliser)
         if later:
-            count = self._over_workers(kept).clamp_min(1)
-            for parameter in self._network.parameters():
+            count = self.workers.sum(kept).clamp_min(1)
+            for parameter in self.network.parameters():
                 if parameter.grad is not None:
                     parameter.grad.div_(count)
 
-    def _over_workers(self, count: "Tensor") -> "Tensor":
-        import torch.distributed as dist
-
-        if self._world > 1:
-            dist.all_reduce(count)
-        return count
-
-    def _threshold(self, loss: DynamicTruncatedCrossEntropy, epoch: int) -> float:
-        """This epoch's γ. Each worker goes through the whole sample: their weights are the same, and so is γ."""
-        import torch
-
-        order = generator(self._order_seed, "threshold", epoch).permutation(len(self._blocks))[: loss.sample_blocks]
-        objective = unwrapped(self._network)
-        objective.eval()
+    def target_probabilities(self, module: Any, batch: Batch) -> "list[Tensor]":
         probabilities = []
-        with torch.no_grad(), self._autocast:
-            for batch in batches(self._blocks, order, self._training, 0, 1):
-                for tokens, lengths in batch.parts:
-                    sums = objective(tokens.to(self._device), lengths.to(self._device), CrossEntropy())
-                    probabilities.append(sums.log_p[sums.valid].exp())
-        objective.train()
-        gamma = torch.tensor(loss.threshold(probabilities), dtype=torch.float64, device=self._device)
-        return float(self._over_workers(gamma) / self._world)
+        for tokens, lengths in batch.parts:
+            sums = module(tokens.to(self.device), lengths.to(self.device), CrossEntropy())
+            probabilities.append(sums.log_p[sums.valid].exp())
+        return probabilities
 
+    def train_loss(self, last_epoch: "Tensor") -> float:
+        total = dict(zip(self.COLUMNS, last_epoch.sum(0).tolist(), strict=True))
+        return total["loss"] / max(total["divisor"], 1.0)
 
-class _Meter:
-    """Sums over targets, kept on the device and reduced over the workers once, at the end."""
+    def reduce(self) -> None:
+        super().reduce()
+        self.workers.sum(self._counts)
 
-    BINS = 1000  # of the target probability, equal, over [0, 1]
+    def write(self, output: Path, report: FitReport, output_head: str, held_share: float) -> None:
+        """The report and, over all workers, the loss and gradient norm by step and the histogram, into ``output``."""
+        losses, divisors = (self.column(name).cpu().numpy() for name in ("loss", "divisor"))
+        np.save(output / "losses.npy", losses / divisors.clip(1))  # nats per target: float64 of shape (steps,)
+        np.save(output / "gradient_norms.npy", [float(norm) for norm in self.gradient_norms])
+        histogram = {"edges": np.linspace(0.0, 1.0, _BINS + 1).round(9).tolist(), "counts": self._counts.tolist()}
+        (output / _HISTOGRAM).write_text(json.dumps(histogram))
+        whole = TrainingReport(
+            **vars(report),
+            target_probability_q25=self._quantile(0.25),
+            target_probability_median=self._quantile(0.5),
+            target_probability_q75=self._quantile(0.75),
+            output_head=output_head,
+            held_share=held_share,
+        )
+        write_report(whole, output)
 
-    def __init__(self, steps: int, device: "torch.device") -> None:
-        import torch
-
-        # a row a step: loss, what the loss is divided by, kept targets, target probability, targets
-        self._sums = torch.zeros(steps, 5, dtype=torch.float64, device=device)
-        self._counts = torch.zeros(self.BINS, dtype=torch.int64, device=device)
-
-    def add(self, step: int, sums: "LossSums", normaliser: str) -> None:
+    def _record(self, step: int, sums: "LossSums", normaliser: str) -> None:
         """A micro-batch of this worker's, of a step."""
         import torch
 
         probability = sums.log_p.exp()
         kept, targets = sums.kept.sum(), sums.valid.sum()
-        row = (sums.total.detach(), kept if normaliser == "kept" else targets, kept)
-        for column, value in enumerate((*row, probability.masked_fill(~sums.valid, 0.0).sum(), targets)):
-            self._sums[step, column] += value
-        bins = (probability.nan_to_num(0.0) * self.BINS).long().clamp(0, self.BINS - 1)
-        counted = torch.where(sums.valid & ~probability.isnan(), bins, self.BINS)  # one more bin for what is no target
-        self._counts += counted.flatten().bincount(minlength=self.BINS + 1)[: self.BINS]
-
-    def losses(self) -> np.ndarray:
-        """Mean loss by step, over all workers: float64 of shape (steps,)."""
-        sums = self._sums.cpu().numpy()
-        return sums[:, 0] / sums[:, 1].clip(1)
-
-    def histogram(self) -> dict[str, list[float]]:
-        """Of the target probability over all epochs and workers: bin ``edges`` and ``counts`` of targets."""
-        return {"edges": np.linspace(0.0, 1.0, self.BINS + 1).round(9).tolist(), "counts": self._counts.tolist()}
+        values = {
+            "loss": sums.total.detach(),
+            "divisor": kept if normaliser == "kept" else targets,
+            "kept": kept,
+            "probability": probability.masked_fill(~sums.valid, 0.0).sum(),
+            "targets": targets,
+        }
+        self.record(step, values)
+        bins = (probability.nan_to_num(0.0) * _BINS).long().clamp(0, _BINS - 1)
+        counted = torch.where(sums.valid & ~probability.isnan(), bins, _BINS)  # one more bin for what is no target
+        self._counts += counted.flatten().bincount(minlength=_BINS + 1)[:_BINS]
 
     def _quantile(self, level: float) -> float | None:
         """Of the target probability, exact to the width of a bin; None without targets."""
         below = np.concatenate([[0], np.cumsum(self._counts.cpu().numpy())])
-        return float(np.interp(level * below[-1], below, np.linspace(0.0, 1.0, self.BINS + 1))) if below[-1] else None
+        return float(np.interp(level * below[-1], below, np.linspace(0.0, 1.0, _BINS + 1))) if below[-1] else None
 
-    def report(
-        self,
-        epochs: int,
-        world: int,
-        seconds: float,
-        diverged: str | None,
-        *,
-        output_head: str,
-        gammas: list[float],
-        held_share: float,
-    ) -> TrainingReport:
-        """What it came to, after reducing over the workers: to be called once, by every worker."""
-        if world > 1:
-            import torch.distributed as dist
 
-            dist.all_reduce(self._sums)
-            dist.all_reduce(self._counts)
-        total = self._sums.sum(0).tolist()
-        last = self._sums[-(len(self._sums) // epochs) :].sum(0).tolist()
-        return TrainingReport(
-            train_loss=last[0] / max(last[1], 1.0),
-            kept_fraction=total[2] / max(total[4], 1.0),
-            mean_target_probability=total[3] / max(total[4], 1.0),
-            target_probability_q25=self._quantile(0.25),
-            target_probability_median=self._quantile(0.5),
-            target_probability_q75=self._quantile(0.75),
-            gamma_by_epoch=gammas,
-            output_head=output_head,
-            steps=int((self._sums[:, 4] > 0).sum()),
-            targets=int(total[4]),
-            world_size=world,
-            held_share=held_share,
-            train_seconds=seconds,
-            diverged=diverged,
+def spread(objective: "CausalLMObjective", training: TrainingConfig, workers: Workers) -> "nn.Module":
+    """``objective`` on this worker's device, spread over the workers as ``training.parallel`` says.
+
+    Alone, a worker holds the whole model. Raises :class:`UserError` for a model that cannot be sharded by layers.
+    """
+    if training.parallel == "fsdp" and workers.world > 1:
+        return _sharded(objective, workers)
+    return workers.prepare(objective)
+
+
+def _sharded(objective: "CausalLMObjective", workers: Workers) -> "nn.Module":
+    """Weights, gradients and the optimiser's moments in float32, each worker holding its share of them."""
+    import torch
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    device = workers.device
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    mesh = init_device_mesh(device.type, (workers.world,))
+    for layer in _decoder_layers(objective.model):
+        fully_shard(layer, mesh=mesh)
+    fully_shard(objective, mesh=mesh)
+    return objective
+
+
+def _decoder_layers(model: Any) -> "list[nn.Module]":
+    names = set(model._no_split_modules or ())
+    layers = [module for module in model.modules() if type(module).__name__ in names]
+    if not layers:
+        raise UserError(
+            f"training.parallel: {type(model).__name__} does not name its layers, so it cannot be sharded by them; "
+            "ddp is right here"
         )
+    return layers
+
+
+def _held_share(network: "nn.Module") -> float:
+    """The share of the model's weights that this worker holds between steps: 1 unless they are sharded."""
+    from torch.distributed.tensor import DTensor
+
+    parameters = list(network.parameters())
+    held = sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in parameters)
+    return held / sum(p.numel() for p in parameters)
+
+
+def _unreduced(network: "nn.Module", more_to_come: bool) -> AbstractContextManager[None]:
+    """Around a micro-batch's forward and backward pass: gradients stay on this worker while there is ``more_to_come``.
+
+    Shards are reduced each time all the same: gradients of the whole model on each worker are what does not fit.
+    """
+    from torch.nn.parallel import DistributedDataParallel
+
+    return network.no_sync() if more_to_come and isinstance(network, DistributedDataParallel) else nullcontext()

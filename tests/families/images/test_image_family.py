@@ -11,11 +11,11 @@ from image_recipes import DIFFUSION, VAE, make_recipe, prepared
 from pydantic import ValidationError
 
 from fortifai_ray.chain.recursion import Generation, recursion
+from fortifai_ray.engines.in_process import InProcess
 from fortifai_ray.errors import UserError
 from fortifai_ray.families.images.family import ImageFamily
 from fortifai_ray.families.images.recipe import ImageRecipe
 from fortifai_ray.recipe.curation import Surplexity, Verifier
-from fortifai_ray.recipe.devices import Devices
 from fortifai_ray.recipe.family import Collapsed, Synthetic
 from fortifai_ray.recipe.recipe import recipe_type
 from fortifai_ray.recipe.regimes import TrainingSet
@@ -31,7 +31,7 @@ def run(recipe: ImageRecipe, folder: Path) -> list[Generation[Stage]]:
 def build(recipe: ImageRecipe, folder: Path) -> ImageFamily:
     store, human = prepared(recipe, folder)
     recipe.check(human, store, "study.yaml")
-    return recipe.build(human, Steps(store), Devices())
+    return recipe.build(human, Steps(store), InProcess())
 
 
 def outputs(generation: Generation[Stage]) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def test_a_chain_goes_from_end_to_end(content: dict[str, Any], shape: tuple[int,
         assert (generation.synthetic.stage.path / "samples.png").read_bytes() == family.picture(generation.synthetic)
     store = StageStore(tmp_path)
     steps = Steps(store, replay=True)
-    again = recipe.build(recipe.prepare(store, ""), steps, Devices())
+    again = recipe.build(recipe.prepare(store, ""), steps, InProcess())
     assert len(list(recursion(recipe, again, lambda history: False))) == 2
     assert steps.computed == 0
 

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fortifai_ray.families.images.config import DataConfig
 from fortifai_ray.families.images.data import HumanData, prepare_data
-from fortifai_ray.families.images.measures import (
+from fortifai_ray.families.images.evaluation import (
     class_entropy,
     classes_present,
     classify,
@@ -20,6 +19,7 @@ from fortifai_ray.families.images.measures import (
     trace_of_covariance,
 )
 from fortifai_ray.families.images.pictures import picture
+from fortifai_ray.families.images.recipe import DataConfig
 from fortifai_ray.storage.steps import Steps
 from fortifai_ray.storage.store import StageStore
 

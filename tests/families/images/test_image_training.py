@@ -6,13 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from executors import executor
 from safetensors.torch import load_file
 
-from fortifai_ray.families.images.config import DataConfig, DiffusionConfig, TrainingConfig, VaeConfig
+from fortifai_ray.families.fitting import FitReport
 from fortifai_ray.families.images.data import HumanData
 from fortifai_ray.families.images.models import create_model, load_model, save_model
 from fortifai_ray.families.images.objective import cpu_generator, score_samples
-from fortifai_ray.families.images.training import TrainingReport, train
+from fortifai_ray.families.images.recipe import DataConfig, DiffusionConfig, TrainingConfig, VaeConfig
+from fortifai_ray.families.images.training import train
 from fortifai_ray.losses import CrossEntropy, DynamicTruncatedCrossEntropy, Loss, TruncatedCrossEntropy
 from fortifai_ray.seeds import derive_seed, generator
 
@@ -42,11 +44,9 @@ def run(
     loss: Loss,
     settings: TrainingConfig = SETTINGS,
     workers: int = 1,
-) -> TrainingReport:
+) -> FitReport:
     output.mkdir()
-    return train(
-        model, output, samples, loss, settings, 7, workers=workers, resources_per_worker={"CPU": 0.5}, threads=1
-    )
+    return train(executor(workers), model, output, samples, loss, settings, 7)
 
 
 def test_the_first_loss_is_the_models_own(vae: Path, digits: HumanData, tmp_path: Path) -> None:

@@ -6,17 +6,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from executors import executor
 from pydantic import ValidationError
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from fortifai_ray.engines.adapters import load_causal_lm
+from fortifai_ray.engines.checkpoints import load_causal_lm
 from fortifai_ray.errors import UserError
 from fortifai_ray.families.language import training as training_module
 from fortifai_ray.families.language.config import LoraConfig, ModelConfig, TrainingConfig
 from fortifai_ray.families.language.data import Blocks
-from fortifai_ray.families.language.lora import check_targets
-from fortifai_ray.families.language.models import skeleton
+from fortifai_ray.families.language.models import check_targets, skeleton
 from fortifai_ray.families.language.recipe import LanguageRecipe
 from fortifai_ray.families.language.scoring import perplexity
 from fortifai_ray.families.language.training import TrainingReport, train
@@ -43,10 +43,7 @@ def run(
     """The report, and the loss and the gradient's norm of each step: (steps, 2)."""
     (root / name).mkdir()
     training = TrainingConfig(**{**SETTINGS.model_dump(), **settings})
-    resources = {"CPU": 0.5}
-    report = train(
-        root / start, root / name, blocks, loss, training, 7, workers=workers, resources_per_worker=resources
-    )
+    report = train(executor(workers), root / start, root / name, blocks, loss, training, 7)
     return report, np.stack([np.load(root / name / f) for f in ("losses.npy", "gradient_norms.npy")], axis=1)
 
 
@@ -108,7 +105,7 @@ def test_a_layer_that_is_not_there_is_told(root: Path, blocks: Blocks, tmp_path:
     """PEFT's own message is a paragraph; embeddings would drag a tied head along."""
     settings = SETTINGS.model_copy(update={"lora": LORA.model_copy(update={"targets": ("q_proj", name)})})
     with pytest.raises(UserError, match=f"{name} is no linear layer .*it has down_proj, gate_proj, k_proj, o_proj"):
-        train(root / "base", tmp_path, blocks, CrossEntropy(), settings, 7)
+        train(executor(), root / "base", tmp_path, blocks, CrossEntropy(), settings, 7)
 
 
 @pytest.mark.parametrize("targets", [("q_proj", "v_proj"), "all-linear"], ids=["few", "all"])

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from fortifai_ray.chain.recursion import Generation, recursion
-from fortifai_ray.engines.adapters import load_causal_lm
+from fortifai_ray.engines.checkpoints import load_causal_lm
 from fortifai_ray.engines.pool import EnginePool
 from fortifai_ray.families.language.recipe import LanguageRecipe
-from fortifai_ray.recipe.devices import Devices
 from fortifai_ray.storage.steps import Steps
 from fortifai_ray.storage.store import Stage, StageStore
+from fortifai_ray.sweep.ray_executor import RayExecutor
 
 RECIPE: dict[str, Any] = {
     "family": {"kind": "language", "model": {"preset": "llama-tiny", "vocab_size": 512}},
@@ -40,7 +40,7 @@ def pool(ray_instance: str) -> Iterator[EnginePool]:
 
 def run(recipe: LanguageRecipe, store: StageStore, pool: EnginePool | None) -> tuple[list[Generation[Stage]], Steps]:
     steps = Steps(store, replay=pool is None)
-    family = recipe.build(recipe.prepare(store, "test"), steps, Devices(pool=pool))
+    family = recipe.build(recipe.prepare(store, "test"), steps, RayExecutor(pool=pool))
     return list(recursion(recipe, family, lambda history: False)), steps
 
 
@@ -90,6 +90,6 @@ def test_both_chains_share_their_model(store: StageStore, pool: EnginePool) -> N
 
 
 def _base(folder: Path) -> str:
-    from fortifai_ray.engines.adapters import whole_model
+    from fortifai_ray.engines.checkpoints import whole_model
 
     return whole_model(folder).name

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from executors import executor
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.families.language.config import TrainingConfig
 from fortifai_ray.families.language.corpus import Corpus
-from fortifai_ray.families.language.data import Blocks, keep_documents_apart, positions
+from fortifai_ray.families.language.data import Blocks
+from fortifai_ray.families.language.models import keep_documents_apart, positions
 from fortifai_ray.families.language.training import train
 from fortifai_ray.losses import CrossEntropy
 
@@ -77,8 +79,8 @@ def test_training_keeps_documents_apart(model: Path, corpus: Corpus, tmp_path: P
     blocks = Blocks(tokens, np.array([64, 64]))
     settings = TrainingConfig(batch_size=2, block_size=64, document_mask=True)
     with pytest.raises(ValueError, match="the token that ends a document"):
-        train(model, tmp_path, blocks, CrossEntropy(), settings, 0)
-    train(model, tmp_path, blocks, CrossEntropy(), settings, 0, end_of_text=corpus.end_of_text)
+        train(executor(), model, tmp_path, blocks, CrossEntropy(), settings, 0)
+    train(executor(), model, tmp_path, blocks, CrossEntropy(), settings, 0, end_of_text=corpus.end_of_text)
 
     network: Any = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.float64)
     sums, targets = 0.0, 0

@@ -5,10 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from fortifai_ray.families.language.placed import where_it_trained
-from fortifai_ray.recipe.devices import Devices
-from fortifai_ray.storage.store import StageKey, StageStore
-from fortifai_ray.storage.transfer import StageFiles
+from fortifai_ray.engines.in_process import InProcess
+from fortifai_ray.storage.store import StageFiles, StageKey, StageStore
 
 PROJECT = Path(__file__).resolve().parents[3]
 
@@ -18,9 +16,8 @@ import os
 import ray
 from ray.util.placement_group import placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-from fortifai_ray.recipe.devices import Devices
 from fortifai_ray.errors import UserError
-from fortifai_ray.families.language.placed import where_it_trained
+from fortifai_ray.sweep.ray_executor import RayExecutor
 
 def process(wrong=False):
     if wrong:
@@ -32,14 +29,14 @@ class Trial:
     def measure(self):
         of_workers = {"CPU": 0.5, "GPU": 1.0}
         try:
-            where_it_trained(Devices(workers=2, resources_per_worker=of_workers), process, wrong=True)
+            RayExecutor(workers=2, worker_resources=of_workers).score(process, wrong=True)
         except UserError as error:
             assert "a line" in str(error)
         return (
             process(),
-            where_it_trained(Devices(workers=1, resources_per_worker=of_workers), process),
-            where_it_trained(Devices(workers=2, resources_per_worker={"CPU": 0.5}), process),
-            where_it_trained(Devices(workers=2, resources_per_worker=of_workers), process),
+            RayExecutor(workers=1, worker_resources=of_workers).score(process),
+            RayExecutor(workers=2, worker_resources={"CPU": 0.5}).score(process),
+            RayExecutor(workers=2, worker_resources=of_workers).score(process),
         )
 
 ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, logging_level="error")
@@ -71,5 +68,5 @@ def test_files_of_stages_become_folders(tmp_path: Path) -> None:
     store = StageStore(tmp_path / "runs")
     stage = store.step(StageKey("model", 1, {}), lambda folder: {})
     files = StageFiles(stage, store.storage)
-    found = where_it_trained(Devices(), lambda *folders, other: (*folders, other), files, 3, other=files)
-    assert found == (stage.path.absolute(), 3, stage.path.absolute())
+    scored = InProcess().score(lambda *folders, other: (*folders, other), files, 3, other=files)
+    assert scored == (stage.path.absolute(), 3, stage.path.absolute())

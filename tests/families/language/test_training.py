@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from executors import executor
 from transformers import AutoModelForCausalLM
 
 from fortifai_ray.families.language.config import TrainingConfig
@@ -14,6 +15,7 @@ from fortifai_ray.families.language.data import Blocks
 from fortifai_ray.families.language.scoring import perplexity
 from fortifai_ray.families.language.training import TrainingReport, train
 from fortifai_ray.losses import CrossEntropy, DynamicTruncatedCrossEntropy, Loss, LovaszSoftmax, TruncatedCrossEntropy
+from fortifai_ray.sweep.ray_executor import RayExecutor
 
 SETTINGS = TrainingConfig(epochs=2, batch_size=6, learning_rate=1e-3)
 
@@ -28,9 +30,7 @@ def blocks(corpus: Corpus) -> Blocks:
 
 def run(model: Path, output: Path, blocks: Blocks, loss: Loss, workers: int = 1) -> TrainingReport:
     output.mkdir()
-    return train(
-        model, output, blocks, loss, SETTINGS, 7, workers=workers, resources_per_worker={"CPU": 0.5}, threads=1
-    )
+    return train(executor(workers), model, output, blocks, loss, SETTINGS, 7)
 
 
 def test_the_first_loss_is_the_models_own(model: Path, blocks: Blocks, tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_the_loss_is_divided_by_what_the_normaliser_counts(model: Path, blocks: 
     for normaliser in ("valid", "kept"):
         (tmp_path / normaliser).mkdir()
         loss = TruncatedCrossEntropy(gamma=0.002, normaliser=normaliser)
-        reports[normaliser] = train(model, tmp_path / normaliser, blocks, loss, settings, 7)
+        reports[normaliser] = train(executor(), model, tmp_path / normaliser, blocks, loss, settings, 7)
     valid, kept = reports["valid"], reports["kept"]
     assert valid.steps == 1
     assert 0.1 < valid.kept_fraction == kept.kept_fraction < 0.9
@@ -172,7 +172,7 @@ def test_two_workers_agree_with_one(model: Path, blocks: Blocks, tmp_path: Path)
     one = run(model, tmp_path / "one", blocks, loss)
     (tmp_path / "two").mkdir()
     parts = SETTINGS.model_copy(update={"gradient_accumulation": 2})
-    two = train(model, tmp_path / "two", blocks, loss, parts, 7, workers=2, resources_per_worker={"CPU": 0.5})
+    two = train(executor(2), model, tmp_path / "two", blocks, loss, parts, 7)
     assert (one.world_size, two.world_size) == (1, 2)
     assert 0.0 < one.kept_fraction < 1.0
     assert two.targets == one.targets
@@ -193,9 +193,16 @@ def test_two_workers_do_not_hang_where_nothing_is_kept(model: Path, blocks: Bloc
     settings = TrainingConfig(epochs=1, batch_size=2, weight_decay=0.0)
     loss = TruncatedCrossEntropy(gamma=1e-9, normaliser="kept")
     (tmp_path / "out").mkdir()
-    report = train(
-        model, tmp_path / "out", one_row, loss, settings, 7, workers=2, resources_per_worker={"CPU": 0.5}, threads=1
-    )
+    report = train(executor(2), model, tmp_path / "out", one_row, loss, settings, 7)
     assert (report.world_size, report.diverged, report.kept_fraction, report.train_loss) == (2, None, 0.0, 0.0)
     before, after = (AutoModelForCausalLM.from_pretrained(path).state_dict() for path in (model, tmp_path / "out"))
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_without_ray_training_is_the_same_bit_for_bit(model: Path, blocks: Blocks, tmp_path: Path) -> None:
+    """The in-process executor and Ray Train's local mode run one loop: files of equal content."""
+    for name, by in (("here", executor()), ("ray", RayExecutor())):
+        (tmp_path / name).mkdir()
+        train(by, model, tmp_path / name, blocks, TruncatedCrossEntropy(gamma=0.005), SETTINGS, 7)
+    for file in ("model.safetensors", "losses.npy", "target_probability.json"):
+        assert (tmp_path / "here" / file).read_bytes() == (tmp_path / "ray" / file).read_bytes()

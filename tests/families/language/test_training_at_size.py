@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from executors import executor
 from pydantic import ValidationError
 from transformers import AutoModelForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
@@ -26,9 +27,8 @@ def run(
 ) -> tuple[TrainingReport, np.ndarray]:
     """The report, and the loss and the gradient's norm of each step: (steps, 2)."""
     output.mkdir()
-    resources = {"CPU": 0.5}
     training = TrainingConfig(**{**SETTINGS.model_dump(), **settings})
-    report = train(model, output, blocks, loss, training, 7, workers=workers, resources_per_worker=resources)
+    report = train(executor(workers), model, output, blocks, loss, training, 7)
     return report, np.stack([np.load(output / "losses.npy"), np.load(output / "gradient_norms.npy")], axis=1)
 
 

@@ -1,9 +1,16 @@
-"""How tokens are drawn, and what draws them."""
+"""What an engine is: its settings, the call that reaches it, and what every kind of engine offers."""
 
+from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Annotated, Literal, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from fortifai_ray.storage.store import Folder
+
+if TYPE_CHECKING:  # a study file is read without Arrow
+    import pyarrow as pa
 
 
 def _within(low: float, high: float, what: str, low_open: bool = False) -> AfterValidator:
@@ -93,3 +100,99 @@ class EngineConfig(BaseModel):
     kv_cache_bytes: int | None = Field(default=None, ge=1 << 20)
     prefix_caching: bool = False
     lora_rank: int | None = Field(default=None, ge=1, le=512, exclude_if=lambda value: value is None)
+
+
+@dataclass(frozen=True)
+class EngineCall:
+    """One unit of generation, complete in itself: an answer depends on nothing else.
+
+    Attributes:
+        call_id: names the call in waits and errors; unique.
+        checkpoint: a Hugging Face folder with safetensors, or an adapter's (:mod:`fortifai_ray.engines.checkpoints`).
+        weights_version: the identity of those weights. An engine that holds this version does not load again.
+        prompts: ``seed: int64, prompt_ids: list<int32>``, a row per request.
+        decoding: how the tokens are drawn.
+        engine: the engine that is to answer; one that is configured otherwise is started anew.
+    """
+
+    call_id: str
+    checkpoint: Folder
+    weights_version: str
+    prompts: "pa.Table"
+    decoding: DecodingConfig
+    engine: EngineConfig
+
+
+@dataclass(frozen=True)
+class EngineAnswer:
+    """What an engine generated.
+
+    Attributes:
+        generated_ids: ``list<int32>``, one per prompt, in the order asked. A row that ended early ends with its
+            end-of-text token.
+        weights_version: the version the engine held when it generated.
+        started, finished: wall-clock seconds (``time.time``) of the generation alone: no waiting, no loading.
+        load_seconds: what starting or swapping weights took for this call; 0 where the engine held them already.
+    """
+
+    generated_ids: "pa.ListArray"
+    weights_version: str
+    started: float
+    finished: float
+    load_seconds: float
+
+
+class Engine(Protocol):
+    """A model that answers, in one process. Not thread-safe: one call at a time.
+
+    Attributes:
+        architecture: what it was started for, as :func:`architecture` names it; empty while it is not running.
+    """
+
+    architecture: str
+
+    def start(self, config_folder: Path) -> None:
+        """Get ready for the architecture in ``config_folder``; its weights need not be there.
+
+        What ran before is shut down first.
+        """
+        ...
+
+    def stop(self) -> None:
+        """Shut down and free the memory."""
+        ...
+
+    def load(self, checkpoint: Path) -> None:
+        """Put a checkpoint's weights in place and verify that they are there.
+
+        The checkpoint has the architecture that the engine was started for; of an adapter, its model has.
+
+        Raises:
+            WeightsError: the checkpoint lacks a tensor, or the engine does not hold what the checkpoint says.
+        """
+        ...
+
+    def generate(self, prompts: list[list[int]], seeds: list[int], decoding: DecodingConfig) -> list[list[int]]:
+        """Generate for each prompt. Row *i*'s noise depends on ``seeds[i]`` alone.
+
+        Raises:
+            ValueError: a prompt is empty, or prompt and new tokens exceed the longest row the engine takes.
+        """
+        ...
+
+
+def check_lengths(prompts: list[list[int]], decoding: DecodingConfig, longest: int) -> None:
+    """Refuse rows that no engine sized for ``longest`` tokens can answer in full.
+
+    Raises:
+        ValueError: a prompt is empty or too long.
+    """
+    lengths = [len(prompt) for prompt in prompts]
+    if min(lengths, default=1) < 1:
+        raise ValueError("a prompt is empty: every row needs at least one context token")
+    needed = max(lengths, default=0) + decoding.max_new_tokens
+    if needed > longest:
+        raise ValueError(
+            f"rows of {needed} tokens (prompt and max_new_tokens) do not fit an engine sized for {longest}: "
+            "shorten context_tokens or max_new_tokens, or raise the engine's max_model_len if the model allows it"
+        )

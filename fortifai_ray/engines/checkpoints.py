@@ -1,17 +1,43 @@
-"""Reading the safetensors of a Hugging Face folder, tensor by tensor or slice by slice."""
+"""What lies in a model's folder: a whole Hugging Face model, or a LoRA adapter of the model in the folder beside it.
 
+An adapter is in PEFT's format: safetensors, and a configuration that names its model. The model's folder lies beside
+the adapter's, under that name: so stages do in a store, wherever the store is moved. A folder without such a
+configuration holds a whole model.
+"""
+
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fortifai_ray.engines.base import WeightsError
-from fortifai_ray.storage.transfer import StageFiles
+from fortifai_ray.storage.store import StageFiles
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+_PREFIX = "base_model.model."  # of every tensor's name in such a file
+# Keys of a config.json that do not change what the network computes, or that the call itself settles.
+_TRIVIA = frozenset(
+    {
+        "_name_or_path",
+        "bos_token_id",
+        "dtype",
+        "eos_token_id",
+        "pad_token_id",
+        "torch_dtype",
+        "transformers_version",
+        "use_cache",
+    }
+)
+
+
+class WeightsError(RuntimeError):
+    """A checkpoint whose tensors are missing, misshapen or not the ones the engine holds after loading."""
 
 
 class Checkpoint:
@@ -50,16 +76,6 @@ class Checkpoint:
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._files[name].get_slice(name).get_shape())
-
-
-# A LoRA adapter as a folder of its own, in PEFT's format: safetensors, and a configuration that names its model.
-#
-# The model's folder stands beside the adapter's, under the name that the configuration gives: so stages do in a store,
-# wherever that is moved. A folder without such a configuration holds a whole model.
-
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-_PREFIX = "base_model.model."  # of every tensor's name in such a file
 
 
 @dataclass(frozen=True)
@@ -171,3 +187,34 @@ def load_causal_lm(folder: Path, dtype: "torch.dtype | str") -> Any:
         dtype = AutoConfig.from_pretrained(base).dtype or torch.float32
     model = merge_adapter(model, folder)
     return model.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype).eval()
+
+
+def architecture(folder: Path) -> str:
+    """The identity of a network's architecture: a hash of its ``config.json`` without the trivia.
+
+    Keys that are left out count as their defaults, so a hub's terse file and what training saved from it agree.
+
+    Raises:
+        FileNotFoundError: ``folder`` has no ``config.json``.
+    """
+    from transformers import AutoConfig
+
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} is not a Hugging Face model folder: it has no config.json")
+    config = _without_trivia(AutoConfig.from_pretrained(folder).to_dict())
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+
+
+def _without_trivia(config: dict[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in config.items() if key not in _TRIVIA}
+    return {key: _without_trivia(value) if isinstance(value, dict) else value for key, value in kept.items()}
+
+
+def end_of_text_ids(folder: Path) -> list[int]:
+    """The token ids that end a text: of ``generation_config.json``, else of ``config.json``."""
+    for name in ("generation_config.json", "config.json"):
+        path = folder / name
+        ids = json.loads(path.read_text()).get("eos_token_id") if path.is_file() else None
+        if ids is not None:
+            return [int(i) for i in (ids if isinstance(ids, list) else [ids])]
+    return []

@@ -1,0 +1,156 @@
+"""An engine in this process that stays warm, and the executor that does everything in this process, without Ray."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from fortifai_ray.engines.checkpoints import architecture, whole_model
+from fortifai_ray.engines.corpus import CorpusReport, Request
+from fortifai_ray.engines.engine import DecodingConfig, Engine, EngineAnswer, EngineCall, EngineConfig, resolve_kind
+from fortifai_ray.recipe.executor import R, Workers, with_folders
+from fortifai_ray.storage.store import Folder, folder_here
+
+
+class WarmEngine:
+    """One engine that answers calls; it starts and loads weights only when a call asks for others than it holds.
+
+    Args:
+        gpu_fraction: its share of a GPU, or the number of whole GPUs that it is spread over; 0 for a CPU.
+        on_state: receives ``starting``, ``loading``, ``generating`` or ``ready`` when that changes.
+        on_start: receives the seconds that each start took, imports included.
+    """
+
+    def __init__(
+        self,
+        gpu_fraction: float = 0.0,
+        on_state: Callable[[str], None] = lambda state: None,
+        on_start: Callable[[float], None] = lambda seconds: None,
+    ) -> None:
+        self._gpu_fraction, self._on_state, self._on_start = gpu_fraction, on_state, on_start
+        self._engine: Engine | None = None
+        self._config: EngineConfig | None = None
+        self._version: str | None = None
+
+    def answer(self, call: EngineCall) -> EngineAnswer:
+        """Answer a call, with the weights it names and no others.
+
+        Raises:
+            WeightsError: the engine does not hold the checkpoint after loading it.
+        """
+        started = time.time()
+        try:
+            engine = self._hold(call)
+            loaded = time.time()
+            self._on_state("generating")
+            prompts, seeds = call.prompts["prompt_ids"].to_pylist(), call.prompts["seed"].to_pylist()
+            begun = time.time()
+            generated = engine.generate(prompts, seeds, call.decoding)
+            finished = time.time()
+        finally:
+            self._on_state("ready")
+        assert self._version is not None
+        ids = pa.array(generated, type=pa.list_(pa.int32()))
+        return EngineAnswer(ids, self._version, begun, finished, loaded - started)
+
+    def start(self, config: EngineConfig, folder: Path) -> Engine:
+        """An engine of this configuration for the architecture in ``folder``: the running one, or a new one."""
+        config = config.model_copy(update={"rows_per_call": 1})  # it concerns the caller alone
+        if self._engine and self._config == config and self._engine.architecture == architecture(folder):
+            return self._engine
+        if self._engine:
+            self._engine.stop()
+        self._engine, self._version, self._config = None, None, config
+        self._on_state("starting")
+        begun = time.time()
+        engine = make_engine(config, self._gpu_fraction)
+        engine.start(folder)
+        self._on_start(time.time() - begun)
+        self._engine = engine
+        return engine
+
+    def _hold(self, call: EngineCall) -> Engine:
+        """The engine, holding the call's weights."""
+        checkpoint = folder_here(call.checkpoint)
+        engine = self.start(call.engine, whole_model(checkpoint))
+        if self._version != call.weights_version:
+            self._on_state("loading")
+            self._version = None  # unknown until loading has succeeded
+            engine.load(checkpoint)
+            self._version = call.weights_version
+        return engine
+
+
+def make_engine(config: EngineConfig, gpu_fraction: float = 0.0) -> Engine:
+    """An engine of a configuration, not started.
+
+    Args:
+        config: its kind and its sizes.
+        gpu_fraction: its share of a GPU, or the number of whole GPUs that it is spread over; 0 for a CPU.
+
+    Raises:
+        ValueError: several GPUs for an engine that knows only one.
+    """
+    spread = max(1, int(gpu_fraction))
+    if resolve_kind(config.kind) == "vllm":
+        from fortifai_ray.engines.vllm_engine import VllmEngine
+
+        return VllmEngine(config, gpu=gpu_fraction > 0, gpu_fraction=min(1.0, gpu_fraction), spread=spread)
+    if spread > 1:
+        raise ValueError("the Hugging Face engine runs on one GPU: resources.engines.gpus is 1 or less for it")
+    from fortifai_ray.engines.huggingface_engine import HuggingFaceEngine
+
+    return HuggingFaceEngine(config, gpu=gpu_fraction > 0)
+
+
+@dataclass(frozen=True)
+class InProcess:
+    """See :class:`~fortifai_ray.recipe.executor.Executor`. One worker, one engine; for tests and replays."""
+
+    threads: int = 1
+
+    @cached_property
+    def _engine(self) -> WarmEngine:
+        import torch
+
+        return WarmEngine(float(torch.cuda.is_available()))
+
+    def fit(
+        self,
+        loop: Callable[..., None],
+        settings: Mapping[str, Any],
+        arrays: Mapping[str, Any],
+        folders: Mapping[str, Folder],
+        output: Path,
+    ) -> None:
+        """See :class:`~fortifai_ray.recipe.executor.Executor`."""
+        import torch
+
+        output.mkdir(parents=True, exist_ok=True)
+        torch.set_num_threads(self.threads)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        workers = Workers(0, 1, device, lambda network: network.to(device))
+        paths = {name: folder_here(folder) for name, folder in folders.items()}
+        loop(workers, output=output.absolute(), **settings, **arrays, **paths)
+
+    def score(self, function: Callable[..., R], *arguments: Any, **keywords: Any) -> R:
+        """See :class:`~fortifai_ray.recipe.executor.Executor`."""
+        return with_folders(function, arguments, keywords)
+
+    def write(
+        self,
+        model: Folder,
+        version: str,
+        prompts: pa.Table,
+        decoding: DecodingConfig,
+        engine: EngineConfig,
+        out_dir: Path,
+        on_wait: Callable[[str], None] = lambda line: None,
+    ) -> CorpusReport:
+        """See :class:`~fortifai_ray.recipe.executor.Executor`. There is nothing to wait for here."""
+        request = Request.make(model, version, decoding, engine)
+        return request.write(prompts, out_dir, lambda calls: (request.answer(c, self._engine.answer) for c in calls))

@@ -1,0 +1,284 @@
+"""The executor on Ray: training by Ray Train, scores on the GPUs that trained, corpora by warm engines and Ray Data.
+
+Ray places a chain's training workers and engines wherever there is room. Folders therefore travel as stages
+(:class:`fortifai_ray.storage.store.StageFiles`), and what a worker writes on another node is sent back to the node that
+asked for it.
+"""
+
+import logging
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from fortifai_ray.engines.corpus import CorpusReport, Part, Request
+from fortifai_ray.recipe.executor import R, Workers, with_folders
+from fortifai_ray.storage.store import Folder, folder_here
+
+if TYPE_CHECKING:
+    from fortifai_ray.engines.engine import DecodingConfig, EngineConfig
+    from fortifai_ray.engines.pool import EnginePool
+
+logger = logging.getLogger(__name__)
+
+REPORT_SECONDS = 60.0  # a wait this long is reported
+_CHUNK = 64 << 20  # bytes: much more than a message costs, little beside Ray's object store
+_UNDER_WAY = 4  # chunks
+
+
+@dataclass(frozen=True)
+class RayExecutor:
+    """See :class:`~fortifai_ray.recipe.executor.Executor`.
+
+    Args:
+        threads: CPU threads of one process.
+        workers: training workers. One trains in the calling process (Ray Train's local mode), which saves the seconds
+            that a worker group takes to start.
+        worker_resources: what Ray sets aside for each of several workers, e.g. ``{"CPU": 1.0, "GPU": 1.0}``.
+        engines_at_once: calls to engines under way at once.
+        pool: the warm engines; None where the chain generates nothing on engines.
+    """
+
+    threads: int = 1
+    workers: int = 1
+    worker_resources: Mapping[str, float] = field(default_factory=dict)
+    engines_at_once: int = 1
+    pool: "EnginePool | None" = None
+
+    def fit(
+        self,
+        loop: Callable[..., None],
+        settings: Mapping[str, Any],
+        arrays: Mapping[str, Any],
+        folders: Mapping[str, Folder],
+        output: Path,
+    ) -> None:
+        """By a TorchTrainer. Several workers fetch the arrays from Ray's object store, where they lie once."""
+        from ray.train import RunConfig, ScalingConfig
+        from ray.train.torch import TorchTrainer
+
+        output = output.absolute()
+        output.mkdir(parents=True, exist_ok=True)
+        use_gpu, threads = bool(self.worker_resources.get("GPU")), self.threads
+        if self.workers == 1:
+
+            def here(config: dict[str, Any]) -> None:
+                _run_loop(loop, threads, {**config, **_paths(folders), "output": output})
+
+            scaling = ScalingConfig(num_workers=0, use_gpu=use_gpu)
+            TorchTrainer(here, train_loop_config={**settings, **arrays}, scaling_config=scaling).fit()
+            return
+        node = ray.get_runtime_context().get_node_id()
+        references = {name: ray.put(value) for name, value in arrays.items()}
+
+        def on_its_node(config: dict[str, Any]) -> None:
+            config |= {name: ray.get(config[name]) for name in references}
+            with written_for(output, node) as folder:
+                _run_loop(loop, threads, {**config, **_paths(folders), "output": folder})
+
+        scaling = ScalingConfig(
+            num_workers=self.workers, use_gpu=use_gpu, resources_per_worker=dict(self.worker_resources)
+        )
+        with tempfile.TemporaryDirectory(prefix="fortifai-train-") as notes:  # Ray Train's own, of no use afterwards
+            TorchTrainer(
+                on_its_node,
+                train_loop_config={**settings, **references},
+                scaling_config=scaling,
+                run_config=RunConfig(storage_path=notes, name="fit"),
+            ).fit()
+
+    def score(self, function: Callable[..., R], *arguments: Any, **keywords: Any) -> R:
+        """In this process where it trained the model, which so holds the GPU; else on what one of the workers held.
+
+        Several workers trained in processes of their own, and this one holds no GPU: the function runs as a Ray task
+        on a GPU that is free now. None is set aside for it that would lie idle while the chain trains or generates.
+        """
+        gpus = self.worker_resources.get("GPU", 0.0)
+        if self.workers == 1 or not gpus:
+            return with_folders(function, arguments, keywords)
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        # Outside of what Tune set aside for this trial, where the task would wait for ever for a GPU.
+        anywhere = PlacementGroupSchedulingStrategy(placement_group=None)  # type: ignore[arg-type]
+        task: Any = ray.remote(with_folders).options(
+            num_cpus=self.worker_resources.get("CPU", 0.0), num_gpus=gpus, scheduling_strategy=anywhere
+        )
+        return ray.get(task.remote(function, arguments, keywords))
+
+    def write(
+        self,
+        model: Folder,
+        version: str,
+        prompts: pa.Table,
+        decoding: "DecodingConfig",
+        engine: "EngineConfig",
+        out_dir: Path,
+        on_wait: Callable[[str], None] = logger.warning,
+    ) -> CorpusReport:
+        """By a Ray Data stage of thin clients. Raises :class:`ray.exceptions.RayError` where an engine raised."""
+        assert self.pool is not None, "a chain that generates needs engines"
+        pool, request = self.pool, Request.make(model, version, decoding, engine)
+
+        def answers(calls: Sequence[pa.Table]) -> Iterator[Part]:
+            with _quiet_ray_data(), _watch(pool, out_dir, len(calls), on_wait):
+                yield from _ray_data_answers(request, pool, calls, self.engines_at_once)
+
+        return request.write(prompts, out_dir, answers)
+
+
+def _run_loop(loop: Callable[..., None], threads: int, keywords: Mapping[str, Any]) -> None:
+    """Runs in each training worker."""
+    import ray.train
+    import torch
+    import torch.distributed as dist
+    from ray.train.torch import get_device, prepare_model
+
+    torch.set_num_threads(threads)
+    context = ray.train.get_context()
+    world = context.get_world_size()
+    if world > 1:
+        assert dist.get_world_size() == world, "the process group is not the worker group"
+    loop(Workers(context.get_world_rank(), world, get_device(), prepare_model), **keywords)
+
+
+def _paths(folders: Mapping[str, Folder]) -> dict[str, Path]:
+    return {name: folder_here(folder) for name, folder in folders.items()}
+
+
+@contextmanager
+def written_for(target: Path, node: str) -> Iterator[Path]:
+    """The folder in which to write what belongs into ``target``, on Ray's node ``node``.
+
+    It is ``target`` itself where this process sees it (its name is no other folder's): on that node, or in a storage
+    that nodes share. Else it is a folder here, whose files are sent when the context ends without an error. Raises
+    ``FileNotFoundError`` where ``target`` has been removed in the meantime.
+    """
+    if target.is_dir():
+        yield target
+        return
+    with tempfile.TemporaryDirectory(prefix="fortifai-") as folder:
+        yield Path(folder)
+        _send(Path(folder), target, node)
+
+
+def _send(source: Path, target: Path, node: str) -> None:
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    there = NodeAffinitySchedulingStrategy(node, soft=False)
+    write = ray.remote(num_cpus=0)(_write_chunk).options(scheduling_strategy=there)
+    pending: list[Any] = []
+    for name, start, chunk in _chunks(source):
+        if len(pending) == _UNDER_WAY:
+            ray.get(pending.pop(0))
+        pending.append(write.remote(target, name, start, chunk))
+    ray.get(pending)
+
+
+def _chunks(folder: Path) -> Iterator[tuple[str, int, np.ndarray]]:
+    """The files below ``folder`` piece by piece: name, offset in bytes, uint8 of shape (bytes,)."""
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        for start in range(0, max(1, path.stat().st_size), _CHUNK):  # an empty file too
+            yield path.relative_to(folder).as_posix(), start, np.fromfile(path, np.uint8, _CHUNK, offset=start)
+
+
+def _write_chunk(folder: Path, name: str, start: int, chunk: np.ndarray) -> None:
+    """A Ray task on the node of ``folder``; repeated, it writes the same."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} has gone: whoever wanted {name} has ended")
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    with path.open("r+b") as file:
+        file.seek(start)
+        file.write(chunk.data)
+
+
+def _ray_data_answers(
+    request: Request, pool: "EnginePool", calls: Sequence[pa.Table], concurrency: int
+) -> Iterator[Part]:
+    import ray.data
+
+    rows = (
+        ray.data.from_blocks(list(calls))  # from_arrow would run a task of a whole CPU, which may never be free
+        .map_batches(
+            partial(_answer_row, request=request, pool=pool),
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ray.data.TaskPoolStrategy(size=min(concurrency, len(calls))),
+            num_cpus=0,  # a client only waits: it must find room beside trials and engines that took every CPU
+        )
+        .iter_rows()
+    )
+    return (Part(**row) for row in rows)
+
+
+def _answer_row(call: pa.Table, *, request: Request, pool: "EnginePool") -> pa.Table:
+    """Answer one call, as a row, which Ray Data never splits. A Ray Data task, on any node; it may run twice."""
+    part = request.answer(call, pool.generate)
+    content = pa.array([part.content], pa.large_binary())
+    return pa.table({name: content if name == "content" else [value] for name, value in part._asdict().items()})
+
+
+@contextmanager
+def _quiet_ray_data() -> Iterator[None]:
+    """Ray Data without its progress bars and its notes on each execution: a sweep runs it once per generation."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.raise_original_map_exception = True
+    ray_data_logger = logging.getLogger("ray.data")
+    level = ray_data_logger.level
+    ray_data_logger.setLevel(logging.ERROR)
+    try:
+        with ray.data.DataContext.current(context):
+            yield
+    finally:
+        ray_data_logger.setLevel(level)
+
+
+@contextmanager
+def _watch(pool: "EnginePool", out_dir: Path, calls: int, on_wait: Callable[[str], None]) -> Iterator[None]:
+    """Report to ``on_wait`` every :data:`REPORT_SECONDS` in which no part was finished, with the engines' states."""
+    over = threading.Event()
+
+    def watch() -> None:
+        done, since = 0, time.time()
+        while not over.wait(REPORT_SECONDS / 10):
+            parts = len(list(out_dir.glob("part-*")))
+            if parts > done:
+                done, since = parts, time.time()
+            elif time.time() - since >= REPORT_SECONDS:
+                on_wait(f"{done} of {calls} generation calls done, none for {REPORT_SECONDS:.0f} s: {_describe(pool)}")
+                since = time.time()
+
+    watcher = threading.Thread(target=watch, name="corpus-watch", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join(REPORT_SECONDS)
+
+
+def _describe(pool: "EnginePool") -> str:
+    """The engines' states in a line, or that they do not answer."""
+    try:
+        state = ray.get(pool.ledger.state.remote(), timeout=5)
+    except Exception as error:  # the watcher must outlive whatever it watches
+        return f"the engines' ledger does not answer ({type(error).__name__})"
+    now = time.time()
+    engines = ", ".join(
+        f"engine {index} {engine.name} for {now - engine.since:.0f} s" for index, engine in enumerate(state.engines)
+    )
+    return f"{engines}; {state.starts} starts" + (f"; {state.failure}" if state.failure else "")

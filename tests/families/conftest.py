@@ -1,0 +1,1 @@
+"""Puts this folder on the path: `executors` is imported by the tests of several families."""
