@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written aside, then renamed. A full disk is an ``OSError``, whoever finds it."""
+"""Files that are complete or absent: written aside, then renamed. A full disk raises ``OSError`` in every function."""
 
 import io
 import uuid
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Put ``content`` at ``path``: who reads there finds all of it, or what was there before."""
+    """Write ``content`` to ``path``; a reader sees all of it, or the file's previous content."""
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         partial.write_bytes(content)
@@ -26,8 +26,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_table(path: Path, table: "pl.DataFrame", metadata: dict[str, str] | None = None) -> None:
-    """As :func:`write_bytes`, as Parquet with ``metadata`` for the file. Polars itself calls a full disk a damaged
-    file."""
+    """As :func:`write_bytes`, as Parquet with ``metadata`` for the file. Polars itself would report a full disk as a
+    damaged file."""
     content = io.BytesIO()
     table.write_parquet(content, metadata=metadata)
     write_bytes(path, content.getvalue())

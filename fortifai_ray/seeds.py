@@ -1,7 +1,7 @@
-"""Every random number in a chain comes from here: a pure function of the recipe's seed and of what it is for.
+"""Every random number in a chain comes from here: a pure function of the recipe's seed and of its purpose.
 
 The chain's identity never enters. Two chains that differ only in their loss or their synthetic ratio draw the same
-human rows, prompts and sampling noise, which is what makes their fidelity intervals paired.
+human rows, prompts and sampling noise, so that their fidelity intervals are paired.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""A user's own code, named ``module:name`` in a study file: found, hashed, and told apart from a mistake."""
+"""A user's own code, named ``module:name`` in a study file: imported, hashed, and checked for mistakes."""
 
 import hashlib
 import importlib
@@ -17,26 +17,26 @@ _OURS = ("__main__", "__mp_main__", "fortifai_ray")
 
 
 def find_user_code(kind: str, what: str) -> Any:
-    """What ``kind`` (``module:name``) names; ``what`` it is to be, ``loss`` or ``family``, is for messages.
+    """The object that ``kind`` (``module:name``) names; ``what`` it should be (``loss``, ``family``) is for messages.
 
     Raises:
-        ValueError: no such module or name, a module that cannot be imported, or one that workers could not import.
+        ValueError: no such module or name, or a module that this process or its workers cannot import.
     """
     module_name, _, name = kind.partition(":")
     if module_name == "__main__":
         raise ValueError(f"a {what} defined in the running script cannot reach the workers: put it into a module")
     module = _import(module_name)
-    found = getattr(module, name, None)
-    if found is None:
+    code = getattr(module, name, None)
+    if code is None:
         own = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module_name]
         raise ValueError(f"{module_name} has no {name}{hint(name, own)}")
-    return found
+    return code
 
 
 def modules_here() -> list[str]:
-    """The files and package folders, in the current folder, of what this process has imported from there.
+    """The modules and packages that this process has imported from the current folder, as files and folders.
 
-    Nodes of a cluster need not see that folder: these are what they are sent.
+    They are sent to the nodes of a cluster, which may not see that folder.
     """
     here = Path.cwd()
     top_level = [module for name, module in sorted(sys.modules.items()) if "." not in name and name not in _OURS]
@@ -46,13 +46,13 @@ def modules_here() -> list[str]:
 
 
 def source_hash(code: Any) -> str:
-    """A hash of the whole module that a function or class stands in (what that imports is not in it)."""
+    """A hash of the whole module that defines a function or class, without the modules that it imports."""
     return hashlib.sha256(Path(inspect.getfile(code)).read_bytes()).hexdigest()
 
 
 def mistake(section: str, key: str, message: str, given: Any) -> ValidationError:
-    """A user's mistake at a key of a section, as pydantic would tell it."""
-    # The braces of a message must not be read as its own template.
+    """A user's mistake at a key of a section, as pydantic reports its own."""
+    # A message may contain braces, which would otherwise be read as a template.
     error = PydanticCustomError("value_error", "{message}", {"message": message})
     return ValidationError.from_exception_data(section, [InitErrorDetails(type=error, loc=(key,), input=given)])
 
@@ -60,7 +60,7 @@ def mistake(section: str, key: str, message: str, given: Any) -> ValidationError
 def _import(name: str) -> ModuleType:
     here = str(Path.cwd())
     if name not in sys.modules and here not in sys.path:
-        sys.path.append(here)  # last, so that a file lying here shadows nothing; Ray tells this machine's workers
+        sys.path.append(here)  # last, so that a file here shadows nothing; Ray passes it on to this machine's workers
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:

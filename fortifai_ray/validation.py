@@ -1,4 +1,4 @@
-"""What a user wrote, read and checked: YAML with no key twice, and one line for what is wrong."""
+"""Reading and checking what a user wrote: YAML without duplicate keys, and one line for each mistake."""
 
 import difflib
 from collections.abc import Iterable, Mapping
@@ -14,7 +14,7 @@ _Checked = TypeVar("_Checked", bound=BaseModel)
 
 
 def read_yaml(path: Path, what: str) -> Any:
-    """A YAML file's content; ``what`` says in messages what the file should be. Raises :class:`UserError`."""
+    """The content of a YAML file; ``what`` it should be is for messages. Raises :class:`UserError`."""
     try:
         return yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
     except OSError as error:
@@ -24,7 +24,7 @@ def read_yaml(path: Path, what: str) -> Any:
 
 
 def validated(model: type[_Checked], content: Mapping[str, Any], source: str, vary: Iterable[str] = ()) -> _Checked:
-    """``content`` as a ``model``; a mistake in it is told as that of ``source``, with the keys that ``vary`` marked."""
+    """``content`` as a ``model``. Errors are reported as coming from ``source``; those at keys in ``vary`` say so."""
     try:
         return model.model_validate(content)
     except ValidationError as error:
@@ -37,7 +37,7 @@ def _first_error(error: ValidationError, model: type[BaseModel], content: Mappin
     location = _location(first["loc"], content)
     varies = any(location == key or location.startswith(f"{key}.") for key in vary)
     where = f"{location} (under vary)" if varies else location or "the recipe"
-    places = {_location(each["loc"], content) for each in errors}  # a key of several forms has an error for each
+    places = {_location(each["loc"], content) for each in errors}  # pydantic reports an error for each form of a key
     more = f" (and {len(places) - 1} more)" if len(places) > 1 else ""
     if first["type"] == "extra_forbidden":
         place, _, key = location.rpartition(".")
@@ -56,7 +56,7 @@ def _first_error(error: ValidationError, model: type[BaseModel], content: Mappin
 
 
 def _location(parts: tuple[int | str, ...], content: Any) -> str:
-    """The key as written: pydantic puts the tag of a union into its path, which stands in no file."""
+    """The key as the file has it: pydantic's path also contains the tags of unions."""
     names: list[str] = []
     for part in parts:
         if isinstance(content, str | int | float):
@@ -78,14 +78,14 @@ def _has(content: Any, part: int | str) -> bool:
 
 
 def all_keys(model: type[BaseModel]) -> list[str]:
-    """Every key that a model or one of its parts knows."""
+    """Every key of a model and its parts."""
     schema = model.model_json_schema()
     parts = [schema, *schema.get("$defs", {}).values()]
     return sorted({key for part in parts for key in part.get("properties", {})})
 
 
 def keys_at(model: type[BaseModel], place: str) -> list[str]:
-    """The keys that a model knows at a dotted place: those of every form that may stand there."""
+    """The keys of a model at a dotted place: those of every form that the place may take."""
     schema = model.model_json_schema()
     known = schema.get("$defs", {})
     forms = _forms(schema, known)
@@ -96,7 +96,7 @@ def keys_at(model: type[BaseModel], place: str) -> list[str]:
 
 
 def _forms(schema: Mapping[str, Any], known: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """A JSON schema without references and alternatives: each that it may be."""
+    """The forms of a JSON schema, with references and alternatives resolved."""
     if "$ref" in schema:
         return _forms(known[schema["$ref"].rpartition("/")[2]], known)
     alternatives = [*schema.get("anyOf", ()), *schema.get("oneOf", ()), *schema.get("allOf", ())]
@@ -113,14 +113,14 @@ def hint(word: str, known: Iterable[str]) -> str:
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML, safely, and no key twice: PyYAML would silently keep the last."""
+    """Safe YAML that refuses duplicate keys, of which PyYAML would silently keep the last."""
 
 
 def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     keys = [loader.construct_object(key) for key, _ in node.value]
     for key in keys:
         if keys.count(key) > 1:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
+            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice", node.start_mark)
     loader.flatten_mapping(node)
     return loader.construct_mapping(node, deep=True)
 

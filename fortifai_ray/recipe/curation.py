@@ -1,7 +1,7 @@
 """Curation: which of the synthetic data a generation wrote may enter the next training set.
 
-A curated chain generates more than it needs and keeps the share ``keep`` of it, ranked by a score. The families compute
-scores (a mean log-likelihood per token, or of a sample, under some model); what is done with them is the same for all.
+A curated chain generates more than it needs and keeps the share ``keep`` with the best scores. Each family computes
+scores of its own (the log-likelihood of a sample, or the mean per token, under some model); the selection is the same.
 """
 
 import math
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class NoCuration(BaseModel):
-    """Everything that was generated may be trained on."""
+    """All generated data may be trained on."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     kind: Literal["none"] = "none"
@@ -32,10 +32,10 @@ class _Ranked(NoCuration):
 class Verifier(_Ranked):
     """A verifier scores each item, and the best are kept (Feng et al. 2024; Yi et al. 2025).
 
-    ``by`` is the model that judges: the chain's own ``generation_0`` (which saw human data alone), or the ``truth``
-    where the family knows it. ``select: likeliest`` keeps the items of highest log-likelihood under it; ``typical``
-    those whose score lies closest to the median score of the human training data, which refuses both gibberish and
-    the bland text that a likelihood alone prefers.
+    ``by`` is the verifier: the chain's own ``generation_0`` (which saw only human data), or the ``truth`` where the
+    family knows it. ``select: likeliest`` keeps the items of highest log-likelihood under it; ``typical`` those whose
+    score lies closest to the median score of the human training data, which rejects both gibberish and the bland text
+    that a likelihood alone prefers.
     """
 
     kind: Literal["verifier"] = "verifier"  # type: ignore[assignment]
@@ -44,7 +44,7 @@ class Verifier(_Ranked):
 
 
 class Surplexity(_Ranked):
-    """The items that surprise the model that wrote them most are kept (Gambetta et al. 2024, Learning by Surprise)."""
+    """Keep the items that most surprise the model that wrote them (Gambetta et al. 2024, Learning by Surprise)."""
 
     kind: Literal["surplexity"] = "surplexity"  # type: ignore[assignment]
 
@@ -57,10 +57,10 @@ def select(scores: np.ndarray, count: int, curation: Verifier | Surplexity, typi
 
     Args:
         scores: (..., items) log-likelihoods: under the verifier, or under the model that wrote the items (surplexity).
-        typical: (...) the human data's median score; only ``select: typical`` looks at it.
+        typical: (...) the human data's median score, for ``select: typical``.
 
     Returns:
-        (..., count) indices into the items, ascending; all of them where there are fewer. Ties go to the earlier item.
+        (..., count) indices into the items, ascending; all items where there are fewer. Ties go to the earlier item.
     """
     if isinstance(curation, Surplexity):
         badness = scores  # low likelihood is high surprise

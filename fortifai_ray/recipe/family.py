@@ -1,4 +1,4 @@
-"""What a family is to the recursion: the steps of a generation, and what each hands to the next."""
+"""A family as the recursion sees it: the steps of a generation, and what each passes to the next."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from fortifai_ray.recipe.regimes import Human, Pool, TrainingSet
 
 
 class Collapsed(Exception):
-    """A generation that cannot be scored, or followed by another: the reason is recorded, and the chain ends there."""
+    """A generation that cannot be scored or continued: its reason is recorded, and the chain ends there."""
 
 
 class Step(Protocol):
@@ -30,7 +30,7 @@ S = TypeVar("S", bound=Step)
 
 @dataclass(frozen=True)
 class Synthetic(Generic[S]):
-    """Synthetic data: the step that made them, the pool that regimes draw from, and the steps that measured them."""
+    """Synthetic data: the step that made it, the pool that regimes draw from, and the steps that measured it."""
 
     stage: S
     pool: Pool
@@ -38,10 +38,10 @@ class Synthetic(Generic[S]):
 
 
 class Family(Protocol[S]):
-    """A kind of model. Each method is one step of a generation, taken from the stage store where it is there."""
+    """A kind of model. Each method is one step of a generation, taken from the stage store if stored."""
 
     def human(self) -> Human:
-        """The human training data, in the order in which they are used."""
+        """The human training data, in the order of use."""
 
     def init(self, previous: S | None, generation: int) -> S:
         """The model that a generation's training starts from: scratch, base or the previous one."""
@@ -50,13 +50,13 @@ class Family(Protocol[S]):
         """Train; raises :class:`Collapsed` where training diverged."""
 
     def evaluate(self, model: S, *, generation: int) -> S:
-        """Score on held-out human data; raises :class:`Collapsed` where the model gives no finite score."""
+        """Score on held-out human data; raises :class:`Collapsed` where a score is not finite."""
 
     def generate(self, model: S, size: float, *, generation: int) -> Synthetic[S]:
-        """``size`` units of synthetic data; for ``size`` 0 only what a person would want to look at."""
+        """``size`` units of synthetic data; for ``size`` 0 only examples for people to look at."""
 
     def curate(self, written: Synthetic[S], size: float, *, model: S, verifier: S) -> Synthetic[S]:
-        """``size`` units of what was written, chosen as the recipe's curation says; ``verifier`` is generation 0."""
+        """``size`` units of ``written``, selected by the recipe's curation; ``verifier`` is generation 0's model."""
 
 
 Metrics = Mapping[str, Any]

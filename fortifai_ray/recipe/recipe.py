@@ -1,6 +1,6 @@
 """A recipe: everything that determines a chain's numbers, and nothing else.
 
-Each family has a recipe of its own, a subclass that adds what it takes (a corpus, training settings, a number of
+Each family has its own recipe, a subclass that adds the family's keys (a corpus, training settings, a number of
 samples) and builds the family: a Gaussian has no corpus, and a study file that gives it one is refused.
 """
 
@@ -29,9 +29,9 @@ Unit = Literal["tokens", "samples"]
 
 
 class Recipe(BaseModel):
-    """Family, loss, regime and curation of one chain, and its seed; what else there is, its family's recipe adds.
+    """Family, loss, regime, curation and seed of one chain; its family's recipe adds the rest.
 
-    Where it is stored, what it runs on and what varies beside it have no place here: they must not change a result.
+    Storage, resources and what other chains vary do not belong here: they must not change a result.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,7 +49,7 @@ class Recipe(BaseModel):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """What is measured of each generation: columns of the results, and what a collapse criterion may name."""
+        """What is measured of each generation: columns of the results, and metrics that a criterion may name."""
         raise NotImplementedError
 
     @property
@@ -67,26 +67,26 @@ class Recipe(BaseModel):
         return flatten(self.model_dump(mode="json"))
 
     def located(self) -> Self:
-        """The same recipe with its paths made absolute, for processes that run in other folders.
+        """The same recipe with absolute paths, for processes that run in other folders.
 
-        No stage depends on a path, only on what lies there; a chain's id is that of the recipe as it was written.
+        Stages depend on content, never on paths; a chain's id is that of the recipe as written.
         """
         return self
 
     @property
     def shared_input(self) -> Any:
-        """What :meth:`prepare` depends on: recipes in which it is equal are prepared once."""
+        """What :meth:`prepare` depends on: recipes that share it are prepared once."""
         return None
 
     def prepare(self, store: StageStore, source: str) -> str | None:
-        """Read the data that the recipe needs into the store; returns what :meth:`build` finds it by.
+        """Read the recipe's data into the store; returns the key by which :meth:`build` opens it.
 
-        Raises :class:`UserError`, beginning with ``source``, for what cannot be read.
+        Raises :class:`UserError`, beginning with ``source``, for data that cannot be read.
         """
         return None
 
     def check(self, prepared: str | None, store: StageStore, source: str) -> None:
-        """What only the prepared data tell: too few samples, rows that do not fit. Raises :class:`UserError`."""
+        """Check the recipe against its data: too few samples, rows that do not fit. Raises :class:`UserError`."""
 
     def check_resources(self, engine_gpus: float, source: str) -> None:
         """Raise :class:`UserError`, beginning with ``source``, where no engine can spread over ``engine_gpus`` GPUs."""

@@ -1,9 +1,9 @@
 """Regimes: how a generation's training set is made from human and synthetic data. One module for every family.
 
-A regime is a pure function of pools of items and their sizes. It never sees a token or a point: it says which items of
-which pool are drawn, and the family fetches them. A pool is known by the hash of its content, so the draw's own hash
-is the hash of the training set, and two chains that draw the same items share everything computed from them. Counts
-are exact to the nearest item; what chance picks is a function of the recipe's seed and the generation.
+A regime is a pure function of pools of items and their sizes. It never sees a token or a point: it decides which items
+of which pool are drawn, and the family fetches them. A pool is identified by the hash of its content, so that the hash
+of the draws is that of the training set, and two chains that draw the same items share everything computed from them.
+Counts are exact to the nearest item; random draws are a function of the recipe's seed and the generation.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from fortifai_ray.seeds import generator
 
@@ -45,7 +45,7 @@ class Draw:
 
 @dataclass(frozen=True)
 class Human:
-    """A chain's human data in the order in which it is used: ``budget`` units for generation 0, the rest unused yet."""
+    """A chain's human data in the order of use: ``budget`` units for generation 0, the rest for later ones."""
 
     pool: Pool
     order: np.ndarray
@@ -57,7 +57,7 @@ class Human:
         return self.between(0.0, self.budget)
 
     def between(self, start: float, stop: float) -> Draw:
-        """The items from ``start`` to ``stop`` units of the order: spans that follow each other share no item."""
+        """The items from ``start`` to ``stop`` units of the order; consecutive spans share no item."""
         low, high = np.searchsorted(self._middles, [start, stop], side="left")
         return Draw(self.pool, self.order[low:high])
 
@@ -70,14 +70,14 @@ class Human:
 class TrainingSet:
     """What one generation is trained on. Sizes are in the pools' unit (tokens or samples).
 
-    ``by_seed`` stands instead of ``draws`` where chance picks for each chain of a cohort its own: one set per chain.
+    ``by_seed`` replaces ``draws`` where the chains of a cohort draw at random: one set per chain.
     """
 
     draws: tuple[Draw, ...]
     by_seed: tuple["TrainingSet", ...] = ()
 
     def of_each(self, chains: int) -> Sequence["TrainingSet"]:
-        """The training set of each of a cohort's chains."""
+        """The training set of each chain of a cohort."""
         assert len(self.by_seed) in (0, chains)
         return self.by_seed or [self] * chains
 
@@ -100,42 +100,42 @@ class TrainingSet:
         return self.synthetic_size / total if total else float("nan")
 
     def describe(self) -> list[dict[str, Any]]:
-        """The draws as JSON for a stage key: each pool's hash and a hash of the drawn items, in order."""
+        """The draws as JSON for a stage's key: the hash of each pool and of the items drawn from it, in order."""
         return [
             {"pool": draw.pool.stage, "items": hashlib.sha256(draw.items.astype("<i8").tobytes()).hexdigest()[:32]}
             for draw in self.draws
         ]
 
 
-_HALF = 1e-6  # decides between an item and none where exactly half of one is asked for
+_HALF = 1e-6  # decides between an item and none where exactly half of one is to be taken
 
 
 def take(pool: Pool, size: float) -> Draw:
-    """The first items of ``pool`` whose sizes sum to ``size``, to the nearest item; all of it where it is smaller."""
+    """The first items of ``pool`` whose sizes sum to ``size``, to the nearest item; all items of a smaller pool."""
     return Draw(pool, np.arange(int(np.searchsorted(_middles(pool.sizes), size, side="left"))))
 
 
 def _middles(sizes: np.ndarray) -> np.ndarray:
-    """Where the middle of each item lies: an item is in a span when more than half of it fits."""
+    """The middle of each item: an item belongs to a span if more than half of it fits."""
     return np.cumsum(sizes) - sizes / 2
 
 
 class _Regime(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     memory: ClassVar[Literal["last", "all"]] = "last"  # which synthetic corpora a training set may draw from
-    random: ClassVar[bool] = False  # whether chance picks items, so that chains of other seeds draw others
+    random: ClassVar[bool] = False  # whether items are drawn at random, so that each seed draws others
 
     @property
     def asked_ratio(self) -> float | None:
-        """The synthetic ratio that the recipe asks for, where it asks for one."""
+        """The recipe's synthetic ratio; None where the regime has none."""
         return None
 
     def human_needed(self, budget: float, generations: int) -> float:
-        """Units of human data that a chain uses up in ``generations`` generations; ``budget`` is generation 0's."""
+        """Units of human data that a chain uses in ``generations`` generations; ``budget`` is generation 0's."""
         return budget
 
     def first_share(self, generations: int) -> float:
-        """Share of the human data that generation 0 may take where its budget is not given."""
+        """Share of the human data that generation 0 takes where the recipe gives no budget."""
         return 1.0
 
     def synthetic_size(self, budget: float, generation: int) -> float:
@@ -147,7 +147,7 @@ class _Regime(BaseModel):
     ) -> TrainingSet:
         """The training set of ``generation`` from the human data and every synthetic corpus so far.
 
-        ``seeds`` are those of the chains that are trained together: one, or a cohort's.
+        ``seeds`` are those of the chains trained together: one, or those of a cohort.
         """
         if generation == 0:
             return TrainingSet((human.first,))
@@ -161,7 +161,7 @@ class _Regime(BaseModel):
 
 
 class Replace(_Regime):
-    """Each generation is trained on the last one's output alone (Shumailov et al. 2024, no original data kept)."""
+    """Each generation is trained only on the output of the last one (Shumailov et al. 2024, no original data kept)."""
 
     kind: Literal["replace"] = "replace"
 
@@ -207,6 +207,9 @@ def _is_a_share(ratio: float) -> float:
     return ratio
 
 
+_Share = Annotated[float, AfterValidator(_is_a_share)]
+
+
 class Mixed(_Regime):
     """A fixed budget, a share ``synthetic_ratio`` of it from the last generation, the rest human.
 
@@ -216,13 +219,8 @@ class Mixed(_Regime):
     """
 
     kind: Literal["mixed"] = "mixed"
-    synthetic_ratio: float
+    synthetic_ratio: _Share
     human: Literal["kept", "fresh"] = "kept"
-
-    @field_validator("synthetic_ratio")
-    @classmethod
-    def _share(cls, ratio: float) -> float:
-        return _is_a_share(ratio)
 
     @property
     def asked_ratio(self) -> float:
@@ -242,14 +240,14 @@ class Mixed(_Regime):
         share = (1.0 - self.synthetic_ratio) * human.first.size
         start = 0.0 if self.human == "kept" else human.first.size + (generation - 1) * share
         own = human.between(start, start + share)
-        # Where half an item is asked of each part, one of them gets it: none is lost or won.
-        asked, budget = self.synthetic_ratio * human.first.size, human.first.size
-        either = [take(synthetic[-1], asked + half) for half in (-_HALF, _HALF)]
+        # Where each part is due half an item, one of them gets it: the total stays the budget.
+        due, budget = self.synthetic_ratio * human.first.size, human.first.size
+        either = [take(synthetic[-1], due + half) for half in (-_HALF, _HALF)]
         return (own, min(either, key=lambda drawn: abs(own.size + drawn.size - budget)))
 
 
 class Incremental(_Regime):
-    """ForTIFAI's regime: the last generation writes the whole training set anew, and a fresh human fraction joins it.
+    """ForTIFAI's regime: the last generation rewrites the whole training set, and a fresh human fraction is added.
 
     Generation g is trained on g fractions of synthetic data and the next unused fraction of human data, so that the
     synthetic ratio grows as g/(g+1) (Shabgahi et al. 2025); a fraction is generation 0's training set. With
@@ -257,12 +255,7 @@ class Incremental(_Regime):
     """
 
     kind: Literal["incremental"] = "incremental"
-    synthetic_ratio: float | None = None
-
-    @field_validator("synthetic_ratio")
-    @classmethod
-    def _share(cls, ratio: float | None) -> float | None:
-        return None if ratio is None else _is_a_share(ratio)
+    synthetic_ratio: _Share | None = None
 
     @property
     def asked_ratio(self) -> float | None:
@@ -291,7 +284,7 @@ class Incremental(_Regime):
 
 
 class FixedHuman(_Regime):
-    """A set number of human units beside a set number of synthetic ones: cardinality against proportion.
+    """A fixed number of human units and a fixed number of synthetic ones: cardinality against proportion.
 
     From generation 1 on the training set is the first ``human`` units of human data, always the same, and
     ``synthetic`` units of the last generation's output (Kazdan et al. 2025, Seddik et al. 2024).

@@ -1,4 +1,4 @@
-"""``search:`` of a study file: find where collapse begins along one key, or the values at which a metric is largest."""
+"""``search:`` of a study file: find where collapse begins along one key, or the values that maximise a ratio."""
 
 import itertools
 import math
@@ -14,9 +14,9 @@ from fortifai_ray.validation import hint
 Direction = Literal["rises", "falls", "detect"]
 Ends = Annotated[list[FiniteFloat], Field(min_length=2, max_length=2)]
 
-# With more synthetic data collapse comes sooner, with more human data later. Everything else has to be found out.
+# With more synthetic data collapse comes sooner, with more human data later. Other keys: the search detects it.
 _KNOWN_DIRECTIONS: Mapping[str, Direction] = {"regime.synthetic_ratio": "rises", "regime.human": "falls"}
-_FINEST = 500  # tolerances in a range: the posterior's grid grows with it
+_FINEST = 500  # tolerances in a range, at most: the posterior's grid grows with it
 
 
 class SurvivalRules(BaseModel):
@@ -35,8 +35,7 @@ class SurvivalRules(BaseModel):
     def _steps_are_all_there_is(self) -> "SurvivalRules":
         if self.largest_step is not None and not self.never_recorded:
             raise ValueError(
-                "largest_step bounds nothing where a generation may be recorded as collapsed: "
-                "say never_recorded: true as well"
+                "largest_step bounds nothing where a generation may be recorded as collapsed: add never_recorded: true"
             )
         return self
 
@@ -59,11 +58,9 @@ class BoundarySearch(BaseModel):
     scale: Literal["linear", "log"] = "linear"
     direction: Direction | None = Field(
         None,
-        description="whether collapse rises or falls with the key; not given: known for synthetic ratios, else found",
+        description="whether collapse rises or falls with the key; default: known for synthetic ratios, else detected",
     )
-    at_once: int = Field(
-        4, ge=1, le=64, description="chains of one cell that run side by side; they are judged together"
-    )
+    at_once: int = Field(4, ge=1, le=64, description="chains of one cell that run side by side and are judged together")
     budget: int = Field(400, ge=5, description="chains that a cell may take")
     seeds: int | None = Field(
         None, ge=2, description="seeds to use, from the recipe's own on; not given: a new one for each chain of a cell"
@@ -96,12 +93,12 @@ class BoundarySearch(BaseModel):
 
     @property
     def corners(self) -> list[dict[str, float]]:
-        """The ends of what is searched, as values of the searched keys."""
+        """The ends of the range, as values of the searched key."""
         return [{self.over: self.low}, {self.over: self.high}]
 
     @property
     def known_direction(self) -> Direction:
-        """The direction to assume: as given, else as known of the key, else ``detect``."""
+        """The direction as given, else as known for the key, else ``detect``."""
         return self.direction or _KNOWN_DIRECTIONS.get(self.over, "detect")
 
 
@@ -132,7 +129,7 @@ class OptimiseSearch(BaseModel):
 
     @property
     def corners(self) -> list[dict[str, float]]:
-        """The ends of what is searched, as values of the searched keys."""
+        """The corners of the searched box, as values of the searched keys."""
         return [dict(zip(self.over, values, strict=True)) for values in itertools.product(*self.over.values())]
 
 
@@ -159,7 +156,7 @@ def refuse_search(
     """
     for key in search.corners[0]:
         if key == "seed":
-            raise UserError(f"{source}: search.over: the seed is noise, and no key to search; name a numeric key")
+            raise UserError(f"{source}: search.over: the seed is noise and cannot be searched; name a numeric key")
         if key in varied:
             raise UserError(f"{source}: search.over: {key} is varied as well; take it out of vary")
         for recipe in recipes:
@@ -175,14 +172,14 @@ def _refuse_boundary(
 ) -> None:
     if "seed" in varied:
         raise UserError(
-            f"{source}: vary: a boundary search chooses its chains' seeds itself; take seed out of vary (search.seeds "
-            "limits how many different ones it takes)"
+            f"{source}: vary: a boundary search chooses the seeds of its chains; take seed out of vary (search.seeds "
+            "limits their number)"
         )
     step = search.survival.largest_step
     for criterion in criteria:
         if step is not None and criterion.log_scale and step <= 1:
             raise UserError(
-                f"{source}: search.survival.largest_step: of {criterion.metric} it is a factor, above 1, not {step:g}"
+                f"{source}: search.survival.largest_step: for {criterion.metric} it is a factor, above 1, not {step:g}"
             )
 
 
@@ -190,13 +187,13 @@ def _refuse_optimise(search: OptimiseSearch, varied: Sequence[str], is_baseline:
     others = [key for key in varied if key != "seed"]
     if others:
         raise UserError(
-            f"{source}: vary: an optimise search is of one recipe, with seeds alone to vary: not {', '.join(others)}; "
-            "search over numeric keys, and make a study of each of the others"
+            f"{source}: vary: an optimise search takes one recipe and may vary only the seed, not {', '.join(others)}; "
+            "search over numeric keys, and write a study for each value of the others"
         )
     if is_baseline:
         raise UserError(
-            f"{source}: search.maximise: fi_ratio is measured against the baseline, which this recipe is itself; "
-            "give it the loss to be searched"
+            f"{source}: search.maximise: fi_ratio compares with the baseline, which is this recipe itself; "
+            "give the recipe the loss to be searched"
         )
 
 
@@ -208,7 +205,7 @@ def _refuse_key(key: str, recipe: Mapping[str, Any], corners: Sequence[Mapping[s
         raise UserError(f"{source}: search.over: {key}: not a number in the recipe (it is {recipe[key]!r})")
     for corner in corners if isinstance(recipe[key], int) else ():
         if not float(corner[key]).is_integer():
-            raise UserError(f"{source}: search: {key} takes whole numbers alone, not {corner[key]:g}")
+            raise UserError(f"{source}: search: {key} takes only whole numbers, not {corner[key]:g}")
 
 
 def _is_number(value: Any) -> bool:

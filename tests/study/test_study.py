@@ -181,7 +181,7 @@ def test_a_checkpoint_that_cannot_be_read_is_refused(tmp_path: Path, name: str, 
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("name: a\nname: b\n", "the key 'name' stands twice"),
+        ("name: a\nname: b\n", "the key 'name' is given twice"),
         ("name: [", "is not valid YAML"),
         ("- a\n", "is a mapping"),
     ],

@@ -113,24 +113,24 @@ def test_a_probe_measured_against_the_baseline_has_a_limit(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"vary": {"seed": [0, 1]}}, "vary: a boundary search chooses its chains' seeds itself"),
+        ({"vary": {"seed": [0, 1]}}, "vary: a boundary search chooses the seeds of its chains"),
         ({"search": {**SEARCH, "high": 1.5}}, "search: regime.synthetic_ratio: .*lies in .0, 1.: 1.5 does not"),
         ({"search": {**SEARCH, "over": "regime.ratio"}}, "did you mean regime.synthetic_ratio"),
         ({"search": {**SEARCH, "over": "loss.gamma"}}, "search.over: loss.gamma: not a key of the recipe"),
         (
             {"search": {**SEARCH, "over": "samples_per_generation", "low": 10.5, "high": 50, "tolerance": 2}},
-            "takes whole numbers alone, not 10.5",
+            "takes only whole numbers, not 10.5",
         ),
         ({"search": {**SEARCH, "tolerence": 1}}, "search.tolerence: unknown key"),
         ({"search": {"kind": "boundry"}}, "search"),
         ({"search": {"kind": "optimise", "over": {"loss.gamma": [0.1, 0.9]}}}, "search.over: loss.gamma: not a key"),
         (
             {"search": {"kind": "optimise", "over": {"samples_per_generation": [10, 50]}}},
-            "vary: an optimise search is of one recipe",
+            "vary: an optimise search takes one recipe",
         ),
         (
             {"vary": {}, "search": {"kind": "optimise", "over": {"samples_per_generation": [10, 50]}}},
-            "measured against the baseline, which this recipe is itself",
+            "compares with the baseline, which is this recipe itself",
         ),
         (
             {
@@ -142,7 +142,7 @@ def test_a_probe_measured_against_the_baseline_has_a_limit(tmp_path: Path) -> No
                 },
                 "search": {**SEARCH, "survival": {"never_recorded": True, "largest_step": 0.5}},
             },
-            "largest_step: of trace_ratio it is a factor, above 1",
+            "largest_step: for trace_ratio it is a factor, above 1",
         ),
     ],
 )
