@@ -1,8 +1,12 @@
-"""What every analytic family has in common: many chains that differ in their seed alone, fitted at once as arrays."""
+"""What all analytic families share: many chains that differ in their seed alone, fitted at once as arrays.
+
+No chain's number depends on another's.
+"""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,19 +14,18 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from fortifai_ray.metrics import Metric
-from fortifai_ray.seeds import derive_seed
+from fortifai_ray.seeds import derive_seed, generator
 
-# Random numbers of many chains at once: of each, a pure function of its seed, the purpose and the generation.
-
-_ALWAYS = "every generation"  # stands for the generation in what all of them share
+_DIRECTIONS = 16  # of a sliced distance
+_ALWAYS = "every generation"  # in the place of the generation in what all generations share
 
 
 @dataclass(frozen=True)
 class Streams:
-    """The streams of chains with these seeds in one generation; −1 is the generation that the human data belong to.
+    """Random numbers of many chains at once: a pure function of each chain's seed, the purpose and the generation.
 
-    A chain's numbers depend on no other chain. Those of one purpose come from one stream in the order in which they
-    stand in the array, so that the first rows do not depend on how many follow.
+    Generation −1 is that of the human data. The numbers of one purpose come from one stream in the order of the array,
+    so that the first rows do not depend on how many follow.
 
     Philox (Salmon et al. 2011) is a cipher of a counter under a key. A chain's stream is a key, put into one generator
     whose state is reset: a tenth of the cost of a new generator, which counts for 3,000 chains × 100 generations.
@@ -32,7 +35,7 @@ class Streams:
     generation: int
 
     def generators(self, purpose: str, *, every_generation_alike: bool = False) -> Iterator[np.random.Generator]:
-        """One generator per chain, in order. It is the same object each time: draw from it before taking the next."""
+        """One generator per chain, in order. All are the same object: draw from one before taking the next."""
         bits = np.random.Philox(key=0)
         generator, state = np.random.Generator(bits), bits.state
         when = _ALWAYS if every_generation_alike else self.generation
@@ -45,20 +48,20 @@ class Streams:
         self, purpose: str, shape: tuple[int, ...], *, every_generation_alike: bool = False
     ) -> npt.NDArray[np.float64]:
         """(chains, \\*shape) Standard normal numbers."""
-        out = np.empty((len(self.seeds), *shape))
-        generators = self.generators(purpose, every_generation_alike=every_generation_alike)
-        for row, generator in zip(out, generators, strict=True):
-            generator.standard_normal(out=row)
-        return out
+        return self._filled(np.random.Generator.standard_normal, purpose, shape, every_generation_alike)
 
     def uniform(
         self, purpose: str, shape: tuple[int, ...], *, every_generation_alike: bool = False
     ) -> npt.NDArray[np.float64]:
         """(chains, \\*shape) Uniform numbers in [0, 1)."""
+        return self._filled(np.random.Generator.random, purpose, shape, every_generation_alike)
+
+    def _filled(
+        self, fill: Callable[..., Any], purpose: str, shape: tuple[int, ...], alike: bool
+    ) -> npt.NDArray[np.float64]:
         out = np.empty((len(self.seeds), *shape))
-        generators = self.generators(purpose, every_generation_alike=every_generation_alike)
-        for row, generator in zip(out, generators, strict=True):
-            generator.random(out=row)
+        for row, own in zip(out, self.generators(purpose, every_generation_alike=alike), strict=True):
+            fill(own, out=row)
         return out
 
 
@@ -68,11 +71,12 @@ Model = dict[str, Array]
 
 
 class AnalyticFamily(BaseModel, ABC):
-    """What a study file says of a family, and the family itself: pure functions of arrays, chains along the first axis.
+    """A family's configuration in a study file, and the family itself: pure functions of arrays, chains along the first
+    axis.
 
-    B is the number of chains, n of samples, and ``width`` of numbers in a sample. What is computed for a chain does not
-    depend, to the last bit, on which others it is computed with: sums run over contiguous memory of one chain, matrix
-    products and decompositions are taken chain by chain, and an iteration ends for each chain by itself.
+    B is the number of chains, n of samples, and ``width`` of numbers in a sample. A chain's results do not depend, to
+    the last bit, on which other chains are computed with it: sums run over contiguous memory of one chain, matrix
+    products and decompositions are computed chain by chain, and an iteration ends for each chain separately.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -82,12 +86,12 @@ class AnalyticFamily(BaseModel, ABC):
     kind: str
 
     def identity(self) -> dict[str, Any]:
-        """What of this family determines a fitted model: its settings, and the source where that is a user's own."""
+        """What of this family determines a fitted model: its settings, and the source code of a user's own family."""
         return self.model_dump(mode="json")
 
     @abstractmethod
     def human(self, n: int, streams: Streams) -> Array:
-        """(B, n, width) Samples of the truth, for each chain its own."""
+        """(B, n, width) Samples of the truth, different for each chain."""
 
     @abstractmethod
     def fit(self, data: Array, weights: Array | None = None, generation: int = 0) -> Model:
@@ -96,7 +100,7 @@ class AnalyticFamily(BaseModel, ABC):
         Args:
             data: (B, n, width) with n ≥ 1.
             weights: (B, n), not negative and not all 0 in any chain; None is 1 for each sample.
-            generation: the one that is fitted; only settings that adapt to it look.
+            generation: the one being fitted; only settings that adapt to it use it.
         """
 
     @abstractmethod
@@ -120,3 +124,72 @@ class AnalyticFamily(BaseModel, ABC):
     @abstractmethod
     def truth(self) -> Model:
         """The truth as a model, with a leading axis of 1: for verifiers and distances."""
+
+
+# Sums and distances over many chains at once, in which no chain's number depends on another's.
+
+
+def samples_last(data: Array) -> Array:
+    """(B, width, n) The same samples in C order, so that NumPy's pairwise summation runs over each chain in one piece.
+
+    Otherwise the order of summation, and so the last bits, would depend on the layout that indexing left behind.
+    """
+    return np.ascontiguousarray(np.moveaxis(data, 1, -1))
+
+
+def ones_unless_given(weights: Array | None, data: Array) -> Array:
+    """(B, n) The weights in C order; 1 for each sample if None."""
+    return np.ones(data.shape[:2]) if weights is None else np.ascontiguousarray(weights, dtype=np.float64)
+
+
+def moments(samples: Array, weights: Array) -> tuple[Array, Array]:
+    """Mean (B, d) and maximum-likelihood covariance (B, d, d) of ``samples`` (B, d, n) with ``weights`` (B, n)."""
+    total = weights.sum(-1)
+    mean = (samples * weights[:, None]).sum(-1) / total[:, None]
+    centred = samples - mean[..., None]
+    covariance = (centred * weights[:, None]) @ np.swapaxes(centred, 1, 2) / total[:, None, None]
+    return mean, (covariance + np.swapaxes(covariance, 1, 2)) / 2
+
+
+def log_sum_exp(values: Array, axis: int) -> Array:
+    """log Σ exp along an axis; −∞ where every term is."""
+    highest = values.max(axis, keepdims=True)
+    shift = np.where(np.isfinite(highest), highest, 0.0)
+    with np.errstate(divide="ignore"):
+        return np.log(np.exp(values - shift).sum(axis)) + np.squeeze(shift, axis)
+
+
+def choose(uniforms: Array, weights: Array) -> np.ndarray:
+    """(B, n) Indices drawn with probabilities in proportion to ``weights`` (B or 1, K), by inversion of ``uniforms``.
+
+    Chain by chain: one search over all would add an offset, and lose bits of each number to it. An outcome of weight 0
+    is never drawn.
+    """
+    ladders = np.broadcast_to(np.cumsum(weights, axis=1), (len(uniforms), weights.shape[1]))
+    chosen = [np.searchsorted(steps / steps[-1], u, side="right") for steps, u in zip(ladders, uniforms, strict=True)]
+    return np.stack(chosen)
+
+
+def sliced_wasserstein(points: Array, truth: Array) -> Array:
+    """Sliced 2-Wasserstein distance of each chain's points (B, m, d) to the truth's (m, d): (B,).
+
+    The root mean square, over 16 fixed directions (evenly spaced ones in the plane, one on the line), of the distance
+    between the projections (Bonneel et al. 2015, "Sliced and Radon Wasserstein barycenters of measures").
+    """
+    directions = _directions(points.shape[2])
+    ours = np.sort(samples_last(np.ascontiguousarray(points) @ directions), axis=-1)
+    theirs = np.sort(np.ascontiguousarray((truth @ directions).T), axis=-1)
+    squared = ((ours - theirs) ** 2).sum(-1) / len(truth)
+    return np.sqrt(squared.sum(-1) / len(directions.T))
+
+
+@lru_cache
+def _directions(dim: int) -> Array:
+    """(dim, count) Unit vectors."""
+    if dim == 1:
+        return np.ones((1, 1))
+    if dim == 2:
+        angles = np.pi * np.arange(_DIRECTIONS) / _DIRECTIONS
+        return np.stack([np.cos(angles), np.sin(angles)])
+    drawn = generator(0, "directions", dim).standard_normal((dim, _DIRECTIONS))
+    return drawn / np.linalg.norm(drawn, axis=0)

@@ -1,7 +1,16 @@
 """A cohort: chains that differ in their seed alone, computed together as arrays and kept in memory.
 
-It takes the recursion's steps as any family does. What it hands on are arrays with one entry per chain; no number of a
-chain depends on which others it is computed with.
+It implements the recursion's steps as every family does, on arrays with one entry per chain; no number of a chain
+depends on which other chains it is computed with.
+
+*Losses on densities.* A pointwise loss is f(log p), and its gradient is f′(log p) times that of log p: an optimiser
+gives each target the weight −f′(log p). A density has no scale on which 0.9 would be likely, so p is replaced by the
+rank u in (0, 1] of the sample's likelihood among the training samples, under the model just fitted, and the fit is
+repeated with the weights −f′(log u). Cross entropy is weight 1. TCE omits the samples whose likelihood lies above the
+γ-quantile. On densities that *inflates* the variance: the likeliest samples lie in the middle. For a Gaussian at
+γ = 0.9 the central tenth is omitted, and the variance of the rest is 1.11 times as large, in each generation. So a
+criterion that looks for shrinking never fires: such studies need a two-sided one, the KL divergence or the Wasserstein
+distance to the truth.
 """
 
 import math
@@ -12,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from fortifai_ray.families.analytic.base import Array, Model, Streams
+from fortifai_ray.families.analytic.base import AnalyticFamily, Array, Model, Streams
 from fortifai_ray.families.analytic.recipe import AnalyticRecipe
-from fortifai_ray.families.analytic.weighting import fit_with_loss
-from fortifai_ray.losses import Loss
+from fortifai_ray.losses import CrossEntropy, Loss, PointwiseLoss, TruncatedCrossEntropy, value_and_derivative
+from fortifai_ray.losses.base import LossConfig
 from fortifai_ray.recipe.curation import NoCuration, Surplexity, Verifier, select
 from fortifai_ray.recipe.family import Collapsed, Synthetic
 from fortifai_ray.recipe.regimes import Human, Pool, TrainingSet
@@ -43,14 +52,14 @@ class CohortFamily:
         self._samples: dict[str, Array] = {}
 
     def human(self) -> Human:
-        """As many samples of the truth as the regime uses up; generation 0 gets the first of them."""
+        """As many samples of the truth as the regime uses in all; generation 0 gets the first of them."""
         recipe, budget = self._recipe, self._recipe.samples_per_generation
         count = math.ceil(recipe.regime.human_needed(budget, recipe.generations))
         self._samples[_HUMAN] = self._family.human(count, Streams(self._seeds, _BEFORE))
         return Human(Pool(_HUMAN, np.ones(count), synthetic=False), np.arange(count), budget)
 
     def init(self, previous: Arrays | None, generation: int) -> Arrays:
-        """These families are fitted from nothing."""
+        """These families need no starting model."""
         return previous or Arrays("start")
 
     def fit(self, data: TrainingSet, loss: Loss, *, start_from: Arrays, generation: int) -> Arrays:
@@ -81,7 +90,7 @@ class CohortFamily:
         return Synthetic(Arrays(name, {"generate_seconds": seconds}), Pool(name, np.ones(count), synthetic=True))
 
     def curate(self, written: Synthetic[Arrays], size: float, *, model: Arrays, verifier: Arrays) -> Synthetic[Arrays]:
-        """The best ``size`` of what was written, in each chain by its own scores."""
+        """The best ``size`` of the written samples, in each chain by its own scores."""
         curation = self._recipe.curation
         if not isinstance(curation, Verifier | Surplexity):
             assert isinstance(curation, NoCuration)
@@ -100,7 +109,7 @@ class CohortFamily:
         return Synthetic(Arrays(name), Pool(name, np.ones(chosen.shape[1]), synthetic=True))
 
     def _keep(self, name: str, samples: Array) -> None:
-        """Hold samples for the training sets to come; what the regime cannot draw from again is let go."""
+        """Keep samples for later training sets; drop those that the regime cannot draw from again."""
         if self._recipe.regime.memory == "last":
             self._samples = {_HUMAN: self._samples[_HUMAN]}
         self._samples[name] = samples
@@ -119,10 +128,56 @@ class CohortFamily:
         return [self._samples[draw.pool.stage][:, draw.items] for draw in data.draws]
 
     def _share(self, started: float) -> float:
-        """Seconds since ``started`` that fall to one chain."""
+        """One chain's share of the seconds since ``started``."""
         return (time.perf_counter() - started) / len(self._seeds)
 
 
 def _whole(size: float) -> int:
-    """As many samples as ``size`` may need: half a one is one, which is used or not as the human part comes out."""
+    """``size`` rounded up: whether the last sample is used depends on the size of the human part."""
     return math.ceil(size - 1e-9)
+
+
+def fit_with_loss(family: AnalyticFamily, data: Array, loss: LossConfig, generation: int = 0) -> tuple[Model, Array]:
+    """Each chain's model under a loss, and the share of its samples (B,) whose weight is not 0.
+
+    A chain with no sample left has no gradient: it keeps the first fit.
+
+    Raises:
+        ValueError: the loss is not pointwise, follows the course of training, or pushes samples away.
+    """
+    model = family.fit(data, generation=generation)
+    if isinstance(loss, CrossEntropy):
+        return model, np.ones(len(data))
+    weights = sample_weights(loss, likelihood_rank(family.log_likelihood(model, data)))
+    kept = (weights != 0).mean(-1)
+    some = kept > 0
+    if some.any() and not (weights == 1).all():
+        again = family.fit(np.ascontiguousarray(data)[some], weights[some], generation)
+        for name, values in again.items():
+            model[name] = model[name].copy()
+            model[name][some] = values
+    return model, kept
+
+
+def likelihood_rank(log_likelihood: Array) -> Array:
+    """(B, n) u in (0, 1]: how many of a chain's samples are no likelier, over n. Ties share the lowest rank."""
+    from scipy.stats import rankdata
+
+    return rankdata(log_likelihood, method="min", axis=1) / log_likelihood.shape[1]
+
+
+def sample_weights(loss: LossConfig, rank: Array) -> Array:
+    """−f′(log u) of each sample, of the shape of ``rank``."""
+    if not isinstance(loss, PointwiseLoss):
+        raise ValueError(f"loss.kind: {loss.kind} gives single samples no weight: on densities, use a pointwise loss")
+    if isinstance(loss, TruncatedCrossEntropy):  # known without torch
+        return (rank <= loss.gamma).astype(np.float64)
+    import torch
+
+    weights = -value_and_derivative(loss, torch.from_numpy(np.log(rank)))[1].numpy()
+    if not np.isfinite(weights).all() or weights.min() < 0:
+        raise ValueError(
+            f"loss.kind: {loss.kind} gives some samples the weight {weights.min():.3g}, and a density is fitted with"
+            " weights of 0 or more"
+        )
+    return weights + 0.0  # no negative zeros

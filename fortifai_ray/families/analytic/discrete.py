@@ -7,8 +7,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from fortifai_ray.families import KL_DIVERGENCE
-from fortifai_ray.families.analytic.arrays import choose, ones_unless_given
-from fortifai_ray.families.analytic.base import AnalyticFamily, Array, Model, Streams
+from fortifai_ray.families.analytic.base import AnalyticFamily, Array, Model, Streams, choose, ones_unless_given
 from fortifai_ray.metrics import DISTRIBUTION, SAMPLES, Metric
 from fortifai_ray.theory.discrete import true_probabilities
 

@@ -6,8 +6,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from fortifai_ray.families import KL_DIVERGENCE, PARAMETER_ERROR
-from fortifai_ray.families.analytic.arrays import ones_unless_given
-from fortifai_ray.families.analytic.base import AnalyticFamily, Array, Model, Streams
+from fortifai_ray.families.analytic.base import AnalyticFamily, Array, Model, Streams, ones_unless_given
 from fortifai_ray.metrics import DISTRIBUTION, Metric
 
 

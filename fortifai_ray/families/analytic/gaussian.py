@@ -6,8 +6,15 @@ import numpy as np
 from pydantic import Field
 
 from fortifai_ray.families import KL_DIVERGENCE, TRACE_RATIO, WASSERSTEIN
-from fortifai_ray.families.analytic.arrays import moments, ones_unless_given, samples_last
-from fortifai_ray.families.analytic.base import AnalyticFamily, Array, Model, Streams
+from fortifai_ray.families.analytic.base import (
+    AnalyticFamily,
+    Array,
+    Model,
+    Streams,
+    moments,
+    ones_unless_given,
+    samples_last,
+)
 from fortifai_ray.metrics import DISTRIBUTION, Metric
 
 _ROUNDING = np.finfo(np.float64).eps

@@ -7,7 +7,11 @@ import numpy as np
 from pydantic import Field
 
 from fortifai_ray.families import KL_DIVERGENCE, TRACE_RATIO, WASSERSTEIN
-from fortifai_ray.families.analytic.arrays import (
+from fortifai_ray.families.analytic.base import (
+    AnalyticFamily,
+    Array,
+    Model,
+    Streams,
     choose,
     log_sum_exp,
     moments,
@@ -15,7 +19,6 @@ from fortifai_ray.families.analytic.arrays import (
     samples_last,
     sliced_wasserstein,
 )
-from fortifai_ray.families.analytic.base import AnalyticFamily, Array, Model, Streams
 from fortifai_ray.metrics import SAMPLES, Metric
 from fortifai_ray.seeds import generator
 

@@ -9,7 +9,11 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from fortifai_ray.families import TRACE_RATIO, WASSERSTEIN
-from fortifai_ray.families.analytic.arrays import (
+from fortifai_ray.families.analytic.base import (
+    AnalyticFamily,
+    Array,
+    Model,
+    Streams,
     choose,
     log_sum_exp,
     moments,
@@ -17,7 +21,6 @@ from fortifai_ray.families.analytic.arrays import (
     samples_last,
     sliced_wasserstein,
 )
-from fortifai_ray.families.analytic.base import AnalyticFamily, Array, Model, Streams
 from fortifai_ray.metrics import DISTRIBUTION, Metric
 from fortifai_ray.seeds import generator
 

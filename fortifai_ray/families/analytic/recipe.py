@@ -43,8 +43,8 @@ class AnalyticRecipe(Recipe):
 
     @model_validator(mode="after")
     def _losses_weigh_samples(self) -> Self:
-        if not isinstance(self.loss, PointwiseLoss) or self.loss.kind == "dynamic_tce":
-            raise ValueError(f"loss.kind: {self.loss.kind} is no weight on samples; a pointwise loss is right here")
+        if not isinstance(self.loss, PointwiseLoss):
+            raise ValueError(f"loss.kind: {self.loss.kind} gives single samples no weight: use a pointwise loss")
         weighs = self.loss.kind != "cross_entropy"
         if isinstance(self.family, UserFamily):
             by_truth = isinstance(self.curation, Verifier) and self.curation.by == "truth"

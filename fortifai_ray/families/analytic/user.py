@@ -1,4 +1,4 @@
-"""A user's own family: one class for one chain, named by a dotted path.
+"""A user's own family: a class that computes one chain, named by a dotted path.
 
 In ``my_family.py``, beside the study file or installed::
 
@@ -45,7 +45,7 @@ _MODEL = "model"
 
 
 class UserFamily(AnalyticFamily):
-    """A user's class, asked chain by chain. ``kind`` is ``module:Class``; further keys are its settings."""
+    """A user's class, called chain by chain. ``kind`` is ``module:Class``; further keys are its settings."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -54,7 +54,7 @@ class UserFamily(AnalyticFamily):
         return declared(_find(self.kind).metrics)
 
     def identity(self) -> dict[str, Any]:
-        """Settings, and a hash of the whole module that the class stands in (what that imports is not in it)."""
+        """Settings, and a hash of the whole module that defines the class (not of what that module imports)."""
         return {**self.model_dump(mode="json"), "source": source_hash(_find(self.kind))}
 
     def human(self, n: int, streams: Streams) -> Array:
@@ -105,7 +105,7 @@ class UserFamily(AnalyticFamily):
         return {_MODEL: _objects([self._call("truth")])}
 
     def check_methods(self, *, weighs: bool, ranks: bool, by_truth: bool) -> None:
-        """That the class has what the recipe's loss (``weighs`` samples) and curation (``ranks`` them) ask of it.
+        """Check that the class has what the recipe's loss (``weighs`` samples) and curation (``ranks`` them) need.
 
         Raises ValueError naming what is missing.
         """
@@ -153,7 +153,7 @@ class UserFamily(AnalyticFamily):
 
 
 def validate_user_family(content: Mapping[str, Any]) -> UserFamily:
-    """A checked user family: its module is imported, its methods are there, and it takes the settings.
+    """A user's family, checked: its module can be imported, it has every method, and it accepts the settings.
 
     Raises ValidationError, at the key that is wrong.
     """
@@ -222,7 +222,7 @@ def _takes(function: Callable[..., Any], arguments: int) -> bool:
 
 
 def _own(generator: np.random.Generator) -> np.random.Generator:
-    """A generator in the same state that stays the user's own: a stream's is moved on to the next chain."""
+    """A copy of a generator, for the user to keep: the stream's own moves on to the next chain."""
     bits = np.random.Philox(key=0)
     bits.state = dict(generator.bit_generator.state)  # type: ignore[assignment]
     return np.random.Generator(bits)
@@ -237,7 +237,7 @@ def _objects(models: list[Any]) -> Any:
 
 
 def _has_nan(model: Any) -> bool:
-    """Whether a model's numbers, as far as plain containers and arrays show them, have a NaN among them."""
+    """Whether a NaN is among a model's numbers, as far as plain containers and arrays show them."""
     if isinstance(model, Mapping):
         return any(_has_nan(part) for part in model.values())
     if isinstance(model, tuple | list):

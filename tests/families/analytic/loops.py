@@ -16,7 +16,7 @@ from fortifai_ray.families.analytic import (
     LogisticRegression,
 )
 from fortifai_ray.families.analytic.base import Streams
-from fortifai_ray.families.analytic.weighting import fit_with_loss
+from fortifai_ray.families.analytic.cohort import fit_with_loss
 from fortifai_ray.losses import CrossEntropy
 from fortifai_ray.recipe.regimes import Draw, Human, Pool, Regime
 

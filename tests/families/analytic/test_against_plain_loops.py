@@ -20,8 +20,7 @@ from fortifai_ray.families.analytic import (
     LinearRegression,
     LogisticRegression,
 )
-from fortifai_ray.families.analytic.arrays import sliced_wasserstein
-from fortifai_ray.families.analytic.base import Streams
+from fortifai_ray.families.analytic.base import Streams, sliced_wasserstein
 
 SEEDS = (3, 1, 4)
 EXACT = 1e-12

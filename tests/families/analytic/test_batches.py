@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fortifai_ray.families.analytic.base import Streams
-from fortifai_ray.families.analytic.weighting import fit_with_loss
+from fortifai_ray.families.analytic.cohort import fit_with_loss
 from fortifai_ray.losses import TruncatedCrossEntropy
 
 from .loops import FAMILIES
