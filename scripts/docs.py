@@ -219,7 +219,55 @@ def _meaning(key: Schema) -> str:
     return " ".join(str(key.get("description", "")).split())
 
 
-PAGES: Mapping[str, Callable[[], str]] = {"studies": studies}
+# docs/metrics.md: what is measured.
+
+_METRICS = """# Metrics
+
+Generated from the registry (`fortifai_ray/metrics.py`: `python scripts/docs.py metrics`). Each metric is declared beside
+the code that computes it, under the name that it has everywhere: a column of `generations.parquet`, a key in MLflow, the
+`metric` of a collapse criterion or of a claim. Which of them a study measures depends on its family, and on what its
+`evaluation` asks for ([studies](studies.md)).
+
+*Collapse* is the side to which collapse moves a metric (– if unknown), *scale* the one on which its onset is interpolated.
+A dash under *chance* means that guessing has no score; otherwise a criterion may give it as `chance`. Some metrics have
+breakdowns, whose names begin with theirs (`kr_accuracy_fraction_1`, `blimp_accuracy_PARADIGM`); accuracies have Wilson
+intervals in the columns `NAME_low` and `NAME_high`.
+
+A family of your own declares what it measures in its attribute `metrics`: plain names, or `Metric` objects such as
+`Metric("success_ratio", "share of trials", "trials that succeed", direction="below", scale="log")`. A plain name gets a
+linear scale and no direction, whatever it sounds like ([extending](extending.md)).
+"""
+
+
+def metrics() -> str:
+    """``docs/metrics.md``, a table for each group of the registry."""
+    from fortifai_ray.metrics import GROUPS, METRICS
+
+    page = _Keys()
+    page.say(_METRICS)
+    headings = ("name", "title", "unit", "collapse", "scale", "chance", "definition", "source")
+    for group in GROUPS:
+        rows = [
+            (
+                f"`{each.name}`",
+                each.title,
+                each.unit,
+                {"above": "↑", "below": "↓", None: "–"}[each.direction],
+                each.scale,
+                "–" if each.chance is None else f"{each.chance:g}",
+                each.definition,
+                f"`{each.source}`" if each.source.startswith("fortifai_ray.") else each.source,
+            )
+            for each in METRICS.built_in.values()
+            if each.group == group
+        ]
+        if rows:
+            page.heading(group, 2)
+            page.say(table(headings, rows))
+    return page.text()
+
+
+PAGES: Mapping[str, Callable[[], str]] = {"studies": studies, "metrics": metrics}
 
 if __name__ == "__main__":
     sys.exit(main())
