@@ -223,15 +223,15 @@ def _meaning(key: Schema) -> str:
 
 _METRICS = """# Metrics
 
-Generated from the registry (`fortifai_ray/metrics.py`: `python scripts/docs.py metrics`). Each metric is declared beside
-the code that computes it, under the name that it has everywhere: a column of `generations.parquet`, a key in MLflow, the
-`metric` of a collapse criterion or of a claim. Which of them a study measures depends on its family, and on what its
-`evaluation` asks for ([studies](studies.md)).
+Generated from the registry (`fortifai_ray/metrics.py`: `python scripts/docs.py metrics`). Each metric is declared
+beside the code that computes it, under the name that it has everywhere: a column of `generations.parquet`, a key in
+MLflow, the `metric` of a collapse criterion or of a claim. Which of them a study measures depends on its family and on
+what its `evaluation` requests ([studies](studies.md)).
 
-*Collapse* is the side to which collapse moves a metric (– if unknown), *scale* the one on which its onset is interpolated.
-A dash under *chance* means that guessing has no score; otherwise a criterion may give it as `chance`. Some metrics have
-breakdowns, whose names begin with theirs (`kr_accuracy_fraction_1`, `blimp_accuracy_PARADIGM`); accuracies have Wilson
-intervals in the columns `NAME_low` and `NAME_high`.
+*Collapse* is the side to which collapse moves a metric (– if unknown), *scale* the one on which its onset is
+interpolated, *chance* what guessing scores, which a criterion may take into account (`chance`). Some metrics have
+breakdowns, whose names begin with theirs (`kr_accuracy_fraction_1`, `blimp_accuracy_PARADIGM`); accuracies have 95%
+Wilson intervals in the columns `NAME_low` and `NAME_high`.
 
 A family of your own declares what it measures in its attribute `metrics`: plain names, or `Metric` objects such as
 `Metric("success_ratio", "share of trials", "trials that succeed", direction="below", scale="log")`. A plain name gets a

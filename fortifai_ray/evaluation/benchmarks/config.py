@@ -24,20 +24,21 @@ LocalPath = Annotated[str, AfterValidator(_existing)]
 
 
 class _Benchmark(BaseModel):
-    """One entry of ``benchmarks``.
-
-    Attributes:
-        name: the beginning of its metrics' names, e.g. ``mine`` for ``mine_accuracy``; needed if a task occurs twice.
-            Null: the task's own metric names.
-        limit: how many documents are used, the first ones (of each paradigm for BLiMP); null for all.
-    """
+    """One entry of ``benchmarks``."""
 
     model_config = _CLOSED
     stem: ClassVar[str]  # the beginning of the names of the task's metrics
     metrics: ClassVar[tuple[Metric, ...]]  # of an entry without a name
     task: str
-    name: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*$")
-    limit: int | None = Field(None, ge=1)
+    name: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*$",
+        description="the beginning of its metrics' names (`mine` for `mine_accuracy`) in place of the task's own; "
+        "needed if a task occurs twice",
+    )
+    limit: int | None = Field(
+        None, ge=1, description="use only the first so many documents (of each paradigm for BLiMP); null for all"
+    )
 
     @property
     def prefix(self) -> str:
@@ -76,15 +77,11 @@ class _Benchmark(BaseModel):
 _KR_SOURCE = "KR-test, Shabgahi et al. 2025, ForTIFAI"
 _accuracy = partial(Metric, unit="share of questions", direction="below", group=BENCHMARKS)
 _likelihood = partial(Metric, direction="above", source="lm-evaluation-harness", group=BENCHMARKS)
+_WIKITEXT = "of WikiText-2, whole documents"
 
 
 class Blimp(_Benchmark):
-    """BLiMP (Warstadt et al. 2020): of two sentences that differ minimally, is the grammatical one likelier?
-
-    Attributes:
-        path: a folder with one file ``PARADIGM.jsonl`` per paradigm, as its authors publish it.
-        paradigms: which of them; null for all in the folder (67 in the full set).
-    """
+    """BLiMP (Warstadt et al. 2020): of two sentences that differ minimally, is the grammatical one likelier?"""
 
     stem = "blimp"
     metrics = (
@@ -98,8 +95,10 @@ class Blimp(_Benchmark):
         ),
     )
     task: Literal["blimp"] = "blimp"
-    path: LocalPath
-    paradigms: tuple[str, ...] | None = Field(None, min_length=1)
+    path: LocalPath = Field(description="a folder with one file PARADIGM.jsonl per paradigm, as its authors publish it")
+    paradigms: tuple[str, ...] | None = Field(
+        None, min_length=1, description="which paradigms; null for all in the folder (67 in the full set)"
+    )
 
     @model_validator(mode="after")
     def _paradigms_are_there(self) -> Self:
@@ -123,13 +122,7 @@ class Blimp(_Benchmark):
 
 
 class Gsm8k(_Benchmark):
-    """GSM8K (Cobbe et al. 2021): grade-school mathematics, greedily generated after worked examples.
-
-    Attributes:
-        path: a folder with ``test.jsonl``, and with ``train.jsonl`` for the examples.
-        num_fewshot: examples before each question, drawn from the training questions; 5 is customary.
-        max_new_tokens: tokens generated at most; 256 is lm-evaluation-harness's default.
-    """
+    """GSM8K (Cobbe et al. 2021): grade-school mathematics, greedily generated after worked examples."""
 
     stem = "gsm8k"
     metrics = (
@@ -142,9 +135,13 @@ class Gsm8k(_Benchmark):
         ),
     )
     task: Literal["gsm8k"] = "gsm8k"
-    path: LocalPath
-    num_fewshot: int = Field(5, ge=0)
-    max_new_tokens: int = Field(256, ge=1)
+    path: LocalPath = Field(description="a folder with test.jsonl, and with train.jsonl for the examples")
+    num_fewshot: int = Field(
+        5, ge=0, description="examples before each question, drawn from the training questions; 5 is customary"
+    )
+    max_new_tokens: int = Field(
+        256, ge=1, description="tokens generated at most; 256 is lm-evaluation-harness's default"
+    )
 
     @model_validator(mode="after")
     def _files_are_there(self) -> Self:
@@ -164,11 +161,7 @@ class Gsm8k(_Benchmark):
 
 
 class HellaSwag(_Benchmark):
-    """HellaSwag (Zellers et al. 2019): which of four endings follows?
-
-    Attributes:
-        path: a ``.jsonl`` file in the official format (``activity_label, ctx_a, ctx_b, endings, label``), labelled.
-    """
+    """HellaSwag (Zellers et al. 2019): which of four endings follows?"""
 
     stem = "hellaswag"
     metrics = (
@@ -180,7 +173,9 @@ class HellaSwag(_Benchmark):
         ),
     )
     task: Literal["hellaswag"] = "hellaswag"
-    path: LocalPath
+    path: LocalPath = Field(
+        description="a .jsonl file in the official format (activity_label, ctx_a, ctx_b, endings, label), labelled"
+    )
 
     @property
     def files(self) -> dict[str, Path]:
@@ -192,24 +187,18 @@ class HellaSwag(_Benchmark):
 
 
 class Wikitext(_Benchmark):
-    """Perplexity per word and per byte of text (WikiText-2: Merity et al. 2017), independent of the tokenizer.
-
-    Attributes:
-        path: a text file; one with WikiText's ``= Title =`` lines is scored article by article.
-    """
+    """Perplexity per word and per byte of text (WikiText-2: Merity et al. 2017), independent of the tokenizer."""
 
     stem = ""
     metrics = (
-        _likelihood(
-            "word_perplexity", "per word", "exp of the mean −ln p per word of WikiText-2, whole documents", scale="log"
-        ),
-        _likelihood(
-            "byte_perplexity", "per byte", "exp of the mean −ln p per byte of WikiText-2, whole documents", scale="log"
-        ),
-        _likelihood("bits_per_byte", "bits per byte", "−log2 p per byte of WikiText-2, whole documents"),
+        _likelihood("word_perplexity", "per word", f"exp of the mean −ln p per word {_WIKITEXT}", scale="log"),
+        _likelihood("byte_perplexity", "per byte", f"exp of the mean −ln p per byte {_WIKITEXT}", scale="log"),
+        _likelihood("bits_per_byte", "bits per byte", f"−log2 p per byte {_WIKITEXT}"),
     )
     task: Literal["wikitext"] = "wikitext"
-    path: LocalPath
+    path: LocalPath = Field(
+        description="a text file; one with WikiText's `= Title =` lines is scored article by article"
+    )
 
     @property
     def files(self) -> dict[str, Path]:
@@ -221,13 +210,7 @@ class Wikitext(_Benchmark):
 
 
 class KrTest(_Benchmark):
-    """The knowledge-retention test (ForTIFAI): given a context, is the true continuation likelier than the false one?
-
-    Attributes:
-        path: a JSON file of questions. Null: they are made from the training text of generation 0.
-        pairs: how many questions are made if there is no ``path``.
-        fractions: how many parts of the source, in the order of the questions, get an accuracy of their own.
-    """
+    """The knowledge-retention test (ForTIFAI): given a context, is the true continuation likelier than the false one?"""
 
     stem = "kr"
     metrics = (
@@ -255,9 +238,13 @@ class KrTest(_Benchmark):
         ),
     )
     task: Literal["kr_test"] = "kr_test"
-    path: LocalPath | None = None
-    pairs: int = Field(200, ge=2, le=100_000)
-    fractions: int = Field(1, ge=1)
+    path: LocalPath | None = Field(
+        None, description="a JSON file of questions; if null, they are made from the training text of generation 0"
+    )
+    pairs: int = Field(200, ge=2, le=100_000, description="how many questions are made if there is no path")
+    fractions: int = Field(
+        1, ge=1, description="parts of the source, in the order of the questions, that get an accuracy of their own"
+    )
 
     @property
     def files(self) -> dict[str, Path]:
@@ -278,18 +265,18 @@ Benchmark = Annotated[Blimp | Gsm8k | HellaSwag | Wikitext | KrTest, Field(discr
 
 
 class BenchmarksConfig(BaseModel):
-    """Benchmarks and how they are run.
-
-    Attributes:
-        benchmarks: the entries, in the order in which they run.
-        batch_size: texts scored or generated together by lm-evaluation-harness; the KR-test sizes its own batches.
-        dtype: ``auto`` is the precision in which the checkpoint is stored, as on lm-evaluation-harness's command line.
-    """
+    """Benchmarks and how they are run."""
 
     model_config = _CLOSED
-    benchmarks: tuple[Benchmark, ...] = ()
-    batch_size: int = Field(32, ge=1)
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    benchmarks: tuple[Benchmark, ...] = Field((), description="the entries, in the order in which they run")
+    batch_size: int = Field(
+        32,
+        ge=1,
+        description="texts scored or generated together by lm-evaluation-harness; the KR-test sizes its own batches",
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="auto is the precision in which the checkpoint is stored, as on the harness's command line"
+    )
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
