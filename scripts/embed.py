@@ -18,10 +18,11 @@ import polars as pl
 from fortifai_ray.errors import UserError
 from fortifai_ray.notebooks.opening import open_folder
 from fortifai_ray.notebooks.samples import LATENTS, latent_table
-from fortifai_ray.results.reader import Results
+from fortifai_ray.results.reader import StudyResults
+from fortifai_ray.results.schema import RECIPE_COLUMNS, read_table, write_table
 
-_KEPT = ("chain_id", "generation", "family", "loss", "gamma", "regime", "seed", "synthetic_ratio", "unit")
-_SIZES = ("synthetic_size_cum", "collapse_reason")
+_KEPT = ("chain_id", "generation", "seed", *RECIPE_COLUMNS)
+_BESIDE = ("unit", "synthetic_size_cum", "collapse_reason")
 _DIGITS = 5
 _LATENTS = 12  # latent vectors that are decoded
 _WHOLE = ("chains", "fidelity", "collapse_points")
@@ -47,30 +48,25 @@ def embed(source: Path, target: Path, metrics: Sequence[str], texts: int) -> Non
     (target / "results").mkdir(parents=True)
     shutil.copy(source / "study.yaml", target / "study.yaml")
     for name in _WHOLE:
-        if (source / "results" / f"{name}.parquet").is_file():
-            _write(pl.read_parquet(source / "results" / f"{name}.parquet", glob=False), target, f"{name}.parquet")
+        if (whole := results.table(name)) is not None:
+            write_table(target, name, whole)
     shutil.copy(source / "results" / "summary.json", target / "results" / "summary.json")
     keys = [key for key in results.cells.keys if key not in _KEPT]
-    columns = [name for name in (*_KEPT, *keys, *_SIZES) if name in table.columns]
+    columns = [name for name in (*_KEPT, *keys, *_BESIDE) if name in table.columns]
     numbers = [pl.col(name).round_sig_figs(_DIGITS).cast(pl.Float32) for name in metrics]
-    _write(table.select(*columns, *numbers), target, "generations.parquet")
+    write_table(target, "generations", table.select(*columns, *numbers))
     chains = table.filter(pl.col("seed") == pl.col("seed").min())["chain_id"].unique().to_list()
     _write_samples(results, chains, texts, target)
-    if (source / "results" / "pictures.parquet").is_file():
-        pictures = pl.read_parquet(source / "results" / "pictures.parquet", glob=False)
-        _write(pictures.filter(pl.col("chain_id").is_in(chains)), target, "pictures.parquet")
-        _write(latent_table(results, chains, _LATENTS), target, LATENTS)
+    if (pictures := read_table(source, "pictures", rows=pl.col("chain_id").is_in(chains))) is not None:
+        write_table(target, "pictures", pictures)
+        write_table(target, LATENTS, latent_table(results, chains, _LATENTS))
 
 
-def _write_samples(results: Results, chains: Sequence[str], texts: int, target: Path) -> None:
+def _write_samples(results: StudyResults, chains: Sequence[str], texts: int, target: Path) -> None:
     if results.samples is not None and not results.samples.is_empty():
         rows = results.samples.filter(pl.col("chain_id").is_in(list(chains)))
         first = pl.col("row").rank("dense").over("chain_id", "generation") <= texts
-        _write(rows.filter(first), target, "samples.parquet")
-
-
-def _write(table: pl.DataFrame, target: Path, name: str) -> None:
-    table.write_parquet(target / "results" / name, compression="zstd", compression_level=19)
+        write_table(target, "samples", rows.filter(first))
 
 
 def main() -> int:

@@ -90,7 +90,7 @@ def test_a_study_from_file_to_tables(swept: Swept, ray_instance: str) -> None:
     assert rows["world_size"].to_list() == [1] * 4
     assert rows["loss.kind"].to_list() == ["cross_entropy"] * 2 + ["tce"] * 2
     assert rows["loss.gamma"].to_list() == [None, None, 0.05, 0.05]
-    assert rows["synthetic_ratio"].to_list() == [0.75] * 4
+    assert rows["regime.synthetic_ratio"].to_list() == [0.75] * 4
     # 4,096 tokens are 64 blocks; a quarter of them kept; rows of 56 tokens to within half a row of three quarters.
     assert rows.filter(generation=0)["synthetic_size"].to_list() == [0, 0]
     assert rows.filter(generation=1)["human_size"].to_list() == [1024, 1024]

@@ -15,7 +15,9 @@ import numpy as np
 import polars as pl
 
 from fortifai_ray.chain.recursion import Generation, recursion
+from fortifai_ray.chain.rows import generation_rows
 from fortifai_ray.recipe.recipe import Recipe
+from fortifai_ray.results.schema import SECONDS
 from fortifai_ray.storage.steps import Steps
 from fortifai_ray.storage.store import Stage, StageKey
 from fortifai_ray.study.study import Chain
@@ -103,7 +105,7 @@ def _tables(generations: Iterator[Generation[Any]], task: CohortTask) -> Iterato
             "human_size": [one.human_size for one in sets],
             "synthetic_size": [one.synthetic_size for one in sets],
             **{name: outputs.get(name) for name in task.recipe.metrics},
-            **{name: outputs.get(name, 0.0) for name in ("train_seconds", "generate_seconds", "evaluate_seconds")},
+            **{name: outputs.get(name, 0.0) for name in SECONDS},
         }
         spread = {name: _spread(values, count) for name, values in columns.items()}
         yield pl.DataFrame({"seed": task.seeds, "generation": [generation.number] * count, **spread}).with_columns(
@@ -120,31 +122,14 @@ def _spread(values: Any, count: int) -> pl.Series:
 
 
 def cohort_rows(task: CohortTask, stage: Stage) -> pl.DataFrame:
-    """A cohort's rows of ``generations.parquet``, from its stage."""
-    recipe = task.recipe
-    chains = pl.DataFrame(
-        [{**chain.varied, "chain_id": chain.chain_id, "seed": chain.recipe.seed} for chain in task.chains],
-        infer_schema_length=None,
-        strict=False,
-    )
-    total = pl.col("human_size") + pl.col("synthetic_size")
-    seconds = pl.sum_horizontal("train_seconds", "generate_seconds", "evaluate_seconds")
-    return (
-        pl.read_parquet(stage.path / _TABLE)
-        .join(chains, on="seed", how="left", maintain_order="left")
-        .sort("seed", "generation", maintain_order=True)
-        .with_columns(
-            family=pl.lit(recipe.family.kind),
-            loss=pl.lit(recipe.loss.kind),
-            gamma=pl.lit(getattr(recipe.loss, "gamma", None), pl.Float64),
-            regime=pl.lit(recipe.regime.kind),
-            unit=pl.lit(recipe.unit),
-            synthetic_ratio=pl.lit(recipe.regime.asked_ratio, pl.Float64),
-            synthetic_ratio_realised=pl.col("synthetic_size") / total,
-            synthetic_size_cum=pl.col("synthetic_size").cum_sum().over("chain_id"),
+    """A cohort's rows of ``generations.parquet``, from its stage, chain by chain."""
+    table = pl.read_parquet(stage.path / _TABLE).sort("seed", "generation", maintain_order=True)
+    return generation_rows(
+        task.chains,
+        table.with_columns(
+            synthetic_size_cum=pl.col("synthetic_size").cum_sum().over("seed"),
             reused=pl.lit(stage.reused),
-            computed_seconds=pl.lit(0.0) if stage.reused else seconds,
-            world_size=pl.lit(None, pl.Int64),
+            computed_seconds=pl.lit(0.0) if stage.reused else pl.sum_horizontal(*SECONDS),
             stage=pl.lit(stage.hash),
-        )
+        ),
     )

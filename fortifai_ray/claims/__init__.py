@@ -11,7 +11,7 @@ where none of it does, ``undecided`` otherwise. SciPy is imported on the first c
 
 from fortifai_ray.claims.check import check_claims
 from fortifai_ray.claims.lines import ClaimLine, claims_lines, exit_code, print_claims
-from fortifai_ray.claims.result import ClaimResult, claims_table, write_claims
+from fortifai_ray.claims.result import ClaimResult, claims_table, stored_claims, write_claims
 from fortifai_ray.study.claims import Claim
 
 __all__ = [
@@ -23,5 +23,6 @@ __all__ = [
     "claims_table",
     "exit_code",
     "print_claims",
+    "stored_claims",
     "write_claims",
 ]

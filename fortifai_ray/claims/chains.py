@@ -1,21 +1,87 @@
-"""From ``generations.parquet`` to a number per chain and, where a claim compares two groups of cells, per pair."""
+"""Which rows a claim is about, and from ``generations.parquet`` a number per chain or per pair of chains."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
 
-from fortifai_ray.claims.tables import StudyTables, Undecided, replaced
+from fortifai_ray.results.reader import StudyResults
+from fortifai_ray.results.schema import flatten, varied_keys
+from fortifai_ray.statistics import CollapseCriterion
 from fortifai_ray.statistics.crossing import Floats
 from fortifai_ray.study.claim_statistics import (
     MEANS,
     ExtremeStatistic,
     MetricStatistic,
     PerChain,
+    Scalar,
     SlopeStatistic,
     TrendStatistic,
     Where,
 )
+
+
+class Undecided(Exception):
+    """A claim cannot be decided; the message says why."""
+
+
+def matches(results: StudyResults, table: pl.DataFrame, where: Where) -> pl.Expr:
+    """An expression: the rows of ``table`` that have every value of ``where``.
+
+    Raises:
+        Undecided: neither the table nor the recipe has one of the keys.
+    """
+    condition, fixed = pl.lit(True), flatten(results.study)
+    for key, wanted in where.items():
+        items = wanted if isinstance(wanted, list) else [wanted]
+        if key in table.columns:
+            condition &= pl.any_horizontal(_equals(key, table.schema[key], item) for item in items)
+        elif key in fixed:
+            condition &= pl.lit(any(_same(fixed[key], item) for item in items))
+        else:
+            raise Undecided(f"there is no key {key} in the table or the recipe")
+    return condition
+
+
+def criterion(results: StudyResults, name: int | str) -> CollapseCriterion:
+    """One of the study's collapse criteria, by its place or its metric.
+
+    Raises:
+        Undecided: there is none, or several have that metric.
+    """
+    criteria = results.criteria_asked
+    chosen = criteria[name : name + 1] if isinstance(name, int) else [one for one in criteria if one.metric == name]
+    if len(chosen) != 1:
+        many = "several criteria: give its place instead" if chosen else "no criterion"
+        raise Undecided(f"collapse has {many} for {name!r}")
+    return chosen[0]
+
+
+def _equals(column: str, dtype: pl.DataType, wanted: Scalar) -> pl.Expr:
+    """Whether a column has a value; never a null, and False where the types cannot be equal."""
+    values = pl.col(column)
+    if wanted is None:
+        return values.is_null()
+    if isinstance(wanted, bool):
+        comparable = dtype == pl.Boolean
+    elif isinstance(wanted, str):
+        comparable = dtype == pl.String
+    else:
+        comparable = dtype.is_numeric()
+        if dtype == pl.String:  # a key that varies over numbers and words is kept as text
+            comparable, wanted = True, str(wanted)
+    return values.eq_missing(pl.lit(wanted)) if comparable else pl.lit(False)
+
+
+def _same(value: Any, wanted: Scalar) -> bool:
+    return value == wanted and isinstance(value, bool) == isinstance(wanted, bool)
+
+
+def _replaced(key: str, changes: Where) -> bool:
+    """Whether putting ``changes`` into a recipe replaces ``key``: it is named, or its section gets a new kind."""
+    section = key.rpartition(".")[0]
+    return key in changes or (bool(section) and f"{section}.kind" in changes)
 
 
 @dataclass(frozen=True)
@@ -28,29 +94,29 @@ class Sample:
     note: str = ""
 
 
-def sample(tables: StudyTables, statistic: PerChain, where: Where) -> Sample:
+def sample(results: StudyResults, statistic: PerChain, where: Where) -> Sample:
     """The number of each seed.
 
     Raises:
         Undecided: no chain matches, the metric was not measured, a chain lacks a generation that is asked for (leaving
             it out would favour those that lasted), or chains of one seed that cannot be averaged.
     """
-    chains = _values(tables, statistic, where)
+    chains = _values(results, statistic, where)
     note = ""
     if statistic.against is not None:
-        kept = {key: value for key, value in where.items() if not replaced(key, statistic.against)}
-        others = _values(tables, statistic, {**kept, **statistic.against})
-        chains, note = _pairs(tables, statistic, chains, others)
+        kept = {key: value for key, value in where.items() if not _replaced(key, statistic.against)}
+        others = _values(results, statistic, {**kept, **statistic.against})
+        chains, note = _pairs(results, statistic, chains, others)
     seeds, pooled = _per_seed(chains, statistic)
     values, tops, bottoms = (seeds[name].to_numpy() for name in ("value", "top", "bottom"))
     return Sample(values, tops, bottoms, "; ".join(part for part in (note, pooled) if part))
 
 
-def _values(tables: StudyTables, statistic: PerChain, where: Where) -> pl.DataFrame:
+def _values(results: StudyResults, statistic: PerChain, where: Where) -> pl.DataFrame:
     """A row per chain: ``chain_id, seed``, the varied keys, ``value``, and ``top``/``bottom`` of a ratio to
     generation 0 (``top`` is the value itself, and ``bottom`` 1, where there is none)."""
-    table = tables.generations
-    rows = table.filter(tables.matches(table, where))
+    table = results.generations
+    rows = table.filter(matches(results, table, where)).sort("generation", maintain_order=True)
     if rows.is_empty():
         raise Undecided("no chain matches")
     metric = statistic.metric
@@ -58,11 +124,16 @@ def _values(tables: StudyTables, statistic: PerChain, where: Where) -> pl.DataFr
         raise Undecided(f"{metric} was not measured")
     rows = rows.with_columns(pl.col(metric).cast(pl.Float64).alias("_metric"), pl.col("generation").alias("_g"))
     _refuse_gaps(rows, statistic)
-    keys = [key for key in tables.varied if key != metric]
+    keys = [key for key in _varied(results) if key != metric]
     values = rows.group_by("chain_id", maintain_order=True).agg(
         pl.col("seed").first(), pl.col(keys).first(), *_number(statistic)
     )
     return values.sort("seed", "chain_id")
+
+
+def _varied(results: StudyResults) -> list[str]:
+    """The varied keys but the seed, those that a search sets among them."""
+    return [key for key in varied_keys(results.study) if key != "seed" and key in results.generations.columns]
 
 
 def _number(statistic: PerChain) -> list[pl.Expr]:
@@ -128,11 +199,11 @@ def _refuse_gaps(rows: pl.DataFrame, statistic: PerChain) -> None:
 
 
 def _pairs(
-    tables: StudyTables, statistic: PerChain, ours: pl.DataFrame, theirs: pl.DataFrame
+    results: StudyResults, statistic: PerChain, ours: pl.DataFrame, theirs: pl.DataFrame
 ) -> tuple[pl.DataFrame, str]:
     """A row per pair, and a note on chains without a partner."""
     assert statistic.against is not None
-    on = ["seed", *(key for key in tables.varied if key in ours.columns and not replaced(key, statistic.against))]
+    on = ["seed", *(key for key in _varied(results) if key in ours.columns and not _replaced(key, statistic.against))]
     if theirs.select(pl.struct(on).is_duplicated().any()).item():
         raise Undecided("against matches several chains for one: narrow it")
     right = theirs.select(*on, other=pl.col("value"), other_top=pl.col("top"), other_id=pl.col("chain_id"))

@@ -6,11 +6,11 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from fortifai_ray.claims.chains import Sample, sample
+from fortifai_ray.claims.chains import Sample, Undecided, sample
 from fortifai_ray.claims.measures import critical_point, fidelity_ratio, onset_order, onset_share
 from fortifai_ray.claims.result import MARKS, ClaimResult, Region, Verdict
-from fortifai_ray.claims.tables import StudyTables, Undecided
 from fortifai_ray.errors import UserError
+from fortifai_ray.results.reader import StudyResults, open_study
 from fortifai_ray.results.words import number
 from fortifai_ray.statistics import intervals
 from fortifai_ray.statistics.intervals import Interval, NoInterval
@@ -32,23 +32,23 @@ def check_claims(study_dir: Path, ids: Collection[str] = ()) -> list[ClaimResult
         UserError: no study there, no ``generations.parquet``, a table that cannot be read, a claim that is not valid,
             or an id that no claim has. What one claim alone lacks makes that claim undecided, and its ``why`` says so.
     """
-    tables = StudyTables(study_dir)
-    claims = _claims(tables)
-    _ = tables.generations if claims else None  # without it there is nothing to check any claim against
+    results = open_study(study_dir)
+    claims = _claims(results)
+    _ = results.generations if claims else None  # without it there is nothing to check any claim against
     for wanted in ids:
         if wanted not in (known := [claim.id for claim in claims]):
-            raise UserError(f"{tables.directory}: no claim has the id {wanted!r}{hint(wanted, known)}")
-    return [check_claim(tables, claim) for claim in claims if not ids or claim.id in ids]
+            raise UserError(f"{results.folder}: no claim has the id {wanted!r}{hint(wanted, known)}")
+    return [check_claim(results, claim) for claim in claims if not ids or claim.id in ids]
 
 
-def check_claim(tables: StudyTables, claim: Claim) -> ClaimResult:
+def check_claim(results: StudyResults, claim: Claim) -> ClaimResult:
     """One claim against a study's tables."""
     numbers = claim.numbers()
     region = Region.of(claim, numbers)
     found, n_chains, why = None, 0, ""
     verdict: Verdict = "undecided"
     try:
-        found, n_chains = _measure(tables, claim)
+        found, n_chains = _measure(results, claim)
     except _Failed as failure:
         n_chains, why = failure.n_chains, failure.why
     except (Undecided, NoInterval) as error:
@@ -89,18 +89,18 @@ class _Failed(Exception):
         self.n_chains, self.why = n_chains, why
 
 
-def _measure(tables: StudyTables, claim: Claim) -> tuple[Interval, int]:
+def _measure(results: StudyResults, claim: Claim) -> tuple[Interval, int]:
     """The statistic with its interval, and how many independent chains it rests on."""
     statistic = claim.statistic
     if isinstance(statistic, OnsetShare):
-        return onset_share(tables, statistic, claim.where, claim.level)
+        return onset_share(results, statistic, claim.where, claim.level)
     if isinstance(statistic, OnsetOrder):
-        return onset_order(tables, statistic, claim.where, claim.level)
+        return onset_order(results, statistic, claim.where, claim.level)
     if isinstance(statistic, FidelityRatio):
-        return fidelity_ratio(tables, statistic, claim.where, claim.level)
+        return fidelity_ratio(results, statistic, claim.where, claim.level)
     if isinstance(statistic, CriticalPoint):
-        return critical_point(tables, statistic, claim.where, claim.level)
-    found = sample(tables, statistic, claim.where)
+        return critical_point(results, statistic, claim.where, claim.level)
+    found = sample(results, statistic, claim.where)
     n_chains = len(found.values)
     try:
         interval = _summarise(found, statistic.summary, claim.level)
@@ -133,19 +133,19 @@ def _asked(claim: Claim, numbers: tuple[float, ...]) -> str:
     return f"{MARKS[claim.relation]} {number(numbers[0])}"
 
 
-def _claims(tables: StudyTables) -> Sequence[Claim]:
+def _claims(results: StudyResults) -> Sequence[Claim]:
     """The claims of ``study.yaml``, which a study file's reader has already refused if they were wrong."""
-    asked = tables.study.get("claims") or []
+    asked = results.study.get("claims") or []
     if not isinstance(asked, list):
-        raise UserError(f"{tables.directory / 'study.yaml'}: claims: a list of claims is expected")
-    return [_checked(tables, index, item) for index, item in enumerate(asked)]
+        raise UserError(f"{results.folder / 'study.yaml'}: claims: a list of claims is expected")
+    return [_checked(results, index, item) for index, item in enumerate(asked)]
 
 
-def _checked(tables: StudyTables, index: int, item: Any) -> Claim:
+def _checked(results: StudyResults, index: int, item: Any) -> Claim:
     try:
-        return completed(_claim.validate_python(item), [], [], f"{tables.directory / 'study.yaml'}: claims.{index}")
+        return completed(_claim.validate_python(item), [], [], f"{results.folder / 'study.yaml'}: claims.{index}")
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in ("claims", index, *first["loc"]))
         message = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"{tables.directory / 'study.yaml'}: {place}: {message}") from None
+        raise UserError(f"{results.folder / 'study.yaml'}: {place}: {message}") from None

@@ -8,7 +8,7 @@ from typing import Literal
 
 import polars as pl
 
-from fortifai_ray.files import write_table
+from fortifai_ray.results.schema import write_table
 from fortifai_ray.study.claims import Claim
 
 # From an interval and a relation to a verdict.
@@ -125,6 +125,11 @@ def claims_table(results: Sequence[ClaimResult]) -> pl.DataFrame:
 
 def write_claims(study_dir: Path, results: Sequence[ClaimResult]) -> Path:
     """Write ``results/claims.parquet`` (aside first, then renamed) and return its path."""
-    path = Path(study_dir) / "results" / "claims.parquet"
-    write_table(path, claims_table(results))
-    return path
+    return write_table(study_dir, "claims", claims_table(results))
+
+
+def stored_claims(table: pl.DataFrame | None) -> list[ClaimResult]:
+    """The claims of ``claims.parquet``; none where it is None or has other columns."""
+    if table is None or not set(_SCHEMA) <= set(table.columns):
+        return []
+    return [ClaimResult(**row) for row in table.select(list(_SCHEMA)).rows(named=True)]

@@ -16,7 +16,7 @@ from fortifai_ray.errors import UserError
 from fortifai_ray.notebooks.opening import open_experiment, open_folder
 from fortifai_ray.report.criteria import criterion_text
 from fortifai_ray.results.cells import printable
-from fortifai_ray.results.reader import Results
+from fortifai_ray.results.reader import StudyResults
 
 _CELL = "padding: 0.25em 1em 0.25em 0; text-align: left; vertical-align: top"
 
@@ -47,7 +47,7 @@ def layout(picked: mo.ui.dictionary) -> mo.Html:
     return mo.vstack([picked["shipped"], picked["results"], experiment])
 
 
-def opened(choice: Mapping[str, str], data: Path, *, compares: bool = True) -> Results:
+def opened(choice: Mapping[str, str], data: Path, *, compares: bool = True) -> StudyResults:
     """Open the results picked; if that fails, stop the cell and show the reason.
 
     A folder takes precedence over an experiment, and an experiment over a study that ships.
@@ -89,7 +89,7 @@ def say(reason: str) -> mo.Html:
     return mo.callout(mo.Html(f"<div>{escape(printable(reason))}</div>"), kind="warn")
 
 
-def about(results: Results) -> mo.Html:
+def about(results: StudyResults) -> mo.Html:
     """The study opened: its name, its size, and what is missing."""
     table = results.generations
     counts = [
@@ -97,7 +97,7 @@ def about(results: Results) -> mo.Html:
         (len(results.cells.order), "cell"),
         (table["seed"].n_unique(), "seed"),
     ]
-    families = table["family"].drop_nulls().unique().sort().to_list() if "family" in table.columns else []
+    families = table["family.kind"].drop_nulls().unique().sort().to_list() if "family.kind" in table.columns else []
     name, kinds = escape(printable(results.name)), escape(f" ({', '.join(families)})" if families else "")
     last = int(str(table["generation"].max()))
     size = ", ".join([*(_counted(*one) for one in counts), f"generations 0 to {last}"])
@@ -105,7 +105,7 @@ def about(results: Results) -> mo.Html:
     return mo.vstack([line, mo.callout(sentences(results.notes), kind="neutral")]) if results.notes else line
 
 
-def criterion_picker(results: Results) -> mo.ui.dropdown:
+def criterion_picker(results: StudyResults) -> mo.ui.dropdown:
     """A choice of one of the study's collapse criteria, in words; its value is the criterion."""
     options = {criterion_text(criterion): criterion for criterion in results.criteria}
     return mo.ui.dropdown(options, value=next(iter(options), None), label="collapse", full_width=True)

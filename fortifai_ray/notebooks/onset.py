@@ -8,35 +8,34 @@ import altair as alt
 import polars as pl
 
 from fortifai_ray.errors import UserError
-from fortifai_ray.notebooks.opening import failed, generations_asked, varied
 from fortifai_ray.report.charts.curves import collapse_curves
 from fortifai_ray.report.charts.onset import onset_chart, ratio_chart
 from fortifai_ray.report.charts.survival import Unit, profile_chart, survival_chart, survival_table
 from fortifai_ray.report.tables import HEADINGS, fidelity_rows
-from fortifai_ray.results.reader import Results
+from fortifai_ray.results.reader import StudyResults
 from fortifai_ray.results.words import MARKS, number
 from fortifai_ray.statistics import CollapseCriterion, conclusions, criterion_rows, ratio_profile
 
 WIDTH = 640
 
 
-def curves(results: Results, criterion: CollapseCriterion) -> alt.LayerChart | str:
+def curves(results: StudyResults, criterion: CollapseCriterion) -> alt.LayerChart | str:
     """The criterion's metric by generation, with its limit; or why it cannot be drawn."""
     metric = criterion.metric
     if metric not in results.generations.columns or results.generations[metric].count() == 0:
         return f"{metric} was not measured in this study."
     return collapse_curves(
-        results.generations, results.chains, metric, cells=results.cells, criteria=[criterion], width=WIDTH
+        results.generations, results.chains, metric, results.cells, criteria=[criterion], width=WIDTH
     )
 
 
-def onsets(results: Results, criterion: CollapseCriterion) -> alt.LayerChart | str:
+def onsets(results: StudyResults, criterion: CollapseCriterion) -> alt.LayerChart | str:
     """Each chain's onset; or why there is none."""
     chart = onset_chart(_chains(results), criterion, results.cells, medians=_medians(results, criterion), width=WIDTH)
     return chart or "No chain has a verdict under this criterion: there are no onsets."
 
 
-def survival(results: Results, criterion: CollapseCriterion, unit: Unit) -> alt.LayerChart | str:
+def survival(results: StudyResults, criterion: CollapseCriterion, unit: Unit) -> alt.LayerChart | str:
     """Kaplan–Meier curves; or why there are none."""
     table = survival_table(_chains(results), criterion, results.cells, unit)
     time = "generations" if unit == "generations" else f"synthetic {results.unit} consumed"
@@ -44,32 +43,32 @@ def survival(results: Results, criterion: CollapseCriterion, unit: Unit) -> alt.
     return chart or "No chain has a verdict under this criterion: there is no survival curve."
 
 
-def ratios(results: Results, criterion: CollapseCriterion, unit: Unit) -> alt.LayerChart | str:
+def ratios(results: StudyResults, criterion: CollapseCriterion, unit: Unit) -> alt.LayerChart | str:
     """FI ratios to the baseline; or why there are none."""
     assert results.fidelity is not None
     chart = ratio_chart(results.fidelity, criterion, results.cells, unit, width=WIDTH)
     return chart or "No cell has a ratio to the baseline under this criterion: the conclusions below say why."
 
 
-def profile(results: Results, criterion: CollapseCriterion) -> alt.LayerChart | str:
+def profile(results: StudyResults, criterion: CollapseCriterion) -> alt.LayerChart | str:
     """The FI ratio at thresholds from just beyond generation 0 to full collapse; or why there is none."""
     if not results.cells.baselines:
         return "This study has no baseline cell: there is no ratio at any threshold."
     try:
-        asked, keys = generations_asked(results), varied(results)
-        lost = failed(results)
+        asked, keys = results.generations_asked, [*results.varied, "seed"]
+        lost = results.failed
         table = ratio_profile(results.generations, criterion, None, results.baseline, keys, asked, failed=lost)
     except (ValueError, UserError) as error:
         return f"{error}."
     return profile_chart(table, criterion, results.cells, width=WIDTH)
 
 
-def fidelity(results: Results, criterion: CollapseCriterion) -> list[dict[str, str]]:
+def fidelity(results: StudyResults, criterion: CollapseCriterion) -> list[dict[str, str]]:
     """The fidelity table in words, as in the report."""
     return [dict(zip(HEADINGS, row.texts, strict=True)) for row in fidelity_rows(results, criterion)]
 
 
-def tests(results: Results, criterion: CollapseCriterion) -> list[dict[str, str]]:
+def tests(results: StudyResults, criterion: CollapseCriterion) -> list[dict[str, str]]:
     """The log-rank tests against the baseline's cell, in generations; empty where there is nothing to test."""
     rows = _cells(results, criterion).filter(pl.col("logrank_p").is_not_null())
     return [
@@ -86,19 +85,19 @@ def tests(results: Results, criterion: CollapseCriterion) -> list[dict[str, str]
     ]
 
 
-def words(results: Results, criterion: CollapseCriterion) -> list[str]:
+def words(results: StudyResults, criterion: CollapseCriterion) -> list[str]:
     """What can and what cannot be concluded under one criterion."""
     assert results.fidelity is not None
     rows = criterion_rows(criterion)
     return conclusions(results.fidelity.filter(rows), _chains(results).filter(rows))
 
 
-def _chains(results: Results) -> pl.DataFrame:
+def _chains(results: StudyResults) -> pl.DataFrame:
     assert results.chains is not None  # `opening` sees to it
     return results.chains
 
 
-def _cells(results: Results, criterion: CollapseCriterion) -> pl.DataFrame:
+def _cells(results: StudyResults, criterion: CollapseCriterion) -> pl.DataFrame:
     """The fidelity table's rows in generations, named, in the cells' order."""
     assert results.fidelity is not None
     named = results.cells.name(results.fidelity.filter(criterion_rows(criterion), pl.col("unit") == "generations"))
@@ -110,5 +109,5 @@ def _cells(results: Results, criterion: CollapseCriterion) -> pl.DataFrame:
     return named.sort(pl.col("cell").replace_strict(order, return_dtype=pl.Int64))
 
 
-def _medians(results: Results, criterion: CollapseCriterion) -> dict[str, Any]:
+def _medians(results: StudyResults, criterion: CollapseCriterion) -> dict[str, Any]:
     return dict(_cells(results, criterion).select("cell", "fi_median").iter_rows())

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
-import polars as pl
 import yaml
 
 from fortifai_ray.errors import UserError
-from fortifai_ray.report.criteria import criteria_asked
-from fortifai_ray.results.reader import Results, load_results
-from fortifai_ray.statistics import chain_table, fidelity_table
+from fortifai_ray.results.reader import StudyResults, open_study
 from fortifai_ray.tracking.from_mlflow import read_mlflow
 
 _MOST_NAMED = 12  # studies that a message lists
 
 
-def open_folder(folder: str | Path) -> Results:
+def open_folder(folder: str | Path) -> StudyResults:
     """The results in ``STORAGE/NAME``, or in its ``results/``.
 
     Tables of chains and of fidelity that are missing are computed again from the generations.
@@ -40,10 +36,10 @@ def open_folder(folder: str | Path) -> Results:
         raise UserError(
             f"{path} holds no study.yaml: give the folder of a study, STORAGE/NAME, as `fortifai sweep` leaves it"
         )
-    return _judged(load_results(path))
+    return _shown(open_study(path, judge=True))
 
 
-def open_experiment(tracking_uri: str, experiment: str) -> Results:
+def open_experiment(tracking_uri: str, experiment: str) -> StudyResults:
     """The study that an MLflow experiment holds, judged here: no texts and no pictures.
 
     Args:
@@ -63,67 +59,25 @@ def open_experiment(tracking_uri: str, experiment: str) -> Results:
     except Exception as error:  # whatever the tracking store raises
         raise UserError(f"MLflow at {uri} cannot be read: {error}") from error
     study = dict(runs.study)
-    results = Results(
-        directory=Path(experiment),
-        study=study,
-        study_text=yaml.safe_dump(study, sort_keys=False, allow_unicode=True),
+    results = StudyResults(
+        Path(experiment),
+        study,
+        yaml.safe_dump(study, sort_keys=False, allow_unicode=True),
+        judge=True,
         generations=runs.generations,
-        chains=None,
-        fidelity=None,
+        failed=runs.failed,
         samples=None,
         pictures=None,
         claims=None,
         summary={},
         notes=["read from MLflow, which keeps no sample texts and no pictures"],
     )
-    return _judged(results, runs.failed)
+    return _shown(results)
 
 
-def varied(results: Results) -> list[str]:
-    """The varied keys, the seed among them."""
-    return [*results.cells.keys, "seed"]
-
-
-def generations_asked(results: Results) -> int:
-    """The study's ``generations``, the largest where it varies.
-
-    Raises:
-        UserError: no chain has a horizon and the study file names no number.
-    """
-    if results.chains is not None and results.chains["horizon"].count():
-        return int(str(results.chains["horizon"].max())) + 1
-    asked = results.study.get("generations")
-    if isinstance(asked, int):
-        return asked
-    raise UserError(f"{results.directory}: study.yaml names no generations: how long chains were to run is not known")
-
-
-def failed(results: Results) -> list[str]:
-    """The chains without a verdict under any criterion."""
-    if results.chains is None:
-        return []
-    verdicts = results.chains.group_by("chain_id").agg((pl.col("status") == "failed").all().alias("failed"))
-    return verdicts.filter("failed")["chain_id"].to_list()
-
-
-def _judged(results: Results, lost: frozenset[str] = frozenset()) -> Results:
-    """The results with the tables that the sweep did not leave, computed from the generations."""
+def _shown(results: StudyResults) -> StudyResults:
+    """The results, where there is something to show; tables that the sweep did not leave are computed here."""
     if results.generations.is_empty():
-        raise UserError(f"{results.directory}: no generation has been completed: there is nothing to show yet")
-    if results.chains is not None and (results.fidelity is not None or results.searched_keys):
-        return results
-    criteria, chains = criteria_asked(results.study), results.chains
-    if not criteria:
-        raise UserError(f"{results.directory}: study.yaml has no collapse criterion: nothing says what collapse is")
-    keys = varied(results)
-    try:
-        if chains is None:
-            asked = generations_asked(results)
-            chains = chain_table(results.generations, criteria, results.baseline, keys, asked, failed=lost)
-        fidelity = fidelity_table(chains, keys, results.baseline)
-    except (ValueError, pl.exceptions.PolarsError) as error:
-        raise UserError(f"{results.directory}: its generations cannot be judged: {error}") from error
-    notes = [
-        note for note in results.notes if "onsets are not shown" not in note and "ratios are not shown" not in note
-    ]
-    return replace(results, chains=chains, fidelity=fidelity, notes=notes)
+        raise UserError(f"{results.folder}: no generation has been completed: there is nothing to show yet")
+    _ = results.chains, results.fidelity
+    return results

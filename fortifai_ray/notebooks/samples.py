@@ -20,10 +20,11 @@ import polars as pl
 from fortifai_ray.errors import UserError
 from fortifai_ray.report.points import thin
 from fortifai_ray.report.samples import SampleTable, address, pictures_of, sample_tables
-from fortifai_ray.results.reader import PICTURES, Results
+from fortifai_ray.results.reader import StudyResults
+from fortifai_ray.results.schema import read_table
 
 MOST_GENERATIONS = 10
-LATENTS = "latents.parquet"
+LATENTS = "latents"
 SCHEMA = {"chain_id": pl.String, "generation": pl.Int64, "png": pl.Binary}
 _MOST_PROMPTS = 200
 _MOST_CHARACTERS = 90  # of a prompt in the list to pick from
@@ -34,7 +35,7 @@ _TEXT = f"{_CELL}; white-space: pre-wrap; overflow-wrap: anywhere; font-size: 0.
 _RULE = "border-top: 1px solid rgba(128, 128, 128, 0.4)"
 
 
-def prompts(results: Results) -> dict[str, pl.Expr]:
+def prompts(results: StudyResults) -> dict[str, pl.Expr]:
     """The prompts that can be followed through the generations, or the rows where each generation has its own.
 
     Returns:
@@ -60,13 +61,13 @@ def prompts(results: Results) -> dict[str, pl.Expr]:
     return named
 
 
-def seeds(results: Results, table: pl.DataFrame) -> list[int]:
+def seeds(results: StudyResults, table: pl.DataFrame) -> list[int]:
     """The seeds of the chains that have rows in ``table`` (samples or pictures)."""
     known = results.generations.select("chain_id", "seed").unique()
     return known.join(table.select("chain_id").unique(), on="chain_id")["seed"].unique().sort().to_list()
 
 
-def passage(results: Results, prompt: pl.Expr, seed: int) -> SampleTable:
+def passage(results: StudyResults, prompt: pl.Expr, seed: int) -> SampleTable:
     """One prompt's continuations by generation and cell, in the chains of one seed.
 
     Raises:
@@ -109,14 +110,14 @@ def _on_one_line(text: str) -> str:
     return re.sub(r"[ \t]*\n\s*", sign, text)
 
 
-def sample_page(results: Results, seed: int) -> str:
+def sample_page(results: StudyResults, seed: int) -> str:
     """The pictures of each generation's own samples, a row per cell.
 
     Raises:
         UserError: the study keeps no pictures, or none with that seed.
     """
     if results.pictures is None or results.pictures.is_empty():
-        raise UserError(f"this study keeps no pictures of samples (results/{PICTURES}): only image models have them")
+        raise UserError("this study keeps no pictures of samples (pictures.parquet): only image models have them")
     chains = _chains(results, seed)
     table = pictures_of(results, list(chains))
     if table.is_empty():
@@ -124,7 +125,7 @@ def sample_page(results: Results, seed: int) -> str:
     return _rows(table, chains, wide=False)
 
 
-def latent_page(results: Results, seed: int, count: int = 12) -> str:
+def latent_page(results: StudyResults, seed: int, count: int = 12) -> str:
     """The same latent vectors decoded by each generation's model: a row per generation, one cell below another.
 
     Raises:
@@ -137,7 +138,7 @@ def latent_page(results: Results, seed: int, count: int = 12) -> str:
     return _rows(table, chains, wide=True)
 
 
-def latent_table(results: Results, chain_ids: Sequence[str], count: int, seed: int = 0) -> pl.DataFrame:
+def latent_table(results: StudyResults, chain_ids: Sequence[str], count: int, seed: int = 0) -> pl.DataFrame:
     """Decode the same ``count`` latent vectors with the model of each generation of some chains.
 
     A diffusion model's latent vectors are the noise that its sampling starts from and adds on the way.
@@ -149,12 +150,12 @@ def latent_table(results: Results, chain_ids: Sequence[str], count: int, seed: i
         UserError: the study has neither the models' stages nor ``latents.parquet``, or is of another family.
     """
     table = results.generations.filter(pl.col("chain_id").is_in(list(chain_ids))).sort("chain_id", "generation")
-    if not set(table["family"].drop_nulls().unique()) & set(_FAMILIES):
+    if not set(table["family.kind"].drop_nulls().unique()) & set(_FAMILIES):
         raise UserError("only VAEs and diffusion models have latent vectors to follow: this study is of another family")
-    kept = results.directory / "results" / LATENTS
-    if kept.is_file():
-        return pl.read_parquet(kept, glob=False).filter(pl.col("chain_id").is_in(list(chain_ids))).cast(SCHEMA)  # type: ignore[arg-type]
-    stages = results.directory.absolute().parent / "stages"
+    kept = read_table(results.folder, LATENTS, rows=pl.col("chain_id").is_in(list(chain_ids)))
+    if kept is not None:
+        return kept.cast(SCHEMA)  # type: ignore[arg-type]
+    stages = results.folder.absolute().parent / "stages"
     if "stage" not in table.columns or not stages.is_dir():
         raise UserError(f"the models are needed, and there is no {stages}: open the study where its sweep left it")
     rows = []
@@ -191,7 +192,7 @@ def _decoded(folder: Path, count: int, seed: int) -> bytes:
     return file.getvalue()
 
 
-def _chains(results: Results, seed: int) -> dict[str, str]:
+def _chains(results: StudyResults, seed: int) -> dict[str, str]:
     """The cell of each chain with one seed, by the chain's id, in the cells' order."""
     table = results.cells.name(results.generations.filter(pl.col("seed") == seed).unique("chain_id", keep="any"))
     of_cell = dict(table.select("cell", "chain_id").iter_rows())

@@ -125,11 +125,6 @@ class _Regime(BaseModel):
     memory: ClassVar[Literal["last", "all"]] = "last"  # which synthetic corpora a training set may draw from
     random: ClassVar[bool] = False  # whether items are drawn at random, so that each seed draws others
 
-    @property
-    def asked_ratio(self) -> float | None:
-        """The recipe's synthetic ratio; None where the regime has none."""
-        return None
-
     def human_needed(self, budget: float, generations: int) -> float:
         """Units of human data that a chain uses in ``generations`` generations; ``budget`` is generation 0's."""
         return budget
@@ -164,10 +159,6 @@ class Replace(_Regime):
     """Each generation is trained only on the output of the last one (Shumailov et al. 2024, no original data kept)."""
 
     kind: Literal["replace"] = "replace"
-
-    @property
-    def asked_ratio(self) -> float:
-        return 1.0
 
     def _mix(self, human: Human, synthetic: Sequence[Pool], generation: int, seed: int) -> tuple[Draw, ...]:
         return (take(synthetic[-1], human.first.size),)
@@ -222,10 +213,6 @@ class Mixed(_Regime):
     synthetic_ratio: _Share
     human: Literal["kept", "fresh"] = "kept"
 
-    @property
-    def asked_ratio(self) -> float:
-        return self.synthetic_ratio
-
     def human_needed(self, budget: float, generations: int) -> float:
         fresh = 0.0 if self.human == "kept" else (1.0 - self.synthetic_ratio) * budget
         return budget + (generations - 1) * fresh
@@ -256,10 +243,6 @@ class Incremental(_Regime):
 
     kind: Literal["incremental"] = "incremental"
     synthetic_ratio: _Share | None = None
-
-    @property
-    def asked_ratio(self) -> float | None:
-        return self.synthetic_ratio
 
     def _short(self) -> Mixed | None:
         return None if self.synthetic_ratio is None else Mixed(synthetic_ratio=self.synthetic_ratio, human="fresh")
@@ -293,11 +276,6 @@ class FixedHuman(_Regime):
     kind: Literal["fixed_human"] = "fixed_human"
     human: int = Field(ge=0)
     synthetic: int = Field(ge=0)
-
-    @property
-    def asked_ratio(self) -> float | None:
-        total = self.human + self.synthetic
-        return self.synthetic / total if total else None
 
     def human_needed(self, budget: float, generations: int) -> float:
         return max(budget, float(self.human)) if generations > 1 else budget

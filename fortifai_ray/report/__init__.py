@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fortifai_ray.files import write_text
-from fortifai_ray.report.errors import ReportError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["ReportError", "print_tables", "write_report"]
+__all__ = ["print_tables", "write_report"]
 
 
 def print_tables(study_dir: Path, console: Console) -> None:
@@ -26,16 +25,16 @@ def print_tables(study_dir: Path, console: Console) -> None:
         console: where to print; tables fit into 100 columns and wrap in fewer.
 
     Raises:
-        ReportError: the folder holds no study, or a table cannot be read.
+        UserError: the folder holds no study, or a table cannot be read.
     """
-    from fortifai_ray.claims import print_claims
+    from fortifai_ray.claims import print_claims, stored_claims
     from fortifai_ray.report.tables import render_tables
-    from fortifai_ray.results.reader import load_results
+    from fortifai_ray.results.reader import open_study
 
-    results = load_results(study_dir)
+    results = open_study(study_dir)
     console.print(render_tables(results))
-    if results.claims:
-        print_claims(results.claims, console)
+    if claims := stored_claims(results.claims):
+        print_claims(claims, console)
 
 
 def write_report(study_dir: Path) -> Path:
@@ -45,12 +44,12 @@ def write_report(study_dir: Path) -> Path:
     forbids the browser to load anything.
 
     Raises:
-        ReportError: the folder holds no study, or a table cannot be read.
+        UserError: the folder holds no study, or a table cannot be read.
     """
     from fortifai_ray.report.page import render_page
-    from fortifai_ray.results.reader import load_results
+    from fortifai_ray.results.reader import open_study
 
-    page = render_page(load_results(study_dir))
+    page = render_page(open_study(study_dir))
     path = Path(study_dir) / "report.html"
     write_text(path, page)
     return path

@@ -15,17 +15,12 @@ from fortifai_ray.report.charts.onset import onset_chart, ratio_chart
 from fortifai_ray.report.criteria import criterion_rows, criterion_text
 from fortifai_ray.report.points import BAND, MANY_CHAINS, MOST_POINTS, Curve
 from fortifai_ray.report.tables import FidelityRow, fidelity_rows
-from fortifai_ray.results.reader import Results
+from fortifai_ray.results.reader import StudyResults
+from fortifai_ray.results.schema import metric_columns
 from fortifai_ray.statistics import CollapseCriterion
 
 FEW_METRICS = 6  # up to this many, further measurements are open; above, they are folded into groups of small charts
 SMALL_POINTS = 600  # in a small chart
-# Columns of the generations table that are no measurement of the model.
-_NOT_METRICS = {
-    *("chain_id", "generation", "family", "loss", "gamma", "regime", "seed", "synthetic_ratio", "unit", "reused"),
-    *("synthetic_ratio_realised", "human_size", "synthetic_size", "synthetic_size_cum", "kept_fraction", "stage"),
-    *("synthetic_stage", "collapse_reason", "world_size"),
-}
 _WIDTH: Width = "container"
 
 
@@ -56,7 +51,7 @@ class CriterionSection:
     figures: list[Figure]
 
 
-def section(results: Results, criterion: CollapseCriterion) -> CriterionSection:
+def section(results: StudyResults, criterion: CollapseCriterion) -> CriterionSection:
     """A criterion's fidelity table, onsets and ratios."""
     figures: list[Figure] = []
     if results.chains is not None:
@@ -75,18 +70,17 @@ def section(results: Results, criterion: CollapseCriterion) -> CriterionSection:
     return CriterionSection(criterion_text(criterion), fidelity_rows(results, criterion), figures)
 
 
-def curves(results: Results) -> list[Figure]:
+def curves(results: StudyResults) -> list[Figure]:
     """A chart for each metric that a criterion judges."""
     judged = dict.fromkeys(criterion.metric for criterion in results.criteria)
     return [_curve(results, metric, 360) for metric in judged if _drawable(results.generations, metric)]
 
 
-def other_curves(results: Results) -> list[FigureGroup]:
+def other_curves(results: StudyResults) -> list[FigureGroup]:
     """The kept fraction, where a loss truncates, and every other metric: a few are open, many are folded by group."""
     table = results.generations
     judged = {criterion.metric for criterion in results.criteria}
-    left_out = judged | _NOT_METRICS | set(results.cells.keys)
-    names = [name for name in table.columns if name not in left_out and not name.endswith("_seconds")]
+    names = [name for name in metric_columns(table.columns, results.varied) if name not in {*judged, "kept_fraction"}]
     names = [name for name in names if not metrics.is_bookkeeping(name)]
     if "kept_fraction" not in judged and _drawable(table, "kept_fraction"):
         names = ["kept_fraction", *names] if (table["kept_fraction"].drop_nulls() < 1).any() else names
@@ -102,7 +96,7 @@ def other_curves(results: Results) -> list[FigureGroup]:
     ]
 
 
-def _curve(results: Results, metric: str, height: int, small: bool = False) -> Figure:
+def _curve(results: StudyResults, metric: str, height: int, small: bool = False) -> Figure:
     text = metrics.metric(metric)
     points = SMALL_POINTS if small else MOST_POINTS
     drawn = curve_of(results.generations, results.chains, metric, results.cells, most_points=points)
@@ -131,7 +125,7 @@ def _joined(sentences: list[str]) -> str:
     return " ".join(f"{text}." if text[-1] not in ".!?" else text for text in sentences if text)
 
 
-def _band_sentences(results: Results, metric: str, drawn: Curve, most_points: int) -> list[str]:
+def _band_sentences(results: StudyResults, metric: str, drawn: Curve, most_points: int) -> list[str]:
     """What the thick line, the band and the thin lines show."""
     sizes = drawn.spread.group_by("cell").agg(pl.col("chains").max())["chains"]
     most, fewest = sizes.max() or 0, sizes.min() or 0
@@ -154,7 +148,7 @@ def _band_sentences(results: Results, metric: str, drawn: Curve, most_points: in
     return parts
 
 
-def _exceptions(results: Results, metric: str, drawn: Curve) -> list[str]:
+def _exceptions(results: StudyResults, metric: str, drawn: Curve) -> list[str]:
     """What the chart leaves out, or draws at its edge."""
     exceptions = []
     if drawn.measured > len(drawn.generations):
@@ -171,7 +165,7 @@ def _exceptions(results: Results, metric: str, drawn: Curve) -> list[str]:
     return exceptions
 
 
-def _onset_caption(results: Results) -> str:
+def _onset_caption(results: StudyResults) -> str:
     assert results.chains is not None
     sizes = results.cells.name(results.chains.unique("chain_id")).group_by("cell").len()["len"]
     sentences = []
@@ -188,7 +182,7 @@ def _drawable(table: pl.DataFrame, metric: str) -> bool:
     return metric in table.columns and table[metric].dtype.is_numeric() and table[metric].count() > 0
 
 
-def _medians(results: Results, criterion: CollapseCriterion) -> dict[str, float | None]:
+def _medians(results: StudyResults, criterion: CollapseCriterion) -> dict[str, float | None]:
     if results.fidelity is None:
         return {}
     table = results.cells.name(results.fidelity.filter(criterion_rows(criterion), pl.col("unit") == "generations"))

@@ -11,13 +11,14 @@ from importlib.resources import files
 from altair.utils.schemapi import debug_mode
 
 from fortifai_ray.claims.lines import ClaimLine, claims_lines, multiplicity, summary
+from fortifai_ray.claims.result import stored_claims
 from fortifai_ray.report.charts.encodings import key
 from fortifai_ray.report.criteria import criterion_rows
 from fortifai_ray.report.figures import curves, other_curves, section
 from fortifai_ray.report.samples import sample_tables, strips
 from fortifai_ray.report.search import search_tables
 from fortifai_ray.report.tables import HEADINGS, conclusion_lines, facts, legend, order_tables, outcomes
-from fortifai_ray.results.reader import Results
+from fortifai_ray.results.reader import StudyResults
 
 _MARKS = {"holds": "✓", "does not hold": "✗", "undecided": "?"}
 
@@ -41,21 +42,22 @@ class ClaimsSection:
     notes: list[str]
 
 
-def claims_section(results: Results) -> ClaimsSection | None:
+def claims_section(results: StudyResults) -> ClaimsSection | None:
     """The claims as last checked; None where there are none, or they were never checked."""
-    if not results.claims:
+    claims = stored_claims(results.claims)
+    if not claims:
         return None
     notes = [
         "A verdict comes from the whole interval: a claim holds where all of it agrees, and does not hold where none "
         "of it does."
     ]
-    if any(_is_finding(line) for line in claims_lines(results.claims)):
+    if any(_is_finding(line) for line in claims_lines(claims)):
         notes.append(
             "A replication that does not hold is a finding: at this study's scale the published number is not "
             "reproduced. It is not a fault of the run."
         )
-    notes += [note[0].upper() + note[1:] + "." for note in [multiplicity(results.claims)] if note]
-    return ClaimsSection([_row(line) for line in claims_lines(results.claims)], summary(results.claims), notes)
+    notes += [note[0].upper() + note[1:] + "." for note in [multiplicity(claims)] if note]
+    return ClaimsSection([_row(line) for line in claims_lines(claims)], summary(claims), notes)
 
 
 def _row(line: ClaimLine) -> ClaimRow:
@@ -72,7 +74,7 @@ def _is_finding(line: ClaimLine) -> bool:
 MOST_OUTCOMES = 100  # failed chains that the page lists; the summary has them all
 
 
-def render_page(results: Results) -> str:
+def render_page(results: StudyResults) -> str:
     """The whole page. Texts are escaped, and the security policy in its head allows only its own script to run."""
     # Altair validates each part as it is made, and then the whole chart. The second check is enough; the first takes
     # most of the time of a page with dozens of charts.
@@ -80,7 +82,7 @@ def render_page(results: Results) -> str:
         return _render(results)
 
 
-def _render(results: Results) -> str:
+def _render(results: StudyResults) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
     environment = Environment(
@@ -124,7 +126,7 @@ def _render(results: Results) -> str:
     )
 
 
-def _counts(results: Results) -> str:
+def _counts(results: StudyResults) -> str:
     """``4 chains in 2 cells, 5 generations: 2 collapsed, 2 survived`` (by the first criterion)."""
     chains = results.generations["chain_id"].n_unique()
     generations = results.generations["generation"].n_unique()
@@ -140,7 +142,7 @@ def _plural(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def _versions(results: Results) -> list[tuple[str, str]]:
+def _versions(results: StudyResults) -> list[tuple[str, str]]:
     versions = results.summary.get("versions")
     return [(str(name), str(version)) for name, version in versions.items()] if isinstance(versions, dict) else []
 

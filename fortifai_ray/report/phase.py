@@ -18,14 +18,13 @@ import polars as pl
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.results.cells import Cells
-from fortifai_ray.results.reader import Results
+from fortifai_ray.results.reader import StudyResults
 from fortifai_ray.search.monotone import contradiction
 from fortifai_ray.search.points import Lattice
 from fortifai_ray.search.posterior import Posterior
-from fortifai_ray.statistics import CollapseCriterion, criterion_rows, critical_ratios, with_chance
+from fortifai_ray.statistics import CollapseCriterion, criterion_rows, critical_ratios
 from fortifai_ray.study.search import BoundarySearch
 
-POINTS = "collapse_points.parquet"
 LEVEL = 0.90
 _FINEST, _COARSEST = 150, 40  # steps of the lattice that a row's boundary is looked for on
 _LOG_SPAN = 20  # a positive key that spans more than this factor multiplies
@@ -55,7 +54,7 @@ class Plane:
         return self.shares["panel"].unique(maintain_order=True).to_list()
 
 
-def numeric_keys(results: Results) -> list[str]:
+def numeric_keys(results: StudyResults) -> list[str]:
     """The varied keys whose values are numbers, and at least two; the synthetic ratio first, then γ."""
     tables = [table for table in (results.chains, _points(results)) if table is not None]
     found: dict[str, None] = {}
@@ -70,7 +69,7 @@ def numeric_keys(results: Results) -> list[str]:
     return sorted(found, key=lambda key: next((i for i, name in enumerate(order) if key.endswith(name)), len(order)))
 
 
-def plane(results: Results, criterion: CollapseCriterion, x: str, y: str | None) -> Plane:
+def plane(results: StudyResults, criterion: CollapseCriterion, x: str, y: str | None) -> Plane:
     """The plane of ``x`` and ``y``, judged by ``criterion``.
 
     Raises:
@@ -101,7 +100,7 @@ def plane(results: Results, criterion: CollapseCriterion, x: str, y: str | None)
     )
 
 
-def tolerated(results: Results, criterion: CollapseCriterion, x: str) -> pl.DataFrame | None:
+def tolerated(results: StudyResults, criterion: CollapseCriterion, x: str) -> pl.DataFrame | None:
     """How much more of ``x`` each cell tolerates than the baseline (:func:`~fortifai_ray.statistics.critical_ratios`),
     with ``cell``, its name; None where the study did not search over ``x`` under this criterion."""
     points = _points(results)
@@ -123,7 +122,7 @@ _BOUNDARY = pl.Schema(
 
 
 def _verdicts(
-    results: Results, criterion: CollapseCriterion, x: str, y: str | None, rest: tuple[str, ...]
+    results: StudyResults, criterion: CollapseCriterion, x: str, y: str | None, rest: tuple[str, ...]
 ) -> pl.DataFrame:
     """``panel, x, y, seed, collapsed`` of the chains with a verdict. One that ended in an unconfirmed crossing did not
     collapse within its horizon, as in the search."""
@@ -144,7 +143,7 @@ def _verdicts(
     )
 
 
-def _panelled(results: Results, table: pl.DataFrame, rest: tuple[str, ...]) -> pl.DataFrame:
+def _panelled(results: StudyResults, table: pl.DataFrame, rest: tuple[str, ...]) -> pl.DataFrame:
     """Adds ``panel``: the combination of the other keys' values, in words. Keys with one value only are left out."""
     keys = [key for key in rest if key in table.columns and table[key].n_unique() > 1]
     if not keys:
@@ -153,20 +152,14 @@ def _panelled(results: Results, table: pl.DataFrame, rest: tuple[str, ...]) -> p
     return named.name(table.drop("chain_id", strict=False)).rename({"cell": "panel"})
 
 
-def _points(results: Results) -> pl.DataFrame | None:
+def _points(results: StudyResults) -> pl.DataFrame | None:
     """The search's collapse points, where the study has any."""
-    path = results.directory / "results" / POINTS
-    if not path.is_file():
-        return None
-    try:
-        table = with_chance(pl.read_parquet(path, glob=False))
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise UserError(f"{path} cannot be read as Parquet: {error}") from error
-    return None if table.is_empty() else table
+    table = results.table("collapse_points")
+    return None if table is None or table.is_empty() else table
 
 
 def _searched(
-    results: Results,
+    results: StudyResults,
     points: pl.DataFrame | None,
     criterion: CollapseCriterion,
     x: str,

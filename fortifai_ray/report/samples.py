@@ -12,7 +12,8 @@ import polars as pl
 
 from fortifai_ray.report.points import thin
 from fortifai_ray.results.cells import printable
-from fortifai_ray.results.reader import PICTURES, Results
+from fortifai_ray.results.reader import StudyResults
+from fortifai_ray.results.schema import read_table
 
 PROMPTS = 3
 MOST_CELLS = 8
@@ -46,7 +47,7 @@ class Strip:
     pictures: list[tuple[int, str | None]]
 
 
-def sample_tables(results: Results, samples: pl.DataFrame | None = None) -> tuple[list[SampleTable], str]:
+def sample_tables(results: StudyResults, samples: pl.DataFrame | None = None) -> tuple[list[SampleTable], str]:
     """Tables of sample texts (by default all of the study's), and a sentence that says which they show.
 
     Where each generation has its own prompts, samples are matched by row and shown with their prompt.
@@ -67,7 +68,7 @@ def sample_tables(results: Results, samples: pl.DataFrame | None = None) -> tupl
     return tables, f"Each cell's lowest seed; texts are cut at {MOST_CHARACTERS} characters.{more}"
 
 
-def strips(results: Results) -> tuple[list[Strip], str]:
+def strips(results: StudyResults) -> tuple[list[Strip], str]:
     """A strip of pictures per cell, and a sentence that says which chains and generations they show.
 
     Only the pictures shown are read.
@@ -84,19 +85,19 @@ def strips(results: Results) -> tuple[list[Strip], str]:
         measured = table.filter(pl.col("chain_id") == chain)["generation"].unique().sort().to_list()
         rows = pictures_of(results, [chain], thin(measured, MOST_PICTURES)).select("generation", "png").iter_rows()
         shown.append(Strip(cell, chosen[cell]["seed"], [(generation, address(png)) for generation, png in rows]))
-    more = _left_out(len(cells) - MOST_STRIPS, PICTURES)
+    more = _left_out(len(cells) - MOST_STRIPS, "pictures.parquet")
     return shown, f"Samples of each cell's lowest seed, at most {MOST_PICTURES} generations of it.{more}"
 
 
-def pictures_of(results: Results, chain_ids: list[str], generations: list[int] | None = None) -> pl.DataFrame:
+def pictures_of(results: StudyResults, chain_ids: list[str], generations: list[int] | None = None) -> pl.DataFrame:
     """The pictures of some chains, by default of all generations, one per chain and generation, sorted."""
-    rows = pl.scan_parquet(results.directory / "results" / PICTURES, glob=False).filter(
-        pl.col("chain_id").is_in(chain_ids)
-    )
+    rows = pl.col("chain_id").is_in(chain_ids)
     if generations is not None:
-        rows = rows.filter(pl.col("generation").is_in(generations))
+        rows &= pl.col("generation").is_in(generations)
     keys = ["chain_id", "generation"]
-    return rows.select(*keys, "png").unique(keys, keep="first").sort(keys).collect()
+    table = read_table(results.folder, "pictures", columns=[*keys, "png"], rows=rows)
+    assert table is not None, "asked for where there are pictures"
+    return table.unique(keys, keep="first").sort(keys)
 
 
 def address(png: bytes | None, most_bytes: int | None = MOST_BYTES) -> str | None:
@@ -106,7 +107,7 @@ def address(png: bytes | None, most_bytes: int | None = MOST_BYTES) -> str | Non
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
-def _named(results: Results, table: pl.DataFrame) -> pl.DataFrame:
+def _named(results: StudyResults, table: pl.DataFrame) -> pl.DataFrame:
     """``table`` with the seed and the cell of each row's chain; chains without a cell are left out."""
     chains = results.cells.name(results.generations.select("chain_id", "seed", *results.cells.keys).unique("chain_id"))
     named = table.join(chains.select("chain_id", "seed", "cell"), on="chain_id", how="inner")

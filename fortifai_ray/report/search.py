@@ -21,7 +21,7 @@ from fortifai_ray.report.charts.encodings import (
 )
 from fortifai_ray.report.criteria import criterion_rows, criterion_text
 from fortifai_ray.results.cells import Cells
-from fortifai_ray.results.reader import Results
+from fortifai_ray.results.reader import StudyResults
 from fortifai_ray.results.words import count, number
 from fortifai_ray.statistics import CollapseCriterion, critical_ratios
 
@@ -44,7 +44,7 @@ class SearchTable:
     figures: list[tuple[str, str, dict[str, Any]]]  # title, caption, specification
 
 
-def search_tables(results: Results, *, draw: bool = True) -> list[SearchTable]:
+def search_tables(results: StudyResults, *, draw: bool = True) -> list[SearchTable]:
     """A table per criterion for a boundary search, one for an optimise search, none where the study has no search."""
     if results.search.get("kind") == "optimise":
         return [_best(results, draw)] if results.searched.get("points") else []
@@ -53,7 +53,7 @@ def search_tables(results: Results, *, draw: bool = True) -> list[SearchTable]:
     return [_points(results, results.points, criterion, draw) for criterion in results.criteria]
 
 
-def _points(results: Results, points: pl.DataFrame, criterion: CollapseCriterion, draw: bool) -> SearchTable:
+def _points(results: StudyResults, points: pl.DataFrame, criterion: CollapseCriterion, draw: bool) -> SearchTable:
     over = str(results.search["over"])
     judged = points.filter(criterion_rows(criterion))
     ratios = critical_ratios(judged, results.varied, results.baseline)
@@ -95,7 +95,7 @@ def _ratio_text(line: Mapping[str, Any]) -> str:
     return f"{_LEAST[line['ratio_bound']]}{number(line['ratio'])}{interval}"
 
 
-def _point_note(results: Results, over: str) -> str:
+def _point_note(results: StudyResults, over: str) -> str:
     level = f"{100 * float(results.search.get('level', 0.9)):g}%"
     return (
         f"Critical value: the value of {over} at which half of a cell's chains collapse within the horizon (the "
@@ -172,7 +172,7 @@ def _probes(chains: pl.DataFrame, over: str, cells: Cells) -> pl.DataFrame:
     )
 
 
-def _best(results: Results, draw: bool) -> SearchTable:
+def _best(results: StudyResults, draw: bool) -> SearchTable:
     searched = results.searched
     tried: list[dict[str, Any]] = searched["points"]
     ranked = sorted(tried, key=lambda point: -(point["fi_ratio"] or 0.0))

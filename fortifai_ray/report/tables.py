@@ -13,7 +13,7 @@ import polars as pl
 from fortifai_ray.report.criteria import criterion_rows, criterion_text, short_text
 from fortifai_ray.report.search import SearchTable, search_tables
 from fortifai_ray.results.cells import printable
-from fortifai_ray.results.reader import Results
+from fortifai_ray.results.reader import StudyResults
 from fortifai_ray.results.words import count, duration, number, ratio
 from fortifai_ray.statistics import CollapseCriterion, conclusions
 from fortifai_ray.statistics.order import onset_orders
@@ -51,7 +51,7 @@ class FidelityRow:
         return (self.cell, self.chains, self.censored, self.unit, self.median, self.mean, self.ratio)
 
 
-def fidelity_rows(results: Results, criterion: CollapseCriterion) -> list[FidelityRow]:
+def fidelity_rows(results: StudyResults, criterion: CollapseCriterion) -> list[FidelityRow]:
     """The lines of one criterion's fidelity table: cells in the study's order, generations before synthetic size."""
     if results.fidelity is None:
         return []
@@ -63,7 +63,7 @@ def fidelity_rows(results: Results, criterion: CollapseCriterion) -> list[Fideli
     return rows
 
 
-def _fidelity_row(results: Results, line: dict[str, Any], first: bool) -> FidelityRow:
+def _fidelity_row(results: StudyResults, line: dict[str, Any], first: bool) -> FidelityRow:
     generations = line["unit"] == "generations"
     write = number if generations else count
     censored = line["n_censored"] or 0
@@ -114,7 +114,7 @@ class OrderTable:
         return ("cell", f"{self.first} first", f"{self.second} first", "at once", "undecided")
 
 
-def order_tables(results: Results) -> list[OrderTable]:
+def order_tables(results: StudyResults) -> list[OrderTable]:
     """A table for each pair of the study's criteria (:func:`~fortifai_ray.statistics.order.onset_orders`)."""
     if results.chains is None:
         return []
@@ -134,7 +134,7 @@ def _names(criteria: Sequence[CollapseCriterion]) -> list[str]:
     ]
 
 
-def _orders(results: Results, chains: pl.DataFrame, a: CollapseCriterion, b: CollapseCriterion) -> list[Order]:
+def _orders(results: StudyResults, chains: pl.DataFrame, a: CollapseCriterion, b: CollapseCriterion) -> list[Order]:
     named = results.cells.name(chains.filter(criterion_rows(a))).select("chain_id", "cell")
     both = onset_orders(chains, a, b).join(named, on="chain_id").filter(pl.col("cell").is_not_null())
     cells = results.cells.order
@@ -146,7 +146,7 @@ def _orders(results: Results, chains: pl.DataFrame, a: CollapseCriterion, b: Col
     return [row for row in rows if any((row.first, row.second, row.tie, row.open))]
 
 
-def legend(results: Results) -> list[str]:
+def legend(results: StudyResults) -> list[str]:
     """What the fidelity table's words and marks mean, with the table's own level."""
     baseline = ", ".join(f"{key}={value}" for key, value in results.baseline.items())
     if not results.cells.baselines:
@@ -165,7 +165,7 @@ def legend(results: Results) -> list[str]:
     ]
 
 
-def conclusion_lines(results: Results, most: int | None = None) -> list[str]:
+def conclusion_lines(results: StudyResults, most: int | None = None) -> list[str]:
     """What can and what cannot be concluded, a sentence each; beyond ``most``, the number of sentences left out."""
     if results.fidelity is None or results.chains is None or "logrank_p" not in results.fidelity.columns:
         return []
@@ -175,7 +175,7 @@ def conclusion_lines(results: Results, most: int | None = None) -> list[str]:
     return [*lines[:most], f"… and {len(lines) - most} further sentences in report.html"]
 
 
-def facts(results: Results) -> list[tuple[str, str]]:
+def facts(results: StudyResults) -> list[tuple[str, str]]:
     """How the sweep ran, from its summary: (name, value)."""
     summary = results.summary
     writers: dict[str, tuple[str, Callable[[Any], str]]] = {
@@ -195,7 +195,7 @@ def facts(results: Results) -> list[tuple[str, str]]:
     return lines
 
 
-def outcomes(results: Results) -> list[tuple[str, str]]:
+def outcomes(results: StudyResults) -> list[tuple[str, str]]:
     """Chains that failed, or collapsed for a reason of their own (NaN loss, empty corpus): (label, what happened)."""
     return [
         (printable(chain.get("label") or chain.get("chain_id")), f"{chain.get('status')}: {printable(chain['reason'])}")
@@ -204,7 +204,7 @@ def outcomes(results: Results) -> list[tuple[str, str]]:
     ]
 
 
-def render_tables(results: Results) -> Group:
+def render_tables(results: StudyResults) -> Group:
     """Everything the terminal shows, as one Rich renderable. Tables that are cut short say where the rest is."""
     from rich.console import Group
     from rich.text import Text
@@ -228,7 +228,7 @@ def render_tables(results: Results) -> Group:
     return Group(*parts)
 
 
-def _rich_table(results: Results, criterion: CollapseCriterion) -> list[Table | Text]:
+def _rich_table(results: StudyResults, criterion: CollapseCriterion) -> list[Table | Text]:
     """A criterion's fidelity table, and a line that says where to read the cells that do not fit."""
     from rich.text import Text
 
@@ -281,6 +281,6 @@ def _plain_table(title: Text, headings: dict[str, bool], whole: Collection[str] 
     return table
 
 
-def _chains(results: Results) -> list[dict[str, Any]]:
+def _chains(results: StudyResults) -> list[dict[str, Any]]:
     chains = results.summary.get("chains")
     return [chain for chain in chains if isinstance(chain, dict)] if isinstance(chains, list) else []

@@ -10,15 +10,9 @@ from typing import Any
 
 import polars as pl
 
+from fortifai_ray.results.schema import flatten
+
 BASELINE: dict[str, Any] = {"loss.kind": "cross_entropy"}
-# Contract columns that carry a recipe key's value even where the key does not vary.
-_ALIASES = {
-    "family.kind": "family",
-    "loss.kind": "loss",
-    "loss.gamma": "gamma",
-    "regime.kind": "regime",
-    "regime.synthetic_ratio": "synthetic_ratio",
-}
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _ACRONYMS = {"tce": "TCE", "vae": "VAE", "kde": "KDE", "gmm": "Gaussian mixture"}
 
@@ -76,25 +70,18 @@ class Cells:
         return table.with_columns(pl.Series("cell", names, dtype=pl.String))
 
 
-def varied_keys(table: pl.DataFrame, asked: Iterable[str] = ()) -> tuple[str, ...]:
-    """The recipe keys that vary, but the seed: dotted columns, and undotted ones that the study's ``vary`` names."""
-    asked = set(asked) - {"seed"}
-    return tuple(column for column in table.columns if "." in column or column in asked)
-
-
 def is_baseline(table: pl.DataFrame, baseline: Mapping[str, Any], recipe: Mapping[str, Any]) -> pl.Expr:
     """An expression: whether a row's chain has every value the baseline asks for.
 
-    A key that does not vary has no column of its own; its value is then the contract's column for it (``loss``,
-    ``gamma``, …) or the recipe's.
+    The value of a key that has no column is that of the ``recipe``, a study file's content.
     """
     condition = pl.lit(bool(baseline))
+    flat = flatten(recipe)
     for key, value in baseline.items():
-        column = key if key in table.columns else _ALIASES.get(key, key)
-        if column in table.columns:
-            condition &= pl.col(column).is_null() if value is None else pl.col(column).eq_missing(pl.lit(value))
+        if key in table.columns:
+            condition &= pl.col(key).is_null() if value is None else pl.col(key).eq_missing(pl.lit(value))
         else:
-            condition &= pl.lit(_dotted(recipe, key) == value)
+            condition &= pl.lit(flat.get(key) == value)
     return condition
 
 
@@ -108,13 +95,6 @@ def _obeyed(char: str) -> bool:
     if char in "\n\t":
         return False
     return unicodedata.category(char) in {"Cc", "Cs"} or "\u202a" <= char <= "\u202e" or "\u2066" <= char <= "\u2069"
-
-
-def _dotted(recipe: Mapping[str, Any], key: str) -> Any:
-    value: Any = recipe
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
 
 
 def _identity(values: Iterable[Any]) -> str:
@@ -136,12 +116,11 @@ def _rank(value: Any) -> tuple[int, float, str]:
 
 def _only_label(table: pl.DataFrame) -> str:
     """The name of a study's only cell: its loss, where the table says which."""
-    present = [column for column in ("loss", "gamma") if column in table.columns]
-    values = table.filter(pl.col("loss").is_not_null()).select(present).unique() if "loss" in present else None
+    keys = [column for column in ("loss.kind", "loss.gamma") if column in table.columns]
+    values = table.filter(pl.col("loss.kind").is_not_null()).select(keys).unique() if "loss.kind" in keys else None
     if values is None or len(values) != 1:
         return "all chains"
-    row = values.row(0, named=True)
-    return _label({"loss.kind": row.get("loss"), "loss.gamma": row.get("gamma")}, {"kind", "gamma"}) or "all chains"
+    return _label(values.row(0, named=True), {"kind", "gamma"}) or "all chains"
 
 
 def _labels(cells: list[dict[str, Any]]) -> list[str]:

@@ -1,78 +1,76 @@
-"""Reads a study's directory: what must be there, what may be missing, and a note on whatever is."""
+"""A study's folder, ``STORAGE/NAME``, read: its file, its tables, and what follows from them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-import yaml
 from pydantic import ValidationError
 
-from fortifai_ray.claims.result import ClaimResult
-from fortifai_ray.report.criteria import CRITERION, criteria_asked, criteria_of
-from fortifai_ray.report.errors import ReportError
-from fortifai_ray.results.cells import BASELINE, Cells, varied_keys
-from fortifai_ray.statistics import CollapseCriterion, with_chance
+from fortifai_ray.errors import UserError
+from fortifai_ray.results.cells import BASELINE, Cells
+from fortifai_ray.results.schema import read_table, searched_keys, table_path, varied_keys
+from fortifai_ray.statistics import CRITERION_COLUMNS, CollapseCriterion, chain_table, criteria_of, fidelity_table
+from fortifai_ray.validation import read_yaml
 
-# The columns that make a criterion, and what the fidelity table is read by; without them a table is no use here.
+# What each table is read by: without these columns it is of no use.
 _REQUIRED = {
-    "generations": {"chain_id", "generation", "seed"},
-    "chains": {*CRITERION, "chain_id", "seed", "limit", "status", "fi_generations", "fi_synthetic"},
-    "fidelity": {
-        *CRITERION,
-        "unit",
-        "n_chains",
-        "n_censored",
-        "fi_median",
-        "fi_mean",
-        "fi_ratio",
-        "seed_ratios",
-        "bound",
-    },
-    "samples": {"chain_id", "generation", "row", "prompt_text", "generated_text"},
-    "pictures": {"chain_id", "generation", "png"},
+    "generations": ("chain_id", "generation", "seed"),
+    "chains": (*CRITERION_COLUMNS, "chain_id", "seed", "limit", "status", "fi_generations", "fi_synthetic"),
+    "fidelity": (
+        *(*CRITERION_COLUMNS, "unit", "n_chains", "n_censored", "fi_median", "fi_mean", "fi_ratio"),
+        *("seed_ratios", "bound"),
+    ),
+    "samples": ("chain_id", "generation", "row", "prompt_text", "generated_text"),
+    "pictures": ("chain_id", "generation", "png"),
+    "claims": ("id", "source", "kind", "statistic", "verdict"),
 }
-PICTURES = "pictures.parquet"
 _WHAT_IS_LOST = {
     "chains": "onsets are not shown",
     "fidelity": "fidelity intervals and ratios are not shown",
     "samples": "sample texts are not shown",
     "pictures": "pictures of samples are not shown",
+    "claims": "claims are not shown",
+    "collapse_points": "what the search measured is not shown",
 }
-_ONLY_SOME_HAVE = ("samples", "pictures", "claims")  # that these are missing is no news, unless something says so
+_TABLES = ("generations", "chains", "fidelity", "samples", "pictures", "claims", "points")
 
 
-@dataclass(frozen=True)
-class Results:
-    """One study as its directory tells it; ``notes`` says what was missing or unreadable.
+class StudyResults:
+    """One study; each table is read when it is first wanted.
 
-    ``pictures`` says which there are, without the pictures themselves: they may be thousands. ``points`` and
-    ``searched`` are what a search left. Its fidelity table is not read: a search places one chain here and one there,
-    and no value has the seeds for an interval.
+    A table that cannot be read is None, and ``notes`` says so; without ``generations`` there is nothing to show.
+
+    Attributes:
+        folder: ``STORAGE/NAME``.
+        study: the study file, resolved, and ``study_text``, its text.
     """
 
-    directory: Path
-    study: dict[str, Any]
-    study_text: str
-    generations: pl.DataFrame
-    chains: pl.DataFrame | None
-    fidelity: pl.DataFrame | None
-    samples: pl.DataFrame | None
-    pictures: pl.DataFrame | None
-    claims: list[ClaimResult] | None
-    summary: dict[str, Any]
-    points: pl.DataFrame | None = None
-    searched: dict[str, Any] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    def __init__(
+        self, folder: Path, study: Mapping[str, Any], study_text: str = "", *, judge: bool = False, **tables: Any
+    ) -> None:
+        """With ``judge``, tables of chains and fidelity intervals that are missing are computed from the generations;
+        ``tables`` are taken in the place of those in the folder, and ``failed`` are chains known to have failed."""
+        self._lost = frozenset(tables.pop("failed", ()))
+        self.folder, self.study, self.study_text = Path(folder), dict(study), study_text
+        self._judge, self._problems = judge, dict[str, str]()
+        self._read: dict[str, pl.DataFrame | None] = {}
+        self.__dict__.update(tables)
+
+    def replace(self, *, study: Mapping[str, Any] | None = None, **tables: pl.DataFrame | None) -> StudyResults:
+        """These results with another study file or other tables."""
+        kept = {name: self.__dict__[name] for name in _TABLES if name in self.__dict__}
+        return StudyResults(
+            self.folder, self.study if study is None else study, self.study_text, judge=self._judge, **kept | tables
+        )
 
     @property
     def name(self) -> str:
-        return str(self.study.get("name") or self.directory.name)
+        return str(self.study.get("name") or self.folder.name)
 
     @property
     def baseline(self) -> dict[str, Any]:
@@ -89,13 +87,103 @@ class Results:
     @property
     def searched_keys(self) -> list[str]:
         """The keys that the search sets."""
-        over = self.search.get("over")
-        return list(over) if isinstance(over, dict) else [over] if over else []
+        return searched_keys(self.study)
 
-    @property
+    @cached_property
     def varied(self) -> list[str]:
-        """The keys that make a cell."""
-        return list(self.cells.keys)
+        """The keys that make a cell: the varied ones but the seed and those that a search sets."""
+        known = {*self.generations.columns} - {"seed", *self.searched_keys}
+        return [key for key in varied_keys(self.study) if key in known]
+
+    @cached_property
+    def generations_asked(self) -> int:
+        """The study's ``generations``, the largest where it varies.
+
+        Raises:
+            UserError: the study file names no number.
+        """
+        vary = self.study.get("vary")
+        asked = self.study.get("generations") or (vary.get("generations") if isinstance(vary, dict) else None)
+        if isinstance(asked, dict):
+            return int(asked.get("start", 0)) + int(asked["count"]) - 1
+        if not asked:
+            raise UserError(
+                f"{self.folder / 'study.yaml'}: generations: missing; how long chains were to run is unknown"
+            )
+        return max(map(int, asked)) if isinstance(asked, list) else int(asked)
+
+    @cached_property
+    def generations(self) -> pl.DataFrame:
+        """A row per chain and generation.
+
+        Raises:
+            UserError: the table is missing or cannot be read.
+        """
+        table = self.table("generations")
+        if table is None:
+            raise UserError(_not_found(table_path(self.folder, "generations")))
+        return table
+
+    @cached_property
+    def chains(self) -> pl.DataFrame | None:
+        """A row per chain and criterion."""
+        table = self._optional("chains", expected=not self._judge)
+        return self._judged_chains() if table is None and self._judge else table
+
+    @cached_property
+    def fidelity(self) -> pl.DataFrame | None:
+        """A row per cell, criterion and unit; None where the study searches, which places one chain here and one
+        there, so that no value has the seeds for an interval."""
+        if self.search:
+            return None
+        table = self._optional("fidelity", expected=not self._judge)
+        return self._judged_fidelity() if table is None and self._judge else table
+
+    @cached_property
+    def samples(self) -> pl.DataFrame | None:
+        """Sample texts: a row per chain, generation and row of its corpus."""
+        families = self.generations["family.kind"] if "family.kind" in self.generations.columns else pl.Series()
+        return self._optional("samples", expected=families.eq("language").any())
+
+    @cached_property
+    def pictures(self) -> pl.DataFrame | None:
+        """Which pictures there are (``chain_id, generation``), without the thousands of pictures themselves."""
+        return self._optional("pictures", columns=["chain_id", "generation"])
+
+    @cached_property
+    def claims(self) -> pl.DataFrame | None:
+        """The claims as last checked (:func:`fortifai_ray.claims.stored_claims`); None where they never were."""
+        table = self._optional("claims")
+        if table is None and self.study.get("claims"):
+            self._problems.setdefault(
+                "claims", f"claims have not been checked: `fortifai claims {self.folder}` checks them"
+            )
+        return table
+
+    @cached_property
+    def points(self) -> pl.DataFrame | None:
+        """The collapse points that a search has measured so far."""
+        return self._optional("collapse_points") if self.search else None
+
+    @cached_property
+    def searched(self) -> dict[str, Any]:
+        """How the search went (``search.json``); empty where there was none."""
+        return self._json("search", "run or resume the sweep") if self.search else {}
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """How the sweep ran (``summary.json``)."""
+        return self._json("summary", "time, overhead and failures are not shown")
+
+    @cached_property
+    def notes(self) -> list[str]:
+        """What is missing or cannot be read, and what is not shown for it."""
+        notes = (
+            ["no generation has been completed: there is nothing to draw yet"] if self.generations.is_empty() else []
+        )
+        for name in (*_TABLES, "summary", "searched"):
+            getattr(self, name)
+        return [*notes, *self._problems.values()]
 
     @property
     def unit(self) -> str:
@@ -115,132 +203,112 @@ class Results:
     @cached_property
     def cells(self) -> Cells:
         """The study's cells: every combination of its varied keys but the seed."""
-        tables = [table for table in (self.fidelity, self.chains) if table is not None]
-        vary = self.study.get("vary")
-        asked = list(vary) if isinstance(vary, dict) else []
-        keys = varied_keys(tables[0] if tables else self.generations, asked)
-        keys = tuple(key for key in keys if key in self.generations.columns and key not in self.searched_keys)
         table = self.generations
         if self.chains is not None:  # chains that failed before their first generation have a cell, too
-            unseen = self.chains.join(table, on="chain_id", how="anti").select("chain_id", "seed", *keys)
+            unseen = self.chains.join(table, on="chain_id", how="anti").select("chain_id", "seed", *self.varied)
             table = pl.concat([table, unseen], how="diagonal_relaxed")
-        return Cells.of(table, keys, self.baseline, self.study)
+        return Cells.of(table, self.varied, self.baseline, self.study)
+
+    @cached_property
+    def criteria_asked(self) -> list[CollapseCriterion]:
+        """The criteria of the study file: one mapping or a list under ``collapse``.
+
+        Raises:
+            UserError: a criterion is not valid.
+        """
+        asked = self.study.get("collapse") or []
+        try:
+            return [CollapseCriterion.model_validate(item) for item in (asked if isinstance(asked, list) else [asked])]
+        except ValidationError as error:
+            raise UserError(f"{self.folder}: no valid collapse criterion: {error.errors()[0]['msg']}") from error
 
     @cached_property
     def criteria(self) -> list[CollapseCriterion]:
         """The collapse criteria, in the order of the tables (of the study file where there is no table).
 
         Raises:
-            ReportError: a criterion there is none.
+            UserError: a criterion is not valid.
         """
         tables = [table for table in (self.chains, self.fidelity) if table is not None]
+        return criteria_of(tables[0]) if tables else self.criteria_asked
+
+    @cached_property
+    def failed(self) -> list[str]:
+        """The ids of the chains without a verdict under any criterion."""
+        if self.chains is None:
+            return []
+        verdicts = self.chains.group_by("chain_id").agg((pl.col("status") == "failed").all().alias("failed"))
+        return verdicts.filter("failed")["chain_id"].to_list()
+
+    def table(self, name: str, required: tuple[str, ...] = ()) -> pl.DataFrame | None:
+        """Any of the study's tables; None where it is missing.
+
+        Raises:
+            UserError: it cannot be read, or lacks a column.
+        """
+        if name not in self._read:
+            self._read[name] = read_table(self.folder, name, required=(*_REQUIRED.get(name, ()), *required))
+        return self._read[name]
+
+    def _optional(self, name: str, *, columns: list[str] | None = None, expected: bool = False) -> pl.DataFrame | None:
+        """A table, or a note that it is missing (where it is ``expected``) or cannot be read."""
         try:
-            return criteria_of(tables[0]) if tables else criteria_asked(self.study)
-        except ValidationError as error:
-            raise ReportError(f"{self.directory}: no valid collapse criterion: {error.errors()[0]['msg']}") from error
+            table = read_table(self.folder, name, columns=columns, required=_REQUIRED.get(name, ()))
+        except UserError as error:
+            self._problems[name] = f"{error}; {_WHAT_IS_LOST[name]}"
+            return None
+        if table is None and expected:
+            self._problems[name] = f"{_not_found(table_path(self.folder, name))}; {_WHAT_IS_LOST[name]}"
+        return table
+
+    def _judged_chains(self) -> pl.DataFrame:
+        criteria = self.criteria_asked
+        if not criteria:
+            raise UserError(f"{self.folder / 'study.yaml'}: collapse: missing; no criterion says what collapse is")
+        keys = [*self.varied, "seed"]
+        try:
+            return chain_table(
+                self.generations, criteria, self.baseline, keys, self.generations_asked, failed=self._lost
+            )
+        except (ValueError, pl.exceptions.PolarsError) as error:
+            raise UserError(f"{self.folder}: its generations cannot be judged: {error}") from error
+
+    def _judged_fidelity(self) -> pl.DataFrame:
+        assert self.chains is not None
+        try:
+            return fidelity_table(self.chains, [*self.varied, "seed"], self.baseline)
+        except (ValueError, pl.exceptions.PolarsError) as error:
+            raise UserError(f"{self.folder}: its chains cannot be judged: {error}") from error
+
+    def _json(self, name: str, lost: str) -> dict[str, Any]:
+        path = self.folder / "results" / f"{name}.json"
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            self._problems[name] = f"{path} not found; {lost}"
+            return {}
+        except (OSError, ValueError) as error:
+            self._problems[name] = f"{path} cannot be read ({error}); {lost}"
+            return {}
+        return content if isinstance(content, dict) else {}
 
 
-def load_results(study_dir: Path) -> Results:
-    """Read ``STORAGE/NAME``.
+def open_study(folder: Path | str, *, judge: bool = False) -> StudyResults:
+    """The results in ``STORAGE/NAME``.
+
+    With ``judge``, tables of chains and fidelity intervals that are missing are computed from the generations.
 
     Raises:
-        ReportError: ``study.yaml`` or ``results/generations.parquet`` is missing or cannot be read.
+        UserError: ``study.yaml`` is missing or cannot be read. A table that cannot be read raises when it is read.
     """
-    directory = Path(study_dir)
-    text, study = _read_study(directory / "study.yaml")
-    notes: list[str] = []
-    generations = _read_table(directory / "results" / "generations.parquet", "generations")
-    if generations.is_empty():
-        notes.append("no generation has been completed: there is nothing to draw yet")
-    language = generations["family"].eq("language").any() if "family" in generations.columns else False
-    optional: dict[str, Any] = {}
-    for name, lost in _WHAT_IS_LOST.items():
-        try:
-            columns = ["chain_id", "generation"] if name == "pictures" else None
-            optional[name] = _read_table(directory / "results" / f"{name}.parquet", name, columns)
-        except ReportError as error:
-            optional[name] = None
-            expected = name not in _ONLY_SOME_HAVE or (name == "samples" and language)
-            if expected or "not found" not in str(error):
-                notes.append(f"{error}; {lost}")
-    for name in ("chains", "fidelity"):
-        table = optional[name]
-        optional[name] = None if table is None else with_chance(table)
-    claims = _read_claims(directory, study, notes)
-    summary = _read_summary(directory / "results" / "summary.json", notes)
-    searched: dict[str, Any] = {}
-    if study.get("search"):
-        optional["fidelity"] = None
-        searched = _read_searched(directory / "results", notes)
-    return Results(
-        directory, study, text, generations, **optional, claims=claims, summary=summary, notes=notes, **searched
-    )
-
-
-def _read_searched(folder: Path, notes: list[str]) -> dict[str, Any]:
-    """What a search left; a search that has not ended may have left nothing yet."""
-    found: dict[str, Any] = {}
-    path = folder / "collapse_points.parquet"
-    try:
-        found["points"] = pl.read_parquet(path, glob=False) if path.is_file() else None
-        found["searched"] = json.loads((folder / "search.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
-        notes.append(f"what the search found cannot be read ({error}); run or resume the sweep")
-    return found
-
-
-def _read_study(path: Path) -> tuple[str, dict[str, Any]]:
+    path = Path(folder) / "study.yaml"
     if not path.is_file():
-        raise ReportError(
-            f"{path} not found: give the directory of a study, STORAGE/NAME, as `fortifai sweep` makes it"
-        )
-    try:
-        text = path.read_text(encoding="utf-8")
-        study = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ReportError(f"{path} cannot be read as YAML: {error}") from error
+        raise UserError(f"{path} not found: give the directory of a study, STORAGE/NAME, as `fortifai sweep` makes it")
+    study = read_yaml(path, "a study file")
     if not isinstance(study, dict):
-        raise ReportError(f"{path} is not a study file: a mapping with name, family, vary, … is expected")
-    return text, study
+        raise UserError(f"{path} is not a study file: a mapping with name, family, vary, … is expected")
+    return StudyResults(path.parent, study, path.read_text(encoding="utf-8"), judge=judge)
 
 
-def _read_table(path: Path, name: str, columns: list[str] | None = None) -> pl.DataFrame:
-    """All of a table, or some ``columns`` of it."""
-    if not path.is_file():
-        raise ReportError(f"{path} not found: run or resume the sweep first (`fortifai sweep FILE`)")
-    try:
-        lazy = pl.scan_parquet(path, glob=False)  # a study's name may hold [ or *
-        missing = sorted(_REQUIRED[name] - set(lazy.collect_schema()))
-        if missing:
-            raise ReportError(f"{path} lacks the columns {', '.join(missing)}")
-        return (lazy.select(columns) if columns else lazy).collect()
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise ReportError(f"{path} cannot be read as Parquet: {error}") from error
-
-
-def _read_claims(directory: Path, study: Mapping[str, Any], notes: list[str]) -> list[ClaimResult] | None:
-    """The claims as they were last checked; None where they never were."""
-    path = directory / "results" / "claims.parquet"
-    names = [item.name for item in fields(ClaimResult)]
-    if not path.is_file():
-        if study.get("claims"):
-            notes.append(f"claims have not been checked: `fortifai claims {directory}` does")
-        return None
-    try:
-        rows = pl.read_parquet(path, columns=names, glob=False).rows(named=True)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        notes.append(f"{path} cannot be read ({error}); claims are not shown")
-        return None
-    return [ClaimResult(**row) for row in rows]
-
-
-def _read_summary(path: Path, notes: list[str]) -> dict[str, Any]:
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        notes.append(f"{path} not found; time, overhead and failures are not shown")
-        return {}
-    except (OSError, ValueError) as error:
-        notes.append(f"{path} cannot be read ({error}); time, overhead and failures are not shown")
-        return {}
-    return summary if isinstance(summary, dict) else {}
+def _not_found(path: Path) -> str:
+    return f"{path} not found: run or resume the sweep first (`fortifai sweep FILE`)"

@@ -82,7 +82,7 @@ _KEYS = {name: ["chain_id", "generation"] for name in ("generations", "pictures"
 _KEYS["samples"] = ["chain_id", "generation", "row"]
 
 
-def generations_schema(varied: Iterable[str], metrics: Iterable[str]) -> dict[str, pl.DataType | None]:
+def generations_schema(varied: Iterable[str], metrics: Iterable[str]) -> dict[str, Any]:
     """The columns of ``generations.parquet`` in their order; None for the type of a varied key, which its values give.
 
     Args:
@@ -94,7 +94,7 @@ def generations_schema(varied: Iterable[str], metrics: Iterable[str]) -> dict[st
     return {**_types(head), **keys, **_types({**_SIZES, **dict.fromkeys(metrics, "Float64"), **_RUN})}
 
 
-def table_schema(name: str) -> dict[str, pl.DataType]:
+def table_schema(name: str) -> dict[str, Any]:
     """The columns of ``samples``, ``pictures``, ``details`` or ``collapse_points``, in their order."""
     return _types(_OTHERS[name])
 
@@ -162,13 +162,19 @@ def write_part(folder: Path, name: str, number: int, rows: pl.DataFrame) -> Path
 
 
 def read_table(
-    folder: Path, name: str, *, columns: Sequence[str] | None = None, required: Iterable[str] = ()
+    folder: Path,
+    name: str,
+    *,
+    columns: Sequence[str] | None = None,
+    rows: pl.Expr | None = None,
+    required: Iterable[str] = (),
 ) -> pl.DataFrame | None:
     """A study's table with its part files merged into it; None where there is neither.
 
     Args:
         folder: ``STORAGE/NAME``.
         columns: read these alone.
+        rows: read those rows alone of which this is true.
         required: columns that must be there.
 
     Raises:
@@ -178,7 +184,7 @@ def read_table(
     for attempt in range(3):
         paths = [path for path in (table_path(folder, name), *part_paths(folder, name)) if path.is_file()]
         try:
-            return _merged([_read(path, name, columns, needed) for path in paths], name, columns)
+            return _merged([_read(path, name, columns, rows, needed) for path in paths], name, columns)
         except FileNotFoundError:  # the sweep has merged a part file into the table since
             if attempt == 2:
                 raise
@@ -196,7 +202,7 @@ def _merged(tables: list[pl.DataFrame], name: str, columns: Sequence[str] | None
     return tables[0].select(columns) if columns is not None else tables[0]
 
 
-def _read(path: Path, name: str, columns: Sequence[str] | None, needed: set[str]) -> pl.DataFrame:
+def _read(path: Path, name: str, columns: Sequence[str] | None, rows: pl.Expr | None, needed: set[str]) -> pl.DataFrame:
     import polars as pl
 
     try:
@@ -209,8 +215,10 @@ def _read(path: Path, name: str, columns: Sequence[str] | None, needed: set[str]
         lazy = pl.scan_parquet(path, glob=False)  # a folder's name may hold [ or *
         if missing := sorted(needed - set(lazy.collect_schema())):
             raise UserError(f"{path} lacks the columns {', '.join(missing)}: sweep the study again")
-        wanted = None if columns is None else [*dict.fromkeys([*_KEYS.get(name, ()), *columns])]
-        return (lazy if wanted is None else lazy.select(wanted)).collect()
+        lazy = lazy if rows is None else lazy.filter(rows)
+        if columns is not None:
+            lazy = lazy.select(list(dict.fromkeys([*_KEYS.get(name, ()), *columns])))
+        return lazy.collect()
     except FileNotFoundError:
         raise
     except (OSError, pl.exceptions.PolarsError) as error:

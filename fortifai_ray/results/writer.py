@@ -9,56 +9,13 @@ from typing import Any
 import polars as pl
 import yaml
 
-from fortifai_ray.files import write_table, write_text
+from fortifai_ray.files import write_text
+from fortifai_ray.results.schema import generations_schema, table_schema, write_table
 from fortifai_ray.statistics import Reference, chain_table, fidelity_table
 from fortifai_ray.storage.mirror import StudyMirror
 from fortifai_ray.study.study import Chain, Study
 
 _PUSH_SECONDS = 10.0  # between two uploads of the tables while a sweep runs
-PolarsType = pl.DataType | pl.datatypes.DataTypeClass
-
-_HEAD: dict[str, PolarsType] = {
-    "chain_id": pl.String,
-    "generation": pl.Int64,
-    "family": pl.String,
-    "loss": pl.String,
-    "gamma": pl.Float64,
-    "regime": pl.String,
-    "seed": pl.Int64,
-    "synthetic_ratio": pl.Float64,
-    "synthetic_ratio_realised": pl.Float64,
-    "unit": pl.String,
-    "human_size": pl.Int64,
-    "synthetic_size": pl.Int64,
-    "synthetic_size_cum": pl.Int64,
-}
-
-_TAIL: dict[str, PolarsType] = {
-    "train_seconds": pl.Float64,
-    "generate_seconds": pl.Float64,
-    "evaluate_seconds": pl.Float64,
-    "reused": pl.Boolean,
-    "computed_seconds": pl.Float64,
-    "world_size": pl.Int64,
-    "collapse_reason": pl.String,
-    "ended": pl.String,
-    "stage": pl.String,
-    "synthetic_stage": pl.String,
-}
-
-_SAMPLE_SCHEMA: dict[str, PolarsType] = {
-    "chain_id": pl.String,
-    "generation": pl.Int64,
-    "row": pl.Int64,
-    "prompt_text": pl.String,
-    "generated_text": pl.String,
-}
-
-
-# Counts of what was scored, reasons for what was not, histograms, provenance of benchmarks: JSON.
-_DETAIL_SCHEMA: dict[str, PolarsType] = {"chain_id": pl.String, "generation": pl.Int64, "details": pl.String}
-
-_PICTURE_SCHEMA: dict[str, PolarsType] = {"chain_id": pl.String, "generation": pl.Int64, "png": pl.Binary}
 
 
 class StudyResults:
@@ -123,43 +80,37 @@ class StudyResults:
         return self._table
 
     def _generations(self) -> pl.DataFrame:
-        schema: dict[str, PolarsType] = {**_HEAD, **dict.fromkeys(self.metrics, pl.Float64), **_TAIL}
-        varied = [key for key in self._study.varied if key not in schema]
-        parts = [rows.cast({k: v for k, v in schema.items() if k in rows.columns}) for rows in self._cohorts.values()]
+        schema = generations_schema(self._study.varied, self.metrics)
+        types = {name: dtype for name, dtype in schema.items() if dtype is not None}
+        parts = [rows.cast({k: v for k, v in types.items() if k in rows.columns}) for rows in self._cohorts.values()]
         if self._rows:
             rows = list(self._rows.values())
-            parts.append(pl.DataFrame(rows, schema_overrides=schema, infer_schema_length=None, strict=False))
+            parts.append(pl.DataFrame(rows, schema_overrides=types, infer_schema_length=None, strict=False))
         if not parts:
-            parts = [pl.DataFrame(schema={**schema, **dict.fromkeys(varied, pl.String)})]
+            parts = [pl.DataFrame(schema={name: dtype or pl.String for name, dtype in schema.items()})]
         table = pl.concat(parts, how="diagonal_relaxed")
         table = table.with_columns(
-            pl.lit(None, schema.get(name, pl.String)).alias(name)
-            for name in (*schema, *varied)
-            if name not in table.columns
+            pl.lit(None, dtype or pl.String).alias(name) for name, dtype in schema.items() if name not in table.columns
         )
         ids = list(self.chains)
         order = pl.DataFrame({"chain_id": ids, "_order": range(len(ids))}, schema_overrides={"chain_id": pl.String})
-        table = table.join(order, on="chain_id", how="left").sort("_order", "generation")
-        names = list(schema)
-        place = names.index("synthetic_ratio")
-        return table.select(*names[:place], *varied, *names[place:])
+        return table.join(order, on="chain_id", how="left").sort("_order", "generation").select(list(schema))
 
     def write_generations(self) -> None:
         """Write what came in so far, so that a sweep that is killed leaves a table of what it finished."""
-        write_table(self.folder / "results" / "generations.parquet", self.generations())
+        write_table(self.folder, "generations", self.generations())
         samples = [sample for key in sorted(self._samples) for sample in self._samples[key]]
-        write_table(self.folder / "results" / "samples.parquet", pl.DataFrame(samples, schema=_SAMPLE_SCHEMA))
-        self._write_extra("pictures", self._pictures, _PICTURE_SCHEMA)
-        self._write_extra("details", self._details, _DETAIL_SCHEMA)
+        write_table(self.folder, "samples", pl.DataFrame(samples, schema=table_schema("samples")))
+        self._write_extra("pictures", self._pictures)
+        self._write_extra("details", self._details)
         if self._mirror is not None:
             self._mirror.push(at_most_every=_PUSH_SECONDS)
 
-    def _write_extra(self, name: str, values: Mapping[tuple[str, int], Any], schema: dict[str, PolarsType]) -> None:
+    def _write_extra(self, name: str, values: Mapping[tuple[str, int], Any]) -> None:
         """A table that only some families have: a row per chain and generation."""
         if values:
             rows = [(*key, value) for key, value in sorted(values.items())]
-            table = pl.DataFrame(rows, schema=schema, orient="row")
-            write_table(self.folder / "results" / f"{name}.parquet", table)
+            write_table(self.folder, name, pl.DataFrame(rows, schema=table_schema(name), orient="row"))
 
     def write(self) -> tuple[pl.DataFrame, pl.DataFrame]:
         """Write every table; returns (chains, fidelity)."""
@@ -176,14 +127,14 @@ class StudyResults:
             references=self._references,
         )
         fidelity = fidelity_table(chains, study.varied, settings.baseline)
-        write_table(self.folder / "results" / "chains.parquet", chains)
-        write_table(self.folder / "results" / "fidelity.parquet", fidelity)
+        write_table(self.folder, "chains", chains)
+        write_table(self.folder, "fidelity", fidelity)
         return chains, fidelity
 
     def write_search(self, points: pl.DataFrame, state: Mapping[str, Any]) -> None:
         """Write what a search found: ``results/collapse_points.parquet``, and how it went, ``results/search.json``."""
         if not points.is_empty():
-            write_table(self.folder / "results" / "collapse_points.parquet", points)
+            write_table(self.folder, "collapse_points", points)
         write_text(self.folder / "results" / "search.json", json.dumps(state, indent=1))
 
     def read_search(self) -> dict[str, Any]:

@@ -19,7 +19,6 @@ from fortifai_ray.statistics.criterion import (
     CollapseCriterion,
     criteria_of,
     criterion_rows,
-    with_chance,
 )
 from fortifai_ray.statistics.critical import critical_ratios
 from fortifai_ray.statistics.crossing import Onset, collapse_confirmed, judge, onset, ruling
@@ -48,5 +47,4 @@ __all__ = [
     "ratio_profile",
     "ruling",
     "spanning_thresholds",
-    "with_chance",
 ]

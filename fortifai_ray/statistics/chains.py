@@ -10,16 +10,6 @@ from fortifai_ray.statistics.criterion import CollapseCriterion, criterion_colum
 from fortifai_ray.statistics.crossing import Floats, Integers, find_crossings
 from fortifai_ray.statistics.ratios import Baseline, cell_keys, pair_with_baseline
 
-# What `generations` names without a path; a baseline may be given by a key that the study does not vary.
-_CONTRACT_COLUMNS = {
-    "family.kind": "family",
-    "loss.kind": "loss",
-    "loss.gamma": "gamma",
-    "regime.kind": "regime",
-    "regime.synthetic_ratio": "synthetic_ratio",
-}
-
-
 Reference = tuple[str, str, float]  # a chain's id, a metric, and its value at the baseline's generation 0
 
 
@@ -154,15 +144,10 @@ def _chain_roster(
 
 
 def _select_keys(table: pl.DataFrame, wanted: Sequence[str], required: int) -> pl.DataFrame:
-    """The wanted columns, under their contract names where they have no path; the first ``required`` must be there."""
-    found = {}
-    for position, key in enumerate(wanted):
-        column = key if key in table.columns else _CONTRACT_COLUMNS.get(key, key)
-        if column in table.columns:
-            found[key] = pl.col(column)
-        elif position < required and table.height:
-            raise ValueError(f"no column {key!r} in {', '.join(table.columns)}")
-    return table.select(**found)
+    """Those of the wanted columns that the table has; the first ``required`` must be there."""
+    if table.height and (missing := [key for key in wanted[:required] if key not in table.columns]):
+        raise ValueError(f"no column {missing[0]!r} in {', '.join(table.columns)}")
+    return table.select(key for key in wanted if key in table.columns)
 
 
 def _positions(ids: pl.Series, among: pl.Series) -> Integers:

@@ -106,11 +106,6 @@ def criterion_rows(criterion: CollapseCriterion) -> pl.Expr:
     return pl.all_horizontal(pl.col(name).eq_missing(pl.lit(value)) for name, value in columns.items())
 
 
-def with_chance(table: pl.DataFrame) -> pl.DataFrame:
-    """A result table that was written before criteria had a ``chance`` gets the column, null."""
-    return table if "chance" in table.columns else table.with_columns(chance=pl.lit(None, pl.Float64))
-
-
 def criteria_of(table: pl.DataFrame) -> list[CollapseCriterion]:
     """The criteria of a result table's rows, in its order."""
     rows = table.select(CRITERION_COLUMNS).unique(maintain_order=True)

@@ -20,6 +20,7 @@ import polars as pl
 import yaml
 
 from fortifai_ray.errors import UserError
+from fortifai_ray.results.schema import RECIPE_COLUMNS, varied_keys
 
 if TYPE_CHECKING:  # the import takes four seconds
     from mlflow import MlflowClient
@@ -30,11 +31,10 @@ T = TypeVar("T")
 RECORDED_COLLAPSE = "recorded_collapse"
 _INFINITE = "fortifai.infinite."
 _CUT_SHORT = ("RUNNING", "SCHEDULED", "KILLED")
-_RECIPE = {"family": "family.kind", "loss": "loss.kind", "gamma": "loss.gamma", "regime": "regime.kind", "seed": "seed"}
 _TYPES: dict[str, Any] = {
-    **dict.fromkeys(("chain_id", "family", "loss", "regime", "collapse_reason"), pl.String),
+    **dict.fromkeys(("chain_id", "family.kind", "loss.kind", "regime.kind", "collapse_reason"), pl.String),
     **dict.fromkeys(("generation", "seed", "synthetic_size_cum"), pl.Int64),
-    "gamma": pl.Float64,
+    **dict.fromkeys(("loss.gamma", "regime.synthetic_ratio"), pl.Float64),
 }
 
 
@@ -58,8 +58,8 @@ def generations_from_mlflow(tracking_uri: str, experiment: str) -> pl.DataFrame:
     """A study's ``generations`` from its runs in MLflow.
 
     Returns:
-        A row per chain and generation, sorted by them: ``chain_id, generation, family, loss, gamma, regime, seed``, the
-        varied keys (dotted), every metric as a column (null: not measured), ``collapse_reason``. Where chains were
+        A row per chain and generation, sorted by them: ``chain_id, generation, seed``, the recipe's columns,
+        the varied keys, every metric as a column (null: not measured), ``collapse_reason``. Where chains were
         computed in cohorts, the columns of ``generations.parquet`` too.
 
     Raises:
@@ -89,7 +89,7 @@ def read_mlflow(tracking_uri: str, experiment: str) -> StudyRuns:
         raise UserError(f"experiment {experiment!r}: its study has no chains yet: nothing of it has run")
     chains = [run for run in runs if "seed" in run.data.params]  # a cell's run has none
     study = yaml.safe_load(_artefact(client, parent.info.run_id, "study.yaml", _read_text))
-    varied = _varied(study)
+    varied = varied_keys(study)
     rows = [row for run in chains for row in _rows(client, run, varied)]
     table = pl.DataFrame(rows, schema_overrides=_TYPES, infer_schema_length=None, strict=False)
     if len(chains) < len(runs):
@@ -160,8 +160,7 @@ def _rows(client: "MlflowClient", run: "Run", varied: Sequence[str]) -> Iterator
         yield {
             "chain_id": _chain_id(run),
             "generation": generation,
-            **{column: recipe.get(key) for column, key in _RECIPE.items()},
-            **{key: recipe.get(key) for key in varied if key != "seed"},
+            **{key: recipe.get(key) for key in ("seed", *RECIPE_COLUMNS, *varied)},
             **{key: value for key, value in values.items() if key != RECORDED_COLLAPSE},
             "collapse_reason": "recorded as collapsed" if values.get(RECORDED_COLLAPSE) else None,
         }
@@ -184,22 +183,3 @@ def _value(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
-
-
-def _varied(study: Mapping[str, Any]) -> list[str]:
-    """The columns that a study file's ``vary`` makes (a value that is a section varies the keys in it), and those that
-    its search sets."""
-    columns: dict[str, None] = {}
-    for key, values in (study.get("vary") or {}).items():
-        for value in values if isinstance(values, list) else [None]:
-            columns |= dict.fromkeys(_leaves(key, value))
-    over = (study.get("search") or {}).get("over") or ()
-    return list(columns | dict.fromkeys([*([over] if isinstance(over, str) else over), *(["seed"] if over else [])]))
-
-
-def _leaves(key: str, value: Any) -> Iterator[str]:
-    if isinstance(value, Mapping):
-        for inner, item in value.items():
-            yield from _leaves(f"{key}.{inner}", item)
-    else:
-        yield key

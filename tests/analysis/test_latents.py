@@ -17,6 +17,7 @@ from fortifai_ray.families.images.recipe import VaeConfig
 from fortifai_ray.notebooks.opening import open_folder
 from fortifai_ray.notebooks.samples import latent_table
 from fortifai_ray.report.phase import numeric_keys
+from fortifai_ray.results.schema import write_table
 from fortifai_ray.storage.store import StageKey, StageStore
 
 from .studies import ANALYSIS, PROJECT, compute_study
@@ -38,12 +39,12 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
         stages.append(store.step(key, create))
     folder = root / "faces"
-    (folder / "results").mkdir(parents=True)
+    folder.mkdir(parents=True)
     criterion = "{metric: elbo, threshold: 0.5, direction: below, relative_to: absolute}"
     (folder / "study.yaml").write_text(f"name: faces\ngenerations: 2\ncollapse: {criterion}\n")
-    rows = {"chain_id": ["a", "a"], "generation": [0, 1], "seed": [0, 0], "family": ["vae", "vae"]}
+    rows = {"chain_id": ["a", "a"], "generation": [0, 1], "seed": [0, 0], "family.kind": ["vae", "vae"]}
     rows |= {"elbo": [1.0, 0.9], "synthetic_size_cum": [0, 9], "stage": [stage.hash for stage in stages]}
-    pl.DataFrame(rows).write_parquet(folder / "results" / "generations.parquet")
+    write_table(folder, "generations", pl.DataFrame(rows))
     return folder, Path(store.path(stages[0].hash))
 
 

@@ -10,6 +10,8 @@ import polars as pl
 import pytest
 import yaml
 
+from fortifai_ray.results.schema import write_table
+
 from .studies import ANALYSIS, NOTEBOOKS, Run, compute_study
 
 GAUSSIAN = {"family": {"kind": "gaussian"}, "samples_per_generation": 40, "generations": 12}
@@ -141,10 +143,9 @@ def test_missing_tables_are_computed_from_the_generations(
 
 def test_no_generation_at_all_gets_a_sentence(discrete_study: Path, tmp_path: Path, run_notebook: Run) -> None:
     """A study that has only begun."""
-    (tmp_path / "results").mkdir()
     (tmp_path / "study.yaml").write_bytes((discrete_study / "study.yaml").read_bytes())
     table = pl.read_parquet(discrete_study / "results" / "generations.parquet").clear()
-    table.write_parquet(tmp_path / "results" / "generations.parquet")
+    write_table(tmp_path, "generations", table)
     shown, _ = run_notebook("what_collapses_first", "--results", str(tmp_path))
     assert "no generation has been completed" in shown
 
@@ -166,7 +167,7 @@ def test_what_is_written_is_no_markup(tmp_path: Path, run_notebook: Run) -> None
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
     samples = pl.read_parquet(shipped / "results" / "samples.parquet")
     harmful = pl.lit("<img src=x onerror=b()>")
-    samples.with_columns(generated_text=harmful).write_parquet(tmp_path / "results" / "samples.parquet")
+    write_table(tmp_path, "samples", samples.with_columns(generated_text=harmful))
     for name in ("explorer", "collapse_onset", "what_collapses_first"):
         page, _, _ = run_notebook(name, "--results", str(tmp_path))[0].partition("printed:")
         assert ("&lt;img src=x" in page) == (name == "explorer")

@@ -7,6 +7,7 @@ import pytest
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.notebooks.opening import open_experiment, open_folder
+from fortifai_ray.results.schema import write_table
 from fortifai_ray.statistics import conclusions
 from fortifai_ray.study.study import load_study
 from fortifai_ray.tracking import ChainInfo, StudyTracker
@@ -69,9 +70,8 @@ def test_an_experiment_that_is_not_there_is_named(logged: tuple[Path, Path]) -> 
 
 def test_a_study_without_a_criterion_is_refused(discrete_study: Path, tmp_path: Path) -> None:
     """Without tables of verdicts and without a criterion there is nothing to judge by."""
-    (tmp_path / "results").mkdir()
     (tmp_path / "study.yaml").write_text("name: x\ngenerations: 20\n")
     table = pl.read_parquet(discrete_study / "results" / "generations.parquet")
-    table.write_parquet(tmp_path / "results" / "generations.parquet")
-    with pytest.raises(UserError, match="no collapse criterion"):
+    write_table(tmp_path, "generations", table)
+    with pytest.raises(UserError, match=r"study\.yaml: collapse: missing"):
         open_folder(tmp_path)

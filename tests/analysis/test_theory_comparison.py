@@ -1,7 +1,6 @@
 """Theory against measurement: each recipe has its closed form, which agrees where it holds, and only there."""
 
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +55,7 @@ def test_a_wrong_closed_form_is_seen(tmp_path: Path) -> None:
     """Another sample size than the one that was run: no generation's interval holds the formula's value."""
     results = open_folder(_study(tmp_path, "gaussian", [{"kind": "replace"}], 400))
     right, _ = comparison(results)
-    wrong, _ = comparison(replace(results, study=results.study | {"samples_per_generation": 10}))
+    wrong, _ = comparison(results.replace(study=results.study | {"samples_per_generation": 10}))
     [of_right], [of_wrong] = (
         agreement(table.filter(pl.col("title") == "mean of trace_ratio")) for table in (right, wrong)
     )
@@ -69,7 +68,7 @@ def test_generations_that_not_all_chains_reached_are_left_out(tmp_path: Path) ->
     results = open_folder(_study(tmp_path, "gaussian", [{"kind": "replace"}], 8))
     first = results.generations["chain_id"][0]
     cut = results.generations.filter((pl.col("chain_id") != first) | (pl.col("generation") < 3))
-    table, said = comparison(replace(results, generations=cut))
+    table, said = comparison(results.replace(generations=cut))
     assert table["generation"].max() == 2
     assert any("3 of 6 generations are left out" in sentence for sentence in said)
 

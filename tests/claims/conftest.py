@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from fortifai_ray.claims import ClaimResult, check_claims
+from fortifai_ray.results.schema import write_table
 from fortifai_ray.statistics import CollapseCriterion, chain_table, fidelity_table
 
 BASELINE = {"loss.kind": "cross_entropy"}
@@ -37,14 +38,14 @@ class MadeStudy:
         self.study = {
             "name": folder.name,
             "family": {"kind": "gaussian", "dim": 3},
-            "vary": {"loss": [], "seed": []},
+            "vary": {"loss.kind": [None], "loss.gamma": [None], "seed": [None]},
             "generations": generations,
             "collapse": [criterion.model_dump() for criterion in criteria],
             "baseline": BASELINE,
         }
 
     def write(self, name: str, table: pl.DataFrame) -> None:
-        table.write_parquet(self.folder / "results" / f"{name}.parquet")
+        write_table(self.folder, name, table)
 
     def check(self, *claims: Mapping[str, Any], ids: Sequence[str] = ()) -> list[ClaimResult]:
         """Write the claims into study.yaml, defaults filled in, and check them."""
@@ -66,13 +67,11 @@ def _rows(key: tuple[Any, ...], metrics: Mapping[str, Sequence[float | None]]) -
         {
             "chain_id": f"{loss}-{gamma}-{seed}",
             "generation": generation,
-            "family": "gaussian",
-            "loss": loss,
-            "gamma": gamma,
-            "regime": "replace",
             "seed": seed,
+            "family.kind": "gaussian",
             "loss.kind": loss,
             "loss.gamma": gamma,
+            "regime.kind": "replace",
             "synthetic_size_cum": 100 * generation,
             **{name: values[generation] for name, values in metrics.items()},
         }

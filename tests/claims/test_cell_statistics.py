@@ -95,7 +95,7 @@ def test_an_fi_ratio_has_the_claims_own_level(make_study: Any) -> None:
 
 def test_an_fi_ratio_of_too_few_pairs_or_of_two_cells_is_undecided(make_study: Any) -> None:
     study = make_study(_paired(5, 2.0), generations=16)
-    assert "5 uncensored pairs: an interval needs 6" in study.one({"kind": "fi_ratio"}, where={"loss": "tce"}).why
+    assert "5 uncensored pairs: an interval needs 6" in study.one({"kind": "fi_ratio"}, where={"loss.kind": "tce"}).why
     assert "where matches 2 cells" in study.one({"kind": "fi_ratio"}).why
 
 
@@ -103,10 +103,11 @@ def test_a_censored_ratio_is_a_lower_bound_and_decides_only_what_it_can(make_stu
     """TCE's last chain never collapses: the ratio is at least what it is, and may be anything above."""
     chains = _paired(8, 2.0) | {("tce", 0.3, 7): {"perplexity": _grows(0.001, 16)}}
     study = make_study(chains, generations=16)
-    at_least = study.one({"kind": "fi_ratio"}, where={"loss": "tce"}, relation="at_least", value=1.1)
+    at_least = study.one({"kind": "fi_ratio"}, where={"loss.kind": "tce"}, relation="at_least", value=1.1)
     assert (at_least.verdict, at_least.high) == ("holds", math.inf)
     assert "a lower bound" in at_least.why
-    assert study.one({"kind": "fi_ratio"}, where={"loss": "tce"}, relation="at_most", value=9).verdict == "undecided"
+    at_most = study.one({"kind": "fi_ratio"}, where={"loss.kind": "tce"}, relation="at_most", value=9)
+    assert at_most.verdict == "undecided"
 
 
 def _points(**row: Any) -> pl.DataFrame:

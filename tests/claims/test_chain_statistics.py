@@ -45,13 +45,13 @@ STATISTICS: dict[str, tuple[dict[str, Any], dict[str, Any], float]] = {
     "against": (_metric(at=5, against=AT_CE), {"loss.kind": "tce", "loss.gamma": 0.3}, (B[:, 5] / A[:, 5]).mean()),
     "against_of_means": (
         _metric(at=5, against=AT_CE, summary="ratio_of_means"),
-        {"loss": "tce"},
+        {"loss.kind": "tce"},
         B[:, 5].mean() / A[:, 5].mean(),
     ),
-    "difference": (_metric(at=5, against=AT_CE, compare="difference"), {"loss": ["tce"]}, (B - A)[:, 5].mean()),
+    "difference": (_metric(at=5, against=AT_CE, compare="difference"), {"loss.kind": ["tce"]}, (B - A)[:, 5].mean()),
     "growths": (
         _metric(at=5, against=AT_CE, over_generation_0="ratio"),
-        {"gamma": 0.3},
+        {"loss.gamma": 0.3},
         (B[:, 5] / B[:, 0] / (A[:, 5] / A[:, 0])).mean(),
     ),
     "slope": ({"kind": "slope", "metric": "perplexity"}, AT_CE, np.polyfit(G, A.T, 1)[0].mean()),
@@ -84,7 +84,7 @@ def test_a_statistic_is_what_it_says(name: str, make_study: Any) -> None:
 def test_a_difference_pairs_by_seed(make_study: Any) -> None:
     """The interval is that of the differences, not of two independent groups."""
     found = make_study(CHAINS).one(
-        _metric(at=2, against=AT_CE, compare="difference"), where={"loss": "tce"}, level=0.9, relation="less"
+        _metric(at=2, against=AT_CE, compare="difference"), where={"loss.kind": "tce"}, level=0.9, relation="less"
     )
     expected = stats.ttest_rel(B[:, 2], A[:, 2]).confidence_interval(0.9)
     assert found.low <= expected.low + 1e-12
@@ -102,14 +102,14 @@ def test_the_variance_over_seeds_is_the_unbiased_one(make_study: Any) -> None:
 @pytest.mark.parametrize(
     ("statistic", "where", "why"),
     [
-        (_metric(at=5), {"loss": "focal"}, "no chain matches"),
+        (_metric(at=5), {"loss.kind": "focal"}, "no chain matches"),
         (_metric(at=5), {"loss.gamma": "0.3"}, "no chain matches"),
         (_metric(at=5), {"family.width": 2}, "there is no key family.width"),
         (_metric(at=6), AT_CE, "4 of 4 chains have no perplexity at generation 6"),
         ({"kind": "metric", "metric": "trace_ratio"}, AT_CE, "trace_ratio was not measured"),
         (_metric(summary="median"), {}, "matches 2 chains of one seed"),
-        (_metric(against={"loss": "focal"}), {"loss": "tce"}, "no chain matches"),
-        (_metric(against={"loss": "tce"}), {"loss": "tce"}, "match the same chains"),
+        (_metric(against={"loss.kind": "focal"}), {"loss.kind": "tce"}, "no chain matches"),
+        (_metric(against={"loss.kind": "tce"}), {"loss.kind": "tce"}, "match the same chains"),
         (_metric(at=5), {**AT_CE, "seed": 2}, "at least two seeds"),
         ({"kind": "slope", "metric": "perplexity", "end": 9}, AT_CE, "have no perplexity at generation 0 to 9"),
     ],
@@ -142,7 +142,7 @@ def test_a_broken_generation_has_no_mean_but_a_share(make_study: Any) -> None:
 
 def test_chains_without_a_partner_are_counted(make_study: Any) -> None:
     chains = {key: values for key, values in CHAINS.items() if key != ("cross_entropy", None, 3)}
-    result = make_study(chains).one(_metric(at=5, against=AT_CE), where={"loss": "tce"})
+    result = make_study(chains).one(_metric(at=5, against=AT_CE), where={"loss.kind": "tce"})
     assert result.n_chains == 3
     assert "1 of 4 chains have no partner" in result.why
 

@@ -11,6 +11,7 @@ import polars as pl
 import yaml
 
 from fortifai_ray.claims import ClaimResult, write_claims
+from fortifai_ray.results.schema import write_table
 from fortifai_ray.statistics import CollapseCriterion, chain_table, fidelity_table
 
 BASELINE = {"loss.kind": "cross_entropy"}
@@ -59,7 +60,10 @@ def write_samples_study(
             )
         )
     table = pl.concat(parts).with_columns(
-        family=pl.lit("gaussian"), loss=pl.lit("cross_entropy"), regime=pl.lit("replace"), unit=pl.lit("samples")
+        pl.lit("gaussian").alias("family.kind"),
+        pl.lit("cross_entropy").alias("loss.kind"),
+        pl.lit("replace").alias("regime.kind"),
+        unit=pl.lit("samples"),
     )
     for (chain, generation, _), value in (put or {}).items():
         here = (pl.col("chain_id") == chain) & (pl.col("generation") == generation)
@@ -77,14 +81,13 @@ def write_tables(
     vary: dict[str, Any],
 ) -> Path:
     """Write a study's directory around its generations table."""
-    (study / "results").mkdir(parents=True)
     found = chain_table(table, list(criteria), BASELINE, varied, generations)
     for name, part in (
         ("generations", table),
         ("chains", found),
         ("fidelity", fidelity_table(found, varied, BASELINE, n_resamples=199)),
     ):
-        part.write_parquet(study / "results" / f"{name}.parquet")
+        write_table(study, name, part)
     (study / "results" / "summary.json").write_text(json.dumps({"name": study.name, "wall_seconds": 12.5}))
     content = {
         "name": study.name,
@@ -98,12 +101,11 @@ def write_tables(
 
 def add_metrics(study: Path, names: Sequence[str]) -> None:
     """Give every generation a value of each metric: a slow drift, different by chain."""
-    path = study / "results" / "generations.parquet"
-    table = pl.read_parquet(path)
+    table = pl.read_parquet(study / "results" / "generations.parquet")
     rng = np.random.default_rng(3)
     drift = table["generation"].to_numpy() * 0.07
     columns = [pl.Series(name, 0.3 + drift + rng.normal(0, 0.02, len(table))) for name in names]
-    table.with_columns(columns).write_parquet(path)
+    write_table(study, "generations", table.with_columns(columns))
 
 
 def add_pictures(study: Path, *, size: int = 96) -> None:
@@ -119,7 +121,7 @@ def add_pictures(study: Path, *, size: int = 96) -> None:
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, format="PNG")
         rows.append({"chain_id": chain, "generation": generation, "png": file.getvalue()})
-    pl.DataFrame(rows).write_parquet(study / "results" / "pictures.parquet")
+    write_table(study, "pictures", pl.DataFrame(rows))
 
 
 def claim(name: str, kind: Any, verdict: Any, **changes: Any) -> ClaimResult:

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import yaml
 
+from fortifai_ray.results.schema import write_table
 from fortifai_ray.statistics import CollapseCriterion, chain_table, collapse_confirmed, fidelity_table
 
 CRITERION = CollapseCriterion(metric="perplexity", threshold=2.0, direction="above")
@@ -58,15 +59,15 @@ def write_study(
     ]
     table = pl.DataFrame(rows, infer_schema_length=None)
     table = table if gammas else table.drop("loss.gamma")
-    keys = [column for column in table.columns if "." in column]
+    keys = ["loss.kind", "loss.gamma"] if gammas else ["loss.kind"]
     chains = chain_table(table, list(criteria), BASELINE, [*keys, "seed"], generations, failed=failed)
-    table.write_parquet(study / "results" / "generations.parquet")
-    chains.write_parquet(study / "results" / "chains.parquet")
+    write_table(study, "generations", table)
+    write_table(study, "chains", chains)
     fidelity = fidelity_table(chains, [*keys, "seed"], BASELINE, n_resamples=499)
-    fidelity.write_parquet(study / "results" / "fidelity.parquet")
-    _samples(table, text, fixed_prompts).write_parquet(study / "results" / "samples.parquet")
+    write_table(study, "fidelity", fidelity)
+    write_table(study, "samples", _samples(table, text, fixed_prompts))
     (study / "results" / "summary.json").write_text(json.dumps(_summary(name, chains)))
-    (study / "study.yaml").write_text(yaml.safe_dump(_study(name, seeds, generations), sort_keys=False))
+    (study / "study.yaml").write_text(yaml.safe_dump(_study(name, cells, seeds, generations), sort_keys=False))
     return study
 
 
@@ -90,14 +91,12 @@ def _chain(
             {
                 "chain_id": f"{kind}-{gamma}-{seed}",
                 "generation": generation,
-                "family": "language",
-                "loss": kind,
-                "gamma": gamma,
-                "regime": "mixed",
                 "seed": seed,
+                "family.kind": "language",
                 "loss.kind": kind,
                 "loss.gamma": gamma,
-                "synthetic_ratio": 1.0,
+                "regime.kind": "mixed",
+                "regime.synthetic_ratio": 1.0,
                 "synthetic_ratio_realised": 0.0 if generation == 0 else 1.0,
                 "unit": "tokens",
                 "human_size": 95_000 if generation == 0 else 0,
@@ -153,7 +152,7 @@ def _summary(name: str, chains: pl.DataFrame) -> dict[str, Any]:
     }
 
 
-def _study(name: str, seeds: int, generations: int) -> dict[str, Any]:
+def _study(name: str, cells: Sequence[tuple[str, float | None]], seeds: int, generations: int) -> dict[str, Any]:
     return {
         "name": name,
         "family": {"kind": "language", "model": {"preset": "llama-tiny", "vocab_size": 2048}},
@@ -162,7 +161,7 @@ def _study(name: str, seeds: int, generations: int) -> dict[str, Any]:
         "generations": generations,
         "seed": 0,
         "vary": {
-            "loss": [{"kind": kind} | ({"gamma": gamma} if gamma else {}) for kind, gamma in CELLS],
+            "loss": [{"kind": kind} | ({"gamma": gamma} if gamma else {}) for kind, gamma in cells],
             "seed": list(range(seeds)),
         },
         "collapse": [CRITERION.model_dump()],

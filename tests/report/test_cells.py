@@ -3,7 +3,7 @@
 import polars as pl
 import pytest
 
-from fortifai_ray.results.cells import BASELINE, Cells, printable, varied_keys
+from fortifai_ray.results.cells import BASELINE, Cells, printable
 
 
 def grid(**columns: list[object]) -> pl.DataFrame:
@@ -38,9 +38,9 @@ def test_no_two_cells_share_a_name(columns: dict[str, list[object]]) -> None:
     assert cells.name(table)["cell"].n_unique() == 3
 
 
-def test_baseline_keys_that_do_not_vary_are_found_in_the_contract_columns_or_the_recipe() -> None:
+def test_baseline_keys_that_do_not_vary_are_columns_or_in_the_recipe() -> None:
     """A study that varies the ratio alone: every cell is cross entropy, and so its own baseline."""
-    table = grid(regime__synthetic_ratio=[0.5, 1.0], loss=["cross_entropy", "cross_entropy"])
+    table = grid(regime__synthetic_ratio=[0.5, 1.0], loss__kind=["cross_entropy", "cross_entropy"])
     assert len(Cells.of(table, ["regime.synthetic_ratio"], {"loss.kind": "cross_entropy"}).baselines) == 2
     assert not Cells.of(table, ["regime.synthetic_ratio"], {"loss.kind": "tce"}).baselines
     recipe = {"training": {"init": "previous"}}
@@ -49,7 +49,7 @@ def test_baseline_keys_that_do_not_vary_are_found_in_the_contract_columns_or_the
 
 
 def test_a_study_that_varies_nothing_has_one_cell() -> None:
-    table = grid(loss=["tce", "tce"], gamma=[0.3, 0.3], seed=[0, 1])
+    table = grid(loss__kind=["tce", "tce"], loss__gamma=[0.3, 0.3], seed=[0, 1])
     assert Cells.of(table, [], BASELINE).order == ["TCE γ=0.3"]
     assert Cells.of(grid(seed=[0]), [], BASELINE).name(grid(seed=[0]))["cell"].to_list() == ["all chains"]
 
@@ -57,13 +57,6 @@ def test_a_study_that_varies_nothing_has_one_cell() -> None:
 def test_an_unknown_cell_gets_no_name_instead_of_a_wrong_one() -> None:
     cells = Cells.of(grid(loss__kind=["tce"]), ["loss.kind"], BASELINE)
     assert cells.name(grid(loss__kind=["focal"]))["cell"].to_list() == [None]
-
-
-def test_varied_keys_leave_the_seed_out() -> None:
-    assert varied_keys(grid(loss__kind=["tce"], seed=[0], width=[1], metric=["x"]), ["seed", "width"]) == (
-        "loss.kind",
-        "width",
-    )
 
 
 def test_printable_disarms_what_a_terminal_or_browser_obeys() -> None:

@@ -24,6 +24,10 @@ def tables(study: Path) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     return generations, chains, fidelity
 
 
+def cells_of(generations: pl.DataFrame) -> Cells:
+    return Cells.of(generations, KEYS, BASELINE)
+
+
 def layers(chart: Any, mark: str) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
     """The chart's layers of one mark, each with its data."""
     spec = chart.to_dict()
@@ -40,10 +44,10 @@ def curve(chart: Any, cell: str) -> dict[int, float]:
 def test_the_median_ends_where_the_first_chain_stops(tmp_path: Path) -> None:
     """Cross entropy's chains stop after their collapse is confirmed, each at its own generation."""
     generations, chains, _ = tables(write_study(tmp_path, seeds=7, slowness={None: 0.75}))
-    own = generations.filter(pl.col("loss") == "cross_entropy")
+    own = generations.filter(pl.col("loss.kind") == "cross_entropy")
     lasts = own.group_by("chain_id").agg(pl.col("generation").max())["generation"]
     assert lasts.n_unique() > 1, "the fixture must have chains of different lengths"
-    drawn = curve(collapse_curves(generations, chains, "perplexity"), "cross entropy")
+    drawn = curve(collapse_curves(generations, chains, "perplexity", cells_of(generations)), "cross entropy")
     assert max(drawn) == lasts.min()
     assert drawn[0] == pytest.approx(own.filter(generation=0)["perplexity"].median(), rel=1e-5)
 
@@ -52,14 +56,16 @@ def test_a_failed_chain_does_not_shorten_the_median(tmp_path: Path) -> None:
     study = write_study(tmp_path, slowness={0.3: 0.1}, failed=["tce-0.3-1"])
     generations, chains, _ = tables(study)
     cut = generations.filter((pl.col("chain_id") != "tce-0.3-1") | (pl.col("generation") < 2))
-    assert max(curve(collapse_curves(cut, chains, "perplexity"), "TCE γ=0.3")) == 5
-    assert max(curve(collapse_curves(cut, None, "perplexity"), "TCE γ=0.3")) == 1
+    assert max(curve(collapse_curves(cut, chains, "perplexity", cells_of(generations)), "TCE γ=0.3")) == 5
+    assert max(curve(collapse_curves(cut, None, "perplexity", cells_of(generations)), "TCE γ=0.3")) == 1
 
 
 def test_the_limit_is_the_one_the_chains_were_judged_by(tmp_path: Path) -> None:
     generations, chains, _ = tables(write_study(tmp_path))
-    starts = generations.filter(loss="cross_entropy", generation=0)["perplexity"]
-    [(_, [limit])] = [pair for pair in layers(collapse_curves(generations, chains, "perplexity"), "rule")]
+    starts = generations.filter(pl.col("loss.kind") == "cross_entropy", generation=0)["perplexity"]
+    [(_, [limit])] = [
+        pair for pair in layers(collapse_curves(generations, chains, "perplexity", cells_of(generations)), "rule")
+    ]
     assert limit["value"] == pytest.approx(2 * starts.median())
     assert (limit["low"], limit["high"]) == (pytest.approx(2 * starts.min()), pytest.approx(2 * starts.max()))
 
@@ -67,7 +73,7 @@ def test_the_limit_is_the_one_the_chains_were_judged_by(tmp_path: Path) -> None:
 def test_values_that_are_no_number_are_drawn_apart(tmp_path: Path) -> None:
     put = {(None, 0, 4): float("inf"), (None, 1, 3): float("nan"), (0.3, 0, 4): 1e9}
     generations, chains, _ = tables(write_study(tmp_path, perplexity=put))
-    chart = collapse_curves(generations, chains, "perplexity")
+    chart = collapse_curves(generations, chains, "perplexity", cells_of(generations))
     shown = {row["shown"] for _, data in layers(chart, "point") for row in data if row.get("shown")}
     assert shown == {"NaN", "∞"}
     assert 3 not in curve(chart, "cross entropy")
@@ -79,7 +85,9 @@ def test_a_log_axis_only_where_the_values_allow_it(tmp_path: Path) -> None:
     generations, chains, _ = tables(write_study(tmp_path))
 
     def scale(metric: str, table: pl.DataFrame = generations) -> object:
-        return layers(collapse_curves(table, chains, metric), "line")[0][0]["encoding"]["y"]["scale"].get("type")
+        return layers(collapse_curves(table, chains, metric, cells_of(generations)), "line")[0][0]["encoding"]["y"][
+            "scale"
+        ].get("type")
 
     assert scale("perplexity") == "log"
     assert scale("kept_fraction") is None
@@ -90,26 +98,26 @@ def test_thin_lines_give_way_where_they_would_only_blacken(tmp_path: Path) -> No
     generations, chains, _ = tables(write_study(tmp_path))
     copies = -(-MOST_POINTS // len(generations))
     renamed = [generations.with_columns(pl.col("chain_id") + f"-{copy}") for copy in range(copies + 1)]
-    assert len(layers(collapse_curves(generations, chains, "perplexity"), "line")) == 2
-    assert len(layers(collapse_curves(pl.concat(renamed), chains, "perplexity"), "line")) == 1
+    assert len(layers(collapse_curves(generations, chains, "perplexity", cells_of(generations)), "line")) == 2
+    assert len(layers(collapse_curves(pl.concat(renamed), chains, "perplexity", cells_of(generations)), "line")) == 1
 
 
 def test_an_unknown_metric_is_an_error(tmp_path: Path) -> None:
     generations, chains, _ = tables(write_study(tmp_path))
     with pytest.raises(KeyError, match="nonsense"):
-        collapse_curves(generations, chains, "nonsense")
+        collapse_curves(generations, chains, "nonsense", cells_of(generations))
 
 
 def test_the_curves_save_as_a_picture(tmp_path: Path) -> None:
     """The README and the notebooks use the chart on its own."""
     generations, chains, _ = tables(write_study(tmp_path))
-    collapse_curves(generations, chains, "perplexity").save(str(tmp_path / "curves.png"))
+    collapse_curves(generations, chains, "perplexity", cells_of(generations)).save(str(tmp_path / "curves.png"))
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_onsets_are_filled_where_collapsed_and_open_where_censored(tmp_path: Path) -> None:
     generations, chains, _ = tables(write_study(tmp_path, slowness={0.3: 0.1}))
-    cells = Cells.of(generations, KEYS, BASELINE)
+    cells = cells_of(generations)
     chart = onset_chart(chains, CRITERION, cells, medians={"cross entropy": 2.5, "TCE γ=0.3": None})
     drawn = {layer["mark"]["filled"]: data for layer, data in layers(chart, "point")}
     assert {row["cell"] for row in drawn[True]} == {"cross entropy", "TCE γ=0.9"}
@@ -120,12 +128,12 @@ def test_onsets_are_filled_where_collapsed_and_open_where_censored(tmp_path: Pat
 def test_no_verdict_no_onset_chart(tmp_path: Path) -> None:
     generations, chains, _ = tables(write_study(tmp_path))
     failed = chains.with_columns(status=pl.lit("failed"))
-    assert onset_chart(failed, CRITERION, Cells.of(generations, KEYS, BASELINE)) is None
+    assert onset_chart(failed, CRITERION, cells_of(generations)) is None
 
 
 def test_ratios_are_drawn_with_interval_and_bound(tmp_path: Path) -> None:
     generations, _, fidelity = tables(write_study(tmp_path, seeds=7, slowness={0.3: 0.1}))
-    cells = Cells.of(generations, KEYS, BASELINE)
+    cells = cells_of(generations)
     chart = ratio_chart(fidelity, CRITERION, cells, "generations")
     assert isinstance(chart, alt.LayerChart)
     large = [row for layer, data in layers(chart, "point") if layer["mark"]["size"] > 100 for row in data]
@@ -139,7 +147,7 @@ def test_ratios_are_drawn_with_interval_and_bound(tmp_path: Path) -> None:
 def test_no_ratio_no_chart(tmp_path: Path) -> None:
     study = write_study(tmp_path, slowness={None: 0.1, 0.3: 0.1, 0.9: 0.1})
     generations, _, fidelity = tables(study)
-    assert ratio_chart(fidelity, CRITERION, Cells.of(generations, KEYS, BASELINE), "generations") is None
+    assert ratio_chart(fidelity, CRITERION, cells_of(generations), "generations") is None
 
 
 def test_onsets_of_many_chains_are_kaplan_meier_quantiles(tmp_path: Path) -> None:
@@ -162,7 +170,7 @@ def test_onsets_of_many_chains_are_kaplan_meier_quantiles(tmp_path: Path) -> Non
 
 def test_many_seeds_ratios_are_not_drawn_one_by_one(tmp_path: Path) -> None:
     generations, _, fidelity = tables(write_study(tmp_path, seeds=13))
-    chart = ratio_chart(fidelity, CRITERION, Cells.of(generations, KEYS, BASELINE), "generations")
+    chart = ratio_chart(fidelity, CRITERION, cells_of(generations), "generations")
     assert {layer["mark"]["size"] for layer, _ in layers(chart, "point")} == {120}
 
 
@@ -171,7 +179,9 @@ def test_colours_are_a_cells_own_in_every_chart(tmp_path: Path) -> None:
     generations, chains, _ = tables(write_study(tmp_path))
     scales = []
     for metric, names in (("perplexity", 3), ("kept_fraction", 2)):
-        colour = layers(collapse_curves(generations, chains, metric), "line")[0][0]["encoding"]["color"]
+        colour = layers(collapse_curves(generations, chains, metric, cells_of(generations)), "line")[0][0]["encoding"][
+            "color"
+        ]
         assert len(colour["legend"]["values"]) == names
         scales.append(colour["scale"])
     assert scales[0] == scales[1]
@@ -197,5 +207,6 @@ def luminance(colour: str) -> float:
 def test_a_limit_without_a_place_on_a_log_axis_is_left_out(tmp_path: Path) -> None:
     zero = TRACE.model_copy(update={"metric": "kl_divergence", "threshold": 0.0})
     generations, chains, _ = tables(write_samples_study(tmp_path, criteria=[zero]))
-    assert not layers(collapse_curves(generations, chains, "kl_divergence", log_scale=True), "rule")
-    assert layers(collapse_curves(generations, chains, "kl_divergence", log_scale=False), "rule")
+    cells = Cells.of(generations, ["samples_per_generation"], BASELINE)
+    assert not layers(collapse_curves(generations, chains, "kl_divergence", cells, log_scale=True), "rule")
+    assert layers(collapse_curves(generations, chains, "kl_divergence", cells, log_scale=False), "rule")

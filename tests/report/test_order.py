@@ -6,7 +6,8 @@ import polars as pl
 import pytest
 
 from fortifai_ray.report.tables import order_tables
-from fortifai_ray.results.reader import load_results
+from fortifai_ray.results.reader import open_study
+from fortifai_ray.results.schema import write_table
 
 from .large import KL, TRACE, write_samples_study
 from .studies import write_study
@@ -30,21 +31,22 @@ CASES = [
 @pytest.mark.parametrize(("first", "second", "who"), CASES)
 def test_bounds_decide(tmp_path: Path, first: tuple[str, float], second: tuple[str, float], who: str) -> None:
     study = write_samples_study(tmp_path, sizes=(10,), chains=1)
-    path = study / "results/chains.parquet"
     values = [
         pl.when(pl.col("metric") == TRACE.metric).then(pl.lit(a)).otherwise(pl.lit(b))
         for a, b in zip(first, second, strict=True)
     ]
-    chains = pl.read_parquet(path).with_columns(status=values[0], fi_generations=values[1].cast(pl.Float64))
+    chains = pl.read_parquet(study / "results/chains.parquet").with_columns(
+        status=values[0], fi_generations=values[1].cast(pl.Float64)
+    )
     onset = pl.when(pl.col("status") == "collapsed").then("fi_generations")
-    chains.with_columns(onset=onset).write_parquet(path)
-    [table] = order_tables(load_results(study))
+    write_table(study, "chains", chains.with_columns(onset=onset))
+    [table] = order_tables(open_study(study))
     [row] = table.rows
     assert {kind: getattr(row, kind) for kind in ("first", "second", "tie", "open") if getattr(row, kind)} == {who: 1}
 
 
 def test_shares_are_of_all_chains_of_a_cell(tmp_path: Path) -> None:
-    results = load_results(write_samples_study(tmp_path, sizes=(10, 1000), chains=40, generations=30))
+    results = open_study(write_samples_study(tmp_path, sizes=(10, 1000), chains=40, generations=30))
     [table] = order_tables(results)
     assert table.headings[1:3] == (
         "trace ratio (fitted covariance over the true one's) below 0.5 first",
@@ -59,17 +61,17 @@ def test_shares_are_of_all_chains_of_a_cell(tmp_path: Path) -> None:
 
 
 def test_many_cells_are_counted_together(tmp_path: Path) -> None:
-    results = load_results(write_samples_study(tmp_path, sizes=range(10, 30), chains=2))
+    results = open_study(write_samples_study(tmp_path, sizes=range(10, 30), chains=2))
     [table] = order_tables(results)
     assert [row.cell for row in table.rows] == ["all 20 cells"]
 
 
 def test_one_criterion_has_no_order(tmp_path: Path) -> None:
-    assert order_tables(load_results(write_study(tmp_path))) == []
+    assert order_tables(open_study(write_study(tmp_path))) == []
 
 
 def test_criteria_that_differ_in_their_reference_only_are_named_apart(tmp_path: Path) -> None:
     own = TRACE.model_copy(update={"relative_to": "own_generation_0"})
     other = TRACE.model_copy(update={"relative_to": "own_generation_0", "confirm": 3})
-    [table] = order_tables(load_results(write_samples_study(tmp_path, criteria=[own, other])))
+    [table] = order_tables(open_study(write_samples_study(tmp_path, criteria=[own, other])))
     assert table.first != table.second

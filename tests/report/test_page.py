@@ -16,7 +16,8 @@ import yaml
 
 from fortifai_ray.report import write_report
 from fortifai_ray.report.samples import sample_tables
-from fortifai_ray.results.reader import load_results
+from fortifai_ray.results.reader import open_study
+from fortifai_ray.results.schema import write_table
 from fortifai_ray.statistics import CollapseCriterion
 
 from .browser import Opened
@@ -130,10 +131,9 @@ def test_a_sweep_without_a_single_generation_still_gets_its_page(tmp_path: Path)
     study = write_study(
         tmp_path, failed=[f"{kind}-0" for kind in ("cross_entropy-None", "tce-0.3", "tce-0.9")], seeds=1
     )
-    path = study / "results/generations.parquet"
-    pl.read_parquet(path).clear().write_parquet(path)
+    write_table(study, "generations", pl.read_parquet(study / "results/generations.parquet").clear())
     chains = pl.read_parquet(study / "results/chains.parquet").with_columns(status=pl.lit("failed"))
-    chains.write_parquet(study / "results/chains.parquet")
+    write_table(study, "chains", chains)
     page = write_report(study).read_text()
     assert "no generation has been completed" in page
     assert "3 failed" in page
@@ -152,9 +152,8 @@ def test_only_study_and_generations_are_needed(tmp_path: Path, open_page: Callab
 def test_a_study_that_varies_nothing(tmp_path: Path) -> None:
     study = write_study(tmp_path, seeds=1)
     for name in ("generations", "chains", "fidelity"):
-        path = study / "results" / f"{name}.parquet"
-        table = pl.read_parquet(path).filter(pl.col("loss.kind") == "cross_entropy").drop("loss.kind", "loss.gamma")
-        table.write_parquet(path)
+        table = pl.read_parquet(study / "results" / f"{name}.parquet")
+        write_table(study, name, table.filter(pl.col("loss.kind") == "cross_entropy"))
     content = yaml.safe_load((study / "study.yaml").read_text()) | {"vary": {}}
     (study / "study.yaml").write_text(yaml.safe_dump(content))
     page = write_report(study).read_text()
@@ -163,7 +162,7 @@ def test_a_study_that_varies_nothing(tmp_path: Path) -> None:
 
 
 def test_samples_follow_a_prompt_through_the_generations(tmp_path: Path) -> None:
-    results = load_results(write_study(tmp_path, text="word"))
+    results = open_study(write_study(tmp_path, text="word"))
     tables, _ = sample_tables(results)
     assert [table.heading for table in tables] == ["Prompt: “Prompt 0”", "Prompt: “Prompt 1”", "Prompt: “Prompt 2”"]
     generation, samples = tables[0].lines[2]
@@ -172,7 +171,7 @@ def test_samples_follow_a_prompt_through_the_generations(tmp_path: Path) -> None
 
 
 def test_samples_with_prompts_of_their_own_are_followed_by_row(tmp_path: Path) -> None:
-    results = load_results(write_study(tmp_path, text="word", fixed_prompts=False))
+    results = open_study(write_study(tmp_path, text="word", fixed_prompts=False))
     tables, _ = sample_tables(results)
     assert tables[0].heading == "Row 0"
     assert tables[0].lines[1][1][0] == ("Prompt 0 of generation 1", "word word ")

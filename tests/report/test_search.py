@@ -12,6 +12,7 @@ import yaml
 from rich.console import Console
 
 from fortifai_ray.report import print_tables, write_report
+from fortifai_ray.results.schema import write_table
 from fortifai_ray.search.points import CollapsePoint, collapse_points
 from fortifai_ray.statistics import CollapseCriterion
 
@@ -34,12 +35,11 @@ def searched(tmp_path: Path) -> Path:
     """A study's folder with the probes of a boundary search, and what it found."""
     study = write_study(tmp_path, name="searched", seeds=3)
     for name in ("generations", "chains"):
-        file = study / "results" / f"{name}.parquet"
-        table = pl.read_parquet(file)
-        table.with_columns((0.8 + 0.05 * pl.col("seed")).alias(OVER)).write_parquet(file)
+        table = pl.read_parquet(study / "results" / f"{name}.parquet")
+        write_table(study, name, table.with_columns((0.8 + 0.05 * pl.col("seed")).alias(OVER)))
     cells = [({"loss.kind": "tce" if gamma else "cross_entropy", "loss.gamma": gamma}, gamma) for gamma in POINTS]
     table = collapse_points([(cell, CRITERION, POINTS[gamma]) for cell, gamma in cells], OVER)
-    table.write_parquet(study / "results" / "collapse_points.parquet")
+    write_table(study, "collapse_points", table)
     put_search(study, {"kind": "boundary", "over": OVER, "level": 0.9}, {"kind": "boundary", "done": True})
     return study
 

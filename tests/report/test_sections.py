@@ -15,7 +15,8 @@ from fortifai_ray.metrics import METRICS
 from fortifai_ray.report import print_tables, write_report
 from fortifai_ray.report.figures import FEW_METRICS, other_curves
 from fortifai_ray.report.samples import MOST_BYTES, MOST_PICTURES, strips
-from fortifai_ray.results.reader import load_results
+from fortifai_ray.results.reader import open_study
+from fortifai_ray.results.schema import write_table
 
 from .browser import Opened
 from .large import add_claims, add_metrics, add_pictures, claim, write_samples_study
@@ -62,19 +63,19 @@ def test_claims_are_printed_as_last_checked(tmp_path: Path) -> None:
 
 def test_claims_that_were_never_checked_or_cannot_be_read_are_noted(tmp_path: Path) -> None:
     study = write_study(tmp_path)
-    assert not load_results(study).notes
+    assert not open_study(study).notes
     (study / "study.yaml").write_text((study / "study.yaml").read_text().replace("claims: []", "claims: [{id: x}]"))
-    assert "claims have not been checked" in load_results(study).notes[0]
+    assert "claims have not been checked" in open_study(study).notes[0]
     (study / "results/claims.parquet").write_bytes(b"PAR1 torn")
-    assert "claims are not shown" in load_results(study).notes[0]
-    pl.DataFrame({"id": ["x"]}).write_parquet(study / "results/claims.parquet")
-    assert "claims are not shown" in load_results(study).notes[0]
+    assert "claims are not shown" in open_study(study).notes[0]
+    write_table(study, "claims", pl.DataFrame({"id": ["x"]}))
+    assert "claims are not shown" in open_study(study).notes[0]
 
 
 def test_pictures_are_a_strip_per_cell_of_its_first_seed(tmp_path: Path) -> None:
     study = write_samples_study(tmp_path, sizes=(10, 30), chains=3, generations=40)
     add_pictures(study)
-    found, note = strips(load_results(study))
+    found, note = strips(open_study(study))
     assert [(strip.cell, strip.seed) for strip in found] == [
         ("samples per generation=10", 0),
         ("samples per generation=30", 0),
@@ -96,7 +97,7 @@ def test_what_is_no_png_or_too_large_is_said_and_never_shown(tmp_path: Path) -> 
     evil = b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/>"
     large = good.getvalue() + b"\0" * MOST_BYTES
     rows = {"chain_id": ["10-0"] * 3, "generation": [0, 1, 2], "png": [good.getvalue(), evil, large]}
-    pl.DataFrame(rows).write_parquet(study / "results/pictures.parquet")
+    write_table(study, "pictures", pl.DataFrame(rows))
     page = write_report(study).read_text()
     assert "onload" not in page.split("<script>")[0]
     assert page.count('<img src="data:image/png;base64,') == 1
@@ -106,18 +107,18 @@ def test_what_is_no_png_or_too_large_is_said_and_never_shown(tmp_path: Path) -> 
 def test_a_study_without_pictures_has_no_such_section(tmp_path: Path) -> None:
     study = write_samples_study(tmp_path)
     assert 'id="pictures"' not in write_report(study).read_text()
-    assert not load_results(study).notes
+    assert not open_study(study).notes
     (study / "results/pictures.parquet").write_bytes(b"PAR1 torn")
-    assert "pictures of samples are not shown" in load_results(study).notes[0]
+    assert "pictures of samples are not shown" in open_study(study).notes[0]
 
 
 def test_many_metrics_are_folded_by_group_and_few_are_open(tmp_path: Path) -> None:
     study = write_study(tmp_path, seeds=2)
-    [group] = other_curves(load_results(study))
+    [group] = other_curves(open_study(study))
     assert (group.small, len(group.figures)) == (False, 2)  # kept_fraction and prompt_overlap
     asked = [name for name in METRICS if name not in ("perplexity", "kept_fraction", "prompt_overlap")]
     add_metrics(study, [*asked, "blimp_accuracy_low", "blimp_accuracy_high", "blimp_scored", "my_score"])
-    groups = other_curves(load_results(study))
+    groups = other_curves(open_study(study))
     assert all(group.small for group in groups)
     assert sum(len(group.figures) for group in groups) == len(METRICS)  # perplexity is judged; my_score is one more
     assert len(METRICS) > FEW_METRICS
@@ -147,9 +148,9 @@ def test_values_that_are_no_number_are_counted(
 
 def test_a_metric_of_one_family_says_where_it_is_not_measured(tmp_path: Path) -> None:
     study = write_samples_study(tmp_path, sizes=(10, 30))
-    path = study / "results/generations.parquet"
+    table = pl.read_parquet(study / "results/generations.parquet")
     only = pl.when(pl.col("samples_per_generation") == 30).then("kl_divergence")
-    pl.read_parquet(path).with_columns(kl_divergence=only).write_parquet(path)
+    write_table(study, "generations", table.with_columns(kl_divergence=only))
     assert "Not measured in samples per generation=10." in write_report(study).read_text()
 
 
@@ -176,14 +177,14 @@ def test_folded_charts_are_drawn_when_unfolded_and_pictures_need_no_network(
     page = write_report(study)
     folded = open_page(page)
     unfolded = open_page(page, "measurements-0")  # a browser unfolds what an address points into
-    first = len(other_curves(load_results(study))[0].figures)
+    first = len(other_curves(open_study(study))[0].figures)
     hidden = FEW_METRICS + 3  # with kept_fraction and prompt_overlap
     assert [undrawn(opened) for opened in (folded, unfolded)] == [hidden, hidden - first]
     for opened in (folded, unfolded):
         assert opened.problems == []
         assert opened.requested == []
         assert "chart-error" not in drawn_part(opened)
-    shown = sum(len(strip.pictures) for strip in strips(load_results(study))[0])
+    shown = sum(len(strip.pictures) for strip in strips(open_study(study))[0])
     assert folded.dom.count('<img src="data:image/png;base64,') == shown > 0
 
 

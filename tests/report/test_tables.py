@@ -9,9 +9,10 @@ import pytest
 from rich.console import Console
 
 from fortifai_ray.errors import UserError
-from fortifai_ray.report import ReportError, print_tables
+from fortifai_ray.report import print_tables
 from fortifai_ray.report.tables import fidelity_rows
-from fortifai_ray.results.reader import load_results
+from fortifai_ray.results.reader import open_study
+from fortifai_ray.results.schema import write_table
 from fortifai_ray.statistics import CollapseCriterion
 
 from .large import TRACE, write_samples_study
@@ -117,7 +118,7 @@ def test_what_cannot_be_reported_on_is_an_error_that_names_the_file(
     """The command line turns it into exit code 2."""
     study = write_study(tmp_path)
     (study / damage).unlink() if content is None else (study / damage).write_bytes(content)
-    with pytest.raises(ReportError, match=damage) as caught:
+    with pytest.raises(UserError, match=damage) as caught:
         printed(study)
     assert isinstance(caught.value, UserError)
 
@@ -152,11 +153,10 @@ def test_which_criterion_comes_first_is_told(tmp_path: Path) -> None:
 def test_units_are_each_cells_own(tmp_path: Path) -> None:
     """A study may compare families: tokens of a language model, samples of a Gaussian."""
     study = write_samples_study(tmp_path, sizes=(10, 20), chains=1, criteria=[TRACE])
-    path = study / "results/generations.parquet"
-    table = pl.read_parquet(path)
+    table = pl.read_parquet(study / "results/generations.parquet")
     unit = pl.when(pl.col("samples_per_generation") == 10).then(pl.lit("tokens")).otherwise(pl.lit("samples"))
-    table.with_columns(unit=unit).write_parquet(path)
-    results = load_results(study)
+    write_table(study, "generations", table.with_columns(unit=unit))
+    results = open_study(study)
     assert [row.unit for row in fidelity_rows(results, TRACE)] == ["generations", "tokens", "generations", "samples"]
     assert results.unit == "samples or tokens"
 

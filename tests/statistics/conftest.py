@@ -25,8 +25,6 @@ def study() -> Callable[[Curves], pl.DataFrame]:
                 "chain_id": f"{name}-{seed}",
                 "generation": generation,
                 "seed": seed,
-                "loss": LOSSES[name][0],
-                "gamma": LOSSES[name][1],
                 "loss.kind": LOSSES[name][0],
                 "loss.gamma": LOSSES[name][1],
                 "perplexity": value,
@@ -36,7 +34,7 @@ def study() -> Callable[[Curves], pl.DataFrame]:
             for (name, seed), values in curves.items()
             for generation, value in enumerate(values)
         ]
-        floats = dict.fromkeys(("gamma", "loss.gamma", "perplexity"), pl.Float64)
+        floats = dict.fromkeys(("loss.gamma", "perplexity"), pl.Float64)
         return pl.DataFrame(rows, schema_overrides={**floats, "collapse_reason": pl.String}, infer_schema_length=None)
 
     return build

@@ -84,7 +84,7 @@ def test_set_puts_a_value_at_a_dotted_key() -> None:
     study = make_study(study_content(), "s.yaml", overrides)
     assert study.chains[0].recipe.training.epochs == 3
     assert {chain.recipe.seed for chain in study.chains} == {4, 5, 6}
-    assert study.chains[0].recipe.regime.asked_ratio == 0.5
+    assert study.chains[0].recipe.regime.synthetic_ratio == 0.5
 
 
 @pytest.mark.parametrize("file", sorted((PROJECT / "sweeps").glob("*.yaml")), ids=lambda path: path.name)

@@ -6,11 +6,10 @@ from typing import Any
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.families.language.config import WrittenBy
+from fortifai_ray.results.schema import read_table
 from fortifai_ray.storage.location import split_study
 from fortifai_ray.storage.mirror import opened_study
 from fortifai_ray.storage.store import Stage, StageStore
-
-_COLUMNS = {"loss.kind": "loss", "regime.kind": "regime", "family.kind": "family"}
 
 
 def read_written(source: WrittenBy) -> list[str]:
@@ -42,15 +41,13 @@ def _row(study: Path, source: WrittenBy) -> Mapping[str, Any]:
     import polars as pl
 
     where = f"corpus.written_by: {study}"
-    path = study / "results" / "generations.parquet"
-    if not path.is_file():
+    table = read_table(study, "generations", rows=pl.col("generation") == source.generation)
+    if table is None:
         raise UserError(f"{where}: there is no study there with results; give STORAGE/NAME of one that has run")
-    table = pl.read_parquet(path, glob=False).filter(pl.col("generation") == source.generation)
     for key, value in source.where.items():
-        column = key if key in table.columns else _COLUMNS.get(key, key)
-        if column not in table.columns:
+        if key not in table.columns:
             raise UserError(f"{where}: where: there is no {key} in its results ({', '.join(table.columns[:12])}, …)")
-        table = table.filter(pl.col(column) == value)
+        table = table.filter(pl.col(key) == value)
     if table.height != 1:
         raise UserError(
             f"{where}: {table.height} chains have a generation {source.generation} with {dict(source.where)}; "

@@ -8,8 +8,7 @@ distort the axis.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import altair as alt
 import polars as pl
@@ -28,7 +27,7 @@ from fortifai_ray.report.charts.encodings import (
 )
 from fortifai_ray.report.criteria import criteria_of
 from fortifai_ray.report.points import MOST_POINTS, Curve, curve, thin
-from fortifai_ray.results.cells import BASELINE, Cells, varied_keys
+from fortifai_ray.results.cells import Cells
 from fortifai_ray.statistics import CollapseCriterion
 
 MOST_SYMBOLS = 25  # the most generations with a symbol on the median: more run into each other
@@ -40,10 +39,9 @@ def collapse_curves(
     generations: pl.DataFrame,
     chains: pl.DataFrame | None,
     metric: str,
+    cells: Cells,
     *,
-    cells: Cells | None = None,
     criteria: Sequence[CollapseCriterion] | None = None,
-    baseline: Mapping[str, Any] = BASELINE,
     log_scale: bool | None = None,
     legend: bool = True,
     most_points: int = MOST_POINTS,
@@ -61,9 +59,8 @@ def collapse_curves(
         generations: ``generations.parquet``.
         chains: ``chains.parquet``, for the limits and the failed chains; None draws neither.
         metric: the column to draw, in its own unit.
-        cells: the study's cells; by default derived from the dotted columns.
+        cells: the study's cells; the baseline's comes first.
         criteria: whose limits to draw; by default those in ``chains`` for this metric.
-        baseline: the dotted keys of a baseline chain; its cell comes first.
         log_scale: None uses a log axis for positive values that span decades, and for metrics on a log scale.
         legend: whether the chart names the cells (up to as many as a legend can hold).
         most_points: the most medians, and the most points of thin lines; generations are thinned to meet it.
@@ -75,9 +72,6 @@ def collapse_curves(
     """
     if metric not in generations.columns:
         raise KeyError(f"generations has no column {metric!r}")
-    if cells is None:
-        keys = varied_keys(generations if chains is None else chains)
-        cells = Cells.of(generations, [key for key in keys if key in generations.columns], baseline)
     if criteria is None:
         criteria = [] if chains is None else [item for item in criteria_of(chains) if item.metric == metric]
     drawn = curve_of(generations, chains, metric, cells, log_scale=log_scale, most_points=most_points)

@@ -17,10 +17,9 @@ import altair as alt
 import polars as pl
 
 from fortifai_ray.metrics import METRICS, is_bookkeeping, metric, signs_by_role
-from fortifai_ray.notebooks.opening import failed, generations_asked, varied
 from fortifai_ray.report.charts.curves import generation_axis
 from fortifai_ray.report.charts.encodings import GREY, PALETTE, SHAPES, Tooltips, inline
-from fortifai_ray.results.reader import Results
+from fortifai_ray.results.reader import StudyResults
 from fortifai_ray.results.words import number
 from fortifai_ray.statistics import CollapseCriterion, chain_table, crossing_order, first_crossings
 from fortifai_ray.statistics.survival import kaplan_meier, median
@@ -68,7 +67,7 @@ class Sign:
         )
 
 
-def signs(results: Results) -> tuple[list[Sign], dict[str, str]]:
+def signs(results: StudyResults) -> tuple[list[Sign], dict[str, str]]:
     """The metrics that can be put on the scale, those with a role first, and why the others cannot.
 
     A metric needs a known direction of collapse and, in generation 0 of at least half of its chains, something to
@@ -122,7 +121,7 @@ def first_choice(usable: Sequence[Sign]) -> list[Sign]:
     return list(best.values()) if len(best) > 1 else list(usable[:4])
 
 
-def fidelity_left(results: Results, chosen: Sequence[Sign]) -> pl.DataFrame:
+def fidelity_left(results: StudyResults, chosen: Sequence[Sign]) -> pl.DataFrame:
     """The fidelity left of each sign: ``chain_id, cell, seed, generation, sign, left`` (null: not measured).
 
     A sign leaves out the chains whose generation 0 has nothing to lose (:func:`has_something_to_lose`).
@@ -142,7 +141,7 @@ def fidelity_left(results: Results, chosen: Sequence[Sign]) -> pl.DataFrame:
     return pl.concat(parts)
 
 
-def losses(results: Results, chosen: Sequence[Sign], left: Sequence[float]) -> pl.DataFrame:
+def losses(results: StudyResults, chosen: Sequence[Sign], left: Sequence[float]) -> pl.DataFrame:
     """When each chain loses each sign, for several shares left.
 
     Returns:
@@ -152,7 +151,7 @@ def losses(results: Results, chosen: Sequence[Sign], left: Sequence[float]) -> p
     Raises:
         ValueError, UserError: as :func:`~fortifai_ray.statistics.chain_table`.
     """
-    asked, keys, lost = generations_asked(results), varied(results), failed(results)
+    asked, keys, lost = results.generations_asked, [*results.varied, "seed"], results.failed
     signs_of = {sign.criterion(share): (sign.name, share) for share in left for sign in chosen}
     table = chain_table(results.generations, list(signs_of), results.baseline, keys, asked, failed=lost)
     names = pl.DataFrame(
@@ -172,7 +171,7 @@ def losses(results: Results, chosen: Sequence[Sign], left: Sequence[float]) -> p
     return results.cells.name(table)
 
 
-def _able(results: Results, sign: Sign) -> list[str]:
+def _able(results: StudyResults, sign: Sign) -> list[str]:
     """The chains whose generation 0 has something to lose."""
     starts = results.generations.filter(pl.col("generation") == 0)
     return starts.filter(has_something_to_lose(sign, starts.columns))["chain_id"].to_list()

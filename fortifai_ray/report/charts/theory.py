@@ -12,7 +12,7 @@ import polars as pl
 from fortifai_ray.metrics import metric
 from fortifai_ray.report.charts.curves import generation_axis
 from fortifai_ray.report.charts.encodings import GREY, Tooltips, colour_of, inline, legend_of, shapes
-from fortifai_ray.results.reader import Results
+from fortifai_ray.results.reader import StudyResults
 from fortifai_ray.results.schema import flatten
 from fortifai_ray.statistics.intervals import mean_intervals
 from fortifai_ray.theory import Prediction, closed_forms_of
@@ -28,7 +28,7 @@ _SCHEMA: dict[str, Any] = {
 }
 
 
-def comparison(results: Results) -> tuple[pl.DataFrame, list[str]]:
+def comparison(results: StudyResults) -> tuple[pl.DataFrame, list[str]]:
     """What was measured beside what the closed forms say.
 
     Returns:
@@ -53,7 +53,7 @@ def comparison(results: Results) -> tuple[pl.DataFrame, list[str]]:
     return pl.DataFrame(rows, schema=_SCHEMA), said
 
 
-def recipes(results: Results) -> dict[str, dict[str, Any]]:
+def recipes(results: StudyResults) -> dict[str, dict[str, Any]]:
     """The flat recipe (dotted keys) of each cell.
 
     A section that varies as a whole comes from the cell alone: the base recipe's keys in it belong to another kind of
@@ -119,7 +119,7 @@ def _moments(samples: np.ndarray, summary: str) -> list[dict[str, Any]]:
     return [dict(zip(("measured", "low", "high", "error"), row, strict=True)) for row in zip(*columns, strict=True)]
 
 
-def overlays(table: pl.DataFrame, results: Results) -> alt.VConcatChart:
+def overlays(table: pl.DataFrame, results: StudyResults) -> alt.VConcatChart:
     """Each quantity's measured values with its closed form, and below it how far they are apart (where there are
     several seeds), one after another."""
     charts: list[alt.LayerChart] = []
@@ -138,7 +138,7 @@ def _heading(table: pl.DataFrame, title: str) -> str:
 
 
 def _overlay(
-    table: pl.DataFrame, results: Results, title: str, *, width: int = 640, height: int = 300
+    table: pl.DataFrame, results: StudyResults, title: str, *, width: int = 640, height: int = 300
 ) -> alt.LayerChart:
     """Points: measured, with their intervals; lines: the closed form (dashed where it holds in a limit alone)."""
     rows = table.filter(pl.col("title") == title)
@@ -191,7 +191,7 @@ def _overlay(
 
 
 def _distance(
-    table: pl.DataFrame, results: Results, title: str, *, width: int = 640, height: int = 150
+    table: pl.DataFrame, results: StudyResults, title: str, *, width: int = 640, height: int = 150
 ) -> alt.LayerChart | None:
     """How many standard errors lie between measurement and closed form; grey: where 90 % of them should. None for one
     seed: how far a measurement may be from its mean is not known."""

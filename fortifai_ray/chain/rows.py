@@ -1,0 +1,86 @@
+"""Rows of ``generations.parquet``: the one place where they are built, for a chain and for a cohort."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import polars as pl
+
+from fortifai_ray.chain.recursion import Generation
+from fortifai_ray.results.schema import RECIPE_COLUMNS, SECONDS, generations_schema
+from fortifai_ray.storage.store import Stage
+from fortifai_ray.study.study import Chain
+
+
+def generation_rows(chains: Sequence[Chain], measured: pl.DataFrame) -> pl.DataFrame:
+    """The rows of some chains that differ in their seed alone, in the columns of :mod:`fortifai_ray.results.schema`.
+
+    Args:
+        measured: a row per seed and generation: ``seed, generation``, the sizes, the metrics and how they came about. A
+            column that it lacks is null.
+    """
+    recipe, varied = chains[0].recipe, chains[0].varied
+    flat = recipe.flat()
+    fixed = {**varied, **{key: flat.get(key) for key in RECIPE_COLUMNS}, "unit": recipe.unit}
+    schema = generations_schema(varied, recipe.metrics)
+    known = pl.DataFrame(
+        [{**fixed, "chain_id": chain.chain_id, "seed": chain.recipe.seed} for chain in chains],
+        schema_overrides={name: schema[name] for name in RECIPE_COLUMNS},
+        infer_schema_length=None,
+        strict=False,
+    )
+    size = pl.col("human_size") + pl.col("synthetic_size")
+    table = measured.join(known, on="seed", how="left", maintain_order="left").with_columns(
+        synthetic_ratio_realised=pl.when(size > 0).then(pl.col("synthetic_size") / size)
+    )
+    table = table.with_columns(pl.lit(None).alias(name) for name in schema if name not in table.columns)
+    return table.select(list(schema)).cast({name: dtype for name, dtype in schema.items() if dtype is not None})
+
+
+def chain_row(chain: Chain, generation: Generation[Stage], consumed: int, ended: str | None) -> dict[str, Any]:
+    """A chain's row of one generation.
+
+    Args:
+        consumed: synthetic units that the chain has trained on so far, this generation included.
+        ended: why the chain ends with this generation; None where it does not.
+    """
+    recipe, stages = chain.recipe, list(stages_of(generation))
+    outputs: dict[str, Any] = {}
+    for stage in stages:
+        outputs |= stage.outputs
+    if by_epoch := outputs.get("gamma_by_epoch"):
+        outputs["gamma_last_epoch"] = by_epoch[-1]
+    measured = {
+        "seed": recipe.seed,
+        "generation": generation.number,
+        "human_size": generation.data.human_size,
+        "synthetic_size": generation.data.synthetic_size,
+        "synthetic_size_cum": consumed,
+        **{name: outputs.get(name) for name in recipe.metrics},
+        **_seconds(stages),
+        "reused": all(stage.reused for stage in stages),
+        "computed_seconds": sum(_seconds([stage for stage in stages if not stage.reused]).values()),
+        "world_size": outputs.get("world_size"),
+        "ended": ended,
+        "collapse_reason": generation.collapse_reason,
+        "stage": generation.model.hash if generation.model is not None else None,
+        "synthetic_stage": generation.curated.stage.hash if generation.curated is not None else None,
+    }
+    schema = generations_schema((), recipe.metrics)
+    overrides = {name: schema[name] for name in measured}
+    table = pl.DataFrame([measured], schema_overrides=overrides, strict=False)
+    return generation_rows([chain], table).row(0, named=True)
+
+
+def stages_of(generation: Generation[Stage]) -> Iterator[Stage]:
+    """Every stage of a generation, each once."""
+    written, curated = generation.synthetic, generation.curated
+    yield from (stage for stage in (generation.model, generation.scores) if stage is not None)
+    if written is not None:
+        yield from (written.stage, *written.measures)
+    if curated is not None and curated is not written:
+        yield from (curated.stage, *curated.measures)
+
+
+def _seconds(stages: Sequence[Stage]) -> dict[str, float]:
+    """Useful seconds that some stages took, whenever they were computed."""
+    return {name: sum(float(stage.outputs.get(name) or 0.0) for stage in stages) for name in SECONDS}

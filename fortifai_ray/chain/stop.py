@@ -1,0 +1,57 @@
+"""When a chain may stop: once every criterion of the study is decided for it."""
+
+from collections.abc import Callable, Sequence
+
+from fortifai_ray.recipe.family import Metrics
+from fortifai_ray.statistics import CollapseCriterion
+from fortifai_ray.statistics.crossing import Ruling, ruling
+from fortifai_ray.study.search import SurvivalRules
+
+
+class Stop:
+    """Whether it is decided, under every criterion of the study, that a chain has collapsed or cannot collapse.
+
+    Args:
+        generations: how many the chain runs at most.
+        baseline: gives the metrics of the baseline's generation 0; called at most once, where a criterion needs it.
+    """
+
+    def __init__(
+        self,
+        criteria: Sequence[CollapseCriterion],
+        generations: int,
+        survival: SurvivalRules,
+        baseline: Callable[[], Metrics],
+    ) -> None:
+        self._criteria, self._generations, self._survival = criteria, generations, survival
+        self._measure_baseline = baseline
+        self._baseline: Metrics | None = None
+        self._rulings: list[Ruling] = []
+
+    @property
+    def reason(self) -> str | None:
+        """What was decided, criterion by criterion; None while a criterion is open."""
+        return None if "open" in self._rulings else ", ".join(dict.fromkeys(self._rulings)) or None
+
+    def decided(self, history: Sequence[Metrics]) -> bool:
+        """Whether the chain may stop after these generations' metrics."""
+        # A criterion needs `confirm` generations after the first: before that no collapse can be confirmed.
+        early = len(history) <= min((criterion.confirm for criterion in self._criteria), default=0)
+        if not self._criteria or (early and not self._survival.never_recorded):
+            return False
+        self._rulings = [self._ruling(criterion, history) for criterion in self._criteria]
+        return "open" not in self._rulings
+
+    def _ruling(self, criterion: CollapseCriterion, history: Sequence[Metrics]) -> Ruling:
+        if any(metrics.get(criterion.metric) is None for metrics in history):
+            return "open"  # known only once the generation has been written: not judged here
+        values = [float(metrics[criterion.metric]) for metrics in history]
+        limit = criterion.limit(values[0], self._baseline_value(criterion))
+        return ruling(values, limit, criterion, self._generations, **self._survival.model_dump())
+
+    def _baseline_value(self, criterion: CollapseCriterion) -> float | None:
+        if criterion.relative_to != "baseline_generation_0":
+            return None
+        if self._baseline is None:
+            self._baseline = self._measure_baseline()
+        return self._baseline.get(criterion.metric)
