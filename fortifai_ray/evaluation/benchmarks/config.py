@@ -210,7 +210,7 @@ class Wikitext(_Benchmark):
 
 
 class KrTest(_Benchmark):
-    """The knowledge-retention test (ForTIFAI): given a context, is the true continuation likelier than the false one?"""
+    """The knowledge-retention test (ForTIFAI): is the true continuation of a context likelier than the false one?"""
 
     stem = "kr"
     metrics = (
