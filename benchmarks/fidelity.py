@@ -4,11 +4,10 @@
 
 Half of the cells are cross entropy's, one for each of 50 synthetic ratios, half TCE's; perplexities grow by a random
 walk whose drift rises with the ratio, so that some chains collapse early, some late and some never. Two criteria are
-judged (twice and five times generation 0), and the profile of the ratio over its 24 thresholds is made besides.
+judged (twice and five times generation 0), and the profile of the ratio is computed over its 24 thresholds.
 
-``wall_seconds`` is the fastest round's, step by step and all together; ``cpu_seconds``, of all threads, is what is left
-to compare on a machine that others use too. The imports (SciPy's special functions) are paid before the first round.
-The last line is one JSON object.
+``wall_seconds`` is that of the fastest round, by step and in total; ``cpu_seconds``, of all threads, remains comparable
+on a machine with other load. SciPy's imports precede the first round. The last line is one JSON object.
 """
 
 import argparse
@@ -68,17 +67,17 @@ def make_generations(chains: int, cells: int, generations: int, seed: int = 0) -
 
 
 def measure(
-    generations: pl.DataFrame, asked: argparse.Namespace
+    generations: pl.DataFrame, arguments: argparse.Namespace
 ) -> tuple[dict[str, tuple[float, float]], dict[str, int]]:
-    """One round: wall and CPU seconds of each step, and what came out."""
+    """One round: wall and CPU seconds of each step, and counts of the results."""
     seconds: dict[str, tuple[float, float]] = {}
-    n, resamples = asked.generations, asked.resamples
+    n, resamples = arguments.generations, arguments.resamples
 
     def timed(name: str, step: Callable[[], T]) -> T:
         begun = time.perf_counter(), time.process_time()
-        found = step()
+        result = step()
         seconds[name] = time.perf_counter() - begun[0], time.process_time() - begun[1]
-        return found
+        return result
 
     chains = timed("chain_table", lambda: chain_table(generations, [DOUBLED, SEVERE], BASELINE, VARIED, n))
     fidelity = timed("fidelity_table", lambda: fidelity_table(chains, VARIED, BASELINE, n_resamples=resamples))
@@ -109,21 +108,22 @@ def main() -> None:
     parser.add_argument("--generations", type=int, default=100)
     parser.add_argument("--resamples", type=int, default=1_000)
     parser.add_argument("--rounds", type=int, default=3)
-    asked = parser.parse_args()
-    import scipy.special  # noqa: F401
+    arguments = parser.parse_args()
+    import scipy.special
+    import scipy.stats  # noqa: F401
 
-    generations = make_generations(asked.chains, asked.cells, asked.generations)
+    generations = make_generations(arguments.chains, arguments.cells, arguments.generations)
     rounds = []
-    for number in range(asked.rounds):
-        seconds, counts = measure(generations, asked)
+    for number in range(arguments.rounds):
+        seconds, counts = measure(generations, arguments)
         rounds.append(seconds)
-        told = ", ".join(f"{name} {wall:.3f} s ({cpu:.3f} s of CPU)" for name, (wall, cpu) in seconds.items())
-        print(f"round {number}: {told}", flush=True)
+        steps = ", ".join(f"{name} {wall:.3f} s ({cpu:.3f} s of CPU)" for name, (wall, cpu) in seconds.items())
+        print(f"round {number}: {steps}", flush=True)
     best = {name: min(one[name][0] for one in rounds) for name in rounds[0]}
     whole = np.array([np.array(list(one.values())).sum(axis=0) for one in rounds]).min(axis=0)
     result = {
         **counts,
-        "resamples": asked.resamples,
+        "resamples": arguments.resamples,
         "wall_seconds_by_step": {name: round(wall, 3) for name, wall in best.items()},
         "wall_seconds": round(float(whole[0]), 3),
         "cpu_seconds": round(float(whole[1]), 3),

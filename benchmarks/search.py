@@ -1,13 +1,13 @@
-"""The boundary search against laws whose boundary is known: its cost, its interval's width, how often that covers.
+"""The boundary search on laws whose boundary is known: its cost, and the width and coverage of its interval.
 
     python -m benchmarks.search [--searches 200] [--laws logistic discrete …]
 
-A dense grid is 51 values with the search's own seeds; neither side stops a chain early or counts one of the store as
-free. As the search takes a new seed for each chain unless told otherwise, that grid is large; so ``same_width`` says
-what a grid needs whose own interval, by the same posterior, is as narrow as the tolerance asks, with seeds paired over
-its values (seeds are added up to ``_MOST_SEEDS``: then it is a lower bound). ``false_alarms`` counts searches of
-monotone laws that were refused, ``caught`` those of laws that are not monotone and were. The boundaries of the two
-recursions come from 2,000 chains at every ratio around them. The last line is one JSON object.
+A dense grid has 51 values and the search's own seeds; on neither side do chains stop early, or count as free when
+stored. As the search takes a new seed for each chain by default, that grid is large; so ``same_width`` is the cost of a
+grid whose own interval, by the same posterior, is as narrow as the tolerance, with seeds paired over its values (up to
+``_MOST_SEEDS`` seeds: beyond that it is a lower bound). ``false_alarms`` counts searches of monotone laws that were
+refused, ``caught`` searches of other laws that were. The boundaries of the two recursions come from 2,000 chains at
+every ratio around them. The last line is one JSON object.
 """
 
 import argparse
@@ -69,9 +69,8 @@ def measure(law: Law, searches: int) -> dict[str, Any]:
 
 
 def same_width(law: Law) -> dict[str, Any]:
-    """Chains of a dense grid whose interval is as narrow as the search's has to be; at least these where it gave up."""
-    found = search(law, 0)
-    lattice = Lattice(found.search, whole=False)
+    """Chains of a dense grid whose interval is within the search's tolerance; a lower bound where it gave up."""
+    lattice = Lattice(search(law, 0).search, whole=False)
     posterior = Posterior(int(lattice.places[0]), int(lattice.places[-1]), (1,))
     counts = []
     for grid in range(_GRIDS):
@@ -92,17 +91,17 @@ def main() -> None:
     parser.add_argument("--searches", type=int, default=200)
     parser.add_argument("--laws", nargs="*", default=list(LAWS), choices=list(LAWS))
     parser.add_argument("--crooked", type=int, default=20, help="searches of each law that is not monotone")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     results = []
-    for name in asked.laws:
-        results.append(measure(LAWS[name], asked.searches))
+    for name in arguments.laws:
+        results.append(measure(LAWS[name], arguments.searches))
         print(json.dumps(results[-1]), flush=True)
     caught = {}
     for law in CROOKED:
-        points = [search(law, repeat).result() for repeat in range(asked.crooked)]
+        points = [search(law, repeat).result() for repeat in range(arguments.crooked)]
         caught[law.name] = {
             "caught": sum(point.ended == "refused" for point in points),
-            "of": asked.crooked,
+            "of": arguments.crooked,
             "chains": round(float(np.mean([point.chains_run for point in points])), 1),
         }
     summary = {

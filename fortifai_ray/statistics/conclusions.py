@@ -1,4 +1,4 @@
-"""What a study's tables allow one to conclude and what they do not, in sentences that each name their criterion."""
+"""What a study's tables allow one to conclude, and what they do not, in sentences that each name their criterion."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -12,16 +12,16 @@ _IN = {"generations": "in generations", "synthetic": "in synthetic data consumed
 
 
 def conclusions(fidelity: pl.DataFrame, chains: pl.DataFrame) -> list[str]:
-    """What the tables say, criterion by criterion, and what they cannot say.
+    """What the tables show, criterion by criterion, and what they cannot show.
 
     Args:
         fidelity: as :func:`~fortifai_ray.statistics.fidelity.fidelity_table` returns it.
         chains: as :func:`~fortifai_ray.statistics.chains.chain_table` returns it.
 
     Returns:
-        Plain sentences. For each criterion: chains without a verdict, nothing collapsed, everything collapsed at
-        generation 0, chains followed for different lengths, no baseline, one chain a cell; then each cell's ratio with
-        its interval, its bound and its test, or why it has none.
+        Plain sentences. For each criterion, if so: chains without a verdict, no collapse, collapse at generation 0
+        everywhere, chains followed for different lengths, no baseline, one chain a cell. Then each cell's ratio with
+        its interval, its bound and its test, or why there is none.
     """
     if chains.is_empty():
         return ["No chain has a result: nothing can be concluded under any criterion."]
@@ -37,11 +37,11 @@ def _about(cells: pl.DataFrame, chains: pl.DataFrame) -> Iterator[str]:
     judged = chains.filter(pl.col("status") != "failed")
     if lost := chains.height - judged.height:
         yield (
-            f"{lost} of {chains.height} chains have no verdict (they failed, or what they are measured against is "
-            "missing) and are left out; if collapse made them fail, the rest look better than they should."
+            f"{lost} of {chains.height} chains have no verdict (they failed, or their reference is missing) and are "
+            "left out; if collapse made them fail, the rest look better than they should."
         )
     if judged.is_empty():
-        yield "no chain has a verdict, so nothing can be concluded."
+        yield "no chain has a verdict: nothing can be concluded."
         return
     collapsed = judged.filter(pl.col("status") == "collapsed")
     if collapsed.is_empty():
@@ -50,8 +50,8 @@ def _about(cells: pl.DataFrame, chains: pl.DataFrame) -> Iterator[str]:
     yield from _lengths(judged, collapsed)
     if collapsed.height == judged.height and (collapsed["onset"] == 0).all():
         yield (
-            f"all {judged.height} chains meet it at generation 0, before any synthetic data: it says nothing about "
-            "collapse, and no ratio can be formed. Choose a threshold further from generation 0."
+            f"all {judged.height} chains meet it at generation 0, before any synthetic data: it does not measure "
+            "collapse, and there is no ratio. Choose a threshold further from generation 0."
         )
         return
     yield from _comparisons(cells)
@@ -64,8 +64,8 @@ def _nothing_collapsed(judged: pl.DataFrame) -> str:
     note = f" {pending} of them ended in a crossing that nothing confirmed." if pending else ""
     return (
         f"none of {judged.height} chains collapsed within the {shown} generations they were followed for.{note} Every "
-        "fidelity interval is at least that long; which cell lasts longer cannot be told. Run more generations, or "
-        "choose a threshold nearer to generation 0."
+        "fidelity interval is at least that long; which cell lasts longer is unknown. Run more generations, or choose "
+        "a threshold nearer to generation 0."
     )
 
 
@@ -75,8 +75,8 @@ def _lengths(judged: pl.DataFrame, collapsed: pl.DataFrame) -> Iterator[str]:
     if judged.height > collapsed.height and min(ends) != max(ends):
         yield (
             f"chains were followed for different lengths ({_span(min(ends), max(ends))} generations). Medians and "
-            "tests take that into account, means are restricted to what all compared cells have seen, and a ratio with "
-            "such a chain in it is a bound."
+            "tests account for that, means are restricted to the time observed in all compared cells, and a ratio that "
+            "involves a censored chain is a bound."
         )
 
 
@@ -87,8 +87,8 @@ def _comparisons(cells: pl.DataFrame) -> Iterator[str]:
     others = of_generations.filter(~pl.col("is_baseline"))
     if not of_generations["is_baseline"].any():
         yield (
-            "there is no baseline cell, so there are no ratios and no tests: the fidelity intervals of the "
-            f"{others.height} cell{_s(others.height)} stand each on its own. Add the baseline's loss to what varies."
+            "there is no baseline cell, so there are no ratios and no tests, only the fidelity intervals of the "
+            f"{others.height} cell{_s(others.height)}. Add the baseline's loss to what varies."
         )
         return
     if others.is_empty():
@@ -99,8 +99,8 @@ def _comparisons(cells: pl.DataFrame) -> Iterator[str]:
     most = of_generations["n_chains"].max()
     if most == 1:
         yield (
-            "there is one seed only: a difference between cells cannot be told from one between seeds, and there are "
-            f"no intervals. Run at least {MIN_PAIRS} seeds."
+            "there is only one seed: a difference between cells is indistinguishable from one between seeds, and there "
+            f"are no intervals. Run at least {MIN_PAIRS} seeds."
         )
     yield from _cell_by_cell(cells, others, keys)
 
@@ -116,8 +116,7 @@ def _cell_by_cell(cells: pl.DataFrame, others: pl.DataFrame, keys: Sequence[str]
     if tests > 1:
         yield (
             f"{tests} cells were tested against the baseline. The p values above are adjusted for that (Holm); the "
-            "intervals are not: about one in "
-            f"{round(1 / (1 - others['level'][0]))} leaves out the true ratio."
+            f"intervals are not: about one in {round(1 / (1 - others['level'][0]))} misses the true ratio."
         )
 
 
@@ -138,10 +137,10 @@ def _why_not(row: Mapping[str, Any]) -> str:
     if row["n_pairs"] == 0:
         return "no chain of it has a baseline chain of the same seed"
     if (open_pairs := row["seed_bounds"].count("undetermined")) == 0:
-        return "some pairs are lower and some are upper bounds, so that their mean is neither"
+        return "some pairs are lower and some are upper bounds, so that their mean is no bound"
     return (
-        f"{open_pairs} of {row['n_pairs']} pairs say nothing of the ratio (neither chain collapsed, or the baseline's "
-        "did at the start), and leaving them out would favour whichever collapsed"
+        f"{open_pairs} of {row['n_pairs']} pairs leave the ratio open (neither chain collapsed, or the baseline's did "
+        "at the start), and leaving them out would favour the side that collapsed"
     )
 
 
@@ -165,12 +164,12 @@ def _verdict(row: Mapping[str, Any]) -> str:
     low, high = row["fi_ratio_low"], row["fi_ratio_high"]
     if low is None and high is None:
         exact = row["seed_bounds"].count("exact")
-        return f"no interval, since {exact} of the pairs {'is' if exact == 1 else 'are'} exact and it takes {MIN_PAIRS}"
+        return f"no interval: {exact} of the pairs {'is' if exact == 1 else 'are'} exact, and it takes {MIN_PAIRS}"
     if low is not None and low > 1:
         return "it lasts longer"
     if high is not None and high < 1:
-        return "it lasts less long"
-    return "it cannot be told from the baseline"
+        return "it collapses sooner"
+    return "indistinguishable from the baseline"
 
 
 def _name(row: Mapping[str, Any], keys: Sequence[str]) -> str:
