@@ -191,22 +191,25 @@ def signs_by_role() -> dict[Role, tuple[str, ...]]:
     return {role: tuple(each.name for each in ranked if each.role == role) for role in ROLES}
 
 
-def to_json(names: Iterable[str]) -> str:
-    """The declarations of a study's metrics, to be stored with its results; a breakdown is stored by its whole."""
-    return json.dumps([asdict(METRICS[name]) for name in names if name in METRICS], ensure_ascii=False)
+def to_json(columns: Iterable[str]) -> str:
+    """The declarations of those of a table's columns that are metrics, to be stored with the table.
+
+    A breakdown has none of its own.
+    """
+    return json.dumps([asdict(METRICS[name]) for name in columns if name in METRICS], ensure_ascii=False)
 
 
-def from_json(text: str) -> None:
+def from_json(text: str, source: str) -> None:
     """Register the metrics in :func:`to_json`'s text that this process does not know.
 
-    Raises :class:`UserError` for text that is not a list of declarations.
+    Raises :class:`UserError`, beginning with ``source``, for text that is not a list of declarations.
     """
     known = {field.name for field in fields(Metric)}
     try:
         rows: list[dict[str, Any]] = json.loads(text)
         metrics = [Metric(**{key: value for key, value in row.items() if key in known}) for row in rows]
     except (ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"the declarations of the results' metrics cannot be read: {error}") from error
+        raise UserError(f"{source}: the declarations of its metrics cannot be read: {error}") from error
     register(*(each for each in metrics if each.name not in METRICS))
 
 

@@ -4,8 +4,10 @@ import json
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pytest
 
@@ -27,6 +29,7 @@ from fortifai_ray.metrics import (
     signs_by_role,
     to_json,
 )
+from fortifai_ray.results.schema import read_table, write_table
 from fortifai_ray.statistics import CollapseCriterion, onset
 
 LOG_SCALE = {
@@ -177,16 +180,27 @@ def test_declarations_travel_with_the_results() -> None:
     text = to_json(["success_ratio", "perplexity", "unknown", "kr_accuracy_fraction_1"])
     METRICS._declared.clear()
     assert not metric("success_ratio").log
-    from_json(text)
+    from_json(text, "table")
     assert metric("success_ratio") == mine
     register(Metric("success_ratio", "points"))
-    from_json(text)
+    from_json(text, "table")
     assert metric("success_ratio").unit == "points", "what the process knows has the last word"
-    with pytest.raises(UserError, match="declarations"):
-        from_json('{"name": 1}')
+    with pytest.raises(UserError, match="table: the declarations of its metrics cannot be read"):
+        from_json('{"name": 1}', "table")
+
+
+@pytest.mark.usefixtures("own")
+def test_a_table_of_results_brings_the_declarations_of_its_metrics(tmp_path: Path) -> None:
+    register(Metric("success_ratio", scale="log"))
+    table = pl.DataFrame({"chain_id": ["a"], "generation": [0], "success_ratio": [0.5]})
+    write_table(tmp_path, "generations", table)
+    METRICS._declared.clear()
+    assert not metric("success_ratio").log
+    assert read_table(tmp_path, "generations") is not None
+    assert metric("success_ratio").log
 
 
 @pytest.mark.usefixtures("own")
 def test_declarations_of_a_later_version_may_say_more() -> None:
-    from_json(json.dumps([{"name": "later", "unit": "points", "colour": "red"}]))
+    from_json(json.dumps([{"name": "later", "unit": "points", "colour": "red"}]), "table")
     assert metric("later").unit == "points"

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fortifai_ray import files
+from fortifai_ray import files, metrics
 from fortifai_ray.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 VERSION = 2  # bump when a column gets another name or meaning: older tables are refused
 _VERSION_KEY = "fortifai.table_version"
+_METRICS_KEY = "fortifai.metrics"  # the declarations of the columns that are metrics: a reader may lack their family
 
 # generations.parquet, in the order of its columns; the varied keys follow the recipe's, the metrics follow the sizes.
 _IDENTITY = {"chain_id": "String", "generation": "Int64", "seed": "Int64"}
@@ -206,12 +207,13 @@ def _read(path: Path, name: str, columns: Sequence[str] | None, rows: pl.Expr | 
     import polars as pl
 
     try:
-        version = pl.read_parquet_metadata(path).get(_VERSION_KEY)
-        if version != str(VERSION):
+        metadata = pl.read_parquet_metadata(path)
+        if metadata.get(_VERSION_KEY) != str(VERSION):
             raise UserError(
                 f"{path} was written by an older version (its columns have other names): sweep the study again; "
                 "nothing is recomputed"
             )
+        metrics.from_json(metadata.get(_METRICS_KEY, "[]"), str(path))
         lazy = pl.scan_parquet(path, glob=False)  # a folder's name may hold [ or *
         if missing := sorted(needed - set(lazy.collect_schema())):
             raise UserError(f"{path} lacks the columns {', '.join(missing)}: sweep the study again")
@@ -227,7 +229,7 @@ def _read(path: Path, name: str, columns: Sequence[str] | None, rows: pl.Expr | 
 
 def _write(path: Path, table: pl.DataFrame) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_table(path, table, {_VERSION_KEY: str(VERSION)})
+    files.write_table(path, table, {_VERSION_KEY: str(VERSION), _METRICS_KEY: metrics.to_json(table.columns)})
     return path
 
 
