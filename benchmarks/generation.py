@@ -1,11 +1,11 @@
-"""Tokens per second through the platform against bare vLLM engines, side by side in one run.
+"""Tokens per second through the platform and through bare vLLM engines, in one run.
 
-    python tests/benchmarks/generation.py [--rows 2048] [--rounds 3]
+    python -m benchmarks.generation [--rows 2048] [--rounds 3]
 
-Both sides: two engines of one core each, the same checkpoint (a Llama of 1M parameters with random weights), prompts
-and sampling parameters, one seed per request. The platform takes a table of prompts and leaves Parquet; the bare
-engines are handed lists and only count their tokens. All engines are up before the first round, and rounds alternate in
-order, so that whatever else the machine does falls on both. The last line is one JSON object.
+Both sides use two engines of one core each, the same checkpoint (a Llama of 1M parameters with random weights), prompts
+and sampling parameters, and one seed per request. The platform reads a table of prompts and writes Parquet; the bare
+engines receive lists and only count their tokens. All engines are up before the first round, and the order alternates
+between rounds, so that other load on the machine affects both. The last line is one JSON object.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from typing import Any
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # this Ray listens on loopback only
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-PROJECT = Path(__file__).resolve().parents[2]
+PROJECT = Path(__file__).resolve().parents[1]
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
 
 import numpy as np  # noqa: E402

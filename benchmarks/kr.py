@@ -2,10 +2,10 @@
 
     python -m benchmarks.kr [--threads 1] [--data ../shared/data]
 
-A Llama of 1M parameters with random weights and a vocabulary of 2,048 on Python's documentation: 200 questions made
-from the text that a generation of the quickstart is trained on, with everything that a stage pays (reading, making the
-questions, loading the model); and, where the published questions are at hand, the scoring of 1,000 of them. CPU
-seconds, not wall-clock: what else the machine does stays out. The last line is one JSON object.
+A Llama of 1M parameters with random weights and a vocabulary of 2,048 answers 200 questions made from the text that a
+generation of the quickstart is trained on (Python's documentation), with all that a stage includes: reading the text,
+making the questions, loading the model. If the published questions are available, 1,000 of them are scored too. CPU
+seconds rather than wall-clock, so that other load on the machine does not count. The last line is one JSON object.
 """
 
 import argparse
@@ -39,9 +39,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    given = parser.parse_args()
+    options = parser.parse_args()
     model = ModelConfig(preset="llama-tiny", vocab_size=2048)
-    found: dict[str, Any] = {"threads": given.threads}
+    result: dict[str, Any] = {"threads": options.threads}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "model").mkdir()
@@ -57,18 +57,18 @@ def main() -> None:
         for _ in range(ROUNDS):
             started = time.process_time()
             report = run_benchmarks(
-                folder / "model", config, tokenizer=corpus.tokenizer_path, threads=given.threads, texts=texts
+                folder / "model", config, tokenizer=corpus.tokenizer_path, threads=options.threads, texts=texts
             )
             spent.append(time.process_time() - started)
-        found |= {"questions": report.metrics()["kr_scored"], "stage_cpu_seconds": [round(s, 2) for s in spent]}
-        published = given.data / "kr_test" / "wikitext2_kr_questions.json"
+        result |= {"questions": report.metrics()["kr_scored"], "stage_cpu_seconds": [round(s, 2) for s in spent]}
+        published = options.data / "kr_test" / "wikitext2_kr_questions.json"
         if published.is_file():
-            network, tokenizer = load_checkpoint(folder / "model", corpus.tokenizer_path, "auto", given.threads)
+            network, tokenizer = load_checkpoint(folder / "model", corpus.tokenizer_path, "auto", options.threads)
             exam = load_exam(published, 1000)
             started = time.process_time()
             score_exam(network, tokenizer, exam, context_length(network))
-            found["published_1000_cpu_seconds"] = round(time.process_time() - started, 2)
-    print(json.dumps(found))
+            result["published_1000_cpu_seconds"] = round(time.process_time() - started, 2)
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

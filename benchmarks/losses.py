@@ -1,14 +1,14 @@
-"""The fused output head against what else there is: ``python -m benchmarks.losses``.
+"""The fused output head beside other implementations: ``python -m benchmarks.losses``.
 
 Forward and backward of an output head and its loss, for several shapes and kept fractions: time as a ratio to
 ``torch.nn.functional.cross_entropy`` on logits in the same run, peak memory above inputs and gradients, and
-floating-point operations. All implementations of a shape take turns, so that a change of the machine's speed meets all
-of them, and medians are compared. The last line is one JSON object.
+floating-point operations. All implementations of a shape take turns, so that a change of the machine's speed affects
+all of them, and medians are compared. The last line is one JSON object.
 
-On a GPU the fused head runs in Triton's kernels and, for comparison, in PyTorch's operations; the targets judged are
-those for a GPU. cut-cross-entropy and (on a GPU) Liger-Kernel take part where they are installed; neither is a
-dependency. Liger is measured as it comes, summing the weight's gradient over chunks in the weight's own dtype, and with
-sums in float32, as the fused head takes them.
+On a GPU the fused head runs with Triton kernels and, for comparison, with PyTorch operations, and the targets are those
+for a GPU. cut-cross-entropy and (on a GPU) Liger-Kernel take part where they are installed; neither is a dependency.
+Liger is measured with its default, which sums the weight's gradient over chunks in the weight's own dtype, and with
+sums in float32, as in the fused head.
 """
 
 import argparse
@@ -53,11 +53,11 @@ def _addmm_flops(_: tuple[int, ...], a: tuple[int, int], b: tuple[int, int], *__
 
 
 FLOP_FORMULAS = {torch.ops.aten.addmm: _addmm_flops}
-"""For :class:`FlopCounterMode`, whose own formula fails on an addmm that is told the dtype of its output."""
+"""For :class:`FlopCounterMode`, whose own formula fails on an addmm with an explicit output dtype."""
 
 
 class Unavailable(Exception):
-    """Why an implementation takes no part."""
+    """Why an implementation does not take part."""
 
 
 def cases(
@@ -65,9 +65,9 @@ def cases(
 ) -> tuple[dict[str, Case], dict[str, str]]:
     """Implementations by name, and why others are missing.
 
-    ``gammas`` gives the threshold for each kept fraction, ``chunk_logits`` the fused head's if not its own choice.
+    ``gammas`` has the threshold for each kept fraction; ``chunk_logits`` overrides the fused head's own choice.
     """
-    found: dict[str, Case] = {
+    available: dict[str, Case] = {
         BASELINE: lambda x: F.cross_entropy(F.linear(x.hidden, x.weight), x.targets),
         PLAIN: lambda x: _plain_tce(x, min(gammas.values())),
     }
@@ -77,14 +77,14 @@ def cases(
         others[LIGER_FLOAT32] = partial(_liger, sums=torch.float32)
     for name, build in others.items():
         try:
-            found[name] = build(device)
+            available[name] = build(device)
         except Unavailable as reason:
             missing[name] = str(reason)
     for kept, gamma in gammas.items():
-        found[f"{FUSED}{kept}"] = _fused(gamma, chunk_logits)
+        available[f"{FUSED}{kept}"] = _fused(gamma, chunk_logits)
         if device == "cuda":
-            found[f"fused in PyTorch k={kept}"] = _fused(gamma, chunk_logits, "torch")
-    return found, missing
+            available[f"fused in PyTorch k={kept}"] = _fused(gamma, chunk_logits, "torch")
+    return available, missing
 
 
 def _plain_tce(x: Inputs, gamma: float) -> Tensor:
@@ -102,7 +102,7 @@ def _fused(gamma: float, chunk_logits: int | None, kernel: Kernel | None = None)
 def _compiled(device: str) -> Case:
     function = torch.compile(
         lambda hidden, weight, targets: F.cross_entropy(F.linear(hidden, weight), targets),
-        dynamic=False if device == "cuda" else None,  # the best code it has for each shape
+        dynamic=False if device == "cuda" else None,  # specialised for each shape
     )
     try:
         function(torch.randn(4, 3, device=device), torch.randn(5, 3, device=device), torch.zeros(4).long().to(device))
@@ -181,8 +181,8 @@ def peak_bytes(case: Case, inputs: Inputs) -> int | None:
         _run(case, inputs)
         return torch.cuda.max_memory_allocated() - before - gradients
     try:
-        ctypes.CDLL("libc.so.6").malloc_trim(0)  # what is freed goes back to the system, so that taking it shows
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # returns freed memory to the system, so that new allocations count
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
         before = _status("VmRSS")
     except OSError:
         return None
@@ -191,13 +191,13 @@ def peak_bytes(case: Case, inputs: Inputs) -> int | None:
 
 
 def _status(field: str) -> int:
-    """Bytes, of a field of Linux's ``/proc/self/status``."""
+    """A field of Linux's ``/proc/self/status``, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
 def flops(case: Case, inputs: Inputs) -> int:
-    """Floating-point operations of matrix products in a pass, as torch counts them."""
+    """Floating-point operations of a pass's matrix products, counted by torch."""
     with FlopCounterMode(display=False, custom_mapping=FLOP_FORMULAS) as counter:
         _run(case, inputs)
     return counter.get_total_flops()
@@ -209,22 +209,22 @@ def measure(
     """A row per implementation of one shape, NxDxV."""
     n, d, v = (int(size) for size in shape.split("x"))
     inputs = make_inputs(n, d, v, dtype, device)
-    found, missing = cases(device, thresholds(inputs, kept), chunk_logits)
-    # Counting is the warm-up of those that can be counted (not of what is compiled).
-    counted = {name: flops(case, inputs) for name, case in found.items() if name == BASELINE or "fused" in name}
-    for name in found.keys() - counted.keys():
+    available, missing = cases(device, thresholds(inputs, kept), chunk_logits)
+    # Counting also warms up these implementations; the others are warmed up below.
+    counted = {name: flops(case, inputs) for name, case in available.items() if name == BASELINE or "fused" in name}
+    for name in available.keys() - counted.keys():
         try:
-            _run(found[name], inputs)
+            _run(available[name], inputs)
         except Exception as error:  # another project's code may not fit the installed torch, and must not end the run
             missing[name] = f"fails: {str(error).splitlines()[0]}" if str(error) else f"fails: {error!r}"
-            del found[name]
-    seconds: dict[str, list[float]] = {name: [] for name in found}
+            del available[name]
+    seconds: dict[str, list[float]] = {name: [] for name in available}
     for _ in range(repeats):
-        for name, case in found.items():
+        for name, case in available.items():
             seconds[name].append(_run(case, inputs))
     medians = {name: statistics.median(times) for name, times in seconds.items()}
-    peaks = {name: peak_bytes(case, inputs) for name, case in found.items()}
-    for name in found:
+    peaks = {name: peak_bytes(case, inputs) for name, case in available.items()}
+    for name in available:
         peak, of_plain = peaks[name], peaks[PLAIN]
         yield {
             "shape": shape,
@@ -240,7 +240,7 @@ def measure(
 
 
 def verdicts(rows: list[dict[str, Any]], device: str = "cpu") -> dict[str, bool]:
-    """Whether each target is met on every shape it speaks of; targets that nothing was measured for are left out."""
+    """Whether each target is met on every shape it concerns; targets without measurements are left out."""
     met: dict[str, bool] = {}
     fused = {row["implementation"] for row in rows if row["implementation"].startswith(FUSED)}
     for kept in sorted((_kept(name) for name in fused), reverse=True):
@@ -261,7 +261,7 @@ def verdicts(rows: list[dict[str, Any]], device: str = "cpu") -> dict[str, bool]
 
 
 def _of(rows: list[dict[str, Any]], implementation: str) -> list[dict[str, Any]]:
-    """What was measured of one implementation."""
+    """The measurements of one implementation."""
     return [row for row in rows if row["implementation"] == implementation and "missing" not in row]
 
 
@@ -284,9 +284,9 @@ def _against(other: str, rows: list[dict[str, Any]]) -> dict[str, bool]:
 
 
 def training_steps(kept: list[float]) -> dict[str, dict[str, float]]:
-    """What the head's saving makes of a whole training step: operations as a share of cross entropy's.
+    """The effect of the head's saving on a whole training step: operations as a share of cross entropy's.
 
-    A step of each model is counted on torch's ``meta`` device, where nothing is computed, at 4 × 1,024 tokens.
+    One step of each model at 4 × 1,024 tokens is counted on torch's ``meta`` device, where nothing is computed.
     """
     import transformers
 
@@ -311,7 +311,7 @@ def training_steps(kept: list[float]) -> dict[str, dict[str, float]]:
         with torch.device("meta"), FlopCounterMode(display=False) as counter:
             model: Any = transformers.LlamaForCausalLM(transformers.LlamaConfig(**shape))
             tokens = torch.zeros(4, 1024, dtype=torch.long)
-            # A mask made ahead: the model's own making of it asks what is in a tensor, which a meta tensor cannot say.
+            # An explicit mask: the model would make its own from a tensor's values, and a meta tensor has none.
             logits = model(input_ids=tokens, attention_mask=torch.zeros(4, 1, 1024, 1024), use_cache=False).logits
             F.cross_entropy(logits.flatten(0, 1), tokens.flatten()).backward()
         head = 3 * 2 * tokens.numel() * shape["hidden_size"] * shape["vocab_size"]
@@ -322,7 +322,7 @@ def training_steps(kept: list[float]) -> dict[str, dict[str, float]]:
 
 def _shape(text: str) -> str:
     if not re.fullmatch(r"([1-9]\d*x){2}[1-9]\d*", text):
-        raise argparse.ArgumentTypeError(f"{text}: three whole numbers are needed, e.g. {SHAPES[0]}")
+        raise argparse.ArgumentTypeError(f"{text}: expected three whole numbers, e.g. {SHAPES[0]}")
     return text
 
 
@@ -332,13 +332,13 @@ def _share(text: str) -> float:
     except ValueError:
         share = 0.0
     if not 0 < share <= 1:
-        raise argparse.ArgumentTypeError(f"{text}: a share of the targets is needed, above 0 and at most 1")
+        raise argparse.ArgumentTypeError(f"{text}: expected a share of the targets, above 0 and at most 1")
     return share
 
 
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: a whole number from 1 on is needed")
+        raise argparse.ArgumentTypeError(f"{text}: expected a whole number, 1 or more")
     return int(text)
 
 
@@ -370,14 +370,14 @@ def main() -> None:
 
 
 def _packages() -> dict[str, str]:
-    """Versions of what else takes part, where it is installed."""
-    found = {}
+    """Versions of the other projects that are installed."""
+    versions = {}
     for package in ("triton", "liger-kernel", "cut-cross-entropy"):
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -1,10 +1,10 @@
-"""Seconds and memory of a corpus's signs, on ten million tokens: ``python -m benchmarks.signs``.
+"""Seconds and memory that the signs of a corpus of ten million tokens take.
 
     python -m benchmarks.signs [--tokens 10000000] [--documents-of 112] [--vocabulary 2048 128000]
 
-Two corpora of each vocabulary: one of Zipf-distributed ids, and one that has collapsed to a single loop, which costs
-the repeated spans most. Each is measured in a process of its own; its peak memory holds the two corpora (40 MB
-each) and the imports. The last line is one JSON object: the target is under 30 s and under 2 GB on two cores.
+Two corpora for each vocabulary: one of Zipf-distributed ids, and one that has collapsed to a single loop, the worst
+case for repeated spans. Each is measured in its own process; its peak memory includes the two corpora (40 MB each) and
+the imports. The last line is one JSON object: the target is under 30 s and under 2 GB on two cores.
 """
 
 import argparse
@@ -30,12 +30,12 @@ def zipf(documents: int, length: int, vocabulary: int, seed: int) -> np.ndarray:
 
 
 def loop(documents: int, length: int) -> np.ndarray:
-    """(documents, length) int32: the same 56 ids over and over."""
+    """(documents, length) int32: the same 56 ids, repeated."""
     return np.tile(np.arange(length, dtype=np.int32) % 56, (documents, 1))
 
 
 def measure(kind: str, documents: int, length: int, vocabulary: int) -> dict[str, Any]:
-    """Of one corpus: wall and CPU seconds of its signs, and the process's peak memory."""
+    """Wall and CPU seconds of one corpus's signs, and the process's peak memory."""
     human = zipf(documents, length, vocabulary, 0)
     synthetic = zipf(documents, length, vocabulary, 1) if kind == "zipf" else loop(documents, length)
     started, processor = time.perf_counter(), time.process_time()
