@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
+from contextlib import ExitStack
 from pathlib import Path
-
-import yaml
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.results.reader import StudyResults, open_study
-from fortifai_ray.tracking.from_mlflow import read_mlflow
+from fortifai_ray.tracking.download import experiment_folder
 
 _MOST_NAMED = 12  # studies that a message lists
+_downloads = ExitStack()
+atexit.register(_downloads.close)
 
 
 def open_folder(folder: str | Path) -> StudyResults:
@@ -40,39 +42,14 @@ def open_folder(folder: str | Path) -> StudyResults:
 
 
 def open_experiment(tracking_uri: str, experiment: str) -> StudyResults:
-    """The study that an MLflow experiment holds, judged here: no texts and no pictures.
-
-    Args:
-        tracking_uri: as MLflow has it; the path of a ``.db`` file is taken as SQLite's.
-        experiment: its name: the study's.
+    """The study that an MLflow experiment holds, downloaded for as long as this process runs.
 
     Raises:
-        UserError: no such experiment, no study in it, or a server that cannot be reached.
+        UserError: as :func:`~fortifai_ray.tracking.download.experiment_folder`, or its tables cannot be read.
     """
-    if not experiment:
-        raise UserError("MLflow: name the experiment, too: it is called as the study is")
-    uri = tracking_uri if "://" in tracking_uri else f"sqlite:///{Path(tracking_uri).expanduser().absolute()}"
-    try:
-        runs = read_mlflow(uri, experiment)
-    except UserError:
-        raise
-    except Exception as error:  # whatever the tracking store raises
-        raise UserError(f"MLflow at {uri} cannot be read: {error}") from error
-    study = dict(runs.study)
-    results = StudyResults(
-        Path(experiment),
-        study,
-        yaml.safe_dump(study, sort_keys=False, allow_unicode=True),
-        judge=True,
-        generations=runs.generations,
-        failed=runs.failed,
-        samples=None,
-        pictures=None,
-        claims=None,
-        summary={},
-        notes=["read from MLflow, which keeps no sample texts and no pictures"],
-    )
-    return _shown(results)
+    results = _shown(open_study(_downloads.enter_context(experiment_folder(tracking_uri, experiment)), judge=True))
+    results.notes.append(f"read from MLflow, experiment {experiment}")
+    return results
 
 
 def _shown(results: StudyResults) -> StudyResults:

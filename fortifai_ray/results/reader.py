@@ -54,8 +54,7 @@ class StudyResults:
         self, folder: Path, study: Mapping[str, Any], study_text: str = "", *, judge: bool = False, **tables: Any
     ) -> None:
         """With ``judge``, tables of chains and fidelity intervals that are missing are computed from the generations;
-        ``tables`` are taken in the place of those in the folder, and ``failed`` are chains known to have failed."""
-        self._lost = frozenset(tables.pop("failed", ()))
+        ``tables`` are taken in the place of those in the folder."""
         self.folder, self.study, self.study_text = Path(folder), dict(study), study_text
         self._judge, self._problems = judge, dict[str, str]()
         self._read: dict[str, pl.DataFrame | None] = {}
@@ -267,9 +266,7 @@ class StudyResults:
             raise UserError(f"{self.folder / 'study.yaml'}: collapse: missing; no criterion says what collapse is")
         keys = [*self.varied, "seed"]
         try:
-            return chain_table(
-                self.generations, criteria, self.baseline, keys, self.generations_asked, failed=self._lost
-            )
+            return chain_table(self.generations, criteria, self.baseline, keys, self.generations_asked)
         except (ValueError, pl.exceptions.PolarsError) as error:
             raise UserError(f"{self.folder}: its generations cannot be judged: {error}") from error
 

@@ -1,4 +1,4 @@
-"""Results are found where they lie, and the same study gives the same answer from its folder and from MLflow."""
+"""A study opens from its folder and from MLflow, with the same answer."""
 
 from pathlib import Path
 
@@ -9,15 +9,14 @@ from fortifai_ray.errors import UserError
 from fortifai_ray.notebooks.opening import open_experiment, open_folder
 from fortifai_ray.results.schema import write_table
 from fortifai_ray.statistics import conclusions
-from fortifai_ray.study.study import load_study
-from fortifai_ray.tracking import ChainInfo, StudyTracker
+from fortifai_ray.tracking.sync import StudySync
 
 from .studies import Run, compute_study
 
 
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A study's folder, and the database that its chains were logged to, as a sweep logs chains of its own."""
+    """A study's folder, and the database that it was logged to."""
     folder = tmp_path_factory.mktemp("logged")
     study_dir = compute_study(
         folder,
@@ -29,15 +28,8 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         collapse={"metric": "kl_divergence", "relative_to": "absolute", "threshold": 0.05, "direction": "above"},
         baseline={"regime.synthetic_ratio": 1.0},
     )
-    study = load_study(study_dir / "study.yaml")
-    chains = [ChainInfo(chain.chain_id, chain.label, chain.recipe.flat()) for chain in study.chains]
-    tracker = StudyTracker("second", folder, study.resolved(), chains, f"sqlite:///{folder}/mlflow.db")
-    for row in open_folder(study_dir).generations.iter_rows(named=True):
-        metrics = {name: float(row[name]) for name in ("kl_divergence", "trace_ratio", "synthetic_size_cum")}
-        tracker.log_generation(row["chain_id"], row["generation"], metrics, None)
-    for chain in study.chains:
-        tracker.finish_chain(chain.chain_id, "survived", None, {})
-    outcome = tracker.finish("finished")
+    (study_dir / "report.html").write_text("")
+    outcome = StudySync(study_dir, folder, f"sqlite:///{folder}/mlflow.db").close("finished")
     assert outcome.sent, outcome.problems
     return study_dir, folder / "mlflow.db"
 
@@ -64,7 +56,7 @@ def test_an_experiment_that_is_not_there_is_named(logged: tuple[Path, Path]) -> 
     """With those that are."""
     with pytest.raises(UserError, match=r"there are .*second"):
         open_experiment(str(logged[1]), "first")
-    with pytest.raises(UserError, match="name the experiment"):
+    with pytest.raises(UserError, match="give the experiment's name"):
         open_experiment(str(logged[1]), "")
 
 
