@@ -117,7 +117,7 @@ def show_firsts(chosen, lost, results):
     mo.vstack(
         [
             controls.table(
-                signs.firsts(lost, chosen, opening.varied(results), results.cells.order),
+                signs.firsts(lost, chosen, [*results.varied, "seed"], results.cells.order),
                 "No chain has a verdict.",
             ),
             controls.table(signs.onsets(lost, chosen, results.cells.order), "No chain has a verdict."),

@@ -23,7 +23,7 @@ from fortifai_ray.study.study import Chain, Study
 from fortifai_ray.sweep.plan import Plan
 from fortifai_ray.sweep.work import CohortResult, Found, Job, Result
 from fortifai_ray.tracking import ChainInfo, StudyStatus, StudyTracker
-from fortifai_ray.tracking.from_mlflow import RECORDED_COLLAPSE
+from fortifai_ray.tracking.content import RECORDED_COLLAPSE
 from fortifai_ray.tracking.quantiles import seed_quantiles
 
 FLUSH_SECONDS = 5.0  # between two writes: a driver that is killed loses the rows of so long, and no finished step
