@@ -9,7 +9,7 @@ with app.setup(hide_code=True):
     import marimo as mo
 
     from fortifai_ray.errors import UserError
-    from fortifai_ray.notebooks import controls, opening
+    from fortifai_ray.notebooks import controls
     from fortifai_ray.report.charts import signs
 
     DATA = Path(__file__).parent / "data"
