@@ -54,7 +54,7 @@ def measure(kind: str, documents: int, length: int, vocabulary: int) -> dict[str
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=10_000_000)
-    parser.add_argument("--documents-of", type=int, default=112, help="tokens a document")
+    parser.add_argument("--documents-of", type=int, default=112, help="tokens per document")
     parser.add_argument("--vocabulary", type=int, nargs="+", default=[2048, 128_000])
     options = parser.parse_args()
     runs = []

@@ -56,11 +56,11 @@ class Metric:
         unit: of its values.
         definition: one line.
         source: paper, tool or module.
-        direction: the side to which collapse moves it; None where that is unknown.
+        direction: the side to which collapse moves it; None if unknown.
         scale: on which its onset is interpolated: ``log`` for what multiplies from generation to generation.
         title: its name in words, for charts and sentences; the words of ``name`` where left out.
         group: the section of the report that shows it.
-        chance: what guessing scores; None where that has no meaning.
+        chance: what guessing scores; None if that has no meaning.
         role: the aspect of collapse that it is a sign of.
         rank: its place among the signs of that role, the best one first.
     """
@@ -93,7 +93,7 @@ class Metric:
 
     @property
     def sense(self) -> str:
-        """Which way collapse moves it, for a caption; empty where that is unknown."""
+        """Which way collapse moves it, for a caption; empty if unknown."""
         return _SENSES[self.direction] if self.direction else ""
 
     @property

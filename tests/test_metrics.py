@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from fortifai_ray.evaluation.signs import SignsConfig
 from fortifai_ray.evaluation.signs.corpus import corpus_signs
 from fortifai_ray.families.analytic import ANALYTIC
 from fortifai_ray.metrics import (
+    _DECLARED_IN,
     CORPUS,
     GROUPS,
     METRICS,
@@ -56,10 +58,15 @@ def test_names_are_keys_and_every_declaration_is_filled_in() -> None:
         assert each.group in GROUPS
 
 
+@pytest.mark.parametrize("module", _DECLARED_IN)
+def test_one_name_has_one_meaning(module: str) -> None:
+    """However many families measure it."""
+    assert all(METRICS[each.name] is each for each in import_module(module).METRICS)
+
+
 def test_every_metric_of_every_analytic_family_is_declared() -> None:
     for family in ANALYTIC.values():
-        assert {each.name for each in family.metrics} <= METRICS.keys()
-        assert all(METRICS[each.name] is each for each in family.metrics), "one name, one meaning"
+        assert all(METRICS[each.name] is each for each in family.metrics)
 
 
 def test_corpus_signs_are_computed_as_declared() -> None:

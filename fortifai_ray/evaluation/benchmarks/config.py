@@ -258,7 +258,9 @@ class KrTest(_Benchmark):
             yield from (self.metric(f"{suffix}_fraction_{number}") for number in range(self.fractions))
 
 
-METRICS = tuple(metric for task in (KrTest, Blimp, HellaSwag, Gsm8k, Wikitext) for metric in task.metrics)
+_KINDS = (Blimp, Gsm8k, HellaSwag, Wikitext, KrTest)
+TASKS: tuple[str, ...] = tuple(kind.model_fields["task"].default for kind in _KINDS)
+METRICS = tuple(metric for kind in _KINDS for metric in kind.metrics)
 """Those of entries without a name; an entry with one declares its own (:attr:`_Benchmark.declared`)."""
 
 Benchmark = Annotated[Blimp | Gsm8k | HellaSwag | Wikitext | KrTest, Field(discriminator="task")]

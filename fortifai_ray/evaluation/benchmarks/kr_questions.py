@@ -50,7 +50,7 @@ class Exam:
 
     Attributes:
         questions: by position; a position that is missing here is in ``skipped``.
-        skipped: questions that cannot be asked, and why.
+        skipped: questions that cannot be scored, and why.
         size: number of positions, skipped ones included; the source's fractions are fractions of it.
     """
 
@@ -85,7 +85,7 @@ def load_exam(path: Path, limit: int | None = None) -> Exam:
     A question without a true or a false continuation is recorded in :attr:`Exam.skipped`.
 
     Raises:
-        UserError: the file cannot be read, is not a JSON list of questions, or none of its questions can be asked.
+        UserError: the file cannot be read, is not a JSON list of questions, or none of its questions can be scored.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -98,7 +98,7 @@ def load_exam(path: Path, limit: int | None = None) -> Exam:
     exam = make_exam((_question(path, index, row) for index, row in enumerate(content)), limit)
     if not exam.questions:
         first = exam.skipped[0]
-        raise UserError(f"{path}: no question can be asked (the first one: {first.reason}; keys: {', '.join(_TEXTS)})")
+        raise UserError(f"{path}: no question can be scored (the first one: {first.reason}; keys: {', '.join(_TEXTS)})")
     return exam
 
 
@@ -151,7 +151,7 @@ _OPENING = re.compile(r"(?:^|[.!?:;]|\n\s*\n)[\s\"'(\[“‘*]*$")  # a capital 
 
 @dataclass(frozen=True)
 class Mention:
-    """An entity in a sentence: its kind, its text, where it starts."""
+    """An entity in a sentence: its kind, its text and its position."""
 
     kind: str
     text: str

@@ -43,7 +43,7 @@ def pages(**settings: Any) -> "dict[str, Dataset]":
 
 
 def questions(**settings: Any) -> "dict[str, Dataset]":
-    """The KR-test's questions, without those that cannot be asked."""
+    """The KR-test's questions, without those that cannot be scored."""
     from fortifai_ray.evaluation.benchmarks.kr_questions import load_exam
 
     exam = load_exam(Path(settings["test"]))

@@ -34,7 +34,7 @@ class Signs:
     """The signs of one generation.
 
     Attributes:
-        values: a number for each metric that was asked for; None where it could not be computed.
+        values: a number for each metric requested; None if it could not be computed.
         counts: how much was scored and how much was not: rows, tokens, targets.
         reasons: why a value is None, by metric.
         histograms: counts by bin, by name; the module that fills a histogram defines its edges.

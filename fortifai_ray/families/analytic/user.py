@@ -23,7 +23,9 @@ In ``my_family.py``, beside the study file or installed::
 and in the study file ``family: {kind: "my_family:Laplace", scale: 2.0}``. A method ``log_likelihood(model, data)``,
 giving the n numbers log p, is needed for losses other than cross entropy and for curation; a method ``truth()``, giving
 the model that is true, for a verifier ``by: truth``. To weigh samples under a loss, ``fit`` must take
-``fit(data, weights)``. Draw from ``rng`` alone: results must depend on nothing but the recipe.
+``fit(data, weights)``. Draw from ``rng`` alone: results must depend on nothing but the recipe. ``metrics`` may hold
+:class:`fortifai_ray.metrics.Metric` objects in place of names, e.g. ``Metric("scale", scale="log")``:
+a plain name gets no direction, and its onset is interpolated linearly.
 """
 
 import inspect

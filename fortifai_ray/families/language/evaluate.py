@@ -11,13 +11,12 @@ from pydantic import ValidationError
 
 from fortifai_ray.engines.checkpoints import WeightsError, whole_model
 from fortifai_ray.errors import UserError
-from fortifai_ray.evaluation.benchmarks.config import BenchmarksConfig
+from fortifai_ray.evaluation.benchmarks.config import TASKS, BenchmarksConfig
 from fortifai_ray.evaluation.benchmarks.report import BenchmarkReport, McNemar, Measure, mcnemar
 from fortifai_ray.evaluation.benchmarks.tasks import check_files
 from fortifai_ray.families.language.config import ModelConfig
 from fortifai_ray.validation import hint, read_yaml, validated
 
-_TASKS = ("blimp", "gsm8k", "hellaswag", "wikitext", "kr_test")
 _FORMATS = (".json", ".parquet")
 
 
@@ -48,13 +47,12 @@ class Evaluation:
         ]
 
 
-def load_benchmarks(tasks: Sequence[str], base: Mapping[str, Any] | None = None) -> BenchmarksConfig:
+def load_benchmarks(tasks: Sequence[str]) -> BenchmarksConfig:
     """The benchmarks named on the command line.
 
     Args:
         tasks: each a YAML file with a list ``benchmarks`` (at the top or in ``evaluation``, as in a study file), or
             ``name=path`` with a task's name.
-        base: settings beside ``benchmarks``, e.g. ``{"batch_size": 8}``.
 
     Raises:
         UserError: a task, a file or a key is wrong; names the file and the key.
@@ -65,14 +63,14 @@ def load_benchmarks(tasks: Sequence[str], base: Mapping[str, Any] | None = None)
     for task in tasks:
         name, separator, path = task.partition("=")
         if separator:
-            if name not in _TASKS:
-                raise UserError(f"--tasks {task}: there is no task {name}{hint(name, _TASKS)}")
+            if name not in TASKS:
+                raise UserError(f"--tasks {task}: there is no task {name}{hint(name, TASKS)}")
             content["benchmarks"].append({"task": name, "path": path})
         else:
             section = _read_tasks(Path(task))
             content["benchmarks"] += section.pop("benchmarks")
             content |= section
-    config = validated(BenchmarksConfig, content | dict(base or {}), "--tasks " + " ".join(tasks))
+    config = validated(BenchmarksConfig, content, "--tasks " + " ".join(tasks))
     check_files(config.benchmarks)
     return config
 

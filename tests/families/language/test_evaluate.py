@@ -119,7 +119,7 @@ def test_tasks_from_a_file(exam: Path, tmp_path: Path) -> None:
         (["FILE:["], "is not valid YAML"),
         (["FILE:a: 1"], "a list `benchmarks` is needed"),
         (["FILE:benchmarks: [{task: x}]"], "benchmarks.0.task: there is no x (known: blimp, gsm8k"),
-        (["FILE:{benchmarks: [{task: kr_test}], benchmarks: []}"], "the key 'benchmarks' stands twice"),
+        (["FILE:{benchmarks: [{task: kr_test}], benchmarks: []}"], "the key 'benchmarks' is given twice"),
         (["FILE:benchmarks: [{task: kr_test, limits: 1}]"], "benchmarks.0.limits: unknown key"),
         (["FILE:{benchmarks: [{task: kr_test}], devices: 1}"], "devices: unknown key"),
     ],
