@@ -12,7 +12,6 @@ with app.setup(hide_code=True):
     from fortifai_ray.notebooks import controls
     from fortifai_ray.report import phase
     from fortifai_ray.report.charts import phase as charts
-    from fortifai_ray.report.criteria import criterion_text
 
     DATA = Path(__file__).parent / "data"
 
@@ -83,7 +82,7 @@ def judge(criterion_picker, results, x_picker, y_picker):
 @app.cell(hide_code=True)
 def about_plane(criterion):
     controls.heading(
-        f"Collapsed within the horizon: {criterion_text(criterion)}",
+        f"Collapsed within the horizon: {criterion.words}",
         "Tiles: white where no chain collapsed, dark where all did. Orange: where half of them do, with its 90 % "
         "interval; a triangle points towards a boundary that lies beyond it. Point at a tile for its counts.",
     )

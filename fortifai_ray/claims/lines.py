@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fortifai_ray.claims.result import ClaimResult, Verdict
-from fortifai_ray.results.cells import printable
-from fortifai_ray.results.words import number
+from fortifai_ray.results.words import number, printable
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -14,9 +14,8 @@ import marimo as mo
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.notebooks.opening import open_experiment, open_folder
-from fortifai_ray.report.criteria import criterion_text
-from fortifai_ray.results.cells import printable
 from fortifai_ray.results.reader import StudyResults
+from fortifai_ray.results.words import printable
 
 _CELL = "padding: 0.25em 1em 0.25em 0; text-align: left; vertical-align: top"
 
@@ -107,7 +106,7 @@ def about(results: StudyResults) -> mo.Html:
 
 def criterion_picker(results: StudyResults) -> mo.ui.dropdown:
     """A choice of one of the study's collapse criteria, in words; its value is the criterion."""
-    options = {criterion_text(criterion): criterion for criterion in results.criteria}
+    options = {criterion.words: criterion for criterion in results.criteria}
     return mo.ui.dropdown(options, value=next(iter(options), None), label="collapse", full_width=True)
 
 

@@ -12,12 +12,11 @@ from fortifai_ray import metrics
 from fortifai_ray.report.charts.curves import curve_of, draw
 from fortifai_ray.report.charts.encodings import MOST_BANDS, MOST_IN_LEGEND, Width
 from fortifai_ray.report.charts.onset import onset_chart, ratio_chart
-from fortifai_ray.report.criteria import criterion_rows, criterion_text
 from fortifai_ray.report.points import BAND, MANY_CHAINS, MOST_POINTS, Curve
 from fortifai_ray.report.tables import FidelityRow, fidelity_rows
 from fortifai_ray.results.reader import StudyResults
 from fortifai_ray.results.schema import metric_columns
-from fortifai_ray.statistics import CollapseCriterion
+from fortifai_ray.statistics import CollapseCriterion, criterion_rows
 
 FEW_METRICS = 6  # up to this many, further measurements are open; above, they are folded into groups of small charts
 SMALL_POINTS = 600  # in a small chart
@@ -67,7 +66,7 @@ def section(results: StudyResults, criterion: CollapseCriterion) -> CriterionSec
         caption += f" (up to {MANY_CHAINS}). ▷ at least, ◁ at most."
         if chart is not None:
             figures.append(Figure(f"Ratio to the baseline, in {name}", caption, chart.to_dict()))
-    return CriterionSection(criterion_text(criterion), fidelity_rows(results, criterion), figures)
+    return CriterionSection(criterion.words, fidelity_rows(results, criterion), figures)
 
 
 def curves(results: StudyResults) -> list[Figure]:

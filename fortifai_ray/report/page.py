@@ -13,12 +13,12 @@ from altair.utils.schemapi import debug_mode
 from fortifai_ray.claims.lines import ClaimLine, claims_lines, multiplicity, summary
 from fortifai_ray.claims.result import stored_claims
 from fortifai_ray.report.charts.encodings import key
-from fortifai_ray.report.criteria import criterion_rows
 from fortifai_ray.report.figures import curves, other_curves, section
 from fortifai_ray.report.samples import sample_tables, strips
 from fortifai_ray.report.search import search_tables
 from fortifai_ray.report.tables import HEADINGS, conclusion_lines, facts, legend, order_tables, outcomes
 from fortifai_ray.results.reader import StudyResults
+from fortifai_ray.statistics import criterion_rows
 
 _MARKS = {"holds": "✓", "does not hold": "✗", "undecided": "?"}
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import polars as pl
 
 from fortifai_ray.report.points import thin
-from fortifai_ray.results.cells import printable
 from fortifai_ray.results.reader import StudyResults
 from fortifai_ray.results.schema import read_table
+from fortifai_ray.results.words import printable
 
 PROMPTS = 3
 MOST_CELLS = 8

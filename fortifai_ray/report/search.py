@@ -19,11 +19,10 @@ from fortifai_ray.report.charts.encodings import (
     rows_of,
     spread_by_seed,
 )
-from fortifai_ray.report.criteria import criterion_rows, criterion_text
 from fortifai_ray.results.cells import Cells
 from fortifai_ray.results.reader import StudyResults
 from fortifai_ray.results.words import count, number
-from fortifai_ray.statistics import CollapseCriterion, critical_ratios
+from fortifai_ray.statistics import CollapseCriterion, criterion_rows, critical_ratios
 
 POINT_HEADINGS = ("cell", "critical value", "interval", "over the baseline's", "chains", "generations", "ended")
 BEST_HEADINGS = ("point", "FI ratio", "interval", "pairs")
@@ -70,7 +69,7 @@ def _points(results: StudyResults, points: pl.DataFrame, criterion: CollapseCrit
         if chart_of_onsets is not None:
             figures.append(("Onset over the key searched", _ONSETS, chart_of_onsets.to_dict()))
     rows = [_point_row(line) for line in lines]
-    return SearchTable(f"{over}: {criterion_text(criterion)}", POINT_HEADINGS, rows, notes, figures)
+    return SearchTable(f"{over}: {criterion.words}", POINT_HEADINGS, rows, notes, figures)
 
 
 _RATIO = ("is_baseline", "ratio", "ratio_low", "ratio_high", "ratio_bound")

@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from fortifai_ray.report.criteria import criterion_rows, criterion_text, short_text
 from fortifai_ray.report.search import SearchTable, search_tables
-from fortifai_ray.results.cells import printable
 from fortifai_ray.results.reader import StudyResults
-from fortifai_ray.results.words import count, duration, number, ratio
-from fortifai_ray.statistics import CollapseCriterion, conclusions
+from fortifai_ray.results.words import count, duration, number, printable, ratio
+from fortifai_ray.statistics import CollapseCriterion, conclusions, criterion_rows
 from fortifai_ray.statistics.order import onset_orders
 
 if TYPE_CHECKING:
@@ -127,11 +125,8 @@ def order_tables(results: StudyResults) -> list[OrderTable]:
 
 def _names(criteria: Sequence[CollapseCriterion]) -> list[str]:
     """Short words for each criterion, and the whole criterion where short words would be the same."""
-    short = [short_text(criterion) for criterion in criteria]
-    return [
-        criterion_text(criterion) if short.count(name) > 1 else name
-        for criterion, name in zip(criteria, short, strict=True)
-    ]
+    short = [criterion.short_words for criterion in criteria]
+    return [criterion.words if short.count(name) > 1 else name for criterion, name in zip(criteria, short, strict=True)]
 
 
 def _orders(results: StudyResults, chains: pl.DataFrame, a: CollapseCriterion, b: CollapseCriterion) -> list[Order]:
@@ -232,7 +227,7 @@ def _rich_table(results: StudyResults, criterion: CollapseCriterion) -> list[Tab
     """A criterion's fidelity table, and a line that says where to read the cells that do not fit."""
     from rich.text import Text
 
-    title = Text.assemble((f"{printable(results.name)} ", "bold"), f"collapse: {printable(criterion_text(criterion))}")
+    title = Text.assemble((f"{printable(results.name)} ", "bold"), f"collapse: {printable(criterion.words)}")
     table = _plain_table(title, {heading: heading in _NUMERIC for heading in HEADINGS}, {"FI in", "FI mean"})
     rows = fidelity_rows(results, criterion)
     starts = [index for index, row in enumerate(rows) if row.first]

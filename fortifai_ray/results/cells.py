@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +10,9 @@ from typing import Any
 import polars as pl
 
 from fortifai_ray.results.schema import flatten
+from fortifai_ray.results.words import printable
 
 BASELINE: dict[str, Any] = {"loss.kind": "cross_entropy"}
-_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _ACRONYMS = {"tce": "TCE", "vae": "VAE", "kde": "KDE", "gmm": "Gaussian mixture"}
 
 
@@ -83,18 +82,6 @@ def is_baseline(table: pl.DataFrame, baseline: Mapping[str, Any], recipe: Mappin
         else:
             condition &= pl.lit(flat.get(key) == value)
     return condition
-
-
-def printable(text: object) -> str:
-    """``text`` without the characters that a terminal or a browser obeys: control characters (line breaks and tabs are
-    kept), lone surrogates (no UTF-8 file can hold them) and overrides of the writing direction."""
-    return "".join(_REPLACEMENT if _obeyed(char) else char for char in str(text))
-
-
-def _obeyed(char: str) -> bool:
-    if char in "\n\t":
-        return False
-    return unicodedata.category(char) in {"Cc", "Cs"} or "\u202a" <= char <= "\u202e" or "\u2066" <= char <= "\u2069"
 
 
 def _identity(values: Iterable[Any]) -> str:

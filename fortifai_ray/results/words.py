@@ -1,14 +1,16 @@
-"""Numbers as people read them, with the mark of a bound where a number is only one."""
+"""Numbers, bounds and texts as people read them: the one wording for tables, charts, claims and notebooks."""
 
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# What a mark in front of a number means, by the table's `bound`.
+# The mark in front of a number, by the table's `bound`.
 MARKS = {"exact": "", "lower": "≥", "upper": "≤"}
 
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _MOST_SEEDS = 6  # longer lists are read in the table and the chart
 
 
@@ -88,3 +90,15 @@ def _per_seed(row: Mapping[str, Any]) -> str:
     texts = [f"{MARKS.get(bound, '')}{number(value)}" for value, bound in known[:_MOST_SEEDS]]
     unknown = f"; {asked - len(known)} undetermined" if asked > len(known) else ""
     return f"(per seed {', '.join(texts)}{', …' if len(known) > _MOST_SEEDS else ''}{unknown})"
+
+
+def printable(text: object) -> str:
+    """``text`` without the characters that steer a terminal or a browser: control characters but line breaks and tabs,
+    overrides of the writing direction, and lone surrogates, which no UTF-8 file can hold."""
+    return "".join(_REPLACEMENT if _steers(char) else char for char in str(text))
+
+
+def _steers(char: str) -> bool:
+    if char in "\n\t":
+        return False
+    return unicodedata.category(char) in {"Cc", "Cs"} or "\u202a" <= char <= "\u202e" or "\u2066" <= char <= "\u2069"

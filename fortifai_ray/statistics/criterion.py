@@ -62,13 +62,27 @@ class CollapseCriterion(BaseModel):
 
     @property
     def words(self) -> str:
-        """The whole criterion, for a sentence that quotes a number found under it."""
-        limit = f"{self.threshold:g}"
+        """The whole criterion: ``KR accuracy below 0.75, confirmed by 1 further generation``."""
+        if self.confirm == 0:
+            confirmed = "at the first crossing"
+        else:
+            confirmed = f"confirmed by {self.confirm} further generation{'s' if self.confirm > 1 else ''}"
+        return f"{metric(self.metric).title} {self.limit_words}, {confirmed}"
+
+    @property
+    def short_words(self) -> str:
+        """The metric, and the threshold as far as it tells two criteria apart: ``KR accuracy below 0.5×``."""
+        times = "" if self.relative_to == "absolute" else "×"
+        return f"{metric(self.metric).title} {self.direction} {self.threshold:g}{times}"
+
+    @property
+    def limit_words(self) -> str:
+        """The limit: ``above 2× the baseline's generation 0``."""
+        limit = f"{self.direction} {self.threshold:g}"
         if self.relative_to != "absolute":
             limit += f"× {_WHOSE[self.relative_to]}"
-        if self.chance is not None:
-            limit += f", both over chance ({self.chance:g})"
-        return f"{self.metric.replace('_', ' ')} {self.direction} {limit}, confirm {self.confirm}"
+            limit += f" beyond chance ({self.chance:g})" if self.chance is not None else ""
+        return limit
 
     def limit(self, own: float | None, baseline: float | None) -> float | None:
         """The limit in the metric's own units, from the metric at generation 0 of the chain and of its baseline.

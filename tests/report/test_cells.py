@@ -3,7 +3,8 @@
 import polars as pl
 import pytest
 
-from fortifai_ray.results.cells import BASELINE, Cells, printable
+from fortifai_ray.results.cells import BASELINE, Cells
+from fortifai_ray.results.words import printable
 
 
 def grid(**columns: list[object]) -> pl.DataFrame:

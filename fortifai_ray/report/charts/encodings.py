@@ -8,9 +8,8 @@ from typing import Any, Literal
 import altair as alt
 import polars as pl
 
-from fortifai_ray.report.criteria import criterion_rows, limit_text
 from fortifai_ray.results.cells import Cells
-from fortifai_ray.statistics import CollapseCriterion
+from fortifai_ray.statistics import CollapseCriterion, criterion_rows
 
 # Okabe & Ito (2008), "Color Universal Design", without black and yellow, which vanish on one of the two grounds.
 PALETTE = ["#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7F7F7F"]
@@ -133,7 +132,7 @@ def limit_layers(
         if table.is_empty():
             continue
         shared = table.select("value", "low", "high").n_unique() == 1
-        rows = [row | {"text": f"collapse: {limit_text(criterion)}"} for row in table.to_dicts()]
+        rows = [row | {"text": f"collapse: {criterion.limit_words}"} for row in table.to_dicts()]
         layers += _limit_lines(rows[:1] if shared else rows, shared, y, cells)
     return layers
 

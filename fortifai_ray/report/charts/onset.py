@@ -19,11 +19,10 @@ from fortifai_ray.report.charts.encodings import (
     rows_of,
     spread_by_seed,
 )
-from fortifai_ray.report.criteria import criterion_rows
 from fortifai_ray.report.points import MANY_CHAINS
 from fortifai_ray.results.cells import Cells
 from fortifai_ray.results.words import MARKS, count, finite, number, ratio, seed_ratios
-from fortifai_ray.statistics import CollapseCriterion
+from fortifai_ray.statistics import CollapseCriterion, criterion_rows
 from fortifai_ray.statistics.survival import kaplan_meier
 
 

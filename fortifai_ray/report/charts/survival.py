@@ -14,10 +14,9 @@ import polars as pl
 
 from fortifai_ray.metrics import metric
 from fortifai_ray.report.charts.encodings import GREY, MOST_BANDS, Tooltips, bound_shape, colour_of, inline, legend_of
-from fortifai_ray.report.criteria import criterion_rows
 from fortifai_ray.results.cells import Cells
 from fortifai_ray.results.words import ratio
-from fortifai_ray.statistics import CollapseCriterion
+from fortifai_ray.statistics import CollapseCriterion, criterion_rows
 from fortifai_ray.statistics.survival import kaplan_meier
 
 Unit = Literal["generations", "synthetic"]
