@@ -118,28 +118,18 @@ def model_signs(
 
     Held-out human text is scored block by block; the first token of each block is context. A synthetic row is scored
     given its prompt: only generated tokens are targets. The distribution is the model's own at temperature 1, without
-    truncation, however the row was sampled. Over the targets of each text (``…_human``, ``…_synthetic``):
-
-    - ``mean_target_probability``: mean probability p of the target;
-    - ``kept_fraction``: share of targets with p ≤ γ, which TCE would keep (Shabgahi et al. 2025, ForTIFAI);
-    - ``predictive_entropy``: mean entropy −Σ p ln p of the predicted distribution, in nats;
-    - ``calibration_error``: :attr:`.scoring.Scores.calibration_error`.
-
-    In addition ``perplexity`` (per token of the human text), ``held_out_bits_per_byte`` (Σ −log₂ p over UTF-8 bytes),
-    ``perplexity_synthetic`` and ``perplexity_synthetic_generation_0`` (of the synthetic text under this model and under
-    ``reference``), ``perplexity_synthetic_generation_0_q95`` (the 95% quantile over documents under ``reference``: the
-    growing tail of improbable text of Shumailov et al. 2024) and ``surplexity``: the mean over synthetic documents of
-    their perplexity, exp of the mean negative log-likelihood, under the model that wrote them (Gambetta et al. 2024,
-    "Learning by Surprise", who rank documents by it; there of the whole document, here of the generated part). The
-    histograms ``perplexity_histogram`` and ``perplexity_histogram_generation_0`` count synthetic documents by
+    truncation, however the row was sampled. :data:`METRICS` defines the signs; ``perplexity``, per token of the human
+    text, comes with them. ``…_generation_0`` are those of the synthetic text under ``reference``, and their 95%
+    quantile shows the growing tail of improbable text (Shumailov et al. 2024). A document's perplexity is exp of the
+    mean negative log-likelihood of its generated part; Gambetta et al. 2024, who rank documents by it, take the whole.
+    The histograms ``perplexity_histogram`` and ``perplexity_histogram_generation_0`` count synthetic documents by
     perplexity in the bins of :data:`HISTOGRAM_EDGES` (Shumailov et al. 2024, figure 1).
 
     Args:
         checkpoint: Hugging Face folder of this generation's model.
         human: held-out blocks, integers of shape (blocks, block_size).
-        synthetic: columns ``prompt_ids`` and ``generated_ids``, in the order of rows; of the rows with a generated
-        token
-            ``settings.documents`` are scored, drawn by the seed.
+        synthetic: columns ``prompt_ids`` and ``generated_ids``, in the order of rows; ``settings.documents`` of
+            those with a generated token are scored, drawn by the seed.
         reference: generation 0's folder, or None; if it is ``checkpoint``, that is scored only once.
         settings: γ, bins, number of documents.
         human_bytes: UTF-8 bytes of the blocks' targets (:func:`count_target_bytes`).

@@ -16,21 +16,15 @@ class Discrete(AnalyticFamily):
     """A categorical distribution on ``outcomes`` outcomes, fitted by its frequencies. A sample is an outcome's number.
 
     ``probabilities`` is ``uniform``, ``zipf`` (in proportion to rank^−``exponent``) or a list of numbers that sum to 1.
-    With p̂ fitted and p true, the metrics are
-
-    - ``support``: the number of outcomes with p̂ > 0, and ``support_ratio``: over the number with p > 0;
-    - ``entropy``: −Σ p̂ ln p̂, in nats;
-    - ``heterozygosity``: 1 − Σ p̂², the chance that two draws differ (Nei 1973). Replacing is genetic drift, in which
-      its mean falls by 1 − 1/n a generation (Wright 1931);
-    - ``kl_divergence``: KL(truth ‖ model), which is ∞ once an outcome is lost;
-    - ``total_variation``: ½ Σ |p̂ − p|.
+    Replacing is genetic drift, in which the mean of ``heterozygosity`` falls by a factor 1 − 1/n a generation (Wright
+    1931). ``kl_divergence`` is ∞ once an outcome is lost.
     """
 
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(
             "support",
             "outcomes",
-            "outcomes with a fitted probability above 0",
+            "outcomes with p̂ > 0",
             "Seddik et al. 2024",
             "below",
             group=SAMPLES,
@@ -40,7 +34,7 @@ class Discrete(AnalyticFamily):
         Metric(
             "support_ratio",
             "share of outcomes",
-            "support over the number of outcomes that are possible under the truth",
+            "outcomes with p̂ > 0 over outcomes with p > 0",
             "Seddik et al. 2024",
             "below",
             "log",
@@ -65,7 +59,7 @@ class Discrete(AnalyticFamily):
         Metric(
             "total_variation",
             "distance",
-            "½ Σ |p̂ − p|",
+            "½ Σ |p̂ − p|, p̂ fitted and p true",
             "Levin and Peres 2017, proposition 4.2",
             "above",
             title="total variation distance",

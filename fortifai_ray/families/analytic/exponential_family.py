@@ -14,8 +14,8 @@ class ExponentialFamily(AnalyticFamily):
     """An ``exponential``, ``poisson`` or ``bernoulli`` distribution of mean m, fitted by maximum likelihood: the
     samples' mean m̂. ``mean`` is the truth's (an exponential's rate is 1/m).
 
-    0 (and 1 for Bernoulli) absorbs: a chain that gets there stays. Metrics: ``mean_ratio``, m̂/m; ``parameter_error``,
-    (m̂ − m)²/m²; ``kl_divergence``, KL(truth ‖ model), ∞ for a chain that was absorbed.
+    0 (and 1 for Bernoulli) absorbs: a chain that gets there stays, and its ``kl_divergence`` is ∞. ``parameter_error``
+    is (m̂ − m)²/m².
     """
 
     metrics: ClassVar[tuple[Metric, ...]] = (

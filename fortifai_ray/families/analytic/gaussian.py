@@ -25,13 +25,9 @@ class Gaussian(AnalyticFamily):
 
     The covariance is the maximum-likelihood one (divided by n) or ``unbiased`` (by n − 1; under weights by
     Σw − Σw²/Σw). A sample too small or a collapsed chain gives a covariance of lower rank; metrics are then −∞ or ∞
-    where they have to be. With Σ̂, μ̂ fitted and σ², μ true, the metrics are
-
-    - ``trace_ratio``: tr Σ̂ / (d σ²);
-    - ``log_variance_ratio``: the mean over axes of ln(Σ̂_ii / σ²);
-    - ``mean_error``: ‖μ̂ − μ‖² / (d σ²);
-    - ``kl_divergence``: KL(truth ‖ model), which is ∞ once the model has lost a direction;
-    - ``wasserstein``: the 2-Wasserstein distance, √(‖μ̂ − μ‖² + Σ_i (√λ_i − σ)²) with λ_i the eigenvalues of Σ̂.
+    where they have to be. With Σ̂, μ̂ fitted and σ², μ true, ``trace_ratio`` is tr Σ̂ / (d σ²), ``wasserstein``
+    √(‖μ̂ − μ‖² + Σ_i (√λ_i − σ)²) with λ_i the eigenvalues of Σ̂, and ``kl_divergence`` is ∞ once the model has lost a
+    direction.
     """
 
     metrics: ClassVar[tuple[Metric, ...]] = (
@@ -39,7 +35,7 @@ class Gaussian(AnalyticFamily):
         Metric(
             "log_variance_ratio",
             "ln σ̂²/σ²",
-            "mean over axes of the log of the fitted variance over the true one",
+            "mean over axes of ln(Σ̂_ii / σ²), fitted over true variance",
             "Kazdan et al. 2025",
             "below",
             title="mean log variance ratio",
@@ -48,7 +44,7 @@ class Gaussian(AnalyticFamily):
         Metric(
             "mean_error",
             "squared, over the variance",
-            "squared distance of the fitted mean from the true one, over the trace of the true covariance",
+            "‖μ̂ − μ‖² / (d σ²), squared distance of the fitted mean over the trace of the true covariance",
             "Shumailov et al. 2024, AI models collapse when trained on recursively generated data",
             "above",
             title="error of the mean",

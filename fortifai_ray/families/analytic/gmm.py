@@ -35,21 +35,18 @@ class Gmm(AnalyticFamily):
     measured is then the loss of information alone, not of a poor start) or from ``kmeans++`` seeding of the samples
     (Arthur and Vassilvitskii 2007), by uniforms that are the same in each fit. It ends, for each chain by itself, when
     the mean log-likelihood gains less than ``tolerance``, or after ``max_iterations``; ``regularisation`` is added to
-    the variances, as in scikit-learn, so that no component shrinks to a point. Metrics:
+    the variances, as in scikit-learn, so that no component shrinks to a point.
 
-    - ``modes``: true components with a fitted one of weight ≥ 1/(10·components) whose mean lies within half of
-      ``separation``;
-    - ``trace_ratio``: trace of the fitted mixture's covariance over the true one's;
-    - ``kl_divergence``: KL(truth ‖ model), the mean over 1,000 points of the truth, the same for every chain;
-    - ``wasserstein``: sliced 2-Wasserstein distance (16 directions) of 500 draws of the model, by noise that is the
-      same each time, to 500 of those points. Two samples of that size of one density are not at distance 0.
+    ``kl_divergence`` is the mean over 1,000 points of the truth, the same for every chain; ``wasserstein`` is sliced
+    (16 directions), from 500 draws of the model, by noise that is the same each time, to 500 of those points. Two
+    samples of that size of one density are not at distance 0.
     """
 
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(
             "modes",
             "modes",
-            "true components with a fitted one of some weight near them",
+            "true components with a fitted one of weight ≥ 1/(10·components) within half of `separation`",
             "fortifai_ray.families.analytic.gmm",
             "below",
             title="modes that survive",

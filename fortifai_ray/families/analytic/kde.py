@@ -42,19 +42,16 @@ class Kde(AnalyticFamily):
     ``bandwidth`` h is a number, or ``scott``: n^(−1/6)·s, or ``silverman``: (4/(d + 2))^(1/6)·n^(−1/6)·s = the same in
     the plane; s² is the mean over axes of the samples' unbiased variance (Scott 1992; Silverman 1986, section
     4.3), and n under weights (Σw)²/Σw². ``gaussian`` kernels have standard deviation h along each axis,
-    ``tophat`` ones are flat on a disc of radius h. Metrics:
-
-    - ``held_out_nll``: −mean log p of the held-out points, ∞ where a top-hat estimate leaves one of them uncovered;
-    - ``trace_ratio``: trace of the estimate's covariance (its samples' and its kernel's) over the population's;
-    - ``wasserstein``: sliced 2-Wasserstein distance (16 directions) between 500 draws of the estimate, by noise that
-      is the same each time, and the held-out points. Two samples of that size of one density are not at distance 0.
+    ``tophat`` ones are flat on a disc of radius h. ``trace_ratio`` counts the kernel's covariance too; ``wasserstein``
+    is sliced (16 directions), from 500 draws of the estimate, by noise that is the same each time, to the held-out
+    points. Two samples of that size of one density are not at distance 0.
     """
 
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(
             "held_out_nll",
             "nats",
-            "−mean ln p of held-out points of the truth",
+            "−mean ln p of held-out points of the truth; ∞ if a top-hat estimate leaves one of them uncovered",
             "Silverman 1986",
             "above",
             title="held-out negative log-likelihood",

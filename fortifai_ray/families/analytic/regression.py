@@ -37,8 +37,7 @@ class LinearRegression(AnalyticFamily):
     least_squares`` lets a least-squares fit to the same data write the next targets, so that the ridge bears on the
     model that is evaluated alone: their setting. ``same`` lets the ridge's own fit write them.
 
-    Metrics: ``excess_risk``, (w − w*)ᵀΣ(w − w*), the risk on noiseless targets, exact; ``test_error``, that and the
-    noise's variance.
+    ``excess_risk`` is (w − w*)ᵀΣ(w − w*), the risk on noiseless targets, exact.
     """
 
     metrics: ClassVar[tuple[Metric, ...]] = (
