@@ -1,6 +1,6 @@
 """What a claim can measure: a number per chain and how the chains' numbers are summarised, or a number per cell.
 
-Each statistic is a plain mapping in the study file, told apart by its ``kind``::
+Each statistic is a plain mapping in the study file, identified by its ``kind``::
 
     {kind: metric, metric: trace_ratio, at: 9}                                     # mean over seeds, at generation 9
     {kind: metric, metric: excess_risk, at: 9, over_generation_0: ratio, summary: ratio_of_means}
@@ -12,7 +12,8 @@ Each statistic is a plain mapping in the study file, told apart by its ``kind``:
     {kind: fi_ratio, unit: synthetic}
 
 The unit of independence is the seed. Where a claim's ``where`` matches several chains of one seed, a mean (arithmetic,
-geometric, or a ratio of means) averages them first; any other summary would have no meaning and stays undecided.
+geometric, or a ratio of means) averages them first; any other summary would be meaningless and leaves the claim
+undecided.
 """
 
 from typing import Annotated, Any, Literal
@@ -67,7 +68,7 @@ def criterion_words(criterion: Criterion) -> str:
     return f"criterion {criterion}" if isinstance(criterion, int) else criterion
 
 
-# How the chains' numbers become one number.
+# How the chains' numbers are combined into one.
 
 _PLAIN = ("mean", "median", "geometric_mean", "ratio_of_means", "variance")
 _WITH_NUMBER = ("quantile", "share_above", "share_below")
@@ -75,9 +76,9 @@ MEANS = frozenset({"mean", "geometric_mean", "ratio_of_means"})  # chains of one
 
 
 class Summary(BaseModel):
-    """How the chains' numbers become one: ``mean``, ``median``, ``geometric_mean``, ``ratio_of_means`` (mean of the
-    numerators over mean of the denominators, of a ratio), ``variance`` (over seeds, unbiased), ``{quantile: q}``,
-    ``{share_above: x}`` or ``{share_below: x}`` (strictly)."""
+    """How the chains' numbers are combined into one: ``mean``, ``median``, ``geometric_mean``, ``ratio_of_means`` (mean
+    of the numerators over mean of the denominators, of a ratio), ``variance`` (over seeds, unbiased),
+    ``{quantile: q}``, ``{share_above: x}`` or ``{share_below: x}`` (strictly)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: str
@@ -131,7 +132,7 @@ class _Statistic(BaseModel):
 
     @property
     def against_words(self) -> str:
-        """What it is compared with, after the cells that a claim is about; empty where there is nothing."""
+        """The cells it is compared with, for the end of the sentence; empty where there are none."""
         return ""
 
     @property
@@ -146,12 +147,12 @@ class _Statistic(BaseModel):
 
     @property
     def generation(self) -> int | None:
-        """The one generation it speaks of, for a closed form that depends on it."""
+        """The single generation it measures, for a closed form that depends on it."""
         return None
 
     @property
     def generations(self) -> tuple[int, ...]:
-        """Every generation it names: none of them may lie beyond the study's horizon."""
+        """Every generation it names: none may lie beyond the study's horizon."""
         return () if self.generation is None else (self.generation,)
 
 
@@ -160,10 +161,10 @@ class PerChain(_Statistic):
 
     Attributes:
         summary: see :class:`Summary`.
-        against: another group of cells: the claim's ``where`` with these keys put in. A new ``kind`` keeps none of its
+        against: another group of cells: the claim's ``where`` with these keys replaced. A new ``kind`` discards its
             section's other keys.
         compare: the claim's group over (``ratio``) or minus (``difference``) the other, paired by seed and by every
-            varied key that ``against`` does not replace. Pairs that lack a side are left out and counted.
+            varied key that ``against`` does not replace. Pairs that lack a side are omitted and counted.
     """
 
     metric: str = Field(min_length=1)
@@ -177,7 +178,7 @@ class PerChain(_Statistic):
 
     @property
     def ratios(self) -> int:
-        """How many ratios are taken in each chain's number."""
+        """How many ratios each chain's number contains."""
         return int(self.against is not None and self.compare == "ratio")
 
     @property
@@ -209,7 +210,7 @@ class PerChain(_Statistic):
 
 
 class MetricStatistic(PerChain):
-    """A metric at one generation. ``at: last`` is each chain's own last one: where it ended, early or not."""
+    """A metric at one generation. ``at: last`` is each chain's own last generation, whether it ended early or not."""
 
     kind: Literal["metric"]
     at: GenerationOrLast = "last"

@@ -1,4 +1,4 @@
-"""A claim: what a paper says a study will show, in a form that can come out wrong.
+"""A claim: what a paper says a study will show, in a form that can be refuted.
 
 ::
 
@@ -62,7 +62,7 @@ Number = FiniteFloat | TheoryValue
 
 
 class Tolerance(BaseModel):
-    """How far from the value still counts as equal: a share of the value (``relative``), or a number (``absolute``)."""
+    """The distance that still counts as equal: a share of the value (``relative``), or a number (``absolute``)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     relative: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
@@ -89,8 +89,8 @@ class Claim(BaseModel):
     Attributes:
         source: paper, and where in it.
         kind: ``theory`` must hold; a ``replication`` that fails at this scale is a finding.
-        where: which chains, by dotted recipe keys or contract columns; a list of values means any of them.
-        relation: the measured number to the value. The verdict comes from the whole interval.
+        where: which chains, by dotted keys of the recipe; a list of values means any of them.
+        relation: of the measured number to the value. The verdict comes from the whole interval.
         tolerance: of ``equals``, which is a test of equivalence: the interval must lie within it.
         value: a number, ``{theory: NAME, …}``, or a pair of them for ``between``.
         level: confidence level of the interval of this claim alone.
@@ -148,7 +148,7 @@ class Claim(BaseModel):
 
 
 def _readable_value(value: Any) -> Any:
-    """Refuses in one line what pydantic would refuse in one line for each member of the union."""
+    """Refuse in one line what pydantic would refuse with a line for each member of the union."""
     items = value if isinstance(value, list | tuple) else [value]
     if isinstance(value, list | tuple) and len(items) != 2:
         raise ValueError(f"value is one number, or a pair [low, high] for between (got {len(items)} items)")

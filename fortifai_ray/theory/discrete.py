@@ -57,7 +57,7 @@ def discrete_accumulate_heterozygosity(n: int, generation: int) -> float:
 
 @closed_form("heterozygosity", family="discrete", regime="fixed_human", to_metric=_times_the_true_one)
 def discrete_fixed_human_heterozygosity(n: int, generation: int, human: int, synthetic: int) -> float:
-    """E H_g/H where ``human`` samples, always the same, stand beside ``synthetic`` ones of the last generation.
+    """E H_g/H where each training set has the same ``human`` samples and ``synthetic`` ones of the last generation.
 
     Generation 0 is fitted to n human samples, the first of the same. With n = ``human`` it is Seddik et al. 2024's
     theorem 2, whose last term is read as +αβᵐ/N: the line before it in their proof gives this sign, and S₁ needs it.
@@ -78,9 +78,9 @@ def discrete_fixed_human_heterozygosity_change(
     """E H_g − E H_0 under ``fixed_human`` with n = ``human``: minus the squared distance E ‖p̂_g − p̂_0‖².
 
     It is −(1 − 1/h)·H·s(1 − β^g)/(h² + (2h + 1)s), with β = (1 − 1/s)·s²/(h + s)². Derived, and equal to what Seddik et
-    al. 2024's theorem 2 says of H_g: with D_g = p̂_g − p̂_0 and α = s/(h + s), D_{g+1} = α(D_g + ε) where ε, the error of
-    s draws from p̂_g, has mean 0 and E ‖ε‖² = E H_g/s. And E H_g = E H_0 − E ‖D_g‖², as D_g has mean 0 given p̂_0. So
-    E ‖D_{g+1}‖² = α²[(1 − 1/s)·E ‖D_g‖² + E H_0/s], with E H_0 = (1 − 1/h)·H.
+    al. 2024's theorem 2 says of H_g: with D_g = p̂_g − p̂_0 and α = s/(h + s), D_{g+1} = α(D_g + ε) where ε, the error
+    of s draws from p̂_g, has mean 0 and E ‖ε‖² = E H_g/s. And E H_g = E H_0 − E ‖D_g‖², as D_g has mean 0 given p̂_0.
+    So E ‖D_{g+1}‖² = α²[(1 − 1/s)·E ‖D_g‖² + E H_0/s], with E H_0 = (1 − 1/h)·H.
     """
     heterozygosity = _true_heterozygosity(probabilities, outcomes, exponent)
     return -(1 - 1 / human) * heterozygosity * _deviation(generation, human, synthetic)
@@ -120,7 +120,7 @@ def discrete_fixed_human_distance_bound(
 def discrete_largest_synthetic(human: int, multiple: float) -> float:
     """The largest amount s of synthetic data a generation beside h kept human samples that avoids collapse for ever.
 
-    Here collapse is a squared error above ``multiple`` times generation 0's. From the limit of
+    Collapse here means a squared error above ``multiple`` times generation 0's. From the limit of
     :func:`discrete_fixed_human_error`, s = (m − 1)h²/((h − 1) − (m − 1)(2h + 1)); ∞ from m = 1 + (h − 1)/(2h + 1) on,
     just under 1.5: then no amount is too much. Derived. Seddik et al. 2024 ask for a set distance from generation
     0's fit instead: :func:`discrete_published_largest_synthetic`.
@@ -178,7 +178,7 @@ def discrete_replace_support(
     probabilities: Probabilities = "uniform",
     exponent: float = 1.0,
 ) -> float:
-    """Expected number of outcomes that are left under replace: exact, by the Wright–Fisher chain of each one's count.
+    """Expected number of surviving outcomes under replace: exact, by the Wright–Fisher chain of each outcome's count.
 
     An outcome drawn k times of n has a Binomial(n, k/n) count in the next generation, and 0 absorbs (Ewens 2004,
     section 1.4). Costs (n + 1)² numbers.
@@ -187,7 +187,7 @@ def discrete_replace_support(
 
     check_arguments(n, generation)
     counts = np.arange(n + 1)
-    lost = np.zeros(n + 1)  # by its count: the probability that it is lost after the generations to come
+    lost = np.zeros(n + 1)  # for each count: the probability that the outcome is lost in the remaining generations
     lost[0] = 1.0
     transition = binom.pmf(counts[None], n, counts[:, None] / n)
     for _ in range(generation):

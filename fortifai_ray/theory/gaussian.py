@@ -1,6 +1,6 @@
 """Gaussians under every regime.
 
-Second moments of the replace, accumulate and mixed regimes obey one argument, used throughout. Let v_g be the expected
+One argument gives the second moments under the replace, accumulate and mixed regimes. Let v_g be the expected
 maximum-likelihood variance of generation g over the true one's. Each sample of any generation has total variance 1
 about the true mean, since a fitted Gaussian has the mean and the variance of its training set: the training set's
 spread within and about the truth add up to 1. So v_g = (1 − 1/N)(1 − c), with N its size and c the mean covariance
@@ -34,7 +34,7 @@ def gaussian_replace_mean_variance(n: int, generation: int, estimator: Estimator
     """E σ̂²_g/σ² = (1 − 1/n)^(g+1) by maximum likelihood, 1 by the unbiased estimator; E trace_ratio in any dimension.
 
     σ̂²_g/σ̂²_{g−1} is χ²_{n−1}/n, independent of what came before (Shumailov et al. 2024's one-dimensional Gaussian;
-    Kazdan et al. 2025). A mean over chains can show it while g + 1 ≤ n/2 or so.
+    Kazdan et al. 2025). A mean over chains shows it up to about g + 1 = n/2.
     """
     check_arguments(n, generation)
     check_choice("estimator", estimator, Estimator)
@@ -58,7 +58,7 @@ def gaussian_replace_mean_log_variance(n: int, generation: int, estimator: Estim
 
 @closed_form("log_variance_ratio", summary="variance", family="gaussian", regime="replace", when=_one_dimension)
 def gaussian_replace_variance_log_variance(n: int, generation: int) -> float:
-    """Var ln(σ̂²_g/σ²) = (g+1)·ψ′((n−1)/2) in one dimension, for both estimators. Derived, as its mean."""
+    """Var ln(σ̂²_g/σ²) = (g+1)·ψ′((n−1)/2) in one dimension, for both estimators. Derived like its mean."""
     from scipy.special import polygamma
 
     check_arguments(n, generation)
@@ -127,7 +127,7 @@ def gaussian_mixed_mean_variance(n: int, generation: int, synthetic_ratio: float
 
 @closed_form("trace_ratio", family="gaussian", regime="fixed_human", when=_maximum_likelihood)
 def gaussian_fixed_human_mean_variance(n: int, generation: int, human: int, synthetic: int) -> float:
-    """E σ̂²_g/σ² where ``human`` samples, always the same, stand beside ``synthetic`` ones of the last generation.
+    """E σ̂²_g/σ² where each training set has the same ``human`` samples and ``synthetic`` ones of the last generation.
 
     Generation 0 is fitted to n human samples, the first of the same. Maximum likelihood. Derived (module docstring).
     """
@@ -159,7 +159,7 @@ def _partly_human(sizes: Sequence[tuple[int, int]], first: int, kept: bool) -> f
     limit="in the limit of many samples",
 )
 def gaussian_tce_variance_factor(gamma: float) -> float:
-    """The factor by which leaving out the likeliest 1 − γ of a Gaussian's samples multiplies its variance, as n → ∞.
+    """The factor by which omitting the likeliest 1 − γ of a Gaussian's samples multiplies its variance, as n → ∞.
 
     With P(|z| < c) = 1 − γ: 1 + 2cφ(c)/γ, which is 1.111 at γ = 0.9. Derived: E[z²; |z| < c] = (1 − γ) − 2cφ(c).
     """

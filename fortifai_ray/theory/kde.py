@@ -73,7 +73,7 @@ def kde_mixed_mean_trace_ratio(
 
     Exact for a fixed bandwidth and for both rules, any kernel and any truth. Derived (module docstring and
     :mod:`fortifai_ray.theory.moments`). Under a rule and replace the variance grows by 1 + κn^(−1/3) − 1/n a
-    generation, without end; where human data keep it bounded says :func:`kde_critical_synthetic_ratio`.
+    generation, without end; :func:`kde_critical_synthetic_ratio` says where human data keep it bounded.
     """
     check_arguments(n, generation)
     check_choice("human", human, Human)
@@ -86,7 +86,7 @@ def kde_mixed_mean_trace_ratio(
 def kde_critical_synthetic_ratio(n: int, kernel_variance: float = 1.0) -> float:
     """The synthetic ratio above which the expected variance grows without end, under Scott's or Silverman's rule.
 
-    Below it the variance converges, with human data kept or fresh: what is known of a human sample enters the recursion
+    Below it the variance converges, with human data kept or fresh: the terms of human samples enter the recursion
     of t and c (:mod:`fortifai_ray.theory.moments`) from outside, so its matrix [[r(1 + C), −rC], [q/n, q(1 − 1/n)]],
     with C = κn^(−1/3) and q = r(rn − 1)/(n − 1), decides alone. The ratio is where the larger of its eigenvalues is 1;
     it tends to 1/(1 + C), and to 1 as n grows. With a fixed bandwidth every ratio below 1 converges. Derived: an exact
@@ -127,7 +127,7 @@ def kde_mixed_bias_bound(generation: int, synthetic_ratio: float) -> float:
 
 
 def _kernel(bandwidth: float | Rule, kernel_variance: float) -> Added:
-    """What a kernel adds to its samples' variance along an axis."""
+    """The variance that a kernel adds to its samples' along an axis."""
     if isinstance(bandwidth, str):
         check_choice("bandwidth", bandwidth, Rule)
         return lambda variance, total: kernel_variance * total ** (-2 / (_PLANE + 4)) * variance
@@ -156,7 +156,7 @@ def kde_mixed_integrated_squared_error(
 def kde_mixed_squared_bias(n: int, generation: int, synthetic_ratio: float, bandwidth: float) -> float:
     """∫(E p̂_g − p)² in the same setting: the part of the error that no number of chains averages out.
 
-    It is the same with kept and fresh human data. ``n`` only says what the share is rounded to.
+    It is the same with kept and fresh human data. ``n`` only determines the rounding of the share.
     """
     mean = _moments(n, generation, synthetic_ratio, bandwidth, "fresh").mean.copy()
     mean[0] -= 1
@@ -208,7 +208,7 @@ def _times_kernel(series: Series, power: int = 1) -> Series:
 
 
 def _integrals(count: int, bandwidth: float, with_truth: bool) -> Series:
-    """(count,) ∫ K(ω)^j dω/(2π)² for j = 0 …, or of K^j·|φ|². Without the truth j = 0 stands for 0: it never enters."""
+    """(count,) ∫ K(ω)^j dω/(2π)² for j = 0 …, or of K^j·|φ|². Without the truth the entry for j = 0, never used, is 0."""
     added = np.arange(count) * bandwidth**2
     if not with_truth:
         return np.concatenate([[0.0], (2 * np.pi * added[1:]) ** (-_PLANE / 2)])

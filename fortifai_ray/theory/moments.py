@@ -1,20 +1,20 @@
 """Second moments of training sets that mix human samples with what the last generation wrote.
 
 Let each human sample have mean μ and variance 1, and let a generation's estimate have the mean of its training set and
-that set's variance plus what its kernel adds (nothing, for a fitted Gaussian or a discrete distribution). Then the mean
-over chains of two numbers tells everything about the variance: t, a training sample's second moment about μ, and c,
-the covariance of two different ones. Both obey a linear recursion, and the set's unbiased variance is t − c in the
-mean. Derived.
+that set's variance plus what its kernel adds (nothing, for a fitted Gaussian or a discrete distribution). Then the
+means over chains of two numbers determine the variance: t, a training sample's second moment about μ, and c, the
+covariance of two different ones. Both obey a linear recursion, and the set's unbiased variance is t − c in the mean.
+Derived.
 """
 
 from collections.abc import Callable, Sequence
 
 Added = Callable[[float, int], float]
-"""What an estimate adds to its samples' variance: from their unbiased variance and their number."""
+"""The variance that an estimate adds to its samples', from their unbiased variance and their number."""
 
 
 def adds_nothing(variance: float, total: int) -> float:
-    """A fitted Gaussian's or a discrete distribution's share: the estimate has the variance of its samples."""
+    """For a fitted Gaussian or a discrete distribution: the estimate has the variance of its samples."""
     return 0.0
 
 

@@ -141,17 +141,17 @@ def _effective_ridge(spectrum: Array, ridge: float, n: int) -> float:
 def workflow_variance(weights: Sequence[Sequence[float]] | Array) -> Array:
     """(G,) Variance of each generation's error over generation 0's, in a workflow of ``weights`` (G, G).
 
-    Row g says with which weight batch j ≤ g enters generation g's fit; batch j is written by generation j − 1, batch 0
-    by the truth. In the limit of many samples the errors are a Gaussian process, θ_g = Σ_j W_gj (θ_{j−1} + ε_j) with
-    independent standard normal ε (Dey and Donoho 2024, sequential Gaussian process limit). The identity is replace,
-    with variances g + 1; rows 1/(g+1) are accumulate, with Σ 1/j².
+    Row g holds the weights of batches j ≤ g in generation g's fit; generation j − 1 writes batch j, the truth batch 0.
+    In the limit of many samples the errors are a Gaussian process, θ_g = Σ_j W_gj (θ_{j−1} + ε_j) with independent
+    standard normal ε (Dey and Donoho 2024, sequential Gaussian process limit). The identity is replace, with variances
+    g + 1; rows 1/(g+1) are accumulate, with Σ 1/j².
 
     Raises:
         ValueError: not a square lower triangular matrix whose rows sum to 1.
     """
     matrix = np.asarray(weights, dtype=np.float64)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or np.triu(matrix, 1).any():
-        raise ValueError("weights must be a square matrix, 0 above the diagonal: later batches are not there yet")
+        raise ValueError("weights must be square and zero above the diagonal: a fit cannot use later batches")
     if not np.allclose(matrix.sum(1), 1.0, atol=1e-9):
         raise ValueError(f"weights: each row must sum to 1 (they sum to {matrix.sum(1).tolist()})")
     count = len(matrix)
@@ -167,7 +167,7 @@ def workflow_variance(weights: Sequence[Sequence[float]] | Array) -> Array:
 
 @closed_form()
 def workflow_excess(weights: Sequence[Sequence[float]], generation: int) -> float:
-    """One generation's entry of :func:`workflow_variance`, for claims."""
+    """One generation's entry of :func:`workflow_variance`."""
     variances = workflow_variance(weights)
     if not 0 <= generation < len(variances):
         raise ValueError(f"weights has generations 0 to {len(variances) - 1}, and no {generation}")

@@ -1,4 +1,4 @@
-"""The benchmark measures what it says: kept fractions as asked, memory as taken, and verdicts that can be bad."""
+"""The benchmark measures what it claims: requested kept fractions, allocated memory, and verdicts that can be bad."""
 
 from typing import Any
 
@@ -30,12 +30,12 @@ def test_thresholds_keep_the_fraction_asked_for() -> None:
     """To the target; and the operations that are then counted are the formula's."""
     inputs = make_inputs(200, 16, 300, torch.float32, "cpu")
     gammas = thresholds(inputs, [1.0, 0.5, 0.2])
-    found, _ = cases("cpu", gammas)
-    full = flops(found[BASELINE], inputs)
+    available, _ = cases("cpu", gammas)
+    full = flops(available[BASELINE], inputs)
     for fraction, gamma in gammas.items():
         sums = fused_linear_sums(*inputs, TruncatedCrossEntropy(gamma=gamma))
         assert sums.kept.sum().item() == 200 * fraction
-        assert flops(found[f"fused k={fraction}"], inputs) * 3 == round(full * (1 + 2 * fraction))
+        assert flops(available[f"fused k={fraction}"], inputs) * 3 == round(full * (1 + 2 * fraction))
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_thresholds_keep_the_fraction_asked_for() -> None:
 def test_a_mistake_on_the_command_line_starts_nothing(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It is told with the option that it was made in."""
+    """The message names the option."""
     monkeypatch.setattr("sys.argv", ["benchmark", *arguments])
     with pytest.raises(SystemExit) as end:
         benchmark.main()
@@ -56,8 +56,8 @@ def test_peak_memory_is_what_is_taken() -> None:
     """The plain formula holds logits and their log-softmax at once, at least; and no ten copies of them."""
     n, v = 512, 20_000
     inputs = make_inputs(n, 8, v, torch.float32, "cpu")
-    found, _ = cases("cpu", thresholds(inputs, [1.0]))
-    peak = peak_bytes(found[PLAIN], inputs)
+    available, _ = cases("cpu", thresholds(inputs, [1.0]))
+    peak = peak_bytes(available[PLAIN], inputs)
     if peak is None:
         pytest.skip("this system does not tell a process its peak memory")
     assert 2 * n * v * 4 <= peak <= 10 * n * v * 4
@@ -102,8 +102,8 @@ def test_an_implementation_that_fails_does_not_end_the_run(monkeypatch: pytest.M
     def broken(_: Inputs) -> torch.Tensor:
         raise RuntimeError("no kernel image")
 
-    found = {name: case for name, case in cases("cpu", {1.0: 1.0})[0].items() if name in (BASELINE, PLAIN)}
-    monkeypatch.setattr(benchmark, "cases", lambda *_: ({**found, "other": broken}, {}))
+    available = {name: case for name, case in cases("cpu", {1.0: 1.0})[0].items() if name in (BASELINE, PLAIN)}
+    monkeypatch.setattr(benchmark, "cases", lambda *_: ({**available, "other": broken}, {}))
     rows = {row["implementation"]: row for row in measure("16x4x32", [1.0], torch.float32, "cpu", 1)}
     assert rows["other"]["missing"] == "fails: no kernel image"
     assert rows[BASELINE]["time_ratio"] == 1.0

@@ -153,7 +153,7 @@ def test_under_autocast_the_products_are_bfloat16_and_the_gradients_float32() ->
 
 
 def test_float16_gradients_do_not_overflow_before_they_are_scaled() -> None:
-    """The sum over many targets passes float16's largest number; the mean, which is asked for, does not."""
+    """The sum over many targets passes float16's largest number; the mean, which is what is computed, does not."""
     n = 3000
     hidden = torch.full((n, 4), 30.0, dtype=torch.float16, requires_grad=True)
     weight = torch.zeros(5, 4, dtype=torch.float16, requires_grad=True)
@@ -171,7 +171,7 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
 
 
 def test_a_kernel_that_cannot_be_had_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Asked for by name where triton is missing, it is not silently another; by default, what is there is taken."""
+    """An explicit request without triton is refused, never silently replaced; the default uses what is installed."""
     head = make_head(4, 3, 5, torch.float32)
     monkeypatch.delitem(sys.modules, "fortifai_ray.losses.triton_kernel", raising=False)
     monkeypatch.delattr("fortifai_ray.losses.triton_kernel", raising=False)

@@ -28,7 +28,7 @@ from fortifai_ray.losses.base import KINDS
 
 log_probabilities = st.lists(st.floats(-30.0, -1e-9), min_size=1, max_size=20)
 
-# Each loss with (value, derivative with respect to log p), as its formula stands in the paper or the published code.
+# Each loss with (value, derivative with respect to log p), by the formula of the paper or the published code.
 REFERENCES: list[tuple[PointwiseLoss, Callable[[float], float], Callable[[float], float]]] = [
     (CrossEntropy(), lambda p: -math.log(p), lambda p: -1.0),
     (

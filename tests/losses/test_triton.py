@@ -230,7 +230,7 @@ class TestKernels:
             assert (got - expected).abs().max() <= 2 * torch.finfo(torch.bfloat16).eps * expected.abs().max()
 
     def test_float16_gradients_do_not_overflow_before_they_are_scaled(self) -> None:
-        """The sum over many targets passes float16's largest number; the mean, which is asked for, does not."""
+        """The sum over many targets passes float16's largest number; the mean, which is what is computed, does not."""
         n, scale = 24, 4000.0
         hidden = torch.full((n, 4), scale, dtype=torch.float16, device=DEVICE, requires_grad=True)
         weight = torch.zeros(5, 4, dtype=torch.float16, device=DEVICE, requires_grad=True)

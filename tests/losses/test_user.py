@@ -63,9 +63,9 @@ def study(loss: dict[str, Any], **changes: Any) -> Study:
 
 
 def user_loss(**loss: Any) -> UserLoss:
-    found = study(loss).chains[0].recipe.loss
-    assert isinstance(found, UserLoss)
-    return found
+    checked = study(loss).chains[0].recipe.loss
+    assert isinstance(checked, UserLoss)
+    return checked
 
 
 def test_a_dotted_path_is_a_loss() -> None:

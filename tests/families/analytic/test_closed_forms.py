@@ -147,7 +147,7 @@ def test_regression_replace(design: str) -> None:
 
 
 def test_regression_accumulate() -> None:
-    """Σ 1/j² times generation 0's with a fixed design, told apart from the bound π²/6 at the first generations."""
+    """Σ 1/j² times generation 0's with a fixed design, distinguished from the bound π²/6 at the first generations."""
     scores = run(LinearRegression(dim=4), 20, range(6_000), 6, Accumulate())["excess_risk"]
     first = theory.regression_excess(20, 0, 4, 1.0)
     for g in range(6):

@@ -38,7 +38,7 @@ def test_a_fixed_design_is_the_same_in_every_generation_and_of_its_own() -> None
 
 
 def test_a_stream_is_philox_under_the_derived_seed() -> None:
-    """Stored results are found again only while this stays."""
+    """Stored results can be reused only while this does not change."""
     key = derive_seed(8, "analytic", "noise", 2)
     expected = np.random.Generator(np.random.Philox(key=key)).standard_normal(6)
     assert np.array_equal(Streams((8,), 2).normal("noise", (6,))[0], expected)

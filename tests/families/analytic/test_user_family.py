@@ -100,7 +100,7 @@ def test_tce_weighs_a_users_samples(write: object) -> None:
 
 
 def test_the_source_is_part_of_the_identity(write: object) -> None:
-    """A changed class is another family: its stages are not found under the old one's."""
+    """A changed class is another family: the old one's stages are not reused for it."""
     first, second = write(NORMAL), write(NORMAL.replace("/ 2", "/ 2.0"))
     identities = [validate_user_family({"kind": f"{name}:Normal", "std": 2.0}).identity() for name in (first, second)]
     assert identities[0]["std"] == 2.0
