@@ -208,7 +208,7 @@ def _times_kernel(series: Series, power: int = 1) -> Series:
 
 
 def _integrals(count: int, bandwidth: float, with_truth: bool) -> Series:
-    """(count,) ∫ K(ω)^j dω/(2π)² for j = 0 …, or of K^j·|φ|². Without the truth the entry for j = 0, never used, is 0."""
+    """(count,) ∫ K(ω)^j dω/(2π)² for j = 0 …, or of K^j·|φ|². Without the truth the entry for j = 0 is 0 (unused)."""
     added = np.arange(count) * bandwidth**2
     if not with_truth:
         return np.concatenate([[0.0], (2 * np.pi * added[1:]) ** (-_PLANE / 2)])

@@ -144,7 +144,7 @@ def test_workflows_of_weights() -> None:
 
 def test_workflows_that_are_none_are_refused() -> None:
     """A batch cannot be used before it is written, and weights are shares."""
-    with pytest.raises(ValueError, match="0 above the diagonal"):
+    with pytest.raises(ValueError, match="zero above the diagonal"):
         workflow_variance([[0.5, 0.5], [0.5, 0.5]])
     with pytest.raises(ValueError, match="sum to 1"):
         workflow_variance([[1.0, 0.0], [0.5, 0.6]])
