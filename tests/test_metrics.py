@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
+import yaml
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.evaluation.signs import SignsConfig
@@ -33,6 +34,7 @@ from fortifai_ray.metrics import (
 )
 from fortifai_ray.results.schema import read_table, write_table
 from fortifai_ray.statistics import CollapseCriterion, onset
+from fortifai_ray.study.study import make_study
 
 LOG_SCALE = {
     *("perplexity", "perplexity_synthetic", "perplexity_synthetic_generation_0"),
@@ -194,6 +196,59 @@ def test_declarations_travel_with_the_results() -> None:
     assert metric("success_ratio").unit == "points", "what the process knows has the last word"
     with pytest.raises(UserError, match="table: the declarations of its metrics cannot be read"):
         from_json('{"name": 1}', "table")
+
+
+OWN = """
+from fortifai_ray.metrics import Metric
+
+
+class Trials:
+    metrics = ("success_ratio", Metric("survival", unit="share", direction="below", scale="log"))
+
+    def human(self, n, rng):
+        return rng.random((n, 1))
+
+    def fit(self, data):
+        return data.mean()
+
+    def evaluate(self, model):
+        return {"success_ratio": model, "survival": model}
+
+    def generate(self, model, n, rng):
+        return model * rng.random((n, 1))
+"""
+
+
+@pytest.mark.usefixtures("own")
+def test_a_study_declares_what_its_users_family_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In every process that reads it, and in each that runs a chain of it."""
+    (tmp_path / "trials_of_mine.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    criterion = {"threshold": 0.5, "direction": "below", "confirm": 0}
+    study = make_study(
+        {
+            "name": "own",
+            "family": {"kind": "trials_of_mine:Trials"},
+            "generations": 3,
+            "collapse": [{"metric": name, **criterion} for name in ("success_ratio", "survival")],
+            "baseline": {"loss.kind": "cross_entropy"},
+        },
+        "own.yaml",
+    )
+    assert [each.log_scale for each in study.settings.collapse] == [False, True]
+    assert [each.name for each in study.cells[0].recipe.declared] == ["success_ratio", "survival"]
+    assert study.cells[0].recipe.metrics == ("success_ratio", "survival", "kept_fraction")
+
+
+@pytest.mark.usefixtures("own")
+def test_a_study_declares_the_metrics_of_a_benchmark_with_a_name(tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("Some words to score.")
+    content = yaml.safe_load((Path(__file__).parents[1] / "sweeps" / "quickstart.yaml").read_text())
+    content["evaluation"] = {"benchmarks": [{"task": "wikitext", "name": "mine", "path": str(tmp_path / "words.txt")}]}
+    content["collapse"] = {"metric": "mine_word_perplexity", "threshold": 2.0, "direction": "above"}
+    study = make_study(content, "quickstart.yaml")
+    assert study.settings.collapse[0].log_scale
+    assert "mine_word_perplexity" in study.cells[0].recipe.metrics
 
 
 @pytest.mark.usefixtures("own")

@@ -138,4 +138,6 @@ def test_criteria_that_differ_in_chance_alone_stay_apart_in_the_tables() -> None
 
 def test_the_words_name_all_that_a_number_depends_on() -> None:
     words = CollapseCriterion(**ACCURACY, chance=0.25, confirm=2).words
-    assert words == "KR accuracy below 0.5× its own generation 0 beyond chance (0.25), confirmed by 2 further generations"
+    assert (
+        words == "KR accuracy below 0.5× its own generation 0 beyond chance (0.25), confirmed by 2 further generations"
+    )
