@@ -76,7 +76,11 @@ def open_ui(storage: Path, host: str = "127.0.0.1", port: int = 5000) -> None:
         except OSError as error:
             raise UserError(f"cannot listen on {host}:{port} ({error.strerror}): choose another with --port") from error
     address = f"[{host}]" if ":" in host else host
-    print(f"MLflow on {redact(uri)}: http://{address}:{port} in about ten seconds; Ctrl-C ends it.", flush=True)
+    print(
+        f"MLflow on {redact(uri)}: http://{address}:{port} in about ten seconds; Ctrl-C ends it.\n"
+        'Choose "Model training" at the top left: MLflow opens experiments as GenAI applications until then.',
+        flush=True,
+    )
     # In the environment, not in arguments: the process list must not show a database's password.
     environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     environment.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

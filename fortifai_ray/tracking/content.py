@@ -43,12 +43,13 @@ class StudyContent:
         """The chains with a run of their own that have generations later than the one in ``after``, or have ended.
 
         Args:
-            after: the last generation that MLflow holds, by chain id.
-            ended: whether the sweep has written its verdicts, so that every chain has an end.
+            after: the last generation that MLflow holds with its samples, by chain id.
+            ended: whether the sweep has written its verdicts. Then every chain has an end, and all its generations;
+                the samples are those of new generations even so.
         """
         if all(cell.recipe.batched for cell in self._study.cells):
             return
-        generations = self._rows("generations", after)
+        generations = self._rows("generations", {} if ended else after)
         texts, pictures = self._rows("samples", after), self._rows("pictures", after)
         ends = self._ends() if ended else {}
         for chain_id in dict.fromkeys([*generations, *ends]):

@@ -23,12 +23,12 @@ if TYPE_CHECKING:  # The import takes four seconds and belongs to the background
 
 SAMPLES = "samples"
 _RECIPE = "recipe.yaml"
-_STAMP = "fortifai.content"  # the hash of all that a run held when it was ended
+_STAMP = "fortifai.content"  # a tag of a run that has ended: the hash of its content, empty where that is incomplete
 _METRICS_PER_BATCH = 1000  # MLflow's limits
 _PARAMS_PER_BATCH = 100
 _PARAM_LENGTH = 6000
 _TAG_LENGTH = 8000
-# Without this tag, MLflow 3.17 opens an experiment in its view for GenAI applications.
+# What MLflow takes for a GenAI application without it, unless its page is switched to model training.
 _ORDINARY_VIEW = {"mlflow.experimentKind": "custom_model_development"}
 
 
@@ -60,8 +60,7 @@ class RunContent:
     @property
     def stamp(self) -> str:
         """A hash of the content, by which a later sweep sees at once that nothing is missing."""
-        end = vars(self.end) if self.end else None
-        return content_hash([self.recipe, sorted(self.series.items()), sorted(self.samples), end])
+        return content_hash([self.recipe, sorted(self.series.items()), vars(self.end) if self.end else None])
 
 
 @dataclass
@@ -109,10 +108,10 @@ class StudyRuns:
         return [f"MLflow keeps the values of an earlier run where this one differs: {keys} in {some(self._differing)}"]
 
     def is_ended(self, key: str) -> bool:
-        """Whether an earlier sweep ended a run well: what it measured is complete."""
+        """Whether an earlier sweep ended a run well, with all that it measured."""
         self._study()
         state = self._states.get(key)
-        return state is not None and state.status == "FINISHED" and state.stamp is not None
+        return state is not None and state.status == "FINISHED" and bool(state.stamp)
 
     def holds(self, content: RunContent) -> bool:
         """Whether a run has ended with exactly this content."""
@@ -149,8 +148,8 @@ class StudyRuns:
             self._connect().log_artifacts(state.run_id, folder)
         self._files(state).update(new)
 
-    def hold_end(self, content: RunContent) -> None:
-        """Log a run's results and end it."""
+    def hold_end(self, content: RunContent, *, complete: bool = True) -> None:
+        """Log a run's results and end it; one that is not ``complete`` is looked at again by the next sweep."""
         assert content.end is not None
         state, end = self._chain(content), content.end
         tags = {"fortifai.status": end.status} | ({"fortifai.reason": redact(end.reason)} if end.reason else {})
@@ -161,7 +160,7 @@ class StudyRuns:
             elif value is not None:
                 tags[metric_key(f"fortifai.result.{key}")] = _as_text(value)
         self._log_values(state, numbers, content.label)
-        self._log_tags(state, tags | {_STAMP: content.stamp})
+        self._log_tags(state, tags | {_STAMP: content.stamp if complete else ""})
         self._end(state, "FAILED" if end.status == "failed" else "FINISHED")
 
     def hold_file(self, file: Path, folder: str | None = None) -> None:

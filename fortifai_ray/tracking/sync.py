@@ -177,8 +177,7 @@ class StudySync:
     # what MLflow should hold
 
     def _while_running(self) -> list[_Part]:
-        after = dict(self._held)
-        parts = self._read("the chains", lambda: self._content.chains(after, ended=False), self._generations)
+        parts = self._read("the chains", lambda: self._content.chains(self._held, ended=False), self._generations)
         tables = [_Part("the tables", self._hold_tables)] if time.monotonic() >= self._tables_due else []
         return [*parts, *tables]
 
@@ -186,7 +185,7 @@ class StudySync:
         content, results = self._content, self._folder / "results"
         files = [path for path in sorted(results.glob("*")) if path.suffix in (".parquet", ".json")]
         return [
-            *self._read("the chains", lambda: content.chains({}, ended=True), self._whole_run),
+            *self._read("the chains", lambda: content.chains(self._held, ended=True), self._whole_run),
             *self._read("the cells", content.cells, self._whole_run),
             *self._read("the search", content.searches, self._whole_run),
             *(self._file(file) for file in (self._folder / "study.yaml", self._folder / "report.html", *files)),
@@ -214,18 +213,19 @@ class StudySync:
         return [_Part(f"the generations of {run.label}", send, run.key)]
 
     def _whole_run(self, run: RunContent) -> list[_Part]:
-        """Each on its own, so that a broken artefact store costs no metrics."""
+        """A run's metrics, samples and end, each on its own: a broken artefact store costs no metrics."""
+        runs, names = self._runs, [f"the {name} of {run.label}" for name in ("metrics", "samples", "end")]
 
-        def unless_held(hold: Callable[[RunContent], None]) -> None:
-            if not self._runs.holds(run):
-                hold(run)
+        def end() -> None:
+            if run.end is not None:
+                runs.hold_end(run, complete=not any(name in self._missing for name in names[:2]))
 
-        steps = {"metrics": self._runs.hold_metrics, "samples": self._runs.hold_samples}
-        if run.end is not None:
-            steps["end"] = self._runs.hold_end
-        return [
-            _Part(f"the {what} of {run.label}", partial(unless_held, hold), run.key) for what, hold in steps.items()
-        ]
+        def unless_held(hold: Callable[[], None]) -> None:
+            if not runs.holds(run):
+                hold()
+
+        holds: list[Callable[[], None]] = [partial(runs.hold_metrics, run), partial(runs.hold_samples, run), end]
+        return [_Part(name, partial(unless_held, hold), run.key) for name, hold in zip(names, holds, strict=True)]
 
     def _file(self, file: Path) -> _Part:
         """A file of the study's folder, at the same place among the artefacts."""

@@ -298,6 +298,19 @@ class TestTrouble:
         assert artefact(storage, run.info.run_id, "samples/generation_000.txt") == "[7] once ▸ 0 times"
         assert steps(storage, run, "wasserstein") == [(0, 300.0)]
 
+    def test_samples_that_were_not_sent_in_the_end_are_sent_by_the_next_sweep(
+        self, storage: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The chain's run has ended; that does not hide what it lacks."""
+        with monkeypatch.context() as patch:
+            patch.setattr(MlflowClient, "log_artifacts", None)
+            problems = sweep(storage, chains=1).problems
+        assert problems[0].startswith("1 record not sent")
+        assert f"the samples of {CE}" in problems[0]
+        assert runs(storage)[CE][0].info.status == "FINISHED"
+        assert sweep(storage, chains=1).problems == []
+        assert artefact(storage, runs(storage)[CE][0].info.run_id, "samples/generation_002.txt") == "[7] once ▸ 2 times"
+
     def test_an_experiment_that_another_sweep_makes_at_the_same_moment_is_shared(
         self, storage: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
