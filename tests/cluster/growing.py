@@ -1,4 +1,4 @@
-"""A cluster on this machine that starts its nodes when they are asked for: Ray's autoscaler over its fake provider.
+"""A cluster on this machine that starts nodes on demand: Ray's autoscaler over its fake provider.
 
 ``python -m cluster.growing FOLDER WORKERS GPUS``, until its input is closed: a head without CPUs, and at most WORKERS
 nodes of one CPU and GPUS GPUs, none of them there yet. Prints the head's HOST:PORT. All its processes name FOLDER, and
@@ -27,7 +27,7 @@ def configuration(workers: int, gpus: int, address: str) -> dict[str, object]:
         "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
         "worker": {"resources": worker, "node_config": {}, "min_workers": 0, "max_workers": workers},
     }
-    # by its class: under the provider's name Ray looks for a file of defaults that its wheel does not hold
+    # By its class: for the provider's name, Ray looks for a file of defaults that its wheel lacks.
     provider = {"type": "external", "module": f"{FakeMultiNodeProvider.__module__}.{FakeMultiNodeProvider.__name__}"}
     return {
         "cluster_name": "growing",
@@ -65,7 +65,7 @@ def start(folder: Path, workers: int, gpus: int) -> str:
 
 
 def stop(folder: Path) -> None:
-    """End what has this folder in its command line: the head's processes and those of its nodes."""
+    """End the processes with this folder in their command lines: the head's and those of its nodes."""
     for _ in range(3):  # the autoscaler may be starting another
         for process in psutil.process_iter(["cmdline"]):
             if process.pid != os.getpid() and any(str(folder) in part for part in process.info["cmdline"] or ()):

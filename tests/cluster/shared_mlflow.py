@@ -1,4 +1,4 @@
-"""What ``cluster/mlflow_server.py`` stands on, for the tests: PostgreSQL of the machine, and a certificate."""
+"""What ``cluster/mlflow_server.py`` needs in the tests: a PostgreSQL server of this machine, and a certificate."""
 
 import datetime
 import glob
@@ -24,7 +24,7 @@ DATABASE_PASSWORD = "password-of-the-database"
 
 @contextmanager
 def postgres() -> Iterator[dict[str, str]]:
-    """A PostgreSQL of its own on loopback. Yields libpq's environment for it; skips where there is none."""
+    """A PostgreSQL server on loopback. Yields libpq's environment for it; skips where PostgreSQL is not installed."""
     binaries = [shutil.which("initdb"), *sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb"))]
     programs = next((Path(path).resolve().parent for path in reversed(binaries) if path), None)
     if programs is None:
@@ -38,7 +38,7 @@ def postgres() -> Iterator[dict[str, str]]:
                 shutil.chown(path, user)
 
         def run(program: str, *arguments: str) -> None:
-            # its files lie in a folder that this user may enter; the working folder may be one that it may not
+            # This user may enter the folder of the database, but perhaps not the current one.
             command = [str(programs / program), "-D", str(folder / "data"), *arguments]
             subprocess.run(command, user=user, cwd=folder, check=True, stdout=subprocess.DEVNULL, timeout=120)
 
@@ -53,7 +53,7 @@ def postgres() -> Iterator[dict[str, str]]:
 
 
 def _unprivileged() -> str | None:
-    """Whom to run PostgreSQL as, which refuses root; None: as the tests."""
+    """The user that runs PostgreSQL, which refuses root; None: the user of the tests."""
     if os.geteuid() != 0:
         return None
     users = {entry.pw_name for entry in pwd.getpwall()}
@@ -61,7 +61,7 @@ def _unprivileged() -> str | None:
 
 
 def write_certificate(folder: Path) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 that signs itself, and its key."""
+    """A self-signed certificate for 127.0.0.1, and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
     now, day = datetime.datetime.now(datetime.UTC), datetime.timedelta(days=1)

@@ -1,4 +1,4 @@
-"""A sweep on a cluster of which only the head is there: Ray's autoscaler starts the workers that it asks for."""
+"""A sweep on a cluster that has only a head: Ray's autoscaler starts the workers that the sweep needs."""
 
 import os
 import re
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 @pytest.fixture
 def environment() -> dict[str, str]:
-    """Without what this suite's own Ray has set; this cluster listens on this machine only."""
+    """An environment without the settings of this suite's own Ray; this cluster listens on this machine only."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return kept | {"RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"}
 
@@ -38,7 +38,7 @@ def address(environment: dict[str, str]) -> Iterator[str]:
 
 
 def test_a_sweep_brings_the_workers_that_it_can_use(address: str, environment: dict[str, str], tmp_path: Path) -> None:
-    """Six chains could use six, the cluster's limit is two: it plans for those, and goes on without the rest."""
+    """Six chains could use six workers, but the cluster is limited to two: the sweep plans for two and runs on them."""
     (tmp_path / "my_families.py").write_text(FAMILIES)
     (tmp_path / "launched.yaml").write_text(STUDY)
     command = [

@@ -1,4 +1,4 @@
-"""What every file of ``cluster/`` keeps to: its cost said, a token asked for, no keys inside, pinned packages."""
+"""Every file of ``cluster/`` states its cost, requires a token, holds no keys and pins its packages."""
 
 import re
 import subprocess
@@ -23,7 +23,7 @@ SECRETS = {
 
 @pytest.mark.parametrize("name", STARTS)
 def test_a_file_begins_with_what_it_costs_and_what_to_edit(name: str) -> None:
-    """Nobody starts GPUs before they have read a price, with its assumption."""
+    """Nobody starts GPUs without having read their price and what it assumes."""
     lines = (CLUSTER / name).read_text().removeprefix("#!/bin/bash\n").splitlines()
     head = "\n".join(lines[: next(number for number, line in enumerate(lines) if not line.startswith("#"))])
     cost = re.search(r"^# Cost.*?(?=^#$|^# Edit)", head, re.MULTILINE | re.DOTALL)
@@ -35,7 +35,7 @@ def test_a_file_begins_with_what_it_costs_and_what_to_edit(name: str) -> None:
 
 @pytest.mark.parametrize("name", [*LAUNCHER, "kuberay.yaml"])
 def test_what_a_file_leaves_to_the_user_is_marked(name: str) -> None:
-    """Made-up addresses, projects and images stand only in lines that are marked to be edited."""
+    """Made-up addresses, projects and images appear only in lines that are marked to be edited."""
     made_up = re.compile(r"ami-0+\b|fs-0+\b|my-project|registry\.example|192\.168\.|10\.0\.0\.2|my_")
     marked = False
     for line in (CLUSTER / name).read_text().splitlines():
@@ -52,7 +52,7 @@ def test_no_file_holds_a_secret(file: Path) -> None:
 
 
 def test_the_search_for_secrets_finds_them() -> None:
-    """The patterns above, against what they are for."""
+    """The patterns above match what they are meant to catch."""
     token = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
     for text in ("AKIAIOSFODNN7EXAMPLE", "ssh_private_key: ~/.ssh/id", f"RAY_AUTH_TOKEN={token}", f"token {token}"):
         assert any(re.search(pattern, text) for pattern in SECRETS.values()), text
@@ -71,7 +71,7 @@ def test_ray_asks_for_a_token_and_keeps_its_dashboard_to_itself(name: str) -> No
 
 @pytest.mark.parametrize("name", LAUNCHER)
 def test_what_is_copied_to_the_nodes_is_there(name: str) -> None:
-    """`ray up` stops in the middle where a mount's source is missing; the set-up needs all of these."""
+    """`ray up` stops halfway where the source of a mount is missing, and the set-up needs all of these."""
     mounts = launcher(name)["file_mounts"]
     sources = [source for source in mounts.values() if not source.startswith("~")]
     assert all((PROJECT / source).exists() for source in sources)
@@ -102,7 +102,7 @@ def test_every_way_in_sets_a_node_up_with_the_projects_python() -> None:
 
 @pytest.mark.parametrize("page", [CLUSTER / "README.md", PROJECT / "SECURITY.md"], ids=lambda page: page.name)
 def test_a_page_speaks_of_what_is_there(page: Path) -> None:
-    """Files it names exist, and so do the commands."""
+    """The files and commands that it names exist."""
     text = page.read_text()
     named = re.findall(r"(?<![\w/.])((?:cluster|sweeps|fortifai_ray)/[\w/.-]*\w)", text)
     assert [name for name in named if not (PROJECT / name).exists()] == []
@@ -113,7 +113,7 @@ def test_a_page_speaks_of_what_is_there(page: Path) -> None:
 
 
 def test_both_locks_agree_on_what_crosses_between_nodes() -> None:
-    """A CPU head and GPU workers exchange pickles and tables: what the project names must be of one version in both."""
+    """A CPU head and GPU workers exchange pickles and tables: the project's own dependencies have one version in both."""
     cpu, gpu = (_pins(PROJECT / "requirements-cpu.lock"), _pins(CLUSTER / "requirements-gpu.lock"))
     dependencies = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["dependencies"]
     names = {Requirement(text).name.lower().replace("_", "-") for text in dependencies}

@@ -16,7 +16,7 @@ discovery = pytest.importorskip("googleapiclient.discovery", reason="google-api-
 pytest.importorskip("google_auth_httplib2", reason="google-auth-httplib2 is not installed")
 
 DONE = {"name": "operation", "status": "DONE"}
-ANSWERS: dict[str, Any] = {  # by method and the end of the path; what is not here is not asked for
+ANSWERS: dict[str, Any] = {  # by method and the end of the path: every request that Ray makes
     "GET cloudresourcemanager.* /v1/projects/[^/]+$": {"projectId": "my-project", "lifecycleState": "ACTIVE"},
     "POST .*:getIamPolicy$": {"bindings": []},
     "POST .*:setIamPolicy$": {},
@@ -30,7 +30,7 @@ ANSWERS: dict[str, Any] = {  # by method and the end of the path; what is not he
 
 
 class Cloud:
-    """Stands where the client's HTTP connection is: answers what Ray asks, and keeps the bodies it sends."""
+    """Replaces the client's HTTP connection: answers Ray's requests, and keeps the bodies it sends."""
 
     def __init__(self) -> None:
         self.launched: list[dict[str, Any]] = []
@@ -48,7 +48,7 @@ class Cloud:
 
 @pytest.fixture
 def cloud(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Cloud:
-    """Google's own client, over a connection that goes nowhere; and a home for the SSH key that Ray makes."""
+    """Google's own client, over a connection that goes nowhere; and a home folder for the SSH key that Ray makes."""
     from ray.autoscaler._private.gcp import config, node
 
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -81,7 +81,7 @@ def test_gcp_bootstraps_and_launches(cloud: Cloud) -> None:
 
 
 def test_what_the_api_does_not_know_is_reported(cloud: Cloud) -> None:
-    """The check above, against mistakes it is for: a misspelt key, a value of the wrong type, an unknown word."""
+    """The check above catches a misspelt key, a value of the wrong type and an unknown word."""
     described = discovery.build("compute", "v1", http=cloud, static_discovery=True)._schema.schemas
     for wrong in (
         {"machinetype": "e2-standard-4"},

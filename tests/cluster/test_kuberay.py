@@ -42,7 +42,7 @@ def test_the_job_has_kuberays_fields() -> None:
     ],
 )
 def test_a_field_that_kuberay_does_not_have_is_reported(where: str, wrong: dict[str, Any]) -> None:
-    """The check above, against mistakes it is for."""
+    """The check above catches what it is meant for."""
     job = json.loads(json.dumps(JOB))
     (job["spec"] if where == "spec" else job["spec"]["rayClusterSpec"]).update(wrong)
     with pytest.raises(ValidationError):
@@ -51,7 +51,7 @@ def test_a_field_that_kuberay_does_not_have_is_reported(where: str, wrong: dict[
 
 @pytest.mark.parametrize("wanted", ["V1PersistentVolumeClaim", "V1Pod", "V1PodTemplateSpec"])
 def test_pods_and_claim_are_kubernetes_own(wanted: str) -> None:
-    """The official client reads each and writes the same again: it drops what its API does not know."""
+    """The official client reads each and writes it back unchanged; it would drop what its API does not know."""
     client = pytest.importorskip("kubernetes.client", reason="the kubernetes client is not installed")
     cluster = JOB["spec"]["rayClusterSpec"]
     templates = [cluster["headGroupSpec"]["template"], *(group["template"] for group in cluster["workerGroupSpecs"])]
@@ -63,7 +63,7 @@ def test_pods_and_claim_are_kubernetes_own(wanted: str) -> None:
 
 
 def test_ray_is_the_version_that_the_images_hold() -> None:
-    """The operator chooses commands by it."""
+    """The operator chooses its commands by that version."""
     assert JOB["spec"]["rayClusterSpec"]["rayVersion"] == version("ray")
 
 
@@ -93,7 +93,7 @@ def test_nobody_runs_as_root() -> None:
 
 
 def test_chains_run_on_the_workers() -> None:
-    """The head has no CPU to give; each worker has the GPU that it limits itself to."""
+    """The head offers no CPU; each worker offers the GPU that is its limit."""
     cluster = JOB["spec"]["rayClusterSpec"]
     assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
     for group in cluster["workerGroupSpecs"]:
@@ -103,7 +103,7 @@ def test_chains_run_on_the_workers() -> None:
 
 
 def test_the_cluster_ends_with_the_job() -> None:
-    """A GPU that waits for nothing costs as much as one that works."""
+    """An idle GPU costs as much as a busy one."""
     assert JOB["spec"]["shutdownAfterJobFinishes"] is True
 
 

@@ -1,4 +1,4 @@
-"""A study as a Ray job on three nodes of this machine, behind a token: its tables are those of the study run here."""
+"""A study as a Ray job on three nodes of this machine, behind a token: its tables equal those of a run here."""
 
 import json
 import os
@@ -61,7 +61,7 @@ class Cluster:
     environment: dict[str, str]
 
     def ray(self, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
-        """A command of Ray's own command line, with the cluster's token unless ``changes`` say otherwise."""
+        """Run a command of Ray's own command line, with the cluster's token unless ``changes`` replace it."""
         command = [str(BIN / "ray"), *arguments]
         return subprocess.run(command, env=self.environment | changes, capture_output=True, text=True, timeout=300)
 
@@ -107,11 +107,11 @@ def study(tmp_path: Path) -> Path:
 def test_a_study_submitted_as_a_job_gives_the_tables_of_one_run_here(
     cluster: Cluster, token: Path, study: Path, tmp_path: Path
 ) -> None:
-    """And it ran where it should: the driver on the head, every trial on a worker, with the user's own module there."""
+    """It ran in the right places: the driver on the head, and every trial on a worker, with the user's own module."""
     local = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     here = [str(BIN / "fortifai"), "sweep", "launched.yaml", "--storage", str(tmp_path / "here")]
     with subprocess.Popen(here, cwd=study, env=local, stdout=subprocess.DEVNULL) as running:
-        # Not --address auto, which takes any Ray of the machine: here that may be another test's.
+        # Not --address auto, which takes any Ray on this machine, perhaps another test's.
         command = ["sweep", "launched.yaml", "--storage", str(tmp_path / "job"), "--address", cluster.address]
         submitted = submit(cluster, study, str(BIN / "fortifai"), *command)
         assert running.wait(300) == 0
@@ -119,7 +119,9 @@ def test_a_study_submitted_as_a_job_gives_the_tables_of_one_run_here(
     assert "launched collapse" in submitted.stdout
     assert "on the way" not in submitted.stdout, "no autoscaler is waited for where there is none"
     nodes = {node["node_id"]: node["is_head_node"] for node in listed(cluster, token, "nodes")}
-    actors = [actor for actor in listed(cluster, token, "actors") if actor["node_id"] in nodes]  # not one never started
+    actors = [
+        actor for actor in listed(cluster, token, "actors") if actor["node_id"] in nodes
+    ]  # not those that never started
     ran = {(actor["class_name"].rpartition(".")[2], nodes[actor["node_id"]]) for actor in actors}
     assert ("JobSupervisor", True) in ran
     assert ("ResourceTrainable", False) in ran
@@ -129,7 +131,7 @@ def test_a_study_submitted_as_a_job_gives_the_tables_of_one_run_here(
 
 
 def test_who_has_no_token_gets_nothing(cluster: Cluster, study: Path, tmp_path: Path) -> None:
-    """Neither the dashboard nor the head answers a stranger, with no token or with a wrong one."""
+    """Neither the dashboard nor the head answers without a token, or with a wrong one."""
     for stranger in ("", "6" * 64):
         with pytest.raises(urllib.error.HTTPError) as refused:
             cluster.get("/api/jobs/", stranger)
@@ -144,7 +146,7 @@ def test_who_has_no_token_gets_nothing(cluster: Cluster, study: Path, tmp_path: 
 
 
 def test_nodes_are_waited_for(cluster: Cluster) -> None:
-    """`cluster/nodes.py` says when the cluster has its size, and gives up on one that it never gets."""
+    """`cluster/nodes.py` waits until the cluster has so many nodes, and gives up after its time limit."""
     script = [sys.executable, str(CLUSTER / "nodes.py"), "--address", cluster.address]
     run = {"env": cluster.environment, "capture_output": True, "text": True, "timeout": 120}
     there = subprocess.run([*script, "3"], **run)  # type: ignore[call-overload]
@@ -170,14 +172,14 @@ def submit(cluster: Cluster, folder: Path, *entrypoint: str) -> subprocess.Compl
 
 
 def listed(cluster: Cluster, token: Path, what: str) -> list[dict[str, Any]]:
-    """What the state API lists: nodes or actors, those that have ended too."""
+    """The nodes or actors in the state API, including those that have ended."""
     answer = cluster.get(f"/api/v0/{what}?detail=1&limit=1000", token.read_text())
     rows: list[dict[str, Any]] = answer["data"]["result"]["result"]
     return rows
 
 
 def read(storage: Path, table: str) -> pl.DataFrame:
-    """A result table without what is measured by the clock, in a fixed order."""
+    """A result table in a fixed order, without the columns that are measured by the clock."""
     frame = pl.read_parquet(storage / "launched" / "results" / f"{table}.parquet")
     frame = frame.drop([name for name in frame.columns if name.endswith("_seconds")])
     return frame.sort([name for name in frame.columns if not frame.schema[name].is_nested()])

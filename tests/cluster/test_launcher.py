@@ -1,4 +1,4 @@
-"""The launcher's files against Ray's own schema and providers, as far as those go without a network."""
+"""The launcher's files against Ray's own schema and providers, as far as those work without a network."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,7 +53,7 @@ def test_workers_come_when_asked_for_and_may_be_spot(name: str) -> None:
 
 @pytest.fixture
 def aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
-    """moto's EC2 and IAM, and a home for the SSH key that Ray makes."""
+    """moto's EC2 and IAM, and a home folder for the SSH key that Ray makes."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr("ray.autoscaler._private.aws.config.time.sleep", lambda seconds: None)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
@@ -96,12 +96,12 @@ def test_on_prem_lists_the_hosts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     hosts = {kind: list(provider.non_terminated_nodes({TAG_RAY_NODE_KIND: kind})) for kind in ("head", "worker")}
     state = provider.state.get()
     assert set(state) == {written["head_ip"], *written["worker_ips"]}
-    assert hosts["worker"] == []  # none is up before `ray up` has been there
+    assert hosts["worker"] == []  # `ray up` starts them
     (kind,) = config["available_node_types"].values()
     assert kind["min_workers"] == kind["max_workers"] == len(written["worker_ips"])
 
 
 def test_on_prem_keeps_no_key_of_its_own() -> None:
-    """SSH takes the user's agent; a path to a key would be one more thing to get wrong."""
+    """SSH uses the user's agent; a path to a key would be one more thing to get wrong."""
     assert launcher("on_prem.yaml")["auth"] == {"ssh_user": "researcher"}
     assert "ssh_private_key" not in (CLUSTER / "on_prem.yaml").read_text()

@@ -39,7 +39,7 @@ pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(600)]
 
 
 class TestWhatItRefuses:
-    """Each in one line, before anything is started."""
+    """Each mistake gets one line, before anything starts."""
 
     @staticmethod
     def refusal(*arguments: str, **environment: str) -> str:
@@ -59,7 +59,7 @@ class TestWhatItRefuses:
         assert "--key: missing" in self.refusal("--host", "0.0.0.0", "--certificate", str(certificate))
 
     def test_a_database_that_does_not_answer(self) -> None:
-        """Its password is not in the line."""
+        """The line does not contain its password."""
         nowhere = {"PGHOST": "127.0.0.1", "PGPORT": str(unused_port()), "PGPASSWORD": DATABASE_PASSWORD}
         message = self.refusal(**nowhere)
         assert "PostgreSQL: " in message
@@ -69,7 +69,7 @@ class TestWhatItRefuses:
 
 @dataclass(frozen=True)
 class Service:
-    """The server, where its artefacts lie, and what a client of it has in its environment."""
+    """The server, where its artefacts are, and the environment of its clients."""
 
     url: str
     s3: S3
@@ -77,7 +77,7 @@ class Service:
     log: Path
 
     def get(self, path: str) -> None:
-        """Ask without a password. Raises OSError where there is no answer, or a refusal."""
+        """Send a request without a password. Raises OSError where it is refused or not answered."""
         trusted = ssl.create_default_context(cafile=self.client["MLFLOW_TRACKING_SERVER_CERT_PATH"])
         urllib.request.urlopen(self.url + path, context=trusted, timeout=30).close()
 
@@ -97,7 +97,7 @@ class Service:
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """The server as its page starts it on a network, but that its network is loopback; with two researchers."""
+    """The server, started as cluster/README.md says, but on loopback; it has two researchers."""
     folder = tmp_path_factory.mktemp("mlflow")
     certificate, key = write_certificate(folder)
     port = unused_port()
@@ -124,7 +124,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 def _wait(service: Service, server: "subprocess.Popen[bytes]") -> None:
-    while True:  # pytest's own limit bounds it
+    while True:  # bounded by pytest's own limit
         assert server.poll() is None, service.log.read_text()
         try:
             service.get("/health")
@@ -151,13 +151,13 @@ def researcher(service: Service, monkeypatch: pytest.MonkeyPatch) -> MlflowClien
 def test_two_studies_at_once_lose_no_run_and_artefacts_reach_s3_through_the_server(
     service: Service, researcher: MlflowClient, tmp_path: Path
 ) -> None:
-    """Of one name, by two people, and neither of them has a key of the object store or a way around a password."""
+    """Two people run studies of one name; neither has a key of the object store, or a way around the passwords."""
     seeds = {"ada": [0, 1], "grace": [2, 3, 4]}
     running = {user: service.sweep(tmp_path / user, user, chosen) for user, chosen in seeds.items()}
     for process in running.values():
         printed, _ = process.communicate(timeout=500)
         assert process.returncode == 0, printed
-        assert "MLflow" not in printed, printed  # it says so where something was not sent
+        assert "MLflow" not in printed, printed  # it would be there if anything had not been sent
         assert PASSWORD not in printed
     experiment = researcher.get_experiment_by_name("shared")
     runs = researcher.search_runs([experiment.experiment_id])

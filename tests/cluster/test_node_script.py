@@ -1,4 +1,4 @@
-"""``cluster/node.sh`` with stubs for what it calls: which set it installs, and when it leaves a node alone."""
+"""``cluster/node.sh`` with stubs for what it calls: which packages it installs, and when it installs none."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ case "$*" in *" venv "*) mkdir -p .venv ;; esac
 
 
 class Node:
-    """A copy of what the script reads, and a PATH with stubs that write down how they are called."""
+    """A copy of the files that the script reads, and a PATH with stubs that record their calls."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -35,7 +35,7 @@ class Node:
         path.chmod(0o755)
 
     def set_up(self, *arguments: str) -> list[str]:
-        """What the script called, in order. Raises CalledProcessError where it fails."""
+        """The script's calls, in order. Raises CalledProcessError where it fails."""
         self.calls.write_text("")
         environment = {"PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}", "CALLS": str(self.calls)}
         subprocess.run(["sh", str(self.folder / "cluster" / "node.sh"), *arguments], check=True, env=environment)
@@ -57,14 +57,14 @@ def test_a_node_without_a_gpu_gets_the_cpu_set(node: Node) -> None:
 
 
 def test_a_node_with_a_gpu_gets_the_gpu_set(node: Node) -> None:
-    """And no choice of a torch build: the lock's own comes with the CUDA that vLLM's wheel was made for."""
+    """It chooses no build of torch: that of the lock file has the CUDA that vLLM's wheel was built for."""
     node.stub("nvidia-smi", "#!/bin/sh\nexit 0\n")
     (install,) = [call for call in node.set_up() if " -r " in call]
     assert install.endswith("--no-deps --compile-bytecode -r cluster/requirements-gpu.lock")
 
 
 def test_the_kind_can_be_said(node: Node) -> None:
-    """A login node has no GPU, the nodes behind it have."""
+    """A login node has no GPU, but the nodes behind it have."""
     assert any("cluster/requirements-gpu.lock" in call for call in node.set_up("gpu"))
 
 

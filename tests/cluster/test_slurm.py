@@ -1,4 +1,4 @@
-"""``cluster/slurm.sbatch`` on nodes that are not there: `srun`, `scontrol` and Ray are stubs that note their calls."""
+"""``cluster/slurm.sbatch`` without nodes: `srun`, `scontrol` and Ray are stubs that record their calls."""
 
 import os
 import re
@@ -13,7 +13,7 @@ import pytest
 from cluster.files import CLUSTER
 
 NODES = ("node-a", "node-b", "node-c")
-# Each stub writes its name and arguments; Ray's also what it finds of the token, and then it blocks, as `--block` does.
+# Each stub writes its name and arguments; Ray's also the token that it gets, and then it blocks, as `--block` does.
 STUBS = {
     "scontrol": 'echo "scontrol $*" >> "$CALLS"; printf "%s\\n" $HOSTS',
     "srun": 'echo "srun $*" >> "$CALLS"; while [ "${1#--}" != "$1" ]; do shift; done; exec "$@"',
@@ -37,7 +37,7 @@ class Job:
             (stubs / name).chmod(0o755)
 
     def run(self, *arguments: str, nodes: tuple[str, ...] = NODES, **environment: str) -> tuple[int, list[str]]:
-        """The job's exit code, and what it called: the study's command last, the rest sorted."""
+        """The job's exit code and its calls: the study's command last, the rest sorted."""
         self.calls.write_text("")
         slurm = {
             "SLURM_SUBMIT_DIR": str(self.folder),
@@ -80,7 +80,7 @@ def test_a_head_workers_and_the_study(job: Job) -> None:
 
 
 def test_ray_asks_for_a_token_that_only_the_user_can_read(job: Job) -> None:
-    """A token of its own for each job, in a file of mode 600 that is gone afterwards; never on a command line."""
+    """Each job has its own token, in a file of mode 600 that is removed afterwards; never on a command line."""
     tokens = set()
     for _ in range(2):
         _, calls = job.run("study.yaml", FORTIFAI_STORAGE=str(job.folder / "storage"))
@@ -101,7 +101,7 @@ def test_one_node_is_enough(job: Job) -> None:
 
 
 def test_a_study_that_fails_fails_the_job_and_leaves_nothing_running(job: Job) -> None:
-    """The exit code is the study's, so that `sacct` says so; Ray's steps end and the token goes."""
+    """The exit code is the study's, so that `sacct` shows it; Ray's steps end, and the token is removed."""
     code, _ = job.run("study.yaml", FAILS="3")
     assert code == 3
     assert not list((job.folder / "runs").glob(".ray-token*"))
@@ -121,7 +121,7 @@ def test_a_job_without_a_study_says_how(job: Job) -> None:
 
 
 def test_the_directives_are_slurms() -> None:
-    """They come before the first command, or Slurm does not see them."""
+    """They come before the first command, or Slurm ignores them."""
     lines = (CLUSTER / "slurm.sbatch").read_text().splitlines()
     directives = [number for number, line in enumerate(lines) if line.startswith("#SBATCH ")]
     first = next(number for number, line in enumerate(lines) if line and not line.startswith("#"))

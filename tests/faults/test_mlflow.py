@@ -1,4 +1,4 @@
-"""MLflow goes away: the study goes on, and everything is sent when it is back, be that before or after its end."""
+"""MLflow goes away: the study continues, and everything is sent once it is back, before the study's end or after."""
 
 import os
 from collections.abc import Iterator
@@ -8,6 +8,8 @@ import polars as pl
 import psutil
 import pytest
 
+from fortifai_ray.results.schema import read_table
+
 from .mlflow_server import MlflowServer
 from .studies import SOAK, completed, processes_named, start, sweep, wait_for, write_study
 
@@ -16,7 +18,7 @@ pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(900)]
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[MlflowServer]:
-    """A server, not started."""
+    """A server that has not been started."""
     folder = tmp_path / "mlflow"
     folder.mkdir()
     server = MlflowServer(folder)
@@ -26,12 +28,12 @@ def server(tmp_path: Path) -> Iterator[MlflowServer]:
 
 def generations(storage: Path) -> pl.DataFrame:
     """The rows that have been written so far."""
-    path = storage / "faults" / "results" / "generations.parquet"
-    return pl.read_parquet(path) if path.exists() else pl.DataFrame({"generation": []})
+    table = read_table(storage / "faults", "generations")
+    return pl.DataFrame({"generation": []}) if table is None else table
 
 
 def assert_runs_are_whole(server: MlflowServer, storage: Path) -> None:
-    """Every generation's metric is there once, and every run has ended as it should."""
+    """Every generation's metric was logged once, and every run has ended properly."""
     rows, runs = generations(storage), server.runs("faults")
     assert runs.keys() == {"", *rows["chain_id"].unique()}
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
@@ -41,7 +43,7 @@ def assert_runs_are_whole(server: MlflowServer, storage: Path) -> None:
 
 
 def test_what_mlflow_missed_is_sent_when_it_is_back(server: MlflowServer, tmp_path: Path, ray_instance: str) -> None:
-    """It is killed in the middle of a study, and started again before its end: nothing is missing, nothing twice."""
+    """It is killed during a study and started again before its end: nothing is missing, and nothing is there twice."""
     storage = tmp_path / "runs"
     server.start()
     arguments = ("--address", ray_instance, "--set", "generations=8", "--set", "resources.num_cpus=1")
@@ -66,7 +68,7 @@ def test_what_mlflow_missed_is_sent_when_it_is_back(server: MlflowServer, tmp_pa
 
 @SOAK
 def test_soak_mlflow_away_to_the_end(server: MlflowServer, tmp_path: Path, ray_instance: str) -> None:
-    """The study ends, and says where its records are and what sends them; that does, and computes nothing."""
+    """The study ends and says where its records are, and which command sends them; that one computes nothing."""
     study, storage, arguments = write_study(tmp_path), tmp_path / "runs", ("--address", ray_instance)
     printed = sweep(study, storage, *arguments, tracking_uri=server.address)
     said = [line for line in printed.splitlines() if line.startswith("MLflow: ")]
