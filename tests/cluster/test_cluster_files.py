@@ -113,7 +113,7 @@ def test_a_page_speaks_of_what_is_there(page: Path) -> None:
 
 
 def test_both_locks_agree_on_what_crosses_between_nodes() -> None:
-    """A CPU head and GPU workers exchange pickles and tables: the project's own dependencies have one version in both."""
+    """A CPU head and GPU workers exchange pickles and tables: the project's dependencies have one version in both."""
     cpu, gpu = (_pins(PROJECT / "requirements-cpu.lock"), _pins(CLUSTER / "requirements-gpu.lock"))
     dependencies = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["dependencies"]
     names = {Requirement(text).name.lower().replace("_", "-") for text in dependencies}
