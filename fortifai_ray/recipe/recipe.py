@@ -20,7 +20,6 @@ from fortifai_ray.results.schema import flatten
 from fortifai_ray.storage.store import StageStore, canonical_hash
 
 if TYPE_CHECKING:
-    from fortifai_ray.engines.engine import EngineConfig
     from fortifai_ray.recipe.executor import Executor
     from fortifai_ray.recipe.family import Family
     from fortifai_ray.storage.steps import Steps
@@ -91,7 +90,7 @@ class Recipe(BaseModel):
     def check_resources(self, engine_gpus: float, source: str) -> None:
         """Raise :class:`UserError`, beginning with ``source``, where no engine can spread over ``engine_gpus`` GPUs."""
 
-    def engine_start(self, prepared: str | None, store: StageStore, folder: Path) -> "EngineConfig | None":
+    def engine_start(self, prepared: str | None, store: StageStore, folder: Path) -> Any:
         """The configuration of the engines that generate, with what they start from written into ``folder``; None
         where the family uses no engines."""
         return None
