@@ -152,6 +152,10 @@ def part_paths(folder: Path, name: str) -> list[Path]:
     return sorted((Path(folder) / "results" / "parts").glob(f"{name}-*.parquet"))
 
 
+def _part_path(folder: Path, name: str, number: int) -> Path:
+    return Path(folder) / "results" / "parts" / f"{name}-{number:06d}.parquet"
+
+
 def write_table(folder: Path, name: str, table: pl.DataFrame) -> Path:
     """Write a study's table whole, with the version of this contract; returns its path."""
     return _write(table_path(folder, name), table)
@@ -159,7 +163,24 @@ def write_table(folder: Path, name: str, table: pl.DataFrame) -> Path:
 
 def write_part(folder: Path, name: str, number: int, rows: pl.DataFrame) -> Path:
     """Write rows that came since a table was last written, as its part file of that ``number``; returns its path."""
-    return _write(Path(folder) / "results" / "parts" / f"{name}-{number:06d}.parquet", rows)
+    return _write(_part_path(folder, name, number), rows)
+
+
+def read_part(folder: Path, name: str, number: int) -> pl.DataFrame:
+    """The rows of one part file of a table."""
+    return _read(_part_path(folder, name, number), name, None, None, set())
+
+
+def remove_parts(folder: Path, name: str, numbers: Iterable[int] | None = None) -> None:
+    """Remove part files of a table, all of them where no numbers are given."""
+    paths = part_paths(folder, name) if numbers is None else [_part_path(folder, name, one) for one in numbers]
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+def latest(rows: pl.DataFrame, name: str) -> pl.DataFrame:
+    """The rows of a table that no later row of the same key replaces."""
+    return rows.unique(_KEYS[name], keep="last", maintain_order=True)
 
 
 def read_table(
@@ -197,7 +218,7 @@ def _merged(tables: list[pl.DataFrame], name: str, columns: Sequence[str] | None
 
     if len(tables) > 1:
         whole = pl.concat(tables, how="diagonal_relaxed")
-        tables = [whole.unique(_KEYS[name], keep="last", maintain_order=True)]
+        tables = [latest(whole, name)]
     if not tables:
         return None
     return tables[0].select(columns) if columns is not None else tables[0]

@@ -1,8 +1,7 @@
-"""The result tables of a study, as Parquet in ``STORAGE/NAME/results/``."""
+"""The writer of a study's result tables: rows are appended while a sweep runs, and whole tables are left at its end."""
 
 import json
-from collections.abc import Iterable, Mapping
-from functools import cached_property
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,157 +9,184 @@ import polars as pl
 import yaml
 
 from fortifai_ray.files import write_text
-from fortifai_ray.results.schema import generations_schema, table_schema, write_table
+from fortifai_ray.results import schema
 from fortifai_ray.statistics import Reference, chain_table, fidelity_table
-from fortifai_ray.storage.mirror import StudyMirror
 from fortifai_ray.study.study import Chain, Study
 
-_PUSH_SECONDS = 10.0  # between two uploads of the tables while a sweep runs
+_CHUNK = 1000  # rows that are kept as mappings before they become columns
 
 
-class StudyResults:
-    """The rows of a study as they come in, and the tables made of them. A generation told twice is kept once.
+class GrowingTable:
+    """A table that rows are appended to: columns in memory, then part files beside the table (``results/parts/``).
 
-    ``chains`` are those that the tables are about, by id: the grid's, or those that a search has chosen so far.
+    Part files that are no larger than the newest are merged into it. So there are few (log₂ of the rows), and each row
+    is written about as many times, however long the sweep. The first write replaces what an earlier sweep left. An
+    ``optional`` table is not there while it has no rows.
     """
 
-    def __init__(self, study: Study, folder: Path, mirror: StudyMirror | None = None) -> None:
-        self._study = study
-        self.folder = folder
-        self._mirror = mirror
-        self._rows: dict[tuple[str, int], dict[str, Any]] = {}
-        self._cohorts: dict[str, pl.DataFrame] = {}
-        self._samples: dict[tuple[str, int], list[dict[str, Any]]] = {}
-        self._pictures: dict[tuple[str, int], bytes] = {}
-        self._details: dict[tuple[str, int], str] = {}
-        self.failed: dict[str, str] = {}
-        self.chains = {} if study.settings.search else {chain.chain_id: chain for chain in study.chains}
-        self._references: dict[Reference, None] = {}
-        self._table: pl.DataFrame | None = None
+    def __init__(self, folder: Path, name: str, columns: Mapping[str, Any], *, optional: bool = False) -> None:
+        self._folder, self._name, self._columns, self._optional = folder, name, pl.Schema(columns), optional
+        self._rows: list[Mapping[str, Any]] = []
+        self._chunks: list[pl.DataFrame] = []
+        self._parts: list[tuple[int, int]] = []  # number and rows of each
+        self._begun = False
+
+    def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Take some rows, as mappings; keys that are no columns are left out."""
+        self._rows += rows
+        if len(self._rows) >= _CHUNK:
+            self._chunk()
+
+    def extend(self, table: pl.DataFrame) -> None:
+        """Take some rows, as a table; columns that it lacks are null."""
+        self._chunk()
+        missing = (pl.lit(None).alias(name) for name in self._columns if name not in table.columns)
+        self._chunks.append(table.with_columns(missing).select(list(self._columns)).cast(self._columns))
+
+    def flush(self) -> bool:
+        """Write the rows taken since the last time, and return whether there were any. Raises ``OSError`` where they
+        cannot be written; they are kept until they are."""
+        self._chunk()
+        rows = schema.latest(pl.concat(self._chunks or [self._columns.to_frame()]), self._name)
+        if not self._begun:
+            schema.remove_parts(self._folder, self._name)
+            if self._optional and rows.is_empty():
+                schema.table_path(self._folder, self._name).unlink(missing_ok=True)
+            else:
+                schema.write_table(self._folder, self._name, rows)
+            self._begun = True
+        elif not rows.is_empty():
+            self._write_part(rows)
+        self._chunks = []
+        return not rows.is_empty()
+
+    def close(self, order: pl.DataFrame | None = None) -> pl.DataFrame | None:
+        """Merge the part files into the table, which is then whole; returns it, None where there is none.
+
+        Its rows are sorted by chain, in the order of ``order`` (``chain_id`` and ``place``) or of their ids, and by
+        generation.
+        """
+        self.flush()
+        table = schema.read_table(self._folder, self._name)
+        if table is None:
+            return None
+        if order is None:
+            table = table.sort("chain_id", "generation", maintain_order=True)
+        else:
+            table = table.join(order, on="chain_id", how="left").sort("place", "generation").drop("place")
+        schema.write_table(self._folder, self._name, table)
+        schema.remove_parts(self._folder, self._name)
+        self._parts = []
+        return table
+
+    def _chunk(self) -> None:
+        if self._rows:
+            self._chunks.append(pl.DataFrame(self._rows, schema=self._columns, strict=False))
+            self._rows = []
+
+    def _write_part(self, rows: pl.DataFrame) -> None:
+        number = self._parts[-1][0] + 1 if self._parts else 0
+        kept, merged = list(self._parts), []
+        while kept and kept[-1][1] <= rows.height:
+            merged.append(kept.pop()[0])
+            rows = schema.latest(pl.concat([schema.read_part(self._folder, self._name, merged[-1]), rows]), self._name)
+        schema.write_part(self._folder, self._name, number, rows)
+        self._parts = [*kept, (number, rows.height)]
+        schema.remove_parts(self._folder, self._name, merged)
+
+
+class ResultsWriter:
+    """Writes a study's folder: its file as resolved, and every result table."""
+
+    def __init__(self, study: Study, folder: Path) -> None:
+        self._study, self.folder = study, folder
+        metrics = list(dict.fromkeys(name for cell in study.cells for name in cell.recipe.metrics))
+        varied = pl.DataFrame([cell.varied for cell in study.cells], infer_schema_length=None, strict=False).schema
+        types = {name: pl.String if dtype == pl.Null else dtype for name, dtype in varied.items()}
+        columns = {k: v or types[k] for k, v in schema.generations_schema(study.varied, metrics).items()}
+        self._generations = GrowingTable(folder, "generations", columns)
+        self._others = {
+            name: GrowingTable(folder, name, schema.table_schema(name), optional=name != "samples")
+            for name in ("samples", "pictures", "details")
+        }
         (folder / "results").mkdir(parents=True, exist_ok=True)
         write_text(folder / "study.yaml", yaml.safe_dump(study.resolved(), sort_keys=False, allow_unicode=True))
 
-    @cached_property
-    def metrics(self) -> list[str]:
-        """What the study's families measure, each once."""
-        return list(dict.fromkeys(name for chain in self._study.cells for name in chain.recipe.metrics))
-
-    def add(
+    def add_generation(
         self,
         row: Mapping[str, Any],
-        samples: Iterable[Mapping[str, Any]],
+        samples: Iterable[Mapping[str, Any]] = (),
         picture: bytes | None = None,
         details: Mapping[str, Any] | None = None,
     ) -> None:
-        """A generation's row, its sample texts or the picture of its samples, and what no column holds."""
-        key = (row["chain_id"], row["generation"])
-        self._rows[key], self._table = dict(row), None
-        self._samples[key] = [{"chain_id": key[0], "generation": key[1], **sample} for sample in samples]
-        if picture is not None:
-            self._pictures[key] = picture
-        if details:
-            self._details[key] = json.dumps(details)
+        """A generation's row, its sample texts or the picture of its samples, and what no column holds. A later row of
+        the same chain and generation replaces an earlier one."""
+        of = {"chain_id": row["chain_id"], "generation": row["generation"]}
+        self._generations.append([row])
+        self._others["samples"].append({**of, **sample} for sample in samples)
+        self._others["pictures"].append([{**of, "png": picture}] if picture is not None else [])
+        self._others["details"].append([{**of, "details": json.dumps(details)}] if details else [])
 
-    def add_cohort(self, cohort_id: str, rows: pl.DataFrame) -> None:
+    def add_rows(self, rows: pl.DataFrame) -> None:
         """The rows of a cohort's chains."""
-        self._cohorts[cohort_id], self._table = rows, None
+        self._generations.extend(rows)
 
-    def add_chain(self, chain: Chain) -> None:
-        """A chain that a search has chosen."""
-        self.chains.setdefault(chain.chain_id, chain)
+    def flush(self) -> bool:
+        """Write what came since the last time, at a cost that hardly depends on what came before; returns whether there
+        was anything."""
+        return any([table.flush() for table in (self._generations, *self._others.values())])
 
-    def add_references(self, references: Iterable[Reference]) -> None:
-        """What chains are measured against that have no baseline chain beside them."""
-        self._references |= dict.fromkeys(map(tuple, references))  # type: ignore[arg-type]
+    def close(
+        self, chains: Sequence[Chain], failed: Iterable[str] = (), references: Collection[Reference] = ()
+    ) -> pl.DataFrame:
+        """Write every table whole; returns the generations.
 
-    def generations(self) -> pl.DataFrame:
-        """A row per chain and generation, in the order of the grid."""
-        if self._table is None:
-            self._table = self._generations()
-        return self._table
-
-    def _generations(self) -> pl.DataFrame:
-        schema = generations_schema(self._study.varied, self.metrics)
-        types = {name: dtype for name, dtype in schema.items() if dtype is not None}
-        parts = [rows.cast({k: v for k, v in types.items() if k in rows.columns}) for rows in self._cohorts.values()]
-        if self._rows:
-            rows = list(self._rows.values())
-            parts.append(pl.DataFrame(rows, schema_overrides=types, infer_schema_length=None, strict=False))
-        if not parts:
-            parts = [pl.DataFrame(schema={name: dtype or pl.String for name, dtype in schema.items()})]
-        table = pl.concat(parts, how="diagonal_relaxed")
-        table = table.with_columns(
-            pl.lit(None, dtype or pl.String).alias(name) for name, dtype in schema.items() if name not in table.columns
-        )
-        ids = list(self.chains)
-        order = pl.DataFrame({"chain_id": ids, "_order": range(len(ids))}, schema_overrides={"chain_id": pl.String})
-        return table.join(order, on="chain_id", how="left").sort("_order", "generation").select(list(schema))
-
-    def write_generations(self) -> None:
-        """Write what came in so far, so that a sweep that is killed leaves a table of what it finished."""
-        write_table(self.folder, "generations", self.generations())
-        samples = [sample for key in sorted(self._samples) for sample in self._samples[key]]
-        write_table(self.folder, "samples", pl.DataFrame(samples, schema=table_schema("samples")))
-        self._write_extra("pictures", self._pictures)
-        self._write_extra("details", self._details)
-        if self._mirror is not None:
-            self._mirror.push(at_most_every=_PUSH_SECONDS)
-
-    def _write_extra(self, name: str, values: Mapping[tuple[str, int], Any]) -> None:
-        """A table that only some families have: a row per chain and generation."""
-        if values:
-            rows = [(*key, value) for key, value in sorted(values.items())]
-            write_table(self.folder, name, pl.DataFrame(rows, schema=table_schema(name), orient="row"))
-
-    def write(self) -> tuple[pl.DataFrame, pl.DataFrame]:
-        """Write every table; returns (chains, fidelity)."""
-        self.write_generations()
+        Args:
+            chains: those that the tables are about, in their order: the grid's, or those that a search has chosen.
+            failed: ids of chains that failed.
+            references: what chains are measured against that have no baseline chain beside them.
+        """
+        places = {"chain_id": [chain.chain_id for chain in chains], "place": range(len(chains))}
+        generations = self._generations.close(pl.DataFrame(places, schema={"chain_id": pl.String, "place": pl.Int64}))
+        assert generations is not None, "it is written even where it is empty"
+        for table in self._others.values():
+            table.close()
         settings, study = self._study.settings, self._study
-        chains = chain_table(
-            self.generations(),
+        judged = chain_table(
+            generations,
             settings.collapse,
             settings.baseline,
             study.varied,
             study.generations_asked,
-            failed=set(self.failed),
-            roster=self._roster(),
-            references=self._references,
+            failed=set(failed),
+            roster=_roster(chains),
+            references=references,
         )
-        fidelity = fidelity_table(chains, study.varied, settings.baseline)
-        write_table(self.folder, "chains", chains)
-        write_table(self.folder, "fidelity", fidelity)
-        return chains, fidelity
+        schema.write_table(self.folder, "chains", judged)
+        schema.write_table(self.folder, "fidelity", fidelity_table(judged, study.varied, settings.baseline))
+        return generations
 
-    def write_search(self, points: pl.DataFrame, state: Mapping[str, Any]) -> None:
-        """Write what a search found: ``results/collapse_points.parquet``, and how it went, ``results/search.json``."""
+    def write_points(self, points: pl.DataFrame) -> None:
+        """Write ``collapse_points.parquet``, where the search has found any."""
         if not points.is_empty():
-            write_table(self.folder, "collapse_points", points)
-        write_text(self.folder / "results" / "search.json", json.dumps(state, indent=1))
+            schema.write_table(self.folder, "collapse_points", points)
 
-    def read_search(self) -> dict[str, Any]:
-        """How the last run of this study's search went; empty where there was none."""
-        return self._read_json("search.json") or {}
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write ``results/NAME.json``: ``summary``, how the sweep ran; ``search``, how the search went."""
+        write_text(self.folder / "results" / f"{name}.json", json.dumps(content, indent=1))
 
-    def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write ``results/summary.json``: how the sweep ran, as against what it found."""
-        write_text(self.folder / "results" / "summary.json", json.dumps(summary, indent=1))
-
-    def read_summary(self) -> dict[str, Any] | None:
-        """The summary that the last run of this study left, if any."""
-        return self._read_json("summary.json")
-
-    def _read_json(self, name: str) -> dict[str, Any] | None:
+    def read_json(self, name: str) -> dict[str, Any]:
+        """What the last run of this study left there; empty where there was none."""
         try:
-            content = json.loads((self.folder / "results" / name).read_text(encoding="utf-8"))
+            content = json.loads((self.folder / "results" / f"{name}.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            return None
-        return content if isinstance(content, dict) else None
+            return {}
+        return content if isinstance(content, dict) else {}
 
-    def _roster(self) -> pl.DataFrame | None:
-        rows = [
-            {"chain_id": chain.chain_id, "seed": chain.recipe.seed, "loss.kind": chain.recipe.loss.kind, **chain.varied}
-            for chain in self.chains.values()
-        ]
-        if not rows:
-            return None
-        return pl.DataFrame(rows, infer_schema_length=None, strict=False)
+
+def _roster(chains: Sequence[Chain]) -> pl.DataFrame | None:
+    rows = [
+        {"chain_id": chain.chain_id, "seed": chain.recipe.seed, "loss.kind": chain.recipe.loss.kind, **chain.varied}
+        for chain in chains
+    ]
+    return pl.DataFrame(rows, infer_schema_length=None, strict=False) if rows else None

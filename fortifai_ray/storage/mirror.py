@@ -7,7 +7,7 @@ half-written or scratch, and stay here.
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,16 +36,20 @@ class StudyMirror:
             self._objects = connect(storage.uri)
 
     def push(self, at_most_every: float = 0.0) -> int:
-        """Upload the files that changed since the last time; returns how many.
+        """Upload the files that changed since the last time; returns how many. What was removed here goes there, too.
 
         With ``at_most_every`` (seconds) it does nothing where that long has not passed, and a storage that does not
         answer is only logged: for what will be pushed again. Raises ``OSError`` without it.
         """
-        if self._objects is None or time.monotonic() - self._pushed < at_most_every:
+        objects = self._objects
+        if objects is None or time.monotonic() - self._pushed < at_most_every:
             return 0
-        changed = {name: state for name, state in self._files().items() if self._sent.get(name) != state}
+        files = self._files()
+        changed = {name: state for name, state in files.items() if self._sent.get(name) != state}
+        gone = self._sent.keys() - files.keys()
         try:
-            self._upload(list(changed))
+            self._each(lambda name: objects.upload(self.folder / name, f"{self._name}/{name}"), changed)
+            self._each(lambda name: objects.delete(f"{self._name}/{name}"), gone)
         except OSError as error:
             if not at_most_every:
                 raise
@@ -53,7 +57,7 @@ class StudyMirror:
             return 0
         finally:
             self._pushed = time.monotonic()
-        self._sent |= changed
+        self._sent = files
         return len(changed)
 
     def fetch(self) -> bool:
@@ -65,19 +69,18 @@ class StudyMirror:
         names = [name for name in names if stays_inside(name)]
         for name in names:
             (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
-        with ThreadPoolExecutor(_TRANSFERS) as pool:
-            fetched = [pool.submit(objects.download, prefix + name, self.folder / name) for name in names]
-        for one in fetched:
-            one.result()
-        self._sent = {name: state for name, state in self._files().items() if name in names}
+        self._each(lambda name: objects.download(prefix + name, self.folder / name), names)
+        files = self._files()
+        for name in files.keys() - set(names):
+            if name.startswith("results/"):  # part files that were merged into their table since
+                (self.folder / name).unlink()
+        self._sent = {name: state for name, state in files.items() if name in names}
         return "study.yaml" in names
 
-    def _upload(self, names: list[str]) -> None:
-        objects = self._objects
-        assert objects is not None
+    def _each(self, transfer: Callable[[str], None], names: Iterable[str]) -> None:
         with ThreadPoolExecutor(_TRANSFERS) as pool:
-            sent = [pool.submit(objects.upload, self.folder / name, f"{self._name}/{name}") for name in names]
-        for one in sent:
+            transfers = [pool.submit(transfer, name) for name in names]
+        for one in transfers:
             one.result()
 
     def _files(self) -> dict[str, tuple[int, int]]:

@@ -15,19 +15,18 @@ import psutil
 from rich.console import Console
 
 from fortifai_ray.chain.chain import GenerationResult
-from fortifai_ray.chain.cohort import CohortTask, cohort_rows
-from fortifai_ray.results.writer import StudyResults
+from fortifai_ray.chain.cohort import cohort_rows
+from fortifai_ray.results.writer import ResultsWriter
+from fortifai_ray.statistics import Reference
 from fortifai_ray.storage.mirror import StudyMirror
 from fortifai_ray.storage.store import StageStore, Storage
 from fortifai_ray.study.study import Chain, Study
 from fortifai_ray.sweep.plan import Plan
 from fortifai_ray.sweep.work import CohortResult, Found, Job, Result
-from fortifai_ray.tracking import ChainInfo, StudyStatus, StudyTracker
-from fortifai_ray.tracking.content import RECORDED_COLLAPSE
-from fortifai_ray.tracking.quantiles import seed_quantiles
+from fortifai_ray.tracking.sync import StudyStatus, StudySync
 
 FLUSH_SECONDS = 5.0  # between two writes: a driver that is killed loses the rows of so long, and no finished step
-_SIZES = ("synthetic_ratio_realised", "synthetic_size_cum")
+_PUSH_SECONDS = 10.0  # between two uploads to an object store
 
 
 @dataclass(frozen=True)
@@ -48,21 +47,17 @@ class Recorder:
         self._study, self._console, self._store = study, console, StageStore(storage)
         self._mirror = StudyMirror(storage, study.name)
         self._mirror.fetch()
-        self._results = StudyResults(study, self._mirror.folder, self._mirror)
-        self._before = self._results.read_summary()
-        self._chains: dict[str, Chain] = {}
+        self._results = ResultsWriter(study, self.folder)
+        self._before = self._results.read_json("summary")
+        self._sync = StudySync(self.folder, storage.folder)
+        self._chains = {} if study.settings.search else {chain.chain_id: chain for chain in study.chains}
+        self._references: dict[Reference, None] = {}
         self._failed: dict[str, str] = {}
         self._finished: set[str] = set()
         self._stages = {"computed": 0, "reused": 0}
         self._useful = 0.0
         self._flushed = 0.0
-        self._is_told = False
-        grid = [] if study.settings.search else study.chains
-        # Thousands of chains that cost milliseconds each: in MLflow a cell of them is one run.
-        self._cells = [cell for cell in study.cells if cell.recipe.batched] if grid else []
-        runs = [ChainInfo(cell.cell_id, cell.cell_label, _without_seed(cell)) for cell in self._cells]
-        self._tracker = StudyTracker(study.name, storage.folder, study.resolved(), runs)
-        self.add(grid)
+        self._disk_was_full = False
 
     @property
     def folder(self) -> Path:
@@ -72,48 +67,39 @@ class Recorder:
     @property
     def last_search(self) -> dict[str, Any]:
         """How the last run of this study's search went; empty where there was none."""
-        return self._results.read_search()
+        return self._results.read_json("search")
 
     def say(self, text: str) -> None:
         """A line for the person who waits."""
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def add(self, chains: Iterable[Chain]) -> None:
-        """Chains that the tables are about: the grid's from the start, a search's as it chooses them."""
+        """Chains that a search has chosen: the tables are about them, too."""
         for chain in chains:
-            if chain.chain_id not in self._chains:
-                self._chains[chain.chain_id] = chain
-                self._results.add_chain(chain)
-                if not chain.recipe.batched:
-                    self._tracker.add_chain(chain.chain_id, chain.label, chain.recipe.flat())
+            self._chains.setdefault(chain.chain_id, chain)
 
     def take(self, job: Job, result: Result) -> None:
         """A result of a job, whatever it is."""
         if isinstance(result, GenerationResult):
             self.generation(result)
         elif isinstance(result, CohortResult):
-            task, rows = job.cohort(result.cohort_id), result.rows
+            rows = result.rows
             if rows is None:
                 stage = self._store.open(result.stage_hash)
                 assert stage is not None, "a trial reports what it has stored"
-                rows = cohort_rows(task, replace(stage, reused=result.reused))
-            self.cohort(task, rows)
+                rows = cohort_rows(job.cohort(result.cohort_id), replace(stage, reused=result.reused))
+            self.cohort(rows)
         else:
-            self._results.add_references(result.references)
+            self._references |= dict.fromkeys(map(tuple, result.references))  # type: ignore[arg-type]
 
     def generation(self, result: GenerationResult) -> None:
         """A completed generation."""
-        row, samples = result.row, result.samples
-        self._results.add(row, samples, result.picture, result.details)
-        self._useful += row["computed_seconds"]
-        metrics = {name: row.get(name) for name in (*self._results.metrics, *_SIZES)}
-        metrics[RECORDED_COLLAPSE] = 1.0 if row["collapse_reason"] else None
-        text = "\n\n".join(f"[{s['row']}] {s['prompt_text']} ▸ {s['generated_text']}" for s in samples)
-        self._tracker.log_generation(row["chain_id"], row["generation"], metrics, text or None, result.picture)
+        self._results.add_generation(result.row, result.samples, result.picture, result.details)
+        self._useful += result.row["computed_seconds"]
 
-    def cohort(self, task: CohortTask, rows: pl.DataFrame) -> None:
-        """A completed cohort and the rows of its chains."""
-        self._results.add_cohort(task.id, rows)
+    def cohort(self, rows: pl.DataFrame) -> None:
+        """The rows of a completed cohort's chains."""
+        self._results.add_rows(rows)
         self._useful += float(rows["computed_seconds"].sum())
 
     def chain_finished(self, chain_id: str) -> None:
@@ -137,13 +123,15 @@ class Recorder:
         """
         if time.monotonic() - self._flushed < at_most_every:
             return
-        try:
-            self._results.write_generations()
-        except OSError as error:
-            if not self._is_told:
-                self.say(f"the tables could not be written: {error.strerror}; the sweep goes on")
-            self._is_told = True
         self._flushed = time.monotonic()
+        try:
+            if self._results.flush():
+                self._sync.poke()
+            self._mirror.push(at_most_every=_PUSH_SECONDS)
+        except OSError as error:
+            if not self._disk_was_full:
+                self.say(f"the tables could not be written: {error.strerror}; the sweep goes on")
+            self._disk_was_full = True
 
     def close(self, plan: Plan | None, engines: Mapping[str, Any], found: Found | None) -> SweepOutcome:
         """Write every table, the claims, the report and the summary, and end the runs in MLflow.
@@ -162,38 +150,21 @@ class Recorder:
         unfinished = [chain_id for chain_id in self._chains if chain_id not in ended]
         # A chain that was cut short did not survive to its last generation: it must not count as censored there.
         self._failed |= dict.fromkeys(unfinished, "interrupted")
-        self._results.failed |= self._failed
-        chains, _ = self._results.write()
+        generations = self._results.close(list(self._chains.values()), self._failed, self._references)
         if found is not None:
-            self._results.write_search(found.points, found.state)
+            self._results.write_points(found.points)
+            self._results.write_json("search", found.state)
             unfinished += [] if found.done else ["the search"]
-        summary = self._summary(plan, engines)
-        self._results.write_summary(summary)
+        summary = self._summary(plan, engines, generations)
+        self._results.write_json("summary", summary)
         write_claims(self.folder, check_claims(self.folder))
         report = write_report(self.folder)
-        for name, label, parameters, series, point in found.runs if found is not None else ():
-            self._tracker.add_chain(name, label, parameters)
-            self._tracker.log_series(name, series)
-            self._tracker.finish_chain(name, "finished", None, point)
-        self._end_runs(chains, report, "interrupted" if unfinished else "failed" if self._failed else "finished")
-        self._results.write_summary({**summary, **self._wall(plan)})
+        status: StudyStatus = "interrupted" if unfinished else "failed" if self._failed else "finished"
+        for problem in self._sync.close(status).problems:
+            self.say(f"MLflow: {problem}")
+        self._results.write_json("summary", {**summary, **self._wall(plan)})
         self._mirror.push()
         return SweepOutcome(self.folder, report, self._failed, unfinished)
-
-    def _end_runs(self, chains: pl.DataFrame, report: Path, status: StudyStatus) -> None:
-        """End every run in MLflow: those of chains that ran alone, and those of cells of batched chains."""
-        if self._cells:
-            cell_of = {chain.chain_id: chain.cell_id for chain in self._chains.values() if chain.recipe.batched}
-            for cell_id, series in seed_quantiles(self._results.generations(), cell_of, self._results.metrics):
-                self._tracker.log_series(cell_id, series)
-                self._tracker.finish_chain(cell_id, "finished", None, {})
-        for row in chains.unique("chain_id", maintain_order=True).to_dicts():
-            if not self._chains[row["chain_id"]].recipe.batched:
-                values = {key: row[key] for key in ("metric", "onset", "censored", "fi_generations", "fi_synthetic")}
-                self._tracker.finish_chain(row["chain_id"], row["status"], self._failed.get(row["chain_id"]), values)
-        tables = sorted((self.folder / "results").glob("*.parquet"))
-        for problem in self._tracker.finish(status, [report, *tables]).problems:
-            self.say(f"MLflow: {problem}")
 
     def _wall(self, plan: Plan | None) -> dict[str, Any]:
         """Seconds since the program started, and how much of them was not useful."""
@@ -201,7 +172,7 @@ class Recorder:
         overhead = (wall * at_once - self._useful) / self._useful if self._useful else None
         return {"wall_seconds": wall, "chains_at_once": at_once, "useful_seconds": self._useful, "overhead": overhead}
 
-    def _summary(self, plan: Plan | None, engines: Mapping[str, Any]) -> dict[str, Any]:
+    def _summary(self, plan: Plan | None, engines: Mapping[str, Any], generations: pl.DataFrame) -> dict[str, Any]:
         return {
             "name": self._study.name,
             **self._wall(plan),
@@ -209,27 +180,23 @@ class Recorder:
             "stages_computed": self._stages["computed"],
             "stages_reused": self._stages["reused"],
             "plan": plan.model_dump(mode="json") if plan else None,
-            "chains": self._chain_summaries(),
+            "chains": self._chain_summaries(generations),
             "last_computed": self._last_computed(engines),
             "versions": {name: version(name) for name in ("ray", "torch", "transformers", "mlflow", "polars")},
         }
 
     def _last_computed(self, engines: Mapping[str, Any]) -> dict[str, Any] | None:
         """How the last run went that computed anything, where this one only looked things up."""
-        if self._useful or self._before is None:
+        if self._useful or not self._before:
             return None
         names = ("wall_seconds", "chains_at_once", "useful_seconds", "overhead", *engines, "stages_computed")
         return self._before.get("last_computed") or {name: self._before.get(name) for name in names}
 
-    def _chain_summaries(self) -> list[dict[str, Any]]:
+    def _chain_summaries(self, generations: pl.DataFrame) -> list[dict[str, Any]]:
         """How each chain ran; of a batched family's thousands, those with something to say."""
-        seen = (
-            self._results.generations()
-            .group_by("chain_id")
-            .agg(
-                worlds=pl.col("world_size").drop_nulls().unique().sort(),
-                reason=pl.col("collapse_reason").drop_nulls().first(),
-            )
+        seen = generations.group_by("chain_id").agg(
+            worlds=pl.col("world_size").drop_nulls().unique().sort(),
+            reason=pl.col("collapse_reason").drop_nulls().first(),
         )
         rows = {row["chain_id"]: row for row in seen.to_dicts()}
         summaries = [
@@ -247,7 +214,3 @@ class Recorder:
             "status": "failed" if chain.chain_id in self._failed else "finished",
             "reason": self._failed.get(chain.chain_id) or seen.get("reason"),
         }
-
-
-def _without_seed(cell: Chain) -> dict[str, Any]:
-    return {key: value for key, value in cell.recipe.flat().items() if key != "seed"}

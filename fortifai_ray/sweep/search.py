@@ -15,7 +15,6 @@ import polars as pl
 from fortifai_ray.chain.chain import ChainTask, Inputs
 from fortifai_ray.chain.cohort import CohortTask, cohort_rows, run_cohort
 from fortifai_ray.recipe.executor import Executor
-from fortifai_ray.results.schema import flatten
 from fortifai_ray.search.boundary import BoundaryFinder, CellSearches
 from fortifai_ray.search.points import CollapsePoint, Probe, collapse_points
 from fortifai_ray.statistics import CollapseCriterion, Reference, chain_table, criterion_rows, fidelity_table, judge
@@ -163,21 +162,7 @@ class BoundaryWork(SearchWork):
     def found(self) -> Found:
         points = ((*self._cell(name), finder.result()) for name, finder in self.searches.finders.items())
         state = {"kind": "boundary", "done": self.done, "searches": self.searches.state()}
-        return Found(collapse_points(points, self.search.over), state, self.done, [*map(self._run, self.names)])
-
-    def _run(self, name: str) -> tuple[str, str, Mapping[str, Any], Any, Mapping[str, Any]]:
-        """A cell's run in MLflow: its probes in the order of their values, and the point."""
-        (cell, criterion), finder = self.names[name], self.searches.finders[name]
-        recipe = {k: v for k, v in cell.recipe.flat().items() if k not in ("seed", self.search.over)}
-        settings = flatten(self.search.model_dump(mode="json"), "search.")
-        of_criterion = flatten(criterion.model_dump(mode="json"), "collapse.")
-        series = [
-            (step, {"probe_value": probe.value, "probe_collapsed": float(answer.collapsed)})
-            for step, (probe, answer) in enumerate(sorted(finder.answers.items()))
-            if answer.collapsed is not None
-        ]
-        point = {key: value for key, value in vars(finder.result()).items() if value is not None}
-        return f"search/{name}", self._label(name), {**recipe, **settings, **of_criterion}, series, point
+        return Found(collapse_points(points, self.search.over), state, self.done)
 
     def _cell(self, name: str) -> tuple[Mapping[str, Any], CollapseCriterion]:
         cell, criterion = self.names[name]

@@ -134,7 +134,6 @@ class Found:
     points: pl.DataFrame
     state: Mapping[str, Any]
     done: bool
-    runs: Sequence[tuple[str, str, Mapping[str, Any], Any, Mapping[str, Any]]] = ()
 
 
 class Work(ABC):

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fortifai_ray.chain.cohort import cohort_rows, cohorts, run_cohort
-from fortifai_ray.results.writer import StudyResults
+from fortifai_ray.results.writer import ResultsWriter
 from fortifai_ray.storage.steps import Steps
 from fortifai_ray.storage.store import StageStore
 from fortifai_ray.study.study import make_study
@@ -22,9 +22,9 @@ Run = Callable[..., tuple[str, Definitions]]
 def compute_study(folder: Path, **settings: Any) -> Path:
     """An analytic study's folder as a sweep leaves it, computed here without Ray."""
     study = make_study({"name": "second", **settings}, "test")
-    results, steps = StudyResults(study, folder / "second"), Steps(StageStore(folder))
+    writer, steps = ResultsWriter(study, folder / "second"), Steps(StageStore(folder))
     for task in cohorts(study.chains):
-        results.add_cohort(task.id, cohort_rows(task, run_cohort(task, steps)))
-    results.write()
-    results.write_summary({"name": "second"})
-    return results.folder
+        writer.add_rows(cohort_rows(task, run_cohort(task, steps)))
+    writer.close(study.chains)
+    writer.write_json("summary", {"name": "second"})
+    return writer.folder

@@ -9,7 +9,7 @@ from polars.testing import assert_frame_equal
 
 from fortifai_ray.chain import cohort as cohort_module
 from fortifai_ray.chain.cohort import CohortTask, cohort_rows, cohorts, run_cohort
-from fortifai_ray.results.writer import StudyResults
+from fortifai_ray.results.writer import ResultsWriter
 from fortifai_ray.storage.steps import NotStored, Steps
 from fortifai_ray.storage.store import StageStore
 from fortifai_ray.study.study import Study, make_study
@@ -38,10 +38,10 @@ def study(seeds: int, **changes: Any) -> Study:
 
 
 def rows(asked: Study, root: Path) -> pl.DataFrame:
-    results = StudyResults(asked, root / asked.name)
+    writer = ResultsWriter(asked, root / asked.name)
     for task in cohorts(asked.chains):
-        results.add_cohort(task.id, cohort_rows(task, run_cohort(task, Steps(StageStore(root)))))
-    return results.generations()
+        writer.add_rows(cohort_rows(task, run_cohort(task, Steps(StageStore(root)))))
+    return writer.close(asked.chains)
 
 
 def test_a_chain_does_not_depend_on_its_cohort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

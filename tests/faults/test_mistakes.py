@@ -6,10 +6,11 @@ from typing import Any
 
 import polars as pl
 import pytest
-from fortifai_ray.recipe.devices import Devices
 from ray.train import WorkerGroupError
 
+from fortifai_ray.engines.in_process import InProcess
 from fortifai_ray.errors import UserError
+from fortifai_ray.recipe.executor import Executor
 from fortifai_ray.storage.steps import Steps
 from fortifai_ray.storage.store import Storage
 from fortifai_ray.sweep.trials import Finished, Mistake, Report, Trial, TrialContext
@@ -66,7 +67,7 @@ class _Failing(Grid):
         if "begin" in config:
             raise config["begin"]
 
-        def fail(generations: pl.DataFrame, steps: Steps, devices: Devices) -> Verdict:
+        def fail(generations: pl.DataFrame, steps: Steps, executor: Executor) -> Verdict:
             if failure := config["jobs"][key]:
                 raise failure
             return Verdict({})
@@ -77,7 +78,7 @@ class _Failing(Grid):
 
 class _Trial(Trial):
     def setup(self, config: dict[str, Any]) -> None:  # type: ignore[override]
-        super().setup(config, TrialContext(Storage.of(config.pop("storage")), _Failing(), Devices()))
+        super().setup(config, TrialContext(Storage.of(config.pop("storage")), _Failing(), InProcess()))
 
 
 def reports(folder: Path, config: Mapping[str, Any]) -> list[Report]:

@@ -34,6 +34,24 @@ def test_only_what_changed_goes_up(s3: S3, storage: str) -> None:
     assert s3.files(f"{storage}/tiny")["report.html"] == b"<html>"
 
 
+def test_a_part_file_that_was_merged_is_gone_everywhere(s3: S3, storage: str) -> None:
+    """A sweep merges part files into their table: none stays on the storage, or on a machine that fetched it before."""
+    mirror = StudyMirror(Storage.of(storage), "tiny")
+    fill(mirror.folder)
+    part = mirror.folder / "results" / "parts" / "generations-000000.parquet"
+    part.parent.mkdir()
+    part.write_bytes(b"PAR1")
+    mirror.push()
+    assert "results/parts/generations-000000.parquet" in s3.files(f"{storage}/tiny")
+    part.unlink()
+    mirror.push()
+    assert s3.files(f"{storage}/tiny").keys() == {"study.yaml", "results/chains.parquet"}
+    part.write_bytes(b"an earlier fetch")
+    assert StudyMirror(Storage.of(storage), "tiny").fetch()
+    assert not part.exists()
+    assert (mirror.folder / "results" / "chains.parquet").exists()
+
+
 def test_a_push_on_the_way_waits_its_turn_and_forgives(
     s3: S3, storage: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
