@@ -134,7 +134,8 @@ class ResultsWriter:
     def flush(self) -> bool:
         """Write what came since the last time, at a cost that hardly depends on what came before; returns whether there
         was anything."""
-        return any([table.flush() for table in (self._generations, *self._others.values())])
+        # The generations last: whoever sees one of them sees its samples, too.
+        return any([table.flush() for table in (*self._others.values(), self._generations)])
 
     def close(
         self, chains: Sequence[Chain], failed: Iterable[str] = (), references: Collection[Reference] = ()
