@@ -22,7 +22,7 @@ WORDS = {
         "repetition: distinct 3",
     ],
     "theory": ["gaussian_replace_mean_variance", "How well they agree"],
-    "explorer": ["Prompt: “", "Same latent, every generation"],
+    "explorer": ["Prompt: “", "The same latent vectors in every generation"],
 }
 
 
