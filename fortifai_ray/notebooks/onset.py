@@ -101,9 +101,6 @@ def _cells(results: StudyResults, criterion: CollapseCriterion) -> pl.DataFrame:
     """The fidelity table's rows in generations, named, in the cells' order."""
     assert results.fidelity is not None
     named = results.cells.name(results.fidelity.filter(criterion_rows(criterion), pl.col("unit") == "generations"))
-    for column in ("logrank_z", "logrank_p", "logrank_p_holm"):  # a table written before there were tests
-        if column not in named.columns:
-            named = named.with_columns(pl.lit(None, pl.Float64).alias(column))
     order = {cell: place for place, cell in enumerate(results.cells.order)}
     named = named.filter(pl.col("cell").is_not_null())
     return named.sort(pl.col("cell").replace_strict(order, return_dtype=pl.Int64))

@@ -1,4 +1,4 @@
-"""A study's results, wherever they lie: a folder that a sweep left, or an MLflow experiment."""
+"""Open a study's results: from the folder that a sweep left, or from an MLflow experiment."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ atexit.register(_downloads.close)
 def open_folder(folder: str | Path) -> StudyResults:
     """The results in ``STORAGE/NAME``, or in its ``results/``.
 
-    Tables of chains and of fidelity that are missing are computed again from the generations.
+    Missing tables of chains and fidelity intervals are computed from the generations.
 
     Raises:
-        UserError: there is no such folder, it holds no study or several, or its tables cannot be read.
+        UserError: the folder does not exist, holds no study or several, or its tables cannot be read.
     """
     path = Path(folder).expanduser()
     if not path.is_dir():
         raise UserError(
-            f"{path}: there is no such folder; give that of a study, STORAGE/NAME, as `fortifai sweep` leaves it"
+            f"{path}: there is no such folder; give a study's folder, STORAGE/NAME, as `fortifai sweep` makes it"
         )
     if path.name == "results" and not (path / "study.yaml").is_file():
         path = path.absolute().parent
     if not (path / "study.yaml").is_file():
-        studies = sorted(found.parent.name for found in path.glob("*/study.yaml"))
+        studies = sorted(file.parent.name for file in path.glob("*/study.yaml"))
         if studies:
             shown = ", ".join(studies[:_MOST_NAMED]) + (", …" if len(studies) > _MOST_NAMED else "")
-            raise UserError(f"{path} holds several studies' folders ({shown}): give one of them, {path / studies[0]}")
+            raise UserError(f"{path} holds several studies ({shown}): give the folder of one, {path / studies[0]}")
         raise UserError(
-            f"{path} holds no study.yaml: give the folder of a study, STORAGE/NAME, as `fortifai sweep` leaves it"
+            f"{path} holds no study.yaml: give a study's folder, STORAGE/NAME, as `fortifai sweep` makes it"
         )
     return _shown(open_study(path, judge=True))
 
 
 def open_experiment(tracking_uri: str, experiment: str) -> StudyResults:
-    """The study that an MLflow experiment holds, downloaded for as long as this process runs.
+    """The study in an MLflow experiment, downloaded and kept until this process ends.
 
     Raises:
         UserError: as :func:`~fortifai_ray.tracking.download.experiment_folder`, or its tables cannot be read.
@@ -53,8 +53,8 @@ def open_experiment(tracking_uri: str, experiment: str) -> StudyResults:
 
 
 def _shown(results: StudyResults) -> StudyResults:
-    """The results, where there is something to show; tables that the sweep did not leave are computed here."""
+    """The results with their tables read, or computed; refused before the first generation is complete."""
     if results.generations.is_empty():
-        raise UserError(f"{results.folder}: no generation has been completed: there is nothing to show yet")
+        raise UserError(f"{results.folder}: no generation is complete yet: there is nothing to show")
     _ = results.chains, results.fidelity
     return results

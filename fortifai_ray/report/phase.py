@@ -1,10 +1,9 @@
-"""The plane of two varied keys: which share of the chains collapses at each point, and where the boundary runs.
+"""The plane of two varied keys: the share of chains that collapses at each point, and the boundary.
 
-The boundary is the value of the horizontal key at which half of the chains collapse. Where the study searched for it
-(``collapse_points.parquet``, over that key) it is the search's. Else it is read off the grid, one row of the plane at a
-time, by the posterior that the search itself believes in (:mod:`fortifai_ray.search.posterior`), given what the grid's
-chains did: with its interval, a bound where the boundary lies beyond the grid, and nothing where collapse is not
-monotone in the key.
+The boundary is the value of the horizontal key at which half of the chains collapse. Where the study searched over that
+key (``collapse_points.parquet``), it is the search's. Otherwise it is read off the grid, one row of the plane at a
+time, by the search's own posterior (:mod:`fortifai_ray.search.posterior`) given the grid's chains: with an interval, as
+a bound where the boundary lies beyond the grid, and undetermined where collapse is not monotone in the key.
 """
 
 from __future__ import annotations
@@ -26,20 +25,20 @@ from fortifai_ray.statistics import CollapseCriterion, criterion_rows, critical_
 from fortifai_ray.study.search import BoundarySearch
 
 LEVEL = 0.90
-_FINEST, _COARSEST = 150, 40  # steps of the lattice that a row's boundary is looked for on
-_LOG_SPAN = 20  # a positive key that spans more than this factor multiplies
+_FINEST, _COARSEST = 150, 40  # steps of the lattice on which a row's boundary is located
+_LOG_SPAN = 20  # a positive key that spans more than this factor is on a log scale
 
 
 @dataclass(frozen=True)
 class Plane:
-    """Two keys, and what chains did at each of their values.
+    """Two keys, and how many chains collapse at each pair of their values.
 
     Attributes:
         x, y: the keys; ``y`` is None where only one numeric key varies.
-        rest: the other varied keys: a panel for each combination of their values.
-        shares: ``panel, x, y, chains, collapsed, share``: the cells of the plane (``y`` null where it has no value
-            there, as cross entropy has no γ).
-        boundaries: ``panel, y, critical, low, high, bound, source, why``: a row of the plane each.
+        rest: the other varied keys; each combination of their values is a panel.
+        shares: ``panel, x, y, chains, collapsed, share``, a row per cell of the plane (``y`` is null for cells without
+            that key, as cross entropy has no γ).
+        boundaries: ``panel, y, critical, low, high, bound, source, why``, a row per row of the plane.
     """
 
     x: str
@@ -55,18 +54,18 @@ class Plane:
 
 
 def numeric_keys(results: StudyResults) -> list[str]:
-    """The varied keys whose values are numbers, and at least two; the synthetic ratio first, then γ."""
+    """The varied keys with at least two numeric values; the synthetic ratio first, then γ."""
     tables = [table for table in (results.chains, _points(results)) if table is not None]
-    found: dict[str, None] = {}
+    keys: dict[str, None] = {}
     for table in tables:
         for key in results.cells.keys:
             if key in table.columns and table[key].dtype.is_numeric() and table[key].drop_nulls().n_unique() > 1:
-                found[key] = None
+                keys[key] = None
     points = _points(results)
     if points is not None:
-        found |= dict.fromkeys(points["over"].drop_nulls().unique(maintain_order=True).to_list())
+        keys |= dict.fromkeys(points["over"].drop_nulls().unique(maintain_order=True).to_list())
     order = ("synthetic_ratio", "gamma", "temperature")
-    return sorted(found, key=lambda key: next((i for i, name in enumerate(order) if key.endswith(name)), len(order)))
+    return sorted(keys, key=lambda key: next((i for i, name in enumerate(order) if key.endswith(name)), len(order)))
 
 
 def plane(results: StudyResults, criterion: CollapseCriterion, x: str, y: str | None) -> Plane:
@@ -76,7 +75,7 @@ def plane(results: StudyResults, criterion: CollapseCriterion, x: str, y: str | 
         UserError: the keys are the same, or no chain has a verdict under the criterion.
     """
     if x == y:
-        raise UserError(f"the plane needs two different keys: {x} was picked twice")
+        raise UserError(f"the plane needs two different keys: {x} is picked twice")
     rest = tuple(key for key in results.cells.keys if key not in (x, y))
     points = _points(results)
     chains = _verdicts(results, criterion, x, y, rest)
@@ -85,7 +84,7 @@ def plane(results: StudyResults, criterion: CollapseCriterion, x: str, y: str | 
     shares = chains.group_by("panel", "x", "y", maintain_order=True).agg(
         chains=pl.len(), collapsed=pl.col("collapsed").sum(), share=pl.col("collapsed").mean()
     )
-    searched = _searched(results, points, criterion, x, y, rest)
+    searched = _searched(results, criterion, x, y, rest)
     rows = list(searched.rows(named=True))
     known = {(row["panel"], row["y"]) for row in rows}
     for (panel, height), group in chains.group_by("panel", "y", maintain_order=True):
@@ -102,13 +101,12 @@ def plane(results: StudyResults, criterion: CollapseCriterion, x: str, y: str | 
 
 def tolerated(results: StudyResults, criterion: CollapseCriterion, x: str) -> pl.DataFrame | None:
     """How much more of ``x`` each cell tolerates than the baseline (:func:`~fortifai_ray.statistics.critical_ratios`),
-    with ``cell``, its name; None where the study did not search over ``x`` under this criterion."""
-    points = _points(results)
-    found = None if points is None else points.filter(criterion_rows(criterion), pl.col("over") == x)
-    if found is None or found.is_empty():
+    with the cell's name as ``cell``; None where the study did not search over ``x`` under this criterion."""
+    points = _points_over(results, criterion, x)
+    if points is None:
         return None
-    keys = [key for key in results.cells.keys if key in found.columns and key != x]
-    ratios = critical_ratios(found, keys, results.baseline)
+    keys = [key for key in results.cells.keys if key in points.columns and key != x]
+    ratios = critical_ratios(points, keys, results.baseline)
     return Cells.of(ratios, keys, results.baseline, results.study).name(ratios)
 
 
@@ -124,8 +122,8 @@ _BOUNDARY = pl.Schema(
 def _verdicts(
     results: StudyResults, criterion: CollapseCriterion, x: str, y: str | None, rest: tuple[str, ...]
 ) -> pl.DataFrame:
-    """``panel, x, y, seed, collapsed`` of the chains with a verdict. One that ended in an unconfirmed crossing did not
-    collapse within its horizon, as in the search."""
+    """``panel, x, y, seed, collapsed`` of the chains with a verdict. As in the search, a chain that ended in an
+    unconfirmed crossing did not collapse within its horizon."""
     assert results.chains is not None
     table = results.chains.filter(criterion_rows(criterion), pl.col("status") != "failed")
     if x not in table.columns:
@@ -144,7 +142,7 @@ def _verdicts(
 
 
 def _panelled(results: StudyResults, table: pl.DataFrame, rest: tuple[str, ...]) -> pl.DataFrame:
-    """Adds ``panel``: the combination of the other keys' values, in words. Keys with one value only are left out."""
+    """Add ``panel``: the other keys' values in words. Keys with a single value are left out."""
     keys = [key for key in rest if key in table.columns and table[key].n_unique() > 1]
     if not keys:
         return table.with_columns(panel=pl.lit("all chains"))
@@ -153,37 +151,34 @@ def _panelled(results: StudyResults, table: pl.DataFrame, rest: tuple[str, ...])
 
 
 def _points(results: StudyResults) -> pl.DataFrame | None:
-    """The search's collapse points, where the study has any."""
+    """The collapse points that a search located; None where there are none."""
     table = results.table("collapse_points")
     return None if table is None or table.is_empty() else table
 
 
+def _points_over(results: StudyResults, criterion: CollapseCriterion, x: str) -> pl.DataFrame | None:
+    """The collapse points of a search over ``x`` under one criterion; None where there are none."""
+    points = _points(results)
+    over = None if points is None else points.filter(criterion_rows(criterion), pl.col("over") == x)
+    return None if over is None or over.is_empty() else over
+
+
 def _searched(
     results: StudyResults,
-    points: pl.DataFrame | None,
     criterion: CollapseCriterion,
     x: str,
     y: str | None,
     rest: tuple[str, ...],
 ) -> pl.DataFrame:
-    """The boundaries that a search over ``x`` found."""
+    """The boundaries that a search over ``x`` located."""
+    points = _points_over(results, criterion, x)
     if points is None:
         return pl.DataFrame(schema=_BOUNDARY)
-    found = points.filter(criterion_rows(criterion), pl.col("over") == x)
-    if found.is_empty():
-        return pl.DataFrame(schema=_BOUNDARY)
-    found = _panelled(results, found, rest)
-    height = pl.col(y).cast(pl.Float64) if y is not None and y in found.columns else pl.lit(None, pl.Float64)
-    evidence = pl.col("evidence") if "evidence" in found.columns else pl.lit(None, pl.String)
-    return found.select(
-        "panel",
-        height.alias("y"),
-        "critical",
-        "low",
-        "high",
-        "bound",
-        pl.lit("search").alias("source"),
-        evidence.alias("why"),
+    points = _panelled(results, points, rest)
+    height = pl.col(y).cast(pl.Float64) if y is not None and y in points.columns else pl.lit(None, pl.Float64)
+    measured = ("critical", "low", "high", "bound")
+    return points.select(
+        "panel", height.alias("y"), *measured, pl.lit("search").alias("source"), pl.col("evidence").alias("why")
     ).cast(_BOUNDARY)
 
 
@@ -192,7 +187,7 @@ def _grid_boundary(group: pl.DataFrame, x: str) -> dict[str, Any]:
     values = np.unique(group["x"].to_numpy())
     unknown: dict[str, Any] = {"critical": None, "low": None, "high": None, "bound": "undetermined"}
     if values.size < 2:
-        return unknown | {"why": f"one value of {x} only"}
+        return unknown | {"why": f"there is only one value of {x}"}
     search = _search(values, x)
     lattice = Lattice(search, whole=False)
     place = {value: round(lattice.place(value)) for value in values.tolist()}
@@ -200,12 +195,12 @@ def _grid_boundary(group: pl.DataFrame, x: str) -> dict[str, Any]:
     first, last = place[values[0]], place[values[-1]]
     signs = {"rises": (1,), "falls": (-1,), "detect": (1, -1)}[search.known_direction]
     if contradiction(answers, first, last, signs).proven:
-        return unknown | {"why": f"collapse neither only rises nor only falls with {x}: there is no one boundary"}
+        return unknown | {"why": f"collapse is not monotone in {x}: there is no single boundary"}
     tail = (1 - LEVEL) / 2
     belief = Posterior(first, last, signs).belief(answers)
     low, middle, high = belief.quantile(np.array([tail, 0.5, 1 - tail])).tolist()
     if low < first and high > last:
-        return unknown | {"why": f"the grid's chains leave open where it is along {x}"}
+        return unknown | {"why": f"the grid's chains do not determine where it lies along {x}"}
     if low < first:  # an upper bound
         edge = lattice.between(max(high, first))
         return {"critical": edge, "low": None, "high": edge, "bound": "upper", "why": None}
@@ -217,12 +212,12 @@ def _grid_boundary(group: pl.DataFrame, x: str) -> dict[str, Any]:
 
 
 def is_log(values: np.ndarray) -> bool:
-    """Whether a key's values multiply rather than add up: positive, and spread over more than a factor of 20."""
+    """Whether a key is drawn on a log scale: its values are positive and span more than a factor of 20."""
     return bool(values.min() > 0 and values.max() / values.min() > _LOG_SPAN)
 
 
 def _search(values: np.ndarray, x: str) -> BoundarySearch:
-    """The settings of a search over the grid's range, fine enough to tell its values apart."""
+    """The settings of a search over the grid's range, fine enough to distinguish its values."""
     log = is_log(values)
     spaced = np.log(values) if log else values
     width = float(spaced[-1] - spaced[0])

@@ -162,7 +162,7 @@ def legend(results: StudyResults) -> list[str]:
 
 def conclusion_lines(results: StudyResults, most: int | None = None) -> list[str]:
     """What can and what cannot be concluded, a sentence each; beyond ``most``, the number of sentences left out."""
-    if results.fidelity is None or results.chains is None or "logrank_p" not in results.fidelity.columns:
+    if results.fidelity is None or results.chains is None:
         return []
     lines = [printable(line) for line in conclusions(results.fidelity, results.chains)]
     if most is None or len(lines) <= most:

@@ -88,7 +88,7 @@ def test_collapse_that_is_not_monotone_has_no_boundary(grid: StudyResults) -> No
     """It collapses in the middle alone: no number is given, and the reason is."""
     found = judged(grid, pl.col(RATIO).is_between(0.3, 0.7))
     assert {row["bound"] for row in rows(found)} == {"undetermined"}
-    assert "neither only rises nor only falls" in boundary_rows(found)[0]["note"]
+    assert "collapse is not monotone in" in boundary_rows(found)[0]["note"]
     assert boundary_rows(found)[0][next(key for key in boundary_rows(found)[0] if "half" in key)] == "undetermined"
 
 

@@ -1,4 +1,4 @@
-"""Measured against closed forms: means over seeds with their intervals, the formula's curve, and their distance."""
+"""Measurements against closed forms: means over seeds with intervals, the formula's curve, and their distance."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import polars as pl
 
 from fortifai_ray.metrics import metric
 from fortifai_ray.report.charts.curves import generation_axis
-from fortifai_ray.report.charts.encodings import GREY, Tooltips, colour_of, inline, legend_of, shapes
+from fortifai_ray.report.charts.encodings import GREY, Tooltips, colour_of, inline, legend_of, shape_of
 from fortifai_ray.results.reader import StudyResults
 from fortifai_ray.results.schema import flatten
 from fortifai_ray.statistics.intervals import mean_intervals
@@ -19,7 +19,7 @@ from fortifai_ray.theory import Prediction, closed_forms_of
 
 LEVEL = 0.90
 _RESAMPLES = 2_000
-_NORMAL = 1.645  # standard errors that 90 % of a normal distribution lie within
+_NORMAL = 1.645  # 90 % of a normal distribution lie within this many standard errors
 _SCHEMA: dict[str, Any] = {
     **{"title": pl.String, "metric": pl.String, "cell": pl.String, "form": pl.String, "limit": pl.String},
     "generation": pl.Int64,
@@ -29,7 +29,7 @@ _SCHEMA: dict[str, Any] = {
 
 
 def comparison(results: StudyResults) -> tuple[pl.DataFrame, list[str]]:
-    """What was measured beside what the closed forms say.
+    """Measurements beside the values of the closed forms.
 
     Returns:
         A row per closed form, cell and generation that all of the cell's chains have reached: ``title, metric, cell,
@@ -37,20 +37,18 @@ def comparison(results: StudyResults) -> tuple[pl.DataFrame, list[str]]:
         ``error`` (the standard error), ``theory, chains``; and sentences on what cannot be compared.
     """
     rows: list[dict[str, Any]] = []
-    said: list[str] = []
+    missing: list[str] = []
     named = results.cells.name(results.generations)
     known = recipes(results)
     for cell in results.cells.order:
         forms = [form for form in closed_forms_of(known[cell]) if form.metric in named.columns]
         if not forms:
-            said.append(
-                f"{cell}: there is no closed form for this family, regime and loss among those of fortifai_ray.theory."
-            )
+            missing.append(f"{cell}: fortifai_ray.theory has no closed form for this family, regime and loss.")
         for form in forms:
-            found, why = _compare(named.filter(pl.col("cell") == cell), form)
-            rows += [row | {"cell": cell} for row in found]
-            said += [f"{cell}, {form.title}: {why}"] if why else []
-    return pl.DataFrame(rows, schema=_SCHEMA), said
+            compared, why = _compare(named.filter(pl.col("cell") == cell), form)
+            rows += [row | {"cell": cell} for row in compared]
+            missing += [f"{cell}, {form.title}: {why}"] if why else []
+    return pl.DataFrame(rows, schema=_SCHEMA), missing
 
 
 def recipes(results: StudyResults) -> dict[str, dict[str, Any]]:
@@ -77,19 +75,19 @@ def _has_sections(values: Any) -> bool:
 
 
 def _compare(table: pl.DataFrame, form: Prediction) -> tuple[list[dict[str, Any]], str]:
-    """The rows of one closed form in one cell, and what is missing."""
-    asked = table["chain_id"].n_unique()
+    """The rows of one closed form in one cell, and a sentence on what is missing."""
+    chains = table["chain_id"].n_unique()
     wide = table.select("generation", "seed", pl.col(form.metric).cast(pl.Float64).alias("value")).drop_nulls()
     complete = wide.group_by("generation").agg(n=pl.len(), finite=pl.col("value").is_finite().all())
-    kept = complete.filter(pl.col("n") == asked, "finite")["generation"].sort().to_list()
-    if form.summary == "variance" and asked < 2:
-        return [], "one chain has no variance: run more seeds."
+    kept = complete.filter(pl.col("n") == chains, "finite")["generation"].sort().to_list()
+    if form.summary == "variance" and chains < 2:
+        return [], "a single chain has no variance: run more seeds."
     why = ""
     if len(kept) < complete.height:
         lost = complete.height - len(kept)
         why = (
-            f"{lost} of {complete.height} generations are left out, since not every chain reached them with a finite "
-            "value; a mean over the others would flatter. Run with early_stopping: false."
+            f"{lost} of {complete.height} generations are left out: not every chain reached them with a finite value, "
+            "and a mean over the others would flatter. Run with early_stopping: false."
         )
     if not kept:
         return [], why
@@ -99,7 +97,7 @@ def _compare(table: pl.DataFrame, form: Prediction) -> tuple[list[dict[str, Any]
     except ValueError as error:
         return [], f"there is no value here: {error}."
     rows = _moments(samples, form.summary)
-    fixed = {"title": form.title, "metric": form.metric, "form": form.name, "limit": form.limit, "chains": asked}
+    fixed = {"title": form.title, "metric": form.metric, "form": form.name, "limit": form.limit, "chains": chains}
     return [
         {**fixed, "generation": g, "theory": value, **row} for g, value, row in zip(kept, expected, rows, strict=True)
     ], why
@@ -120,8 +118,8 @@ def _moments(samples: np.ndarray, summary: str) -> list[dict[str, Any]]:
 
 
 def overlays(table: pl.DataFrame, results: StudyResults) -> alt.VConcatChart:
-    """Each quantity's measured values with its closed form, and below it how far they are apart (where there are
-    several seeds), one after another."""
+    """A chart of each quantity: the measured values with their closed form and, where there are several seeds, the
+    distance between them."""
     charts: list[alt.LayerChart] = []
     for title in table["title"].unique(maintain_order=True).to_list():
         charts.append(_overlay(table, results, title))
@@ -140,36 +138,20 @@ def _heading(table: pl.DataFrame, title: str) -> str:
 def _overlay(
     table: pl.DataFrame, results: StudyResults, title: str, *, width: int = 640, height: int = 300
 ) -> alt.LayerChart:
-    """Points: measured, with their intervals; lines: the closed form (dashed where it holds in a limit alone)."""
+    """Points: measured, with intervals; lines: the closed form (dashed where it holds only in a limit)."""
     rows = table.filter(pl.col("title") == title)
     cells = results.cells
     text = metric(str(rows["metric"][0]))
     summary = title.split(" ", 1)[0]
-    colour = colour_of(cells, legend_of(cells, set(rows["cell"])))
-    shape = alt.Shape(
-        "cell:N",
-        title=None,
-        scale=alt.Scale(domain=cells.order, range=shapes(cells)),
-        legend=legend_of(cells, set(rows["cell"])),
-    )
+    legend = legend_of(cells, set(rows["cell"]))
+    colour, shape = colour_of(cells, legend), shape_of(cells, legend)
     y = alt.Y("value:Q", title=f"{summary} over seeds: {text.axis}", scale=alt.Scale(zero=False))
     lines = rows.with_columns(
         value=pl.col("theory"), kind=pl.when(pl.col("limit") == "").then(pl.lit("exact")).otherwise(pl.lit("limit"))
     )
     dash = alt.StrokeDash("kind:N", legend=None, scale=alt.Scale(domain=["exact", "limit"], range=[[1, 0], [6, 4]]))
-    tooltip: Tooltips = [
-        "cell:N",
-        "generation:Q",
-        alt.Tooltip("measured:Q", format=".4~g"),
-        alt.Tooltip("low:Q", format=".4~g"),
-    ]
-    tooltip += [
-        alt.Tooltip("high:Q", format=".4~g"),
-        alt.Tooltip("theory:Q", format=".4~g"),
-        "form:N",
-        "limit:N",
-        "chains:Q",
-    ]
+    numbers = [alt.Tooltip(f"{name}:Q", format=".4~g") for name in ("measured", "low", "high", "theory")]
+    tooltip: Tooltips = ["cell:N", "generation:Q", *numbers, "form:N", "limit:N", "chains:Q"]
     points = alt.Chart(inline(rows.with_columns(value=pl.col("measured")).to_dicts()))
     layers = [
         alt.Chart(inline(lines.to_dicts()))
@@ -193,8 +175,8 @@ def _overlay(
 def _distance(
     table: pl.DataFrame, results: StudyResults, title: str, *, width: int = 640, height: int = 150
 ) -> alt.LayerChart | None:
-    """How many standard errors lie between measurement and closed form; grey: where 90 % of them should. None for one
-    seed: how far a measurement may be from its mean is not known."""
+    """Measurement minus closed form in standard errors; grey: where 90 % should lie. None for one seed, which has no
+    standard error."""
     rows = table.filter(pl.col("title") == title, pl.col("error") > 0)
     if rows.is_empty():
         return None
@@ -202,23 +184,22 @@ def _distance(
     cells = results.cells
     y = alt.Y("away:Q", title="standard errors away")
     band = alt.Chart(inline([{"from": -_NORMAL, "to": _NORMAL}])).mark_rect(color=GREY, opacity=0.16)
-    shape = alt.Shape("cell:N", legend=None, scale=alt.Scale(domain=cells.order, range=shapes(cells)))
     tooltip: Tooltips = ["cell:N", "generation:Q", alt.Tooltip("away:Q", format=".2f")]
     dots = alt.Chart(inline(rows.to_dicts())).mark_point(filled=True, size=30, opacity=0.9)
     layers = [
         band.encode(y=alt.Y("from:Q", title="standard errors away"), y2="to:Q"),
         alt.Chart(inline([{"away": 0}])).mark_rule(color=GREY).encode(y=y),
-        dots.encode(x=generation_axis(), y=y, color=colour_of(cells), shape=shape, tooltip=tooltip),
+        dots.encode(x=generation_axis(), y=y, color=colour_of(cells), shape=shape_of(cells), tooltip=tooltip),
     ]
     return alt.LayerChart(layer=layers, width=width, height=height)
 
 
 def agreement(table: pl.DataFrame) -> list[dict[str, str]]:
-    """Per closed form and cell: in how many generations the interval holds it, and the largest relative deviation."""
+    """Per closed form and cell: in how many generations the interval contains it, and both values at the last one."""
     rows = []
     for (title, cell), group in table.group_by("title", "cell", maintain_order=True):
-        told = group.filter(pl.col("low").is_not_null())
-        inside = told.filter((pl.col("theory") >= pl.col("low")) & (pl.col("theory") <= pl.col("high"))).height
+        sure = group.filter(pl.col("low").is_not_null())
+        inside = sure.filter((pl.col("theory") >= pl.col("low")) & (pl.col("theory") <= pl.col("high"))).height
         last = group.sort("generation").row(-1, named=True)
         rows.append(
             {
@@ -226,7 +207,7 @@ def agreement(table: pl.DataFrame) -> list[dict[str, str]]:
                 "cell": str(cell),
                 "closed form": last["form"] + (f" ({last['limit']})" if last["limit"] else ""),
                 "chains": f"{last['chains']:,}",
-                "inside the 90 % interval": f"{inside} of {told.height} generations" if told.height else "no interval",
+                "inside the 90 % interval": f"{inside} of {sure.height} generations" if sure.height else "no interval",
                 "at the last generation": f"measured {last['measured']:.4g}, theory {last['theory']:.4g}",
             }
         )
