@@ -1,10 +1,10 @@
-"""One machine at a time, by objects alone: who wants to compute a step lays down a ticket, and looks for others'.
+"""Leases by objects alone: a process that wants to compute a step writes a ticket, and looks for others' tickets.
 
-Two that lay down theirs at once both see two, take them back, and try again after a pause of random length; object
-stores show what was written to whoever looks afterwards, so never do both see only their own. A holder writes its
-ticket anew every few seconds. One that is not written anew for a minute, by the watch of whoever waits (no two clocks
-are compared), belongs to a holder that has died, and is removed. A holder that was only slow then computes what another
-computes too: the same step, whose files are checked against its manifest by whoever reads them.
+Two that write theirs at once both see two, delete them, and try again after a random pause; object stores have
+read-after-write consistency, so both can never see only their own. A holder rewrites its ticket every few seconds. A
+ticket that was not rewritten for a minute, on the waiting process's own clock (no two clocks are compared), belongs to
+a dead holder, and is removed. A holder that was merely slow then computes the same step as another process, whose
+readers check its files against the manifest.
 """
 
 import contextlib
@@ -28,8 +28,8 @@ _BACK_OFF = 0.5
 class Leases:
     """Leases on steps, by tickets ``stages/.leases/STEP.NODE.TICKET``.
 
-    ``node`` names the processes that share this machine's file locks: whoever asks for a lease holds the step's lock
-    here, so that another ticket of the same node is a dead process's.
+    ``node`` names the processes that share this machine's file locks: a process that requests a lease holds the step's
+    local lock, so another ticket of the same node belongs to a dead process.
     """
 
     def __init__(self, objects: Objects, node: str, expiry: float = 60.0, beat: float = 15.0) -> None:
@@ -38,7 +38,7 @@ class Leases:
 
     @contextmanager
     def hold(self, step: str, on_wait: OnWait) -> Iterator[None]:
-        """Hold the lease on ``step``; ``on_wait`` is told the seconds waited so far while another holds it."""
+        """Hold the lease on ``step``; ``on_wait`` receives the seconds waited so far while another holds it."""
         mine = f"{FOLDER}/{step}.{self._node}.{uuid.uuid4().hex[:12]}"
         self._acquire(step, mine, on_wait)
         ended = threading.Event()
@@ -65,7 +65,7 @@ class Leases:
                 time.sleep(min(1.0, self._beat / 3))
 
     def _others(self, step: str, mine: str, watch: "_Watch") -> bool:
-        """Whether another's ticket lies there; those of the dead are removed."""
+        """Whether there is another process's ticket; those of dead processes are removed."""
         prefix = f"{FOLDER}/{step}."
         tickets = {
             entry.name: (entry.size, entry.modified)
@@ -74,7 +74,7 @@ class Leases:
         }
         dead = [name for name in tickets if name.startswith(f"{prefix}{self._node}.")]
         for name in watch.expired(tickets):
-            log.warning("stage %s: whoever was computing it on another machine has gone", step)
+            log.warning("stage %s: the process computing it on another machine has died", step)
             dead.append(name)
         for name in dead:
             self._objects.delete(name)
@@ -93,7 +93,7 @@ class Leases:
 
 
 class _Watch:
-    """Tickets as they were seen to change. Silence counts only while this side was looking all the time."""
+    """When each ticket was last seen to change. Silence counts only while this process was polling throughout."""
 
     def __init__(self, expiry: float, beat: float) -> None:
         self._expiry, self._gap = expiry, 2 * beat
@@ -103,7 +103,7 @@ class _Watch:
     def expired(self, tickets: dict[str, tuple[int, float]]) -> list[str]:
         """The tickets that have not changed for too long."""
         now = time.monotonic()
-        if now - self._last > self._gap:  # the service did not answer: nobody could renew a ticket either
+        if now - self._last > self._gap:  # the service did not answer: no holder could renew its ticket either
             self._seen = {}
         self._last = now
         self._seen = {

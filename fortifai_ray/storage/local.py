@@ -1,8 +1,8 @@
 """Stages in a folder: a local disk, or one that machines share.
 
 A step is computed aside and renamed into place with its manifest already inside, so that a stage exists whole or not
-at all, whatever kills the process. Processes that want the same missing step take turns by a file lock that the kernel
-lets go when its holder dies.
+at all, whatever kills the process. Processes that want the same missing step take turns, by a file lock that the kernel
+releases when its holder dies.
 """
 
 import fcntl
@@ -46,32 +46,32 @@ class LocalStages:
             )
 
     def open(self, stage_hash: str) -> Stage | None:
-        """The stage if it is there and whole. A damaged one is set aside, reported, and counts as missing."""
+        """The stage if it exists and is whole. A damaged one is set aside, reported, and counts as missing."""
         folder = self.folder / stage_hash
         try:
             manifest = json.loads((folder / MANIFEST).read_text())
         except FileNotFoundError:
             return None
         except ValueError:
-            self.set_aside(stage_hash, "its manifest is not readable")
+            self.set_aside(stage_hash, "its manifest cannot be read")
             return None
         if stage_hash not in self._verified:
             damaged = first_damage(folder, manifest["files"])
             if damaged is not None:
-                self.set_aside(stage_hash, f"{damaged} is not what was written")
+                self.set_aside(stage_hash, f"{damaged} is missing or altered")
                 return None
             self._verified.add(stage_hash)
         return Stage(stage_hash, folder, manifest["outputs"])
 
     def path(self, stage_hash: str) -> Path:
-        """The folder of a stage that this process has found or computed."""
-        assert stage_hash in self._verified, f"stage {stage_hash} was not asked for before"
+        """The folder of a stage that this process has opened or computed."""
+        assert stage_hash in self._verified, f"stage {stage_hash} was not opened before"
         return self.folder / stage_hash
 
     def step(self, key: StageKey, compute: Compute, on_wait: OnWait) -> Stage:
-        """The stage of a key that was not found: computed here, or by whoever else is at it already."""
+        """The stage of a missing key, computed here or by a process that has begun already."""
         with self.lock(key.hash, on_wait):
-            stage = self.open(key.hash)  # somebody else may have finished it while this process waited
+            stage = self.open(key.hash)  # another process may have finished it while this one waited
             return stage if stage is not None else self.compute(key, compute)
 
     def compute(self, key: StageKey, compute: Compute) -> Stage:
@@ -84,7 +84,7 @@ class LocalStages:
 
     @contextmanager
     def aside(self, stage_hash: str) -> Iterator[Path]:
-        """An empty folder in which to put a stage together, under its lock; removed where that fails."""
+        """An empty folder in which to assemble a stage, under its lock; removed where that fails."""
         for leftover in (self.folder / PARTIAL).glob(f"{stage_hash}-*"):
             shutil.rmtree(leftover, ignore_errors=True)  # this process holds the lock, so its writer is dead
         partial = self.folder / PARTIAL / f"{stage_hash}-{uuid.uuid4().hex}"
@@ -96,18 +96,18 @@ class LocalStages:
             raise
 
     def put_in_place(self, partial: Path, stage_hash: str) -> None:
-        """Make a stage of a whole folder that lies aside, manifest included."""
+        """Rename a complete folder, manifest included, to be the stage."""
         partial.rename(self.folder / stage_hash)
         _fsync(self.folder)
         self._verified.add(stage_hash)
 
     def set_aside(self, stage_hash: str, why: str) -> None:
-        """Take a damaged stage out of the way, for whoever wants to look at it; ``fortifai gc`` removes it."""
-        log.warning("stage %s is damaged (%s): it is set aside, and will be computed again", stage_hash, why)
+        """Move a damaged stage out of the way, for inspection; ``fortifai gc`` removes it."""
+        log.warning("stage %s is damaged (%s): it is set aside and will be recomputed", stage_hash, why)
         self.move_aside(stage_hash)
 
     def move_aside(self, stage_hash: str) -> None:
-        """Take a stage out of the way."""
+        """Move a stage out of the way."""
         aside = self.folder / DAMAGED
         aside.mkdir(exist_ok=True)
         self._verified.discard(stage_hash)
@@ -118,7 +118,7 @@ class LocalStages:
 
     @contextmanager
     def lock(self, name: str, on_wait: OnWait) -> Iterator[None]:
-        """Hold a step's lock; ``on_wait`` is told the seconds waited so far."""
+        """Hold a step's lock; ``on_wait`` receives the seconds waited so far."""
         started = time.monotonic()
         descriptor = os.open(self.folder / LOCKS / name, os.O_CREAT | os.O_RDWR)
         try:

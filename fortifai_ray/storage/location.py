@@ -15,11 +15,11 @@ _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]+):/+(.*)", re.DOTALL)
 
 @dataclass(frozen=True)
 class Storage:
-    """Where the studies are stored, and the ``study`` that is at work there, if one is.
+    """Where the studies are stored, and the ``study`` that uses it, if any.
 
-    ``uri`` is how another machine is told of it: ``s3://bucket/prefix``, or a folder's absolute path. ``folder`` is
-    where its files are on this one: the folder itself, or the cache of an object store. Sent to another process, a
-    storage finds that process's own.
+    ``uri`` identifies it on any machine: ``s3://bucket/prefix``, or a folder's absolute path. ``folder`` is where its
+    files are on this machine: the folder itself, or the cache of an object store. Unpickled in another process, a
+    storage has that process's folder.
     """
 
     uri: str
@@ -29,7 +29,7 @@ class Storage:
 
     @classmethod
     def of(cls, value: "str | Path | Storage") -> "Storage":
-        """The storage that ``value`` names; a path into which an address was made (``s3:/bucket``) is one again.
+        """The storage that ``value`` names. An address that became a path (``s3:/bucket``) is read as an address.
 
         Raises :class:`UserError` for an address without a bucket, or with credentials in it.
         """
@@ -47,18 +47,18 @@ class Storage:
         return cls(uri, _cache_root() / _cache_name(uri), remote=True)
 
     def for_study(self, name: str) -> "Storage":
-        """The same storage, for a study whose use of stages is to be written down, and kept by ``fortifai gc``."""
+        """The same storage, for a study whose use of stages is recorded, so that ``fortifai gc`` keeps them."""
         return replace(self, study=name)
 
     def study_folder(self, name: str) -> Path:
-        """The folder here of a study's results: ``NAME/study.yaml``, ``NAME/results/``, ``NAME/report.html``."""
+        """The local folder of a study's results: ``NAME/study.yaml``, ``NAME/results/``, ``NAME/report.html``."""
         return self.folder / name
 
     @property
     def tracking_note(self) -> str | None:
-        """A line on where MLflow's database is, for a storage that cannot hold one; None where there is no need.
+        """A line that says where MLflow's database is, for a storage that cannot hold it; else None.
 
-        SQLite needs a file that can be locked and written in place, which no object is: the runs of a study on an
+        SQLite needs a file that can be locked and written in place, which no object can: the runs of a study on an
         object store go to the storage's folder on the machine that runs the sweep, unless ``MLFLOW_TRACKING_URI`` is
         set.
         """
@@ -81,9 +81,9 @@ def _there(uri: str, study: str | None) -> Storage:
 
 
 def split_study(value: str | Path) -> tuple[Storage, str]:
-    """``STORAGE/NAME`` as the storage and the study's name.
+    """Split ``STORAGE/NAME`` into the storage and the study's name.
 
-    Raises :class:`UserError` where there is no name in it.
+    Raises :class:`UserError` where the name is missing.
     """
     storage = Storage.of(value)
     if not storage.remote:
@@ -104,7 +104,7 @@ def _check_address(uri: str) -> None:
             "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), or use the instance's role"
         )
     if not parts.netloc:
-        raise UserError(f"--storage {uri}: there is no bucket in it; an address is s3://BUCKET/PREFIX")
+        raise UserError(f"--storage {uri}: names no bucket; an address is s3://BUCKET/PREFIX")
 
 
 def _cache_root() -> Path:
@@ -116,7 +116,7 @@ def _cache_root() -> Path:
 
 
 def _cache_name(uri: str) -> str:
-    """A name for people, made unique: the same bucket's name at another endpoint is another storage."""
+    """A readable name, made unique: a bucket of the same name at another endpoint is another storage."""
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
     digest = hashlib.sha256(f"{endpoint} {uri}".encode()).hexdigest()[:8]
     return f"{re.sub(r'[^A-Za-z0-9.]+', '-', urlsplit(uri).netloc + urlsplit(uri).path).strip('-')[:60]}-{digest}"

@@ -1,8 +1,8 @@
-"""A study's results on an object store: written in a folder here, carried there after each write, fetched to be read.
+"""A study's results on an object store: written into a local folder, uploaded after each write, fetched to be read.
 
 A study's folder (``study.yaml``, ``results/*.parquet``, ``report.html``) is small and is written by one process, the
-driver of its sweep: so it is kept here whole, and what changed is uploaded. Files whose names begin with a dot are
-half-written or scratch, and stay here.
+driver of its sweep: so it is kept whole locally, and changes are uploaded. Files whose names begin with a dot are
+half-written or scratch, and are not uploaded.
 """
 
 import logging
@@ -22,7 +22,7 @@ _TRANSFERS = 8
 
 
 class StudyMirror:
-    """The folder of study ``name`` here, and its copy on ``storage``; in a storage that is a folder they are one."""
+    """The local folder of study ``name``, and its copy on ``storage``; in a storage that is a folder they are one."""
 
     def __init__(self, storage: Storage, name: str) -> None:
         self.folder = storage.study_folder(name)
@@ -31,15 +31,15 @@ class StudyMirror:
         self._pushed = float("-inf")
         self._objects = None
         if storage.remote:
-            from fortifai_ray.storage.connection import connect
+            from fortifai_ray.storage.objects import connect
 
             self._objects = connect(storage.uri)
 
     def push(self, at_most_every: float = 0.0) -> int:
         """Upload the files that changed since the last time; returns how many. What was removed here goes there, too.
 
-        With ``at_most_every`` (seconds) it does nothing where that long has not passed, and a storage that does not
-        answer is only logged: for what will be pushed again. Raises ``OSError`` without it.
+        With ``at_most_every``, it does nothing within that many seconds of the last push, and only logs where the
+        storage does not answer: for files that will be pushed again. Without it, raises ``OSError`` in that case.
         """
         objects = self._objects
         if objects is None or time.monotonic() - self._pushed < at_most_every:
@@ -53,7 +53,7 @@ class StudyMirror:
         except OSError as error:
             if not at_most_every:
                 raise
-            log.warning("the results of %s could not be uploaded, which is tried again: %s", self._name, error)
+            log.warning("the results of %s could not be uploaded and will be retried: %s", self._name, error)
             return 0
         finally:
             self._pushed = time.monotonic()
@@ -61,7 +61,7 @@ class StudyMirror:
         return len(changed)
 
     def fetch(self) -> bool:
-        """Bring the study's folder here up to what the storage holds; whether there is such a study."""
+        """Bring the local folder up to date with the storage; returns whether the study exists there."""
         if self._objects is None:
             return (self.folder / "study.yaml").is_file()
         objects, prefix = self._objects, f"{self._name}/"
@@ -95,7 +95,7 @@ class StudyMirror:
 
 @contextmanager
 def opened_study(study: str | Path) -> Iterator[Path]:
-    """The local folder of a study: itself, or that of ``s3://BUCKET/PREFIX/NAME``, fetched; what changes goes back.
+    """The local folder of a study, fetched from ``s3://BUCKET/PREFIX/NAME``; changes are uploaded at the end.
 
     Raises :class:`UserError` where the address holds no study.
     """

@@ -1,11 +1,11 @@
-"""Stages on an object store, and a folder here in which they are computed and into which they are fetched.
+"""Stages on an object store, and a local folder in which they are computed and into which they are fetched.
 
-A stage is there once its manifest is, which is uploaded after everything else; each file is held against its checksum
-when it is fetched. Manifests are kept here as they are seen, so that a stage is looked for on the network once; files
-are fetched when they are first wanted, so that a sweep that is finished is told so without moving a model.
+A stage exists once its manifest does, which is uploaded last; each file is compared with its checksum when it is
+fetched. Manifests are cached locally, so that a stage is looked up on the network once; files are fetched when they are
+first needed, so that a finished sweep is recognised without moving a model.
 
-What is kept here is believed for one *epoch*, a name that lies in the storage: who removes stages there changes it
-first. Whatever an earlier epoch knew is looked for again, and a stage that only this machine still has is uploaded.
+The cache is valid for one *epoch*, a name kept in the storage: gc changes it before it removes stages there. In a new
+epoch everything is looked up again, and a stage that only this machine still has is uploaded.
 """
 
 import json
@@ -48,9 +48,9 @@ class RemoteStages:
         self._whole: set[str] = set()  # fetched or computed, and verified, by this process
 
     def open(self, stage_hash: str) -> Stage | None:
-        """The stage if its manifest is there; its files are fetched, and checked, when they are first wanted.
+        """The stage if its manifest exists; its files are fetched and checked when they are first needed.
 
-        A stage that is whole here and was never uploaded to its end (whoever computed it was killed) is uploaded now.
+        A stage that is whole here but was never fully uploaded (its process was killed) is uploaded now.
         """
         manifest = self._manifest(stage_hash)
         if manifest is None and (self._local.folder / stage_hash).is_dir():
@@ -59,7 +59,7 @@ class RemoteStages:
         return None if manifest is None else self._stage(stage_hash, manifest)
 
     def path(self, stage_hash: str) -> Path:
-        """The folder here of a stage that this process has found or computed, its files fetched.
+        """The local folder of a stage that this process has opened or computed, its files fetched.
 
         Raises :class:`StageLost` where they are damaged, which sets the stage aside, or where the stage has gone.
         """
@@ -71,7 +71,7 @@ class RemoteStages:
             raise StageLost(f"use stage {stage_hash}, which is not in the storage any more")
         with self._local.lock(stage_hash, lambda seconds: None):
             if folder.is_dir() and first_damage(folder, manifest["files"]) is not None:
-                log.warning("the copy of stage %s here is damaged: it is fetched again", stage_hash)
+                log.warning("the local copy of stage %s is damaged: it is fetched again", stage_hash)
                 self._local.move_aside(stage_hash)
             if not folder.is_dir():
                 self._fetch(stage_hash, manifest)
@@ -79,7 +79,7 @@ class RemoteStages:
         return folder
 
     def step(self, key: StageKey, compute: Compute, on_wait: OnWait) -> Stage:
-        """The stage of a key that was not found: computed here and uploaded, or by whoever else is at it already."""
+        """The stage of a missing key, computed here and uploaded, or by a process that has begun already."""
         with self._local.lock(key.hash, on_wait):
             manifest = self._finish_upload(key.hash)
             if manifest is not None:
@@ -104,22 +104,22 @@ class RemoteStages:
             return None
         manifest = _parsed(content)
         if manifest is None:
-            self._set_aside(stage_hash, [], "its manifest is not readable")
+            self._set_aside(stage_hash, [], "its manifest cannot be read")
             return None
         _write_whole(kept, content)
         return manifest
 
     def _finish_upload(self, stage_hash: str) -> dict[str, Any] | None:
-        """The manifest of a stage, uploaded now where only this machine has it; for whoever holds its lock here."""
+        """The manifest of a stage, uploaded now where only this machine has it. The caller holds its local lock."""
         manifest = self._manifest(stage_hash)
         if manifest is not None or self._local.open(stage_hash) is None:
             return manifest
-        log.info("stage %s is here and not in the storage: it is uploaded", stage_hash)
+        log.info("stage %s exists only on this machine: it is uploaded", stage_hash)
         self._publish(stage_hash)
         return self._manifest(stage_hash)
 
     def _publish(self, stage_hash: str) -> Stage:
-        """Upload a stage that is whole here, its manifest last; where another machine was faster, theirs is taken."""
+        """Upload a stage that is whole here, its manifest last; where another machine was faster, use its stage."""
         manifest = self._manifest(stage_hash)
         if manifest is not None:
             return self._stage(stage_hash, manifest)
@@ -139,16 +139,16 @@ class RemoteStages:
         files = manifest["files"]
         with self._local.aside(stage_hash) as partial:
             damaged = self._fetch_files(stage_hash, files, partial)
-            if damaged:  # it may have happened on the way: once more
+            if damaged:  # perhaps in transit: try once more
                 damaged = self._fetch_files(stage_hash, {name: files[name] for name in damaged}, partial)
             if damaged:
-                self._set_aside(stage_hash, list(files), f"{damaged[0]} is not what was uploaded")
+                self._set_aside(stage_hash, list(files), f"{damaged[0]} is missing or altered")
                 raise StageLost(f"use stage {stage_hash}, whose {damaged[0]} was damaged in the storage")
             (partial / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
             self._local.put_in_place(partial, stage_hash)
 
     def _fetch_files(self, stage_hash: str, files: Mapping[str, Any], folder: Path) -> list[str]:
-        """Fetch files of a stage; returns those that are not what was written."""
+        """Fetch files of a stage; returns those that are missing or altered."""
 
         def fetch(name: str) -> bool:
             target = folder / name
@@ -164,8 +164,8 @@ class RemoteStages:
         return [name for name, is_whole in zip(files, intact, strict=True) if not is_whole]
 
     def _set_aside(self, stage_hash: str, files: list[str], why: str) -> None:
-        """Out of the way, the manifest first: from then on the stage counts as missing."""
-        log.warning("stage %s is damaged (%s): it is set aside, and will be computed again", stage_hash, why)
+        """Move a stage out of the way, the manifest first: from then on it counts as missing."""
+        log.warning("stage %s is damaged (%s): it is set aside and will be recomputed", stage_hash, why)
         (self.known / f"{stage_hash}.json").unlink(missing_ok=True)
         aside = f"stages/.damaged/{stage_hash}-{uuid.uuid4().hex[:8]}"
         for name in (MANIFEST, *files):
@@ -173,7 +173,7 @@ class RemoteStages:
 
 
 def new_epoch(objects: Objects) -> str:
-    """Begin another epoch: every machine will look again for what it believes to be there."""
+    """Begin another epoch: every machine will look up again what it has cached."""
     epoch = uuid.uuid4().hex
     objects.write(EPOCH, epoch.encode())
     return epoch
@@ -204,7 +204,7 @@ def _object(stage_hash: str, name: str) -> str:
 
 
 def _parsed(content: bytes) -> dict[str, Any] | None:
-    """A manifest; None where it is none, or names files outside its stage: whoever may write there is not trusted."""
+    """A manifest; None where it is malformed or names files outside its stage: its writer is not trusted."""
     try:
         manifest = json.loads(content)
     except ValueError:
@@ -214,5 +214,5 @@ def _parsed(content: bytes) -> dict[str, Any] | None:
 
 
 def _write_whole(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)  # gc may have emptied what is known here
+    path.parent.mkdir(parents=True, exist_ok=True)  # gc may have emptied the cache
     write_bytes(path, content)

@@ -1,4 +1,4 @@
-"""What a stage is: its key, its hash, its files' checksums, and what is left to say of one that has gone."""
+"""A stage: its key and hash, its files' checksums, and the errors for one that is missing or lost."""
 
 import hashlib
 import json
@@ -13,13 +13,13 @@ OnWait = Callable[[float], None]
 
 
 class NotStored(Exception):
-    """A step that the store does not hold, where it must not be computed."""
+    """The store lacks a step that must not be computed here."""
 
 
 class StageLost(NotStored):
-    """A stage that was found, and whose files turned out damaged or gone when they were fetched.
+    """The files of a stage turned out to be damaged or gone when they were fetched.
 
-    The store has set it aside: whoever asks for the step again finds it missing, and computes it.
+    The store has set it aside: the next request for the step finds it missing, and computes it.
     """
 
 
@@ -37,7 +37,7 @@ def file_sha256(path: Path) -> str:
 
 @dataclass(frozen=True)
 class StageKey:
-    """What determines a step: its kind, the version of the code that computes it, and its inputs.
+    """Everything that determines a step: its kind, the version of the code that computes it, and its inputs.
 
     ``inputs`` is JSON; another stage enters it by its hash, so that a key fixes the whole history behind it.
     """
@@ -55,7 +55,7 @@ class StageKey:
 class Stage:
     """A completed step: where its files are, and the small results in its manifest (``outputs``).
 
-    ``where`` is the folder, or what brings the files into one when they are first wanted.
+    ``where`` is the folder, or a function that fetches the files into one when they are first needed.
     """
 
     hash: str
@@ -65,21 +65,21 @@ class Stage:
 
     @property
     def path(self) -> Path:
-        """The local folder of the stage's files. Raises :class:`StageLost` where they cannot be had any more."""
+        """The local folder of the stage's files. Raises :class:`StageLost` where they are lost."""
         return self.where if isinstance(self.where, Path) else self.where()
 
 
 def first_damage(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """The first of a manifest's ``files`` that is not in ``folder`` as it was written; None where all are."""
+    """The first of a manifest's ``files`` that is missing from ``folder`` or altered; None where all are intact."""
     return next((name for name, expected in files.items() if not is_intact(folder / name, expected)), None)
 
 
 def stays_inside(name: str) -> bool:
-    """Whether a file's name, as a storage gives it, stays in the folder that it is put into."""
+    """Whether a file's name, as read from a storage, stays inside the folder that it is written into."""
     path = PurePosixPath(name)
     return not path.is_absolute() and ".." not in path.parts
 
 
 def is_intact(path: Path, expected: Mapping[str, Any]) -> bool:
-    """Whether a file is there with the ``size`` and the ``sha256`` that its manifest gives."""
+    """Whether a file exists with the ``size`` and the ``sha256`` that its manifest gives."""
     return path.is_file() and path.stat().st_size == expected["size"] and file_sha256(path) == expected["sha256"]

@@ -1,8 +1,8 @@
-"""Steps: what stands between the recursion and the store.
+"""Steps: the layer between the recursion and the store.
 
-A family asks for each of its steps here. The step comes from the store where it is there; else it is computed, once,
-and what happens meanwhile is announced. With ``replay`` nothing is computed: :class:`NotStored` says what is missing,
-which is how a finished sweep is recognised, and how a dry run counts.
+A family requests each of its steps here. A stored step comes from the store; any other is computed, once, and progress
+is announced. With ``replay`` nothing is computed: :class:`NotStored` names what is missing, which is how a finished
+sweep is recognised, and how a dry run counts.
 """
 
 import time
@@ -15,12 +15,12 @@ from fortifai_ray.storage.store import NotStored, Stage, StageFiles, StageKey, S
 
 __all__ = ["NotStored", "Steps"]
 
-WAITING = "waiting"  # what a step's text begins with while the chain waits for something or somebody
+WAITING = "waiting"  # a step's text begins with it while the chain waits for an engine or another chain
 
 
 @dataclass
 class Steps:
-    """The steps of one chain. ``announce(text)`` is told what is going on; it is cheap and may be called often."""
+    """The steps of one chain. ``announce(text)`` receives what is being done; it is cheap and may be called often."""
 
     store: StageStore
     announce: Callable[[str], None] = lambda text: None
@@ -29,7 +29,7 @@ class Steps:
     reused: int = 0
 
     def run(self, key: StageKey, label: str, compute: Callable[[Path], Mapping[str, Any]]) -> Stage:
-        """The stage of ``key``; ``label`` is what a person reads while it is being computed."""
+        """The stage of ``key``; ``label`` is the text shown while it is being computed."""
         if self.replay:
             stage = self.store.find(key)
             if stage is None:

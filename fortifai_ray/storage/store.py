@@ -1,16 +1,25 @@
 """The stage store: each completed step under the hash of everything that determines it.
 
-``STORAGE/stages/HASH/`` holds a step's files and a ``manifest.json`` (files, sizes, checksums, what determined it, what
-it found). A stage exists whole or not at all, whatever kills the process that makes it; damage is found, and the step
-computed again; of several who want the same missing step one computes and the others wait. The storage is a folder or
-an object store: how each keeps these promises stands in :mod:`fortifai_ray.storage`.
+``STORAGE/stages/HASH/`` holds a step's files and a ``manifest.json`` (files, sizes, checksums, what determined it, its
+results). A stage exists whole or not at all, whatever kills the process that makes it; damage is detected, and the
+step recomputed; of several processes that want the same missing step, one computes it and the others wait. The storage
+is a folder or an object store (:mod:`fortifai_ray.storage.local`, :mod:`fortifai_ray.storage.remote`).
+
+Each study's use of a stage is recorded when it requests it, which is what ``fortifai gc`` goes by. No table of results
+names every step of a study (a baseline's generation 0, a fit that diverged, a probe of a search), and no replay
+elsewhere is sure to request the same ones (other engines, other paths). So the store writes
+``stages/.uses/STUDY/HASH``, an empty file, before it looks for a stage. A shared file lock on ``.running``, which the
+kernel releases, marks a study as running; on an object store, that file's age does.
 """
 
+import fcntl
+import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.storage.local import LocalStages
@@ -26,7 +35,9 @@ from fortifai_ray.storage.stage import (
     canonical_hash,
     file_sha256,
 )
-from fortifai_ray.storage.uses import USES, LocalUses
+
+if TYPE_CHECKING:  # a storage in a folder does without pyarrow's filesystems
+    from fortifai_ray.storage.objects import Objects
 
 __all__ = [
     "MANIFEST",
@@ -44,6 +55,10 @@ __all__ = [
 ]
 
 
+USES, RUNNING = ".uses", ".running"
+SIGN_OF_LIFE = 60.0  # seconds between two
+
+
 class _Stages(Protocol):
     def open(self, stage_hash: str) -> Stage | None: ...
 
@@ -55,7 +70,7 @@ class _Stages(Protocol):
 class StageStore:
     """The stages of a storage: a folder (local, or shared by machines), or the address of an object store.
 
-    For a study (:meth:`Storage.for_study`) what is asked for is written down, and kept by ``fortifai gc``.
+    For a study (:meth:`Storage.for_study`), requests are recorded, and ``fortifai gc`` keeps those stages.
     Raises :class:`UserError` where the storage cannot be written.
     """
 
@@ -64,25 +79,25 @@ class StageStore:
         self._stages, self._record = _backend(self.storage)
 
     def find(self, key: StageKey) -> Stage | None:
-        """The stage if it is there and whole. A damaged one is set aside, reported, and counts as missing."""
+        """The stage if it exists and is whole. A damaged one is set aside, reported, and counts as missing."""
         return self.open(key.hash)
 
     def open(self, stage_hash: str) -> Stage | None:
-        """As :meth:`find`, for a process that was told the hash by one that had the key."""
+        """As :meth:`find`, for a process that received the hash from one that had the key."""
         self._record(stage_hash)
         return self._stages.open(stage_hash)
 
     def path(self, stage_hash: str) -> Path:
-        """The local folder of a stage that this process has found or computed.
+        """The local folder of a stage that this process has opened or computed.
 
-        Raises :class:`StageLost` where its files are on an object store, and damaged or gone.
+        Raises :class:`StageLost` where its files on an object store are damaged or gone.
         """
         return self._stages.path(stage_hash)
 
     def step(self, key: StageKey, compute: Compute, on_wait: OnWait = lambda seconds: None) -> Stage:
         """The stage of ``key``, computed by ``compute(folder) -> outputs`` if it is missing.
 
-        ``compute`` writes files into the empty folder it is given and returns JSON. ``on_wait`` is called with the
+        ``compute`` writes files into the empty folder that it receives and returns JSON. ``on_wait`` is called with the
         seconds waited so far while another process computes the same step.
         """
         stage = self.find(key)
@@ -90,15 +105,14 @@ class StageStore:
 
 
 def _backend(storage: Storage) -> tuple[_Stages, Callable[[str], None]]:
-    """Where the stages are, and what writes down who uses them."""
+    """What keeps the stages, and what records their use."""
     folder, study = storage.folder / "stages", storage.study
     if not storage.remote:
         local = LocalStages(folder, str(storage))
-        return local, LocalUses(folder / USES / study).record if study else _unrecorded
-    from fortifai_ray.storage.connection import connect
+        return local, _LocalUses(folder / USES / study).record if study else _unrecorded
     from fortifai_ray.storage.lease import Leases
+    from fortifai_ray.storage.objects import connect
     from fortifai_ray.storage.remote import RemoteStages, node_of
-    from fortifai_ray.storage.uses import RemoteUses
 
     objects = connect(storage.uri)
     local = LocalStages(folder, str(folder))
@@ -106,13 +120,58 @@ def _backend(storage: Storage) -> tuple[_Stages, Callable[[str], None]]:
     stages = RemoteStages(objects, local, leases)
     if study is None:
         return stages, _unrecorded
-    uses = RemoteUses(objects, study, stages.known / USES)
+    uses = _RemoteUses(objects, study, stages.known / USES)
     leases.on_beat = uses.alive
     return stages, uses.record
 
 
 def _unrecorded(stage_hash: str) -> None:
     """A use by no study."""
+
+
+class _LocalUses:
+    """The uses of one study in ``folder`` (``stages/.uses/STUDY``). Holding one marks the study as running."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._running = os.open(folder / RUNNING, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC)
+        fcntl.flock(self._running, fcntl.LOCK_SH)  # waits at most until gc has looked at it
+
+    def __del__(self) -> None:
+        os.close(self._running)
+
+    def record(self, stage_hash: str) -> None:
+        """The study needs the stage."""
+        (self._folder / stage_hash).touch()
+
+    def alive(self) -> None:
+        """Nothing to do: the lock marks it."""
+
+
+class _RemoteUses:
+    """The uses of one study on an object store; ``known`` is a local folder that lists what is recorded already."""
+
+    def __init__(self, objects: "Objects", study: str, known: Path) -> None:
+        self._objects, self._at, self._known = objects, f"stages/{USES}/{study}", known / study
+        self._marked = float("-inf")
+        self.alive()
+
+    def record(self, stage_hash: str) -> None:
+        """The study needs the stage."""
+        self.alive()
+        here = self._known / stage_hash
+        if not here.exists():
+            self._objects.write(f"{self._at}/{stage_hash}", b"")
+            here.parent.mkdir(parents=True, exist_ok=True)  # gc may have emptied what is known here
+            here.touch()
+
+    def alive(self) -> None:
+        """Mark the study as running, once a minute at most."""
+        now = time.monotonic()
+        if now - self._marked > SIGN_OF_LIFE:
+            self._objects.write(f"{self._at}/{RUNNING}", b"")
+            self._marked = now
 
 
 @dataclass(frozen=True)

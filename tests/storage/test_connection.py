@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from fortifai_ray.errors import UserError
-from fortifai_ray.storage.connection import connect
-from fortifai_ray.storage.objects import Objects, is_transient
+from fortifai_ray.storage.objects import Objects, connect, is_transient
 
 from .conftest import S3, start_server
 

@@ -168,7 +168,7 @@ def test_a_study_of_unknown_needs_is_not_guessed_at(tmp_path: Path) -> None:
     study(tmp_path, "one", 0)
     (tmp_path / "two").mkdir()
     (tmp_path / "two" / "study.yaml").write_text("name: two\n")
-    with pytest.raises(UserError, match=r"two: it is not recorded which stages"):
+    with pytest.raises(UserError, match=r"two: there is no record of the stages"):
         plan_gc(tmp_path)
     with pytest.raises(UserError, match="there are no stages there"):
         plan_gc(tmp_path / "one")

@@ -6,8 +6,7 @@ import pytest
 
 from fortifai_ray.storage.gc import collect, plan_gc
 from fortifai_ray.storage.lease import FOLDER as LEASES
-from fortifai_ray.storage.store import StageKey, StageStore, Storage
-from fortifai_ray.storage.uses import RUNNING
+from fortifai_ray.storage.store import RUNNING, StageKey, StageStore, Storage
 
 from .conftest import S3
 

@@ -48,7 +48,7 @@ def test_a_dead_holders_lease_expires(objects: Objects, caplog: pytest.LogCaptur
     with Leases(objects, "mine", expiry=2.0, beat=1.5).hold("step", waited.append):  # longer than any back-off
         assert [entry.name.split(".")[2] for entry in objects.entries(FOLDER)] == ["mine"]
     assert waited[-1] >= 1.0
-    assert "has gone" in caplog.text
+    assert "has died" in caplog.text
 
 
 def test_a_living_holder_keeps_its_lease(objects: Objects) -> None:

@@ -56,7 +56,7 @@ def test_a_push_on_the_way_waits_its_turn_and_forgives(
     s3: S3, storage: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tables are written after each generation: they go up now and then, and an outage only delays them."""
-    monkeypatch.setattr("fortifai_ray.storage.connection._ATTEMPTS", 1)
+    monkeypatch.setattr("fortifai_ray.storage.objects._ATTEMPTS", 1)
     mirror = StudyMirror(Storage.of(storage), "tiny")
     fill(mirror.folder)
     monkeypatch.setattr(mirror._objects, "_patience", 0.1)
