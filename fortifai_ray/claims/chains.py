@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 
 from fortifai_ray.results.reader import StudyResults
-from fortifai_ray.results.schema import flatten, varied_keys
+from fortifai_ray.results.schema import equals, flatten, varied_keys
 from fortifai_ray.statistics import CollapseCriterion
 from fortifai_ray.statistics.crossing import Floats
 from fortifai_ray.study.claim_statistics import (
@@ -36,7 +36,7 @@ def matches(results: StudyResults, table: pl.DataFrame, where: Where) -> pl.Expr
     for key, wanted in where.items():
         items = wanted if isinstance(wanted, list) else [wanted]
         if key in table.columns:
-            condition &= pl.any_horizontal(_equals(key, table.schema[key], item) for item in items)
+            condition &= pl.any_horizontal(equals(key, table.schema[key], item) for item in items)
         elif key in fixed:
             condition &= pl.lit(any(_same(fixed[key], item) for item in items))
         else:
@@ -56,22 +56,6 @@ def criterion(results: StudyResults, name: int | str) -> CollapseCriterion:
         many = "several criteria: give its place instead" if chosen else "no criterion"
         raise Undecided(f"collapse has {many} for {name!r}")
     return chosen[0]
-
-
-def _equals(column: str, dtype: pl.DataType, wanted: Scalar) -> pl.Expr:
-    """Whether a column has a value; never a null, and False where the types cannot be equal."""
-    values = pl.col(column)
-    if wanted is None:
-        return values.is_null()
-    if isinstance(wanted, bool):
-        comparable = dtype == pl.Boolean
-    elif isinstance(wanted, str):
-        comparable = dtype == pl.String
-    else:
-        comparable = dtype.is_numeric()
-        if dtype == pl.String:  # a key that varies over numbers and words is kept as text
-            comparable, wanted = True, str(wanted)
-    return values.eq_missing(pl.lit(wanted)) if comparable else pl.lit(False)
 
 
 def _same(value: Any, wanted: Scalar) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from fortifai_ray.results.schema import flatten
+from fortifai_ray.results.schema import equals, flatten
 from fortifai_ray.results.words import printable
 
 BASELINE: dict[str, Any] = {"loss.kind": "cross_entropy"}
@@ -78,7 +78,7 @@ def is_baseline(table: pl.DataFrame, baseline: Mapping[str, Any], recipe: Mappin
     flat = flatten(recipe)
     for key, value in baseline.items():
         if key in table.columns:
-            condition &= pl.col(key).is_null() if value is None else pl.col(key).eq_missing(pl.lit(value))
+            condition &= equals(key, table.schema[key], value)
         else:
             condition &= pl.lit(flat.get(key) == value)
     return condition

@@ -142,6 +142,26 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def equals(column: str, dtype: pl.DataType, value: Any) -> pl.Expr:
+    """An expression: whether a column has a value of the recipe; never null, False where the types cannot be equal.
+
+    A key that varies over numbers and words is kept as text, and equals a number by the number's text.
+    """
+    import polars as pl
+
+    if value is None:
+        return pl.col(column).is_null()
+    if isinstance(value, bool):
+        comparable = dtype == pl.Boolean
+    elif isinstance(value, str):
+        comparable = dtype in (pl.String, pl.Categorical, pl.Enum)
+    else:
+        comparable = dtype.is_numeric()
+        if dtype == pl.String:
+            comparable, value = True, str(value)
+    return pl.col(column).eq_missing(pl.lit(value)) if comparable else pl.lit(False)
+
+
 def table_path(folder: Path, name: str) -> Path:
     """Where a study's table lies; ``folder`` is ``STORAGE/NAME``."""
     return Path(folder) / "results" / f"{name}.parquet"

@@ -27,6 +27,7 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
+from fortifai_ray.results.schema import equals
 from fortifai_ray.statistics.intervals import mean_intervals
 
 Baseline = Mapping[str, object]
@@ -91,12 +92,10 @@ def baseline_cells(chains: pl.DataFrame, varied: Sequence[str], baseline: Baseli
 
 
 def _is_baseline(chains: pl.DataFrame, baseline: Baseline) -> pl.Series:
-    """A mask of the chains that have every baseline value, compared in Python, where types never clash."""
-    mask = pl.Series([True], dtype=pl.Boolean).new_from_index(0, chains.height)
-    for key, value in baseline.items():
-        equal = [one == value for one in chains[key]] if key in chains.columns else [False] * chains.height
-        mask &= pl.Series(equal, dtype=pl.Boolean)
-    return mask
+    """A mask of the chains that have every baseline value."""
+    known = [equals(key, chains.schema[key], value) for key, value in baseline.items() if key in chains.columns]
+    every = pl.all_horizontal(pl.lit(len(known) == len(baseline)), *known)
+    return chains.select(pl.repeat(True, pl.len()) & every).to_series()
 
 
 def pair_ratios(intervals: pl.DataFrame) -> pl.DataFrame:

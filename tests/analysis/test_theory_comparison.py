@@ -115,6 +115,16 @@ def test_every_recipe_is_read_from_the_resolved_study(tmp_path: Path) -> None:
     assert by_kind["mixed"]["regime.human"] == "fresh"
 
 
+def test_a_key_that_varies_over_numbers_and_words_keeps_its_closed_forms(tmp_path: Path) -> None:
+    """``family.bandwidth: [silverman, 0.4]`` is a column of text; the recipe's number is a number again."""
+    recipe = {"samples_per_generation": 40, "generations": 2, **MATERIAL["kde"]}
+    vary = {"family.bandwidth": ["silverman", 0.4], "seed": {"count": 2}}
+    baseline = {"family.bandwidth": 0.4}
+    study = open_folder(compute_study(tmp_path, **recipe, vary=vary, collapse=KL, baseline=baseline))
+    forms = {name: [form.name for form in closed_forms_of(recipe)] for name, recipe in recipes(study).items()}
+    assert list(forms.values()) == [["kde_replace_mean_trace_ratio"], ["kde_mixed_mean_trace_ratio"]]
+
+
 def test_the_overlays_cover_the_registry() -> None:
     """A closed form that is added to the theory is overlaid, or left out here on purpose."""
     elsewhere = {

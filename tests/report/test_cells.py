@@ -19,6 +19,13 @@ def test_cells_are_named_by_what_varies_with_the_baseline_first() -> None:
     assert cells.name(table)["cell"].to_list() == ["TCE γ=0.9", "TCE γ=0.3", "cross entropy"]
 
 
+def test_a_key_of_numbers_and_words_is_text_and_still_has_its_baseline() -> None:
+    """``family.ridge: [0.0, 0.05, adaptive]`` is a column of text; the baseline in the study file is the number."""
+    table = grid(family__ridge=["adaptive", "0.05", "0.0"])
+    cells = Cells.of(table, ["family.ridge"], {"family.ridge": 0.0})
+    assert cells.baselines == {cells.order[0]} == {"ridge=0.0"}
+
+
 def test_sections_are_kept_apart() -> None:
     table = grid(loss__kind=["tce"], loss__gamma=[0.3], regime__kind=["accumulate"], training__epochs=[2])
     assert Cells.of(table, table.columns, BASELINE).order == ["TCE γ=0.3 · accumulate · epochs=2"]

@@ -66,8 +66,18 @@ def recipes(results: StudyResults) -> dict[str, dict[str, Any]]:
     of_cells: dict[str, dict[str, Any]] = {}
     for identity, cell in results.cells.labels.items():
         values = dict(zip(results.cells.keys, json.loads(identity), strict=True))
-        of_cells[cell] = kept | {key: value for key, value in values.items() if value is not None}
+        of_cells[cell] = kept | {key: _number(value) for key, value in values.items() if value is not None}
     return of_cells
+
+
+def _number(value: Any) -> Any:
+    """The number that a text spells: a key that varies over numbers and words is a column of text."""
+    for kind in (int, float) if isinstance(value, str) else ():
+        try:
+            return kind(value)
+        except ValueError:
+            continue
+    return value
 
 
 def _has_sections(values: Any) -> bool:
