@@ -3,23 +3,27 @@
 ::
 
     study.yaml (claims:)  ──┐
-    results/*.parquet     ──┴─check_claims─>  [ClaimResult]  ─>  print_claims, claims_lines, write_claims, exit_code
+    results/*.parquet     ──┴─check_claims─>  [ClaimResult]  ─>  print_claims, write_claims, exit_code
 
 A verdict comes from the whole confidence interval: ``holds`` where all of it agrees with the claim, ``does not hold``
 where none of it does, ``undecided`` otherwise. SciPy is imported on the first check, not by reading a study file.
 """
 
 from fortifai_ray.claims.check import check_claims
-from fortifai_ray.claims.lines import ClaimLine, claims_lines, exit_code, print_claims
-from fortifai_ray.claims.result import ClaimResult, claims_table, stored_claims, write_claims
+from fortifai_ray.claims.result import (
+    ClaimResult,
+    claims_table,
+    exit_code,
+    print_claims,
+    stored_claims,
+    write_claims,
+)
 from fortifai_ray.study.claims import Claim
 
 __all__ = [
     "Claim",
-    "ClaimLine",
     "ClaimResult",
     "check_claims",
-    "claims_lines",
     "claims_table",
     "exit_code",
     "print_claims",

@@ -1,20 +1,29 @@
-"""What came of a claim, and ``results/claims.parquet``."""
+"""A claim's verdict and its record: as a row of ``results/claims.parquet``, and as a line for people to read."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 
 from fortifai_ray.results.schema import write_table
+from fortifai_ray.results.words import number, printable
 from fortifai_ray.study.claims import Claim
 
-# From an interval and a relation to a verdict.
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Verdict = Literal["holds", "does not hold", "undecided"]
 MARKS = {"at_most": "≤", "at_least": "≥", "less": "<", "greater": ">"}
+_STYLES: dict[Verdict, str] = {"holds": "green", "does not hold": "red", "undecided": "yellow"}
+_FORMS: dict[Verdict, tuple[str, str]] = {  # one claim, several
+    "holds": ("holds", "hold"),
+    "does not hold": ("does not hold", "do not hold"),
+    "undecided": ("undecided", "undecided"),
+}
 
 
 @dataclass(frozen=True)
@@ -40,7 +49,7 @@ class Region:
         return Region(value, math.inf, claim.relation == "greater")
 
     def verdict(self, low: float, high: float) -> Verdict:
-        """What the interval from ``low`` to ``high`` says, which may have infinite ends.
+        """The verdict of the interval from ``low`` to ``high``, whose ends may be infinite.
 
         ``holds`` where all of it lies in the region, ``does not hold`` where none of it does.
         """
@@ -61,41 +70,19 @@ class Region:
         return number >= end if above else number <= end
 
 
-_SCHEMA: dict[str, type[pl.DataType]] = {
-    "id": pl.String,
-    "source": pl.String,
-    "kind": pl.String,
-    "statistic": pl.String,
-    "measured": pl.Float64,
-    "low": pl.Float64,
-    "high": pl.Float64,
-    "level": pl.Float64,
-    "method": pl.String,
-    "n_chains": pl.Int64,
-    "min_chains": pl.Int64,
-    "relation": pl.String,
-    "value": pl.Float64,
-    "accepted_low": pl.Float64,
-    "accepted_high": pl.Float64,
-    "asked": pl.String,
-    "verdict": pl.String,
-    "why": pl.String,
-}
-
-
 @dataclass(frozen=True)
 class ClaimResult:
-    """A claim checked: a row of ``claims.parquet``.
+    """A checked claim: a row of ``claims.parquet``.
 
     Attributes:
         statistic: what was measured, in words.
         measured, low, high: the number and its interval at ``level``; None where there is none. An end may be infinite.
-        method: how the interval was made.
-        n_chains: independent chains (seeds; pairs of a comparison) that it rests on.
-        value: what it was compared with; None for ``between``, and where it could not be computed.
+        method: how the interval was computed.
+        n_chains: independent chains (seeds; pairs of a comparison) behind it.
+        value: the number it was compared with; None for ``between``.
         accepted_low, accepted_high: the numbers that agree with the claim.
         asked: relation and value in words.
-        why: why it is undecided, or what else must be known; may be empty.
+        why: why it is undecided, or what else the reader must know; may be empty.
     """
 
     id: str
@@ -117,6 +104,28 @@ class ClaimResult:
     verdict: Verdict
     why: str
 
+    @property
+    def measured_words(self) -> str:
+        """``0.371 [0.342, 0.402] at 99 %``."""
+        if self.measured is None:
+            return "not measured"
+        level = f"{100 * self.level:.6g} %"
+        return f"{number(self.measured, 4)} [{number(self.low, 4)}, {number(self.high, 4)}] at {level}"
+
+    @property
+    def chains_words(self) -> str:
+        """``1,000 chains``."""
+        return f"{self.n_chains:,} chain{'' if self.n_chains == 1 else 's'}"
+
+    @property
+    def is_finding(self) -> bool:
+        """Whether it is a replication that does not hold: at this scale the published number is not reproduced."""
+        return self.kind == "replication" and self.verdict == "does not hold"
+
+
+_TYPES: dict[object, type[pl.DataType]] = {int: pl.Int64, float: pl.Float64, float | None: pl.Float64}
+_SCHEMA: dict[str, type[pl.DataType]] = {one.name: _TYPES.get(one.type, pl.String) for one in fields(ClaimResult)}
+
 
 def claims_table(results: Sequence[ClaimResult]) -> pl.DataFrame:
     """A row per claim, in the study file's order."""
@@ -133,3 +142,59 @@ def stored_claims(table: pl.DataFrame | None) -> list[ClaimResult]:
     if table is None or not set(_SCHEMA) <= set(table.columns):
         return []
     return [ClaimResult(**row) for row in table.select(list(_SCHEMA)).rows(named=True)]
+
+
+def summary(results: Sequence[ClaimResult]) -> str:
+    """How many claims hold, by kind: ``theory: 3 hold · replication: 1 does not hold, 1 undecided``."""
+    if not results:
+        return "this study makes no claims"
+    parts = []
+    for kind in ("theory", "replication"):
+        counts = Counter(result.verdict for result in results if result.kind == kind)
+        words = [
+            f"{counts[verdict]} {forms[counts[verdict] > 1]}" for verdict, forms in _FORMS.items() if counts[verdict]
+        ]
+        if words:
+            parts.append(f"{kind}: {', '.join(words)}")
+    return " · ".join(parts)
+
+
+def multiplicity(results: Sequence[ClaimResult]) -> str:
+    """What testing several claims at once costs; empty where none is decided.
+
+    A decided verdict is wrong only where its interval misses the truth, so the probability of any wrong verdict is at
+    most the sum of (1 − level) over the decided claims, dependent or not (Bonferroni). Each claim has its own level: to
+    bound the sum by α over m claims, give each the level 1 − α/m.
+    """
+    decided = [result for result in results if result.verdict != "undecided"]
+    if not decided:
+        return ""
+    risk = min(1.0, sum(1 - result.level for result in decided))
+    return (
+        "each interval is at its own level: the chance that any of the "
+        f"{len(decided)} decided verdicts is wrong is at most {number(risk)}"
+    )
+
+
+def print_claims(results: Sequence[ClaimResult], console: "Console") -> None:
+    """Print a line per claim, never wrapped, so that it can be searched for; then how many hold."""
+    from rich.text import Text
+
+    for result in results:
+        why = f" — {result.why}" if result.why else ""
+        facts = (result.measured_words, f"asked {result.asked}", result.chains_words, printable(result.statistic + why))
+        text = Text.assemble(
+            (f"{result.verdict:<13}", _STYLES[result.verdict]),
+            f" {result.kind:<11} ",
+            (result.id, "bold"),
+            f": {'; '.join(facts)}",
+        )
+        console.print(text, soft_wrap=True)
+    console.print(Text(summary(results)), soft_wrap=True)
+    if note := multiplicity(results):
+        console.print(Text(note, style="dim"), soft_wrap=True)
+
+
+def exit_code(results: Sequence[ClaimResult]) -> int:
+    """1 where a theory claim does not hold or is undecided, else 0: a replication that fails is a finding."""
+    return int(any(result.kind == "theory" and result.verdict != "holds" for result in results))

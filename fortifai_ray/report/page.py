@@ -10,8 +10,7 @@ from importlib.resources import files
 
 from altair.utils.schemapi import debug_mode
 
-from fortifai_ray.claims.lines import ClaimLine, claims_lines, multiplicity, summary
-from fortifai_ray.claims.result import stored_claims
+from fortifai_ray.claims.result import ClaimResult, multiplicity, stored_claims, summary
 from fortifai_ray.report.charts.encodings import key
 from fortifai_ray.report.figures import curves, other_curves, section
 from fortifai_ray.report.samples import sample_tables, strips
@@ -25,9 +24,9 @@ _MARKS = {"holds": "✓", "does not hold": "✗", "undecided": "?"}
 
 @dataclass(frozen=True)
 class ClaimRow:
-    """A claim's line, with a ``mark`` for its verdict and a ``tone`` for its gravity (good, bad, quiet)."""
+    """A checked claim, with a ``mark`` for its verdict and a ``tone`` for its gravity (good, bad, quiet)."""
 
-    line: ClaimLine
+    claim: ClaimResult
     mark: str
     tone: str
     verdict: str
@@ -51,24 +50,20 @@ def claims_section(results: StudyResults) -> ClaimsSection | None:
         "A verdict comes from the whole interval: a claim holds where all of it agrees, and does not hold where none "
         "of it does."
     ]
-    if any(_is_finding(line) for line in claims_lines(claims)):
+    if any(claim.is_finding for claim in claims):
         notes.append(
             "A replication that does not hold is a finding: at this study's scale the published number is not "
             "reproduced. It is not a fault of the run."
         )
     notes += [note[0].upper() + note[1:] + "." for note in [multiplicity(claims)] if note]
-    return ClaimsSection([_row(line) for line in claims_lines(claims)], summary(claims), notes)
+    return ClaimsSection([_row(claim) for claim in claims], summary(claims), notes)
 
 
-def _row(line: ClaimLine) -> ClaimRow:
-    if _is_finding(line):
-        return ClaimRow(line, _MARKS[line.verdict], "quiet", f"{line.verdict} – a finding")
-    tone = "good" if line.verdict == "holds" else "bad" if line.kind == "theory" else "quiet"
-    return ClaimRow(line, _MARKS[line.verdict], tone, line.verdict)
-
-
-def _is_finding(line: ClaimLine) -> bool:
-    return line.kind == "replication" and line.verdict == "does not hold"
+def _row(claim: ClaimResult) -> ClaimRow:
+    if claim.is_finding:
+        return ClaimRow(claim, _MARKS[claim.verdict], "quiet", f"{claim.verdict} – a finding")
+    tone = "good" if claim.verdict == "holds" else "bad" if claim.kind == "theory" else "quiet"
+    return ClaimRow(claim, _MARKS[claim.verdict], tone, claim.verdict)
 
 
 MOST_OUTCOMES = 100  # failed chains that the page lists; the summary has them all

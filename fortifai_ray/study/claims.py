@@ -23,7 +23,7 @@ from fortifai_ray.study.claim_statistics import Statistic, Where, where_words
 from fortifai_ray.theory import ClosedForm, evaluate, lookup
 
 Relation = Literal["equals", "at_most", "at_least", "less", "greater", "between"]
-DEFAULT_LEVEL = 0.99  # several claims are tested at once: see `fortifai_ray.claims.lines.multiplicity`
+DEFAULT_LEVEL = 0.99  # several claims are tested at once: see `fortifai_ray.claims.result.multiplicity`
 
 
 class TheoryValue(BaseModel):

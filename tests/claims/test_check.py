@@ -10,7 +10,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from fortifai_ray.claims import check_claims, claims_lines, claims_table, exit_code, print_claims, write_claims
+from fortifai_ray.claims import check_claims, claims_table, exit_code, print_claims, write_claims
 from fortifai_ray.errors import UserError
 
 MEAN = {"kind": "metric", "metric": "trace_ratio", "at": 1}
@@ -46,7 +46,7 @@ def test_verdicts_exit_code_table_and_lines(make_study: Any) -> None:
     assert table.equals(claims_table(results))
     assert table["id"].to_list() == ["shrinks", "grows", "sharp"]
     assert table.row(0, named=True)["accepted_high"] == table.row(0, named=True)["value"] == 0.95
-    assert [line.asked for line in claims_lines(results)] == ["< 0.95", "> 1", "≤ 0.9"]
+    assert [result.asked for result in results] == ["< 0.95", "> 1", "≤ 0.9"]
     lines = _printed(results)
     assert lines[0].startswith("holds         theory      shrinks: 0.9")
     assert "at 99 %; asked < 0.95; 40 chains; mean of trace_ratio at generation 1" in lines[0]
@@ -92,7 +92,7 @@ def test_what_is_missing_or_broken_is_one_line(make_study: Any, tmp_path: Path) 
     with pytest.raises(UserError, match=r"study\.yaml not found: give the directory of a study"):
         check_claims(tmp_path / "nowhere")
     study = _study(make_study)
-    with pytest.raises(UserError, match=r"claims\.0\.level: Input should be less than 1"):
+    with pytest.raises(UserError, match=r"claims\.0\.level: input should be less than 1, not 2"):
         study.check({"statistic": MEAN, "level": 2})
     (study.folder / "results" / "chains.parquet").write_bytes(b"no table")
     study.study["collapse"] = [{"metric": "trace_ratio"}]
