@@ -51,14 +51,14 @@ _VAE = (
         "latent_mean_norm",
         "norm",
         "mean norm of the posterior means of the held-out images",
-        "fortifai_ray.families.images",
+        "fortifai_ray.families.images.vae",
         group=MODEL,
     ),
     Metric(
         "latent_variance",
         "variance",
         "mean variance of the posteriors of the held-out images",
-        "fortifai_ray.families.images",
+        "fortifai_ray.families.images.vae",
         group=MODEL,
     ),
     Metric(
