@@ -51,7 +51,7 @@ def recursion(
         history.append({**model.outputs, **scores.outputs})
         ends = g == recipe.generations - 1 or stop(history)
         size = 0.0 if ends else regime.synthetic_size(human.first.size, g)
-        written = family.generate(model, recipe.curation.asked(size), generation=g)
+        written = family.generate(model, recipe.curation.to_generate(size), generation=g)
         curated = family.curate(written, size, model=model, verifier=first) if size else written
         synthetic.append(curated.pool)
         yield Generation(g, data, model, scores, written, curated)

@@ -17,7 +17,7 @@ class NoCuration(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     kind: Literal["none"] = "none"
 
-    def asked(self, size: float) -> float:
+    def to_generate(self, size: float) -> float:
         """Units to generate so that ``size`` of them remain."""
         return size
 
@@ -25,7 +25,7 @@ class NoCuration(BaseModel):
 class _Ranked(NoCuration):
     keep: float = Field(0.5, gt=0.0, le=1.0, description="share of the generated data that is kept")
 
-    def asked(self, size: float) -> float:
+    def to_generate(self, size: float) -> float:
         return math.ceil(size / self.keep)
 
 

@@ -328,15 +328,15 @@ class CellSearches:
 
     def ask(self, limit: int) -> list[tuple[str, Probe]]:
         """Up to ``limit`` chains to run now; none while every cell waits for its round's others."""
-        names, asked = list(self.finders), list[tuple[str, Probe]]()
+        names, chains = list(self.finders), list[tuple[str, Probe]]()
         idle = 0
-        while len(asked) < limit and idle < len(names):
+        while len(chains) < limit and idle < len(names):
             name = names[self._turn % len(names)]
             self._turn += 1
             probes = self.finders[name].ask(1)
-            asked += [(name, probe) for probe in probes]
+            chains += [(name, probe) for probe in probes]
             idle = 0 if probes else idle + 1
-        return asked
+        return chains
 
     def tell(self, name: str, probe: Probe, collapsed: bool | None, generations: int = 0) -> None:
         """Take in a chain's outcome; see :meth:`BoundaryFinder.tell`."""

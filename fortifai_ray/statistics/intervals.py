@@ -101,7 +101,7 @@ def ratio_of_means(numerators: Floats, denominators: Floats, level: float) -> In
     (var_top, cov), (_, var_bottom) = np.cov(numerators, denominators)
     a, b, c = bottom**2 - t2 * var_bottom, top * bottom - t2 * cov, top**2 - t2 * var_top
     if a <= 0:
-        raise NoInterval("the mean of the denominators cannot be told from 0: the ratio could be anything")
+        raise NoInterval("the mean of the denominators may be 0: the ratio could be anything")
     root = math.sqrt(max(b**2 - a * c, 0.0))
     ratio, low, high = top / bottom, (b - root) / a, (b + root) / a
     linear = ratio + (numerators - ratio * denominators) / bottom  # mean: the ratio itself

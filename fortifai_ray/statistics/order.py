@@ -98,7 +98,7 @@ def first_crossings(chains: pl.DataFrame, varied: Sequence[str]) -> pl.DataFrame
     judged, onset = pl.col("status") != "failed", pl.col("latest").min()
     at_onset = judged & (pl.col("latest") == onset)
     unsure = (judged & pl.col("latest").is_infinite() & ~surely_before(onset)).any()
-    found = (
+    firsts = (
         onset_bounds(chains)
         .group_by(keys, maintain_order=True)
         .agg(
@@ -114,7 +114,7 @@ def first_crossings(chains: pl.DataFrame, varied: Sequence[str]) -> pl.DataFrame
     )  # fmt: skip
     known = pl.col("order").is_in(["first", "tie"])
     named = [pl.when(known).then(pl.col("_first").struct.field(name)).alias(name) for name in _A]
-    return found.select(*keys, "n_criteria", "n_collapsed", *named, pl.when(known).then("onset"), "order")
+    return firsts.select(*keys, "n_criteria", "n_collapsed", *named, pl.when(known).then("onset"), "order")
 
 
 def crossing_order(chains: pl.DataFrame, varied: Sequence[str], *, level: float = 0.90) -> pl.DataFrame:

@@ -39,8 +39,8 @@ def test_each_chain_is_curated_by_its_own_scores(scores: np.ndarray, count: int)
 @given(st.floats(0.01, 1.0), st.integers(0, 10**6))
 def test_enough_is_generated(keep: float, size: int) -> None:
     """What is asked for leaves at least `size` units when the share `keep` of it remains."""
-    assert Verifier(keep=keep).asked(size) * keep >= size * (1 - 1e-12)
-    assert NoCuration().asked(size) == size
+    assert Verifier(keep=keep).to_generate(size) * keep >= size * (1 - 1e-12)
+    assert NoCuration().to_generate(size) == size
 
 
 @pytest.mark.parametrize(

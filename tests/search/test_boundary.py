@@ -71,13 +71,13 @@ def test_a_restored_search_goes_on_as_if_nothing_had_happened(stop: int) -> None
     """Through JSON, in the middle of a round: what ran is still waited for, and asked again only when released."""
     law = logistic(0.4, 0.02)
     whole = search(law, 0)
-    finder, told, running = BoundaryFinder(SETTINGS.model_copy(update={"budget": 600})), 0, list[Probe]()
-    while told < stop or not running:
+    finder, answered, running = BoundaryFinder(SETTINGS.model_copy(update={"budget": 600})), 0, list[Probe]()
+    while answered < stop or not running:
         running += finder.ask()
-        if told < stop:
+        if answered < stop:
             probe = running.pop(0)
             finder.tell(probe, law.collapsed(probe.value, probe.seed), 6)
-            told += 1
+            answered += 1
     restored = BoundaryFinder.from_state(json.loads(json.dumps(finder.state())))
     assert restored.state() == finder.state()
     assert restored.ask() == []
@@ -129,7 +129,7 @@ def test_without_a_direction_nothing_collapsed_says_nothing() -> None:
 
 
 def test_the_direction_is_found() -> None:
-    """A key that collapse falls with, not told so."""
+    """A key with which collapse falls, without a direction in the settings."""
     law = Curve("falls", lambda v: float(v < 0.37), 0.37)
     point = search(law, 0, over="decoding.temperature").result()
     assert point.bound == "exact"
@@ -146,7 +146,7 @@ def test_the_direction_is_found() -> None:
     ids=["island", "hole"],
 )
 def test_a_key_that_is_not_monotone_is_refused_with_the_evidence(law: Law, direction: str | None) -> None:
-    """No boundary is told; the answers that contradict one are."""
+    """It reports no boundary, but the answers that contradict one."""
     point = search(law, 0, direction=direction).result()
     assert (point.ended, point.bound, point.critical) == ("refused", "undetermined", None)
     assert "collapsed at regime.synthetic_ratio = 0" in str(point.evidence)

@@ -120,8 +120,8 @@ def test_cells_take_turns_and_are_restored() -> None:
     while not again.done:
         for name, probe in again.ask(3):
             known = {(p.place, p.seed): p.value > 0.5 for n, p in asked[:3] if n == name}
-            told = known.get((probe.place, probe.seed), laws[name].collapsed(probe.value, probe.seed))
-            again.tell(name, probe, told, 6)
+            answer = known.get((probe.place, probe.seed), laws[name].collapsed(probe.value, probe.seed))
+            again.tell(name, probe, answer, 6)
     assert 0.25 < again.finders["ce"].result().critical < 0.35
     assert 0.65 < again.finders["tce"].result().critical < 0.75
 
@@ -175,7 +175,7 @@ def test_a_step_without_its_premise_is_refused() -> None:
 
 
 def test_the_table_has_the_contract_s_columns() -> None:
-    """A row per cell and criterion: the cell's keys but the seed and the key searched, criterion, what was found."""
+    """A row per cell and criterion: the cell's keys (without seed and searched key), the criterion, the point."""
     point = CollapsePoint(0.62, 0.6, 0.64, 0.9, "exact", 70, 420, 70, "settled")
     bound = CollapsePoint(1.0, 1.0, None, 0.9, "lower", 21, 126, 21, "settled")
     cells = [{"loss.kind": "cross_entropy", "loss.gamma": None, "seed": 0}, {"loss.kind": "tce", "loss.gamma": 0.3}]

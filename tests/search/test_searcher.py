@@ -24,7 +24,7 @@ def answer(config: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.ray
 def test_tune_runs_a_search_to_its_end(ray_instance: str, tmp_path: Path) -> None:
-    """Two cells side by side, several trials at once, no number of samples given: both boundaries are found."""
+    """Two cells side by side, several trials at once, no number of samples given: it finds both boundaries."""
     from ray import tune
 
     from fortifai_ray.sweep.searcher import BoundarySearcher
@@ -50,7 +50,7 @@ def test_tune_runs_a_search_to_its_end(ray_instance: str, tmp_path: Path) -> Non
 
 
 def test_a_searcher_is_restored_with_its_running_trials(tmp_path: Path) -> None:
-    """Trials that ran when it was saved are told afterwards under their ids; nothing is suggested twice."""
+    """Trials that ran when it was saved report afterwards under their ids; nothing is suggested twice."""
     from fortifai_ray.sweep.searcher import BoundarySearcher
 
     searcher = BoundarySearcher(searches())

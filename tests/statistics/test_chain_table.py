@@ -31,8 +31,8 @@ def test_the_contracts_columns_and_a_row_per_chain_and_criterion(study: Study) -
 
 def test_collapsed_survived_and_unconfirmed(study: Study) -> None:
     generations = study({("ce", 0): [100, 100, 400, 400], ("tce", 0): [100] * 4, ("tce9", 0): [100, 100, 100, 400]})
-    found = rows(chain_table(generations, [DOUBLED], CROSS_ENTROPY, VARIED, 4))
-    ce, tce, tce9 = found["ce-0"], found["tce-0"], found["tce9-0"]
+    result = rows(chain_table(generations, [DOUBLED], CROSS_ENTROPY, VARIED, 4))
+    ce, tce, tce9 = result["ce-0"], result["tce-0"], result["tce9-0"]
     assert (ce["status"], ce["censored"], ce["onset"], ce["fi_generations"]) == ("collapsed", False, 1.5, 1.5)
     assert ce["fi_synthetic"] == 1_500
     assert (tce["status"], tce["censored"], tce["onset"], tce["fi_generations"]) == ("survived", True, None, 3)
@@ -53,25 +53,25 @@ def test_a_worse_start_earns_no_slack(study: Study) -> None:
 
 def test_the_limit_is_of_the_same_seed(study: Study) -> None:
     generations = study({("ce", 0): [100, 100], ("ce", 1): [300, 300], ("tce", 0): [90, 90], ("tce", 1): [90, 90]})
-    found = rows(chain_table(generations, [DOUBLED], CROSS_ENTROPY, VARIED, 2))
-    assert (found["tce-0"]["limit"], found["tce-1"]["limit"]) == (200.0, 600.0)
+    result = rows(chain_table(generations, [DOUBLED], CROSS_ENTROPY, VARIED, 2))
+    assert (result["tce-0"]["limit"], result["tce-1"]["limit"]) == (200.0, 600.0)
 
 
 def test_stopped_early_keeps_the_horizon_asked_for(study: Study) -> None:
-    found = rows(chain_table(study({("ce", 0): [100, 400, 400]}), [DOUBLED], CROSS_ENTROPY, VARIED, 10))
-    assert (found["ce-0"]["horizon"], found["ce-0"]["onset"]) == (9, 0.5)
+    result = rows(chain_table(study({("ce", 0): [100, 400, 400]}), [DOUBLED], CROSS_ENTROPY, VARIED, 10))
+    assert (result["ce-0"]["horizon"], result["ce-0"]["onset"]) == (9, 0.5)
 
 
 def test_generations_beyond_those_asked_confirm_nothing(study: Study) -> None:
-    found = rows(chain_table(study({("ce", 0): [100, 100, 400, 400]}), [DOUBLED], CROSS_ENTROPY, VARIED, 3))
-    assert (found["ce-0"]["status"], found["ce-0"]["fi_generations"]) == ("unconfirmed", 2)
+    result = rows(chain_table(study({("ce", 0): [100, 100, 400, 400]}), [DOUBLED], CROSS_ENTROPY, VARIED, 3))
+    assert (result["ce-0"]["status"], result["ce-0"]["fi_generations"]) == ("unconfirmed", 2)
 
 
 def test_a_chain_that_ended_early_is_censored_where_it_ended(study: Study) -> None:
     generations = study({("ce", 0): [100, 100], ("tce", 0): [100, 100, None, 900, 900]})
-    found = rows(chain_table(generations, [DOUBLED], CROSS_ENTROPY, VARIED, 5))
-    assert (found["ce-0"]["status"], found["ce-0"]["fi_generations"]) == ("survived", 1)
-    assert (found["tce-0"]["status"], found["tce-0"]["fi_generations"]) == ("survived", 1)  # null: not measured
+    result = rows(chain_table(generations, [DOUBLED], CROSS_ENTROPY, VARIED, 5))
+    assert (result["ce-0"]["status"], result["ce-0"]["fi_generations"]) == ("survived", 1)
+    assert (result["tce-0"]["status"], result["tce-0"]["fi_generations"]) == ("survived", 1)  # null: not measured
 
 
 def test_a_generation_recorded_as_collapsed_is_a_collapse(study: Study) -> None:
@@ -81,9 +81,9 @@ def test_a_generation_recorded_as_collapsed_is_a_collapse(study: Study) -> None:
             pl.lit("the loss is NaN")
         )
     )
-    found = rows(chain_table(generations, [DOUBLED], CROSS_ENTROPY, VARIED, 6))
-    assert [found[name]["onset"] for name in ("ce-0", "tce-0", "tce9-0")] == [2.0, 2.0, 1.0]
-    assert {row["status"] for row in found.values()} == {"collapsed"}
+    result = rows(chain_table(generations, [DOUBLED], CROSS_ENTROPY, VARIED, 6))
+    assert [result[name]["onset"] for name in ("ce-0", "tce-0", "tce9-0")] == [2.0, 2.0, 1.0]
+    assert {row["status"] for row in result.values()} == {"collapsed"}
 
 
 def test_failed_chains_have_no_interval_unless_they_had_collapsed_before(study: Study) -> None:
@@ -92,19 +92,19 @@ def test_failed_chains_have_no_interval_unless_they_had_collapsed_before(study: 
     chains = chain_table(
         generations, [DOUBLED], CROSS_ENTROPY, VARIED, 5, failed={"ce-0", "tce-0", "tce-1"}, roster=roster
     )
-    found = rows(chains)
-    assert found["ce-0"]["status"] == "collapsed"
+    result = rows(chains)
+    assert result["ce-0"]["status"] == "collapsed"
     for name in ("tce-0", "tce-1"):
-        assert found[name]["status"] == "failed"
-        assert [found[name][key] for key in ("onset", "censored", "fi_generations", "fi_synthetic")] == [None] * 4
+        assert result[name]["status"] == "failed"
+        assert [result[name][key] for key in ("onset", "censored", "fi_generations", "fi_synthetic")] == [None] * 4
 
 
 def test_without_a_baseline_to_be_judged_against_there_is_no_verdict(study: Study) -> None:
     generations = study({("ce", 0): [100, 400, 400], ("tce", 1): [100, 900, 900], ("ce", 2): [math.nan, 100, 100]})
-    found = rows(chain_table(generations, [DOUBLED], CROSS_ENTROPY, VARIED, 3))
-    assert found["ce-0"]["status"] == "collapsed"
-    assert (found["tce-1"]["status"], found["tce-1"]["limit"]) == ("failed", None)
-    assert found["ce-2"]["status"] == "failed"
+    result = rows(chain_table(generations, [DOUBLED], CROSS_ENTROPY, VARIED, 3))
+    assert result["ce-0"]["status"] == "collapsed"
+    assert (result["tce-1"]["status"], result["tce-1"]["limit"]) == ("failed", None)
+    assert result["ce-2"]["status"] == "failed"
 
 
 def test_a_study_that_varies_only_its_seed_knows_its_baseline_by_the_loss_column(study: Study) -> None:

@@ -21,7 +21,7 @@ def growth(onset: float | None, length: int = N) -> list[float]:
     return [100.0 * 2 ** ((g + 1e-9) / onset) if onset else 100.0 for g in range(length)]
 
 
-def told(
+def sentences_of(
     study: Study,
     intervals: Mapping[str, Sequence[float | None]],
     criteria: Sequence[CollapseCriterion] = (DOUBLED,),
@@ -38,9 +38,9 @@ def told(
 
 def only(sentences: list[str], *parts: str) -> str:
     """The one sentence that has all ``parts``."""
-    found = [sentence for sentence in sentences if all(part in sentence for part in parts)]
-    assert len(found) == 1, sentences
-    return found[0]
+    result = [sentence for sentence in sentences if all(part in sentence for part in parts)]
+    assert len(result) == 1, sentences
+    return result[0]
 
 
 SEVEN = [2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0]
@@ -49,7 +49,7 @@ ABSOLUTE = CollapseCriterion(metric="perplexity", threshold=200.0, direction="ab
 
 def test_every_sentence_names_its_criterion(study: Study) -> None:
     criteria = [DOUBLED, DOUBLED.model_copy(update={"threshold": 3.0})]
-    sentences = told(study, {"ce": SEVEN, "tce": [value * 1.5 for value in SEVEN]}, criteria)
+    sentences = sentences_of(study, {"ce": SEVEN, "tce": [value * 1.5 for value in SEVEN]}, criteria)
     for criterion in criteria:
         assert any(sentence.startswith(f"Under {criterion.words}: ") for sentence in sentences)
     assert all(sentence.startswith(tuple(f"Under {c.words}: " for c in criteria)) for sentence in sentences)
@@ -57,7 +57,7 @@ def test_every_sentence_names_its_criterion(study: Study) -> None:
 
 def test_a_clear_gain_is_told_with_its_interval_pairs_and_test(study: Study) -> None:
     spread = [1.3, 1.6, 1.5, 1.4, 1.5, 1.6, 1.5]
-    sentences = told(study, {"ce": SEVEN, "tce": [a * b for a, b in zip(SEVEN, spread, strict=True)]})
+    sentences = sentences_of(study, {"ce": SEVEN, "tce": [a * b for a, b in zip(SEVEN, spread, strict=True)]})
     mean = math.exp(sum(math.log(value) for value in spread) / len(spread))
     sentence = only(sentences, "loss.kind=tce loss.gamma=0.3", "in generations")
     assert f"{mean:.3g} times as long" in sentence
@@ -69,61 +69,61 @@ def test_a_clear_gain_is_told_with_its_interval_pairs_and_test(study: Study) -> 
 
 def test_no_difference_is_told_as_none(study: Study) -> None:
     spread = [1.3, 0.7, 1.2, 0.8, 1.1, 0.9, 1.0]
-    sentences = told(study, {"ce": SEVEN, "tce": [a * b for a, b in zip(SEVEN, spread, strict=True)]})
+    sentences = sentences_of(study, {"ce": SEVEN, "tce": [a * b for a, b in zip(SEVEN, spread, strict=True)]})
     assert only(sentences, "in generations").endswith("indistinguishable from the baseline.")
 
 
 def test_many_cells_are_told_to_be_many(study: Study) -> None:
-    sentences = told(study, {"ce": SEVEN, "tce": [x * 1.5 for x in SEVEN], "tce9": [x * 1.1 for x in SEVEN]})
+    sentences = sentences_of(study, {"ce": SEVEN, "tce": [x * 1.5 for x in SEVEN], "tce9": [x * 1.1 for x in SEVEN]})
     assert "2 cells were tested" in only(sentences, "Holm")
     assert "adjusted for 2 cells" in only(sentences, "loss.gamma=0.9", "in generations")
 
 
 def test_no_baseline_cell(study: Study) -> None:
-    sentences = told(study, {"tce": SEVEN}, [ABSOLUTE])
+    sentences = sentences_of(study, {"tce": SEVEN}, [ABSOLUTE])
     assert "no ratios and no tests" in only(sentences, "no baseline cell")
     assert not any("times as long" in sentence for sentence in sentences)
 
 
 def test_no_baseline_to_be_relative_to(study: Study) -> None:
-    sentences = told(study, {"tce": SEVEN})
+    sentences = sentences_of(study, {"tce": SEVEN})
     assert len(sentences) == 2
     assert "7 of 7 chains have no verdict" in sentences[0]
     assert "nothing can be concluded" in sentences[1]
 
 
 def test_the_baseline_alone(study: Study) -> None:
-    assert "nothing to compare it with" in only(told(study, {"ce": SEVEN}), "only cell")
+    assert "nothing to compare it with" in only(sentences_of(study, {"ce": SEVEN}), "only cell")
 
 
 def test_chains_of_different_lengths(study: Study) -> None:
     lengths = {("tce", 0): 6, ("tce", 1): 8}
-    sentences = told(study, {"ce": SEVEN, "tce": [None] * 7}, lengths=lengths)
+    sentences = sentences_of(study, {"ce": SEVEN, "tce": [None] * 7}, lengths=lengths)
     assert "(5 to 9 generations)" in only(sentences, "different lengths")
     assert "at least" in only(sentences, "times as long", "in generations")
-    even = told(study, {"ce": SEVEN, "tce": [None] * 7})
+    even = sentences_of(study, {"ce": SEVEN, "tce": [None] * 7})
     assert not any("different lengths" in sentence for sentence in even)
 
 
 def test_one_seed_only(study: Study) -> None:
-    sentences = told(study, {"ce": [2.0], "tce": [4.0]})
+    sentences = sentences_of(study, {"ce": [2.0], "tce": [4.0]})
     assert "indistinguishable from one between seeds" in only(sentences, "only one seed")
     assert "no interval" in only(sentences, "2 times as long", "in generations")
 
 
 def test_nothing_collapsed(study: Study) -> None:
-    (sentence,) = told(study, {"ce": [None] * 3, "tce": [None] * 3})
+    (sentence,) = sentences_of(study, {"ce": [None] * 3, "tce": [None] * 3})
     assert "none of 6 chains collapsed within the 9 generations" in sentence
     assert "which cell lasts longer is unknown" in sentence
 
 
 def test_everything_collapsed_at_generation_0(study: Study) -> None:
-    (sentence,) = told(study, {"ce": [0] * 3, "tce": [0] * 3}, [ABSOLUTE])
+    (sentence,) = sentences_of(study, {"ce": [0] * 3, "tce": [0] * 3}, [ABSOLUTE])
     assert "all 6 chains meet it at generation 0" in sentence
 
 
 def test_pairs_in_which_neither_collapsed_leave_the_test_and_no_ratio(study: Study) -> None:
-    sentences = told(study, {"ce": [*SEVEN[:6], None], "tce": [*(x * 1.5 for x in SEVEN[:6]), None]})
+    sentences = sentences_of(study, {"ce": [*SEVEN[:6], None], "tce": [*(x * 1.5 for x in SEVEN[:6]), None]})
     sentence = only(sentences, "has no ratio", "in generations")
     assert "1 of 7 pairs leave the ratio open" in sentence
     assert "Log-rank p =" in sentence

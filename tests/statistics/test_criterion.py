@@ -129,9 +129,9 @@ def test_criteria_that_differ_in_chance_alone_stay_apart_in_the_tables() -> None
     generations = pl.DataFrame({**accuracies, "synthetic_size_cum": [0, 1, 2, 3]})
     chains = chain_table(generations, [plain, over_chance], {"loss.kind": "cross_entropy"}, ["seed"], 4)
     assert criteria_of(chains) == [plain, over_chance]
-    found = [chains.filter(criterion_rows(one)).row(0, named=True) for one in (plain, over_chance)]
-    assert [row["status"] for row in found] == ["unconfirmed", "collapsed"]
-    assert found[1]["onset"] == pytest.approx(1.75, rel=1e-12)
+    result = [chains.filter(criterion_rows(one)).row(0, named=True) for one in (plain, over_chance)]
+    assert [row["status"] for row in result] == ["unconfirmed", "collapsed"]
+    assert result[1]["onset"] == pytest.approx(1.75, rel=1e-12)
     table = fidelity_table(chains, ["seed"], {"loss.kind": "cross_entropy"})
     assert table.filter(criterion_rows(over_chance)).height == 2
 

@@ -53,8 +53,8 @@ def test_the_interval_covers_the_true_ratio_as_often_as_the_searches_cover_their
         for loss, values, s in zip(("ce", "tce"), drawn, spread, strict=True)
         for index, x in enumerate(values.tolist())
     ]
-    found = [row for row in ratios(*points) if not row["is_baseline"]]
-    covered = np.mean([row["ratio_low"] <= 0.9 / 0.4 <= row["ratio_high"] for row in found])
+    result = [row for row in ratios(*points) if not row["is_baseline"]]
+    covered = np.mean([row["ratio_low"] <= 0.9 / 0.4 <= row["ratio_high"] for row in result])
     # four binomial standard errors, and 1 % for the logarithm of a normal estimate of 5 % spread
     assert abs(covered - 0.9) < 4 * math.sqrt(0.09 / n) + 0.01
 

@@ -43,16 +43,16 @@ def by_cell(fidelity: pl.DataFrame) -> dict[tuple[str, str], dict[str, object]]:
 
 
 def test_the_ratio_is_the_geometric_mean_of_the_seeds_ratios(study: Study) -> None:
-    found = table(study, ce=[2, 4, 3], tce=[4, 4, 6])
-    row = found["tce", "generations"]
+    result = table(study, ce=[2, 4, 3], tce=[4, 4, 6])
+    row = result["tce", "generations"]
     assert row["seed_ratios"] == pytest.approx([2, 1, 2], rel=1e-9)
     assert row["fi_ratio"] == pytest.approx(2 ** (2 / 3), rel=1e-9)
     assert (row["bound"], row["n_pairs"], row["n_chains"], row["n_censored"], row["level"]) == ("exact", 3, 3, 0, 0.9)
     assert (row["fi_ratio_low"], row["fi_ratio_high"]) == (None, None)
     assert row["fi_median"] == pytest.approx(4, rel=1e-9)
     assert row["fi_mean"] == pytest.approx(14 / 3, rel=1e-9)
-    assert found["tce", "synthetic"]["fi_ratio"] == pytest.approx(row["fi_ratio"])
-    assert found["tce", "synthetic"]["fi_mean"] == pytest.approx(14_000 / 3, rel=1e-9)
+    assert result["tce", "synthetic"]["fi_ratio"] == pytest.approx(row["fi_ratio"])
+    assert result["tce", "synthetic"]["fi_mean"] == pytest.approx(14_000 / 3, rel=1e-9)
 
 
 def test_the_baselines_own_ratio_is_exactly_one_whatever_became_of_it(study: Study) -> None:
@@ -156,8 +156,8 @@ def test_failed_chains_are_counted_and_left_out(study: Study) -> None:
 
 
 def test_the_mean_is_restricted_to_what_all_compared_cells_have_seen(study: Study) -> None:
-    found = table(study, ce=[2, 4], tce=[4, None], tce9=[None, None])
-    assert [found[name, "generations"]["fi_mean"] for name in ("ce", "tce", "tce9")] == pytest.approx([3, 6.5, 9])
+    result = table(study, ce=[2, 4], tce=[4, None], tce9=[None, None])
+    assert [result[name, "generations"]["fi_mean"] for name in ("ce", "tce", "tce9")] == pytest.approx([3, 6.5, 9])
     # a chain that ended at generation 5 without collapsing, alone in its cell: nothing is known after 5
     generations = study({("ce", 0): curve(7), ("tce", 0): [0.0] * 6}).rename({"perplexity": "score"})
     chains = chain_table(generations, [ABSOLUTE], CROSS_ENTROPY, VARIED, HORIZON + 1)
@@ -171,8 +171,8 @@ def test_chains_that_were_to_run_for_different_lengths_share_the_longest_horizon
         generations = study({("ce", seed): curve(2), ("tce", seed): curve(4)}).rename({"perplexity": "score"})
         parts.append(chain_table(generations, [ABSOLUTE], CROSS_ENTROPY, VARIED, asked))
     for order in (parts, parts[::-1]):
-        found = by_cell(fidelity_table(pl.concat(order), VARIED, CROSS_ENTROPY))["tce", "generations"]
-        assert (found["fi_mean"], found["fi_mean_horizon"]) == (pytest.approx(4), HORIZON)
+        result = by_cell(fidelity_table(pl.concat(order), VARIED, CROSS_ENTROPY))["tce", "generations"]
+        assert (result["fi_mean"], result["fi_mean_horizon"]) == (pytest.approx(4), HORIZON)
 
 
 def test_human_data_only_consumes_no_synthetic_tokens_and_says_nothing_in_that_unit(study: Study) -> None:
@@ -232,9 +232,9 @@ def test_the_table_does_not_depend_on_the_order_of_rows_and_its_bounds_hold(
     assert row["n_pairs"] == len(pairs)
     assert row["n_censored"] == sum(value is None for value in tce)
     for later in (20.0, 2_000.0):  # had the censored chains collapsed then, would the bound have held?
-        told = [(later if a is None else a, later if b is None else b) for a, b in pairs]
-        if row["fi_ratio"] and all(a > 0 and b > 0 for a, b in told):
-            truth = math.exp(sum(math.log(b / a) for a, b in told) / len(told))
+        pairs_seen = [(later if a is None else a, later if b is None else b) for a, b in pairs]
+        if row["fi_ratio"] and all(a > 0 and b > 0 for a, b in pairs_seen):
+            truth = math.exp(sum(math.log(b / a) for a, b in pairs_seen) / len(pairs_seen))
             slack = truth * 1e-9
             assert row["bound"] != "lower" or row["fi_ratio"] <= truth + slack
             assert row["bound"] != "upper" or row["fi_ratio"] >= truth - slack

@@ -71,12 +71,12 @@ def holm_by_definition(ps: list[float]) -> list[float]:
 @given(st.lists(st.none() | st.floats(0, 1), max_size=10))
 def test_holms_adjustment_is_his(ps: list[float | None]) -> None:
     table = pl.DataFrame({"p": ps}, schema={"p": pl.Float64}).with_row_index("at").sort("p", nulls_last=True)
-    found = table.with_columns(adjusted=holm("p")).sort("at")["adjusted"].to_list()
+    result = table.with_columns(adjusted=holm("p")).sort("at")["adjusted"].to_list()
     known = [p for p in ps if p is not None]
     expected = iter(holm_by_definition(known))
     wanted = [None if p is None else next(expected) for p in ps]
-    assert [value is None for value in found] == [value is None for value in wanted]
-    assert [value for value in found if value is not None] == pytest.approx([v for v in wanted if v is not None])
+    assert [value is None for value in result] == [value is None for value in wanted]
+    assert [value for value in result if value is not None] == pytest.approx([v for v in wanted if v is not None])
 
 
 def growth(onset: float | None) -> list[float]:

@@ -35,8 +35,8 @@ def test_perplexity_is_interpolated_on_a_log_scale() -> None:
 
 
 def test_an_accuracy_is_interpolated_linearly() -> None:
-    found = onset([0.9, 0.8, 0.4, 0.4], 0.7, LINEAR)
-    assert found.onset == pytest.approx(1.25, rel=1e-12)
+    result = onset([0.9, 0.8, 0.4, 0.4], 0.7, LINEAR)
+    assert result.onset == pytest.approx(1.25, rel=1e-12)
 
 
 def test_the_curve_of_the_design_facts() -> None:
@@ -55,9 +55,9 @@ def test_a_metric_that_equals_its_limit_has_not_crossed_it() -> None:
 
 
 def test_a_crossing_that_is_taken_back_does_not_count() -> None:
-    found = onset([100, 500, 300, 500, 500], 400, criterion())
-    assert found.onset is not None
-    assert 2 < found.onset < 3
+    result = onset([100, 500, 300, 500, 500], 400, criterion())
+    assert result.onset is not None
+    assert 2 < result.onset < 3
 
 
 def test_a_last_crossing_is_unconfirmed_unless_no_confirmation_is_asked() -> None:
@@ -114,14 +114,14 @@ def test_the_onset_is_in_the_step_that_ends_at_the_contracts_crossing(
     values: list[float], limit: float, confirm: int
 ) -> None:
     generation = by_the_contract(values, limit, confirm)
-    found = onset(values, limit, criterion(confirm=confirm))
+    result = onset(values, limit, criterion(confirm=confirm))
     if generation is None:
-        assert found.onset is None
+        assert result.onset is None
         last_crossed = not math.isfinite(values[-1]) or values[-1] > limit
-        assert found.status == ("unconfirmed" if last_crossed else "survived")
+        assert result.status == ("unconfirmed" if last_crossed else "survived")
     else:
-        assert found.onset is not None
-        assert max(generation - 1, 0) <= found.onset <= generation
+        assert result.onset is not None
+        assert max(generation - 1, 0) <= result.onset <= generation
 
 
 @given(curves, positive, confirms, st.integers(-20, 20))

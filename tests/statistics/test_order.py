@@ -74,11 +74,11 @@ def test_the_first_crossing_of_each_chain(study: Study) -> None:
             5: (steps(8, 100, 900), steps(8, 1, 0)),  # facts cross at 8 unconfirmed: they may turn out to be first
         },
     )
-    found = first_crossings(chains, VARIED)
-    assert found["metric"].to_list() == ["perplexity", "facts", "facts", None, "facts", None]
-    assert found["order"].to_list() == ["first", "first", "first", "none", "first", "open"]
-    assert found["n_criteria"].to_list() == [2] * 6
-    assert found["n_collapsed"].to_list() == [2, 2, 1, 0, 1, 1]
+    result = first_crossings(chains, VARIED)
+    assert result["metric"].to_list() == ["perplexity", "facts", "facts", None, "facts", None]
+    assert result["order"].to_list() == ["first", "first", "first", "none", "first", "open"]
+    assert result["n_criteria"].to_list() == [2] * 6
+    assert result["n_collapsed"].to_list() == [2, 2, 1, 0, 1, 1]
 
 
 def test_shares_count_what_is_open_against_either_end(study: Study) -> None:
@@ -173,10 +173,10 @@ def test_every_answer_follows_the_one_rule(
     counts = crossing_order(table, ["seed"]).row(by_predicate=pl.col("metric") == "facts", named=True)
     kinds = {"n_before": "first", "n_after": "second", "n_tied": "tie", "n_open": "open"}
     assert {name: counts[name] for name in kinds} == {name: int(kind == order) for name, kind in kinds.items()}
-    found = first_crossings(table, ["seed"]).row(0, named=True)
+    result = first_crossings(table, ["seed"]).row(0, named=True)
     nothing = "collapsed" not in (a[0], b[0])
-    assert found["order"] == ("none" if nothing else "first" if order in ("first", "second") else order)
-    assert found["metric"] == {"first": "facts", "second": "grammar", "tie": "facts"}.get(order)
+    assert result["order"] == ("none" if nothing else "first" if order in ("first", "second") else order)
+    assert result["metric"] == {"first": "facts", "second": "grammar", "tie": "facts"}.get(order)
 
 
 @pytest.mark.parametrize(

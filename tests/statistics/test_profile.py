@@ -85,9 +85,9 @@ def test_an_excess_over_a_floor_grows(study: Study) -> None:
     thresholds = spanning_thresholds(generations, floor, CROSS_ENTROPY, VARIED, 3, points=3)
     assert thresholds == pytest.approx([2.0, 3.0, 4.0])
     profile = ratio_profile(generations, floor, [3.0, 1.5], CROSS_ENTROPY, VARIED, 3, n_resamples=9)
-    told = profile.filter(pl.col("is_baseline"), pl.col("unit") == "generations")
-    assert told["threshold"].to_list() == [1.5, 3.0]  # the mildest first
-    assert told["fi_median"].to_list() == pytest.approx([0.5, 1.5])
+    baselines = profile.filter(pl.col("is_baseline"), pl.col("unit") == "generations")
+    assert baselines["threshold"].to_list() == [1.5, 3.0]  # the mildest first
+    assert baselines["fi_median"].to_list() == pytest.approx([0.5, 1.5])
 
 
 def test_an_absolute_criterion_spans_the_metrics_own_values(study: Study) -> None:

@@ -24,10 +24,10 @@ def summary(times: list[float], censored: list[bool], horizon: float) -> dict[st
 
 def test_by_hand() -> None:
     # at risk 5: S(1) = 4/5; one censored at 2; at risk 3: S(3) = 8/15; at risk 2: S(4) = 4/15; last censored at 6
-    found = summary([4, 1, 6, 3, 2], [False, False, True, False, True], horizon=6)
-    assert found["median"] == 4
-    assert found["end"] == 6
-    assert found["mean"] == pytest.approx(1 + 2 * 4 / 5 + 1 * 8 / 15 + 2 * 4 / 15)
+    result = summary([4, 1, 6, 3, 2], [False, False, True, False, True], horizon=6)
+    assert result["median"] == 4
+    assert result["end"] == 6
+    assert result["mean"] == pytest.approx(1 + 2 * 4 / 5 + 1 * 8 / 15 + 2 * 4 / 15)
 
 
 def test_the_median_is_null_where_the_curve_never_reaches_one_half() -> None:
@@ -36,8 +36,8 @@ def test_the_median_is_null_where_the_curve_never_reaches_one_half() -> None:
 
 
 def test_with_nothing_censored_the_mean_is_the_mean_and_unrestricted() -> None:
-    found = summary([1, 2, 6], [False] * 3, horizon=np.inf)
-    assert (found["mean"], found["end"]) == (pytest.approx(3), np.inf)
+    result = summary([1, 2, 6], [False] * 3, horizon=np.inf)
+    assert (result["mean"], result["end"]) == (pytest.approx(3), np.inf)
     assert summary([1, 2, 6], [False] * 3, horizon=4)["mean"] == pytest.approx((1 + 2 + 4) / 3)
 
 
