@@ -21,9 +21,9 @@ if TYPE_CHECKING:  # The import takes four seconds and belongs to the background
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-SAMPLES = "samples"
+_SAMPLES = "samples"
 _RECIPE = "recipe.yaml"
-_STAMP = "fortifai.content"  # a tag of a run that has ended: the hash of its content, empty where that is incomplete
+_STAMP = "fortifai.content"  # a tag of a run that has ended and is complete: the hash of its content
 _METRICS_PER_BATCH = 1000  # MLflow's limits
 _PARAMS_PER_BATCH = 100
 _PARAM_LENGTH = 6000
@@ -70,7 +70,7 @@ class _RunState:
     run_id: str
     status: str
     stamp: str | None = None
-    params: dict[str, str] = field(default_factory=dict)
+    params: set[str] = field(default_factory=set)
     metric_keys: set[str] = field(default_factory=set)  # that the run had when this sweep found it
     values: dict[str, dict[int, float]] = field(default_factory=dict)  # by metric and step
     files: set[str] | None = field(default_factory=set)  # paths of artefacts; None: not asked for yet
@@ -107,23 +107,16 @@ class StudyRuns:
         keys = some(sorted(set().union(*self._differing.values())))
         return [f"MLflow keeps the values of an earlier run where this one differs: {keys} in {some(self._differing)}"]
 
-    def is_ended(self, key: str) -> bool:
-        """Whether an earlier sweep ended a run well, with all that it measured."""
-        self._study()
-        state = self._states.get(key)
-        return state is not None and state.status == "FINISHED" and bool(state.stamp)
+    def hold(self, content: RunContent) -> None:
+        """Make a nested run hold its content: parameters, metrics, results, and last the artefacts.
 
-    def holds(self, content: RunContent) -> bool:
-        """Whether a run has ended with exactly this content."""
-        return self.is_ended(content.key) and self._states[content.key].stamp == content.stamp
-
-    def hold_metrics(self, content: RunContent) -> None:
-        """Log the parameters and metrics that a run lacks.
-
-        MLflow's databases store an infinity as 1.8e308, a plausible number: infinities stay in the result tables alone.
+        Of a run that an earlier sweep has ended with all of its content, nothing is asked. MLflow's databases store an
+        infinity as 1.8e308, a plausible number: infinities stay in the result tables alone.
         """
-        state = self._chain(content)
-        self._log_params(state, content)
+        state, stamp = self._chain(content), content.stamp
+        if state.stamp and (content.end is None or state.stamp == stamp):
+            return
+        self._log_params(state, content.recipe)
         values = {
             (metric_key(name), step): value
             for step, metrics in content.series.items()
@@ -131,37 +124,12 @@ class StudyRuns:
             if not math.isinf(value)
         }
         self._log_values(state, values, content.label)
-
-    def hold_samples(self, content: RunContent) -> None:
-        """Log the recipe and the samples that a run lacks, as artefacts."""
-        state = self._chain(content)
-        recipe = yaml.safe_dump(content.recipe, sort_keys=False, allow_unicode=True)
-        files = {_RECIPE: recipe.encode()} | {f"{SAMPLES}/{name}": data for name, data in content.samples.items()}
-        new = {path: data for path, data in files.items() if path not in self._files(state)}
-        if not new:
-            return
-        with tempfile.TemporaryDirectory(prefix="fortifai-samples-") as folder:
-            for path, data in new.items():
-                file = Path(folder) / path
-                file.parent.mkdir(exist_ok=True)
-                file.write_bytes(data)
-            self._connect().log_artifacts(state.run_id, folder)
-        self._files(state).update(new)
-
-    def hold_end(self, content: RunContent, *, complete: bool = True) -> None:
-        """Log a run's results and end it; one that is not ``complete`` is looked at again by the next sweep."""
-        assert content.end is not None
-        state, end = self._chain(content), content.end
-        tags = {"fortifai.status": end.status} | ({"fortifai.reason": redact(end.reason)} if end.reason else {})
-        numbers: dict[tuple[str, int], float] = {}
-        for key, value in end.results.items():
-            if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-                numbers[metric_key(f"result/{key}"), 0] = float(value)
-            elif value is not None:
-                tags[metric_key(f"fortifai.result.{key}")] = _as_text(value)
-        self._log_values(state, numbers, content.label)
-        self._log_tags(state, tags | {_STAMP: content.stamp if complete else ""})
-        self._end(state, "FAILED" if end.status == "failed" else "FINISHED")
+        if content.end is not None:
+            self._log_end(state, content.end, content.label)
+        self._log_samples(state, content)
+        if content.end is not None:
+            self._log_tags(state, {_STAMP: stamp})
+            state.stamp = stamp
 
     def hold_file(self, file: Path, folder: str | None = None) -> None:
         """Log a file as an artefact of the study's run, in ``folder`` of its artefacts, replacing an earlier one."""
@@ -263,7 +231,7 @@ class StudyRuns:
     def _reopen(self, state: _RunState) -> None:
         if state.status in ("FAILED", "KILLED"):
             self._connect().update_run(state.run_id, status="RUNNING")
-            state.status = "RUNNING"
+            state.status, state.stamp = "RUNNING", None
 
     def _end(self, state: _RunState, status: str) -> None:
         if state.status != status:  # A run that an earlier sweep ended in the same way keeps its end time.
@@ -272,17 +240,14 @@ class StudyRuns:
 
     # what a run holds
 
-    def _log_params(self, state: _RunState, content: RunContent) -> None:
+    def _log_params(self, state: _RunState, recipe: Mapping[str, object]) -> None:
         from mlflow.entities import Param
 
-        params = {metric_key(key): _param_text(value) for key, value in flatten(content.recipe).items()}
-        changed = {key for key, value in params.items() if state.params.get(key, value) != value}
-        if changed:
-            self._differing.setdefault(content.label, set()).update(changed)
+        params = {metric_key(key): _param_text(value) for key, value in flatten(recipe).items()}
         new = [Param(key, value) for key, value in params.items() if key not in state.params]
         for batch in _batches(new, _PARAMS_PER_BATCH):
             self._connect().log_batch(state.run_id, params=batch)
-            state.params.update((param.key, param.value) for param in batch)
+            state.params.update(param.key for param in batch)
 
     def _log_values(self, state: _RunState, values: Mapping[tuple[str, int], float], label: str) -> None:
         """Log the values, by metric and step, that a run lacks."""
@@ -316,18 +281,43 @@ class StudyRuns:
             state.values[key] = {metric.step: metric.value for metric in history}
         return state.values[key]
 
+    def _log_end(self, state: _RunState, end: RunEnd, label: str) -> None:
+        tags = {"fortifai.status": end.status} | ({"fortifai.reason": redact(end.reason)} if end.reason else {})
+        numbers: dict[tuple[str, int], float] = {}
+        for key, value in end.results.items():
+            if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+                numbers[metric_key(f"result/{key}"), 0] = float(value)
+            elif value is not None:
+                tags[metric_key(f"fortifai.result.{key}")] = _as_text(value)
+        self._log_values(state, numbers, label)
+        self._log_tags(state, tags)
+        self._end(state, "FAILED" if end.status == "failed" else "FINISHED")
+
+    def _log_samples(self, state: _RunState, content: RunContent) -> None:
+        recipe = yaml.safe_dump(content.recipe, sort_keys=False, allow_unicode=True)
+        files = {_RECIPE: recipe.encode()} | {f"{_SAMPLES}/{name}": data for name, data in content.samples.items()}
+        held = self._files(state)
+        new = {path: data for path, data in files.items() if path not in held}
+        if not new:
+            return
+        with tempfile.TemporaryDirectory(prefix="fortifai-samples-") as folder:
+            for path, data in new.items():
+                file = Path(folder) / path
+                file.parent.mkdir(exist_ok=True)
+                file.write_bytes(data)
+            self._connect().log_artifacts(state.run_id, folder)
+        held.update(new)
+
     def _log_tags(self, state: _RunState, tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
 
-        entries = [RunTag(key, value[:_TAG_LENGTH]) for key, value in tags.items()]
-        for batch in _batches(entries, _PARAMS_PER_BATCH):
-            self._connect().log_batch(state.run_id, tags=batch)
+        self._connect().log_batch(state.run_id, tags=[RunTag(key, value[:_TAG_LENGTH]) for key, value in tags.items()])
 
     def _files(self, state: _RunState) -> set[str]:
         """The paths of a run's artefacts, asked for once."""
         if state.files is None:
             client = self._connect()
-            artefacts = [file for folder in (None, SAMPLES) for file in client.list_artifacts(state.run_id, folder)]
+            artefacts = [file for folder in (None, _SAMPLES) for file in client.list_artifacts(state.run_id, folder)]
             state.files = {file.path for file in artefacts}
         return state.files
 
@@ -362,7 +352,7 @@ def some(names: Any, most: int = 3) -> str:
 def _state(run: "Run") -> _RunState:
     data = run.data
     stamp = data.tags.get(_STAMP)
-    return _RunState(run.info.run_id, run.info.status, stamp, dict(data.params), set(data.metrics), files=None)
+    return _RunState(run.info.run_id, run.info.status, stamp, set(data.params), set(data.metrics), files=None)
 
 
 def _as_text(value: object) -> str:

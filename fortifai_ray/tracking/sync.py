@@ -32,14 +32,12 @@ _LAST_FAILURE = 3  # in a row: the rest would fail, too
 
 @dataclass(frozen=True)
 class TrackingOutcome:
-    """What MLflow holds in the end: everything where ``sent`` is true, else ``problems`` says what is missing.
+    """What MLflow lacks in the end, a line each, and where the rest is.
 
-    ``uri`` carries no credentials; the ids are None where MLflow was never reached.
+    The ids are None where MLflow was never reached.
     """
 
-    sent: bool
     problems: list[str]
-    uri: str
     experiment_id: str | None
     study_run_id: str | None
 
@@ -74,7 +72,6 @@ class StudySync:
         self._missing: dict[str, str] = {}  # what MLflow lacks, and why
         self._sent = 0
         self._held: dict[str, int] = {}  # each chain's last generation in MLflow
-        self._uploaded: dict[Path, int] = {}  # tables, and their times of change
         self._tables_due = 0.0
         self._warned = False
         self._outcome: TrackingOutcome | None = None
@@ -104,8 +101,7 @@ class StudySync:
                 if self._sent != sent:
                     sent, deadline = self._sent, time.monotonic() + patience
             problems = [*self._unsent(), *self._runs.differences()]
-            runs = self._runs
-            self._outcome = TrackingOutcome(not problems, problems, self._uri, runs.experiment_id, runs.study_run_id)
+            self._outcome = TrackingOutcome(problems, self._runs.experiment_id, self._runs.study_run_id)
         return self._outcome
 
     def _work(self) -> None:
@@ -177,7 +173,7 @@ class StudySync:
     # what MLflow should hold
 
     def _while_running(self) -> list[_Part]:
-        parts = self._read("the chains", lambda: self._content.chains(self._held, ended=False), self._generations)
+        parts = self._read("the chains", lambda: self._content.chains(self._held, ended=False))
         tables = [_Part("the tables", self._hold_tables)] if time.monotonic() >= self._tables_due else []
         return [*parts, *tables]
 
@@ -185,47 +181,23 @@ class StudySync:
         content, results = self._content, self._folder / "results"
         files = [path for path in sorted(results.glob("*")) if path.suffix in (".parquet", ".json")]
         return [
-            *self._read("the chains", lambda: content.chains(self._held, ended=True), self._whole_run),
-            *self._read("the cells", content.cells, self._whole_run),
-            *self._read("the search", content.searches, self._whole_run),
+            *self._read("the chains", lambda: content.chains(self._held, ended=True)),
+            *self._read("the cells", content.cells),
+            *self._read("the search", content.searches),
             *(self._file(file) for file in (self._folder / "study.yaml", self._folder / "report.html", *files)),
             _Part("the end of the study", lambda: self._runs.end_study(status, _RUN_STATUS[status])),
         ]
 
-    def _read(
-        self, what: str, read: Callable[[], Iterable[RunContent]], parts: Callable[[RunContent], list[_Part]]
-    ) -> list[_Part]:
-        """The parts of some runs; where the folder cannot be read, one that says so."""
+    def _read(self, what: str, read: Callable[[], Iterable[RunContent]]) -> list[_Part]:
+        """A part for each run; where the folder cannot be read, one that says so."""
         try:
-            return [part for run in read() for part in parts(run)]
+            return [_Part(run.label, partial(self._hold, run), run.key) for run in read()]
         except Exception as error:  # A damaged table costs nothing but its own records.
             return [_Part(what, partial(_fail, error))]
 
-    def _generations(self, run: RunContent) -> list[_Part]:
-        """A chain's new generations; of one that an earlier sweep ended well, there are none."""
-
-        def send() -> None:
-            if not self._runs.is_ended(run.key):
-                self._runs.hold_metrics(run)
-                self._runs.hold_samples(run)
-            self._held[run.key] = max(run.series)
-
-        return [_Part(f"the generations of {run.label}", send, run.key)]
-
-    def _whole_run(self, run: RunContent) -> list[_Part]:
-        """A run's metrics, samples and end, each on its own: a broken artefact store costs no metrics."""
-        runs, names = self._runs, [f"the {name} of {run.label}" for name in ("metrics", "samples", "end")]
-
-        def end() -> None:
-            if run.end is not None:
-                runs.hold_end(run, complete=not any(name in self._missing for name in names[:2]))
-
-        def unless_held(hold: Callable[[], None]) -> None:
-            if not runs.holds(run):
-                hold()
-
-        holds: list[Callable[[], None]] = [partial(runs.hold_metrics, run), partial(runs.hold_samples, run), end]
-        return [_Part(name, partial(unless_held, hold), run.key) for name, hold in zip(names, holds, strict=True)]
+    def _hold(self, run: RunContent) -> None:
+        self._runs.hold(run)
+        self._held[run.key] = max(run.series, default=-1)
 
     def _file(self, file: Path) -> _Part:
         """A file of the study's folder, at the same place among the artefacts."""
@@ -233,13 +205,10 @@ class StudySync:
         return _Part(file.name, lambda: self._runs.hold_file(file, None if place == "." else place))
 
     def _hold_tables(self) -> None:
-        """Upload what there is of the generations, so that a study can be read from MLflow while it runs."""
+        """Upload the generations so far, so that a study can be read from MLflow while it runs."""
         for file in (table_path(self._folder, "generations"), *part_paths(self._folder, "generations")):
             with suppress(FileNotFoundError):  # The sweep merges part files into the table.
-                changed = file.stat().st_mtime_ns
-                if self._uploaded.get(file) != changed:
-                    self._file(file).send()
-                    self._uploaded[file] = changed
+                self._file(file).send()
         self._tables_due = time.monotonic() + _BETWEEN_TABLES
 
 

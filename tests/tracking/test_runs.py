@@ -13,9 +13,7 @@ from .folders import artefact, client, runs
 
 def hold(storage: Path, content: RunContent) -> StudyRuns:
     study = StudyRuns(storage, {"name": "small"}, f"sqlite:///{storage}/mlflow.db")
-    study.hold_metrics(content)
-    study.hold_samples(content)
-    study.hold_end(content)
+    study.hold(content)
     return study
 
 
@@ -49,8 +47,7 @@ def test_a_request_that_failed_halfway_is_not_repeated_for_what_it_did(storage: 
     content = RunContent("aaa", "a", {"seed": 0}, {0: {"x": 1.0}, 1: {"x": 2.0}}, {"generation_000.txt": b"text"})
     study = StudyRuns(storage, {"name": "small"}, f"sqlite:///{storage}/mlflow.db")
     for _ in range(2):
-        study.hold_metrics(content)
-        study.hold_samples(content)
+        study.hold(content)
         study.forget("aaa")
     (run,) = runs(storage)["a"]
     assert [point.step for point in client(storage).get_metric_history(run.info.run_id, "x")] == [0, 1]

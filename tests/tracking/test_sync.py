@@ -41,7 +41,7 @@ class TestWhatIsLogged:
     def test_a_study_run_with_a_nested_run_per_chain(self, storage: Path) -> None:
         """The layout people open in MLflow: names, nesting, parameters, ends and results."""
         outcome = sweep(storage)
-        assert (outcome.sent, outcome.problems) == (True, [])
+        assert outcome.problems == []
         found = runs(storage)
         assert {key: len(value) for key, value in found.items()} == {"": 1, CE: 1, TCE: 1}
         parent, tce = found[""][0], found[TCE][0]
@@ -99,9 +99,10 @@ class TestWhatIsLogged:
         rows[1] |= {"wasserstein": math.nan, "collapse_reason": "the loss is NaN"}
         write_generations(folder, rows)
         write_end(folder, study.chains[:1], "failed", "out of memory at http://ada:hunter2@host")
-        assert StudySync(folder, storage).close("failed").problems == []
-        run = runs(storage)[CE][0]
-        assert run.info.status == "FAILED"
+        for _ in range(2):  # it fails again
+            assert StudySync(folder, storage).close("failed").problems == []
+            (run,) = runs(storage)[CE]
+            assert run.info.status == "FAILED"
         assert run.data.tags["fortifai.reason"] == "out of memory at http://***@host"
         assert math.isnan(run.data.metrics["wasserstein"])
         assert steps(storage, run, "recorded_collapse") == [(1, 1.0)]
@@ -219,7 +220,6 @@ class TestRunAgain:
         rows[1]["wasserstein"] = 601.0
         write_generations(folder, rows)
         outcome = StudySync(folder, storage).close("finished")
-        assert not outcome.sent
         assert len(outcome.problems) == 1
         assert f"wasserstein in {CE}" in outcome.problems[0]
 
@@ -257,16 +257,15 @@ class TestTrouble:
             until(lambda: caplog.records)
             write_end(folder, study.chains)
             outcome = sync.close("finished", patience=30.0)
-        assert not outcome.sent
         assert (outcome.experiment_id, outcome.study_run_id) == (None, None)
         assert [record.name for record in caplog.records] == ["fortifai_ray.tracking"]
         assert "The sweep goes on" in caplog.text
-        text = caplog.text + json.dumps(outcome.problems) + outcome.uri
+        text = caplog.text + json.dumps(outcome.problems)
         assert "hunter2" not in text
         assert f"http://***@127.0.0.1:{port}" in text
-        # two chains' metrics, samples and ends; the study file, the report, three tables, the summary and the end
+        # two chains; the study file, the report, three tables, the summary, and the end of the study
         *unsent, remedy = outcome.problems
-        assert sum(int(problem.split()[0]) for problem in unsent) == 13
+        assert sum(int(problem.split()[0]) for problem in unsent) == 9
         assert str(folder) in remedy
         assert "the same `fortifai sweep` sends" in remedy
 
@@ -278,7 +277,6 @@ class TestTrouble:
             silent.listen()
             sync = StudySync(folder, tmp_path, f"http://127.0.0.1:{silent.getsockname()[1]}")
             outcome = sync.close("finished", patience=1.0)
-        assert not outcome.sent
         assert any("no answer in time" in problem for problem in outcome.problems)
 
     def test_what_could_not_be_sent_at_first_is_sent_later(
@@ -306,7 +304,7 @@ class TestTrouble:
             patch.setattr(MlflowClient, "log_artifacts", None)
             problems = sweep(storage, chains=1).problems
         assert problems[0].startswith("1 record not sent")
-        assert f"the samples of {CE}" in problems[0]
+        assert CE in problems[0]
         assert runs(storage)[CE][0].info.status == "FINISHED"
         assert sweep(storage, chains=1).problems == []
         assert artefact(storage, runs(storage)[CE][0].info.run_id, "samples/generation_002.txt") == "[7] once ▸ 2 times"
