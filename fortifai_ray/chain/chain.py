@@ -1,4 +1,4 @@
-"""One chain of a study: its recursion, when it stops, and a row of the results table for each generation."""
+"""Run one chain of a study: its recursion, until it stops, and a result for each generation."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,22 +21,22 @@ from fortifai_ray.study.study import Chain, Study
 
 @dataclass(frozen=True)
 class Inputs:
-    """The data of a study's recipes, prepared in the store once each: by class of recipe and what it reads."""
+    """The prepared data of a study's recipes: one entry per class of recipe and input."""
 
     prepared: Mapping[tuple[type[Recipe], Any], str | None]
 
     def of(self, recipe: Recipe) -> str | None:
-        """What a recipe's family is built from."""
+        """The prepared data that a recipe's family is built from."""
         return self.prepared[type(recipe), recipe.shared_input]
 
 
 @dataclass(frozen=True)
 class ChainTask:
-    """What a chain needs to know: its place in the grid, what decides whether it collapsed, and relative to what.
+    """All that a process needs to run a chain: its recipe, the collapse criteria and the baseline they refer to.
 
-    Without ``criteria`` it runs to its horizon, with them until each of them is decided; ``survival`` holds the
-    premises under which that may be survival.
-    ``recipe`` and ``baseline`` are located, their data prepared in the store: they can be carried out in any folder.
+    Without ``criteria`` the chain runs to its horizon, with them until each is decided; ``survival`` holds the premises
+    under which survival is decided early. ``recipe`` and ``baseline`` are located and their data are prepared in the
+    store, so that they run in any folder.
     """
 
     chain: Chain
@@ -63,10 +63,10 @@ class ChainTask:
         )
 
     def baseline_metrics(self, steps: Steps, executor: Executor) -> Metrics:
-        """The metrics of the baseline's generation 0 at the same seed; none where that collapsed at once.
+        """The metrics of the baseline's generation 0 with the same seed; empty where that generation collapsed.
 
-        It is a step like any other, taken from the store or computed by whichever chain needs it first: when a chain
-        stops never depends on who was faster.
+        They are a step like any other: taken from the store, or computed by the first chain that needs them. So when a
+        chain stops never depends on which chain was faster.
         """
         family: Family[Stage] = self.baseline.build(self.baseline_prepared, steps, executor)
         return first_metrics(self.baseline, family) or {}
@@ -74,8 +74,8 @@ class ChainTask:
 
 @dataclass(frozen=True)
 class GenerationResult:
-    """A row of ``generations.parquet``, and what goes with it: counts and reasons that no column holds (JSON), sample
-    texts, or a picture (PNG) of samples."""
+    """A completed generation: its row of ``generations.parquet``, details that no column holds (JSON), sample texts,
+    and a picture (PNG) of samples."""
 
     row: Mapping[str, Any]
     details: Mapping[str, Any]
@@ -84,11 +84,11 @@ class GenerationResult:
 
 
 def run_chain(task: ChainTask, steps: Steps, executor: Executor) -> Iterator[GenerationResult]:
-    """The generations of a chain, computed or taken from the store, each as it is completed.
+    """Yield each generation of a chain as it completes, computed or taken from the store.
 
     Raises :class:`fortifai_ray.storage.steps.NotStored` at the first missing step where ``steps`` only replays.
     """
-    register(*task.recipe.declared)  # in this process too: the criteria ask for their scales
+    register(*task.recipe.declared)  # in this process too: the criteria need their scales
     family: Any = task.recipe.build(task.prepared, steps, executor)
     baseline = partial(task.baseline_metrics, steps, executor)
     stop = Stop(task.criteria, task.recipe.generations, task.survival, baseline)
@@ -96,15 +96,10 @@ def run_chain(task: ChainTask, steps: Steps, executor: Executor) -> Iterator[Gen
     for generation in recursion(task.recipe, family, stop.decided):
         consumed += generation.data.synthetic_size
         row = chain_row(task.chain, generation, consumed, generation.ended(task.recipe) or stop.reason)
-        details = _details(generation)
-        if generation.synthetic is None:
-            yield GenerationResult(row, details)
-        else:
-            written = generation.synthetic
-            samples = family.samples(written) if hasattr(family, "samples") else ()
-            yield GenerationResult(
-                row, details, samples, family.picture(written) if hasattr(family, "picture") else None
-            )
+        written = generation.synthetic
+        samples = family.samples(written) if written and hasattr(family, "samples") else ()
+        picture = family.picture(written) if written and hasattr(family, "picture") else None
+        yield GenerationResult(row, _details(generation), samples, picture)
 
 
 def _details(generation: Generation[Stage]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Cohorts of a study: chains of a batched family that differ in their seed alone, computed and stored together.
 
-A cohort runs to its horizon: its chains cost next to nothing, and a mean over seeds at a late generation is only what
-theory speaks of where no chain has left before.
+A cohort runs to its horizon: its chains cost almost nothing, and theory predicts the mean over all seeds, which a late
+generation only has where no chain has stopped early.
 """
 
 from collections import defaultdict
@@ -24,12 +24,12 @@ from fortifai_ray.study.study import Chain
 
 VERSION = 2  # bump when the same recipe and seeds give other numbers
 _TABLE = "generations.parquet"
-_CHAINS = 200  # at most, so that a large study spreads over workers and a killed one loses little
+_CHAINS = 200  # at most: a large study spreads over workers, and a killed one loses little
 
 
 @dataclass(frozen=True)
 class CohortTask:
-    """Chains of one cell, and the recipe of the first of them, located."""
+    """Chains of one cell, and the located recipe of the first."""
 
     chains: Sequence[Chain]
     recipe: Recipe
@@ -59,12 +59,12 @@ class CohortTask:
 
     @property
     def label(self) -> str:
-        """For people: the cell, and how many chains."""
+        """For people: the cell and the number of chains."""
         return f"{self.chains[0].cell_label} ({len(self.chains)} chains)"
 
 
 def cohorts(chains: Sequence[Chain]) -> list[CohortTask]:
-    """The cohorts of the batched chains among ``chains``, each of a cell's next few hundred seeds."""
+    """Group the batched chains among ``chains`` into cohorts: at most 200 seeds of one cell each."""
     cells: dict[str, list[Chain]] = defaultdict(list)
     for chain in chains:
         if chain.recipe.batched:
@@ -77,7 +77,7 @@ def cohorts(chains: Sequence[Chain]) -> list[CohortTask]:
 
 
 def run_cohort(task: CohortTask, steps: Steps) -> Stage:
-    """The cohort's stage: a table of every chain's generations; computed where the store lacks it.
+    """The cohort's stage, a table of every chain's generations: taken from the store, or computed.
 
     Raises :class:`fortifai_ray.storage.steps.NotStored` where ``steps`` only replays.
     """

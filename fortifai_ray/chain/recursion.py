@@ -1,4 +1,4 @@
-"""The recursion: train on what the last generation wrote, score it, let it write, again. One loop for every family."""
+"""The recursion, one loop for every family: train on synthetic and human data, evaluate, generate, and again."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from fortifai_ray.recipe.regimes import Pool, TrainingSet
 
 @dataclass(frozen=True)
 class Generation(Generic[S]):
-    """One round of the recursion. What a collapsed generation did not get to is None."""
+    """One round of the recursion. The steps that a collapsed generation did not reach are None."""
 
     number: int
     data: TrainingSet
@@ -31,10 +31,9 @@ class Generation(Generic[S]):
 def recursion(
     recipe: Recipe, family: Family[S], stop: Callable[[list[Metrics]], bool], seeds: Sequence[int] | None = None
 ) -> Iterator[Generation[S]]:
-    """The generations of one chain (of each of a cohort's, where ``seeds`` are given), as they are completed.
+    """Yield each generation as it completes; with ``seeds``, for a whole cohort at once.
 
-    ``stop(metrics of each generation so far)`` says that collapse is confirmed: the chain then ends with the
-    generation at hand.
+    ``stop`` takes the metrics of each generation so far. Where it returns True, the chain ends with this generation.
     """
     human, regime, synthetic, history = family.human(), recipe.regime, list[Pool](), list[Metrics]()
     model: S | None = None

@@ -1,4 +1,4 @@
-"""Rows of ``generations.parquet``: the one place where they are built, for a chain and for a cohort."""
+"""Build the rows of ``generations.parquet``, for a chain and for a cohort."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,11 +12,11 @@ from fortifai_ray.study.study import Chain
 
 
 def generation_rows(chains: Sequence[Chain], measured: pl.DataFrame) -> pl.DataFrame:
-    """The rows of some chains that differ in their seed alone, in the columns of :mod:`fortifai_ray.results.schema`.
+    """The rows of chains that differ only in their seed, in the columns of :mod:`fortifai_ray.results.schema`.
 
     Args:
-        measured: a row per seed and generation: ``seed, generation``, the sizes, the metrics and how they came about. A
-            column that it lacks is null.
+        measured: a row per seed and generation with ``seed, generation``, the sizes, the metrics and how the generation
+            ran; the columns it lacks become null.
     """
     recipe, varied = chains[0].recipe, chains[0].varied
     flat = recipe.flat()
@@ -37,10 +37,10 @@ def generation_rows(chains: Sequence[Chain], measured: pl.DataFrame) -> pl.DataF
 
 
 def chain_row(chain: Chain, generation: Generation[Stage], consumed: int, ended: str | None) -> dict[str, Any]:
-    """A chain's row of one generation.
+    """The row of one generation of a chain.
 
     Args:
-        consumed: synthetic units that the chain has trained on so far, this generation included.
+        consumed: synthetic tokens or samples that the chain has trained on so far, this generation included.
         ended: why the chain ends with this generation; None where it does not.
     """
     recipe, stages = chain.recipe, list(stages_of(generation))
@@ -82,5 +82,5 @@ def stages_of(generation: Generation[Stage]) -> Iterator[Stage]:
 
 
 def _seconds(stages: Sequence[Stage]) -> dict[str, float]:
-    """Useful seconds that some stages took, whenever they were computed."""
+    """The useful seconds of some stages, whenever they were computed."""
     return {name: sum(float(stage.outputs.get(name) or 0.0) for stage in stages) for name in SECONDS}

@@ -1,4 +1,4 @@
-"""Text that a chain of a finished study wrote, as the corpus of another: training on *another* model's output."""
+"""Text that a chain of a finished study generated, as the corpus of another: training on *another* model's output."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,17 +6,18 @@ from typing import Any
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.families.language.config import WrittenBy
-from fortifai_ray.results.schema import read_table
+from fortifai_ray.results.schema import equals, read_table
 from fortifai_ray.storage.location import split_study
 from fortifai_ray.storage.mirror import opened_study
 from fortifai_ray.storage.store import Stage, StageStore
+from fortifai_ray.validation import hint
 
 
 def read_written(source: WrittenBy) -> list[str]:
-    """The documents that the chain wrote in the generation asked for, in the order of their prompts; none is empty.
+    """The non-empty documents that a chain generated after the given generation, in the order of their prompts.
 
-    Raises :class:`UserError` where the study, the chain, the generation or its text is not there, or where several
-    chains are meant.
+    Raises:
+        UserError: the study, the chain, the generation or its text does not exist, or several chains match ``where``.
     """
     import json
 
@@ -28,7 +29,7 @@ def read_written(source: WrittenBy) -> list[str]:
     written = _stage(store, row["synthetic_stage"], study)
     manifest = json.loads((written.path / "manifest.json").read_text())
     inputs = manifest["inputs"]
-    if manifest["kind"] == "curate":  # the rows that were kept; what they are written in, the whole corpus knows
+    if manifest["kind"] == "curate":  # its rows are those that were kept; only the whole corpus names its tokenizer
         whole = _stage(store, inputs["written"], study)
         inputs = json.loads((whole.path / "manifest.json").read_text())["inputs"]
     tokenizer = _tokenizer(_stage(store, inputs["corpus"], study))
@@ -43,19 +44,19 @@ def _row(study: Path, source: WrittenBy) -> Mapping[str, Any]:
     where = f"corpus.written_by: {study}"
     table = read_table(study, "generations", rows=pl.col("generation") == source.generation)
     if table is None:
-        raise UserError(f"{where}: there is no study there with results; give STORAGE/NAME of one that has run")
+        raise UserError(f"{where}: this folder holds no results; give STORAGE/NAME of a study that has run")
     for key, value in source.where.items():
         if key not in table.columns:
-            raise UserError(f"{where}: where: there is no {key} in its results ({', '.join(table.columns[:12])}, …)")
-        table = table.filter(pl.col(key) == value)
+            raise UserError(f"{where}: where: its results have no key {key}{hint(key, table.columns)}")
+        table = table.filter(equals(key, table.schema[key], value))
     if table.height != 1:
         raise UserError(
-            f"{where}: {table.height} chains have a generation {source.generation} with {dict(source.where)}; "
-            "exactly one must be meant: give generation, and where: {seed: …, …}"
+            f"{where}: {table.height} chains with {dict(source.where)} have a generation {source.generation}, and "
+            "exactly one is needed: narrow where, e.g. {seed: 0}"
         )
     row = table.row(0, named=True)
     if not row.get("synthetic_stage"):
-        raise UserError(f"{where}: generation {source.generation} wrote no text")
+        raise UserError(f"{where}: no text was generated after generation {source.generation}")
     return row
 
 
