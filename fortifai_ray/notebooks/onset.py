@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import altair as alt
 import polars as pl
 
@@ -11,7 +9,7 @@ from fortifai_ray.errors import UserError
 from fortifai_ray.report.charts.curves import collapse_curves
 from fortifai_ray.report.charts.onset import onset_chart, ratio_chart
 from fortifai_ray.report.charts.survival import Unit, profile_chart, survival_chart, survival_table
-from fortifai_ray.report.tables import HEADINGS, fidelity_rows
+from fortifai_ray.report.tables import HEADINGS, cell_rows, fidelity_rows, median_intervals
 from fortifai_ray.results.reader import StudyResults
 from fortifai_ray.results.words import MARKS, number
 from fortifai_ray.statistics import CollapseCriterion, conclusions, criterion_rows, ratio_profile
@@ -31,7 +29,8 @@ def curves(results: StudyResults, criterion: CollapseCriterion) -> alt.LayerChar
 
 def onsets(results: StudyResults, criterion: CollapseCriterion) -> alt.LayerChart | str:
     """Each chain's onset; or why there is none."""
-    chart = onset_chart(_chains(results), criterion, results.cells, medians=_medians(results, criterion), width=WIDTH)
+    medians = median_intervals(results, criterion)
+    chart = onset_chart(_chains(results), criterion, results.cells, medians=medians, width=WIDTH)
     return chart or "No chain has a verdict under this criterion: there are no onsets."
 
 
@@ -70,7 +69,7 @@ def fidelity(results: StudyResults, criterion: CollapseCriterion) -> list[dict[s
 
 def tests(results: StudyResults, criterion: CollapseCriterion) -> list[dict[str, str]]:
     """The log-rank tests against the baseline's cell, in generations; empty where there is nothing to test."""
-    rows = _cells(results, criterion).filter(pl.col("logrank_p").is_not_null())
+    rows = [row for row in cell_rows(results, criterion) if row["unit"] == "generations"]
     return [
         {
             "cell": row["cell"],
@@ -81,7 +80,8 @@ def tests(results: StudyResults, criterion: CollapseCriterion) -> list[dict[str,
             "p, adjusted (Holm)": f"{row['logrank_p_holm']:.2g}",
             "FI ratio": f"{MARKS.get(row['bound'], '')}{number(row['fi_ratio'])}",
         }
-        for row in rows.iter_rows(named=True)
+        for row in rows
+        if row["logrank_p"] is not None
     ]
 
 
@@ -95,16 +95,3 @@ def words(results: StudyResults, criterion: CollapseCriterion) -> list[str]:
 def _chains(results: StudyResults) -> pl.DataFrame:
     assert results.chains is not None  # `opening` sees to it
     return results.chains
-
-
-def _cells(results: StudyResults, criterion: CollapseCriterion) -> pl.DataFrame:
-    """The fidelity table's rows in generations, named, in the cells' order."""
-    assert results.fidelity is not None
-    named = results.cells.name(results.fidelity.filter(criterion_rows(criterion), pl.col("unit") == "generations"))
-    order = {cell: place for place, cell in enumerate(results.cells.order)}
-    named = named.filter(pl.col("cell").is_not_null())
-    return named.sort(pl.col("cell").replace_strict(order, return_dtype=pl.Int64))
-
-
-def _medians(results: StudyResults, criterion: CollapseCriterion) -> dict[str, Any]:
-    return dict(_cells(results, criterion).select("cell", "fi_median").iter_rows())

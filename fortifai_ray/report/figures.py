@@ -13,10 +13,10 @@ from fortifai_ray.report.charts.curves import curve_of, draw
 from fortifai_ray.report.charts.encodings import MOST_BANDS, MOST_IN_LEGEND, Width
 from fortifai_ray.report.charts.onset import onset_chart, ratio_chart
 from fortifai_ray.report.points import BAND, MANY_CHAINS, MOST_POINTS, Curve
-from fortifai_ray.report.tables import FidelityRow, fidelity_rows
+from fortifai_ray.report.tables import FidelityRow, fidelity_rows, median_intervals
 from fortifai_ray.results.reader import StudyResults
 from fortifai_ray.results.schema import metric_columns
-from fortifai_ray.statistics import CollapseCriterion, criterion_rows
+from fortifai_ray.statistics import CollapseCriterion
 
 FEW_METRICS = 6  # up to this many, further measurements are open; above, they are folded into groups of small charts
 SMALL_POINTS = 600  # in a small chart
@@ -54,7 +54,7 @@ def section(results: StudyResults, criterion: CollapseCriterion) -> CriterionSec
     """A criterion's fidelity table, onsets and ratios."""
     figures: list[Figure] = []
     if results.chains is not None:
-        medians = _medians(results, criterion)
+        medians = median_intervals(results, criterion)
         chart = onset_chart(results.chains, criterion, results.cells, medians=medians, width=_WIDTH)
         if chart is not None:
             figures.append(Figure("Onset per chain", _onset_caption(results), chart.to_dict()))
@@ -179,10 +179,3 @@ def _onset_caption(results: StudyResults) -> str:
 
 def _drawable(table: pl.DataFrame, metric: str) -> bool:
     return metric in table.columns and table[metric].dtype.is_numeric() and table[metric].count() > 0
-
-
-def _medians(results: StudyResults, criterion: CollapseCriterion) -> dict[str, float | None]:
-    if results.fidelity is None:
-        return {}
-    table = results.cells.name(results.fidelity.filter(criterion_rows(criterion), pl.col("unit") == "generations"))
-    return dict(table.filter(pl.col("cell").is_not_null()).select("cell", "fi_median").iter_rows())

@@ -49,16 +49,30 @@ class FidelityRow:
         return (self.cell, self.chains, self.censored, self.unit, self.median, self.mean, self.ratio)
 
 
-def fidelity_rows(results: StudyResults, criterion: CollapseCriterion) -> list[FidelityRow]:
-    """The lines of one criterion's fidelity table: cells in the study's order, generations before synthetic size."""
+def cell_rows(results: StudyResults, criterion: CollapseCriterion) -> list[dict[str, Any]]:
+    """The rows of ``fidelity.parquet`` under one criterion, each with its ``cell``.
+
+    Cells are in the study's order, and generations come before the synthetic size.
+    """
     if results.fidelity is None:
         return []
-    rows: list[FidelityRow] = []
-    table = results.cells.name(results.fidelity.filter(criterion_rows(criterion)))
-    for cell in results.cells.order:
-        lines = table.filter(pl.col("cell") == cell).sort(pl.col("unit") != "generations").rows(named=True)
-        rows += [_fidelity_row(results, line, index == 0) for index, line in enumerate(lines)]
-    return rows
+    place = {cell: index for index, cell in enumerate(results.cells.order)}
+    rows = results.cells.name(results.fidelity.filter(criterion_rows(criterion))).to_dicts()
+    known = [row for row in rows if row["cell"] is not None]
+    return sorted(known, key=lambda row: (place[row["cell"]], row["unit"] != "generations"))
+
+
+def median_intervals(results: StudyResults, criterion: CollapseCriterion) -> dict[str, float | None]:
+    """The median fidelity interval of each cell in generations; None where it is not reached."""
+    rows = cell_rows(results, criterion)
+    return {row["cell"]: row["fi_median"] for row in rows if row["unit"] == "generations"}
+
+
+def fidelity_rows(results: StudyResults, criterion: CollapseCriterion) -> list[FidelityRow]:
+    """The lines of one criterion's fidelity table."""
+    lines = cell_rows(results, criterion)
+    before = [None, *(line["cell"] for line in lines)]
+    return [_fidelity_row(results, line, line["cell"] != last) for line, last in zip(lines, before, strict=False)]
 
 
 def _fidelity_row(results: StudyResults, line: dict[str, Any], first: bool) -> FidelityRow:

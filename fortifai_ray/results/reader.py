@@ -15,6 +15,7 @@ from fortifai_ray.errors import UserError
 from fortifai_ray.results.cells import BASELINE, Cells
 from fortifai_ray.results.schema import read_table, searched_keys, table_path, varied_keys
 from fortifai_ray.statistics import CRITERION_COLUMNS, CollapseCriterion, chain_table, criteria_of, fidelity_table
+from fortifai_ray.statistics.chains import failed_chains
 from fortifai_ray.validation import read_yaml
 
 # What each table is read by: without these columns it is of no use.
@@ -234,10 +235,7 @@ class StudyResults:
     @cached_property
     def failed(self) -> list[str]:
         """The ids of the chains without a verdict under any criterion."""
-        if self.chains is None:
-            return []
-        verdicts = self.chains.group_by("chain_id").agg((pl.col("status") == "failed").all().alias("failed"))
-        return verdicts.filter("failed")["chain_id"].to_list()
+        return [] if self.chains is None else failed_chains(self.chains)
 
     def table(self, name: str, required: tuple[str, ...] = ()) -> pl.DataFrame | None:
         """Any of the study's tables; None where it is missing.

@@ -75,6 +75,14 @@ def chain_table(
     return pl.concat([chains.hstack(verdict).with_columns(ended) for verdict in verdicts])
 
 
+def failed_chains(chains: pl.DataFrame) -> list[str]:
+    """The ids of the chains in a :func:`chain_table` that have no verdict under any criterion."""
+    verdicts = chains.group_by("chain_id", maintain_order=True).agg(
+        (pl.col("status") == "failed").all().alias("failed")
+    )
+    return verdicts.filter("failed")["chain_id"].to_list()
+
+
 def _ended(generations: pl.DataFrame, chains: pl.DataFrame) -> pl.Series:
     """(chains,) Why each chain ended, from its last generation; null where that is unknown."""
     if "ended" not in generations.columns:

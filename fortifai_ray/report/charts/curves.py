@@ -28,6 +28,7 @@ from fortifai_ray.report.charts.encodings import (
 from fortifai_ray.report.points import MOST_POINTS, Curve, curve, thin
 from fortifai_ray.results.cells import Cells
 from fortifai_ray.statistics import CollapseCriterion, criteria_of
+from fortifai_ray.statistics.chains import failed_chains
 
 MOST_SYMBOLS = 25  # the most generations with a symbol on the median: more run into each other
 # 5,000 and 1e+9: thousands are read at a glance, rows of zeros are not. A label that the axis leaves empty stays so.
@@ -87,7 +88,8 @@ def curve_of(
     most_points: int = MOST_POINTS,
 ) -> Curve:
     """The numbers behind :func:`collapse_curves`."""
-    return curve(generations, metric, cells, _failed(chains), log_scale=log_scale, most_points=most_points)
+    failed = [] if chains is None else failed_chains(chains)
+    return curve(generations, metric, cells, failed, log_scale=log_scale, most_points=most_points)
 
 
 def draw(
@@ -117,14 +119,6 @@ def _value_axis(title: str, log_scale: bool) -> alt.Y:
         return alt.Y("value:Q", title=title, scale=alt.Scale(zero=False))
     scale, axis = alt.Scale(type="log", nice=False), alt.Axis(format=",~g", labelExpr=_LOG_LABEL)
     return alt.Y("value:Q", title=f"{title}, log scale" if title else "log scale", scale=scale, axis=axis)
-
-
-def _failed(chains: pl.DataFrame | None) -> list[str]:
-    """The chains that failed under every criterion."""
-    if chains is None:
-        return []
-    verdicts = chains.group_by("chain_id").agg((pl.col("status") == "failed").all().alias("failed"))
-    return verdicts.filter("failed")["chain_id"].to_list()
 
 
 def _median_layers(
