@@ -78,3 +78,9 @@ def test_a_baseline_by_a_number_and_by_null() -> None:
     assert partners(chains, ["regime.synthetic_ratio"], {"regime.synthetic_ratio": 0}) == {"a": "a", "b": "a"}
     assert partners(chains, ["regime.synthetic_ratio"], {"regime.synthetic_ratio": None}) == {"a": "b", "b": "b"}
     assert partners(chains, ["regime.synthetic_ratio"], {"regime.synthetic_ratio": "0"}) == {"a": None, "b": None}
+
+
+def test_a_baseline_number_is_found_in_a_column_of_text() -> None:
+    """``family.ridge: [0.0, adaptive]`` is kept as text; the study file's baseline is the number."""
+    chains = pl.DataFrame({"chain_id": ["none", "adaptive"], "family.ridge": ["0.0", "adaptive"], "seed": [0, 0]})
+    assert partners(chains, ["family.ridge", "seed"], {"family.ridge": 0.0}) == {"none": "none", "adaptive": "none"}
