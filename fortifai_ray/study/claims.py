@@ -27,10 +27,10 @@ DEFAULT_LEVEL = 0.99  # several claims are tested at once: see `fortifai_ray.cla
 
 
 class TheoryValue(BaseModel):
-    """A closed form by name, with arguments by keyword.
+    """A closed form by name. Its arguments are those that the recipe of the claim's cells determines, and the statistic's
+    ``generation``; arguments written here, by keyword, take precedence.
 
-    ``generation`` is the statistic's unless it is given. In a study file, arguments left out are those that the recipe
-    of the claim's cells determines (:mod:`fortifai_ray.study.claim_checks`).
+    The study as resolved has all of them written (:mod:`fortifai_ray.study.claim_checks`).
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")

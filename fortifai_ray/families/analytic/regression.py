@@ -33,9 +33,9 @@ class LinearRegression(AnalyticFamily):
     are too few. ``adaptive`` is Dohmatob et al. 2024's mitigation, a ridge whose exponent follows the generations: with
     λ = n^−ℓ the bias scales as n^−2rℓ and the variance of g generations as g·n^−(1 − ℓ/β), and they balance at
     ℓ = (1 − log_n g)·ℓ_crit, at most β, where ℓ_crit = β/(2βr + 1) is the optimum for human data. So λ = (n/g)^−ℓ_crit:
-    as if the samples were g times fewer. ``written_by:
-    least_squares`` lets a least-squares fit to the same data write the next targets, so that the ridge bears on the
-    model that is evaluated alone: their setting. ``same`` lets the ridge's own fit write them.
+    as if the samples were g times fewer. With ``written_by: least_squares`` a least-squares fit to the same data writes
+    the next targets, so that the ridge affects only the model that is evaluated: their setting. With ``same`` the
+    ridge's own fit writes them.
 
     ``excess_risk`` is (w − w*)ᵀΣ(w − w*), the risk on noiseless targets, exact.
     """
