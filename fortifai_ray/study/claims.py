@@ -27,7 +27,7 @@ DEFAULT_LEVEL = 0.99  # several claims are tested at once: see `fortifai_ray.cla
 
 
 class TheoryValue(BaseModel):
-    """A closed form by name. The recipe of the claim's cells determines its arguments, the statistic its ``generation``;
+    """A closed form by name. The recipe of the claim's cells determines its arguments, the statistic its generation;
     arguments written here, by keyword, take precedence.
 
     The study as resolved has all of them written (:mod:`fortifai_ray.study.claim_checks`).
