@@ -40,7 +40,7 @@ def matches(results: StudyResults, table: pl.DataFrame, where: Where) -> pl.Expr
         elif key in fixed:
             condition &= pl.lit(any(_same(fixed[key], item) for item in items))
         else:
-            raise Undecided(f"there is no key {key} in the table or the recipe")
+            raise Undecided(f"neither the table nor the recipe has a key {key}")
     return condition
 
 
@@ -79,11 +79,11 @@ class Sample:
 
 
 def sample(results: StudyResults, statistic: PerChain, where: Where) -> Sample:
-    """The number of each seed.
+    """The statistic of each seed.
 
     Raises:
-        Undecided: no chain matches, the metric was not measured, a chain lacks a generation that is asked for (leaving
-            it out would favour those that lasted), or chains of one seed that cannot be averaged.
+        Undecided: no chain matches, the metric was not measured, a chain lacks a generation that the statistic needs
+            (leaving that chain out would favour those that lasted), or several chains of one seed cannot be averaged.
     """
     chains = _values(results, statistic, where)
     note = ""
@@ -97,8 +97,8 @@ def sample(results: StudyResults, statistic: PerChain, where: Where) -> Sample:
 
 
 def _values(results: StudyResults, statistic: PerChain, where: Where) -> pl.DataFrame:
-    """A row per chain: ``chain_id, seed``, the varied keys, ``value``, and ``top``/``bottom`` of a ratio to
-    generation 0 (``top`` is the value itself, and ``bottom`` 1, where there is none)."""
+    """A row per chain: ``chain_id, seed``, the varied keys, ``value``, and the ``top`` and ``bottom`` of a ratio to
+    generation 0; without such a ratio they are the value and 1."""
     table = results.generations
     rows = table.filter(matches(results, table, where)).sort("generation", maintain_order=True)
     if rows.is_empty():
@@ -116,12 +116,12 @@ def _values(results: StudyResults, statistic: PerChain, where: Where) -> pl.Data
 
 
 def _varied(results: StudyResults) -> list[str]:
-    """The varied keys but the seed, those that a search sets among them."""
+    """The varied keys except the seed, including those that a search sets."""
     return [key for key in varied_keys(results.study) if key != "seed" and key in results.generations.columns]
 
 
 def _number(statistic: PerChain) -> list[pl.Expr]:
-    """Aggregations of a chain's rows, sorted by generation."""
+    """The aggregations that turn a chain's rows, sorted by generation, into its number."""
     metric, g = pl.col("_metric"), pl.col("_g")
     if isinstance(statistic, MetricStatistic):
         at = metric.drop_nulls().last() if statistic.at == "last" else metric.filter(g == statistic.at).first()
@@ -142,7 +142,7 @@ def _number(statistic: PerChain) -> list[pl.Expr]:
         )
     else:
         assert isinstance(statistic, TrendStatistic), statistic
-        # ranks treat NaN as the largest number: a chain that broke has no trend. One that never changes has trend 0.
+        # Ranks count NaN as the largest number: a chain that broke has no trend. A constant one has trend 0.
         value = (
             pl.when(y.is_nan().any()).then(float("nan"))
             .when(y.min() == y.max()).then(0.0)
@@ -157,16 +157,16 @@ def _span(statistic: PerChain) -> tuple[int, int]:
 
 
 def _refuse_gaps(rows: pl.DataFrame, statistic: PerChain) -> None:
-    """A chain must have every generation that the statistic names (for a span: all of it, at least two)."""
+    """Raise :class:`Undecided` where a chain lacks a generation that the statistic needs (of a span: all, at least 2)."""
     g = pl.col("_g")
     measured = pl.col("_metric").is_not_null()
     if isinstance(statistic, MetricStatistic):
-        asked = [] if statistic.at == "last" else [statistic.at]
-        asked += [0] if statistic.over_generation_0 else []
+        needed = [] if statistic.at == "last" else [statistic.at]
+        needed += [0] if statistic.over_generation_0 else []
         lacks = ~measured.any()
-        for generation in asked:
+        for generation in needed:
             lacks |= ~(measured & (g == generation)).any()
-        what = " or ".join(str(generation) for generation in asked) or "any"
+        what = " or ".join(map(str, needed)) or "any"
     else:
         start, end = _span(statistic)
         inside = (measured & (g >= start) & (g <= end)).sum()
@@ -198,7 +198,7 @@ def _pairs(
         raise Undecided("no chain has a partner of its seed in against")
     alone = ours.height - pairs.height
     if statistic.compare == "ratio":
-        # a ratio of means takes the one ratio there is: with `against`, each side's own value
+        # a ratio of means is then that of the two sides' values
         pairs = pairs.with_columns(top=pl.col("value"), bottom=pl.col("other"))
         pairs = pairs.with_columns(value=pl.col("top") / pl.col("bottom"))
     else:
@@ -207,7 +207,7 @@ def _pairs(
 
 
 def _per_seed(chains: pl.DataFrame, statistic: PerChain) -> tuple[pl.DataFrame, str]:
-    """A row per seed, and a note where that took averaging."""
+    """A row per seed, and a note where chains were averaged."""
     name = statistic.summary.name
     counts = chains.group_by("seed").len()["len"].unique().to_list()
     if counts == [1]:

@@ -17,7 +17,7 @@ from fortifai_ray.statistics.ratios import MIN_PAIRS
 from fortifai_ray.study.claim_statistics import Criterion, CriticalPoint, FidelityRatio, OnsetOrder, OnsetShare, Where
 
 _A_BOUND = {"lower": "a lower", "upper": "an upper"}
-# What of each table is read here beside the criterion's columns.
+# The columns of each table read here, besides the criterion's.
 _READ = {
     "fidelity": ("unit", "seed_ratios", "seed_bounds", "bound", "n_failed"),
     "collapse_points": ("over", "critical", "low", "high", "level", "bound", "chains_run"),
@@ -26,9 +26,9 @@ _READ = {
 
 
 def fidelity_ratio(results: StudyResults, statistic: FidelityRatio, where: Where, level: float) -> tuple[Interval, int]:
-    """A cell's FI ratio with its interval at ``level`` (the table has its own), and how many pairs it rests on.
+    """A cell's FI ratio with its interval at ``level`` (the table's interval has its own), and the number of pairs.
 
-    A bound has an infinite or a zero end: a ratio of at least 2 may be anything above.
+    The interval of a bound has an infinite end or one at zero: a ratio of at least 2 may be anything above.
 
     Raises:
         Undecided, NoInterval: see :mod:`fortifai_ray.claims.check`.
@@ -41,23 +41,23 @@ def fidelity_ratio(results: StudyResults, statistic: FidelityRatio, where: Where
         raise Undecided("the ratio is undetermined: too few chains collapsed")
     if bounds.count("exact") < MIN_PAIRS:
         raise Undecided(f"{bounds.count('exact')} uncensored pairs: an interval needs {MIN_PAIRS}")
-    found = geometric_mean(np.asarray(ratios, dtype=np.float64), level)
-    low = 0.0 if row["bound"] == "upper" else found.low
-    high = math.inf if row["bound"] == "lower" else found.high
-    note = found.note if row["bound"] == "exact" else f"censored chains make it {_A_BOUND[row['bound']]} bound"
-    return Interval(found.measured, low, high, found.method, note), len(ratios)
+    mean = geometric_mean(np.asarray(ratios, dtype=np.float64), level)
+    low = 0.0 if row["bound"] == "upper" else mean.low
+    high = math.inf if row["bound"] == "lower" else mean.high
+    note = mean.note if row["bound"] == "exact" else f"censored chains make it {_A_BOUND[row['bound']]} bound"
+    return Interval(mean.measured, low, high, mean.method, note), len(ratios)
 
 
 def critical_point(results: StudyResults, statistic: CriticalPoint, where: Where, level: float) -> tuple[Interval, int]:
-    """A cell's critical value with the search's own interval, and how many chains it ran.
+    """A cell's critical value with the search's own interval, and the number of chains run.
 
     Raises:
-        Undecided, NoInterval: see :mod:`fortifai_ray.claims.check`; also where the search's level is under ``level``.
+        Undecided, NoInterval: see :mod:`fortifai_ray.claims.check`; also where the search's level is below ``level``.
     """
     over = pl.lit(True) if statistic.over is None else pl.col("over") == statistic.over
     row = _one_cell(results, "collapse_points", statistic.criterion, where, over)
     if row["bound"] == "undetermined":
-        raise Undecided("the search found no critical value: it is undetermined")
+        raise Undecided("the search could not determine the critical value")
     if row["level"] < level:
         raise NoInterval(f"the search's interval is at {100 * row['level']:g} %, the claim asks for {100 * level:g} %")
     low, high = row["low"], row["high"]
@@ -73,10 +73,10 @@ def critical_point(results: StudyResults, statistic: CriticalPoint, where: Where
 
 
 def _rows(results: StudyResults, name: str, of: Criterion, where: Where, *conditions: pl.Expr) -> pl.DataFrame:
-    """The rows of one of the study's tables that are about a criterion and match ``where``."""
+    """The rows of one of the study's tables that belong to a criterion and match ``where``."""
     table = results.table(name, (*CRITERION_COLUMNS, *_READ[name]))
     if table is None:
-        raise Undecided(f"results/{name}.parquet is not there")
+        raise Undecided(f"results/{name}.parquet is missing")
     return table.filter(criterion_rows(criterion(results, of)), matches(results, table, where), *conditions)
 
 
@@ -88,7 +88,7 @@ def _one_cell(results: StudyResults, name: str, of: Criterion, where: Where, *co
 
 
 def onset_share(results: StudyResults, statistic: OnsetShare, where: Where, level: float) -> tuple[Interval, int]:
-    """The share of chains that collapsed by a generation, and how many chains there are.
+    """The share of chains that collapsed by a generation, and the number of chains.
 
     Raises:
         Undecided, NoInterval: see :mod:`fortifai_ray.claims.check`.
@@ -104,7 +104,7 @@ def onset_share(results: StudyResults, statistic: OnsetShare, where: Where, leve
 
 
 def onset_order(results: StudyResults, statistic: OnsetOrder, where: Where, level: float) -> tuple[Interval, int]:
-    """The share of chains in which one onset lies strictly before the other, and how many chains there are.
+    """The share of chains in which one onset lies strictly before the other, and the number of chains.
 
     Raises:
         Undecided, NoInterval: see :mod:`fortifai_ray.claims.check`.

@@ -1,4 +1,4 @@
-"""Cells of a study's grid: which chains share one, what a cell is called, and in which order cells are shown."""
+"""The cells of a study's grid: their chains, their names and their order."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ACRONYMS = {"tce": "TCE", "vae": "VAE", "kde": "KDE", "gmm": "Gaussian mixture"
 
 @dataclass(frozen=True)
 class Cells:
-    """The cells of a study, baseline first and then by their values.
+    """The cells of a study, the baseline first, then sorted by their values.
 
     ``labels`` maps a cell's values (as JSON) to its name; no two cells share a name.
     """
@@ -50,14 +50,14 @@ class Cells:
 
     @property
     def order(self) -> list[str]:
-        """The cells' names in the order to show them."""
+        """The cells' names, in order."""
         return list(self.labels.values())
 
     def name(self, table: pl.DataFrame) -> pl.DataFrame:
-        """``table`` with a column ``cell``, the name of each row's cell (null for a cell unknown here)."""
+        """``table`` with a column ``cell``, the name of each row's cell (null for an unknown cell)."""
         if not self.keys:
             return table.with_columns(pl.lit(self.order[0]).alias("cell"))
-        if "chain_id" in table.columns:  # all rows of a chain are in one cell, and there may be a hundred of each
+        if "chain_id" in table.columns:  # all rows of a chain are in one cell: name each chain once
             chains = self._named(table.select("chain_id", *self.keys).unique("chain_id", keep="any"))
             return table.drop("cell", strict=False).join(
                 chains.select("chain_id", "cell"), on="chain_id", how="left", maintain_order="left"
@@ -70,7 +70,7 @@ class Cells:
 
 
 def is_baseline(table: pl.DataFrame, baseline: Mapping[str, Any], recipe: Mapping[str, Any]) -> pl.Expr:
-    """An expression: whether a row's chain has every value the baseline asks for.
+    """An expression: whether a row's chain has every value of the baseline.
 
     The value of a key that has no column is that of the ``recipe``, a study file's content.
     """
@@ -102,7 +102,7 @@ def _rank(value: Any) -> tuple[int, float, str]:
 
 
 def _only_label(table: pl.DataFrame) -> str:
-    """The name of a study's only cell: its loss, where the table says which."""
+    """The name of a study's only cell: its loss, if the table has it."""
     keys = [column for column in ("loss.kind", "loss.gamma") if column in table.columns]
     values = table.filter(pl.col("loss.kind").is_not_null()).select(keys).unique() if "loss.kind" in keys else None
     if values is None or len(values) != 1:

@@ -1,4 +1,4 @@
-"""A study's folder, ``STORAGE/NAME``, read: its file, its tables, and what follows from them."""
+"""Read a study's folder, ``STORAGE/NAME``: its file, its tables and what follows from them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fortifai_ray.statistics import CRITERION_COLUMNS, CollapseCriterion, chain_
 from fortifai_ray.statistics.chains import failed_chains
 from fortifai_ray.validation import read_yaml
 
-# What each table is read by: without these columns it is of no use.
+# The columns without which a table is of no use.
 _REQUIRED = {
     "generations": ("chain_id", "generation", "seed"),
     "chains": (*CRITERION_COLUMNS, "chain_id", "seed", "limit", "status", "fi_generations", "fi_synthetic"),
@@ -42,7 +42,7 @@ _TABLES = ("generations", "chains", "fidelity", "samples", "pictures", "claims",
 
 
 class StudyResults:
-    """One study; each table is read when it is first wanted.
+    """One study; each table is read on first use.
 
     A table that cannot be read is None, and ``notes`` says so; without ``generations`` there is nothing to show.
 
@@ -54,8 +54,8 @@ class StudyResults:
     def __init__(
         self, folder: Path, study: Mapping[str, Any], study_text: str = "", *, judge: bool = False, **tables: Any
     ) -> None:
-        """With ``judge``, tables of chains and fidelity intervals that are missing are computed from the generations;
-        ``tables`` are taken in the place of those in the folder."""
+        """With ``judge``, missing tables of chains and fidelity intervals are computed from the generations; ``tables``
+        replace those in the folder."""
         self.folder, self.study, self.study_text = Path(folder), dict(study), study_text
         self._judge, self._problems = judge, dict[str, str]()
         self._read: dict[str, pl.DataFrame | None] = {}
@@ -80,7 +80,7 @@ class StudyResults:
 
     @property
     def search(self) -> dict[str, Any]:
-        """The study's search as the study file has it; empty where the study is a grid."""
+        """``search`` of the study file; empty for a grid."""
         search = self.study.get("search")
         return search if isinstance(search, dict) else {}
 
@@ -91,7 +91,7 @@ class StudyResults:
 
     @cached_property
     def varied(self) -> list[str]:
-        """The keys that make a cell: the varied ones but the seed and those that a search sets."""
+        """The keys that make a cell: the varied ones except the seed and those that a search sets."""
         known = {*self.generations.columns} - {"seed", *self.searched_keys}
         return [key for key in varied_keys(self.study) if key in known]
 
@@ -107,9 +107,7 @@ class StudyResults:
         if isinstance(asked, dict):
             return int(asked.get("start", 0)) + int(asked["count"]) - 1
         if not asked:
-            raise UserError(
-                f"{self.folder / 'study.yaml'}: generations: missing; how long chains were to run is unknown"
-            )
+            raise UserError(f"{self.folder / 'study.yaml'}: generations: missing; without it the horizon is unknown")
         return max(map(int, asked)) if isinstance(asked, list) else int(asked)
 
     @cached_property
@@ -132,8 +130,8 @@ class StudyResults:
 
     @cached_property
     def fidelity(self) -> pl.DataFrame | None:
-        """A row per cell, criterion and unit; None where the study searches, which places one chain here and one
-        there, so that no value has the seeds for an interval."""
+        """A row per cell, criterion and unit; None for a search: it places single chains, so that no value has enough
+        seeds for an interval."""
         if self.search:
             return None
         table = self._optional("fidelity", expected=not self._judge)
@@ -177,7 +175,7 @@ class StudyResults:
 
     @cached_property
     def notes(self) -> list[str]:
-        """What is missing or cannot be read, and what is not shown for it."""
+        """What is missing or unreadable, and what is therefore not shown."""
         notes = (
             ["no generation has been completed: there is nothing to draw yet"] if self.generations.is_empty() else []
         )
@@ -248,7 +246,7 @@ class StudyResults:
         return self._read[name]
 
     def _optional(self, name: str, *, columns: list[str] | None = None, expected: bool = False) -> pl.DataFrame | None:
-        """A table, or a note that it is missing (where it is ``expected``) or cannot be read."""
+        """A table; None, and a note, where it cannot be read or is missing though ``expected``."""
         try:
             table = read_table(self.folder, name, columns=columns, required=_REQUIRED.get(name, ()))
         except UserError as error:
@@ -291,7 +289,7 @@ class StudyResults:
 def open_study(folder: Path | str, *, judge: bool = False) -> StudyResults:
     """The results in ``STORAGE/NAME``.
 
-    With ``judge``, tables of chains and fidelity intervals that are missing are computed from the generations.
+    With ``judge``, missing tables of chains and fidelity intervals are computed from the generations.
 
     Raises:
         UserError: ``study.yaml`` is missing or cannot be read. A table that cannot be read raises when it is read.

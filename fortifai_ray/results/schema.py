@@ -51,7 +51,7 @@ _RUN = {
 }
 RECIPE_COLUMNS = tuple(_RECIPE)
 SECONDS = ("train_seconds", "generate_seconds", "evaluate_seconds")  # useful: first batch to last, nothing else
-# Numbers of a generation that are no metrics of its model, and that a claim may be about all the same.
+# Numbers of a generation that are not metrics of its model; claims may be about them too.
 MEASURED_COLUMNS = (*(name for name in _SIZES if name != "unit"), *SECONDS)
 
 _GENERATION = {"chain_id": "String", "generation": "Int64"}
@@ -78,7 +78,7 @@ _OTHERS["collapse_points"] = {  # after the keys of its cell
     **dict.fromkeys(("chains_run", "generations_run", "seeds_used"), "Int64"),
     **dict.fromkeys(("ended", "evidence"), "String"),
 }
-# What makes a row of a table that grows while a sweep runs: a later row of the same key replaces an earlier one.
+# The key of a table that grows while a sweep runs: a later row with the same key replaces an earlier one.
 _KEYS = {name: ["chain_id", "generation"] for name in ("generations", "pictures", "details")}
 _KEYS["samples"] = ["chain_id", "generation", "row"]
 
@@ -101,7 +101,7 @@ def table_schema(name: str) -> dict[str, Any]:
 
 
 def metric_columns(columns: Iterable[str], varied: Iterable[str] = ()) -> list[str]:
-    """Those of the columns of ``generations.parquet`` that are metrics."""
+    """The columns of ``generations.parquet`` that are metrics."""
     known = {*_IDENTITY, *_SIZES, *_RUN, *varied}
     return [name for name in columns if name not in known and "." not in name]
 
@@ -109,8 +109,8 @@ def metric_columns(columns: Iterable[str], varied: Iterable[str] = ()) -> list[s
 def varied_keys(study: Mapping[str, Any]) -> list[str]:
     """The keys that a study varies, as they are called in its tables.
 
-    They are the dotted leaves of ``vary`` (a value that is a section varies each key in it) and what a search sets: the
-    keys it searches, the seed and, where it compares with the baseline at other values, the baseline's keys.
+    They are the dotted leaves of ``vary`` (a section as a value varies each key in it) and the keys that a search sets:
+    those it searches, the seed and, where it optimises a ratio to the baseline, the baseline's.
 
     Args:
         study: a study file's content, resolved; ``vary`` may hold ranges.
@@ -182,7 +182,7 @@ def write_table(folder: Path, name: str, table: pl.DataFrame) -> Path:
 
 
 def write_part(folder: Path, name: str, number: int, rows: pl.DataFrame) -> Path:
-    """Write rows that came since a table was last written, as its part file of that ``number``; returns its path."""
+    """Write rows added to a table as its part file ``number``; returns its path."""
     return _write(_part_path(folder, name, number), rows)
 
 
@@ -215,8 +215,8 @@ def read_table(
 
     Args:
         folder: ``STORAGE/NAME``.
-        columns: read these alone.
-        rows: read those rows alone of which this is true.
+        columns: read only these.
+        rows: read only the rows for which this is true.
         required: columns that must be there.
 
     Raises:

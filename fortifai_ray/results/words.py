@@ -11,7 +11,7 @@ from typing import Any
 MARKS = {"exact": "", "lower": "≥", "upper": "≤"}
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-_MOST_SEEDS = 6  # longer lists are read in the table and the chart
+_MOST_SEEDS = 6  # the table and the chart have the rest
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -53,8 +53,8 @@ def duration(seconds: float | None) -> str:
 def ratio(row: Mapping[str, Any], is_baseline: bool) -> str:
     """A row of the fidelity table as its ratio in words: ``1.35 [1.12, 1.61]``, ``≥1.35 (per seed 1.29, ≥1.41)``.
 
-    The interval where the table has one (one-sided for a bound), else the single seeds' ratios. An undetermined ratio,
-    both of whose sides are censored in some pair, is no number.
+    The interval where the table has one (one-sided for a bound), else the ratios of single seeds. A ratio is
+    undetermined, and no number, where both of its sides are censored in some pair.
     """
     if is_baseline:
         return "baseline"
@@ -82,13 +82,13 @@ def finite(values: Sequence[float | None] | None) -> list[float]:
 
 def _per_seed(row: Mapping[str, Any]) -> str:
     known = seed_ratios(row)
-    asked = len(row["seed_ratios"] or [])
+    seeds = len(row["seed_ratios"] or [])
     if not known:
         return ""
-    if asked == 1:
+    if seeds == 1:
         return "(one seed)"
     texts = [f"{MARKS.get(bound, '')}{number(value)}" for value, bound in known[:_MOST_SEEDS]]
-    unknown = f"; {asked - len(known)} undetermined" if asked > len(known) else ""
+    unknown = f"; {seeds - len(known)} undetermined" if seeds > len(known) else ""
     return f"(per seed {', '.join(texts)}{', …' if len(known) > _MOST_SEEDS else ''}{unknown})"
 
 

@@ -129,7 +129,7 @@ def _points(**row: Any) -> pl.DataFrame:
 def test_a_critical_point_is_the_searchs_own(make_study: Any) -> None:
     study = make_study(CHAINS)
     asked = {"kind": "critical_point", "over": "regime.synthetic_ratio"}
-    assert "collapse_points.parquet is not there" in study.one(asked, where=AT_CE).why
+    assert "collapse_points.parquet is missing" in study.one(asked, where=AT_CE).why
     study.write("collapse_points", _points())
     result = study.one(asked, where=AT_CE, relation="between", value=[0.7, 0.9])
     assert (result.measured, result.low, result.high, result.verdict) == (0.8, 0.75, 0.85, "holds")

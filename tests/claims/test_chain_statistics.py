@@ -104,7 +104,7 @@ def test_the_variance_over_seeds_is_the_unbiased_one(make_study: Any) -> None:
     [
         (_metric(at=5), {"loss.kind": "focal"}, "no chain matches"),
         (_metric(at=5), {"loss.gamma": "0.3"}, "no chain matches"),
-        (_metric(at=5), {"family.width": 2}, "there is no key family.width"),
+        (_metric(at=5), {"family.width": 2}, "has a key family.width"),
         (_metric(at=6), AT_CE, "4 of 4 chains have no perplexity at generation 6"),
         ({"kind": "metric", "metric": "trace_ratio"}, AT_CE, "trace_ratio was not measured"),
         (_metric(summary="median"), {}, "matches 2 chains of one seed"),

@@ -99,7 +99,7 @@ def test_what_is_missing_or_broken_is_one_line(make_study: Any, tmp_path: Path) 
     with pytest.raises(UserError, match=r"chains\.parquet cannot be read as Parquet"):
         study.check({"statistic": {"kind": "onset_share"}})
     (study.folder / "results" / "chains.parquet").unlink()
-    assert study.one({"kind": "onset_share"}).why == "results/chains.parquet is not there"
+    assert study.one({"kind": "onset_share"}).why == "results/chains.parquet is missing"
     (study.folder / "results" / "generations.parquet").unlink()
     with pytest.raises(UserError, match=r"generations\.parquet not found: run or resume the sweep"):
         check_claims(study.folder)

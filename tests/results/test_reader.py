@@ -98,8 +98,8 @@ def test_a_key_given_twice_is_refused_by_every_reader(folder: Path, reader: str)
         ({"family.kind": "gaussian"}, 2),
         ({"family.dim": 2}, 2),  # no column: the recipe's
         ({"family.dim": 3}, "no chain matches"),
-        ({"loss": "tce"}, "there is no key loss in the table or the recipe"),
-        ({"gamma": 0.9}, "there is no key gamma in the table or the recipe"),
+        ({"loss": "tce"}, "neither the table nor the recipe has a key loss"),
+        ({"gamma": 0.9}, "neither the table nor the recipe has a key gamma"),
     ],
 )
 def test_where_names_the_recipes_dotted_keys(folder: Path, where: dict[str, Any], n_chains: int | str) -> None:
