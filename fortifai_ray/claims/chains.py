@@ -157,7 +157,7 @@ def _span(statistic: PerChain) -> tuple[int, int]:
 
 
 def _refuse_gaps(rows: pl.DataFrame, statistic: PerChain) -> None:
-    """Raise :class:`Undecided` where a chain lacks a needed generation: each that is named, of a span all, at least 2."""
+    """Raise :class:`Undecided` where a chain lacks a generation that the statistic needs: of a span, all."""
     g = pl.col("_g")
     measured = pl.col("_metric").is_not_null()
     if isinstance(statistic, MetricStatistic):
