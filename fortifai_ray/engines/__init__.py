@@ -1,1 +1,1 @@
-"""Warm generation engines: vLLM (or transformers) in Ray actors that a Ray Data stage puts prompts to."""
+"""Warm generation engines: vLLM (or transformers), in this process or in Ray actors that outlive each corpus."""

@@ -1,8 +1,8 @@
-"""What lies in a model's folder: a whole Hugging Face model, or a LoRA adapter of the model in the folder beside it.
+"""The contents of a model's folder: a whole Hugging Face model, or a LoRA adapter of the model in a folder beside it.
 
-An adapter is in PEFT's format: safetensors, and a configuration that names its model. The model's folder lies beside
-the adapter's, under that name: so stages do in a store, wherever the store is moved. A folder without such a
-configuration holds a whole model.
+An adapter is in PEFT's format: safetensors, and a configuration that names its model. The model's folder is beside the
+adapter's, under that name, as stages are in a store, wherever the store is moved. A folder without such a configuration
+holds a whole model.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."  # of every tensor's name in such a file
-# Keys of a config.json that do not change what the network computes, or that the call itself settles.
+# Keys of a config.json that do not change what the network computes, or that the call itself determines.
 _TRIVIA = frozenset(
     {
         "_name_or_path",
@@ -37,7 +37,7 @@ _TRIVIA = frozenset(
 
 
 class WeightsError(RuntimeError):
-    """A checkpoint whose tensors are missing, misshapen or not the ones the engine holds after loading."""
+    """A checkpoint's tensors are missing, misshapen, or not those that the engine holds after loading."""
 
 
 class Checkpoint:
@@ -71,7 +71,7 @@ class Checkpoint:
         return self._files[name].get_tensor(name)
 
     def columns(self, name: str, start: int, stop: int) -> "torch.Tensor":
-        """``tensor(name)[:, start:stop]`` without reading the rest."""
+        """``tensor(name)[:, start:stop]``, without reading the rest."""
         return self._files[name].get_slice(name)[:, start:stop]
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -80,14 +80,14 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class AdapterFiles(StageFiles):
-    """The folder of an adapter's stage, for a process on any node: with it comes that of its model, ``base``."""
+    """The folder of an adapter's stage, for a process on any node, together with that of its model, ``base``."""
 
     base: StageFiles
 
     @property
     def path(self) -> Path:
-        """The adapter's folder on this node, its model's beside it. Raises as :class:`StageFiles` does."""
-        _ = self.base.path  # fetched, where it was not here
+        """The adapter's folder on this node, with its model's beside it. Raises as :class:`StageFiles` does."""
+        _ = self.base.path  # fetches it where necessary
         return self.stage.path
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -107,24 +107,24 @@ def whole_model(folder: Path) -> Path:
     """The folder of the whole model: ``folder``, or the one beside it that its adapter belongs to.
 
     Raises:
-        WeightsError: the configuration names no folder that stands there.
+        WeightsError: the configuration names no folder beside it.
     """
     if not is_adapter(folder):
         return folder
     name = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
     if not isinstance(name, str) or Path(name).name != name or not (folder.parent / name).is_dir():
-        raise WeightsError(f"{folder / ADAPTER_CONFIG}: its model, {name}, does not stand beside {folder.name}")
+        raise WeightsError(f"{folder / ADAPTER_CONFIG}: its model, {name}, is not beside {folder.name}")
     return folder.parent / name
 
 
 def read_scale(folder: Path) -> float:
-    """What the product of an adapter's matrices is multiplied by: alpha over rank."""
+    """The factor of the product of an adapter's matrices: alpha over rank."""
     config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     return config["lora_alpha"] / config["r"]
 
 
 def adapter_parameters(model: "nn.Module") -> "dict[str, nn.Parameter]":
-    """The adapters' parameters of a model that PEFT adapted, by their names in an adapter's file."""
+    """The adapter parameters of a model adapted by PEFT, by their names in an adapter's file."""
     return {
         _PREFIX + name.replace(".default.", "."): parameter
         for name, parameter in model.named_parameters()
@@ -133,17 +133,17 @@ def adapter_parameters(model: "nn.Module") -> "dict[str, nn.Parameter]":
 
 
 def put_adapter(model: Any, folder: Path) -> Any:
-    """Adapt ``model``, a Hugging Face model, in place by the adapter in ``folder``; returns PEFT's hold on it.
+    """Adapt ``model``, a Hugging Face model, in place by the adapter in ``folder``; returns PEFT's wrapper.
 
     Raises:
-        WeightsError: the file's tensors are not those that its configuration asks for.
+        WeightsError: the file's tensors are not those of its configuration.
     """
     import torch
     from peft import LoraConfig, LoraModel
     from safetensors.torch import load_file
 
     config = LoraConfig.from_pretrained(str(folder))
-    config.inference_mode = False  # which a file always asks for, and which would freeze what is to be gone on with
+    config.inference_mode = False  # always set in a file; it would freeze weights that training may continue
     adapted = LoraModel(model, config, "default")
     places, tensors = adapter_parameters(model), load_file(folder / ADAPTER_WEIGHTS)
     wrong = places.keys() ^ tensors.keys() | {
@@ -167,7 +167,7 @@ def merge_adapter(model: Any, folder: Path) -> Any:
 
 
 def load_causal_lm(folder: Path, dtype: "torch.dtype | str") -> Any:
-    """The causal LM in ``folder``, or the one of its adapter with that merged in, on the CPU and in evaluation mode.
+    """The causal LM in ``folder``, its adapter merged if it is one, on the CPU and in evaluation mode.
 
     Args:
         folder: a Hugging Face folder of safetensors, or an adapter's.
@@ -190,9 +190,9 @@ def load_causal_lm(folder: Path, dtype: "torch.dtype | str") -> Any:
 
 
 def architecture(folder: Path) -> str:
-    """The identity of a network's architecture: a hash of its ``config.json`` without the trivia.
+    """A hash of a network's architecture: its ``config.json`` without the keys that do not affect it.
 
-    Keys that are left out count as their defaults, so a hub's terse file and what training saved from it agree.
+    Missing keys count as their defaults, so a hub's terse file agrees with what training saved from it.
 
     Raises:
         FileNotFoundError: ``folder`` has no ``config.json``.
@@ -211,7 +211,7 @@ def _without_trivia(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def end_of_text_ids(folder: Path) -> list[int]:
-    """The token ids that end a text: of ``generation_config.json``, else of ``config.json``."""
+    """The token ids that end a text, from ``generation_config.json`` or else ``config.json``."""
     for name in ("generation_config.json", "config.json"):
         path = folder / name
         ids = json.loads(path.read_text()).get("eos_token_id") if path.is_file() else None

@@ -1,4 +1,4 @@
-"""A synthetic corpus: prompts split into calls to engines, and the answers as Parquet. Who makes the calls is open."""
+"""A synthetic corpus: prompts split into calls to engines, and the answers written as Parquet; on Ray or without."""
 
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,14 +20,14 @@ CORPUS = pa.schema([*PROMPTS, ("generated_ids", pa.list_(pa.int32())), ("weights
 
 @dataclass(frozen=True)
 class CorpusReport:
-    """What a corpus took.
+    """Size and duration of a corpus.
 
     Attributes:
         rows: rows written.
-        generated_tokens: tokens generated in all.
-        seconds: time in which at least one engine generated for it: no waiting, no start, no load.
-        load_seconds: time that its calls spent on starting engines and swapping weights, summed over calls.
-        calls: engine calls it was split into.
+        generated_tokens: tokens generated in total.
+        seconds: time during which at least one engine generated: no waiting, no start, no load.
+        load_seconds: time spent on starting engines and swapping weights, summed over calls.
+        calls: number of engine calls.
     """
 
     rows: int
@@ -38,7 +38,7 @@ class CorpusReport:
 
 
 class Part(NamedTuple):
-    """One call's share of a corpus, as Parquet, and what the call took (see :class:`CorpusReport`)."""
+    """One call's share of a corpus, as Parquet, and its size and duration (see :class:`CorpusReport`)."""
 
     call: int
     content: bytes
@@ -129,7 +129,7 @@ class Request:
 
 
 def _write_each(parts: Iterable[Part], out_dir: Path) -> Iterator[Part]:
-    """Write each part as it arrives; what remains of it is its figures."""
+    """Write each part as it arrives, and yield it without its content."""
     for part in parts:
         write_bytes(out_dir / f"part-{part.call:05d}.parquet", part.content)
         yield part._replace(content=b"")
@@ -162,7 +162,7 @@ def split_calls(prompts: pa.Table, rows_per_call: int) -> list[pa.Table]:
 
 
 def union_seconds(intervals: Iterable[tuple[float, float]]) -> float:
-    """The time covered by intervals that may overlap, in their unit."""
+    """The total time covered by intervals that may overlap, in their unit."""
     total, end = 0.0, float("-inf")
     for started, finished in sorted(intervals):
         total += max(0.0, finished - max(started, end))

@@ -1,4 +1,4 @@
-"""What an engine is: its settings, the call that reaches it, and what every kind of engine offers."""
+"""Engines: their settings, the calls that they answer, and the protocol of every kind of engine."""
 
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # a study file is read without Arrow
 
 
 def _within(low: float, high: float, what: str, low_open: bool = False) -> AfterValidator:
-    """A range check whose message says what would be right."""
+    """A range check whose message states the valid range."""
 
     def check(value: float) -> float:
         if not low <= value <= high or (low_open and value == low):  # so that NaN fails too
@@ -34,10 +34,10 @@ class DecodingConfig(BaseModel):
         max_new_tokens: tokens generated per row.
         context_tokens: tokens of human text a row starts from.
         repetition_penalty: divides the logits of tokens already in the row (Keskar et al., 2019); 1 is none.
-        num_beams: beams of a beam search, which draws nothing: temperature, top_k and top_p stay at their defaults. It
-            runs on the Hugging Face engine (vLLM's knows no repetition penalty). 1 is no beam search.
-        ignore_eos: go on to ``max_new_tokens`` whatever is drawn. True by default, so that every row of every
-            generation has the same size and a chain's synthetic ratio is what was asked for.
+        num_beams: beams of a beam search, which draws nothing: temperature, top_k and top_p must keep their defaults.
+            It runs on the Hugging Face engine (vLLM's has no repetition penalty). 1 is no beam search.
+        ignore_eos: generate ``max_new_tokens`` whatever is drawn. True by default, so that every row of every
+            generation has the same size and a chain's synthetic ratio is exactly the recipe's.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -64,30 +64,30 @@ EngineKind = Literal["auto", "vllm", "huggingface"]
 
 
 def resolve_kind(kind: EngineKind) -> Literal["vllm", "huggingface"]:
-    """The engine that ``auto`` stands for here: vLLM where it is installed."""
+    """Replace ``auto`` by the engine of this machine: vLLM where it is installed."""
     if kind == "auto":
         return "vllm" if find_spec("vllm") else "huggingface"
     return kind
 
 
 class EngineConfig(BaseModel):
-    """What generates.
+    """The settings of an engine.
 
     Attributes:
-        kind: ``auto`` takes vLLM where it is installed and transformers where it is not.
-        dtype: ``auto`` is float32 on a CPU, where a killed and resumed study must give the same tokens bit for bit,
-            and bfloat16 on a GPU.
+        kind: ``auto`` is vLLM where it is installed, else transformers.
+        dtype: ``auto`` is float32 on a CPU, so that a killed and resumed study gives the same tokens bit for bit, and
+            bfloat16 on a GPU.
         max_num_seqs: rows decoded together. 256 rows keep a core's matrix products busy; more only adds memory.
-        rows_per_call: rows of one engine call, the unit of work that is shared out and retried. The split depends on
+        rows_per_call: rows of one engine call, the unit of work that is distributed and retried. The split depends on
             it and on the number of rows alone, so a corpus is the same for one engine and for eight.
-        max_model_len: longest row (context and generated tokens) the engines are sized for. None: what the model
-            allows, at most 2,048.
+        max_model_len: longest row (context and generated tokens) that engines are sized for. None: the model's
+            maximum, at most 2,048.
         kv_cache_bytes: memory for keys and values. None: enough for ``max_num_seqs`` rows of ``max_model_len`` tokens,
-            at most 1 GiB on a CPU; on a GPU the engine's share of the memory that is free.
+            at most 1 GiB on a CPU; on a GPU, the engine's share of the free memory.
         prefix_caching: keep the keys and values of shared prompt beginnings within a call. Off by default: prompts
             here are short and differ from each other, and hashing them costs a few per cent.
-        lora_rank: the largest rank of the adapters that vLLM is to serve; None: it serves whole models alone. Follows
-            from the recipe.
+        lora_rank: the largest rank of the adapters that vLLM serves; None: it serves whole models only. Follows from
+            the recipe.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -104,15 +104,15 @@ class EngineConfig(BaseModel):
 
 @dataclass(frozen=True)
 class EngineCall:
-    """One unit of generation, complete in itself: an answer depends on nothing else.
+    """One unit of generation, self-contained: an answer depends on nothing else.
 
     Attributes:
         call_id: names the call in waits and errors; unique.
         checkpoint: a Hugging Face folder with safetensors, or an adapter's (:mod:`fortifai_ray.engines.checkpoints`).
-        weights_version: the identity of those weights. An engine that holds this version does not load again.
+        weights_version: the identity of those weights. An engine that holds this version does not reload.
         prompts: ``seed: int64, prompt_ids: list<int32>``, a row per request.
         decoding: how the tokens are drawn.
-        engine: the engine that is to answer; one that is configured otherwise is started anew.
+        engine: the configuration of the engine that answers; an engine configured differently restarts.
     """
 
     call_id: str
@@ -128,11 +128,11 @@ class EngineAnswer:
     """What an engine generated.
 
     Attributes:
-        generated_ids: ``list<int32>``, one per prompt, in the order asked. A row that ended early ends with its
-            end-of-text token.
-        weights_version: the version the engine held when it generated.
+        generated_ids: ``list<int32>``, one per prompt, in the order of the prompts. A row that ended early ends with
+            its end-of-text token.
+        weights_version: the version that the engine held when it generated.
         started, finished: wall-clock seconds (``time.time``) of the generation alone: no waiting, no loading.
-        load_seconds: what starting or swapping weights took for this call; 0 where the engine held them already.
+        load_seconds: time spent starting or swapping weights for this call; 0 where the engine held them already.
     """
 
     generated_ids: "pa.ListArray"
@@ -143,46 +143,47 @@ class EngineAnswer:
 
 
 class Engine(Protocol):
-    """A model that answers, in one process. Not thread-safe: one call at a time.
+    """A model that generates, in one process. Not thread-safe: one call at a time.
 
     Attributes:
-        architecture: what it was started for, as :func:`architecture` names it; empty while it is not running.
+        architecture: the one that it was started for (:func:`fortifai_ray.engines.checkpoints.architecture`); empty
+            while it is not running.
     """
 
     architecture: str
 
     def start(self, config_folder: Path) -> None:
-        """Get ready for the architecture in ``config_folder``; its weights need not be there.
+        """Start for the architecture in ``config_folder``, which need not hold weights.
 
-        What ran before is shut down first.
+        A running model is shut down first.
         """
         ...
 
     def stop(self) -> None:
-        """Shut down and free the memory."""
+        """Shut down and free memory."""
         ...
 
     def load(self, checkpoint: Path) -> None:
-        """Put a checkpoint's weights in place and verify that they are there.
+        """Load a checkpoint's weights and verify them.
 
-        The checkpoint has the architecture that the engine was started for; of an adapter, its model has.
+        The checkpoint, or an adapter's model, has the architecture that the engine was started for.
 
         Raises:
-            WeightsError: the checkpoint lacks a tensor, or the engine does not hold what the checkpoint says.
+            WeightsError: the checkpoint lacks a tensor, or the engine does not hold its weights afterwards.
         """
         ...
 
     def generate(self, prompts: list[list[int]], seeds: list[int], decoding: DecodingConfig) -> list[list[int]]:
-        """Generate for each prompt. Row *i*'s noise depends on ``seeds[i]`` alone.
+        """Generate from each prompt. Row *i*'s noise depends on ``seeds[i]`` alone.
 
         Raises:
-            ValueError: a prompt is empty, or prompt and new tokens exceed the longest row the engine takes.
+            ValueError: a prompt is empty, or prompt and new tokens exceed the engine's longest row.
         """
         ...
 
 
 def check_lengths(prompts: list[list[int]], decoding: DecodingConfig, longest: int) -> None:
-    """Refuse rows that no engine sized for ``longest`` tokens can answer in full.
+    """Refuse rows that do not fit an engine sized for ``longest`` tokens.
 
     Raises:
         ValueError: a prompt is empty or too long.

@@ -19,14 +19,14 @@ from fortifai_ray.engines.engine import DecodingConfig, EngineConfig, check_leng
 if TYPE_CHECKING:
     import torch
 
-PAD = 0  # masked out wherever it stands
+PAD = 0  # always masked out
 
 
 class HuggingFaceEngine:
     """Holds one transformers model. Rows are decoded ``max_num_seqs`` at a time, left-padded.
 
     Args:
-        config: how it is sized.
+        config: its sizes.
         gpu: whether it runs on a GPU.
     """
 
@@ -59,19 +59,19 @@ class HuggingFaceEngine:
         from transformers.utils import logging
 
         base = whole_model(checkpoint)
-        Checkpoint(base)  # transformers would look elsewhere for weights that are not here
+        Checkpoint(base)  # raises where the folder has no weights: transformers would look for them elsewhere
         logging.disable_progress_bar()
         auto = "bfloat16" if self.device == "cuda" else "float32"
         dtype = getattr(torch, auto if self.config.dtype == "auto" else self.config.dtype)
-        read_as = torch.float32 if is_adapter(checkpoint) else dtype  # what is merged is rounded once, afterwards
+        read_as = torch.float32 if is_adapter(checkpoint) else dtype  # merge first, then round once
         try:
             loaded: Any = AutoModelForCausalLM.from_pretrained(base, dtype=read_as, output_loading_info=True)
         except RuntimeError as error:  # a misshapen tensor
             raise WeightsError(f"{base}: {error}") from error
-        model, found = loaded
-        if found["missing_keys"] or found["mismatched_keys"]:
+        model, info = loaded
+        if info["missing_keys"] or info["mismatched_keys"]:
             raise WeightsError(
-                f"{base} lacks tensors: {sorted(found['missing_keys'])}, {sorted(found['mismatched_keys'])}"
+                f"{base} lacks tensors: {sorted(info['missing_keys'])}, {sorted(info['mismatched_keys'])}"
             )
         if is_adapter(checkpoint):
             model = merge_adapter(model, checkpoint).to(dtype)
@@ -92,7 +92,7 @@ class HuggingFaceEngine:
         return generated
 
     def _search_beams(self, prompts: list[list[int]], decoding: DecodingConfig) -> list[list[int]]:
-        """transformers' own beam search (Shumailov et al. 2024 and ForTIFAI decode so), the likeliest beam of each."""
+        """transformers' own beam search (as in Shumailov et al. 2024 and ForTIFAI): each likeliest beam."""
         import torch
 
         ids, attended = self._left_padded(prompts)
@@ -158,7 +158,7 @@ class HuggingFaceEngine:
 
 
 def _until_end(row: list[int], ends: list[int]) -> list[int]:
-    """A row up to and with its first end-of-text token."""
+    """A row up to and including its first end-of-text token."""
     return row[: next((place + 1 for place, token in enumerate(row) if token in ends), len(row))]
 
 
@@ -208,10 +208,10 @@ def keep_likeliest(probabilities: "torch.Tensor", top_k: int, top_p: float) -> "
     Args:
         probabilities: ``[rows, vocabulary]``, each row summing to 1.
         top_k: candidates kept, 0 for all.
-        top_p: mass kept, of what ``top_k`` left.
+        top_p: mass kept, of the candidates that ``top_k`` left.
 
     Returns:
-        The kept probabilities, not normalised again.
+        The kept probabilities, not renormalised.
     """
     import torch
 

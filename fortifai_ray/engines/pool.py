@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 MOST_ATTEMPTS = 5
 # A claim this old belongs to a client that died. It is only a hint about load: an early expiry unbalances, no more.
 CLAIM_SECONDS = 900.0
-# Says nothing that a user could act on: start-up notes of torch and of vLLM's imports.
+# Silences start-up notes of torch and of vLLM's imports, on which a user could not act.
 _QUIET = {
     "TORCH_CPP_LOG_LEVEL": "ERROR",
     "PYTHONWARNINGS": "ignore::FutureWarning",
@@ -32,7 +32,7 @@ _QUIET = {
 
 @dataclass(frozen=True)
 class EngineState:
-    """What an engine said last: ``waiting for resources``, ``starting``, ``ready``, ``loading`` or ``generating``."""
+    """An engine's last report: ``waiting for resources``, ``starting``, ``ready``, ``loading`` or ``generating``."""
 
     name: str
     since: float
@@ -45,8 +45,8 @@ class PoolState:
     Attributes:
         engines: state of each engine.
         starts: engine starts so far, restarts included.
-        start_seconds: what each start took, imports included, in the order in which they ended.
-        failure: why an engine could not be started ahead, if so.
+        start_seconds: duration of each start, imports included, in the order in which they ended.
+        failure: why an engine could not be started in advance, if so.
     """
 
     engines: list[EngineState]
@@ -57,7 +57,7 @@ class PoolState:
 
 @dataclass
 class Ledger:
-    """Load and state of a pool's engines, and how often they started. It outlives an engine that is killed."""
+    """Load, state and starts of a pool's engines. It outlives an engine that is killed."""
 
     engines: int
     states: list[EngineState] = field(init=False)
@@ -82,7 +82,7 @@ class Ledger:
         return chosen
 
     def release(self, call_id: str) -> None:
-        """End a claim, whether or not it still stands."""
+        """End a claim, even one that has expired."""
         self.claims.pop(call_id, None)
         self.attempts.pop(call_id, None)
 
@@ -92,17 +92,17 @@ class Ledger:
         return self.attempts[call_id]
 
     def report(self, engine: int, state: str, failure: str | None = None) -> None:
-        """An engine says how it is."""
+        """Record an engine's state."""
         self.states[engine] = EngineState(state, time.time())
         self.starts += state == "starting"
         self.failure = failure or self.failure
 
     def started(self, seconds: float) -> None:
-        """An engine says what its start took."""
+        """Record the duration of a start."""
         self.start_seconds.append(seconds)
 
     def state(self) -> PoolState:
-        """The pool now."""
+        """The pool's present state."""
         return PoolState(list(self.states), self.starts, list(self.start_seconds), self.failure)
 
 
@@ -113,8 +113,7 @@ LedgerActor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Ledge
 class EngineActor:
     """One engine in one process: a call at a time, in the order of arrival.
 
-    After a kill, Ray starts it again and repeats the call it was at; since a call carries all it needs, the answer is
-    the same.
+    After a kill, Ray restarts it and repeats its call; since a call is self-contained, the answer is the same.
     """
 
     def __init__(self, index: int, ledger: str, namespace: str, gpu_fraction: float) -> None:
@@ -160,7 +159,7 @@ class EngineActor:
 
 @dataclass(frozen=True)
 class EnginePool:
-    """A handle on the engines; small, and picklable into any task or actor of the same Ray cluster.
+    """A handle on the engines: small, and picklable into any task or actor of the same Ray cluster.
 
     The engines live as long as the driver that created them, or until :meth:`shutdown`.
     """
@@ -179,15 +178,15 @@ class EnginePool:
         num_gpus: float = 0.0,
         threads: int | None = None,
     ) -> "EnginePool":
-        """Ask Ray for the engines' actors, and return without waiting for them.
+        """Create the engines' actors, and return without waiting for them.
 
         Args:
             count: engines.
             name: the actors are ``NAME-engine-0`` …, and ``NAME-ledger``.
             namespace: the Ray namespace of these names.
-            num_cpus: logical CPUs that each engine takes; a fraction, so that what feeds the engines finds room.
-            num_gpus: GPUs that each engine takes: a share of one, or several that its model is spread over.
-            threads: threads that each engine computes with. None: its whole CPUs, at least one.
+            num_cpus: logical CPUs of each engine; a fraction, so that the tasks that feed the engines find room.
+            num_gpus: GPUs of each engine: a share of one, or several that its model is spread over.
+            threads: CPU threads of each engine. None: as many as its whole CPUs, at least one.
 
         Raises:
             ValueError: ``count`` is below 1, or an actor of that name exists.
@@ -214,27 +213,27 @@ class EnginePool:
     def prestart(self, model_config_folder: Path, engine: EngineConfig) -> None:
         """Start every engine for an architecture, with random weights, and return at once.
 
-        Hides the start behind whatever comes before the first checkpoint. What goes wrong shows in :meth:`state`, and
-        again at the first call.
+        The start overlaps with whatever precedes the first checkpoint. A failure shows in :meth:`state`, and again at
+        the first call.
 
         Args:
             model_config_folder: holds the model's ``config.json``.
-            engine: the configuration that the calls will carry.
+            engine: the configuration of the calls to come.
         """
         model_config = (model_config_folder / "config.json").read_bytes()  # an engine may be on another node
         for actor in self.engines:
             actor.prepare.remote(model_config, engine)
 
     def wait_until_ready(self, timeout: float | None = None) -> bool:
-        """Wait until every engine is idle and ready; whether they were within ``timeout`` seconds."""
+        """Wait until every engine is idle and ready; returns whether that took at most ``timeout`` seconds."""
         pending = [actor.pid.remote() for actor in self.engines]  # queued behind the starts
         return len(ray.wait(pending, num_returns=len(pending), timeout=timeout)[0]) == len(pending)
 
     def generate(self, call: EngineCall) -> EngineAnswer:
-        """Have the least loaded engine answer; blocks until it has.
+        """Answer a call by the least loaded engine; blocks until it has.
 
         Raises:
-            ray.exceptions.RayError: the engine raised, or cannot be brought back.
+            ray.exceptions.RayError: the engine raised, or cannot be restarted.
         """
         index = ray.get(self.ledger.claim.remote(call.call_id))
         try:
@@ -243,15 +242,15 @@ class EnginePool:
             self.ledger.release.remote(call.call_id)
 
     def state(self) -> PoolState:
-        """How the engines are now."""
+        """The engines' present state."""
         return ray.get(self.ledger.state.remote())
 
     def starts(self) -> int:
-        """Engine starts so far, those after a failure included."""
+        """Engine starts so far, including those after a failure."""
         return self.state().starts
 
     def start_seconds(self) -> list[float]:
-        """What each finished start took, imports included."""
+        """Duration of each finished start, imports included."""
         return self.state().start_seconds
 
     def shutdown(self) -> None:

@@ -10,14 +10,14 @@ from typing import Any, get_args
 from fortifai_ray.engines.checkpoints import WeightsError, architecture, end_of_text_ids, whole_model
 from fortifai_ray.engines.engine import DecodingConfig, EngineConfig, check_lengths
 
-# Read by vLLM when it is imported. In process, because a second process costs ten seconds of start-up and a third of
-# the throughput of a small model; unbound threads, because two engines would else be bound to the same core.
+# Read by vLLM on import. In process, because a second process costs ten seconds of start-up and a third of a small
+# model's throughput; unbound threads, because two engines would otherwise be bound to the same core.
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
-    "GLOO_SOCKET_IFNAME": "lo",  # an engine is one process: nothing outside this machine has to reach it
+    "GLOO_SOCKET_IFNAME": "lo",  # an engine is one process: nothing outside this machine needs to reach it
 }
 LONGEST_BY_DEFAULT = 2048
 KV_CACHE_CAP = 1 << 30
@@ -27,17 +27,17 @@ KV_BLOCK = 128  # the CPU backend's block of tokens; a row takes whole blocks
 class VllmEngine:
     """Holds one ``vllm.LLM``, started with random weights and given real ones by :meth:`load`.
 
-    The first checkpoint takes the same path as every later one, so that all are verified alike. Of an adapter, the
-    model stays loaded while adapters come and go.
+    The first checkpoint takes the same path as every later one, so that all are verified alike. A model stays loaded
+    while its adapters are swapped.
 
     Args:
         config: how it is sized.
         gpu: whether it runs on a GPU.
-        gpu_fraction: the share of the GPU's memory that is its own; of each where it spreads over several.
+        gpu_fraction: its share of the GPU's memory, or of each GPU's where it spreads over several.
         spread: workers that the model is spread over by tensor parallelism, each a process of its own on a GPU of its
-            own. They are this process's children, not Ray's actors: Ray places one actor with all of the engine's GPUs,
-            which so lie on one node, nothing of the engine waits for room that another holds, and the workers end with
-            their parent, however that ends.
+            own. They are this process's children, not Ray actors: Ray places one actor with all of the engine's GPUs,
+            which are therefore on one node, no part of the engine waits for room that another holds, and the workers
+            end with their parent, however it ends.
     """
 
     def __init__(self, config: EngineConfig, gpu: bool = False, gpu_fraction: float = 1.0, *, spread: int = 1) -> None:
@@ -46,8 +46,8 @@ class VllmEngine:
         self.gpu_fraction = gpu_fraction
         self.spread = spread
         self._llm: Any = None
-        self._base: Path | None = None  # whose weights it holds
-        self._adapter: Any = None  # the request for the adapter that answers, if one does
+        self._base: Path | None = None  # the folder whose weights it holds
+        self._adapter: Any = None  # vLLM's request for the adapter in use, if any
         self._adapters = 0
         self.architecture = ""
         self._longest = 0
@@ -57,7 +57,7 @@ class VllmEngine:
         """See :class:`~fortifai_ray.engines.engine.Engine`."""
         for key, value in ENVIRONMENT.items():
             os.environ.setdefault(key, value)
-        logging.getLogger("torch._library.triton").setLevel(logging.ERROR)  # that there is no Triton on a CPU
+        logging.getLogger("torch._library.triton").setLevel(logging.ERROR)  # silences the note that a CPU has no Triton
         from vllm import LLM
 
         self.stop()
@@ -95,7 +95,7 @@ class VllmEngine:
         self.architecture = architecture(config_folder)
 
     def _adapter_settings(self) -> dict[str, Any]:
-        """One adapter at a time, in buffers of the smallest rank that vLLM has for it."""
+        """One adapter at a time, in buffers of vLLM's smallest rank that fits."""
         rank = self.config.lora_rank
         if rank is None:
             return {}
@@ -131,7 +131,7 @@ class VllmEngine:
         """See :class:`~fortifai_ray.engines.engine.Engine`."""
         base = whole_model(checkpoint)
         self._drop_adapter()
-        if base == checkpoint or base != self._base:  # a stage's folder never changes: its model is loaded once
+        if base == checkpoint or base != self._base:  # a stage's folder never changes: load its model once
             self._base = None
             self._llm.collective_rpc("swap_weights", args=(str(base),))
             self._base = base
@@ -146,16 +146,16 @@ class VllmEngine:
             self._adapter = None
 
     def _take_adapter(self, folder: Path) -> None:
-        """Have the adapter in ``folder`` answer from now on, and verify it.
+        """Activate the adapter in ``folder``, and verify it.
 
         Raises:
-            WeightsError: the engine was not started for adapters, or does not hold what the file says.
+            WeightsError: the engine was not started for adapters, or does not hold the file's tensors.
         """
         from vllm.lora.request import LoRARequest
 
         if self.config.lora_rank is None:
             raise WeightsError(f"{folder} holds an adapter, and the engine was started without lora_rank")
-        self._adapters += 1  # vLLM knows an adapter by its number, and would answer from an older one of the same
+        self._adapters += 1  # vLLM identifies an adapter by its number, and would answer from an older one of the same
         request = LoRARequest(folder.name, self._adapters, str(folder))
         self._llm.llm_engine.add_lora(request)
         self._adapter = request
@@ -189,12 +189,12 @@ class VllmEngine:
         try:
             outputs = self._llm.generate(requests, parameters, use_tqdm=False, lora_request=self._adapter)
         except BaseException:
-            self.stop()  # it holds half-finished requests, which would answer in the next call
+            self.stop()  # its half-finished requests would answer in the next call
             raise
         return [list(output.outputs[0].token_ids) for output in outputs]
 
     def _forget(self) -> None:
-        """Empty the prefix cache: what an earlier call computed, maybe with other weights, must not answer this one.
+        """Empty the prefix cache: what an earlier call computed, perhaps with other weights, must not affect this one.
 
         Raises:
             RuntimeError: the cache cannot be emptied, because a request is still running.
@@ -204,7 +204,7 @@ class VllmEngine:
 
 
 def fold(seed: int) -> int:
-    """A 63-bit seed in the 32 bits that torch's CPU generator takes in: it drops the upper half."""
+    """Fold a 63-bit seed into 32 bits: torch's CPU generator ignores the upper half."""
     return (seed ^ seed >> 32) & 0xFFFFFFFF
 
 
@@ -219,10 +219,10 @@ def head_size(model_config: dict[str, Any]) -> int:
 
 
 def check_head_size(model_config: dict[str, Any]) -> None:
-    """Refuse heads that vLLM's CPU attention has no kernel for: it would fail at the first token only.
+    """Refuse heads that vLLM's CPU attention has no kernel for: it would fail only at the first token.
 
     Raises:
-        ValueError: with the sizes there are.
+        ValueError: with the sizes that it supports.
     """
     from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 
@@ -235,23 +235,23 @@ def check_head_size(model_config: dict[str, Any]) -> None:
 
 
 def check_spread(model_config: dict[str, Any], spread: int) -> None:
-    """Refuse a number of workers that a model's heads cannot be shared out to.
+    """Refuse a number of workers among which a model's heads cannot be divided.
 
     Raises:
         ValueError: with the numbers of heads.
     """
     text = _text_config(model_config)
-    heads = text.get("num_attention_heads", 0)  # under another name, vLLM will say so
+    heads = text.get("num_attention_heads", 0)  # where the key has another name, vLLM checks
     kv_heads = text.get("num_key_value_heads") or heads or spread
     if heads % spread or (kv_heads % spread and spread % kv_heads):
         raise ValueError(
-            f"{heads} attention heads ({kv_heads} of keys and values) cannot be shared out to {spread} GPUs: a number "
-            "that divides both is right"
+            f"{heads} attention heads ({kv_heads} of keys and values) cannot be divided among {spread} GPUs; a number "
+            "that divides both is needed"
         )
 
 
 def longest_row(model_config: dict[str, Any], config: EngineConfig) -> int:
-    """Tokens of the longest row an engine is sized for: what was asked, within what the model allows."""
+    """Tokens of the longest row that an engine is sized for: the configured number, at most the model's maximum."""
     allowed = _text_config(model_config).get("max_position_embeddings", LONGEST_BY_DEFAULT)
     return min(allowed, config.max_model_len or LONGEST_BY_DEFAULT)
 
@@ -259,8 +259,7 @@ def longest_row(model_config: dict[str, Any], config: EngineConfig) -> int:
 def kv_cache_bytes(model_config: dict[str, Any], config: EngineConfig, longest: int, dtype: str) -> int:
     """Memory for the keys and values of ``max_num_seqs`` rows, capped; with fewer, vLLM queues rows.
 
-    A fixed function of the configuration, never of the memory that happens to be free: what a call answers must not
-    depend on its neighbours.
+    A fixed function of the configuration, never of the free memory: an answer must not depend on other processes.
     """
     if config.kv_cache_bytes is not None:
         return config.kv_cache_bytes

@@ -30,19 +30,19 @@ from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmb
 
 from fortifai_ray.engines.checkpoints import ADAPTER_CONFIG, Checkpoint, WeightsError, read_scale
 
-# Each column shows every row of a matrix, so every fused part; a stale matrix differs in nearly all of them.
+# A column contains every row of a matrix, so every fused part; a stale matrix differs in nearly all columns.
 PROBED_COLUMNS = 4
 
 
 class WeightSwap:
-    """Mixed into vLLM's worker by ``worker_extension_cls``."""
+    """Added to vLLM's worker by ``worker_extension_cls``."""
 
     if TYPE_CHECKING:
         model_runner: Any
         reload_weights: Any
 
     def swap_weights(self, folder: str) -> None:
-        """Replace the weights in place by those of ``folder``, and verify them.
+        """Replace the weights in place by those in ``folder``, and verify them.
 
         The caller resets the prefix cache.
 
@@ -59,7 +59,7 @@ class WeightSwap:
                 verify_parameter(model, name, checkpoint, parts)
 
     def verify_adapter(self, number: int, folder: str) -> None:
-        """That the adapter that vLLM knows by ``number`` is the one in ``folder``, whole.
+        """Verify that vLLM's adapter of this ``number`` is the one in ``folder``, completely.
 
         Raises:
             WeightsError: it is not.
@@ -68,14 +68,14 @@ class WeightSwap:
 
 
 def refresh_packed_embeddings(model: nn.Module) -> None:
-    """Pack the output head again from the weights that its (possibly tied) embedding now holds."""
+    """Repack the output head from the weights that its (possibly tied) embedding now holds."""
     for module in model.modules():
         if isinstance(module, VocabParallelEmbedding) and hasattr(module, "cpu_linear"):
             module.quant_method.process_weights_after_loading(module)
 
 
 def match_parameters(model: nn.Module, checkpoint: Checkpoint) -> dict[str, list[str]]:
-    """For each parameter of a vLLM model, the tensors of the file it is made of, in order.
+    """For each parameter of a vLLM model, the file's tensors that make it up, in order.
 
     Fused parameters (query, key and value; gate and up) have several.
 
@@ -92,7 +92,7 @@ def match_parameters(model: nn.Module, checkpoint: Checkpoint) -> dict[str, list
         if target is not None:
             mapped.setdefault(target, []).append(name)
     matched = {}
-    for parameter, _ in model.named_parameters(remove_duplicate=False):  # a tied head is its own module, packed apart
+    for parameter, _ in model.named_parameters(remove_duplicate=False):  # a tied head is packed on its own
         parts = mapped.get(parameter) or mapped.get(_tied_source(model, parameter), [])
         order = next((fused[whole] for whole in fused if whole in parameter), None)
         if order is None and len(parts) == 1:
@@ -102,13 +102,13 @@ def match_parameters(model: nn.Module, checkpoint: Checkpoint) -> dict[str, list
         else:
             raise WeightsError(
                 f"{checkpoint.folder} lacks tensors for {parameter} of {type(model).__name__}: "
-                f"found {parts or 'none'}{f', want one each of {order}' if order else ''}"
+                f"it has {parts or 'none'}{f'; one each of {order} is needed' if order else ''}"
             )
     return matched
 
 
 def _tied_source(model: nn.Module, parameter: str) -> str:
-    """The name under which a tied output head's weights are stored; empty where it is not a tied head."""
+    """The name under which a tied output head's weights are stored; empty for any other parameter."""
     config = getattr(model, "config", None)
     if not getattr(config, "tie_word_embeddings", False) or not parameter.endswith("lm_head.weight"):
         return ""
@@ -121,7 +121,7 @@ def _tied_source(model: nn.Module, parameter: str) -> str:
 
 
 def verify_parameter(model: nn.Module, name: str, checkpoint: Checkpoint, parts: list[str]) -> None:
-    """Compare one parameter, as the engine will use it, with its tensors in the file.
+    """Compare one parameter, as the engine uses it, with its tensors in the file.
 
     Raises:
         WeightsError: they differ.
@@ -142,9 +142,9 @@ def verify_parameter(model: nn.Module, name: str, checkpoint: Checkpoint, parts:
 def _packed_columns(
     module: Any, checkpoint: Checkpoint, parts: list[str], dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Some columns of a packed matrix (``[rows, PROBED_COLUMNS]``): as the module holds them, as the file does.
+    """Some columns of a packed matrix (``[rows, PROBED_COLUMNS]``): the module's and the file's.
 
-    Rows and columns are those that this worker holds, one of several perhaps.
+    Rows and columns are those that this worker holds.
     """
     first, last = held_columns(module, checkpoint.shape(parts[0])[1])
     width = last - first
@@ -158,7 +158,7 @@ def _packed_columns(
 
 
 def _own_columns(module: nn.Module, whole: torch.Tensor) -> torch.Tensor:
-    """A weight's columns that this worker holds; a bias has none."""
+    """The columns of a weight that this worker holds; a bias is returned whole."""
     if whole.dim() < 2:
         return whole
     first, last = held_columns(module, whole.shape[1])
@@ -167,7 +167,7 @@ def _own_columns(module: nn.Module, whole: torch.Tensor) -> torch.Tensor:
 
 def _compare(held: torch.Tensor, filed: torch.Tensor, name: str, checkpoint: Checkpoint) -> None:
     filed = filed.to(device=held.device, dtype=held.dtype)
-    # Subnormal numbers may be flushed to zero; everything else must be the same number.
+    # Subnormal numbers may be flushed to zero; all others must be equal.
     tiny = torch.finfo(held.dtype).tiny
     if held.shape != filed.shape or not torch.allclose(held, filed, rtol=0, atol=tiny):
         raise WeightsError(
@@ -178,7 +178,10 @@ def _compare(held: torch.Tensor, filed: torch.Tensor, name: str, checkpoint: Che
 
 @contextmanager
 def bare(model: nn.Module) -> Iterator[None]:
-    """Inside, ``model`` is made of its own layers, as if no adapters had been asked for."""
+    """Within the context, ``model`` consists of its own layers, without vLLM's wrappers for adapters.
+
+    The wrappers change the names of the parameters.
+    """
     wrapped = [(name, module) for name, module in model.named_modules() if isinstance(module, BaseLayerWithLoRA)]
     try:
         for name, module in wrapped:
@@ -190,15 +193,15 @@ def bare(model: nn.Module) -> Iterator[None]:
 
 
 def verify_adapter(manager: Any, number: int, folder: Path) -> None:
-    """That every layer holds, for the adapter of this ``number``, what the file in ``folder`` says, and no more.
+    """Verify that each layer holds, for the adapter of this ``number``, exactly the tensors of ``folder``.
 
     Raises:
-        WeightsError: a tensor of the file is nowhere, or differs from what a layer holds.
+        WeightsError: a tensor of the file is in no layer, or differs from the layer's.
     """
     slot = manager.lora_index_to_id.index(number)
     wanted = _pairs(manager, folder)
     for name, module in manager.modules.items():
-        if not hasattr(module, "n_slices"):  # the output head, which is never adapted
+        if not hasattr(module, "n_slices"):  # the output head, never adapted
             continue
         owner, _, leaf = name.rpartition(".")
         parts = manager.packed_modules_mapping.get(leaf, [leaf])
@@ -206,11 +209,11 @@ def verify_adapter(manager: Any, number: int, folder: Path) -> None:
             down, up = wanted.pop(f"{owner}.{part}", (None, None))
             _verify_slice(module, slice_, slot, down, up, f"{owner}.{part}", folder)
     if wanted:
-        raise WeightsError(f"{folder} adapts {', '.join(sorted(wanted)[:3])}, which vLLM adapts in no layer")
+        raise WeightsError(f"{folder} adapts {', '.join(sorted(wanted)[:3])}, which are not layers that vLLM adapts")
 
 
 def _pairs(manager: Any, folder: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """A and scaled B of each adapted layer of the file, by vLLM's name of the layer."""
+    """A and scaled B of each adapted layer of the file, by vLLM's name for the layer."""
     mapper = getattr(manager.model, "hf_to_vllm_mapper", None)
     mapper = None if mapper is None else mapper.get_rename_mapper()
     scale, dtype = read_scale(folder), manager.lora_config.lora_dtype
@@ -232,12 +235,12 @@ def _verify_slice(
         expected_down[: len(down), : last - first] = down[:, first:last]
         expected_up[: len(rows), : up.shape[1]] = rows
     if not (held_down.equal(expected_down) and held_up.equal(expected_up)):
-        raise WeightsError(f"after loading {folder}, {name} does not hold the adapter that {ADAPTER_CONFIG} goes with")
+        raise WeightsError(f"after loading {folder}, {name} does not hold the adapter of {ADAPTER_CONFIG}")
 
 
 def held_rows(layer: Any, parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The rows that this worker's ``layer`` holds of a weight or bias whose whole is ``parts``, one below the other:
-    one for each slice of a fused layer, or a single one for all of them."""
+    """The rows that this worker's ``layer`` holds of a weight or bias, given as ``parts`` to be stacked: one for each
+    slice of a fused layer, or a single one for all of them."""
     if isinstance(layer, VocabParallelEmbedding):
         indices = layer.shard_indices
         return torch.cat(list(parts))[indices.org_vocab_start_index : indices.org_vocab_end_index]
@@ -260,7 +263,7 @@ def held_slice(layer: Any, number: int, whole: torch.Tensor) -> torch.Tensor:
 
 
 def held_columns(layer: Any, columns: int) -> tuple[int, int]:
-    """The first of the ``columns`` of a whole weight that this worker's ``layer`` holds, and the one after the last."""
+    """The range of a whole weight's ``columns`` that this worker's ``layer`` holds: first, and one past the last."""
     if not isinstance(layer, RowParallelLinear):
         return 0, columns
     size = columns // layer.tp_size
@@ -268,7 +271,7 @@ def held_columns(layer: Any, columns: int) -> tuple[int, int]:
 
 
 def _slices(layer: ColumnParallelLinear) -> list[int]:
-    """Rows of each slice of the whole weight."""
+    """Number of rows of each slice of the whole weight."""
     if isinstance(layer, QKVParallelLinear):
         keys, values = layer.head_size, layer.v_head_size
         return [layer.total_num_heads * keys, layer.total_num_kv_heads * keys, layer.total_num_kv_heads * values]

@@ -178,9 +178,9 @@ def _model_folder(storage: Path, stage: str) -> Path | None:
 def _decoded(folder: Path, count: int, seed: int) -> bytes:
     from PIL import Image
 
+    from fortifai_ray.families.images.family import picture
     from fortifai_ray.families.images.models import load_model
     from fortifai_ray.families.images.objective import draw_samples
-    from fortifai_ray.families.images.pictures import picture
 
     model = load_model(folder)
     if len(model.shape) == 1:

@@ -174,7 +174,7 @@ def test_a_checkpoint_that_cannot_be_read_is_refused(tmp_path: Path, name: str, 
     model = {"kind": "language", "model": {"path": str(tmp_path)}}
     make_study(study_content(family=model), "s.yaml")
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError, match=rf"family\.model: .*{name} .*a whole checkpoint is needed"):
+    with pytest.raises(UserError, match=rf"family\.model: .*{name} .*a complete checkpoint is needed"):
         make_study(study_content(family=model), "s.yaml")
 
 

@@ -39,7 +39,7 @@ def test_a_study_for_a_cluster_is_looked_at_without_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("engines", "engine", "message"),
     [
-        ({"gpus": 3}, "vllm", r"study: resources.engines.gpus: 4 attention heads .* cannot be shared out to 3 GPUs"),
+        ({"gpus": 3}, "vllm", r"study: resources.engines.gpus: 4 attention heads .* cannot be divided among 3 GPUs"),
         ({"gpus": 2}, "huggingface", r"resources.engines.gpus: 2 GPUs are for vLLM.* at most 1 is right"),
         ({"gpus": 4}, "vllm", None),
         ({"gpus": 0.5}, "huggingface", None),

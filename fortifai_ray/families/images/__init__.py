@@ -1,1 +1,1 @@
-"""Generative models of images and of points in the plane: a VAE and a diffusion model, trained on Ray Train."""
+"""Generative models of images and of points in the plane: a VAE and a diffusion model."""

@@ -1,7 +1,7 @@
-"""The human samples: read once, split once, a stage in the store. And from a regime's draws to the samples drawn.
+"""The human samples, read and split once as a stage in the store, and the samples of a regime's draws.
 
-Images are uint8 of shape (n, side, side), points float32 of shape (n, 2); models turn them into what they need. This
-runs before anything is started, so it imports neither torch nor Ray.
+Images are uint8 of shape (n, side, side), points float32 of shape (n, 2); models convert them. This runs before
+anything is started, so it imports neither torch nor Ray.
 """
 
 import gzip
@@ -48,7 +48,7 @@ class HumanData:
 
     @cached_property
     def train_labels(self) -> np.ndarray | None:
-        """Classes of :attr:`train`: int64 of shape (n,), from 0 up; None where samples have none."""
+        """Classes of :attr:`train`: int64 of shape (n,), from 0; None where samples have none."""
         return self._labels("train_labels.npy")
 
     @cached_property
@@ -67,7 +67,7 @@ class HumanData:
 
 
 def prepare_data(config: DataConfig, store: StageStore) -> HumanData:
-    """The stage of the human samples, made now if the store lacks it.
+    """The stage of the human samples, computed if the store lacks it.
 
     Raises :class:`UserError` for files that cannot be read, or samples that cannot be split or modelled.
     """
@@ -88,15 +88,15 @@ def prepare_data(config: DataConfig, store: StageStore) -> HumanData:
 
 
 def open_data(stage_hash: str, store: StageStore) -> HumanData:
-    """Samples that another process prepared: the files themselves need not be within reach here."""
+    """Samples that another process prepared; the files that they came from need not be accessible here."""
     stage = store.open(stage_hash)
     if stage is None:
-        raise RuntimeError(f"the samples {stage_hash} have gone from the store since the sweep began: run it again")
+        raise RuntimeError(f"the samples {stage_hash} were removed from the store after the sweep began: run it again")
     return HumanData(stage)
 
 
 def read_samples(config: DataConfig) -> tuple[np.ndarray, np.ndarray | None]:
-    """All human samples, and their classes where they have any."""
+    """All human samples, and their classes if they have any."""
     if config.is_shape:
         assert config.source is not None
         return shape_points(config.source, config.samples or _POINTS)
@@ -107,7 +107,7 @@ def read_samples(config: DataConfig) -> tuple[np.ndarray, np.ndarray | None]:
         images, labels = _digits()
         where = "digits"
     _check_images(images, where)
-    classes = np.unique(labels, return_inverse=True)[1]  # from 0 up, whatever they were called
+    classes = np.unique(labels, return_inverse=True)[1]  # from 0, whatever their names
     return (np.where(images > 127, 255, 0).astype(np.uint8) if config.binarise else images), classes
 
 
@@ -121,18 +121,16 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
 def _check_images(images: np.ndarray, where: str) -> None:
     rows, columns = images.shape[1:]
     if rows != columns or rows % 4 or not rows:
-        raise UserError(
-            f"{where}: has images of {rows}×{columns} pixels; squares with a side divisible by 4 are needed"
-        )
+        raise UserError(f"{where}: images of {rows}×{columns} pixels; squares with a side divisible by 4 are needed")
     if len(images) < 100:
-        raise UserError(f"{where}: has {len(images)} images; at least 100 are needed, to train and to score on")
+        raise UserError(f"{where}: {len(images)} images; at least 100 are needed, to train and to score on")
 
 
 def shape_points(name: str, count: int) -> tuple[np.ndarray, np.ndarray | None]:
     """``count`` points of a shape, float32 of shape (count, 2), and the classes of those that have any.
 
-    scikit-learn's generators with a fixed seed, the centre moved to 0 and one scale for both axes, so that the mean
-    variance of an axis is 1 and the form is kept.
+    scikit-learn's generators with a fixed seed, centred and scaled alike on both axes, so that the mean variance of an
+    axis is 1 and the shape is kept.
     """
     points, labels = _SHAPES[name](count, derive_seed(0, "shape", name) % 2**32)
     points = points - points.mean(0)
@@ -142,7 +140,7 @@ def shape_points(name: str, count: int) -> tuple[np.ndarray, np.ndarray | None]:
 def _blobs(count: int, seed: int) -> tuple[np.ndarray, np.ndarray | None]:
     from sklearn.datasets import make_blobs
 
-    angle = np.arange(5) * (2 * np.pi / 5)  # five modes, well apart: a lost one is seen
+    angle = np.arange(5) * (2 * np.pi / 5)  # five modes, well apart, so that a lost one shows
     centres = 4.0 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
     points, labels = make_blobs(count, centers=centres, cluster_std=0.6, random_state=seed)[:2]
     return points, labels
@@ -177,14 +175,14 @@ _SHAPES: dict[str, Callable[[int, int], tuple[np.ndarray, np.ndarray | None]]] =
 def split(samples: np.ndarray, held_out: float) -> tuple[np.ndarray, np.ndarray]:
     """Rows to train on, ascending, and rows held out, in random order: ``held_out`` of the distinct samples.
 
-    A function of the samples alone. Copies go to the same side, so that nothing leaks; one of each is held out.
+    A function of the samples alone. Duplicates go to the same side, so that nothing leaks; one of each is held out.
     """
     flat = np.ascontiguousarray(samples).reshape(len(samples), -1)
     rows = flat.view(np.dtype((np.void, flat.dtype.itemsize * flat.shape[1]))).ravel()
     _, first, which = np.unique(rows, return_index=True, return_inverse=True)
     if len(first) < 2:
-        raise UserError("data: the samples are all the same; at least two distinct ones are needed")
-    # np.unique sorts by content: put back into the order read, so that the split does not follow the pixels.
+        raise UserError("data: all samples are identical; at least two distinct ones are needed")
+    # np.unique sorts by content: restore the order read, so that the split does not follow the pixels.
     first = first[np.argsort(first)]
     count = min(max(1, round(held_out * len(first))), len(first) - 1)
     chosen = first[generator(0, "held_out").permutation(len(first))[:count]]
@@ -192,7 +190,7 @@ def split(samples: np.ndarray, held_out: float) -> tuple[np.ndarray, np.ndarray]
 
 
 def fetch_samples(training_set: TrainingSet, human: HumanData, synthetic: Mapping[str, Path]) -> np.ndarray:
-    """The samples of a training set, of shape (n, …), draw by draw. ``synthetic`` maps a pool's stage to its folder."""
+    """The samples of a training set, draw by draw: shape (n, …). ``synthetic`` maps a pool's stage to its folder."""
     parts = []
     for draw in training_set.draws:
         pool = read_written(synthetic[draw.pool.stage]) if draw.pool.synthetic else human.train
@@ -205,29 +203,29 @@ def read_written(folder: Path) -> np.ndarray:
     return np.load(folder / SAMPLES_FILE, mmap_mode="r")
 
 
-# IDX files, the format of MNIST: a magic number that says type and rank, the sizes, then the bytes.
+# IDX files, the format of MNIST: a magic number with type and rank, the sizes, then the bytes.
 
 _UNSIGNED_BYTE = 0x08
 
 
 def read_idx(file: Path) -> np.ndarray:
-    """An IDX file of unsigned bytes, gzipped or not: uint8, of the shape that its header says.
+    """Read an IDX file of unsigned bytes, gzipped or not: uint8, of the shape in its header.
 
-    Raises :class:`UserError` for a file that is not one, or not whole.
+    Raises :class:`UserError` for a file of another format, or an incomplete one.
     """
     content = _read(file)
     if len(content) < 4 or content[:2] != b"\x00\x00":
-        raise UserError(f"{file}: is no IDX file: it does not begin with two zero bytes")
+        raise UserError(f"{file}: not an IDX file: it does not begin with two zero bytes")
     kind, rank = content[2], content[3]
     if kind != _UNSIGNED_BYTE or rank == 0:
         raise UserError(f"{file}: holds IDX type 0x{kind:02x} of rank {rank}; unsigned bytes (0x08) are needed")
     start = 4 + 4 * rank
     if len(content) < start:
-        raise UserError(f"{file}: ends within its header; a whole IDX file is needed")
+        raise UserError(f"{file}: ends within its header; a complete IDX file is needed")
     shape = tuple(int(size) for size in np.frombuffer(content, ">u4", rank, offset=4))
     wanted = start + int(np.prod(shape, dtype=object))
     if len(content) != wanted:
-        raise UserError(f"{file}: has {len(content)} bytes, and its header of shape {shape} says {wanted}")
+        raise UserError(f"{file}: has {len(content)} bytes, but its header of shape {shape} requires {wanted}")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
@@ -236,14 +234,14 @@ def _read(file: Path) -> bytes:
         content = file.read_bytes()
         return gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
     except (OSError, EOFError, zlib.error) as error:  # gzip.BadGzipFile is an OSError
-        raise UserError(f"{file}: cannot be read ({error}); a whole IDX file, gzipped or not, is needed") from error
+        raise UserError(f"{file}: cannot be read ({error}); a complete IDX file, gzipped or not, is needed") from error
 
 
 def read_images(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Images, uint8 of shape (n, rows, columns), and labels, uint8 of shape (n,), of a folder or a file of images.
 
-    Every ``…-images-idx3-ubyte`` file of a folder counts, in the order of their names; each has its labels beside it
-    in ``…-labels-idx1-ubyte``, as MNIST's have. Raises :class:`UserError`.
+    Every ``…-images-idx3-ubyte`` file of a folder is read, in the order of their names; the labels of each are beside
+    it, in ``…-labels-idx1-ubyte``, as for MNIST. Raises :class:`UserError`.
     """
     files = [path] if path.is_file() else sorted(path.glob("*images-idx3-ubyte*"))
     if not files:
@@ -260,10 +258,10 @@ def _read_pair(file: Path) -> tuple[np.ndarray, np.ndarray]:
     if images.ndim != 3:
         raise UserError(f"{file}: has rank {images.ndim}; images of rank 3 (number, rows, columns) are needed")
     name = file.name.removesuffix(".gz").replace("images-idx3", "labels-idx1")
-    found = [label for label in (file.with_name(name), file.with_name(f"{name}.gz")) if label.is_file()]
-    if not found or found[0] == file:
-        raise UserError(f"{file}: its labels are needed beside it, in {name} or {name}.gz")
-    labels = read_idx(found[0])
+    beside = [label for label in (file.with_name(name), file.with_name(f"{name}.gz")) if label.is_file()]
+    if not beside or beside[0] == file:
+        raise UserError(f"{file}: its labels must be beside it, in {name} or {name}.gz")
+    labels = read_idx(beside[0])
     if labels.shape != (len(images),):
-        raise UserError(f"{found[0]}: has labels of shape {labels.shape} for {len(images)} images")
+        raise UserError(f"{beside[0]}: labels of shape {labels.shape} for {len(images)} images")
     return images, labels

@@ -11,15 +11,15 @@ from fortifai_ray.families.images.objective import GenerativeModel, Noise, Sums,
 from fortifai_ray.families.images.recipe import DiffusionConfig
 from fortifai_ray.losses import PointwiseLoss
 
-_PASSES = 8  # timesteps that a sample is scored at
-_EMBEDDING = 64  # numbers that a timestep is embedded in
+_PASSES = 8  # timesteps at which a sample is scored
+_EMBEDDING = 64  # numbers that embed a timestep
 
 
 class Diffusion(GenerativeModel):
     """x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε, and a network that predicts ε from x_t and t (Ho et al. 2020, equations 4 and 14).
 
     A coordinate's noise has the Gaussian log-probability log p = −½(ε − ε̂)² relative to its mode, so p is 1 for a
-    perfect prediction; a loss f is taken of that, coordinate by coordinate. Cross entropy is half of DDPM's simple
+    perfect prediction; a loss f applies to that, coordinate by coordinate. Cross entropy is half of DDPM's simple
     loss, and TCE leaves out the coordinates predicted to within √(−2 ln γ).
     """
 
@@ -34,13 +34,13 @@ class Diffusion(GenerativeModel):
         )
         self._eta = {"ancestral": 1.0, "ddim": 0.0}[config.sampler]
         alpha_bar = noise_schedule(config.schedule, config.timesteps)
-        self._bars = alpha_bar.tolist()  # for sampling, which would wait for the device at each timestep
+        self._bars = alpha_bar.tolist()  # for sampling, which would otherwise wait for the device at each timestep
         self.register_buffer("alpha_bar", alpha_bar, persistent=False)
         width = config.width or (16 if self._is_image else 128)
         self.denoiser = ImageDenoiser(width) if self._is_image else PointDenoiser(shape[0], width)
 
     def noise(self, rows: int, source: torch.Generator) -> Noise:
-        """One number in [0, 1) by row, which says the timestep, and ε, (rows, dimensions)."""
+        """One number in [0, 1) per row, which selects the timestep, and ε, (rows, dimensions)."""
         return torch.rand(rows, generator=source), torch.randn(rows, self.dimensions, generator=source)
 
     def forward(self, samples: Tensor, noise: Noise, loss: PointwiseLoss) -> Sums:
@@ -54,9 +54,9 @@ class Diffusion(GenerativeModel):
 
     @torch.inference_mode()
     def log_likelihood(self, samples: Tensor, noise: Noise) -> Tensor:
-        """Minus the denoising loss: −½‖ε − ε̂‖² of each sample, the mean over eight timesteps spread over all there are.
+        """Minus the denoising loss, −½‖ε − ε̂‖² of each sample, averaged over eight timesteps spread over the schedule.
 
-        It stands for log p(x): the variational bound without its weights (Ho et al. 2020, equations 12 and 14).
+        It takes the place of log p(x): the variational bound without its weights (Ho et al. 2020, equations 12 and 14).
         """
         signal, (offset, epsilon) = self._signal(samples), noise
         total = signal.new_zeros(len(signal))
@@ -68,7 +68,7 @@ class Diffusion(GenerativeModel):
     def sample(self, rows: int, draw: Callable[..., Tensor]) -> Tensor:
         """From x_T ~ N(0, I) down to x_0: Song et al. 2021, equations 12 and 16, with η = 1 (ancestral) or 0 (DDIM).
 
-        With every timestep visited and η = 1 this is DDPM's sampler with the posterior's own variance β̃_t. Of images
+        With every timestep visited and η = 1 this is DDPM's sampler with the posterior's own variance β̃_t. For images,
         the predicted x_0 is kept within the pixels' range, as in Ho et al.'s code.
         """
         x = draw("normal", (rows, self.dimensions))
@@ -90,7 +90,7 @@ class Diffusion(GenerativeModel):
         return 1.0 if time is None else self._bars[int(time)]
 
     def _signal(self, samples: Tensor) -> Tensor:
-        """Samples as they are noised: (rows, dimensions), pixels in [−1, 1]."""
+        """Samples ready to be noised: (rows, dimensions), pixels in [−1, 1]."""
         signal = samples.float().flatten(1)
         return signal / 127.5 - 1 if self._is_image else signal
 
@@ -160,7 +160,7 @@ class PointDenoiser(nn.Module):
 
 
 class _Block(nn.Module):
-    """Two normalised convolutions with the time added between them, and a way round them."""
+    """Two normalised convolutions with the time embedding added between them, and a residual connection."""
 
     def __init__(self, channels: int, embedding: int) -> None:
         super().__init__()

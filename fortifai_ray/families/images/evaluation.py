@@ -33,10 +33,10 @@ _SETTINGS: dict[str, Any] = {"hidden_layer_sizes": (64,), "max_iter": 60, "learn
 def evaluate(
     model: Path, human: HumanData, classifier: Stage | None, samples: int, seed: int, *, threads: int = 1
 ) -> dict[str, float]:
-    """Every metric of a model (a folder), and ``evaluate_seconds``; not all are finite where the model has diverged.
+    """Every metric of a model (a folder), and ``evaluate_seconds``; some are not finite where the model has diverged.
 
-    Noise is by ``seed`` and the same for each generation, so that what changes from one to the next is the model.
-    ``samples`` are drawn; where fewer are held out, as many as those are compared.
+    ``seed`` determines the noise, which is the same for each generation, so that only the model changes. ``samples``
+    are drawn and compared with as many held-out ones, or with all of those where there are fewer.
     """
     torch.set_num_threads(threads)
     network = load_model(model, here())
@@ -85,16 +85,15 @@ def sample_scores(drawn: np.ndarray, human: HumanData) -> dict[str, float]:
 
 
 def trace_of_covariance(rows: np.ndarray) -> float:
-    """The trace of the maximum-likelihood covariance: the total variance."""
+    """Trace of the maximum-likelihood covariance: the total variance."""
     return float(rows.var(axis=0, dtype=np.float64).sum())
 
 
 def sliced_wasserstein(first: np.ndarray, second: np.ndarray) -> float:
-    """The sliced 2-Wasserstein distance (Bonneel et al. 2015) of two sets of as many rows.
+    """The sliced 2-Wasserstein distance (Bonneel et al. 2015) of two sets of equal size.
 
-    Over 128 directions, drawn once and for all: √ of the mean over directions of the squared distance between the
-    sorted projections. Two finite samples of one distribution are a positive distance apart, the larger the fewer they
-    are.
+    The root of the mean, over 128 fixed random directions, of the squared distance between the sorted projections. Two
+    finite samples of one distribution are a positive distance apart, which grows as they get smaller.
     """
     assert first.shape == second.shape
     directions = generator(0, "projections", first.shape[1]).normal(size=(first.shape[1], _PROJECTIONS))
@@ -106,8 +105,8 @@ def sliced_wasserstein(first: np.ndarray, second: np.ndarray) -> float:
 def coverage(human: np.ndarray, samples: np.ndarray) -> float:
     """The share of the human rows that have a sample nearer than their fifth-nearest other human row.
 
-    Coverage with k = 5 (Naeem et al. 2020, "Reliable Fidelity and Diversity Metrics for Generative Models"). Of as many
-    other human rows it would be near 1 − 2⁻⁵ = 0.97; modes that are lost are left uncovered.
+    Coverage with k = 5 (Naeem et al. 2020, "Reliable Fidelity and Diversity Metrics for Generative Models"). For as
+    many other human rows it would be near 1 − 2⁻⁵ = 0.97; lost modes are left uncovered.
     """
     from sklearn.neighbors import NearestNeighbors
 
@@ -117,21 +116,22 @@ def coverage(human: np.ndarray, samples: np.ndarray) -> float:
 
 
 def class_entropy(classes: np.ndarray, count: int) -> float:
-    """Entropy in nats of the histogram of ``classes`` in 0 … count − 1; ln(count) where all are alike frequent."""
+    """Entropy in nats of the histogram of ``classes`` in 0 … count − 1; ln(count) where all are equally frequent."""
     shares = np.bincount(classes, minlength=count) / len(classes)
     shares = shares[shares > 0]
-    return float(-(shares * np.log(shares)).sum()) + 0.0  # not −0 of a single class
+    return float(-(shares * np.log(shares)).sum()) + 0.0  # not −0 for a single class
 
 
 def classes_present(classes: np.ndarray, count: int) -> float:
-    """How many classes have at least a tenth of an even share: fewer may be the classifier's mistakes."""
+    """Number of classes with at least a tenth of an even share: fewer may be mistakes."""
     return float((np.bincount(classes, minlength=count) >= len(classes) / (10 * count)).sum())
 
 
 def prepare_classifier(human: HumanData, steps: Steps) -> Stage | None:
-    """The stage of the classifier, the same for every chain on these samples; None where they have no classes.
+    """The stage of a small classifier of the human samples, which finds the classes of a model's samples.
 
-    Its ``accuracy`` on the held-out samples is among its outputs.
+    It is the same for every chain on these samples; None where they have no classes. Its outputs hold its ``accuracy``
+    on the held-out samples.
     """
     labels = human.train_labels
     if labels is None:
@@ -148,9 +148,9 @@ def _train(human: HumanData, labels: np.ndarray, folder: Path) -> dict[str, Any]
     rows = np.sort(generator(0, "classifier").permutation(len(labels))[:_ROWS])
     network = MLPClassifier(**_SETTINGS, random_state=derive_seed(0, "classifier") % 2**32)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a fixed number of passes is what is wanted
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the number of passes is fixed on purpose
         network.fit(as_rows(human.train[rows]), labels[rows])
-    # As plain arrays: what is stored is never unpickled.
+    # As plain arrays: nothing stored is ever unpickled.
     weights = {f"w{i}": part.astype(np.float32) for i, part in enumerate(network.coefs_)}
     biases = {f"b{i}": part.astype(np.float32) for i, part in enumerate(network.intercepts_)}
     np.savez(folder / _WEIGHTS, **weights, **biases, classes=network.classes_)
@@ -164,7 +164,7 @@ def classify(samples: np.ndarray, folder: Path) -> np.ndarray:
     with np.load(folder / _WEIGHTS) as stored:
         hidden = np.maximum(as_rows(samples) @ stored["w0"] + stored["b0"], 0.0)
         scores, classes = hidden @ stored["w1"] + stored["b1"], stored["classes"]
-    # With two classes scikit-learn has one output, the second class's logit.
+    # With two classes, scikit-learn has one output: the second class's logit.
     chosen = scores.argmax(1) if scores.shape[1] > 1 else (scores[:, 0] > 0).astype(np.int64)
     return classes[chosen]
 

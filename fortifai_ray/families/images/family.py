@@ -1,5 +1,6 @@
-"""The steps of a VAE's or a diffusion model's chain: fit by Ray Train, scores, samples, and the choice among them."""
+"""The steps of a VAE's or a diffusion model's chain: fit, scores, samples with their pictures, and curation."""
 
+import io
 import math
 import time
 from functools import cached_property
@@ -12,7 +13,6 @@ from fortifai_ray.families.fitting import FitReport, check_finished, curate_step
 from fortifai_ray.families.images import evaluation, models, training
 from fortifai_ray.families.images.data import SAMPLES_FILE, HumanData, fetch_samples, read_written
 from fortifai_ray.families.images.evaluation import prepare_classifier
-from fortifai_ray.families.images.pictures import picture
 from fortifai_ray.families.images.recipe import ImageRecipe
 from fortifai_ray.losses import Loss
 from fortifai_ray.recipe.curation import Surplexity, Verifier, select
@@ -24,10 +24,16 @@ from fortifai_ray.storage.steps import Steps
 from fortifai_ray.storage.store import Stage, StageKey, canonical_hash
 
 GENERATION_VERSION = 1  # bump when the same model gives other samples
-CURATION_VERSION = 1  # bump when the same samples are chosen among otherwise
+CURATION_VERSION = 1  # bump when other samples are kept of the same ones
 
-_LOOK_AT = {2: 64, 1: 512}  # samples that the last generation writes: a grid of images, a plot of points
-_TYPICAL = 512  # human samples whose median score says what is typical
+_LOOK_AT = {2: 64, 1: 512}  # samples of the last generation: a grid of images, a plot of points
+_TYPICAL = 512  # human samples whose median score defines what is typical
+
+
+_ACROSS = 8
+_IMAGE_SIZE = 40  # pixels of an image in the grid, about
+_PLOT_SIZE, _PLOT_LIMIT = 320, 3.0  # human points are standardised: nearly all lie within 3 of the centre
+_PLOT_POINTS = 2000
 
 
 class ImageFamily:
@@ -49,7 +55,7 @@ class ImageFamily:
         return self._human
 
     def init(self, previous: Stage | None, generation: int) -> Stage:
-        """The previous generation's model, or a stage that holds random weights by the seed (and the generation)."""
+        """The previous generation's model, or a stage of random weights by the seed (and the generation)."""
         init = self._recipe.training.init
         if previous is not None and init == "previous":
             return previous
@@ -63,7 +69,7 @@ class ImageFamily:
         return self._steps.run(key, "create the starting model", compute)
 
     def fit(self, data: TrainingSet, loss: Loss, *, start_from: Stage, generation: int) -> Stage:
-        """Train on Ray Train; the stage is a model's folder and a :class:`training.TrainingReport`."""
+        """Train; the stage is a model's folder, and its outputs are a :class:`FitReport`."""
         settings, seed = self._recipe.training, derive_seed(self._recipe.seed, "training", generation)
 
         def train(folder: Path) -> FitReport:
@@ -118,7 +124,7 @@ class ImageFamily:
         return stage
 
     def generate(self, model: Stage, size: float, *, generation: int) -> Synthetic[Stage]:
-        """Samples of the model; for ``size`` 0 as many as a picture shows. The first are the same for any size."""
+        """``size`` samples of the model; for 0, as many as a picture shows. The first are the same for any size."""
         count = math.ceil(size) or _LOOK_AT[len(self._data.shape)]
         seed = derive_seed(self._recipe.seed, "generate", generation)
         key = StageKey("generate", GENERATION_VERSION, {"model": model.hash, "seed": seed, "samples": count})
@@ -143,7 +149,7 @@ class ImageFamily:
         return Synthetic(stage, Pool(stage.hash, sizes, synthetic=True))
 
     def curate(self, written: Synthetic[Stage], size: float, *, model: Stage, verifier: Stage) -> Synthetic[Stage]:
-        """The best of the samples, as a corpus of their own; ranked by :meth:`score`."""
+        """The best samples by :meth:`score`, as a corpus of their own."""
         stage = curate_step(
             self._steps,
             CURATION_VERSION,
@@ -173,10 +179,10 @@ class ImageFamily:
         return {"samples": len(kept), "curated_share": share, "generate_seconds": seconds}
 
     def score(self, model: Stage, samples: np.ndarray) -> np.ndarray:
-        """What stands for log p of each sample under a model, float64 of shape (n,), in nats.
+        """log p of each sample under a model, or what takes its place: float64 of shape (n,), in nats.
 
-        The ELBO for a VAE, minus the denoising loss (½‖ε − ε̂‖², the mean over timesteps) for a diffusion model; with
-        the same noise by row for every model.
+        The ELBO for a VAE, minus the denoising loss (½‖ε − ε̂‖², the mean over timesteps) for a diffusion model,
+        with the same noise by row for every model.
         """
         import torch
 
@@ -196,3 +202,40 @@ def write_samples(samples: np.ndarray, folder: Path) -> None:
     png = picture(samples)
     if png is not None:
         (folder / "samples.png").write_bytes(png)
+
+
+def picture(samples: np.ndarray) -> bytes | None:
+    """The first samples, as stored, as a PNG file; None where there are none.
+
+    A plot's limits are fixed, so that plots of generations can be compared; points outside are left out.
+    """
+    from PIL import Image
+
+    if not len(samples):
+        return None
+    pixels = _grid(samples) if samples.dtype == np.uint8 else _scatter(samples)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG", optimize=True)
+    return file.getvalue()
+
+
+def _grid(images: np.ndarray) -> np.ndarray:
+    images = images[: _ACROSS**2]
+    scale = max(1, _IMAGE_SIZE // images.shape[1])
+    cell = images.shape[1] * scale + 1
+    canvas = np.full((cell * _ACROSS + 1, cell * _ACROSS + 1), 96, dtype=np.uint8)
+    for place, image in enumerate(images):
+        top, left = 1 + place // _ACROSS * cell, 1 + place % _ACROSS * cell
+        canvas[top : top + cell - 1, left : left + cell - 1] = np.kron(image, np.ones((scale, scale), np.uint8))
+    return canvas
+
+
+def _scatter(points: np.ndarray) -> np.ndarray:
+    canvas = np.full((_PLOT_SIZE, _PLOT_SIZE), 255, dtype=np.uint8)
+    places = (points[:_PLOT_POINTS] / _PLOT_LIMIT + 1) / 2 * (_PLOT_SIZE - 2)
+    inside = ((places >= 0) & (places < _PLOT_SIZE - 2)).all(axis=1)
+    columns, rows = places[inside].astype(int).T
+    for down in (0, 1):
+        for right in (0, 1):  # a point is two by two pixels; the second coordinate points upwards
+            canvas[_PLOT_SIZE - 2 - rows + down, columns + right] = 40
+    return canvas

@@ -1,4 +1,4 @@
-"""A model as a folder: its weights in safetensors, and what network they belong to."""
+"""A model as a folder: its weights in safetensors, and the network that they belong to."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ _NETWORK = "network.json"
 
 
 def model_identity(config: VaeConfig | DiffusionConfig, shape: tuple[int, ...]) -> dict[str, Any]:
-    """What determines a model apart from its weights. Of the data only what its samples look like."""
+    """What determines a model apart from its weights. Of the data, only the form of its samples matters."""
     network = config.model_dump(mode="json", exclude={"data"})
     return {"network": network, "shape": list(shape), "binarise": config.data.binarise}
 
@@ -33,7 +33,7 @@ def create_model(config: VaeConfig | DiffusionConfig, shape: tuple[int, ...], se
 
 
 def build_model(identity: dict[str, Any]) -> GenerativeModel:
-    """The network of :func:`model_identity`, with weights by torch's own generator."""
+    """The network of :func:`model_identity`, with weights drawn by torch's global generator."""
     content = {**identity["network"], "data": {"source": "digits", "binarise": identity["binarise"]}}
     shape = tuple(identity["shape"])
     if content["kind"] == "vae":
@@ -50,12 +50,12 @@ def save_model(model: GenerativeModel, identity: dict[str, Any], folder: Path) -
 
 
 def load_model(folder: Path, device: torch.device | None = None) -> GenerativeModel:
-    """The model that lies in ``folder``, in float32."""
+    """The model in ``folder``, in float32."""
     model = build_model(load_identity(folder))
     model.load_state_dict(load_file(folder / _WEIGHTS))
     return model if device is None else model.to(device)
 
 
 def load_identity(folder: Path) -> dict[str, Any]:
-    """:func:`model_identity` of the model that lies in ``folder``."""
+    """:func:`model_identity` of the model in ``folder``."""
     return json.loads((folder / _NETWORK).read_text())

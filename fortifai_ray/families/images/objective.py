@@ -1,6 +1,6 @@
-"""What a VAE and a diffusion model share: the sums that training divides, and how a model is drawn from and scored.
+"""What a VAE and a diffusion model share: the sums that training divides, drawing samples, and scoring them.
 
-A *target* is what a loss f(log p) is taken of: a pixel for the VAE, a coordinate of the noise for the diffusion model.
+A *target* is a pixel for the VAE, a coordinate of the noise for the diffusion model.
 """
 
 from abc import ABC, abstractmethod
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fortifai_ray.losses import PointwiseLoss
 from fortifai_ray.seeds import derive_seed
 
-BLOCK = 256  # rows that share one noise generator when a model is drawn from or scored
+BLOCK = 256  # rows that share one noise generator when samples are drawn or scored
 
 Noise = tuple[Tensor, ...]
 
@@ -23,7 +23,7 @@ class Sums(NamedTuple):
     """Sums over one worker's share of a batch."""
 
     total: Tensor  # Σ f(log p) over the targets, with its graph
-    penalty: Tensor  # what no loss touches (the VAE's KL term, in nats), with its graph
+    penalty: Tensor  # added to any loss (the VAE's KL term, in nats), with its graph
     kept: Tensor  # targets that contribute a gradient
     log_p: Tensor  # (rows, targets a row), without a graph
 
@@ -37,8 +37,8 @@ def sum_loss(loss: PointwiseLoss, log_p: Tensor, penalty: Tensor) -> Sums:
 class GenerativeModel(nn.Module, ABC):
     """A model of samples. ``shape`` is one sample's: (side, side) of uint8 pixels, or (2,) of float32 coordinates.
 
-    Randomness comes in from outside, as ``noise`` that was drawn on the CPU: the same numbers on every device, and the
-    same whatever the number of workers.
+    Randomness is passed in as ``noise`` drawn on the CPU: the same numbers on every device and for any number of
+    workers.
     """
 
     def __init__(self, shape: tuple[int, ...]) -> None:
@@ -52,23 +52,23 @@ class GenerativeModel(nn.Module, ABC):
 
     @abstractmethod
     def noise(self, rows: int, source: torch.Generator) -> Noise:
-        """What a training step draws for ``rows`` samples: tensors whose first axis is the rows."""
+        """The noise of a training step on ``rows`` samples: tensors whose first axis is the rows."""
 
     def score_noise(self, rows: int, source: torch.Generator) -> Noise:
-        """What a score draws for ``rows`` samples: as :meth:`noise`."""
+        """The noise of a score of ``rows`` samples: as :meth:`noise`."""
         return self.noise(rows, source)
 
     @abstractmethod
     def forward(self, samples: Tensor, noise: Noise, loss: PointwiseLoss) -> Sums:
-        """The loss of samples as they are stored, of shape (rows, …)."""
+        """The loss of samples as stored, of shape (rows, …)."""
 
     @abstractmethod
     def sample(self, rows: int, draw: Callable[..., Tensor]) -> Tensor:
-        """``rows`` samples as they are stored; ``draw(kind, shape)`` gives the noise, kind "normal" or "uniform"."""
+        """``rows`` samples as stored; ``draw(kind, shape)`` returns the noise, kind "normal" or "uniform"."""
 
     @abstractmethod
     def log_likelihood(self, samples: Tensor, noise: Noise) -> Tensor:
-        """What this family ranks samples by, (rows,): a bound of log p(x), or what stands for it; in nats."""
+        """The score that ranks samples, (rows,): a bound on log p(x), or a stand-in for it; in nats."""
 
     @property
     def device(self) -> torch.device:
@@ -76,19 +76,19 @@ class GenerativeModel(nn.Module, ABC):
 
 
 def here() -> torch.device:
-    """The accelerator where there is one, else the CPU."""
+    """The accelerator if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def cpu_generator(seed: int) -> torch.Generator:
-    """A generator on the CPU, whatever device the numbers then go to."""
+    """A generator on the CPU, whatever device uses the numbers."""
     return torch.Generator().manual_seed(seed)
 
 
 def draw_samples(model: GenerativeModel, count: int, seed: int, *purpose: str | int) -> np.ndarray:
-    """``count`` samples, as they are stored: of shape (count, …).
+    """``count`` samples as stored: of shape (count, …).
 
-    Row i is the same however many follow it: noise belongs to blocks of rows, and each block is drawn whole.
+    Row i does not depend on ``count``: noise belongs to blocks of rows, and each block is drawn whole.
     """
     parts = [np.zeros((0, *model.shape), dtype=np.float32 if len(model.shape) == 1 else np.uint8)]
     model = model.eval()
@@ -116,7 +116,7 @@ def score_samples(model: GenerativeModel, samples: np.ndarray, seed: int, *purpo
 def score_blocks(
     model: GenerativeModel, samples: np.ndarray, seed: int, *purpose: str | int
 ) -> Iterator[tuple[Tensor, Noise]]:
-    """Samples in blocks on the model's device, each with the noise it is scored under."""
+    """Samples in blocks on the model's device, each with its noise."""
     model.eval()
     for start in range(0, len(samples), BLOCK):
         rows = torch.from_numpy(np.array(samples[start : start + BLOCK])).to(model.device)

@@ -127,12 +127,12 @@ _UNLABELLED = ("swiss_roll",)
 
 
 class DataConfig(BaseModel):
-    """The human samples, and how many of them are held out.
+    """The human samples, and the share of them that is held out.
 
-    ``digits`` are scikit-learn's 1,797 grey 8×8 images, always there. ``path`` is a folder of IDX files, gzipped or
+    ``digits`` are scikit-learn's 1,797 grey 8×8 images, always available. ``path`` is a folder of IDX files, gzipped or
     not, such as MNIST's (images and labels), or one file of images with its labels beside it. The shapes are
-    scikit-learn's point clouds in the plane, ``samples`` of them, standardised; of the swiss roll the plane it is
-    rolled up in. Distinct samples are held out by a fixed rule that no seed enters: every chain of a study is scored
+    scikit-learn's point clouds in the plane, ``samples`` of them, standardised; of the swiss roll, its
+    spiral cross-section. Distinct samples are held out by a fixed rule without a seed: every chain of a study is scored
     on the same ones.
     """
 
@@ -171,9 +171,9 @@ class VaeConfig(BaseModel):
     """A convolutional variational autoencoder with Bernoulli pixels (Kingma and Welling 2014).
 
     Two strided convolutions of ``channels`` and twice as many, a diagonal Gaussian of ``latent`` dimensions, and the
-    mirror image back: Shumailov et al. 2024's setting, scaled to two cores. The digits are binarised by default: grey
-    digits of 8×8 pixels tell a Bernoulli model so little that under ``replace`` the latent variable falls out of use,
-    and every class but one is lost, by generation 2. MNIST's pixels are nearly binary as they are.
+    mirror image as decoder: Shumailov et al. 2024's setting, scaled to two cores. The digits are binarised by default:
+    grey digits of 8×8 pixels carry so little information for a Bernoulli model that under ``replace`` the latent
+    variable is unused, and all classes but one are lost, by generation 2. MNIST's pixels are nearly binary as they are.
     """
 
     model_config = _CLOSED
@@ -219,10 +219,10 @@ FamilyConfig = Annotated[VaeConfig | DiffusionConfig, Field(discriminator="kind"
 
 
 class TrainingConfig(FitConfig):
-    """How one generation is trained. ``epochs`` left out is what suits the family and its data on two cores."""
+    """How one generation is trained. The default of ``epochs`` suits the family and its data on two cores."""
 
     init: Literal["scratch", "previous"] = Field(
-        "scratch", description="a new model each generation, or on from the last generation"
+        "scratch", description="a new model each generation, or the last one trained further"
     )
     epochs: int = Field(10, ge=1)
     batch_size: int = Field(64, ge=1, description="samples a step, over all workers")
@@ -230,7 +230,7 @@ class TrainingConfig(FitConfig):
 
 
 class EvaluationConfig(BaseModel):
-    """What is measured of each generation's model, and how much is drawn from it for that."""
+    """How each generation's model is measured."""
 
     model_config = _CLOSED
     samples: int = Field(500, ge=50, description="samples drawn from the model, compared with as many held-out ones")
@@ -241,9 +241,9 @@ _SIZES = {"digits": 1000, "path": 5000, "shape": 2000}
 
 
 def fill_defaults(content: Any) -> Any:
-    """A recipe's content with the number of epochs and samples that suits its family and data, where not given.
+    """A recipe's content, completed by the number of epochs and samples that suits its family and data.
 
-    Anything that is not as it should be passes unchanged: validation says what is wrong with it.
+    Malformed content passes unchanged: validation reports it.
     """
     if not isinstance(content, dict) or not isinstance(content.get("family"), dict | VaeConfig | DiffusionConfig):
         return content
@@ -310,13 +310,13 @@ class ImageRecipe(Recipe):
         from fortifai_ray.families.images.data import open_data
 
         assert prepared is not None
-        there, asked = len(open_data(prepared, store).train), self.samples_per_generation
-        needed = self.regime.human_needed(asked, self.generations)
-        if needed > there:
+        available, size = len(open_data(prepared, store).train), self.samples_per_generation
+        needed = self.regime.human_needed(size, self.generations)
+        if needed > available:
             raise UserError(
                 f"{source}: samples_per_generation: {self.regime.kind} uses {needed:.0f} human samples in "
-                f"{self.generations} generation(s) of {asked}, and there are {there} beside the held-out ones; ask for "
-                "fewer samples or generations"
+                f"{self.generations} generation(s) of {size}, and {available} are not held out; fewer samples or "
+                "generations are needed"
             )
 
     def build(self, prepared: str | None, steps: "Steps", executor: "Executor") -> "ImageFamily":

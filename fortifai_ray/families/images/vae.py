@@ -13,7 +13,7 @@ from fortifai_ray.losses import PointwiseLoss
 
 
 class Bound(NamedTuple):
-    """The two halves of the ELBO by sample, in nats, and the posterior they were taken under."""
+    """The two halves of the ELBO by sample, in nats, and the posterior that they come from."""
 
     reconstruction: Tensor  # (rows,) E log p(x | z), one draw of z
     kl: Tensor  # (rows,) KL(q(z | x) ‖ p(z))
@@ -25,12 +25,12 @@ class Vae(GenerativeModel):
     """ELBO(x) = E_q log p(x | z) − KL(q(z | x) ‖ N(0, I)) (Kingma and Welling 2014, equation 3 and appendix B).
 
     A pixel x in [0, 1] has log p = x log p̂ + (1 − x) log(1 − p̂), where p̂ is the decoder's: the Bernoulli cross entropy,
-    which for a grey pixel is the expected log-probability of a 0 or 1 drawn from it. A loss f is taken of that, pixel
-    by pixel; the KL term stays as it is. So TCE leaves out the pixels that are predicted with p > γ. Of a grey pixel p
-    is at most exp(−H(x)), for the entropy H of its own grey: 1/2 for x = 1/2, and TCE with γ ≥ 1/2 never drops that.
+    which for a grey pixel is the expected log-probability of a 0 or 1 drawn from it. A loss f applies to that, pixel
+    by pixel; the KL term is unchanged. So TCE leaves out the pixels that are predicted with p > γ. For a grey pixel, p
+    is at most exp(−H(x)), with H the entropy of its grey level: 1/2 for x = 1/2, which TCE with γ ≥ 1/2 never drops.
 
-    What it writes is the decoder's mean p̂, as a grey level (Shumailov et al. 2024), or pixels drawn from it where the
-    human data are binarised: in either case samples are of the human data's own kind.
+    A sample is the decoder's mean p̂ as a grey level (Shumailov et al. 2024), or pixels drawn from it where the human
+    data are binarised: either way, it has the form of the human data.
     """
 
     def __init__(self, config: VaeConfig, shape: tuple[int, ...]) -> None:
@@ -58,7 +58,7 @@ class Vae(GenerativeModel):
         self.latent = config.latent
 
     def noise(self, rows: int, source: torch.Generator) -> Noise:
-        """One standard normal draw of the latent variable by row."""
+        """One standard normal draw of the latent variable per row."""
         return (torch.randn(rows, self.latent, generator=source),)
 
     def forward(self, samples: Tensor, noise: Noise, loss: PointwiseLoss) -> Sums:
@@ -114,7 +114,7 @@ def active_units(means: Tensor, threshold: float = 0.01) -> int:
 
 
 def latent_statistics(means: Tensor, log_variances: Tensor) -> dict[str, float]:
-    """Of posteriors (rows, latent): the mean norm of their means, their mean variance, how many units are active."""
+    """Mean norm of the means, mean variance and number of active units of posteriors (rows, latent)."""
     return {
         "latent_mean_norm": float(means.norm(dim=1).mean()),
         "latent_variance": float(log_variances.exp().mean()),

@@ -1,1 +1,1 @@
-"""Causal language models: Ray Train fits them, vLLM engines behind Ray Data let them write."""
+"""Causal language models, trained from scratch or from a checkpoint; warm engines generate their corpora."""

@@ -1,4 +1,4 @@
-"""What a study file says of a language family: the model, its corpus and how it is trained."""
+"""A study file's settings of a language family: the model, its corpus, training and evaluation."""
 
 import json
 from collections.abc import Iterator
@@ -55,7 +55,7 @@ def _check_checkpoint_folder(folder: Path) -> None:
 
 
 def _check_readable(folder: Path) -> None:
-    """That the configuration parses and each weights file has a whole header and all its bytes; nothing is loaded."""
+    """Check that the configuration parses and that each weights file is complete; nothing is loaded."""
     from safetensors import SafetensorError, safe_open
 
     for file in (folder / "config.json", *sorted(folder.glob("*.safetensors"))):
@@ -66,35 +66,35 @@ def _check_readable(folder: Path) -> None:
                 with safe_open(file, framework="np") as weights:
                     readable = bool(weights.keys())
         except (ValueError, OSError, SafetensorError) as error:
-            raise ValueError(f"{file} cannot be read ({error}): a whole checkpoint is needed") from None
+            raise ValueError(f"{file} cannot be read ({error}): a complete checkpoint is needed") from None
         if not readable:
-            raise ValueError(f"{file} holds nothing: a whole checkpoint is needed")
+            raise ValueError(f"{file} is empty: a complete checkpoint is needed")
 
 
 class WrittenBy(BaseModel):
-    """A chain of a finished study, whose text of one generation is the corpus."""
+    """A chain of a finished study, whose generated text of one generation is the corpus."""
 
     model_config = _CLOSED
     study: str = Field(description="STORAGE/NAME")
     generation: int = Field(0, ge=0)
-    where: dict[str, Any] = Field({}, description="keys of the chain, until one is left, e.g. {seed: 0}")
+    where: dict[str, Any] = Field({}, description="keys that select one chain, e.g. {seed: 0}")
 
     def __hash__(self) -> int:
         return hash(self.model_dump_json())
 
 
 class CorpusConfig(BaseModel):
-    """The human text, and how much of it is held out.
+    """The human text, and the share of it that is held out.
 
-    Whole documents are held out, by a fixed rule that no seed enters: every chain of a study is scored on the same
-    blocks of text. ``train_tokens`` is the budget of generation 0, drawn by the recipe's seed (all there is if null).
+    Whole documents are held out, by a fixed rule without a seed: every chain of a study is scored on the same blocks of
+    text. ``train_tokens`` is the budget of generation 0, drawn by the recipe's seed (all tokens if null).
     """
 
     model_config = _CLOSED
     source: Literal["pydoc"] | None = None
     path: str | None = Field(None, description="a .txt, .jsonl or .parquet file, or a folder of them")
     dataset: str | None = Field(None, description="a dataset of the Hugging Face hub")
-    written_by: WrittenBy | None = Field(None, description="text that a chain of another study wrote")
+    written_by: WrittenBy | None = Field(None, description="text that a chain of another study generated")
     name: str | None = None
     split: str = "train"
     text_column: str = "text"
@@ -119,7 +119,7 @@ class LoraConfig(BaseModel):
     model_config = _CLOSED
     rank: int = Field(16, ge=1, le=512)
     alpha: int = Field(32, ge=1)
-    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="of what enters an adapter, in training")
+    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="of an adapter's inputs, in training")
     targets: Literal["all-linear"] | tuple[str, ...] = Field(
         ("q_proj", "v_proj"), description="names of the linear layers that are adapted; all-linear: all but the head"
     )
@@ -133,33 +133,34 @@ class LoraConfig(BaseModel):
             raise ValueError(f"all-linear, or a list of layers' names such as [q_proj, v_proj], not {value!r}")
         if "lm_head" in value:
             raise ValueError("lm_head: the output head stays as it is, for the fused loss and for vLLM: leave it out")
-        return tuple(sorted(set(value)))  # their order changes nothing, a recipe's hash included
+        return tuple(sorted(set(value)))  # their order changes nothing, not even a recipe's hash
 
 
 class TrainingConfig(FitConfig):
     """How one generation is trained."""
 
     init: Literal["scratch", "base", "previous"] = Field(
-        "previous", description="a new model each generation, the given one each time, or on from the last generation"
+        "previous",
+        description="a new model each generation, the given one each time, or the last one trained further",
     )
     batch_size: int = Field(16, ge=1, description="blocks a step, over all workers")
     block_size: int = Field(128, ge=2, description="tokens a block")
-    # At their defaults the keys below are left out of what a recipe's hash is taken of: some stages are older.
+    # At their defaults, the keys below do not enter a recipe's hash: some stages are older than they are.
     document_mask: bool = Field(
         False,
         exclude_if=lambda value: not value,
-        description="the documents of a block do not see each other: attention and positions begin anew with each",
+        description="the documents of a block do not see each other: attention and positions restart with each",
     )
     gradient_accumulation: int = Field(
         1,
         ge=1,
         exclude_if=lambda value: value == 1,
-        description="micro-batches that a step's blocks are worked through in, to save memory: the same step",
+        description="micro-batches into which a step's blocks are divided, to save memory: the same step",
     )
     gradient_checkpointing: bool = Field(
         False,
         exclude_if=lambda value: not value,
-        description="each layer's activations are computed again in the backward pass instead of kept, to save memory",
+        description="each layer's activations are recomputed in the backward pass instead of kept, to save memory",
     )
     parallel: Literal["ddp", "fsdp"] = Field(
         "ddp",
@@ -169,7 +170,7 @@ class TrainingConfig(FitConfig):
     lora: LoraConfig | None = Field(
         None,
         exclude_if=lambda value: value is None,
-        description="train adapters over a frozen model; init: previous goes on from the last generation's adapter",
+        description="train adapters over a frozen model; init: previous trains the last generation's adapter further",
     )
 
     @model_validator(mode="after")
@@ -183,17 +184,17 @@ class TrainingConfig(FitConfig):
 
 
 class EvaluationConfig(BaseModel):
-    """What is measured of each generation's model."""
+    """How each generation's model is measured."""
 
     model_config = _CLOSED
     batch_size: int = Field(32, ge=1)
-    sample_texts: int = Field(4, ge=0, le=64, description="prompts whose continuations are kept for reading")
+    sample_texts: int = Field(4, ge=0, le=64, description="prompts whose continuations are kept as samples to read")
     signs: SignsConfig | None = Field(None, description="signs of collapse in corpus and model; {} for the usual ones")
     benchmarks: tuple[Benchmark, ...] = Field((), description="blimp, gsm8k, hellaswag, wikitext, kr_test")
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
-        _ = self.benchmark_settings  # raises where two entries would report under one name
+        _ = self.benchmark_settings  # raises where two entries have the same name
         return self
 
     @property

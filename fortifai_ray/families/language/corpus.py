@@ -1,7 +1,7 @@
-"""The human text: where it comes from, what is held out, and its tokens.
+"""The human text: its source, the held-out part, and its tokens.
 
-The corpus is a stage like any other: texts and tokenizer settings in; tokenizer, training tokens and held-out tokens
-out. It runs before anything is started, so it imports neither torch nor Ray.
+The corpus is a stage like any other, made from texts and tokenizer settings; it holds the tokenizer, training tokens
+and held-out tokens. It is prepared before anything starts, so this imports neither torch nor Ray.
 """
 
 import hashlib
@@ -48,7 +48,7 @@ class Corpus:
 
     @cached_property
     def train(self) -> np.ndarray:
-        """Training documents one after the other, each ended by :attr:`end_of_text`: int32 of shape (tokens,)."""
+        """Training documents, concatenated, each ended by :attr:`end_of_text`: int32 of shape (tokens,)."""
         return np.load(self.stage.path / "train.npy", mmap_mode="r")
 
     @cached_property
@@ -62,7 +62,7 @@ class Corpus:
         return np.load(self.stage.path / "held_out.npy", mmap_mode="r")
 
     def blocks(self, tokens: np.ndarray, block_size: int) -> np.ndarray:
-        """Whole blocks of ``tokens``: a view of shape (blocks, block_size); a shorter rest is left out."""
+        """Whole blocks of ``tokens``: a view of shape (blocks, block_size); a shorter remainder is left out."""
         count = len(tokens) // block_size
         return tokens[: count * block_size].reshape(count, block_size)
 
@@ -78,7 +78,7 @@ class Corpus:
 
 
 def prepare_corpus(config: CorpusConfig, model: ModelConfig, store: StageStore) -> Corpus:
-    """The corpus stage for ``config``, made now if the store lacks it.
+    """The corpus stage for ``config``, computed if the store lacks it.
 
     Raises :class:`UserError` for a text that cannot be read or split, or a tokenizer that cannot be loaded.
     """
@@ -92,10 +92,10 @@ def prepare_corpus(config: CorpusConfig, model: ModelConfig, store: StageStore) 
 
 
 def open_corpus(stage_hash: str, store: StageStore) -> Corpus:
-    """A corpus that another process prepared: the text itself need not be within reach here."""
+    """A corpus that another process prepared; the text that it came from need not be accessible here."""
     stage = store.open(stage_hash)
     if stage is None:
-        raise RuntimeError(f"the corpus {stage_hash} has gone from the store since the sweep began: run it again")
+        raise RuntimeError(f"the corpus {stage_hash} was removed from the store after the sweep began: run it again")
     return Corpus(stage)
 
 
@@ -134,10 +134,10 @@ def _read_path(path: Path, column: str) -> list[str]:
 def _read_text(file: Path, _: str) -> list[str]:
     text = file.read_text(encoding="utf-8")
     starts = [match.start() for match in _ARTICLE.finditer(text)]
-    if len(starts) > 1:  # WikiText: an article a document
+    if len(starts) > 1:  # WikiText: a document per article
         bounds = [0, *starts[1:], len(text)]
         return [text[start:end] for start, end in pairwise(bounds)]
-    return re.split(r"\n\s*\n", text)  # anything else: a paragraph a document
+    return re.split(r"\n\s*\n", text)  # anything else: a document per paragraph
 
 
 def _read_jsonl(file: Path, column: str) -> list[str]:
@@ -159,14 +159,14 @@ def _read_hub(config: CorpusConfig) -> list[str]:
     try:
         rows = datasets.load_dataset(config.dataset, config.name, split=config.split)
         texts = [str(text) for text in rows[config.text_column]]
-    except Exception as error:  # the hub's client raises dozens of kinds; each means: this data set is not to be had
+    except Exception as error:  # the hub's client raises dozens of kinds; each means that the data set is not available
         reason = str(error).splitlines()[0]
         raise UserError(f"corpus.dataset: {config.dataset} ({config.name}) cannot be loaded: {reason}") from error
     return _join_articles(texts)
 
 
 def _join_articles(lines: list[str]) -> list[str]:
-    """WikiText on the hub is a line a row: joined again into articles. Other data sets pass as they are."""
+    """Join WikiText, a row per line on the hub, into articles; other data sets are unchanged."""
     if not any(_ARTICLE.fullmatch(line.rstrip("\n")) for line in lines):
         return lines
     documents: list[list[str]] = [[]]
@@ -180,8 +180,8 @@ def _join_articles(lines: list[str]) -> list[str]:
 def split_documents(documents: list[str], held_out: float) -> tuple[list[str], list[str]]:
     """(training, held-out) documents: at least one of each, the held-out ones ``held_out`` of the characters.
 
-    The split is a function of the corpus alone: documents in a fixed random order, a document too long for what is
-    still wanted being passed over. Identical documents go to the same side, so that nothing leaks.
+    The split is a function of the corpus alone: documents are taken in a fixed random order, skipping those longer than
+    the remaining budget. Identical documents go to the same side, so that nothing leaks.
     """
     unique = list(dict.fromkeys(documents))
     wanted = held_out * sum(len(text) for text in unique)
@@ -190,7 +190,7 @@ def split_documents(documents: list[str], held_out: float) -> tuple[list[str], l
         if len(unique[index]) <= wanted:
             chosen.add(unique[index])
             wanted -= len(unique[index])
-    if not chosen:  # every document is longer than the share: the shortest one is nearest to it
+    if not chosen:  # every document is longer than the share: take the shortest
         chosen.add(min(unique, key=len))
     return [text for text in documents if text not in chosen], [text for text in unique if text in chosen]
 
@@ -244,7 +244,7 @@ def _save_pretrained_tokenizer(model: ModelConfig, folder: Path) -> int:
 
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(model.checkpoint, revision=model.revision, use_fast=True)
-    except Exception as error:  # transformers raises many kinds here; each means: no tokenizer to be had
+    except Exception as error:  # transformers raises many kinds here; each means that there is no tokenizer
         reason = str(error).splitlines()[0]
         raise UserError(f"family.model: no tokenizer could be loaded from {model.checkpoint}: {reason}") from error
     if not tokenizer.is_fast or tokenizer.eos_token_id is None:
@@ -254,7 +254,7 @@ def _save_pretrained_tokenizer(model: ModelConfig, folder: Path) -> int:
 
 
 def _pretrained_identity(model: ModelConfig) -> dict[str, Any]:
-    """What identifies a pretrained tokenizer: its files' content, or its hub name and revision."""
+    """The identity of a pretrained tokenizer: its files' content, or its hub name and revision."""
     if model.path is None:
         return {"hub": model.hub, "revision": model.revision}
     files = sorted(p for p in Path(model.path).iterdir() if p.is_file() and not p.name.endswith(".safetensors"))

@@ -15,7 +15,7 @@ from fortifai_ray.seeds import derive_seed, generator
 
 @dataclass(frozen=True)
 class Blocks:
-    """Token blocks: ``tokens`` int32 of shape (blocks, block_size); of row i, the first ``lengths[i]`` are text."""
+    """Token blocks: ``tokens`` int32 of shape (blocks, block_size); the first ``lengths[i]`` of row i are text."""
 
     tokens: np.ndarray
     lengths: np.ndarray
@@ -27,9 +27,9 @@ class Blocks:
 def fetch_blocks(training_set: TrainingSet, corpus: Corpus, synthetic: Mapping[str, Path], block_size: int) -> Blocks:
     """The blocks of a training set.
 
-    Human draws are blocks already. Generated rows are documents: packed as the human ones were, one after the other
-    with the end-of-text token between them. That token is no part of any size: sizes count generated tokens.
-    ``synthetic`` maps a pool's stage to the folder of its corpus.
+    Human draws are already blocks. Generated rows are documents, packed like the human ones: concatenated, with the
+    end-of-text token between them. Sizes do not count that token, only generated ones. ``synthetic`` maps a pool's
+    stage to the folder of its corpus.
     """
     parts = []
     human = corpus.blocks(corpus.train, block_size)
@@ -55,12 +55,12 @@ def _pack(rows: pa.ListArray, items: np.ndarray, end_of_text: int, block_size: i
 
 
 def read_corpus(folder: Path) -> pa.Table:
-    """A synthetic corpus, by ascending row."""
+    """Read a synthetic corpus, by ascending row."""
     return pq.read_table(folder).sort_by("row")
 
 
 def write_corpus(table: pa.Table, folder: Path) -> None:
-    """Rows of a synthetic corpus as a corpus of their own."""
+    """Write rows of a synthetic corpus as a corpus of their own."""
     folder.mkdir(parents=True)
     pq.write_table(table, folder / "part-00000.parquet")
 
@@ -74,14 +74,14 @@ def read_generated(folder: Path) -> pa.ListArray:
 def draw_prompts(
     corpus: Corpus, human: np.ndarray, rows: int, *, seed: int, generation: int, block_size: int, context_tokens: int
 ) -> pa.Table:
-    """Prompts of one generation: ``row`` int64, ``seed`` int64, ``prompt_ids`` list<int32>.
+    """The prompts of one generation: ``row`` int64, ``seed`` int64, ``prompt_ids`` list<int32>.
 
-    Row i continues ``context_tokens`` of human training text: block ``human[i % len(human)]``, from an offset drawn by
-    (seed, row). The contexts are the same in each generation, as in Shumailov et al. 2024, so that a prompt can be
-    followed through the generations; the sampling seed of a row is drawn by (seed, generation, row).
+    Row i continues ``context_tokens`` of human training text: block ``human[i % len(human)]``, at an offset by (seed,
+    row). The contexts are the same in each generation, as in Shumailov et al. 2024, so that a prompt can be
+    followed through the generations; the sampling seed of a row is by (seed, generation, row).
     """
     blocks = corpus.blocks(corpus.train, block_size)[human[np.arange(rows) % len(human)]]
-    # Drawn for every row up to the number asked for, in order: a longer request begins as a shorter one does.
+    # Drawn row by row, in order: a longer request begins like a shorter one.
     starts = generator(seed, "prompt_offset").integers(0, block_size - context_tokens + 1, size=rows)
     prompts = blocks[np.arange(rows)[:, None], starts[:, None] + np.arange(context_tokens)]
     offsets = pa.array(np.arange(0, rows * context_tokens + 1, context_tokens), type=pa.int32())
@@ -95,9 +95,9 @@ def draw_prompts(
 
 
 def prompt_overlap(corpus: Corpus, human: np.ndarray, generated: pa.ListArray, block_size: int, n: int = 4) -> float:
-    """Share of the generated n-grams (tokens) that stand somewhere in the document their prompt was taken from.
+    """Share of the generated n-grams of tokens that occur in the document that their prompt was taken from.
 
-    ``human`` are the blocks that rows were prompted from, as in :func:`draw_prompts`. NaN where no row has n tokens.
+    ``human`` are the blocks of the prompts, as in :func:`draw_prompts`. NaN where no row has n tokens.
     """
     block_document = np.searchsorted(
         corpus.train_ends, np.arange(len(corpus.train) // block_size) * block_size, "right"

@@ -1,4 +1,4 @@
-"""The language family's steps: fit by Ray Train, perplexity on held-out text, corpora by warm engines."""
+"""The language family's steps: fit, perplexity on held-out text, corpora by engines, and curation."""
 
 import math
 import time
@@ -24,7 +24,7 @@ from fortifai_ray.seeds import derive_seed, generator
 from fortifai_ray.storage.steps import WAITING, Steps
 from fortifai_ray.storage.store import Stage, StageFiles, StageKey, canonical_hash
 
-_TYPICAL_BLOCKS = 128  # human blocks whose median score says what is typical
+_TYPICAL_BLOCKS = 128  # human blocks whose median score defines what is typical
 GENERATION_VERSION = 1  # bump when the same model and prompts give other text
 
 
@@ -37,8 +37,8 @@ class LanguageFamily:
         self._steps = steps
         self._executor = executor
         self._block_size = recipe.training.block_size
-        self._first: Stage | None = None  # generation 0's model, which what is written later is judged by
-        self._base: Stage | None = None  # the starting model, which adapters belong to
+        self._first: Stage | None = None  # generation 0's model, the reference for later corpora
+        self._base: Stage | None = None  # the starting model, to which adapters belong
 
     @cached_property
     def _human(self) -> Human:
@@ -49,10 +49,10 @@ class LanguageFamily:
         return Human(pool, order, self._budget(blocks) * size)
 
     def _budget(self, blocks: int) -> int:
-        """Blocks of generation 0: as asked for, or as many as leave enough for what the regime uses up later."""
-        asked = self._recipe.corpus.train_tokens
-        if asked is not None:
-            return min(blocks, max(1, asked // self._block_size))
+        """Number of blocks of generation 0: the configured one, or all but the regime's later needs."""
+        budget = self._recipe.corpus.train_tokens
+        if budget is not None:
+            return min(blocks, max(1, budget // self._block_size))
         return int(blocks * self._recipe.regime.first_share(self._recipe.generations))
 
     def human(self) -> Human:
@@ -80,9 +80,9 @@ class LanguageFamily:
         return self._base
 
     def fit(self, data: TrainingSet, loss: Loss, *, start_from: Stage, generation: int) -> Stage:
-        """Train on Ray Train; the stage is a Hugging Face folder and a :class:`training.TrainingReport`.
+        """Train; the stage is a Hugging Face folder, and its outputs are a :class:`training.TrainingReport`.
 
-        With ``training.lora`` the folder holds an adapter and names its model's stage, which stands beside it.
+        With ``training.lora`` the folder holds an adapter and names its model's stage, which is beside it.
         """
         settings, end_of_text = self._recipe.training, self.corpus.end_of_text
         order_seed = derive_seed(self._recipe.seed, "order", generation)
@@ -111,7 +111,7 @@ class LanguageFamily:
         return check_finished(stage)
 
     def _beside_base(self, adapter: Stage) -> Stage:
-        """The stage of an adapter, whose files are there only together with those of the model it belongs to."""
+        """The stage of an adapter, whose files are fetched together with those of its model."""
         return replace(adapter, where=lambda: self._files(adapter).path)
 
     def _files(self, model: Stage) -> StageFiles:
@@ -128,7 +128,7 @@ class LanguageFamily:
         return data.fetch_blocks(training_set, self.corpus, folders, self._block_size)
 
     def evaluate(self, model: Stage, *, generation: int) -> Stage:
-        """Perplexity on held-out human text, and the benchmarks: one stage each, told as one."""
+        """Perplexity on held-out human text, and the benchmarks: a stage each, combined into one."""
         perplexity = self._perplexity(model)
         if not self._recipe.evaluation.benchmarks:
             return perplexity
@@ -136,12 +136,12 @@ class LanguageFamily:
 
     @cached_property
     def measures(self) -> Measures:
-        """What its generations are measured by beside perplexity."""
+        """The measures of its generations beside perplexity."""
         human = self._human.first.items
         return Measures(self._recipe, self.corpus, human, self._steps, self._executor, self._files)
 
     def _perplexity(self, model: Stage) -> Stage:
-        """Perplexity per token of the held-out human text, in blocks that are the same for every chain of a study."""
+        """Perplexity per token of the held-out human text, in the same blocks for every chain of a study."""
         blocks = self.corpus.blocks(self.corpus.held_out, self._block_size)
         key = StageKey(
             "evaluate",
@@ -188,13 +188,13 @@ class LanguageFamily:
         return Synthetic(stage, self._pool(stage), () if signs is None else (signs,))
 
     def _sign_rows(self) -> int:
-        """Rows that the signs of collapse are taken on, in the last generation too, after which nothing is trained."""
+        """Rows that the signs of collapse need, in the last generation too, after which nothing is trained."""
         signs = self._recipe.evaluation.signs
         tokens = 0 if signs is None else min(signs.tokens, self._human.first.size)
         return math.ceil(tokens / self._recipe.decoding.max_new_tokens)
 
     def curate(self, written: Synthetic[Stage], size: float, *, model: Stage, verifier: Stage) -> Synthetic[Stage]:
-        """The best rows of what was written, as a corpus of its own; ranked by log-likelihood per generated token."""
+        """The best rows by log-likelihood per generated token, as a corpus of their own."""
         stage = curate_step(
             self._steps,
             scoring.CURATION_VERSION,
@@ -256,7 +256,7 @@ class LanguageFamily:
         }
 
     def _prompt_overlap(self, folder: Path, rows: int) -> float | None:
-        if rows <= self._recipe.evaluation.sample_texts:  # a handful of rows to look at measures nothing
+        if rows <= self._recipe.evaluation.sample_texts:  # too few rows to measure anything
             return None
         generated = data.read_generated(folder / "corpus")
         overlap = data.prompt_overlap(self.corpus, self._human.first.items, generated, self._block_size)

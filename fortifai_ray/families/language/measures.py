@@ -1,4 +1,4 @@
-"""The further stages that measure a generation: benchmarks of its model, signs of collapse in what it wrote."""
+"""Further stages that measure a generation: benchmarks of its model, signs of collapse in its corpus."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -22,13 +22,13 @@ from fortifai_ray.storage.store import Stage, StageFiles, StageKey, canonical_ha
 if TYPE_CHECKING:
     from fortifai_ray.evaluation.benchmarks.report import BenchmarkReport
 
-DETAILS = "details"  # the outputs that no column holds: counts, reasons, histograms, provenance
+DETAILS = "details"  # outputs without a column: counts, reasons, histograms, provenance
 
 
 @dataclass(frozen=True)
 class Measures:
-    """What one chain is measured by; ``human`` are the blocks of generation 0's training text, in order, and ``files``
-    gives a model's."""
+    """The measures of one chain. ``human`` are the blocks of generation 0's training text, in order; ``files(model)``
+    gives a model's files."""
 
     recipe: LanguageRecipe
     corpus: Corpus
@@ -61,7 +61,7 @@ class Measures:
         return {**report.metrics(), **seconds, DETAILS: {"benchmarks": report.details()}}
 
     def signs(self, written: Stage, model: Stage, first: Stage) -> Stage | None:
-        """The signs of collapse, generation 0's model ``first`` being the reference; None where none are asked for."""
+        """The signs of collapse, with generation 0's model ``first`` as reference; None where the recipe has none."""
         settings = self.recipe.evaluation.signs
         if settings is None:
             return None
@@ -89,9 +89,9 @@ class Measures:
             signs |= corpus_side.corpus_signs(table["generated_ids"], blocks, settings, seed=seed)
         if settings.model:
             signs |= self._model_signs(model, first, table, settings)
-        told = {name: value for name, value in signs.values.items() if name != "perplexity"}  # evaluated before
+        values = {name: value for name, value in signs.values.items() if name != "perplexity"}  # evaluated before
         details = {"counts": signs.counts, "reasons": signs.reasons, "histograms": signs.histograms}
-        return {**told, "evaluate_seconds": time.perf_counter() - started, DETAILS: {"signs": details}}
+        return {**values, "evaluate_seconds": time.perf_counter() - started, DETAILS: {"signs": details}}
 
     def _model_signs(self, model: Stage, first: Stage, table: Any, settings: SignsConfig) -> Signs:
         held_out = self.corpus.blocks(self.corpus.held_out, self.recipe.training.block_size)
@@ -108,7 +108,7 @@ class Measures:
         )
 
     def check(self) -> None:
-        """That the KR-test's questions can be made where they come from the corpus. Raises :class:`UserError`."""
+        """Raise :class:`UserError` where the KR-test's questions cannot be made from the corpus."""
         from fortifai_ray.evaluation.benchmarks.kr_questions import make_questions
 
         if self._made_exams:
@@ -141,7 +141,7 @@ def _benchmarks_of(
 
 
 def together(first: Stage, second: Stage) -> Stage:
-    """Two stages that measured the same model, told as one: the first's place, both outputs, seconds summed."""
+    """Combine two stages that measured the same model: the first one's place, both outputs, seconds summed."""
     outputs = {**first.outputs, **second.outputs}
     outputs["evaluate_seconds"] = sum(float(stage.outputs.get("evaluate_seconds") or 0.0) for stage in (first, second))
     return replace(first, outputs=outputs, reused=first.reused and second.reused)

@@ -28,9 +28,9 @@ _CONTEXT = 512
 
 
 def preset_shape(model: ModelConfig) -> dict[str, Any]:
-    """The Llama of a preset: by default about one million parameters, most of them in four decoder layers.
+    """A preset's Llama: by default about one million parameters, most of them in four decoder layers.
 
-    Small enough for a collapse in minutes on one core, deep enough to learn local grammar.
+    Small enough to collapse within minutes on one core, deep enough to learn local grammar.
     """
     heads = model.hidden_size // _HEAD_SIZE
     return {
@@ -55,7 +55,7 @@ def model_identity(model: ModelConfig) -> dict[str, Any]:
 
 
 def known_config(model: ModelConfig) -> dict[str, Any] | None:
-    """What is known of the model's ``config.json`` ahead of anything; None where only the hub knows it."""
+    """The model's ``config.json``, as far as it is known before anything starts; None for a hub's model."""
     if model.preset:
         return preset_shape(model)
     if model.path:
@@ -64,14 +64,14 @@ def known_config(model: ModelConfig) -> dict[str, Any] | None:
 
 
 def context_length(model: ModelConfig) -> int | None:
-    """The longest row of tokens that the model takes; None where that is not known ahead of anything."""
+    """The longest row of tokens that the model takes; None where that is not known before anything starts."""
     config = known_config(model) or {}
     return next((int(config[key]) for key in ("max_position_embeddings", "n_positions") if key in config), None)
 
 
-@lru_cache(maxsize=4)  # a study's recipes are checked one by one, and nearly all of them have the same model
+@lru_cache(maxsize=4)  # a study's recipes are checked one by one, and nearly all share one model
 def skeleton(model: ModelConfig) -> Any | None:
-    """The network without weights, on PyTorch's meta device; None where only the hub knows its shape."""
+    """The network without weights, on PyTorch's meta device; None for a hub's model."""
     if model.hub:
         return None
     import torch
@@ -101,9 +101,9 @@ def create_model(model: ModelConfig, corpus: Corpus, seed: int, folder: Path) ->
 
 
 def write_config(model: ModelConfig, corpus: Corpus, folder: Path) -> None:
-    """Write the starting model's ``config.json`` alone: what an engine needs to start ahead of any weights."""
+    """Write only the starting model's ``config.json``, from which an engine starts before there are weights."""
     folder.mkdir(parents=True, exist_ok=True)
-    if model.preset:  # written by hand: the driver would import torch, for three seconds, to write the same
+    if model.preset:  # by hand: transformers would import torch, which takes the driver three seconds
         config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", **_preset_shape(model, corpus)}
         (folder / "config.json").write_text(json.dumps(config))
     elif model.path:
@@ -121,8 +121,8 @@ def _preset_shape(model: ModelConfig, corpus: Corpus) -> dict[str, Any]:
 
 
 def adapt(model: Any, lora: LoraConfig, start: Path, seed: int) -> None:
-    """Freeze ``model``, a Hugging Face causal LM, and put adapters into it: those of the folder ``start``, or new ones
-    by ``seed`` where that holds a whole model.
+    """Freeze ``model``, a Hugging Face causal LM, and add adapters: those in the folder ``start``, or new ones by
+    ``seed`` where that holds a whole model.
 
     Raises:
         UserError: ``lora.targets`` are not linear layers of the model's body.
@@ -146,27 +146,26 @@ def adapt(model: Any, lora: LoraConfig, start: Path, seed: int) -> None:
 
 
 def check_targets(model: Any, lora: LoraConfig) -> None:
-    """Raise :class:`UserError` where ``lora.targets`` are not linear layers of the model's body; weights need not be
-    there."""
+    """Raise :class:`UserError` where ``lora.targets`` are not linear layers of the model's body. Needs no weights."""
     from torch import nn
 
     if isinstance(lora.targets, str):
         return
     head = model.get_output_embeddings()
     linear = {name.rpartition(".")[2]: module for name, module in model.named_modules() if type(module) is nn.Linear}
-    there = sorted(name for name, module in linear.items() if module is not head)
+    layers = sorted(name for name, module in linear.items() if module is not head)
     for name in lora.targets:
-        if name not in there:
+        if name not in layers:
             raise UserError(
                 f"training.lora.targets: {name} is no linear layer of {type(model).__name__}'s body; it has "
-                f"{', '.join(there)}"
+                f"{', '.join(layers)}"
             )
 
 
 def save_adapter(model: Any, folder: Path, base: str, rank: int) -> None:
-    """Write the adapters of ``model`` into ``folder`` in PEFT's format, from rank 0; every worker takes part.
+    """Write the adapters of ``model`` into ``folder`` in PEFT's format, from rank 0. Every worker must call it.
 
-    ``base`` names the model's own folder, which stands beside ``folder``.
+    ``base`` names the model's own folder, beside ``folder``.
     """
     from safetensors.torch import save_file
     from torch.distributed.tensor import DTensor
@@ -184,14 +183,14 @@ def save_adapter(model: Any, folder: Path, base: str, rank: int) -> None:
 
 
 def save_whole(model: Any, folder: Path, rank: int) -> None:
-    """Write ``model`` as a Hugging Face folder of safetensors, from rank 0. Every worker takes part.
+    """Write ``model`` as a Hugging Face folder of safetensors, from rank 0. Every worker must call it.
 
-    Shards are put together one tensor at a time, in rank 0's memory and not on its device.
+    Shards are gathered one tensor at a time, in rank 0's main memory.
     """
     from torch.distributed.tensor import DTensor
 
     weights = {}
-    for name, parameter in model.named_parameters():  # a tied weight once, which is how it is written
+    for name, parameter in model.named_parameters():  # a tied weight once, as it is written
         whole = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
         if rank == 0:
             weights[name] = whole.detach().cpu()
@@ -202,10 +201,14 @@ def save_whole(model: Any, folder: Path, rank: int) -> None:
 
 
 def keep_documents_apart(model: Any, end_of_text: int) -> None:
-    """From now on the body of ``model``, a Hugging Face causal LM, sees each document of a row by itself.
+    """Make the body of ``model``, a Hugging Face causal LM, process each document of a block separately.
 
-    transformers finds packed documents by positions that start again, where nothing is cached. Not every architecture
-    looks: it is tried on a row, and one that attends across documents all the same is refused with :class:`UserError`.
+    Positions restart with each document. An end-of-text token ends one document and begins the next: it is predicted
+    from what precedes it, and what follows is predicted from it and nothing earlier. So every target has a context of
+    its own document alone, and none must be left out.
+
+    transformers detects packed documents by positions that restart, if nothing is cached. Not every architecture does:
+    the model is tested on a row, and refused with :class:`UserError` where it attends across documents.
     """
 
     def add_positions(_: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -215,8 +218,7 @@ def keep_documents_apart(model: Any, end_of_text: int) -> None:
     model.base_model.register_forward_pre_hook(add_positions, with_kwargs=True)
     if not _apart(model, end_of_text):
         raise UserError(
-            f"training.document_mask: {type(model).__name__} attends across the documents of a block whatever their "
-            "positions; leave it out"
+            f"training.document_mask: {type(model).__name__} attends across the documents of a block; leave it out"
         )
 
 
@@ -229,7 +231,7 @@ def positions(tokens: "Tensor", end_of_text: int) -> "Tensor":
 
 
 def _apart(model: Any, end_of_text: int) -> bool:
-    """Whether what follows an end-of-text token gets the hidden states that it gets at the beginning of a row."""
+    """Whether tokens after an end-of-text token get the hidden states that they get at the beginning of a row."""
     import torch
 
     others = [token for token in range(9) if token != end_of_text][:8]

@@ -66,7 +66,7 @@ _Located = TypeVar("_Located", bound=BaseModel)
 
 
 def _absolute(part: _Located) -> _Located:
-    """A part of a recipe with its ``path``, if it has one, made absolute."""
+    """A part of a recipe with an absolute ``path``, if it has one."""
     path = getattr(part, "path", None)
     return part if path is None else part.model_copy(update={"path": str(Path(path).absolute())})
 
@@ -104,7 +104,7 @@ class LanguageRecipe(Recipe):
 
     @property
     def writer(self) -> EngineConfig:
-        """The engine that writes, with its kind settled, and ready for adapters where the recipe trains them."""
+        """The engine that generates: its kind resolved, and ready for adapters where the recipe trains them."""
         kind = "huggingface" if self.decoding.num_beams > 1 else resolve_kind(self.engine.kind)
         lora = self.training.lora if kind == "vllm" else None
         return self.engine.model_copy(update={"kind": kind, "lora_rank": None if lora is None else lora.rank})

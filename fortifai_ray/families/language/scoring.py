@@ -1,4 +1,4 @@
-"""Held-out perplexity of a causal LM."""
+"""The likelihood of texts under a causal LM: held-out perplexity, and the scores that curation ranks by."""
 
 import math
 import time
@@ -11,6 +11,7 @@ import pyarrow as pa
 from fortifai_ray.engines.checkpoints import load_causal_lm
 
 PERPLEXITY_VERSION = 1  # bump when the same model and text give other scores
+CURATION_VERSION = 1  # likewise, for curation
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,8 @@ class PerplexityReport:
 def perplexity(model: Path, blocks: np.ndarray, *, batch_size: int, threads: int = 1) -> PerplexityReport:
     """exp of the mean negative log-likelihood per token, over ``blocks`` (int32 of shape (blocks, block_size)).
 
-    Each block is scored on its own; its first token is context only. The sum is taken in float64; a mean that no
-    float can exponentiate gives infinity.
+    Each block is scored on its own; its first token is context only. The sum is in float64; a mean too large to
+    exponentiate gives infinity.
     """
     import torch
     import torch.nn.functional as F
@@ -45,19 +46,14 @@ def perplexity(model: Path, blocks: np.ndarray, *, batch_size: int, threads: int
     return PerplexityReport(value, targets, time.perf_counter() - started)
 
 
-# How likely a model finds texts: the mean log-likelihood per token, which curation ranks by.
-
-CURATION_VERSION = 1  # bump when the same model and text give other scores
-
-
 def row_scores(model: Path, rows: pa.Table, *, batch_size: int, threads: int = 1) -> np.ndarray:
-    """(rows,) The mean log-likelihood (nats) of each row's generated tokens, given its prompt and one another.
+    """(rows,) The mean log-likelihood (nats) of each row's generated tokens, given its prompt and those before.
 
-    A row without generated tokens scores −inf: nothing speaks for it.
+    A row without generated tokens scores −inf.
     """
     prompts, generated = rows["prompt_ids"].to_pylist(), rows["generated_ids"].to_pylist()
     texts = [prompt + text for prompt, text in zip(prompts, generated, strict=True)]
-    order = np.argsort([len(text) for text in texts], kind="stable")  # rows of a length share a batch: little padding
+    order = np.argsort([len(text) for text in texts], kind="stable")  # similar lengths in a batch: little padding
     network, scores = _Scorer(model, threads), np.empty(len(texts))
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
@@ -86,7 +82,7 @@ class _Scorer:
         self._network = load_causal_lm(model, torch.float32).to(self._device)
 
     def score(self, texts: list[list[int]], given: list[int]) -> np.ndarray:
-        """(texts,) Mean log-likelihood of each text's tokens after its first ``given``; padding stands on the right."""
+        """(texts,) Mean log-likelihood of each text's tokens after its first ``given``. Padding is on the right."""
         import torch
         import torch.nn.functional as F
 

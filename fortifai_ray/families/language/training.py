@@ -1,4 +1,4 @@
-"""Training one generation of a causal LM: batches of blocks, the model spread over the workers, and what is recorded.
+"""Training one generation of a causal LM: batches of blocks, the model spread over workers, recorded probabilities.
 
 Several workers each hold a whole copy of the model (DDP) or a shard of it (FSDP2). Sharded, a decoder layer's weights
 are gathered just before they are used and freed afterwards. Everything outside the decoder layers (embeddings, last
@@ -96,7 +96,7 @@ def train_loop(
 
     from fortifai_ray.losses.causal_lm import CausalLMObjective
 
-    torch.manual_seed(order_seed)  # dropout, where a model has it
+    torch.manual_seed(order_seed)  # for dropout
     base = whole_model(model)
     network: Any = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     if training.lora is not None:
@@ -119,15 +119,15 @@ def train_loop(
 
 
 class Batch(NamedTuple):
-    """One rank's share of a step's blocks: ``parts`` are its micro-batches, tokens (rows, block_size) and lengths
-    (rows,), as many on every rank; ``targets`` counts those of all ranks."""
+    """One rank's share of a step's blocks. ``parts`` are its micro-batches, tokens (rows, block_size) and lengths
+    (rows,), equally many on every rank; ``targets`` counts the targets of all ranks."""
 
     parts: "list[tuple[Tensor, Tensor]]"
     targets: int
 
 
 def batches(blocks: Blocks, order: np.ndarray, training: TrainingConfig, rank: int, world: int) -> Iterator[Batch]:
-    """The share of each step's blocks of one ``rank`` of ``world``, in the order of ``order`` (indices of blocks)."""
+    """One rank's share of each step's blocks, which follow ``order`` (indices of blocks)."""
     for start in range(0, len(order), training.batch_size):
         batch = order[start : start + training.batch_size]
         targets = int((blocks.lengths[batch] - 1).clip(0).sum())
@@ -137,7 +137,7 @@ def batches(blocks: Blocks, order: np.ndarray, training: TrainingConfig, rank: i
 
 
 def _rows(blocks: Blocks, share: np.ndarray, any_row: np.ndarray) -> "tuple[Tensor, Tensor]":
-    """The rows of a micro-batch; where it has none, a row without targets keeps this rank in step with the others."""
+    """The rows of a micro-batch; an empty one gets a row without targets, which keeps this rank in step."""
     import torch
 
     lengths = blocks.lengths[share]
@@ -220,7 +220,7 @@ class _LanguageFit(Fit[Batch]):
         write_report(whole, output)
 
     def _record(self, step: int, sums: "LossSums", normaliser: str) -> None:
-        """A micro-batch of this worker's, of a step."""
+        """Record one micro-batch of a step."""
         import torch
 
         probability = sums.log_p.exp()
@@ -234,11 +234,11 @@ class _LanguageFit(Fit[Batch]):
         }
         self.record(step, values)
         bins = (probability.nan_to_num(0.0) * _BINS).long().clamp(0, _BINS - 1)
-        counted = torch.where(sums.valid & ~probability.isnan(), bins, _BINS)  # one more bin for what is no target
+        counted = torch.where(sums.valid & ~probability.isnan(), bins, _BINS)  # an extra bin for padding
         self._counts += counted.flatten().bincount(minlength=_BINS + 1)[:_BINS]
 
     def _quantile(self, level: float) -> float | None:
-        """Of the target probability, exact to the width of a bin; None without targets."""
+        """A quantile of the target probability, exact to the width of a bin; None without targets."""
         below = np.concatenate([[0], np.cumsum(self._counts.cpu().numpy())])
         return float(np.interp(level * below[-1], below, np.linspace(0.0, 1.0, _BINS + 1))) if below[-1] else None
 
@@ -254,7 +254,7 @@ def spread(objective: "CausalLMObjective", training: TrainingConfig, workers: Wo
 
 
 def _sharded(objective: "CausalLMObjective", workers: Workers) -> "nn.Module":
-    """Weights, gradients and the optimiser's moments in float32, each worker holding its share of them."""
+    """Each worker holds its share of the weights, gradients and optimiser moments, in float32."""
     import torch
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -292,7 +292,7 @@ def _held_share(network: "nn.Module") -> float:
 def _unreduced(network: "nn.Module", more_to_come: bool) -> AbstractContextManager[None]:
     """Around a micro-batch's forward and backward pass: gradients stay on this worker while there is ``more_to_come``.
 
-    Shards are reduced each time all the same: gradients of the whole model on each worker are what does not fit.
+    Shards are reduced every time nevertheless: the whole model's gradients would not fit on one worker.
     """
     from torch.nn.parallel import DistributedDataParallel
 

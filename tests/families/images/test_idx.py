@@ -39,11 +39,11 @@ WHOLE = idx(np.zeros((2, 4, 4)))
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (b"", "is no IDX file"),
-        (b"\x89PNG....", "is no IDX file"),
+        (b"", "not an IDX file"),
+        (b"\x89PNG....", "not an IDX file"),
         (WHOLE[:2] + b"\x0d" + WHOLE[3:], "type 0x0d"),
         (WHOLE[:10], "ends within its header"),
-        (WHOLE[:-1], "has 47 bytes, and its header of shape"),
+        (WHOLE[:-1], "has 47 bytes, but its header of shape"),
         (WHOLE + b"\0", "has 49 bytes"),
         (gzip.compress(WHOLE)[:-9], "cannot be read"),
         (b"\x1f\x8b garbage", "cannot be read"),
@@ -64,7 +64,7 @@ def test_missing_or_unequal_files_are_said(tmp_path: Path) -> None:
         read_images(tmp_path)
     images = tmp_path / "a-images-idx3-ubyte"
     images.write_bytes(idx(np.zeros((2, 4, 4))))
-    with pytest.raises(UserError, match="labels are needed beside it, in a-labels-idx1-ubyte"):
+    with pytest.raises(UserError, match="labels must be beside it, in a-labels-idx1-ubyte"):
         read_images(tmp_path)
     (tmp_path / "a-labels-idx1-ubyte").write_bytes(idx(np.zeros(3)))
     with pytest.raises(UserError, match=r"labels of shape \(3,\) for 2 images"):

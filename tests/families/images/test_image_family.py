@@ -190,12 +190,12 @@ def test_too_few_human_samples_are_said(tmp_path: Path) -> None:
     recipe = make_recipe(VAE, samples_per_generation=500, regime={"kind": "incremental"}, generations=4)
     store, human = prepared(recipe, tmp_path / "store")
     with pytest.raises(
-        UserError, match=r"study.yaml: samples_per_generation: incremental uses 2000 .* there are 14\d\d"
+        UserError, match=r"study.yaml: samples_per_generation: incremental uses 2000 .* 14\d\d are not held out"
     ):
         recipe.check(human, store, "study.yaml")
     (tmp_path / "a-images-idx3-ubyte").write_bytes(b"none")
     broken = make_recipe(VAE, family={"kind": "vae", "data": {"path": str(tmp_path)}})
-    with pytest.raises(UserError, match=r"study.yaml: family.data: .*a-images-idx3-ubyte: is no IDX file"):
+    with pytest.raises(UserError, match=r"study.yaml: family.data: .*a-images-idx3-ubyte: not an IDX file"):
         broken.prepare(store, "study.yaml")
 
 

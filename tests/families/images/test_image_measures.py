@@ -18,7 +18,7 @@ from fortifai_ray.families.images.evaluation import (
     sliced_wasserstein,
     trace_of_covariance,
 )
-from fortifai_ray.families.images.pictures import picture
+from fortifai_ray.families.images.family import picture
 from fortifai_ray.families.images.recipe import DataConfig
 from fortifai_ray.storage.steps import Steps
 from fortifai_ray.storage.store import StageStore

@@ -145,7 +145,7 @@ def test_a_mistake_in_the_checkpoints_is_one_line(checkpoints: list[Path], exam:
         ([], "at least one checkpoint"),
         ([tmp_path / "none"], "there is no folder"),
         ([tmp_path], "no config.json"),
-        ([torn], "a whole checkpoint is needed"),
+        ([torn], "a complete checkpoint is needed"),
         ([checkpoints[0]] * 2, "is given twice"),
     ):
         with pytest.raises(UserError, match=message):
