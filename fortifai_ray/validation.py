@@ -16,11 +16,18 @@ _Checked = TypeVar("_Checked", bound=BaseModel)
 def read_yaml(path: Path, what: str) -> Any:
     """The content of a YAML file; ``what`` it should be is for messages. Raises :class:`UserError`."""
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+        content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give the path of {what}") from error
+    return parse_yaml(content, str(path))
+
+
+def parse_yaml(content: str | bytes, source: str) -> Any:
+    """YAML without duplicate keys. Raises :class:`UserError` as coming from ``source``."""
+    try:
+        return yaml.load(content, Loader=_UniqueKeyLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"{source}: is not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def validated(model: type[_Checked], content: Mapping[str, Any], source: str, vary: Iterable[str] = ()) -> _Checked:

@@ -23,7 +23,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pyarrow import fs
 from rich.console import Console
 from rich.filesize import decimal
@@ -37,6 +36,7 @@ from fortifai_ray.storage.objects import Entry, Objects, connect
 from fortifai_ray.storage.remote import KNOWN, new_epoch
 from fortifai_ray.storage.stage import MANIFEST
 from fortifai_ray.storage.store import RUNNING, SIGN_OF_LIFE, USES
+from fortifai_ray.validation import parse_yaml
 
 MIN_AGE = 1.0  # hours
 _STAGES = "stages"
@@ -148,7 +148,7 @@ def _with_sources(objects: Objects, kept: Sequence[str], studies: Collection[str
     wanted, names = list(kept), set(kept)
     for name in wanted:
         content = objects.read(f"{name}/study.yaml")
-        for source in _written_by(yaml.safe_load(content)) if content else ():
+        for source in _written_by(parse_yaml(content, f"{name}/study.yaml")) if content else ():
             written = Path(source).name
             if written in studies and written not in names:
                 names.add(written)

@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from fortifai_ray.errors import UserError
@@ -23,7 +22,7 @@ from fortifai_ray.study.claims import Claim
 from fortifai_ray.study.grid import Chain, asked_types, common, grid, put, resolve, whole_sections
 from fortifai_ray.study.resources import ResourcesConfig
 from fortifai_ray.study.search import Search, refuse_search
-from fortifai_ray.validation import all_keys, hint, read_yaml, validated
+from fortifai_ray.validation import all_keys, hint, parse_yaml, read_yaml, validated
 
 
 def _as_list(value: Any) -> Any:
@@ -148,10 +147,7 @@ def make_study(content: dict[str, Any], source: str, overrides: Sequence[str] = 
         key, separator, value = override.partition("=")
         if not separator:
             raise UserError(f"--set {override}: key=value is needed, e.g. --set training.epochs=1")
-        try:
-            content = put(content, {key: yaml.safe_load(value)})
-        except yaml.YAMLError as error:
-            raise UserError(f"--set {override}: the value is not valid YAML: {' '.join(str(error).split())}") from error
+        content = put(content, {key: parse_yaml(value, f"--set {override}")})
     names = StudySettings.model_fields
     _check_top_level(content, source)
     settings = validated(StudySettings, {k: v for k, v in content.items() if k in names}, source)
