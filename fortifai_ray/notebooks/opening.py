@@ -55,6 +55,6 @@ def open_experiment(tracking_uri: str, experiment: str) -> StudyResults:
 def _shown(results: StudyResults) -> StudyResults:
     """The results with their tables read, or computed; refused before the first generation is complete."""
     if results.generations.is_empty():
-        raise UserError(f"{results.folder}: no generation is complete yet: there is nothing to show")
+        raise UserError(f"{results.folder}: no generation has been completed: there is nothing to show yet")
     _ = results.chains, results.fidelity
     return results

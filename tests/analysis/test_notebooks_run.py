@@ -73,7 +73,7 @@ def test_a_wrong_folder_gets_a_sentence(name: str, tmp_path: Path, run_notebook:
     ("content", "words"),
     [
         ({}, "holds no study.yaml"),
-        ({"one/study.yaml": "name: one", "two/study.yaml": "name: two"}, "give one of them"),
+        ({"one/study.yaml": "name: one", "two/study.yaml": "name: two"}, "give the folder of one"),
         ({"study.yaml": "[1, 2]"}, "is not a study file"),
         ({"study.yaml": "name: x"}, "run or resume the sweep first"),
         ({"study.yaml": "name: x", "results/generations.parquet": "text"}, "cannot be read as Parquet"),

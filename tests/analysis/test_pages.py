@@ -13,7 +13,7 @@ from .studies import NOTEBOOKS
 CHARTS = {"collapse_onset": 5, "phase_diagram": 1, "what_collapses_first": 3, "theory": 1, "explorer": 0}
 PICTURES = {"explorer": 32}
 WORDS = {
-    "collapse_onset": ["Log-rank tests against the baseline", "What can be concluded", "Under kl divergence above 0.5"],
+    "collapse_onset": ["Log-rank tests against the baseline", "What can be concluded", "Under KL divergence above 0.5"],
     "phase_diagram": ["read off the grid", "synthetic ratio r"],
     "what_collapses_first": [
         "tails: tail coverage",
