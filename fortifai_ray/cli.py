@@ -42,8 +42,8 @@ def sweep(
 ) -> None:
     """Run or resume the study in FILE; the fidelity table comes at the end.
 
-    Each step is stored under the hash of what determines it: a sweep that was killed goes on where it was, one that
-    is finished computes nothing.
+    Each step is stored under the hash of everything that determines it: a killed sweep resumes where it was, and a
+    finished one computes nothing.
     """
     from fortifai_ray.storage.location import Storage
     from fortifai_ray.study.study import load_study
@@ -64,7 +64,7 @@ def sweep(
     print_tables(outcome.folder, console)
     console.print(f"report: {outcome.report}   runs: fortifai ui --storage {storage}", highlight=False, soft_wrap=True)
     if outcome.unfinished:
-        console.print("interrupted: the same command goes on from here")
+        console.print("interrupted: the same command resumes from here")
         raise typer.Exit(130)
     if outcome.failed:
         raise typer.Exit(1)

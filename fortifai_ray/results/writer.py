@@ -19,9 +19,9 @@ _CHUNK = 1000  # rows that are kept as mappings before they become columns
 class GrowingTable:
     """A table that rows are appended to: columns in memory, then part files beside the table (``results/parts/``).
 
-    Part files that are no larger than the newest are merged into it. So there are few (log₂ of the rows), and each row
-    is written about as many times, however long the sweep. The first write replaces what an earlier sweep left. An
-    ``optional`` table is not there while it has no rows.
+    A new part file absorbs those before it that are no larger. So N rows make at most log₂ N part files, and each row
+    is written at most that often. The first write replaces the table of an earlier sweep. An ``optional`` table without
+    rows is not written.
     """
 
     def __init__(self, folder: Path, name: str, columns: Mapping[str, Any], *, optional: bool = False) -> None:
@@ -32,20 +32,22 @@ class GrowingTable:
         self._begun = False
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Take some rows, as mappings; keys that are no columns are left out."""
+        """Append rows, as mappings; keys that are no columns are left out."""
         self._rows += rows
         if len(self._rows) >= _CHUNK:
             self._chunk()
 
     def extend(self, table: pl.DataFrame) -> None:
-        """Take some rows, as a table; columns that it lacks are null."""
+        """Append rows, as a table; columns that it lacks are null."""
         self._chunk()
         missing = (pl.lit(None).alias(name) for name in self._columns if name not in table.columns)
         self._chunks.append(table.with_columns(missing).select(list(self._columns)).cast(self._columns))
 
     def flush(self) -> bool:
-        """Write the rows taken since the last time, and return whether there were any. Raises ``OSError`` where they
-        cannot be written; they are kept until they are."""
+        """Write the rows appended since the last flush; returns whether there were any.
+
+        Raises ``OSError`` where they cannot be written; the next flush tries them again.
+        """
         self._chunk()
         rows = schema.latest(pl.concat(self._chunks or [self._columns.to_frame()]), self._name)
         if not self._begun:
@@ -61,7 +63,7 @@ class GrowingTable:
         return not rows.is_empty()
 
     def close(self, order: pl.DataFrame | None = None) -> pl.DataFrame | None:
-        """Merge the part files into the table, which is then whole; returns it, None where there is none.
+        """Merge the part files into the table; returns it, None if it is optional and has no rows.
 
         Its rows are sorted by chain, in the order of ``order`` (``chain_id`` and ``place``) or of their ids, and by
         generation.
@@ -168,7 +170,7 @@ class ResultsWriter:
         return generations
 
     def write_points(self, points: pl.DataFrame) -> None:
-        """Write ``collapse_points.parquet``, where the search has found any."""
+        """Write ``collapse_points.parquet``, unless the search has none."""
         if not points.is_empty():
             schema.write_table(self.folder, "collapse_points", points)
 
@@ -177,7 +179,7 @@ class ResultsWriter:
         write_text(self.folder / "results" / f"{name}.json", json.dumps(content, indent=1))
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """What the last run of this study left there; empty where there was none."""
+        """The content that the last run of this study left; empty if it left none."""
         try:
             content = json.loads((self.folder / "results" / f"{name}.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):

@@ -90,7 +90,7 @@ def _attach(address: str, **arguments: Any) -> None:
         ray.init(address=address, **arguments)
     except ray.exceptions.AuthenticationError as error:
         raise UserError(
-            f"--address {address}: there is no Ray token here: set RAY_AUTH_TOKEN_PATH, or put the cluster's token "
+            f"--address {address}: no Ray token on this machine: set RAY_AUTH_TOKEN_PATH, or put the cluster's token "
             f"into {_TOKEN_FILE}"
         ) from error
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -115,7 +115,7 @@ def _watch_head(address: str, ended: threading.Event) -> None:
     if missed == 2:
         print(
             f"fortifai: --address {address}: the cluster's head does not answer; if it stays away for a minute, the "
-            "sweep ends here. Every finished step is kept: the same command goes on from there, on any cluster",
+            "sweep ends here. Every finished step is kept: the same command resumes from there, on any cluster",
             file=sys.stderr,
             flush=True,
         )

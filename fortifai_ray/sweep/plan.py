@@ -1,8 +1,8 @@
 """What a sweep runs on: how many chains, engines, workers and threads fit, decided before anything starts.
 
 Every share below is a fraction of what there is, so a plan always fits: on one logical CPU a chain, its trainer, an
-engine and Ray Data's tasks share it; on sixteen they spread. Nothing can be asked for that Ray could never give, which
-is how a run would otherwise wait for ever without a word.
+engine and Ray Data's tasks share it; on sixteen they spread. A plan never asks for what Ray could not give: such a run
+would wait for ever without a word.
 """
 
 import math
@@ -24,7 +24,7 @@ _SHARED_GPU = 0.45
 
 
 class Plan(BaseModel):
-    """How a sweep spreads over the CPUs and GPUs there are. Shares are logical ones, as Ray counts them."""
+    """How a sweep spreads over the available CPUs and GPUs. Shares are logical ones, as Ray counts them."""
 
     model_config = ConfigDict(frozen=True)
     cpus: float
@@ -88,11 +88,11 @@ def make_plan(
 ) -> Plan:
     """The plan for ``chains`` chains on ``cpus`` logical CPUs that stand for ``cores`` real ones, and ``gpus`` GPUs.
 
-    What was asked for and cannot be had is cut to what fits, and said in ``shrunk``. ``engines`` is whether any chain
+    What the study asks for and does not fit is cut down, and ``shrunk`` says so. ``engines`` is whether any chain
     generates on warm engines. ``node_gpus`` are the GPUs of each node; None: all are on one.
 
     Raises:
-        UserError: GPUs were asked for that a single chain could not get; waiting for them would never end.
+        UserError: a single chain could not get the GPUs that the study asks for; it would wait for ever.
     """
     room = max(1, int(min(cpus, cores)))
     workers = resources.train.workers
@@ -107,7 +107,7 @@ def make_plan(
     if asked != "auto" and asked > most:
         at_once = max(1, min(chains, most))
         where = f"{room} CPU(s)" + (f" and {gpus:g} GPU(s)" if gpus else "")
-        shrunk.append(f"resources.chains_at_once: {asked} chains asked for, {at_once} at once fit on {where}")
+        shrunk.append(f"resources.chains_at_once: {asked} chains at once do not fit on {where}: {at_once} will run")
     count = resources.engines.count
     most_engines = 2 * room
     if engine_gpus:
@@ -117,7 +117,7 @@ def make_plan(
     started = max(1, min(wanted, room if count == "auto" and not engine_gpus else most_engines))
     if count != "auto" and started < count and engines:
         where = f"{gpus:g} GPU(s)" if engine_gpus else f"{room} CPU(s)"
-        shrunk.append(f"resources.engines.count: {count} engines asked for, {started} fit on {where}")
+        shrunk.append(f"resources.engines.count: {count} engines do not fit on {where}: {started} will start")
     training = _TRAINING_SHARE * cpus / at_once
     return Plan(
         cpus=cpus,
@@ -136,7 +136,8 @@ def make_plan(
 
 
 def _gpu_shares(resources: ResourcesConfig, gpus: float, engines: bool) -> tuple[float, float]:
-    """GPUs of a training worker and of an engine: as asked, else whole ones where one chain finds them, else shares."""
+    """GPUs of a training worker and of an engine: as the study sets them, else whole ones if a chain gets them, else
+    shares."""
     workers, asked_worker = resources.train.workers, resources.train.gpus_per_worker
     asked_engine = resources.engines.gpus if engines else 0.0
     if gpus == 0 and "auto" in (asked_worker, asked_engine):
@@ -145,20 +146,19 @@ def _gpu_shares(resources: ResourcesConfig, gpus: float, engines: bool) -> tuple
     whole = workers + (bool(engines) if asked_engine == "auto" else math.ceil(asked_engine)) <= gpus
     share = _SHARED_GPU * gpus if engines else gpus
     left = gpus if asked_engine == "auto" else gpus - asked_engine
-    training = min(share, left) if left > 0 else share  # with nothing left, what is said below
+    training = min(share, left) if left > 0 else share  # with nothing left, the error below
     worker = (1.0 if whole else _fraction(training / workers)) if asked_worker == "auto" else float(asked_worker)
     engine = (1.0 if whole else min(1.0, _fraction(share))) if asked_engine == "auto" else float(asked_engine)
     if workers * worker + engine > gpus + 1e-9:
         raise UserError(
-            f"resources: a chain's training needs {workers} x {worker:g} GPU(s) and an engine {engine:g}, and there "
-            f"are {gpus:g}: lower resources.train.gpus_per_worker or resources.engines.gpus, or leave them at auto"
+            f"resources: a chain's training needs {workers} x {worker:g} GPU(s) and an engine {engine:g}, of {gpus:g} "
+            f"available: lower resources.train.gpus_per_worker or resources.engines.gpus, or leave them at auto"
         )
     return worker, engine
 
 
 def _fit_on_nodes(engine: float, node_gpus: Sequence[float] | None) -> int:
-    """Engines that the nodes have room for: one never spreads over several nodes, which its workers' traffic is too
-    much for."""
+    """Engines that the nodes have room for: none spreads over several nodes, since its workers exchange too much."""
     if engine <= 1 or node_gpus is None:
         return sys.maxsize
     fit = sum(int(gpus / engine) for gpus in node_gpus)

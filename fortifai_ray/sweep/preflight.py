@@ -166,5 +166,6 @@ def _plan(study: Study, chains: int) -> tuple[Plan | None, list[str]]:
     try:
         plan = make_plan(study.settings.resources, max(1, chains), cpus, cores_here(), engines=engines)
     except UserError as error:
-        return None, [f"Not here, where no GPUs are counted: {error}. A cluster's plan is made when the sweep starts"]
+        message = f"Not on this machine, where GPUs are not counted: {error}"
+        return None, [f"{message}. A cluster's plan is made when the sweep starts"]
     return plan, [f"Here: {plan.describe()}", *plan.shrunk]

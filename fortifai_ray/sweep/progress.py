@@ -1,4 +1,4 @@
-"""What a person sees while a sweep runs: chains, generations, the step at hand, the time left, and any long wait."""
+"""What a person sees while a sweep runs: chains, generations, the current step, the time left, and any long wait."""
 
 import threading
 import time
@@ -37,7 +37,7 @@ class Board:
 
 @dataclass
 class JobState:
-    """A job as the driver knows it: one chain, a cohort, or the chains that a search asked for together."""
+    """A job as the driver knows it: one chain, a cohort, or the chains that a search wants together."""
 
     label: str
     generations: int
@@ -90,8 +90,10 @@ class SweepProgress:
             self._jobs.setdefault(job_id, JobState(label, generations))
 
     def generation(self, job_id: str, row: Mapping[str, Any], metrics: Sequence[str]) -> None:
-        """A chain completed a generation: a line with its ``metrics``."""
+        """A chain completed a generation; a line shows its ``metrics``, if any are given."""
         self.completed(job_id, (row["chain_id"], row["generation"]))
+        if not metrics:
+            return
         shown = "  ".join(f"{name} {row[name]:,.4g}" for name in metrics if row.get(name) is not None)
         reason = f"  collapsed: {row['collapse_reason']}" if row.get("collapse_reason") else ""
         taken = "  (from the store)" if row["reused"] else ""

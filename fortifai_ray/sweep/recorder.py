@@ -40,7 +40,7 @@ class SweepOutcome:
 
 
 class Recorder:
-    """Takes in what a run computes or finds in the store, chain by chain."""
+    """Records what a run computes or takes from the store, chain by chain."""
 
     def __init__(self, study: Study, storage: Storage, console: Console) -> None:
         self.storage = storage
@@ -117,9 +117,9 @@ class Recorder:
         self._stages["reused"] += reused
 
     def flush(self, at_most_every: float = FLUSH_SECONDS) -> None:
-        """Write what came in since the last time, unless that is less than ``at_most_every`` seconds ago.
+        """Write what is new since the last write, unless that is less than ``at_most_every`` seconds ago.
 
-        A disk that is full now may have room later: that it is full is said once, and the sweep goes on.
+        A disk that is full now may have room later: a message says so once, and the sweep continues.
         """
         if time.monotonic() - self._flushed < at_most_every:
             return
@@ -130,7 +130,7 @@ class Recorder:
             self._mirror.push(at_most_every=_PUSH_SECONDS)
         except OSError as error:
             if not self._disk_was_full:
-                self.say(f"the tables could not be written: {error.strerror}; the sweep goes on")
+                self.say(f"the tables could not be written: {error.strerror}; the sweep continues")
             self._disk_was_full = True
 
     def close(self, plan: Plan | None, engines: Mapping[str, Any], found: Found | None) -> SweepOutcome:
@@ -139,7 +139,7 @@ class Recorder:
         Args:
             plan: what the sweep ran on; None where nothing was left to run.
             engines: starts, kind and seconds of the warm engines, for the summary.
-            found: what the search has found, where the study searches.
+            found: the result of the search, where the study searches.
         """
         import pandas  # noqa: F401 - whole, before charts meet it half imported by MLflow's thread
 

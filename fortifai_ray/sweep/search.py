@@ -1,7 +1,7 @@
-"""A study that searches: which chains a suggested configuration means, what they came to, and the points found.
+"""A study that searches: the chains of each suggested configuration, the verdict on them, and the collapse points.
 
-What a search asks next depends on the answers alone. So it is resumed by asking again: jobs that the store holds are
-answered from there, and only what is left goes to Ray Tune.
+What a search asks next depends on the answers alone. So it resumes by asking again: jobs that the store holds are
+answered from there, and only the others go to Ray Tune.
 """
 
 import itertools
@@ -109,7 +109,7 @@ class BoundaryWork(SearchWork):
     def searcher(self) -> "tuple[Searcher, int] | None":
         from fortifai_ray.sweep.searcher import BoundarySearcher
 
-        self.searches.release()  # what a trial that searched by itself, and failed, did not come to
+        self.searches.release()  # probes of a trial that searched by itself, and failed
         return BoundarySearcher(self.searches), -1
 
     def chain(self, key: Any) -> Chain:
@@ -149,7 +149,7 @@ class BoundaryWork(SearchWork):
                 finder.ask()
                 finder.tell(probe, *self._outcome(verdict))
             return None
-        collapsed, _ = self._outcome(verdict)  # the searcher hears it from Tune
+        collapsed, _ = self._outcome(verdict)  # Tune passes it to the searcher
         return {True: "collapsed", False: "did not collapse", None: "no verdict"}[collapsed]
 
     def news(self) -> Iterator[str]:
@@ -271,7 +271,7 @@ class OptimiseWork(SearchWork):
     def _verdict(self, generations: pl.DataFrame, steps: Steps, executor: Executor) -> Verdict:
         """The ratio of fidelity intervals to the baseline's, in generations, by the study's first criterion.
 
-        It is None where there is none; with censored chains in it, it is the bound that ``bound`` says.
+        It is None where no ratio can be given; with censored chains in it, it is the bound that ``bound`` says.
         """
         criterion, study = self.study.settings.collapse[0], self.study
         chains = chain_table(generations, [criterion], study.settings.baseline, study.varied, study.generations_asked)

@@ -1,8 +1,8 @@
 """The boundary search as a Ray Tune ``Searcher``, and Optuna's for ``kind: optimise``.
 
-A trial's configuration is ``{"cell": name, "value": number, "seed": whole number, "place": whole number}``; the last
-result that it reports says whether its chain ``collapsed`` and how many ``generations`` it took. A trial that fails
-for good takes no part. Tune may hold as many trials at once as it likes: more are only suggested where a cell has some.
+A trial's configuration is ``{"cell": name, "value": number, "seed": whole number, "place": whole number}``; its last
+result says whether its chain ``collapsed`` and how many ``generations`` it took. A trial that fails for good does not
+count. Tune may run any number of trials at once: the searcher suggests none while every cell waits for its round.
 """
 
 import json
@@ -24,7 +24,7 @@ COLLAPSED, GENERATIONS = "collapsed", "generations"
 
 
 class BoundarySearcher(Searcher):
-    """Suggests the chains that the searches ask for; with ``num_samples`` −1 it is the search that ends the tuner."""
+    """Suggests the chains that the searches ask for; with ``num_samples`` −1 the search ends the tuner."""
 
     def __init__(self, searches: CellSearches) -> None:
         super().__init__()
@@ -32,34 +32,33 @@ class BoundarySearcher(Searcher):
         self._running: dict[str, tuple[str, Probe]] = {}
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
-        """Whatever the tuner minimises is nothing to this search."""
+        """This search ignores the tuner's metric."""
         return True
 
     def suggest(self, trial_id: str) -> Any:
         """The next chain; None while all rounds wait for their last, ``FINISHED`` when every cell is done."""
         if self.searches.done:
             return Searcher.FINISHED
-        asked = self.searches.ask(1)
-        if not asked:
+        if not (probes := self.searches.ask(1)):
             return None
-        ((cell, probe),) = asked
+        ((cell, probe),) = probes
         self._running[trial_id] = (cell, probe)
         return probe.config(cell)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tell the search; a trial without a verdict counts as failed."""
+        """Pass the verdict to the search; a trial without one counts as failed."""
         cell, probe = self._running.pop(trial_id)
         verdict = None if error or not result else result.get(COLLAPSED)
         generations = int(result.get(GENERATIONS) or 0) if result else 0
         self.searches.tell(cell, probe, None if verdict is None else bool(verdict), generations)
 
     def save(self, checkpoint_path: str) -> None:
-        """Write everything, trials that run included, as JSON: aside first, so that no half of it is ever read."""
+        """Write the whole state, running trials included, as JSON, in one atomic step."""
         running = {trial: [cell, *_as_list(probe)] for trial, (cell, probe) in self._running.items()}
         write_text(Path(checkpoint_path), json.dumps({"searches": self.searches.state(), "running": running}))
 
     def restore(self, checkpoint_path: str) -> None:
-        """As it was: trials that ran go on, and are told under the same ids."""
+        """Restore the state; trials that were running report under the same ids."""
         state = json.loads(Path(checkpoint_path).read_text(encoding="utf-8"))
         self.searches = CellSearches.from_state(state["searches"])
         self._running = {trial: (cell, Probe(*probe)) for trial, (cell, *probe) in state["running"].items()}
@@ -77,8 +76,8 @@ def optuna_search(
 ) -> Searcher:
     """Tune's own Optuna searcher over the keys of ``search.over``; trials report ``fi_ratio``.
 
-    Keys among ``whole`` take whole numbers alone. ``tried`` are points of an earlier run and their ratios (None: there
-    was none), from which it goes on; its draws then differ from those that it made before.
+    Keys among ``whole`` take whole numbers only. ``tried`` are points of an earlier run and their ratios (None: no
+    ratio), from which it continues; its draws then differ from those of that run.
 
     Raises:
         UserError: Optuna is not installed.
@@ -86,7 +85,7 @@ def optuna_search(
     from ray.tune.search.optuna import OptunaSearch
 
     class FinalOnly(OptunaSearch):
-        """A point's ratio is known once all of its chains have run: what is reported before is no measurement."""
+        """A point's ratio is known once all of its chains have run; earlier results are ignored."""
 
         def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None: ...
 
@@ -99,7 +98,7 @@ def optuna_search(
     except (AssertionError, ImportError) as error:
         raise UserError("search.kind: optimise needs Optuna, which is missing: pip install optuna") from error
     for values, ratio in tried:
-        searcher.add_evaluated_point(values, ratio, pruned=ratio is None)  # type: ignore[arg-type]  # None it is then
+        searcher.add_evaluated_point(values, ratio, pruned=ratio is None)  # type: ignore[arg-type]  # None is allowed then
     return searcher
 
 

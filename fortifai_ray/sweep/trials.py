@@ -1,4 +1,4 @@
-"""Ray Tune's part of a sweep: one kind of trial, which runs jobs, and one callback, which takes in what they report."""
+"""Ray Tune's part of a sweep: one kind of trial, which runs jobs, and one callback, which hands on what they report."""
 
 import logging
 import tempfile
@@ -19,17 +19,16 @@ from fortifai_ray.sweep.plan import Plan
 from fortifai_ray.sweep.progress import SweepProgress
 from fortifai_ray.sweep.ray_executor import RayExecutor
 from fortifai_ray.sweep.recorder import Recorder
-from fortifai_ray.sweep.work import CohortResult, Config, Job, Result, Verdict, Work, run_job
+from fortifai_ray.sweep.work import CohortResult, Job, Result, Verdict, Work, run_job
 
 if TYPE_CHECKING:
     from fortifai_ray.engines.pool import EnginePool
 
 _RETRIES = 3  # after a fault: a chain's finished steps are in the store, so it costs the step it died in
-_GENERATION = ("chain_id", "generation")
 _TOGETHER = 1.0  # seconds in which cohorts are reported together: each takes milliseconds, as a report does
 
-# Tune would write these into each trial's runtime environment, which stands in Ray's logs and in the process list; a
-# node's own environment or role has them.
+# Tune would write these into each trial's runtime environment, which Ray's logs and the process list show; a node has
+# them in its own environment or role.
 ENV_VARS_TO_PROPAGATE.difference_update({name for name in ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")})
 
 
@@ -41,7 +40,7 @@ class Mistake:
 
 
 class Finished:
-    """A job has run to its end."""
+    """A job without a judge has run to its end."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ class Trial(tune.Trainable):
         return {**self._outcome, "reports": reports, "done": True}
 
     def _run(self) -> Iterator[Report]:
-        """Yield what there is to report. The user's mistakes are reported: raised, Tune would retry them in vain."""
+        """Yield the reports on all jobs. A user's mistake is reported, not raised: Tune would retry it in vain."""
         jobs = self._context.work.jobs(self._config)
         verdict: Verdict | None = None
         while True:
@@ -115,7 +114,7 @@ class Trial(tune.Trainable):
             verdict = yield from self._run_job(job)
 
     def _run_job(self, job: Job) -> Generator[Report, None, Verdict | None]:
-        """Report on a job; returns its verdict, if there is one."""
+        """Yield the reports on a job; returns its verdict, if it has one."""
         verdict: Verdict | None = None
         computed = reused = 0
         try:
@@ -136,7 +135,8 @@ class Trial(tune.Trainable):
                 raise
             yield Report(job.key, Mistake(str(mistake)))
             return None
-        yield Report(job.key, Finished(), steps.computed - computed, steps.reused - reused)
+        if verdict is None:
+            yield Report(job.key, Finished(), steps.computed - computed, steps.reused - reused)
         return verdict
 
     def _announce(self, job: Job, step: str) -> None:
@@ -205,12 +205,13 @@ def _trial_bundle(plan: Plan) -> dict[str, float]:
 
 
 class _Reports(tune.Callback):
-    """Hands what trials report to the recorder, to whoever asked for it, and to the person who waits."""
+    """Hands each report to the recorder, to the work that asked for it, and to the progress view."""
 
     def __init__(self, work: Work, recorder: Recorder, progress: SweepProgress) -> None:
         self._work, self._recorder, self._progress = work, recorder, progress
-        self._metrics = list(dict.fromkeys(criterion.metric for criterion in work.study.settings.collapse))
-        self._ended: set[str] = set()
+        criteria = [] if work.is_search else work.study.settings.collapse  # a search has a line for each verdict
+        self._metrics = list(dict.fromkeys(criterion.metric for criterion in criteria))
+        self._ended: set[tuple[str, str]] = set()  # trials and their jobs
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune saves its callbacks with an experiment, and these belong to this process alone."""
@@ -229,11 +230,11 @@ class _Reports(tune.Callback):
             if report.key is None:
                 self._fail_all(trial, report.result.error)
             else:
-                self._take(trial.config, self._work.job(report.key), report.result)
+                self._take(trial, self._work.job(report.key), report.result)
         self._say_news()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._say_news()  # once Tune has told the searcher
+        self._say_news()  # after the searcher has the verdict
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._fail_all(trial, str(trial.get_error() or "the trial died").strip().splitlines()[-1])
@@ -241,49 +242,45 @@ class _Reports(tune.Callback):
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self._recorder.flush()  # also where a chain's next report is minutes away
 
-    def _take(self, config: Config, job: Job, result: Result | Mistake | Finished) -> None:
-        if job.id in self._ended:  # its trial was started again, and repeats itself
-            return
-        if isinstance(result, Mistake):
-            self._fail(job, result.error)
-            self._work.answer(config, job, None)
+    def _take(self, trial: Any, job: Job, result: Result | Mistake | Finished) -> None:
+        if (trial.trial_id, job.id) in self._ended:  # the trial was started again, and repeats itself
             return
         self._recorder.add(job.chains)
-        if isinstance(result, Finished):
-            self._finish(job)
-            return
-        self._recorder.take(job, result)
-        if isinstance(result, Verdict):
-            words = self._work.answer(config, job, result)
-            if words is not None:
-                self._progress.say(f"{job.label}: {words}")
-        elif isinstance(result, CohortResult) or self._work.is_search:
-            step = result.cohort_id if isinstance(result, CohortResult) else tuple(map(result.row.get, _GENERATION))
-            self._progress.completed(job.id, step)
+        if isinstance(result, Mistake):
+            self._fail(trial, job, result.error)
+            self._work.answer(trial.config, job, None)
+        elif isinstance(result, Finished):
+            self._finish(trial, job, "done" if job.chains[0].recipe.batched else None)
+        elif isinstance(result, Verdict):
+            self._recorder.take(job, result)
+            self._finish(trial, job, self._work.answer(trial.config, job, result))
         else:
-            self._progress.generation(job.id, result.row, self._metrics)
+            self._recorder.take(job, result)
+            if isinstance(result, CohortResult):
+                self._progress.completed(job.id, result.cohort_id)
+            else:
+                self._progress.generation(job.id, result.row, self._metrics)
 
-    def _finish(self, job: Job) -> None:
-        self._ended.add(job.id)
+    def _finish(self, trial: Any, job: Job, words: str | None) -> None:
+        self._ended.add((trial.trial_id, job.id))
         for chain in job.chains:
             self._recorder.chain_finished(chain.chain_id)
         self._progress.finished(job.id, "finished")
-        if not self._work.is_search and job.chains[0].recipe.batched:
-            self._progress.say(f"{job.label}  done")
+        if words is not None:
+            self._progress.say(f"{job.label}: {words}")
 
     def _fail_all(self, trial: Any, error: str) -> None:
         """A trial has failed for good: so have its jobs that have not ended."""
         jobs = list(self._work.announced(trial.config))
         for job in jobs:
-            self._fail(job, error)
+            self._fail(trial, job, error)
         if not jobs:
             self._progress.say(f"failed: a search inside a trial: {error}; its chains are tried one by one")
 
-    def _fail(self, job: Job, error: str) -> None:
-        if job.id in self._ended:
+    def _fail(self, trial: Any, job: Job, error: str) -> None:
+        if (trial.trial_id, job.id) in self._ended:
             return
-        self._ended.add(job.id)
-        self._recorder.add(job.chains)
+        self._ended.add((trial.trial_id, job.id))
         for chain in job.chains:
             self._recorder.chain_failed(chain.chain_id, error)
         self._progress.finished(job.id, "failed")

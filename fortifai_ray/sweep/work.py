@@ -33,7 +33,7 @@ _GROUPS = 16  # trials that share a grid's cohorts: enough for the workers of a 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a search's job came to: ``outcome`` answers the search, ``references`` go to the tables."""
+    """The verdict on a search's job: ``outcome`` answers the search, ``references`` go to the tables."""
 
     outcome: Mapping[str, Any]
     references: Sequence[Reference] = ()
@@ -129,7 +129,7 @@ def replay(job: Job, store: StageStore) -> Replay:
 
 @dataclass(frozen=True)
 class Found:
-    """What a search has found: its collapse points (a row per cell and criterion), and how it went, as JSON."""
+    """The result of a search: its collapse points (a row per cell and criterion), and its course, as JSON."""
 
     points: pl.DataFrame
     state: Mapping[str, Any]
@@ -137,10 +137,10 @@ class Found:
 
 
 class Work(ABC):
-    """What a sweep has to do. Trials run the jobs of their configurations; the driver hears what became of them.
+    """What a sweep has to do. Trials run the jobs of their configurations; the driver gets the verdicts on them.
 
     Attributes:
-        is_search: whether the jobs are chosen as the work goes on, by what earlier ones came to.
+        is_search: whether later jobs are chosen by the verdicts on earlier ones.
         outcomes: what a searcher reads in a trial's last result: the keys of a verdict's outcome.
     """
 
@@ -158,7 +158,7 @@ class Work(ABC):
     @property
     @abstractmethod
     def at_once(self) -> int:
-        """How many jobs there are to run side by side."""
+        """How many jobs could run side by side."""
 
     @property
     @abstractmethod
@@ -200,7 +200,7 @@ class Work(ABC):
         yield from ()
 
     def found(self) -> Found | None:
-        """What a search has found so far."""
+        """The result of a search so far."""
         return None
 
 

@@ -42,8 +42,8 @@ def left_locked(storage: Path) -> list[str]:
 
 def leftovers(storage: Path) -> list[str]:
     """Half-written steps, and steps that were set aside as damaged."""
-    found = [path for folder in (".partial", ".damaged") for path in (storage / "stages").glob(f"{folder}/*")]
-    return [str(path.relative_to(storage)) for path in found]
+    leftovers = [path for folder in (".partial", ".damaged") for path in (storage / "stages").glob(f"{folder}/*")]
+    return [str(path.relative_to(storage)) for path in leftovers]
 
 
 def assert_same_results(study: SoakStudy, one: Path, other: Path) -> int:

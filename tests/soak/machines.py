@@ -54,8 +54,8 @@ class Machines:
     def processes(self, word: str) -> list[psutil.Process]:
         """The workers' processes with ``word`` in their command line, oldest first."""
         raylets = [psutil.Process(raylet_process(node).pid) for node in self.workers]
-        found = [process for raylet in raylets for process in raylet.children() if names(process, word)]
-        return sorted(found, key=lambda process: process.pid)
+        children = [process for raylet in raylets for process in raylet.children() if names(process, word)]
+        return sorted(children, key=lambda process: process.pid)
 
     def shutdown(self) -> None:
         """End every process of the cluster."""

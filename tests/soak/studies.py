@@ -44,11 +44,11 @@ class SoakStudy:
 
 def write_studies(folder: Path, chains: int, texts: int) -> list[SoakStudy]:
     """``chains`` chains in all, ``texts`` of them language models written by engines."""
-    studies = [("soak_images", _IMAGES, chains - texts, 80.0, False), ("soak_texts", _TEXTS, texts, 5.0, True)]
-    found = []
-    for name, content, count, pause, engines in studies:
+    kinds = [("soak_images", _IMAGES, chains - texts, 80.0, False), ("soak_texts", _TEXTS, texts, 5.0, True)]
+    studies = []
+    for name, content, count, pause, engines in kinds:
         file = folder / f"{name}.yaml"
         file.write_text(content.replace("CHAINS", str(count)))
         if count:
-            found.append(SoakStudy(name, file, count, pause, engines))
-    return found
+            studies.append(SoakStudy(name, file, count, pause, engines))
+    return studies

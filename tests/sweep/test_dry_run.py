@@ -1,4 +1,4 @@
-"""What a dry run says of GPUs that this machine may not have, and of those that no plan could use."""
+"""What a dry run says about GPUs that this machine may not have, and about those that no plan could use."""
 
 import io
 from pathlib import Path
@@ -24,16 +24,16 @@ STUDY: dict[str, Any] = {
 }
 
 
-def test_a_study_for_a_cluster_is_looked_at_without_one(tmp_path: Path) -> None:
-    """GPUs that are asked for and not here are said in a line, with what they are needed for; nothing fails."""
+def test_a_study_for_a_cluster_is_planned_without_one(tmp_path: Path) -> None:
+    """One line says which GPUs the study needs and this machine lacks, and what for; nothing fails."""
     file = tmp_path / "study.yaml"
     file.write_text(yaml.safe_dump({**STUDY, "resources": {"engines": {"gpus": 2}}}))
     out = io.StringIO()
     print_plan(load_study(file), tmp_path / "runs", Console(file=out))
-    told = " ".join(out.getvalue().split())
-    assert "1 chains of 2 generations, 0 of them in the store" in told
-    assert "Not here, where no GPUs are counted: resources: a chain's training needs" in told
-    assert "an engine 2" in told
+    printed = " ".join(out.getvalue().split())
+    assert "1 chains of 2 generations, 0 of them in the store" in printed
+    assert "Not on this machine, where GPUs are not counted: resources: a chain's training needs" in printed
+    assert "an engine 2" in printed
 
 
 @pytest.mark.parametrize(

@@ -96,11 +96,11 @@ def test_gpus_are_filled(
 
 
 def test_gpus_that_cannot_be_had_are_refused() -> None:
-    """Asked for by name and not there: one line, instead of a trial that waits for ever."""
+    """More GPUs than there are: one line, instead of a trial that waits for ever."""
     resources = ResourcesConfig(train=TrainResources(workers=4, gpus_per_worker=1))
-    with pytest.raises(UserError, match=r"4 x 1 GPU.*there are 2"):
+    with pytest.raises(UserError, match=r"4 x 1 GPU.*of 2 available"):
         make_plan(resources, 2, 8.0, 8, gpus=2.0)
-    with pytest.raises(UserError, match="there are 0"):
+    with pytest.raises(UserError, match="of 0 available"):
         make_plan(resources, 2, 8.0, 8)
 
 
@@ -135,7 +135,7 @@ def test_an_engine_never_spreads_over_nodes() -> None:
     assert (plan.engines, plan.shrunk) == (4, ())
     plan = make_plan(of_two, 1, 64.0, 64, gpus=9.0, node_gpus=[1.0, 1.0, 1.0, 2.0, 4.0])
     assert plan.engines == 3
-    assert "resources.engines.count: 4 engines asked for, 3 fit" in plan.shrunk[0]
+    assert "resources.engines.count: 4 engines do not fit on 9 GPU(s): 3 will start" in plan.shrunk[0]
     of_four = ResourcesConfig(engines=EngineResources(gpus=4))
     with pytest.raises(UserError, match="an engine over 4 GPUs needs them on one node, and the largest has 2"):
         make_plan(of_four, 1, 64.0, 64, gpus=8.0, node_gpus=[2.0, 2.0, 2.0, 2.0])
@@ -155,5 +155,5 @@ def test_engines_get_no_second_gpu_by_themselves() -> None:
 
 def test_engines_that_leave_training_no_gpu_are_refused() -> None:
     """Two GPUs to an engine and none other: training would go on without one, unseen."""
-    with pytest.raises(UserError, match="an engine 2, and there are 2"):
+    with pytest.raises(UserError, match="an engine 2, of 2 available"):
         make_plan(ResourcesConfig(engines=EngineResources(gpus=2)), 1, 64.0, 64, gpus=2.0)

@@ -91,7 +91,7 @@ def test_a_verdict_is_that_of_the_chain_table() -> None:
 
 
 def test_a_probe_measured_against_the_baseline_has_a_limit(tmp_path: Path) -> None:
-    """No baseline chain stands beside a probe, so its generation 0 is computed for it, and told to the tables."""
+    """No baseline chain runs beside a probe, so its generation 0 is computed for it, and recorded for the tables."""
     criterion = {"metric": "wasserstein", "threshold": 3.0, "direction": "above"}
     asked = study(collapse=criterion)
     work, steps = BoundaryWork(asked, inputs(asked)), Steps(StageStore(tmp_path))

@@ -1,4 +1,4 @@
-"""The progress view: what happened is told, and a long wait never stays silent."""
+"""The progress view: each event has its line, and a long wait never stays silent."""
 
 import io
 import time
@@ -28,7 +28,7 @@ def until(out: io.StringIO, text: str) -> str:
     return out.getvalue()
 
 
-def test_a_generation_is_told_once_with_its_metric() -> None:
+def test_a_generation_has_one_line_with_its_metric() -> None:
     """A line for each generation; a collapse with its reason, a stage taken from the store as such."""
     sweep, out = view()
     with sweep:
@@ -48,7 +48,7 @@ def test_a_generation_is_told_once_with_its_metric() -> None:
     ]
 
 
-def test_a_step_told_again_keeps_its_beginning() -> None:
+def test_a_step_announced_again_keeps_its_beginning() -> None:
     """A wait is announced over and over with its seconds in brackets: it is one wait, that began once."""
     board = Board()
     board.write("a", "waiting for another chain to train generation 0 (1 s)")
@@ -61,7 +61,7 @@ def test_a_step_told_again_keeps_its_beginning() -> None:
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_instance")
-def test_a_long_wait_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_wait_has_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """A chain that waits for another, and a sweep whose chains cannot start, say so and say what there is."""
     monkeypatch.setattr(progress, "_LONG_WAIT", 1.0)
     board = ray.remote(Board).options(num_cpus=0).remote()
@@ -71,6 +71,6 @@ def test_a_long_wait_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         ray.get(board.write.remote("a", "waiting for an engine (0 of 2 generation calls done)"))
         assert "loss.kind=tce seed=0: waiting for an engine (0 of 2" in until(out, "waiting for an engine")
         ray.get(board.write.remote("a", "train generation 1"))
-        told = out.getvalue().count("waiting for an engine")
+        lines = out.getvalue().count("waiting for an engine")
         time.sleep(2.5)
-        assert out.getvalue().count("waiting for an engine") <= told + 1, "it went on telling of a wait that is over"
+        assert out.getvalue().count("waiting for an engine") <= lines + 1, "a wait that is over was still reported"

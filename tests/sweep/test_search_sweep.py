@@ -106,8 +106,8 @@ def test_what_a_search_leaves(tmp_path: Path, ray_instance: str) -> None:
     experiment = client.get_experiment_by_name("search")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
-    found = [run for run in runs if "result/critical" in run.data.metrics]
-    assert sorted(run.data.metrics["result/critical"] for run in found) == sorted(exact["critical"].to_list())
+    cells = [run for run in runs if "result/critical" in run.data.metrics]
+    assert sorted(run.data.metrics["result/critical"] for run in cells) == sorted(exact["critical"].to_list())
 
 
 def test_a_search_over_chains_that_are_trained(tmp_path: Path, ray_instance: str) -> None:
