@@ -22,7 +22,7 @@ from fortifai_ray.storage.mirror import StudyMirror
 from fortifai_ray.storage.store import StageStore, Storage
 from fortifai_ray.study.study import Chain, Study
 from fortifai_ray.sweep.plan import Plan
-from fortifai_ray.sweep.work import CohortResult, Found, Job, Result
+from fortifai_ray.sweep.work import CohortResult, Job, Result, SearchResult
 from fortifai_ray.tracking.sync import StudyStatus, StudySync
 
 FLUSH_SECONDS = 5.0  # between two writes: a driver that is killed loses the rows of so long, and no finished step
@@ -133,13 +133,13 @@ class Recorder:
                 self.say(f"the tables could not be written: {error.strerror}; the sweep continues")
             self._disk_was_full = True
 
-    def close(self, plan: Plan | None, engines: Mapping[str, Any], found: Found | None) -> SweepOutcome:
+    def close(self, plan: Plan | None, engines: Mapping[str, Any], searched: SearchResult | None) -> SweepOutcome:
         """Write every table, the claims, the report and the summary, and end the runs in MLflow.
 
         Args:
             plan: what the sweep ran on; None where nothing was left to run.
             engines: starts, kind and seconds of the warm engines, for the summary.
-            found: the result of the search, where the study searches.
+            searched: the result of the search, where the study searches.
         """
         import pandas  # noqa: F401 - whole, before charts meet it half imported by MLflow's thread
 
@@ -151,10 +151,10 @@ class Recorder:
         # A chain that was cut short did not survive to its last generation: it must not count as censored there.
         self._failed |= dict.fromkeys(unfinished, "interrupted")
         generations = self._results.close(list(self._chains.values()), self._failed, self._references)
-        if found is not None:
-            self._results.write_points(found.points)
-            self._results.write_json("search", found.state)
-            unfinished += [] if found.done else ["the search"]
+        if searched is not None:
+            self._results.write_points(searched.points)
+            self._results.write_json("search", searched.state)
+            unfinished += [] if searched.done else ["the search"]
         summary = self._summary(plan, engines, generations)
         self._results.write_json("summary", summary)
         write_claims(self.folder, check_claims(self.folder))

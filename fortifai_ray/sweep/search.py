@@ -23,7 +23,7 @@ from fortifai_ray.storage.store import StageStore
 from fortifai_ray.study.search import BoundarySearch, OptimiseSearch
 from fortifai_ray.study.study import Chain, Study
 from fortifai_ray.sweep.plan import Plan
-from fortifai_ray.sweep.work import Config, Found, Job, Replay, Task, Verdict, Work, replay
+from fortifai_ray.sweep.work import Config, Job, Replay, SearchResult, Task, Verdict, Work, replay
 
 if TYPE_CHECKING:
     from ray.tune.search import Searcher
@@ -159,10 +159,10 @@ class BoundaryWork(SearchWork):
                 self._rounds[name] = finder.rounds
                 yield f"{self._label(name)}: {point_text(finder.result(), self.search.over)}"
 
-    def found(self) -> Found:
+    def result(self) -> SearchResult:
         points = ((*self._cell(name), finder.result()) for name, finder in self.searches.finders.items())
         state = {"kind": "boundary", "done": self.done, "searches": self.searches.state()}
-        return Found(collapse_points(points, self.search.over), state, self.done)
+        return SearchResult(collapse_points(points, self.search.over), state, self.done)
 
     def _cell(self, name: str) -> tuple[Mapping[str, Any], CollapseCriterion]:
         cell, criterion = self.names[name]
@@ -262,11 +262,11 @@ class OptimiseWork(SearchWork):
         self.tried.append({"values": job.key, **{name: verdict.outcome[name] for name in self.outcomes}})
         return ratio_text(self.tried[-1])
 
-    def found(self) -> Found:
+    def result(self) -> SearchResult:
         best = max((p for p in self.tried if p["fi_ratio"] is not None), key=lambda p: p["fi_ratio"], default=None)
         criterion = self.study.settings.collapse[0].words
         state = {"kind": "optimise", "done": self.done, "search": self._settings, "criterion": criterion}
-        return Found(pl.DataFrame(), {**state, "best": best, "points": self.tried}, self.done)
+        return SearchResult(pl.DataFrame(), {**state, "best": best, "points": self.tried}, self.done)
 
     def _verdict(self, generations: pl.DataFrame, steps: Steps, executor: Executor) -> Verdict:
         """The ratio of fidelity intervals to the baseline's, in generations, by the study's first criterion.

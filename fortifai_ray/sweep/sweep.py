@@ -46,7 +46,7 @@ def run_sweep(study: Study, storage: Storage | Path, console: Console, address: 
     plan, engines = None, dict(_NO_ENGINES)
     if not work.done:
         plan, engines = _compute(study, inputs, work, recorder, console, address)
-    return recorder.close(plan, engines, work.found())
+    return recorder.close(plan, engines, work.result())
 
 
 def _work(study: Study, inputs: Inputs, recorder: Recorder) -> Work:

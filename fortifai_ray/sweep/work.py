@@ -7,7 +7,7 @@ travel between them. What the store holds whole is answered by running the same 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import polars as pl
 
@@ -20,9 +20,6 @@ from fortifai_ray.storage.steps import NotStored, Steps
 from fortifai_ray.storage.store import StageStore
 from fortifai_ray.study.study import Chain, Study
 from fortifai_ray.sweep.plan import Plan
-
-if TYPE_CHECKING:
-    from ray.tune.search import Searcher
 
 Task = ChainTask | CohortTask
 Config = Mapping[str, Any]
@@ -128,7 +125,7 @@ def replay(job: Job, store: StageStore) -> Replay:
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """The result of a search: its collapse points (a row per cell and criterion), and its course, as JSON."""
 
     points: pl.DataFrame
@@ -185,9 +182,9 @@ class Work(ABC):
     def announced(self, config: Config) -> Iterable[Job]:
         """The jobs of a trial that are known when it starts."""
 
-    def searcher(self) -> "tuple[Searcher, int] | None":
-        """What suggests further configurations once those known beforehand have run, and how many of them (−1: until
-        it has no more); None where nothing does."""
+    def searcher(self) -> tuple[Any, int] | None:
+        """A searcher of Ray Tune that suggests further configurations once those known beforehand have run, and how
+        many (−1: until it has no more); None where nothing does."""
         return None
 
     def answer(self, config: Config, job: Job, verdict: Verdict | None) -> str | None:
@@ -199,7 +196,7 @@ class Work(ABC):
         """Yield what the verdicts have changed since the last call, in words."""
         yield from ()
 
-    def found(self) -> Found | None:
+    def result(self) -> SearchResult | None:
         """The result of a search so far."""
         return None
 
@@ -239,9 +236,10 @@ class Grid(Work):
 
     def configs(self, plan: Plan) -> list[dict[str, Any]]:
         """A trial per chain, but few for all cohorts: these take less time than a trial's start."""
-        names = [job.id for job in self._jobs.values() if isinstance(job.tasks[0], CohortTask)]
-        groups = [names[start::_GROUPS] for start in range(min(_GROUPS, len(names)))]
-        return [{"jobs": ids} for ids in (*groups, *([name] for name in self._jobs if name not in set(names)))]
+        batched = [job.id for job in self._jobs.values() if isinstance(job.tasks[0], CohortTask)]
+        groups = [batched[start::_GROUPS] for start in range(min(_GROUPS, len(batched)))]
+        alone = [[job.id] for job in self._jobs.values() if isinstance(job.tasks[0], ChainTask)]
+        return [{"jobs": ids} for ids in (*groups, *alone)]
 
     def job(self, key: Any) -> Job:
         return self._jobs[key]
