@@ -1,13 +1,12 @@
 """Which rows a claim is about, and from ``generations.parquet`` a number per chain or per pair of chains."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import polars as pl
 
 from fortifai_ray.results.reader import StudyResults
-from fortifai_ray.results.schema import equals, flatten, varied_keys
+from fortifai_ray.results.schema import equals, flatten, same, varied_keys
 from fortifai_ray.statistics import CollapseCriterion
 from fortifai_ray.statistics.crossing import Floats
 from fortifai_ray.study.claim_statistics import (
@@ -15,7 +14,6 @@ from fortifai_ray.study.claim_statistics import (
     ExtremeStatistic,
     MetricStatistic,
     PerChain,
-    Scalar,
     SlopeStatistic,
     TrendStatistic,
     Where,
@@ -38,7 +36,7 @@ def matches(results: StudyResults, table: pl.DataFrame, where: Where) -> pl.Expr
         if key in table.columns:
             condition &= pl.any_horizontal(equals(key, table.schema[key], item) for item in items)
         elif key in fixed:
-            condition &= pl.lit(any(_same(fixed[key], item) for item in items))
+            condition &= pl.lit(any(same(fixed[key], item) for item in items))
         else:
             raise Undecided(f"neither the table nor the recipe has a key {key}")
     return condition
@@ -56,10 +54,6 @@ def criterion(results: StudyResults, name: int | str) -> CollapseCriterion:
         many = "several criteria: give its place instead" if chosen else "no criterion"
         raise Undecided(f"collapse has {many} for {name!r}")
     return chosen[0]
-
-
-def _same(value: Any, wanted: Scalar) -> bool:
-    return value == wanted and isinstance(value, bool) == isinstance(wanted, bool)
 
 
 def _replaced(key: str, changes: Where) -> bool:

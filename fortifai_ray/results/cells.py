@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from fortifai_ray.results.schema import equals, flatten
+from fortifai_ray.results.schema import equals, flatten, same
 from fortifai_ray.results.words import printable
 
 BASELINE: dict[str, Any] = {"loss.kind": "cross_entropy"}
@@ -80,7 +80,7 @@ def is_baseline(table: pl.DataFrame, baseline: Mapping[str, Any], recipe: Mappin
         if key in table.columns:
             condition &= equals(key, table.schema[key], value)
         else:
-            condition &= pl.lit(flat.get(key) == value)
+            condition &= pl.lit(same(flat.get(key), value))
     return condition
 
 

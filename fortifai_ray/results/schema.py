@@ -162,6 +162,11 @@ def equals(column: str, dtype: pl.DataType, value: Any) -> pl.Expr:
     return pl.col(column).eq_missing(pl.lit(value)) if comparable else pl.lit(False)
 
 
+def same(value: Any, wanted: Any) -> bool:
+    """Whether a value of a recipe is the one wanted; ``True`` is not 1."""
+    return bool(value == wanted) and isinstance(value, bool) == isinstance(wanted, bool)
+
+
 def table_path(folder: Path, name: str) -> Path:
     """Where a study's table lies; ``folder`` is ``STORAGE/NAME``."""
     return Path(folder) / "results" / f"{name}.parquet"

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from fortifai_ray.errors import UserError
-from fortifai_ray.results.schema import MEASURED_COLUMNS, RECIPE_COLUMNS
+from fortifai_ray.results.schema import MEASURED_COLUMNS, RECIPE_COLUMNS, same
 from fortifai_ray.study.claim_statistics import Criterion, PerChain, Where
 from fortifai_ray.study.claims import Claim, TheoryValue
 from fortifai_ray.validation import hint
@@ -118,9 +118,7 @@ def _matches(recipe: Mapping[str, Any], where: Where, searched: Collection[str])
     """Whether a cell has every value that ``where`` asks for."""
     for key, wanted in where.items():
         items = wanted if isinstance(wanted, list) else [wanted]
-        value = recipe.get(key)
-        same = any(value == item and isinstance(value, bool) == isinstance(item, bool) for item in items)
-        if not same and key not in (*_NOT_OF_A_CELL, *searched):
+        if not any(same(recipe.get(key), item) for item in items) and key not in (*_NOT_OF_A_CELL, *searched):
             return False
     return True
 

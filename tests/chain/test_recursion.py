@@ -148,7 +148,7 @@ def test_the_first_metrics_are_those_of_generation_0() -> None:
     """What a criterion is relative to; None where generation 0 collapsed at once."""
     first = next(recursion(recipe(Replace(), 2), Gaussian(20), lambda history: False))
     assert first.scores is not None
-    found = first_metrics(recipe(Replace(), 2), Gaussian(20))
-    assert found is not None
-    assert found["variance"] == first.scores.outputs["variance"]
+    metrics = first_metrics(recipe(Replace(), 2), Gaussian(20))
+    assert metrics is not None
+    assert metrics["variance"] == first.scores.outputs["variance"]
     assert first_metrics(recipe(Replace(), 2), Gaussian(20, diverges_at=0)) is None

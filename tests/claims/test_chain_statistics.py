@@ -83,13 +83,13 @@ def test_a_statistic_is_what_it_says(name: str, make_study: Any) -> None:
 
 def test_a_difference_pairs_by_seed(make_study: Any) -> None:
     """The interval is that of the differences, not of two independent groups."""
-    found = make_study(CHAINS).one(
+    result = make_study(CHAINS).one(
         _metric(at=2, against=AT_CE, compare="difference"), where={"loss.kind": "tce"}, level=0.9, relation="less"
     )
     expected = stats.ttest_rel(B[:, 2], A[:, 2]).confidence_interval(0.9)
-    assert found.low <= expected.low + 1e-12
-    assert found.high >= expected.high - 1e-12
-    assert found.verdict == "holds"
+    assert result.low <= expected.low + 1e-12
+    assert result.high >= expected.high - 1e-12
+    assert result.verdict == "holds"
 
 
 def test_the_variance_over_seeds_is_the_unbiased_one(make_study: Any) -> None:

@@ -106,7 +106,7 @@ def test_what_is_missing_or_broken_is_one_line(make_study: Any, tmp_path: Path) 
 
 
 def test_checking_twice_gives_the_same(make_study: Any) -> None:
-    """The bootstrap is seeded: a skewed sample's interval does not depend on when it is asked for."""
+    """The bootstrap is seeded: a skewed sample's interval does not depend on when it is computed."""
     values = np.random.default_rng(2).lognormal(0, 1.5, 30)
     study = make_study(
         {("cross_entropy", None, s): {"trace_ratio": [1.0, float(v)]} for s, v in enumerate(values)}, generations=2
@@ -117,7 +117,7 @@ def test_checking_twice_gives_the_same(make_study: Any) -> None:
     assert first == second
 
 
-def test_a_varied_key_of_words_and_numbers_is_found(make_study: Any) -> None:
+def test_a_varied_key_of_words_and_numbers_matches(make_study: Any) -> None:
     """Such a key is kept as text, and a claim names it as its study file does."""
     study = _study(make_study, seeds=6)
     table = study.generations.with_columns(

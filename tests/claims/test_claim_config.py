@@ -1,4 +1,4 @@
-"""A claim's mistakes are found when the study file is read, each told in one line."""
+"""Mistakes in claims are reported when the study file is read, in one line each."""
 
 import math
 import subprocess

@@ -16,8 +16,8 @@ Sampler = Callable[[np.random.Generator], Interval]
 
 def _covers(sampler: Sampler, truth: float, repeats: int, seed: int) -> float:
     rng = np.random.default_rng(seed)
-    found = [sampler(rng) for _ in range(repeats)]
-    return float(np.mean([interval.low <= truth <= interval.high for interval in found]))
+    made = [sampler(rng) for _ in range(repeats)]
+    return float(np.mean([interval.low <= truth <= interval.high for interval in made]))
 
 
 def _error(level: float, repeats: int) -> float:
@@ -27,50 +27,50 @@ def _error(level: float, repeats: int) -> float:
 
 def test_a_means_interval_is_students() -> None:
     expected = stats.ttest_1samp(VALUES, 0).confidence_interval(0.99)
-    found = intervals.mean(VALUES, 0.99)
-    np.testing.assert_allclose([found.low, found.high], [expected.low, expected.high], rtol=1e-12)
-    assert found.method == "Student t"
+    interval = intervals.mean(VALUES, 0.99)
+    np.testing.assert_allclose([interval.low, interval.high], [expected.low, expected.high], rtol=1e-12)
+    assert interval.method == "Student t"
 
 
 def test_a_geometric_mean_is_the_means_of_the_logarithms() -> None:
-    logs, found = intervals.mean(np.log(VALUES), 0.9), intervals.geometric_mean(VALUES, 0.9)
-    np.testing.assert_allclose([found.measured, found.low], [stats.gmean(VALUES), math.exp(logs.low)], rtol=1e-12)
+    logs, interval = intervals.mean(np.log(VALUES), 0.9), intervals.geometric_mean(VALUES, 0.9)
+    np.testing.assert_allclose([interval.measured, interval.low], [stats.gmean(VALUES), math.exp(logs.low)], rtol=1e-12)
 
 
 @pytest.mark.parametrize(("yes", "n"), [(0, 10), (3, 10), (10, 10), (250, 1000)])
 def test_a_shares_interval_is_scipys_exact_one(yes: int, n: int) -> None:
     expected = stats.binomtest(yes, n).proportion_ci(0.99, "exact")
-    found = intervals.share(yes, n - yes, 0, 0.99)
-    np.testing.assert_allclose([found.low, found.high], [expected.low, expected.high], atol=1e-12)
+    interval = intervals.share(yes, n - yes, 0, 0.99)
+    np.testing.assert_allclose([interval.low, interval.high], [expected.low, expected.high], atol=1e-12)
 
 
 def test_open_answers_widen_a_share_on_both_sides() -> None:
-    found = intervals.share(4, 3, 3, 0.9)
-    assert found.low == intervals.share(4, 6, 0, 0.9).low
-    assert found.high == intervals.share(7, 3, 0, 0.9).high
+    interval = intervals.share(4, 3, 3, 0.9)
+    assert interval.low == intervals.share(4, 6, 0, 0.9).low
+    assert interval.high == intervals.share(7, 3, 0, 0.9).high
 
 
 @pytest.mark.parametrize(("q", "n"), [(0.5, 8), (0.5, 30), (0.9, 200), (0.1, 100)])
 def test_a_quantiles_interval_is_scipys(q: float, n: int) -> None:
     values = np.random.default_rng(1).normal(size=n)
     expected = stats.quantile_test(values, p=q).confidence_interval(0.95)
-    found = intervals.quantile(values, q, 0.95)
-    assert (found.low, found.high) == (expected.low, expected.high)
+    interval = intervals.quantile(values, q, 0.95)
+    assert (interval.low, interval.high) == (expected.low, expected.high)
 
 
 def test_a_quantile_of_few_chains_is_open_on_the_side_where_it_must_be() -> None:
-    found = intervals.quantile(VALUES[:5], 0.5, 0.99)  # P(all five above the median) = 1/32 > 0.5 %
-    assert (found.low, found.high) == (-math.inf, math.inf)
-    assert found.measured == np.median(VALUES[:5])
+    interval = intervals.quantile(VALUES[:5], 0.5, 0.99)  # P(all five above the median) = 1/32 > 0.5 %
+    assert (interval.low, interval.high) == (-math.inf, math.inf)
+    assert interval.measured == np.median(VALUES[:5])
 
 
 def test_fieller_solves_its_equation() -> None:
     """At each end of the interval the t test of numerator − end · denominator stands exactly at its quantile."""
     bottoms = VALUES[::-1] + 5
-    found = intervals.ratio_of_means(VALUES, bottoms, 0.95)
-    assert found.method == "Fieller"
-    assert found.measured == VALUES.mean() / bottoms.mean()
-    for end in (found.low, found.high):
+    interval = intervals.ratio_of_means(VALUES, bottoms, 0.95)
+    assert interval.method == "Fieller"
+    assert interval.measured == VALUES.mean() / bottoms.mean()
+    for end in (interval.low, interval.high):
         np.testing.assert_allclose(stats.ttest_1samp(VALUES - end * bottoms, 0).pvalue, 0.05, rtol=1e-9)
 
 
@@ -119,8 +119,8 @@ def test_on_skewed_samples_the_hull_covers_better_than_student_alone() -> None:
 
 def test_equal_values_have_a_point_for_an_interval() -> None:
     same = np.full(5, 0.3)
-    for found in (intervals.mean(same, 0.99), intervals.geometric_mean(same, 0.99)):
-        assert (found.low, found.measured, found.high) == (0.3, 0.3, 0.3)
+    for interval in (intervals.mean(same, 0.99), intervals.geometric_mean(same, 0.99)):
+        assert (interval.low, interval.measured, interval.high) == (0.3, 0.3, 0.3)
     halves = intervals.ratio_of_means(same, 2 * same, 0.99)
     assert (halves.low, halves.high) == (0.5, 0.5)
     assert intervals.variance(np.full(12, 0.3), 0.99).high == 0.0
