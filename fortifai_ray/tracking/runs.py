@@ -71,13 +71,13 @@ class _RunState:
     status: str
     stamp: str | None = None
     params: set[str] = field(default_factory=set)
-    metric_keys: set[str] = field(default_factory=set)  # that the run had when this sweep found it
+    metric_keys: set[str] = field(default_factory=set)  # those of an earlier sweep
     values: dict[str, dict[int, float]] = field(default_factory=dict)  # by metric and step
     files: set[str] | None = field(default_factory=set)  # paths of artefacts; None: not asked for yet
 
 
 class StudyRuns:
-    """A study's run and the nested runs of its chains. Used by one thread; each run is found or made when first needed.
+    """A study's run and the nested runs of its chains. Used by one thread; a run is looked for, or made, when first needed.
 
     Runs are identified by their tags, never by their names: a sweep that was killed or is repeated continues in the
     runs it has. A study that has changed gets a run of its own.

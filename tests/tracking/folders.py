@@ -119,11 +119,11 @@ def client(storage: Path) -> MlflowClient:
 def runs(storage: Path) -> dict[str, list[Run]]:
     """Every run of every experiment in the storage by its name, but the study's own, which is under ""."""
     mlflow = client(storage)
-    found: dict[str, list[Run]] = {}
+    logged: dict[str, list[Run]] = {}
     for run in mlflow.search_runs([experiment.experiment_id for experiment in mlflow.search_experiments()]):
         name = str(run.info.run_name) if "fortifai.chain_id" in run.data.tags else ""
-        found.setdefault(name, []).append(run)
-    return found
+        logged.setdefault(name, []).append(run)
+    return logged
 
 
 def artefact(storage: Path, run_id: str, path: str) -> str:

@@ -123,9 +123,9 @@ class TestUserInterface:
             outcome = StudySync(folder, Path("/nowhere"), address).close("finished")
             assert outcome.problems == []
         remote = MlflowClient(address)
-        found = remote.search_runs([str(outcome.experiment_id)])
-        assert len(found) == 2
-        chain_run = next(run.info.run_id for run in found if "fortifai.chain_id" in run.data.tags)
+        logged = remote.search_runs([str(outcome.experiment_id)])
+        assert len(logged) == 2
+        chain_run = next(run.info.run_id for run in logged if "fortifai.chain_id" in run.data.tags)
         first, second = (point.value for point in remote.get_metric_history(chain_run, "wasserstein"))
         assert first == 300.0
         assert math.isnan(second)

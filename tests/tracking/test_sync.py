@@ -42,9 +42,9 @@ class TestWhatIsLogged:
         """The layout people open in MLflow: names, nesting, parameters, ends and results."""
         outcome = sweep(storage)
         assert outcome.problems == []
-        found = runs(storage)
-        assert {key: len(value) for key, value in found.items()} == {"": 1, CE: 1, TCE: 1}
-        parent, tce = found[""][0], found[TCE][0]
+        logged = runs(storage)
+        assert {key: len(value) for key, value in logged.items()} == {"": 1, CE: 1, TCE: 1}
+        parent, tce = logged[""][0], logged[TCE][0]
         assert (parent.info.run_id, parent.info.run_name) == (outcome.study_run_id, "small")
         experiment = client(storage).get_experiment(str(outcome.experiment_id))
         assert experiment.name == "small"
@@ -69,8 +69,8 @@ class TestWhatIsLogged:
     def test_artefacts_are_the_study_each_recipe_the_samples_and_the_results(self, storage: Path) -> None:
         """The study's own lie as in its folder."""
         sweep(storage)
-        found, folder = runs(storage), storage / "small"
-        parent, tce = found[""][0].info.run_id, found[TCE][0].info.run_id
+        logged, folder = runs(storage), storage / "small"
+        parent, tce = logged[""][0].info.run_id, logged[TCE][0].info.run_id
         for name in ("study.yaml", "report.html", "results/summary.json"):
             assert artefact(storage, parent, name) == (folder / name).read_text()
         tables = [file.path for file in client(storage).list_artifacts(parent, "results")]
@@ -128,8 +128,8 @@ class TestWhatIsLogged:
         assert steps(storage, runs(storage)[CE][0], "wasserstein") == [(0, 300.0), (1, 600.0), (2, 1200.0)]
 
 
-def paths(storage: Path, found: list[Any]) -> list[str]:
-    return [file.path for run in found for file in client(storage).list_artifacts(run.info.run_id)]
+def paths(storage: Path, logged: list[Any]) -> list[str]:
+    return [file.path for run in logged for file in client(storage).list_artifacts(run.info.run_id)]
 
 
 def until(condition: Any) -> None:
@@ -180,14 +180,14 @@ class TestRunAgain:
             CE: ["RUNNING"],
         }
         assert sweep(storage).problems == []
-        found = runs(storage)
-        assert found[CE][0].info.run_id == left[CE][0].info.run_id
-        assert {key: [run.info.status for run in some] for key, some in found.items()} == {
+        logged = runs(storage)
+        assert logged[CE][0].info.run_id == left[CE][0].info.run_id
+        assert {key: [run.info.status for run in some] for key, some in logged.items()} == {
             "": ["FINISHED"],
             CE: ["FINISHED"],
             TCE: ["FINISHED"],
         }
-        assert steps(storage, found[CE][0], "wasserstein") == [(0, 300.0), (1, 600.0), (2, 1200.0)]
+        assert steps(storage, logged[CE][0], "wasserstein") == [(0, 300.0), (1, 600.0), (2, 1200.0)]
 
     def test_an_interrupted_study_closes_its_chains_and_can_continue(self, storage: Path) -> None:
         folder, study = write_study(storage)
@@ -199,10 +199,10 @@ class TestRunAgain:
         assert sync.close("interrupted").problems == []
         assert {run.info.status for some in runs(storage).values() for run in some} == {"KILLED"}
         assert sweep(storage).problems == []
-        found = runs(storage)
-        assert {run.info.status for some in found.values() for run in some} == {"FINISHED"}
-        assert [len(some) for some in found.values()] == [1, 1, 1]
-        assert steps(storage, found[CE][0], "wasserstein") == [(0, 300.0), (1, 600.0), (2, 1200.0)]
+        logged = runs(storage)
+        assert {run.info.status for some in logged.values() for run in some} == {"FINISHED"}
+        assert [len(some) for some in logged.values()] == [1, 1, 1]
+        assert steps(storage, logged[CE][0], "wasserstein") == [(0, 300.0), (1, 600.0), (2, 1200.0)]
 
     def test_a_changed_study_gets_a_run_of_its_own(self, storage: Path) -> None:
         """Runs of different versions of a study never mix, though they share a name and a storage."""
