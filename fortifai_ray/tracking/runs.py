@@ -77,7 +77,7 @@ class _RunState:
 
 
 class StudyRuns:
-    """A study's run and the nested runs of its chains. Used by one thread; a run is looked for, or made, when first needed.
+    """A study's run and the nested runs of its chains. Used by one thread; each is looked up, or made, when first used.
 
     Runs are identified by their tags, never by their names: a sweep that was killed or is repeated continues in the
     runs it has. A study that has changed gets a run of its own.
