@@ -15,6 +15,7 @@ import polars as pl
 from fortifai_ray.chain.chain import ChainTask, Inputs
 from fortifai_ray.chain.cohort import CohortTask, cohort_rows, run_cohort
 from fortifai_ray.recipe.executor import Executor
+from fortifai_ray.results.words import MARKS, number
 from fortifai_ray.search.boundary import BoundaryFinder, CellSearches
 from fortifai_ray.search.points import CollapsePoint, Probe, collapse_points
 from fortifai_ray.statistics import CollapseCriterion, Reference, chain_table, criterion_rows, fidelity_table, judge
@@ -301,30 +302,22 @@ def chain_status(generations: pl.DataFrame, criterion: CollapseCriterion, baseli
 
 def point_text(point: CollapsePoint, over: str) -> str:
     """A collapse point in words."""
-    level = f"{100 * point.level:g}%"
-    said = {
-        "exact": f"{over} = {_short(point.critical)} [{_short(point.low)}, {_short(point.high)}] at {level}",
-        "lower": f"{over} above {_short(point.critical)} at {level}",
-        "upper": f"{over} below {_short(point.critical)} at {level}",
-        "undetermined": f"{over} not determined",
-    }[point.bound]
+    words = f"{over} not determined"
+    if point.bound == "exact":
+        words = f"{over} = {number(point.critical, 4)} [{number(point.low, 4)}, {number(point.high, 4)}]"
+    elif point.bound != "undetermined":
+        words = f"{over} {'above' if point.bound == 'lower' else 'below'} {number(point.critical, 4)}"
     ending = f", {point.ended}" if point.ended else ""
-    return f"{said} ({point.chains_run} chains{ending})"
+    return f"{words} at {100 * point.level:g}% ({point.chains_run} chains{ending})"
 
 
 def ratio_text(point: Mapping[str, Any]) -> str:
     """A point of an optimise search in words."""
     if point["fi_ratio"] is None:
         return f"no FI ratio ({point['bound']})"
-    least = "at least " if point["bound"] == "lower" else ""
-    interval = ""
-    if point["fi_ratio_low"] is not None and point["fi_ratio_high"] is not None:
-        interval = f" [{_short(point['fi_ratio_low'])}, {_short(point['fi_ratio_high'])}]"
-    return f"FI ratio {least}{_short(point['fi_ratio'])}{interval} ({point['n_pairs']} pairs)"
-
-
-def _short(value: float | None) -> str:
-    return "?" if value is None else f"{value:.4g}"
+    low, high = point["fi_ratio_low"], point["fi_ratio_high"]
+    interval = "" if None in (low, high) else f" [{number(low, 4)}, {number(high, 4)}]"
+    return f"FI ratio {MARKS[point['bound']]}{number(point['fi_ratio'], 4)}{interval} ({point['n_pairs']} pairs)"
 
 
 def _cohort(chains: Sequence[Chain]) -> CohortTask:
