@@ -156,7 +156,7 @@ def about_profile():
     ### The ratio depends on what counts as collapse
 
     <small>The same chains under every threshold from just beyond generation 0 to full collapse. Band: pointwise 90 %
-    interval. ▲: at least, ▼: at most, because chains that stopped at their collapse saw nothing beyond it
+    interval. ▲: at least, ▼: at most, because chains that stopped at their collapse have no data beyond it
     (`early_stopping: false` lets them continue). Dashed: the threshold picked above.</small>
     """)
     return

@@ -54,9 +54,8 @@ def profile(results: StudyResults, criterion: CollapseCriterion) -> alt.LayerCha
     if not results.cells.baselines:
         return "This study has no baseline cell: there is no ratio at any threshold."
     try:
-        asked, keys = results.generations_asked, [*results.varied, "seed"]
-        lost = results.failed
-        table = ratio_profile(results.generations, criterion, None, results.baseline, keys, asked, failed=lost)
+        keys, generations, failed = [*results.varied, "seed"], results.generations_asked, results.failed
+        table = ratio_profile(results.generations, criterion, None, results.baseline, keys, generations, failed=failed)
     except (ValueError, UserError) as error:
         return f"{error}."
     return profile_chart(table, criterion, results.cells, width=WIDTH)

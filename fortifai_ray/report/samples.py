@@ -1,6 +1,6 @@
 """What a study's chains generate, by generation and with cells side by side: sample texts and strips of pictures.
 
-The chain with the lowest seed stands for its cell, so that cells differ in their recipe and not in their noise.
+Each cell is represented by its chain with the lowest seed, so that cells differ in their recipe and not in their noise.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def pictures_of(results: StudyResults, chain_ids: list[str], generations: list[i
         rows &= pl.col("generation").is_in(generations)
     keys = ["chain_id", "generation"]
     table = read_table(results.folder, "pictures", columns=[*keys, "png"], rows=rows)
-    assert table is not None, "asked for where there are pictures"
+    assert table is not None, "called only where there are pictures"
     return table.unique(keys, keep="first").sort(keys)
 
 

@@ -78,10 +78,10 @@ _ONSETS = "● the onset of a chain that collapsed; ▷ one that did not, at its
 
 
 def _point_row(line: Mapping[str, Any]) -> tuple[str, ...]:
-    said = "not determined" if line["critical"] is None else _SIGN[line["bound"]] + number(line["critical"])
+    critical = "not determined" if line["critical"] is None else _SIGN[line["bound"]] + number(line["critical"])
     interval = f"{number(line['low'])} to {number(line['high'])}" if line["bound"] == "exact" else ""
     counts = (count(line["chains_run"]), count(line["generations_run"]))
-    return (line["cell"], said, interval, _ratio_text(line), *counts, line["ended"] or "running")
+    return (line["cell"], critical, interval, _ratio_text(line), *counts, line["ended"] or "running")
 
 
 def _ratio_text(line: Mapping[str, Any]) -> str:

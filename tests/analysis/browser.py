@@ -83,17 +83,17 @@ class Browser:
             self._events.append(message)
 
     def _errors(self) -> list[str]:
-        """Exceptions, errors in the console, and addresses that could not be had."""
-        found = []
+        """Exceptions, errors in the console, and addresses that failed to load."""
+        errors: list[str] = []
         for event in self._events:
-            told = event.get("params", {})
+            params = event.get("params", {})
             if event["method"] == "Runtime.exceptionThrown":
-                found.append(json.dumps(told["exceptionDetails"])[:500])
-            elif event["method"] == "Runtime.consoleAPICalled" and told["type"] in ("error", "assert"):
-                found.append(json.dumps(told["args"])[:500])
-            elif event["method"] == "Log.entryAdded" and told["entry"]["level"] == "error":
-                found.append(f"{told['entry']['text']} {told['entry'].get('url', '')}")
-        return found
+                errors.append(json.dumps(params["exceptionDetails"])[:500])
+            elif event["method"] == "Runtime.consoleAPICalled" and params["type"] in ("error", "assert"):
+                errors.append(json.dumps(params["args"])[:500])
+            elif event["method"] == "Log.entryAdded" and params["entry"]["level"] == "error":
+                errors.append(f"{params['entry']['text']} {params['entry'].get('url', '')}")
+        return errors
 
     def _requested(self) -> list[str]:
         return [e["params"]["request"]["url"] for e in self._events if e["method"] == "Network.requestWillBeSent"]

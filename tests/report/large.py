@@ -81,11 +81,11 @@ def write_tables(
     vary: dict[str, Any],
 ) -> Path:
     """Write a study's directory around its generations table."""
-    found = chain_table(table, list(criteria), BASELINE, varied, generations)
+    judged = chain_table(table, list(criteria), BASELINE, varied, generations)
     for name, part in (
         ("generations", table),
-        ("chains", found),
-        ("fidelity", fidelity_table(found, varied, BASELINE, n_resamples=199)),
+        ("chains", judged),
+        ("fidelity", fidelity_table(judged, varied, BASELINE, n_resamples=199)),
     ):
         write_table(study, name, part)
     (study / "results" / "summary.json").write_text(json.dumps({"name": study.name, "wall_seconds": 12.5}))

@@ -31,8 +31,8 @@ def cells_of(generations: pl.DataFrame) -> Cells:
 def layers(chart: Any, mark: str) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
     """The chart's layers of one mark, each with its data."""
     spec = chart.to_dict()
-    found = [layer for layer in spec["layer"] if layer["mark"]["type"] == mark]
-    return [(layer, spec["datasets"][layer["data"]["name"]]) for layer in found if "data" in layer]
+    marked = [layer for layer in spec["layer"] if layer["mark"]["type"] == mark]
+    return [(layer, spec["datasets"][layer["data"]["name"]]) for layer in marked if "data" in layer]
 
 
 def curve(chart: Any, cell: str) -> dict[int, float]:

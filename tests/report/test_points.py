@@ -32,18 +32,18 @@ def lognormal(chains: int, generations: int) -> np.ndarray:
 
 def test_many_chains_are_a_median_and_a_band_and_no_lines() -> None:
     values = lognormal(41, 3)
-    found = drawn(values)
-    assert found.points.is_empty()
+    result = drawn(values)
+    assert result.points.is_empty()
     for name, share in (("low", 0.05), ("value", 0.5), ("high", 0.95)):
-        assert found.spread[name].to_numpy() == pytest.approx(np.quantile(values, share, axis=0), rel=1e-4)
+        assert result.spread[name].to_numpy() == pytest.approx(np.quantile(values, share, axis=0), rel=1e-4)
 
 
 def test_few_chains_are_all_drawn_and_the_band_is_their_range() -> None:
     values = lognormal(MANY_CHAINS, 3)
-    found = drawn(values)
-    assert len(found.points) == values.size
-    assert found.spread["low"].to_numpy() == pytest.approx(values.min(axis=0), rel=1e-4)
-    assert found.spread["high"].to_numpy() == pytest.approx(values.max(axis=0), rel=1e-4)
+    result = drawn(values)
+    assert len(result.points) == values.size
+    assert result.spread["low"].to_numpy() == pytest.approx(values.min(axis=0), rel=1e-4)
+    assert result.spread["high"].to_numpy() == pytest.approx(values.max(axis=0), rel=1e-4)
 
 
 def test_infinite_values_count_as_beyond_every_number_instead_of_cutting_the_curve() -> None:
@@ -52,13 +52,13 @@ def test_infinite_values_count_as_beyond_every_number_instead_of_cutting_the_cur
     values[0, 1] = math.inf
     values[:3, 2] = math.inf  # 3 of 41 lie above the 95 % quantile's place: the band has no upper end
     values[:, 3] = math.inf
-    found = drawn(values)
-    assert found.spread["generation"].to_list() == [0, 1, 2]
+    result = drawn(values)
+    assert result.spread["generation"].to_list() == [0, 1, 2]
     ordered = np.sort(values[:, 1])
-    assert found.spread["value"][1] == pytest.approx(ordered[20], rel=1e-4)
-    assert found.spread["band"][2].endswith("to ∞")
-    assert math.isfinite(found.spread["high"].max())  # type: ignore[arg-type]
-    assert found.broken["shown"].to_list() == ["∞ in 1 of 41 chains", "∞ in 3 of 41 chains", "∞ in 41 of 41 chains"]
+    assert result.spread["value"][1] == pytest.approx(ordered[20], rel=1e-4)
+    assert result.spread["band"][2].endswith("to ∞")
+    assert math.isfinite(result.spread["high"].max())  # type: ignore[arg-type]
+    assert result.broken["shown"].to_list() == ["∞ in 1 of 41 chains", "∞ in 3 of 41 chains", "∞ in 41 of 41 chains"]
 
 
 @pytest.mark.parametrize(("metric", "side"), [("trace_ratio", "low"), ("wasserstein", "high")])
@@ -66,21 +66,21 @@ def test_a_nan_counts_on_the_side_of_collapse(metric: str, side: str) -> None:
     """As in the fidelity tables, where a broken generation has crossed: it cannot make the median look healthier."""
     values = lognormal(21, 2)
     values[:10, 1] = math.nan
-    found = drawn(values, metric)
+    result = drawn(values, metric)
     sound = np.sort(values[10:, 1])
-    assert found.spread["value"][1] == pytest.approx(sound[-1 if side == "high" else 0], rel=1e-4)
-    assert found.broken["shown"].to_list() == ["NaN in 10 of 21 chains"]
+    assert result.spread["value"][1] == pytest.approx(sound[-1 if side == "high" else 0], rel=1e-4)
+    assert result.broken["shown"].to_list() == ["NaN in 10 of 21 chains"]
 
 
 def test_a_line_breaks_where_there_is_no_number() -> None:
     values = lognormal(3, 5)
     values[1, 2] = math.nan
-    found = drawn(values)
-    assert found.spread["generation"].to_list() == [0, 1, 3, 4]
-    assert found.spread["part"][0] == found.spread["part"][1] != found.spread["part"][2] == found.spread["part"][3]
-    broken = found.points.filter(pl.col("chain") == "c1", pl.col("value").is_not_null())
+    result = drawn(values)
+    assert result.spread["generation"].to_list() == [0, 1, 3, 4]
+    assert result.spread["part"][0] == result.spread["part"][1] != result.spread["part"][2] == result.spread["part"][3]
+    broken = result.points.filter(pl.col("chain") == "c1", pl.col("value").is_not_null())
     assert broken["part"].n_unique() == 2
-    assert found.points.filter(chain="c0")["part"].n_unique() == 1
+    assert result.points.filter(chain="c0")["part"].n_unique() == 1
 
 
 def test_a_cell_measured_in_every_other_generation_is_still_a_line() -> None:
@@ -90,21 +90,21 @@ def test_a_cell_measured_in_every_other_generation_is_still_a_line() -> None:
         pl.lit("y").alias("loss.kind"), chain_id=pl.lit("d") + pl.col("chain_id")
     )
     both = pl.concat([own, other])
-    found = curve(both, "wasserstein", Cells.of(both, ["loss.kind"], BASELINE))
-    assert found.spread.filter(cell="x")["part"].n_unique() == 1
+    result = curve(both, "wasserstein", Cells.of(both, ["loss.kind"], BASELINE))
+    assert result.spread.filter(cell="x")["part"].n_unique() == 1
 
 
 @pytest.mark.parametrize(("cells", "generations"), [(1, 1000), (100, 300)])
 def test_generations_are_thinned_evenly_with_the_ends_kept(tmp_path: Path, cells: int, generations: int) -> None:
     study = write_samples_study(tmp_path, sizes=range(10, 10 + cells), chains=2, generations=generations)
     rows = pl.read_parquet(study / "results/generations.parquet")
-    found = curve(rows, "trace_ratio", Cells.of(rows, ["samples_per_generation"], BASELINE), most_points=4000)
-    assert len(found.spread) <= 4000
-    assert len(found.generations) <= MOST_GENERATIONS
-    assert (found.generations[0], found.generations[-1]) == (0, generations - 1)
-    steps = np.diff(found.generations)
+    result = curve(rows, "trace_ratio", Cells.of(rows, ["samples_per_generation"], BASELINE), most_points=4000)
+    assert len(result.spread) <= 4000
+    assert len(result.generations) <= MOST_GENERATIONS
+    assert (result.generations[0], result.generations[-1]) == (0, generations - 1)
+    steps = np.diff(result.generations)
     assert steps.max() - steps.min() <= 1
-    assert found.measured == generations
+    assert result.measured == generations
 
 
 def test_thin_keeps_what_is_few() -> None:
@@ -134,7 +134,7 @@ def test_a_band_that_reaches_zero_is_drawn_to_the_edge_of_a_log_axis() -> None:
     values = np.full((40, 2), 1.0)
     values[:, 1] = 1e-3
     values[:4, 1] = 0.0
-    found = drawn(values)
-    assert found.log_scale
-    assert found.spread["low"].to_list() == [1.0, 1e-3]
-    assert found.spread["band"][1] == "0 to 0.001"
+    result = drawn(values)
+    assert result.log_scale
+    assert result.spread["low"].to_list() == [1.0, 1e-3]
+    assert result.spread["band"][1] == "0 to 0.001"

@@ -1,4 +1,4 @@
-"""What a search found, in the terminal and on the page: points with intervals, ratios, refusals, best points."""
+"""The outcome of a search, in the terminal and on the page: points with intervals, ratios, refusals, best points."""
 
 import io
 import json
@@ -32,7 +32,7 @@ POINTS = {
 
 @pytest.fixture
 def searched(tmp_path: Path) -> Path:
-    """A study's folder with the probes of a boundary search, and what it found."""
+    """A study's folder with the probes of a boundary search, and its outcome."""
     study = write_study(tmp_path, name="searched", seeds=3)
     for name in ("generations", "chains"):
         table = pl.read_parquet(study / "results" / f"{name}.parquet")
@@ -44,10 +44,10 @@ def searched(tmp_path: Path) -> Path:
     return study
 
 
-def put_search(study: Path, search: dict[str, Any], found: dict[str, Any]) -> None:
+def put_search(study: Path, search: dict[str, Any], outcome: dict[str, Any]) -> None:
     content = yaml.safe_load((study / "study.yaml").read_text())
     (study / "study.yaml").write_text(yaml.safe_dump({**content, "search": search}))
-    (study / "results" / "search.json").write_text(json.dumps(found))
+    (study / "results" / "search.json").write_text(json.dumps(outcome))
 
 
 def printed(study: Path) -> str:
@@ -94,8 +94,8 @@ def test_the_page_draws_what_was_found(searched: Path, kind: str, open_page: Cal
             | {"bound": "exact", "n_pairs": 6}
             for g in (0.1, 0.2, 0.3)
         ]
-        found = {"points": tried, "criterion": "perplexity"}
-        put_search(searched, {"kind": "optimise", "over": {"loss.gamma": [0.1, 0.5]}}, found)
+        outcome = {"points": tried, "criterion": "perplexity"}
+        put_search(searched, {"kind": "optimise", "over": {"loss.gamma": [0.1, 0.5]}}, outcome)
     opened = open_page(write_report(searched))
     assert not opened.problems
     assert not [url for url in opened.requested if not url.startswith("file:")]

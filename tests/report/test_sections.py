@@ -75,16 +75,16 @@ def test_claims_that_were_never_checked_or_cannot_be_read_are_noted(tmp_path: Pa
 def test_pictures_are_a_strip_per_cell_of_its_first_seed(tmp_path: Path) -> None:
     study = write_samples_study(tmp_path, sizes=(10, 30), chains=3, generations=40)
     add_pictures(study)
-    found, note = strips(open_study(study))
-    assert [(strip.cell, strip.seed) for strip in found] == [
+    shown, note = strips(open_study(study))
+    assert [(strip.cell, strip.seed) for strip in shown] == [
         ("samples per generation=10", 0),
         ("samples per generation=30", 0),
     ]
-    generations = [generation for generation, _ in found[0].pictures]
+    generations = [generation for generation, _ in shown[0].pictures]
     assert len(generations) == MOST_PICTURES
     assert (generations[0], generations[-1]) == (0, 39)
     kept = pl.read_parquet(study / "results/pictures.parquet").filter(chain_id="30-0", generation=39)["png"][0]
-    address = found[1].pictures[-1][1]
+    address = shown[1].pictures[-1][1]
     assert address is not None
     assert base64.b64decode(address.removeprefix("data:image/png;base64,")) == kept
     assert "lowest seed" in note

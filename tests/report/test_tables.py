@@ -1,4 +1,4 @@
-"""The terminal's tables: a number stands with its criterion, bounds are marked, and what is missing is said."""
+"""The terminal's tables: each number has its criterion, bounds are marked, and gaps are named."""
 
 import io
 import json

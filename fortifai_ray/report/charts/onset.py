@@ -123,11 +123,11 @@ def _onset_quantiles(verdicts: pl.DataFrame) -> list[dict[str, Any]]:
     rows = []
     for row in table.sort("cell").iter_rows(named=True):
         known = {name: row["last"] if row[name] is None else row[name] for name in ends}
-        said = {name: f"≥{number(row['last'])}" if row[name] is None else number(row[name]) for name in ends}
+        texts = {name: f"≥{number(row['last'])}" if row[name] is None else number(row[name]) for name in ends}
         rows.append(
             known
             | {"cell": row["cell"], "chains": row["chains"], "open": row["q95"] is None}
-            | {"middle": f"{said['q25']} to {said['q75']}", "most": f"{said['q05']} to {said['q95']}"}
+            | {"middle": f"{texts['q25']} to {texts['q75']}", "most": f"{texts['q05']} to {texts['q95']}"}
             | {"censored": f"{100 * row['censored']:.3g} %"}
         )
     return rows

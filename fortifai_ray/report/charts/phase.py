@@ -114,12 +114,12 @@ def _tiles(shares: pl.DataFrame, x: dict[str, Any], y: dict[str, Any]) -> alt.Ch
 def _boundary_layers(boundary: pl.DataFrame, x: dict[str, Any], y: dict[str, Any]) -> list[alt.Chart]:
     """Band, line and points; a bound is a triangle that points towards the boundary."""
     rows = [
-        row | {"said": interval_text(row)}
+        row | {"interval": interval_text(row)}
         for row in boundary.filter(pl.col("critical").is_not_null()).iter_rows(named=True)
     ]
     exact = [row for row in rows if row["bound"] == "exact"]
     at_x, at_y = _encoding(alt.X, "critical", x), _encoding(alt.Y, "y", y)
-    tooltip: Tooltips = [alt.Tooltip("said:N", title="boundary"), alt.Tooltip("y:Q", title=y["title"]), "source:N"]
+    tooltip: Tooltips = [alt.Tooltip("interval:N", title="boundary"), alt.Tooltip("y:Q", title=y["title"]), "source:N"]
     layers: list[alt.Chart] = []
     if len(exact) > 1:
         base = alt.Chart(inline(exact))
@@ -188,7 +188,7 @@ def _line_chart(plane: Plane, width: int, height: int) -> alt.LayerChart | str:
         alt.Chart(inline([{"share": 0.5}])).mark_rule(color=GREY, strokeDash=[4, 4]).encode(y=y),
     ]
     exact = [
-        row | {"share": 0.5, "said": interval_text(row)}
+        row | {"share": 0.5, "interval": interval_text(row)}
         for row in plane.boundaries.filter(pl.col("bound") == "exact").iter_rows(named=True)
     ]
     if exact:
@@ -199,7 +199,7 @@ def _line_chart(plane: Plane, width: int, height: int) -> alt.LayerChart | str:
                 x2="high:Q",
                 y=y,
                 color=colour,
-                tooltip=["panel:N", "said:N", "source:N"],
+                tooltip=["panel:N", "interval:N", "source:N"],
             )
         )
     return alt.LayerChart(layer=layers, width=width, height=height)

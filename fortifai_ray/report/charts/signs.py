@@ -151,9 +151,10 @@ def losses(results: StudyResults, chosen: Sequence[Sign], left: Sequence[float])
     Raises:
         ValueError, UserError: as :func:`~fortifai_ray.statistics.chain_table`.
     """
-    asked, keys, lost = results.generations_asked, [*results.varied, "seed"], results.failed
+    keys = [*results.varied, "seed"]
     signs_of = {sign.criterion(share): (sign.name, share) for share in left for sign in chosen}
-    table = chain_table(results.generations, list(signs_of), results.baseline, keys, asked, failed=lost)
+    criteria, generations = list(signs_of), results.generations_asked
+    table = chain_table(results.generations, criteria, results.baseline, keys, generations, failed=results.failed)
     names = pl.DataFrame(
         [(c.metric, c.threshold, name, share) for c, (name, share) in signs_of.items()],
         schema={"metric": pl.String, "threshold": pl.Float64, "sign": pl.String, "left": pl.Float64},

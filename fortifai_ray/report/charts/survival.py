@@ -114,13 +114,24 @@ def profile_chart(
     if table.is_empty():
         return "No cell has a ratio to the baseline at any threshold: the conclusions below say why."
     table = table.with_columns(
-        said=pl.Series(
+        ratio_text=pl.Series(
             [ratio(row | {"seed_ratios": []}, False) for row in table.iter_rows(named=True)], dtype=pl.String
         ),
         low=pl.coalesce("fi_ratio_low", pl.when(pl.col("fi_ratio_high").is_not_null()).then("fi_ratio")),
         high=pl.coalesce("fi_ratio_high", pl.when(pl.col("fi_ratio_low").is_not_null()).then("fi_ratio")),
     )
-    columns = ["cell", "threshold", "fi_ratio", "low", "high", "bound", "said", "n_chains", "n_censored", "n_pairs"]
+    columns = [
+        "cell",
+        "threshold",
+        "fi_ratio",
+        "low",
+        "high",
+        "bound",
+        "ratio_text",
+        "n_chains",
+        "n_censored",
+        "n_pairs",
+    ]
     rows = table.select(*columns, "logrank_p_holm").to_dicts()
     log = criterion.log_scale and float(str(table["threshold"].min())) > 0
     x = alt.X(
@@ -138,7 +149,7 @@ def profile_chart(
     tooltip: Tooltips = [
         "cell:N",
         alt.Tooltip("threshold:Q", format=",.4~g"),
-        alt.Tooltip("said:N", title="ratio"),
+        alt.Tooltip("ratio_text:N", title="ratio"),
         "n_pairs:Q",
     ]
     tooltip += ["n_censored:Q", "n_chains:Q", alt.Tooltip("logrank_p_holm:Q", title="log-rank p (Holm)", format=".2~g")]
