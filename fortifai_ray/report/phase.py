@@ -18,7 +18,7 @@ import polars as pl
 from fortifai_ray.errors import UserError
 from fortifai_ray.results.cells import Cells
 from fortifai_ray.results.reader import StudyResults
-from fortifai_ray.search.monotone import contradiction
+from fortifai_ray.search.monotone import PROVEN, contradiction
 from fortifai_ray.search.points import Lattice
 from fortifai_ray.search.posterior import Posterior
 from fortifai_ray.statistics import CollapseCriterion, criterion_rows, critical_ratios
@@ -194,7 +194,7 @@ def _grid_boundary(group: pl.DataFrame, x: str) -> dict[str, Any]:
     answers = [(place[at], seed, fell) for at, seed, fell in group.select("x", "seed", "collapsed").iter_rows()]
     first, last = place[values[0]], place[values[-1]]
     signs = {"rises": (1,), "falls": (-1,), "detect": (1, -1)}[search.known_direction]
-    if contradiction(answers, first, last, signs).proven:
+    if contradiction(answers, first, last, signs) > PROVEN:
         return unknown | {"why": f"collapse is not monotone in {x}: there is no single boundary"}
     tail = (1 - LEVEL) / 2
     belief = Posterior(first, last, signs).belief(answers)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from scipy.special import betainc
 
-from fortifai_ray.search.monotone import Contradiction, contradiction
+from fortifai_ray.search.monotone import PROVEN, collapsed_by_part, contradiction
 from fortifai_ray.search.points import Answer, CollapsePoint, Ending, Lattice, Probe
 from fortifai_ray.search.posterior import Belief, Posterior
 from fortifai_ray.study.search import BoundarySearch
@@ -157,11 +157,6 @@ class BoundaryFinder:
         """The posterior of the boundary after the answers so far."""
         return self._posterior.belief(self._judged)
 
-    def contradiction(self) -> Contradiction:
-        """How strongly the answers so far contradict that collapse is monotone in the key."""
-        places = self.lattice.places
-        return contradiction(self._judged, int(places[0]), int(places[-1]), self._signs)
-
     def result(self) -> CollapsePoint:
         """The boundary according to the answers so far; final once the search is done."""
         belief = self.belief()
@@ -209,7 +204,7 @@ class BoundaryFinder:
         left = self.search.budget - len(self._answers)
         if failed > _FAILURES and failed * 2 >= len(self._answers):
             self._ended = "failed"
-        elif self.contradiction().proven:
+        elif self._log_e > PROVEN:
             self._ended = "refused"
         elif left <= 0:
             self._ended = "budget"
@@ -298,17 +293,21 @@ class BoundaryFinder:
         turn = (self.first_seed + (start + step) % seeds for step in range(seeds))
         return next((seed for seed in turn if (place, seed) not in taken), None)
 
+    @property
+    def _log_e(self) -> float:
+        """How strongly the answers so far contradict that collapse is monotone in the key."""
+        places = self.lattice.places
+        return contradiction(self._judged, int(places[0]), int(places[-1]), self._signs)
+
     def _evidence(self) -> str:
         """The answers that contradict a monotone collapse, in words."""
-        against = self.contradiction()
-        value = self.lattice.value
+        value, places = self.lattice.value, self.lattice.places
         parts = [
-            f"{value(part.low):g}" + (f" to {value(part.high):g}" if part.high > part.low else "") + ": "
-            f"{part.collapsed} of {part.chains}"
-            for part in against.parts
+            f"{value(low):g}" + (f" to {value(high):g}" if high > low else "") + f": {collapsed} of {chains}"
+            for low, high, chains, collapsed in collapsed_by_part(self._judged, int(places[0]), int(places[-1]))
         ]
         where = f"collapsed at {self.search.over} = {', '.join(parts)}"
-        return f"{where}; odds against a monotone collapse e^{against.log_e:.1f}"
+        return f"{where}; odds against a monotone collapse e^{self._log_e:.1f}"
 
 
 @dataclass

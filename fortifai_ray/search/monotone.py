@@ -10,8 +10,8 @@ Answers of one seed depend on each other, so a seed used more than once gets a m
 once share one. Whatever seeds do to their chains, that is at least as probable as the truth, and the bound holds.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import isotonic_regression
@@ -20,45 +20,24 @@ from scipy.special import gammaln
 Answer = tuple[int, int, bool]
 """(place, seed, collapsed) of a chain."""
 
-ALARM = 1e-3  # α: at most one false alarm in a thousand searches
+PROVEN = math.log(1e3)  # −ln α: at most one false alarm in a thousand searches
 _PARTS = 16
 
 
-@dataclass(frozen=True)
-class Part:
-    """A stretch of the range: from place ``low`` to ``high``, the ``chains`` probed there, and how many collapsed."""
-
-    low: int
-    high: int
-    chains: int
-    collapsed: int
-
-
-@dataclass(frozen=True)
-class Contradiction:
-    """``log_e``: the logarithm of the e-process. ``parts``: where chains were probed, ascending."""
-
-    log_e: float
-    parts: tuple[Part, ...]
-
-    @property
-    def proven(self) -> bool:
-        return self.log_e > -np.log(ALARM)
-
-
-def contradiction(answers: Sequence[Answer], first: int, last: int, signs: Sequence[int]) -> Contradiction:
-    """How strongly ``answers`` (place, seed, collapsed) contradict every curve that is monotone in one of ``signs``.
+def contradiction(answers: Sequence[Answer], first: int, last: int, signs: Sequence[int]) -> float:
+    """How strongly ``answers`` contradict every curve that is monotone in one of ``signs``: the logarithm of the
+    e-process, which proves it above ``PROVEN``.
 
     Args:
+        answers: (place, seed, collapsed) of each chain.
         first, last: the range's places.
         signs: 1 for a curve that rises with the key, −1 for one that falls.
     """
     if not answers:
-        return Contradiction(0.0, ())
-    places = np.array([place for place, _, _ in answers])
-    seeds = np.array([seed for _, seed, _ in answers])
+        return 0.0
+    places, seeds = np.array([place for place, _, _ in answers]), np.array([seed for _, seed, _ in answers])
     collapsed = np.array([answer for _, _, answer in answers], dtype=np.float64)
-    part = np.minimum((places - first) * _PARTS // max(1, last - first), _PARTS - 1)
+    part = _part_of(places, first, last)
     forecast = sum(_forecast(collapsed[part == one]) for one in np.unique(part))
     _, group, count = np.unique(seeds, return_inverse=True, return_counts=True)
     group = np.where(count[group] == 1, -1, group)
@@ -66,9 +45,19 @@ def contradiction(answers: Sequence[Answer], first: int, last: int, signs: Seque
         sum(_monotone(places[group == one], collapsed[group == one], sign) for one in np.unique(group))
         for sign in signs
     )
+    return float(forecast - best)
+
+
+def collapsed_by_part(answers: Sequence[Answer], first: int, last: int) -> list[tuple[int, int, int, int]]:
+    """The lowest and highest place probed in each part of the range, the chains there, and how many collapsed."""
+    places = np.array([place for place, _, _ in answers])
+    collapsed, part = np.array([answer for _, _, answer in answers]), _part_of(places, first, last)
     parts = [(places[part == one], collapsed[part == one]) for one in np.unique(part)]
-    probed = tuple(Part(int(at.min()), int(at.max()), at.size, int(fell.sum())) for at, fell in parts)
-    return Contradiction(float(forecast - best), probed)
+    return [(int(at.min()), int(at.max()), at.size, int(fell.sum())) for at, fell in parts]
+
+
+def _part_of(places: np.ndarray, first: int, last: int) -> np.ndarray:
+    return np.minimum((places - first) * _PARTS // max(1, last - first), _PARTS - 1)
 
 
 def _forecast(collapsed: np.ndarray) -> float:
