@@ -1,8 +1,8 @@
 """The executor on Ray: training by Ray Train, scores on the GPUs that trained, corpora by warm engines and Ray Data.
 
 Ray places a chain's training workers and engines wherever there is room. Folders therefore travel as stages
-(:class:`fortifai_ray.storage.store.StageFiles`), and what a worker writes on another node is sent back to the node that
-asked for it.
+(:class:`fortifai_ray.storage.store.StageFiles`), and what a worker writes on another node is sent back to the chain's
+node.
 """
 
 import logging
@@ -88,7 +88,9 @@ class RayExecutor:
         scaling = ScalingConfig(
             num_workers=self.workers, use_gpu=use_gpu, resources_per_worker=dict(self.worker_resources)
         )
-        with tempfile.TemporaryDirectory(prefix="fortifai-train-") as notes:  # Ray Train's own, of no use afterwards
+        with tempfile.TemporaryDirectory(
+            prefix="fortifai-train-"
+        ) as notes:  # Ray Train's own files, useless afterwards
             TorchTrainer(
                 on_its_node,
                 train_loop_config={**settings, **references},
@@ -156,11 +158,11 @@ def _paths(folders: Mapping[str, Folder]) -> dict[str, Path]:
 
 @contextmanager
 def written_for(target: Path, node: str) -> Iterator[Path]:
-    """The folder in which to write what belongs into ``target``, on Ray's node ``node``.
+    """Yield the folder in which to write files for ``target``, a folder on Ray's node ``node`` with a unique name.
 
-    It is ``target`` itself where this process sees it (its name is no other folder's): on that node, or in a storage
-    that nodes share. Else it is a folder here, whose files are sent when the context ends without an error. Raises
-    ``FileNotFoundError`` where ``target`` has been removed in the meantime.
+    It is ``target`` itself where this process sees it: on that node, or in a storage that nodes share. Else it is a
+    local folder, whose files are sent when the context ends without an error. Raises ``FileNotFoundError`` where
+    ``target`` has been removed in the meantime.
     """
     if target.is_dir():
         yield target
@@ -191,9 +193,9 @@ def _chunks(folder: Path) -> Iterator[tuple[str, int, np.ndarray]]:
 
 
 def _write_chunk(folder: Path, name: str, start: int, chunk: np.ndarray) -> None:
-    """A Ray task on the node of ``folder``; repeated, it writes the same."""
+    """A Ray task on the node of ``folder``; idempotent."""
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} has gone: whoever wanted {name} has ended")
+        raise FileNotFoundError(f"{folder} was removed: the chain that {name} belongs to has ended")
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()

@@ -77,7 +77,7 @@ def test_nothing_is_written_for_whoever_has_gone(ray_instance: str, tmp_path: Pa
     """Protects the storage from half a stage of a chain that died, and that another process computes anew."""
     target = tmp_path / "gone"
     with (
-        pytest.raises(FileNotFoundError, match="whoever wanted model has ended"),
+        pytest.raises(FileNotFoundError, match="the chain that model belongs to has ended"),
         written_for(target, this_node()) as folder,
     ):
         (folder / "model").write_text("weights")

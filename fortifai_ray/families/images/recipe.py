@@ -151,7 +151,7 @@ class DataConfig(BaseModel):
         if self.path is not None and not Path(self.path).exists():
             raise ValueError(f"there is no {self.path} (looked for from {Path.cwd().name}/)")
         if self.samples is not None and not self.is_shape:
-            raise ValueError(f"samples says how many points of a shape there are ({', '.join(SHAPES)})")
+            raise ValueError(f"samples is the number of points of a shape ({', '.join(SHAPES)})")
         if self.binarise and self.is_shape:
             raise ValueError("binarise is for images: points have no pixels")
         return self

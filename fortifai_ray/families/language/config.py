@@ -204,7 +204,7 @@ class EvaluationConfig(BaseModel):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """What the signs and benchmarks that are asked for add to a generation's row."""
+        """The metrics of the chosen signs and benchmarks."""
         return (*self._sign_names(), *(name for entry in self.benchmarks for name in entry.columns))
 
     @property

@@ -1,4 +1,4 @@
-"""A model is measured on the GPU that trained it."""
+"""The executor on Ray: a model is scored on the GPU that trained it."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 from fortifai_ray.engines.in_process import InProcess
 from fortifai_ray.storage.store import StageFiles, StageKey, StageStore
 
-PROJECT = Path(__file__).resolve().parents[3]
+PROJECT = Path(__file__).resolve().parents[2]
 
 # Ray counts GPUs that it is told of. A trial that holds a CPU of its own, and training workers that have gone.
 _SCRIPT = """
