@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, NoReturn
 
+from fortifai_ray.errors import UserError
 from fortifai_ray.results.schema import part_paths, table_path
 from fortifai_ray.tracking.address import one_line, prepare_environment, redact, tracking_uri_for
 from fortifai_ray.tracking.content import StudyContent
@@ -140,7 +141,8 @@ class StudySync:
             except Exception as error:  # Whatever MLflow, its database or its artefact store raises: the sweep goes on.
                 self._runs.forget(part.key)
                 self._failed(part, one_line(error))
-                failures, complete = failures + 1, False
+                failures += not isinstance(error, UserError)  # which says what is wrong in the folder, not in MLflow
+                complete = False
             else:
                 self._missing.pop(part.what, None)
                 self._sent += 1

@@ -325,7 +325,7 @@ class TestTrouble:
         assert len(runs(storage)) == 3
 
     def test_one_bad_record_holds_back_nothing_else(self, storage: Path) -> None:
-        """A report that was never written is the only thing missing in the end, and is named."""
+        """A report that was never written is the only thing missing in the end, and is named; so are damaged tables."""
         folder, study = write_study(storage)
         write_generations(folder, rows_of(study.chains[0], 1))
         write_end(folder, study.chains[:1])
@@ -336,6 +336,12 @@ class TestTrouble:
         assert "report.html" in outcome.problems[0]
         assert runs(storage)[""][0].info.status == "FINISHED"
         assert runs(storage)[CE][0].data.metrics["wasserstein"] == 300.0
+        (folder / "results" / "chains.parquet").write_bytes(b"PAR1")
+        (folder / "report.html").write_text("<p>curves</p>")
+        outcome = StudySync(folder, storage).close("finished")
+        assert len(outcome.problems) == 2
+        assert "1 record not sent" in outcome.problems[0]
+        assert "chains.parquet cannot be read" in outcome.problems[0]
 
     def test_it_is_closed_once(self, storage: Path) -> None:
         folder, _ = write_study(storage)
