@@ -88,9 +88,7 @@ class RayExecutor:
         scaling = ScalingConfig(
             num_workers=self.workers, use_gpu=use_gpu, resources_per_worker=dict(self.worker_resources)
         )
-        with tempfile.TemporaryDirectory(
-            prefix="fortifai-train-"
-        ) as notes:  # Ray Train's own files, useless afterwards
+        with tempfile.TemporaryDirectory(prefix="fortifai-train-") as notes:  # Ray Train's own files
             TorchTrainer(
                 on_its_node,
                 train_loop_config={**settings, **references},

@@ -180,7 +180,9 @@ def test_a_users_mistake_is_said() -> None:
     assert "there is no nowhere" in mistake(family={"kind": "vae", "data": {"path": "nowhere"}})
     assert "lovasz needs" in mistake(loss={"kind": "lovasz"})
     assert "more than the 10 timesteps" in mistake(family={"kind": "diffusion", "timesteps": 10, "sampling_steps": 11})
-    assert "how many points of a shape" in mistake(family={"kind": "vae", "data": {"source": "digits", "samples": 500}})
+    assert "number of points of a shape" in mistake(
+        family={"kind": "vae", "data": {"source": "digits", "samples": 500}}
+    )
     assert "Extra inputs" in mistake(training={"epoch": 3})
     assert "tag" in mistake(family={"kind": "gan"})
 
