@@ -9,7 +9,7 @@ with app.setup(hide_code=True):
     import marimo as mo
 
     from fortifai_ray.metrics import metric
-    from fortifai_ray.notebooks import controls, onset
+    from support import controls, onset
 
     DATA = Path(__file__).parent / "data"
 

@@ -9,7 +9,7 @@ with app.setup(hide_code=True):
     import marimo as mo
 
     from fortifai_ray.errors import UserError
-    from fortifai_ray.notebooks import controls, samples
+    from support import controls, samples
 
     DATA = Path(__file__).parent / "data"
 

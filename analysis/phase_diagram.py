@@ -9,9 +9,8 @@ with app.setup(hide_code=True):
     import marimo as mo
 
     from fortifai_ray.errors import UserError
-    from fortifai_ray.notebooks import controls
-    from fortifai_ray.report import phase
-    from fortifai_ray.report.charts import phase as charts
+    from support import controls, phase
+    from support import phase_chart as charts
 
     DATA = Path(__file__).parent / "data"
 

@@ -8,8 +8,7 @@ with app.setup(hide_code=True):
 
     import marimo as mo
 
-    from fortifai_ray.notebooks import controls
-    from fortifai_ray.report.charts import theory
+    from support import controls, theory
 
     DATA = Path(__file__).parent / "data"
 

@@ -9,8 +9,7 @@ with app.setup(hide_code=True):
     import marimo as mo
 
     from fortifai_ray.errors import UserError
-    from fortifai_ray.notebooks import controls
-    from fortifai_ray.report.charts import signs
+    from support import controls, signs
 
     DATA = Path(__file__).parent / "data"
     SHARES = [round(0.05 * step, 2) for step in range(1, 20)]

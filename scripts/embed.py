@@ -16,10 +16,12 @@ from pathlib import Path
 import polars as pl
 
 from fortifai_ray.errors import UserError
-from fortifai_ray.notebooks.opening import open_folder
-from fortifai_ray.notebooks.samples import LATENTS, latent_table
 from fortifai_ray.results.reader import StudyResults
 from fortifai_ray.results.schema import RECIPE_COLUMNS, read_table, write_table
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "analysis"))  # where the notebooks have theirs
+from support.opening import open_folder
+from support.samples import LATENTS, latent_table
 
 _KEPT = ("chain_id", "generation", "seed", *RECIPE_COLUMNS)
 _BESIDE = ("unit", "synthetic_size_cum", "collapse_reason")

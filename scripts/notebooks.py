@@ -67,7 +67,9 @@ def export(notebook: Path, folder: Path, ipynb: bool, passed_on: Sequence[str]) 
     target.unlink(missing_ok=True)
     kind = ["ipynb", "--include-outputs"] if ipynb else ["html", "--no-include-code"]
     command = [sys.executable, "-m", "marimo", "export", *kind, str(notebook), "-o", str(target), "-f"]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")])}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(PROJECT), str(PROJECT / "analysis"), os.environ.get("PYTHONPATH", "")])
+    }
     done = subprocess.run([*command, "--", *passed_on], text=True, capture_output=True, env=environment, check=False)
     print(f"{notebook.name} -> {target}" if done.returncode == 0 else done.stdout + done.stderr)
     return done.returncode == 0 and target.is_file()

@@ -14,11 +14,11 @@ from fortifai_ray.errors import UserError
 from fortifai_ray.families.images.models import create_model, load_model
 from fortifai_ray.families.images.objective import draw_samples
 from fortifai_ray.families.images.recipe import VaeConfig
-from fortifai_ray.notebooks.opening import open_folder
-from fortifai_ray.notebooks.samples import latent_table
-from fortifai_ray.report.phase import numeric_keys
 from fortifai_ray.results.schema import write_table
 from fortifai_ray.storage.store import StageKey, StageStore
+from support.opening import open_folder
+from support.phase import numeric_keys
+from support.samples import latent_table
 
 from .studies import ANALYSIS, PROJECT, compute_study
 

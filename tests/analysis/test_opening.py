@@ -6,10 +6,10 @@ import polars as pl
 import pytest
 
 from fortifai_ray.errors import UserError
-from fortifai_ray.notebooks.opening import open_experiment, open_folder
 from fortifai_ray.results.schema import write_table
 from fortifai_ray.statistics import conclusions
 from fortifai_ray.tracking.sync import StudySync
+from support.opening import open_experiment, open_folder
 
 from .studies import Run, compute_study
 

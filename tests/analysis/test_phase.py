@@ -8,12 +8,12 @@ import polars as pl
 import pytest
 
 from fortifai_ray.errors import UserError
-from fortifai_ray.notebooks.opening import open_folder
-from fortifai_ray.report.charts.phase import boundary_rows, phase_chart, tolerated_rows
-from fortifai_ray.report.phase import Plane, numeric_keys, plane, tolerated
 from fortifai_ray.results.reader import StudyResults
 from fortifai_ray.results.schema import write_table
 from fortifai_ray.search.points import CollapsePoint, collapse_points
+from support.opening import open_folder
+from support.phase import Plane, numeric_keys, plane, tolerated
+from support.phase_chart import boundary_rows, phase_chart, tolerated_rows
 
 from .studies import compute_study
 

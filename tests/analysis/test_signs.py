@@ -4,9 +4,9 @@ import polars as pl
 import pytest
 
 from fortifai_ray.metrics import METRICS, fidelity
-from fortifai_ray.notebooks.opening import open_folder
-from fortifai_ray.report.charts.signs import Sign, fidelity_left, first_choice, firsts, losses, onsets, signs
 from fortifai_ray.results.reader import StudyResults
+from support.opening import open_folder
+from support.signs import Sign, fidelity_left, first_choice, firsts, losses, onsets, signs
 
 from .studies import compute_study
 

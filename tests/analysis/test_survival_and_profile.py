@@ -5,10 +5,10 @@ import math
 import polars as pl
 import pytest
 
-from fortifai_ray.report.charts.survival import profile_chart, survival_chart, survival_table
 from fortifai_ray.results.cells import Cells
 from fortifai_ray.statistics import CollapseCriterion
 from fortifai_ray.statistics.survival import kaplan_meier
+from support.survival import profile_chart, survival_chart, survival_table
 
 CRITERION = CollapseCriterion(metric="perplexity", threshold=2.0, direction="above")
 TIMES = [(1.0, False), (2.0, False), (2.0, True), (3.0, False), (5.0, True), (0.0, False)]

@@ -7,10 +7,10 @@ from typing import Any
 import polars as pl
 import pytest
 
-from fortifai_ray.notebooks.opening import open_folder
-from fortifai_ray.report.charts.theory import agreement, comparison, recipes
 from fortifai_ray.study.study import load_study
 from fortifai_ray.theory import CLOSED_FORMS, closed_forms_of
+from support.opening import open_folder
+from support.theory import agreement, comparison, recipes
 
 from .studies import PROJECT, compute_study
 

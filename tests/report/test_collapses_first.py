@@ -7,10 +7,10 @@ import pytest
 import yaml
 
 from fortifai_ray.claims import check_claims
-from fortifai_ray.notebooks.opening import open_folder
-from fortifai_ray.report.charts.signs import Sign, firsts, losses
 from fortifai_ray.report.tables import order_tables
 from fortifai_ray.statistics import CollapseCriterion, crossing_order, intervals
+from support.opening import open_folder
+from support.signs import Sign, firsts, losses
 
 from .large import write_tables
 
@@ -68,7 +68,7 @@ def test_report_claim_and_notebook_agree(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, confirm: int, expected: dict[str, int]
 ) -> None:
     """Chains that end in unconfirmed crossings count alike in all three."""
-    monkeypatch.setattr("fortifai_ray.report.charts.signs.CONFIRM", confirm)
+    monkeypatch.setattr("support.signs.CONFIRM", confirm)
     study = _study(tmp_path, confirm)
     results = open_folder(study)
     assert results.chains is not None

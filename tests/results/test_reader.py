@@ -12,10 +12,10 @@ from fortifai_ray.claims import check_claims
 from fortifai_ray.errors import UserError
 from fortifai_ray.families.language.config import WrittenBy
 from fortifai_ray.families.language.written import read_written
-from fortifai_ray.notebooks.opening import open_folder
 from fortifai_ray.report import write_report
 from fortifai_ray.results.reader import open_study
 from fortifai_ray.results.schema import write_table
+from support.opening import open_folder
 
 STUDY: dict[str, Any] = {
     "name": "small",

@@ -13,9 +13,9 @@ from typing import Any, NoReturn
 import marimo as mo
 
 from fortifai_ray.errors import UserError
-from fortifai_ray.notebooks.opening import open_experiment, open_folder
 from fortifai_ray.results.reader import StudyResults
 from fortifai_ray.results.words import printable
+from support.opening import open_experiment, open_folder
 
 _CELL = "padding: 0.25em 1em 0.25em 0; text-align: left; vertical-align: top"
 

@@ -10,9 +10,9 @@ import numpy as np
 import polars as pl
 
 from fortifai_ray.report.charts.encodings import GREY, PALETTE, SHAPES, Tooltips, bound_shape, inline
-from fortifai_ray.report.phase import LEVEL, Plane, is_log
 from fortifai_ray.results.words import MARKS, number
 from fortifai_ray.statistics.intervals import clopper_pearson
+from support.phase import LEVEL, Plane, is_log
 
 _LINE = PALETTE[0]
 _BOUNDS = {"exact": "circle", "lower": "triangle-right", "upper": "triangle-left"}
@@ -231,7 +231,7 @@ def boundary_rows(plane: Plane) -> list[dict[str, str]]:
 
 
 def tolerated_rows(ratios: pl.DataFrame | None) -> list[dict[str, str]]:
-    """:func:`~fortifai_ray.report.phase.tolerated` as a table of text; empty where the study did not search."""
+    """:func:`~support.phase.tolerated` as a table of text; empty where the study did not search."""
     if ratios is None:
         return []
     rows = []

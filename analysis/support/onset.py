@@ -8,11 +8,11 @@ import polars as pl
 from fortifai_ray.errors import UserError
 from fortifai_ray.report.charts.curves import collapse_curves
 from fortifai_ray.report.charts.onset import onset_chart, ratio_chart
-from fortifai_ray.report.charts.survival import Unit, profile_chart, survival_chart, survival_table
 from fortifai_ray.report.tables import HEADINGS, cell_rows, fidelity_rows, median_intervals
 from fortifai_ray.results.reader import StudyResults
 from fortifai_ray.results.words import MARKS, number
 from fortifai_ray.statistics import CollapseCriterion, conclusions, criterion_rows, ratio_profile
+from support.survival import Unit, profile_chart, survival_chart, survival_table
 
 WIDTH = 640
 
