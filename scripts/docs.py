@@ -267,7 +267,14 @@ def metrics() -> str:
     return page.text()
 
 
-PAGES: Mapping[str, Callable[[], str]] = {"studies": studies, "metrics": metrics}
+def replications() -> str:
+    """``docs/replications.md``, from what the shipped studies measured."""
+    from replications import page
+
+    return page()
+
+
+PAGES: Mapping[str, Callable[[], str]] = {"studies": studies, "metrics": metrics, "replications": replications}
 
 if __name__ == "__main__":
     sys.exit(main())

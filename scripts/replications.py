@@ -1,0 +1,159 @@
+"""What the shipped studies measured of their papers' claims, and the page made of it.
+
+``python scripts/replications.py STORAGE`` takes the claims, FI ratios and collapse points of every shipped study that
+has run in a storage into ``docs/data/replications.json``; ``scripts/docs.py`` makes ``docs/replications.md`` of that.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+PROJECT = Path(__file__).resolve().parent.parent
+MEASURED = PROJECT / "docs" / "data" / "replications.json"
+_CLAIM = (
+    "id",
+    "source",
+    "kind",
+    "statistic",
+    "asked",
+    "measured",
+    "low",
+    "high",
+    "level",
+    "n_chains",
+    "verdict",
+    "why",
+)
+_POINT = ("over", "critical", "low", "high", "level", "bound", "chains_run", "ended")
+_RATIO = ("metric", "threshold", "fi_ratio", "fi_ratio_low", "fi_ratio_high", "level", "bound", "n_pairs")
+_MOST_ROWS = 12  # of FI ratios and collapse points: a wider grid's are in its report
+
+_HEAD = """# What the papers claim, and what came out
+
+Generated from the studies' results (`python scripts/replications.py STORAGE`, then `make docs`). The `claims:` of a
+study state what a paper says it will show: a statistic, a relation and a value, which may be a closed form. The verdict
+comes from the whole interval, at the level that the claim names: *holds*, *does not hold*, *undecided*. A theory claim
+that does not hold is a defect; a replication that fails at this scale is a finding. Settings were committed before a
+study's first run. Each file says where it uses a smaller model or fewer chains than its paper.
+
+To check one yourself: `fortifai sweep sweeps/NAME.yaml`, then `fortifai claims runs/NAME`.
+"""
+
+
+def collect(storage: Path) -> list[str]:
+    """Take what the shipped studies measured in ``storage``; returns the names of those that have run there."""
+    known = {entry["study"]: entry for entry in _measured()}
+    files = [f for f in sorted((PROJECT / "sweeps").glob("*.yaml")) if (storage / f.stem / "results").is_dir()]
+    known |= {file.stem: _entry(file, storage / file.stem) for file in files}
+    MEASURED.parent.mkdir(exist_ok=True)
+    entries = [known[name] for name in sorted(known)]
+    MEASURED.write_text(json.dumps(entries, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return [file.stem for file in files]
+
+
+def _measured() -> list[dict[str, Any]]:
+    return json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.is_file() else []
+
+
+def _about(file: Path) -> str:
+    """The comment that a study file begins with."""
+    with file.open(encoding="utf-8") as lines:
+        return " ".join(line.lstrip("# ").strip() for line in itertools.takewhile(lambda line: line[0] == "#", lines))
+
+
+def _entry(file: Path, folder: Path) -> dict[str, Any]:
+    """What one study measured."""
+    import polars as pl
+
+    from fortifai_ray.results.reader import open_study
+
+    results = open_study(folder)
+    ratios, points = pl.DataFrame(), results.points if results.points is not None else pl.DataFrame()
+    if results.fidelity is not None:
+        ratios = results.cells.name(results.fidelity).filter(pl.col("unit") == "generations", ~pl.col("is_baseline"))
+    if not points.is_empty():
+        points = results.cells.name(points)
+    return {
+        "study": file.stem,
+        "chains": results.generations["chain_id"].n_unique(),
+        "generations": results.generations_asked,
+        "claims": [{name: getattr(claim, name) for name in _CLAIM} for claim in results.claims or ()],
+        "ratios": [{name: row[name] for name in ("cell", *_RATIO)} for row in ratios.to_dicts()],
+        "points": [{name: row[name] for name in ("cell", *_POINT)} for row in points.to_dicts()],
+    }
+
+
+def page() -> str:
+    """``docs/replications.md``."""
+    from docs import table
+
+    entries, files = _measured(), sorted((PROJECT / "sweeps").glob("*.yaml"))
+    measured = {entry["study"] for entry in entries}
+    parts = [_HEAD, table(("study", "chains × generations", "claims"), [_line(entry) for entry in entries])]
+    left = ", ".join(f"`{file.stem}`" for file in files if file.stem not in measured)
+    parts.append(f"\nShipped, and not measured on this machine: {left}.\n")
+    for entry in entries:
+        file = PROJECT / "sweeps" / f"{entry['study']}.yaml"
+        parts.append(f"\n## {entry['study']}\n\n[{file.name}](../sweeps/{file.name}): {_about(file)}\n")
+        if entry["claims"]:
+            headings = ("claim", "kind", "asked", "measured", "chains", "verdict")
+            parts.append(table(headings, [_claim(claim) for claim in entry["claims"]]) + "\n")
+        if entry["points"]:
+            rows = [
+                (row["cell"], f"`{row['over']}`", _interval(row, "critical", "low", "high"), str(row["chains_run"]))
+                for row in entry["points"]
+            ]
+            parts.append(table(("cell", "key searched", "critical value", "chains"), rows[:_MOST_ROWS]) + "\n")
+        elif entry["ratios"] and not entry["claims"]:
+            rows = [
+                (
+                    row["cell"],
+                    f"{row['metric']}, {row['threshold']:g}",
+                    _interval(row, "fi_ratio", "fi_ratio_low", "fi_ratio_high"),
+                    str(row["n_pairs"]),
+                )
+                for row in entry["ratios"]
+            ]
+            parts.append(table(("cell", "criterion", "FI ratio to the baseline", "pairs"), rows[:_MOST_ROWS]) + "\n")
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _line(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    """A study in the summary."""
+    size = f"{entry['chains']:,} × {entry['generations']}"
+    return f"[{entry['study']}](#{entry['study']})", size, _verdicts(entry["claims"]) or "none"
+
+
+def _verdicts(claims: Iterable[Mapping[str, Any]]) -> str:
+    counts = Counter((claim["kind"], claim["verdict"]) for claim in claims)
+    return "; ".join(f"{kind}: {count} {verdict}" for (kind, verdict), count in sorted(counts.items()))
+
+
+def _claim(claim: Mapping[str, Any]) -> tuple[str, ...]:
+    level = f" at {100 * claim['level']:.4g}%"
+    measured = "not measured" if claim["measured"] is None else _interval(claim, "measured", "low", "high") + level
+    why = f" ({claim['why']})" if claim["why"] else ""
+    statistic = f"{claim['statistic']} — {claim['source']}"
+    return statistic, claim["kind"], claim["asked"], measured, f"{claim['n_chains']:,}", f"**{claim['verdict']}**{why}"
+
+
+def _interval(row: Mapping[str, Any], value: str, low: str, high: str) -> str:
+    """``1.35 [1.12, 1.61]``; a bound has its sign, and a number without an interval stands alone."""
+    from fortifai_ray.results.words import number
+
+    if row[value] is None:
+        return "undetermined"
+    sign = {"lower": "≥ ", "upper": "≤ "}.get(row.get("bound", ""), "")
+    if row[low] is None and row[high] is None:
+        return f"{sign}{number(row[value], 4)}"
+    return f"{sign}{number(row[value], 4)} [{number(row[low], 4)}, {number(row[high], 4)}]"
+
+
+if __name__ == "__main__":
+    print("\n".join(collect(Path(sys.argv[1]))))

@@ -1,0 +1,46 @@
+"""The pages of ``docs/`` and the README: generated ones are what their sources give, links lead somewhere."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[2]
+PAGES = [
+    PROJECT / "README.md",
+    PROJECT / "SECURITY.md",
+    PROJECT / "cluster" / "README.md",
+    *(PROJECT / "docs").glob("*.md"),
+]
+LINK = re.compile(r"\]\(([^)#]+)(?:#[^)]*)?\)")
+MODULE = re.compile(r"`(?:fortifai_ray|tests|benchmarks|scripts|sweeps|analysis|cluster)/[\w./*-]+`")
+
+
+def test_generated_pages_are_what_their_sources_give() -> None:
+    """A change of a key, a metric or a measured claim must reach its page: `make docs`."""
+    check = [sys.executable, "scripts/docs.py", "--check"]
+    done = subprocess.run(check, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_key_of_a_study_file_says_what_it_means() -> None:
+    page = (PROJECT / "docs" / "studies.md").read_text(encoding="utf-8")
+    silent = [line for line in page.splitlines() if line.startswith("| `") and line.endswith("|  |")]
+    assert not silent
+
+
+def test_the_readme_is_short() -> None:
+    """A newcomer reads it whole: at most 900 words."""
+    assert len((PROJECT / "README.md").read_text(encoding="utf-8").split()) <= 900
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
+def test_what_a_page_points_at_is_there(page: Path) -> None:
+    """Links between pages, and files that a page names."""
+    text = page.read_text(encoding="utf-8")
+    links = [page.parent / target for target in LINK.findall(text) if "://" not in target]
+    named = [PROJECT / name.strip("`") for name in MODULE.findall(text)]
+    missing = [str(path) for path in [*links, *named] if not (path.exists() or list(path.parent.glob(path.name)))]
+    assert not missing
