@@ -7,8 +7,9 @@ last measured), so that it cannot drift. ``--check`` writes nothing and exits wi
 from __future__ import annotations
 
 import argparse
+import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,15 +56,41 @@ Generated from the models that check a study file (`python scripts/docs.py studi
 the recipe of a chain, what varies, and the criterion of collapse. `sweeps/` has one for each paper to start from. A
 mistake ends `fortifai sweep` before anything starts: one line names the file, the key and what would be right.
 
-Any key of the recipe may stand under `vary` as a dotted path (`loss.gamma`, `regime.synthetic_ratio`, `seed`), with a
-list of values; the grid is their product. The same path sets a key from the command line (`--set training.epochs=1`),
-restricts a claim to some chains (`where`) and names a column of the result tables.
+Any key of the recipe may stand under `vary` as a dotted path (`loss.gamma`, `regime.synthetic_ratio`, `seed`); the grid
+is the product of the values. The same path sets a key from the command line (`--set training.epochs=1`), restricts a
+claim to some chains (`where`) and names a column of the result tables.
+
+```yaml
+name: example
+family: {kind: gaussian, dim: 2}
+generations: 20
+vary:
+  loss: [{kind: cross_entropy}, {kind: tce, gamma: 0.9}]  # whole sections
+  regime: [{kind: replace}, {kind: mixed, synthetic_ratio: 0.5}]
+  samples_per_generation: [50, 100]  # values of one key
+  seed: {count: 100}  # 0, 1, …, 99
+collapse:  # a list, or one criterion by itself
+  - {metric: trace_ratio, threshold: 0.5, direction: below}  # half of the baseline's generation 0
+  - {metric: wasserstein, threshold: 0.5, direction: above, relative_to: absolute, confirm: 2}
+claims:  # mixed over replace, paired by seed and size: above 1
+  - id: human-data-preserves-the-variance
+    source: Kazdan et al. 2025
+    kind: replication
+    statistic: {kind: metric, metric: trace_ratio, at: last, summary: median, against: {regime.kind: replace}}
+    where: {regime.kind: mixed, loss.kind: cross_entropy, samples_per_generation: [50, 100]}
+    relation: greater
+    value: 1.0
+```
+"""
+_ANALYTIC = """Fitted in closed form, or by a few iterations, to samples held as arrays; chains that differ only in
+their seed are computed together. A family of your own is named `module:Class` ([extending](extending.md)).
 """
 
 
 def studies() -> str:
     """``docs/studies.md``, from the pydantic models of a study file."""
     from fortifai_ray.families.analytic import ANALYTIC
+    from fortifai_ray.families.analytic.recipe import AnalyticRecipe
     from fortifai_ray.families.images.recipe import ImageRecipe
     from fortifai_ray.families.language.recipe import LanguageRecipe
     from fortifai_ray.recipe.recipe import Recipe
@@ -76,32 +103,29 @@ def studies() -> str:
     page.heading("Keys of every recipe", 2)
     shared = set(Recipe.model_fields) - {"family"}
     page.model(Recipe.model_json_schema(), only=shared)
-    page.heading("Language models (`family.kind: language`)", 2)
-    page.model(LanguageRecipe.model_json_schema(), without=shared)
-    page.heading("Images and points (`family.kind: vae` or `diffusion`)", 2)
-    page.model(ImageRecipe.model_json_schema(), without=shared)
+    page.heading("Language models", 2)
+    page.model(LanguageRecipe.model_json_schema(), without=shared, of=" (language models)")
+    page.heading("Images and points", 2)
+    page.model(ImageRecipe.model_json_schema(), without=shared, of=" (images and points)")
     page.heading("Analytic families", 2)
-    page.say(
-        "Fitted in closed form, or by a few iterations, to `samples_per_generation` samples; chains that differ in"
-    )
-    page.say(
-        "their seed alone are computed together. A family of your own is named `module:Class` "
-        "([extending](extending.md))."
-    )
-    for kind, family in ANALYTIC.items():
-        schema = family.model_json_schema()
-        page.heading(f"`family.kind: {kind}`", 3)
-        page.docstring(schema)
-        page.rows("family", schema, schema.get("$defs", {}))
+    page.say(_ANALYTIC)
+    page.model(AnalyticRecipe.model_json_schema(), without={*shared, "family"})
+    page.sections({"family": [family.model_json_schema() for family in ANALYTIC.values()]})
     return page.text()
 
 
+_TAGS = ("kind", "task")  # the keys that tell the models of one place apart
+
+
 class _Keys:
-    """Tables of keys, a section for each part of a study file; a part that several recipes share is shown once."""
+    """Tables of keys, with a section for each part of a study file."""
 
     def __init__(self) -> None:
         self._parts: list[str] = []
-        self._shown: set[str] = set()
+        self._headings: dict[tuple[str, str], str] = {}  # of the section of a place and model
+        self._said: dict[tuple[str, str], str] = {}  # where a meaning was given, by place and meaning
+        self._known: Schema = {}
+        self._of = ""
 
     def text(self) -> str:
         return "\n".join(self._parts).rstrip() + "\n"
@@ -112,51 +136,70 @@ class _Keys:
     def heading(self, text: str, level: int) -> None:
         self._parts.append(f"\n{'#' * level} {text}\n")
 
-    def docstring(self, schema: Schema) -> None:
-        """The first paragraph of a model's docstring."""
-        if text := schema.get("description", ""):
-            first = text.split("\n\n")[0].replace("``", "`").replace(":class:", "").replace("~", "")
-            self._parts.append(" ".join(first.split()) + "\n")
+    def model(
+        self, schema: Schema, only: Collection[str] | None = None, without: Collection[str] = (), of: str = ""
+    ) -> None:
+        """A table of a model's own keys, then a section for each of its parts; ``of`` makes their headings unique."""
+        self._known, self._of, self._headings = schema.get("$defs", {}), of, {}
+        keys = {n: k for n, k in schema["properties"].items() if (only is None or n in only) and n not in without}
+        self.sections(self._table("", {**schema, "properties": keys}))
 
-    def model(self, schema: Schema, only: set[str] | None = None, without: set[str] | None = None) -> None:
-        """A table of a model's own keys, then a section for each of its parts."""
-        names = [n for n in schema["properties"] if (only is None or n in only) and n not in (without or ())]
-        part = {**schema, "properties": {name: schema["properties"][name] for name in names}}
-        self.rows("", part, schema.get("$defs", {}))
-        for name in names:
-            self._section(name, schema["properties"][name], schema.get("$defs", {}))
+    def sections(self, parts: Mapping[str, Sequence[Schema]]) -> None:
+        """A section for each model that may stand at each place, then those of the parts of these models."""
+        for place, forms in parts.items():
+            deeper: dict[str, list[Schema]] = {}
+            for form in forms:
+                heading = self._heading(place, form, len(forms) > 1)
+                self.heading(heading, 3)
+                self.say(_paragraph(form) + "\n")
+                for inner, models in self._table(f"{place}.", form, heading).items():
+                    deeper.setdefault(inner, []).extend(models)
+            self.sections(deeper)
 
-    def rows(self, place: str, schema: Schema, known: Schema) -> None:
-        """One table: key, values, default, meaning."""
-        needed = set(schema.get("required", ()))
-        rows = [
-            (f"`{name}`", _values(key, known), _default(key, name in needed), _meaning(key))
-            for name, key in schema.get("properties", {}).items()
-        ]
-        if rows:
-            self._parts.append(table(("key", "values", "default", "meaning"), rows) + "\n")
-
-    def _section(self, place: str, key: Schema, known: Schema) -> None:
-        forms = list(_forms(key, known))
-        for name, form in forms:
-            identity = f"{place}/{name}"
-            if identity in self._shown:
+    def _table(self, prefix: str, schema: Schema, heading: str = "") -> dict[str, list[Schema]]:
+        """Write a table of keys, values, defaults and meanings; returns the models that need a section, by place."""
+        needed, rows = set(schema.get("required", ())), []
+        new: dict[str, list[Schema]] = {}
+        for name, key in schema.get("properties", {}).items():
+            if name in _TAGS and f"`{name}: " in heading:
                 continue
-            self._shown.add(identity)
-            kind = next(
-                (_constant(form["properties"][tag]) for tag in ("kind", "task") if tag in form.get("properties", {})),
-                None,
-            )
-            tag = "task" if "task" in form.get("properties", {}) else "kind"
-            self.heading(f"`{place}`" + (f" with `{tag}: {kind}`" if kind and len(forms) > 1 else ""), 3)
-            self.docstring(form)
-            self.rows(place, form, known)
-            for inner, value in form.get("properties", {}).items():
-                self._section(f"{place}.{inner}", value, known)
+            place, forms = prefix + name, dict(_forms(key, self._known))
+            if isinstance(key.get("additionalProperties"), Mapping):
+                place += ".KEY"
+            for model, form in forms.items():
+                if (place, model) not in self._headings:
+                    self._headings[place, model] = self._heading(place, form, len(forms) > 1)
+                    new.setdefault(place, []).append(form)
+            links = [_link("see below", self._headings[place, model]) for model in forms]
+            values = _values(key, self._known).replace("see below", links[0] if links else "")
+            meaning = _meaning(key, forms)
+            above = self._said.setdefault((place, meaning), heading)
+            if above != heading and len(meaning) > 60:
+                meaning = _link("as above", above)
+            rows.append((f"`{name}`", values, _default(key, name in needed, forms), meaning))
+        if rows:
+            self.say(table(("key", "values", "default", "meaning"), rows) + "\n")
+        return new
+
+    def _heading(self, place: str, form: Schema, several: bool) -> str:
+        for tag in _TAGS:
+            key = form.get("properties", {}).get(tag, {})
+            values = [key["const"]] if "const" in key else key.get("enum", []) if several else []
+            if values:
+                return f"`{place}` with `{tag}: {' or '.join(values)}`"
+        return f"`{place}`{' of your own' if several else self._of}"
 
 
-def _constant(key: Schema) -> str | None:
-    return str(key["const"]) if "const" in key else " or ".join(key["enum"]) if "enum" in key else None
+def _link(text: str, heading: str) -> str:
+    """A link to a heading of this page, as GitHub names it."""
+    anchor = "".join(c for c in heading.lower().replace(" ", "-") if c.isalnum() or c in "-_")
+    return f"[{text}](#{anchor})"
+
+
+def _paragraph(form: Schema) -> str:
+    """The first paragraph of a model's docstring."""
+    first = str(form.get("description", "")).split("\n\n")[0]
+    return " ".join(first.replace("``", "`").replace(":class:", "").replace("~", "").split())
 
 
 def _forms(key: Schema, known: Schema) -> Iterator[tuple[str, Schema]]:
@@ -185,7 +228,8 @@ def _values(key: Schema, known: Schema) -> str:
     if kind == "array":
         return f"a list: {_values(key['items'], known)}" if key.get("items") else "a list"
     if kind == "object":
-        return "a mapping"
+        inner = key.get("additionalProperties")
+        return f"a mapping to {_values(inner, known)}" if any(_forms(key, known)) else "a mapping"
     names = {
         "integer": "whole number",
         "number": "number",
@@ -198,15 +242,17 @@ def _values(key: Schema, known: Schema) -> str:
 
 def _limits(key: Schema) -> str:
     signs = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤"}
-    parts = [f"{sign} {key[name]:g}" for name, sign in signs.items() if name in key]
+    parts = [f"{sign} {key[name]:,}" for name, sign in signs.items() if name in key]
     return f" {' and '.join(parts)}" if parts else ""
 
 
-def _default(key: Schema, needed: bool) -> str:
-    if needed or "default" not in key:
-        return "needed"
+def _default(key: Schema, needed: bool, forms: Mapping[str, Schema]) -> str:
+    if "default" not in key:
+        return "needed" if needed else ""
     value = key["default"]
-    return "as below" if isinstance(value, dict) and value else f"`{_yaml(value)}`"
+    if isinstance(value, dict) and value and forms:
+        return f"`kind: {value['kind']}`" if "kind" in value else "as below"
+    return f"`{_yaml(value)}`"
 
 
 def _yaml(value: Any) -> str:
@@ -215,8 +261,12 @@ def _yaml(value: Any) -> str:
     return "null" if value is None else json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value
 
 
-def _meaning(key: Schema) -> str:
-    return " ".join(str(key.get("description", "")).split())
+def _meaning(key: Schema, forms: Mapping[str, Schema]) -> str:
+    """A key's description; of a key without one, the first sentence about the only model that it holds."""
+    if "description" in key or len(forms) != 1:
+        return " ".join(str(key.get("description", "")).split())
+    first = re.split(r"(?<! al)\.(?: |$)", _paragraph(*forms.values()))[0]
+    return first[0].lower() + first[1:]
 
 
 # docs/metrics.md: what is measured.

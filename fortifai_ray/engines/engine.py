@@ -25,33 +25,38 @@ def _within(low: float, high: float, what: str, low_open: bool = False) -> After
 
 
 class DecodingConfig(BaseModel):
-    """How a corpus is drawn from a model.
-
-    Attributes:
-        temperature: the logits are divided by it; 0 is greedy decoding.
-        top_p: nucleus mass kept (Holtzman et al., 2020); 1 keeps everything.
-        top_k: candidates kept; 0 keeps the whole vocabulary.
-        max_new_tokens: tokens generated per row.
-        context_tokens: tokens of human text a row starts from.
-        repetition_penalty: divides the logits of tokens already in the row (Keskar et al., 2019); 1 is none.
-        num_beams: beams of a beam search, which draws nothing: temperature, top_k and top_p must keep their defaults.
-            It runs on the Hugging Face engine (vLLM's has no repetition penalty). 1 is no beam search.
-        ignore_eos: generate ``max_new_tokens`` whatever is drawn. True by default, so that every row of every
-            generation has the same size and a chain's synthetic ratio is exactly the recipe's.
-    """
+    """How a corpus is drawn from a model."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    temperature: Annotated[float, _within(0.0, 100.0, "temperature is 0 (greedy) to 100; 1.0 is plain sampling")] = 1.0
-    top_p: Annotated[float, _within(0.0, 1.0, "top_p lies in (0, 1]; 1.0 keeps everything", low_open=True)] = 1.0
-    top_k: Annotated[int, _within(0, 2**31 - 1, "top_k is 0 (the whole vocabulary) or a positive count")] = 0
-    max_new_tokens: Annotated[int, _within(1, 2**20, "max_new_tokens is at least 1")] = 112
-    context_tokens: Annotated[int, _within(1, 2**20, "context_tokens is at least 1: a row starts from some text")] = 16
+    temperature: Annotated[float, _within(0.0, 100.0, "temperature is 0 (greedy) to 100; 1.0 is plain sampling")] = (
+        Field(1.0, description="divides the logits; 0 is greedy decoding")
+    )
+    top_p: Annotated[float, _within(0.0, 1.0, "top_p lies in (0, 1]; 1.0 keeps everything", low_open=True)] = Field(
+        1.0, description="nucleus mass kept (Holtzman et al., 2020), in (0, 1]; 1 keeps everything"
+    )
+    top_k: Annotated[int, _within(0, 2**31 - 1, "top_k is 0 (the whole vocabulary) or a positive count")] = Field(
+        0, description="candidates kept; 0 keeps the whole vocabulary"
+    )
+    max_new_tokens: Annotated[int, _within(1, 2**20, "max_new_tokens is at least 1")] = Field(
+        112, description="tokens generated per row"
+    )
+    context_tokens: Annotated[int, _within(1, 2**20, "context_tokens is at least 1: a row starts from some text")] = (
+        Field(16, description="tokens of human text that a row starts from")
+    )
     repetition_penalty: Annotated[
         float, _within(0.0, 100.0, "repetition_penalty is above 0; 1.0 is none", low_open=True)
-    ] = 1.0
-    num_beams: Annotated[int, _within(1, 64, "num_beams is 1 (no beam search) to 64")] = 1
-    ignore_eos: bool = True
+    ] = Field(1.0, description="divides the logits of tokens already in the row (Keskar et al., 2019); 1 is none")
+    num_beams: Annotated[int, _within(1, 64, "num_beams is 1 (no beam search) to 64")] = Field(
+        1,
+        description="beams of a beam search, which draws nothing: temperature, top_k and top_p keep their defaults; "
+        "on the Hugging Face engine (vLLM's has no repetition penalty); 1 is no beam search",
+    )
+    ignore_eos: bool = Field(
+        True,
+        description="generate `max_new_tokens` whatever is drawn, so that every row of every generation has the same "
+        "size and a chain's synthetic ratio is exactly the recipe's",
+    )
 
     @model_validator(mode="after")
     def _beams_draw_nothing(self) -> Self:
@@ -71,35 +76,42 @@ def resolve_kind(kind: EngineKind) -> Literal["vllm", "huggingface"]:
 
 
 class EngineConfig(BaseModel):
-    """The settings of an engine.
-
-    Attributes:
-        kind: ``auto`` is vLLM where it is installed, else transformers.
-        dtype: ``auto`` is float32 on a CPU, so that a killed and resumed study gives the same tokens bit for bit, and
-            bfloat16 on a GPU.
-        max_num_seqs: rows decoded together. 256 rows keep a core's matrix products busy; more only adds memory.
-        rows_per_call: rows of one engine call, the unit of work that is distributed and retried. The split depends on
-            it and on the number of rows alone, so a corpus is the same for one engine and for eight.
-        max_model_len: longest row (context and generated tokens) that engines are sized for. None: the model's
-            maximum, at most 2,048.
-        kv_cache_bytes: memory for keys and values. None: enough for ``max_num_seqs`` rows of ``max_model_len`` tokens,
-            at most 1 GiB on a CPU; on a GPU, the engine's share of the free memory.
-        prefix_caching: keep the keys and values of shared prompt beginnings within a call. Off by default: prompts
-            here are short and differ from each other, and hashing them costs a few per cent.
-        lora_rank: the largest rank of the adapters that vLLM serves; None: it serves whole models only. Follows from
-            the recipe.
-    """
+    """The settings of an engine that generates."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: EngineKind = "auto"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    max_num_seqs: int = Field(default=256, ge=1)
-    rows_per_call: int = Field(default=1024, ge=1)
-    max_model_len: int | None = Field(default=None, ge=2)
-    kv_cache_bytes: int | None = Field(default=None, ge=1 << 20)
-    prefix_caching: bool = False
-    lora_rank: int | None = Field(default=None, ge=1, le=512, exclude_if=lambda value: value is None)
+    kind: EngineKind = Field("auto", description="auto: vLLM where it is installed, else transformers")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="auto: float32 on a CPU, so that a killed and resumed study gives the same tokens bit for bit, and "
+        "bfloat16 on a GPU",
+    )
+    max_num_seqs: int = Field(
+        256, ge=1, description="rows decoded together; 256 keep a core's matrix products busy, more only add memory"
+    )
+    rows_per_call: int = Field(
+        1024,
+        ge=1,
+        description="rows of one engine call, the unit of work that is distributed and retried; a corpus depends on "
+        "it, but not on the number of engines",
+    )
+    max_model_len: int | None = Field(
+        None, ge=2, description="longest row (context and generated tokens); null: the model's maximum, at most 2,048"
+    )
+    kv_cache_bytes: int | None = Field(
+        None,
+        ge=1 << 20,
+        description="memory for keys and values; null: enough for `max_num_seqs` rows of `max_model_len` tokens, at "
+        "most 1 GiB on a CPU; on a GPU, the engine's share of the free memory",
+    )
+    prefix_caching: bool = Field(
+        False,
+        description="keep the keys and values of shared prompt beginnings within a call; prompts here are short and "
+        "differ from each other, and hashing them costs a few per cent",
+    )
+    lora_rank: int | None = Field(
+        None, ge=1, le=512, exclude_if=lambda value: value is None, description="that of `training.lora`: leave it out"
+    )
 
 
 @dataclass(frozen=True)

@@ -40,15 +40,19 @@ class FitConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     epochs: int = Field(1, ge=1, description="passes over the training set")
     batch_size: int = Field(16, ge=1)
-    optimizer: Literal["adamw", "adam"] = "adamw"
-    learning_rate: float = Field(1e-3, gt=0.0)
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_ratio: float = Field(0.05, ge=0.0, lt=1.0, description="share of the steps")
-    weight_decay: float = Field(0.01, ge=0.0)
-    max_grad_norm: float = Field(
-        1.0, gt=0.0, allow_inf_nan=False, description="gradients are scaled down to it; 1.0e+9 clips nothing"
+    optimizer: Literal["adamw", "adam"] = Field("adamw", description="Adam, its weight decay decoupled in adamw")
+    learning_rate: float = Field(1e-3, gt=0.0, description="peak of the schedule")
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description="how the learning rate falls to 0 after its warm-up; constant: neither"
     )
-    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on a GPU that has it")
+    warmup_ratio: float = Field(0.05, ge=0.0, lt=1.0, description="share of the steps in which the rate rises from 0")
+    weight_decay: float = Field(0.01, ge=0.0, description="of the optimizer")
+    max_grad_norm: float = Field(
+        1.0, gt=0.0, allow_inf_nan=False, description="larger gradients are scaled down to it; 1.0e+9 clips none"
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="auto: bfloat16 on a GPU that has it, else float32"
+    )
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from fortifai_ray.metrics import Metric
 
@@ -18,16 +18,16 @@ KINDS: dict[str, type["LossConfig"]] = {}
 
 
 class LossConfig(BaseModel):
-    """A loss as a study file describes it: its kind, its numbers, and the count its sum is divided by.
-
-    ``normaliser`` is the count that the sum over targets is divided by, once, over all workers: ``valid`` is every
-    target that is not padding (ForTIFAI's mean), ``kept`` only those that contribute a gradient.
-    """
+    """A loss as a study file describes it: its kind, its numbers, and the count its sum is divided by."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     metrics: ClassVar[tuple[Metric, ...]] = ()  # what training with this loss measures, in addition to the family's
     kind: str
-    normaliser: Normaliser = "valid"
+    normaliser: Normaliser = Field(
+        "valid",
+        description="the count that the sum is divided by, once, over all workers: every target that is not padding "
+        "(ForTIFAI's mean), or only the targets kept, which contribute a gradient",
+    )
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:

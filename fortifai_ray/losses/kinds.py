@@ -43,12 +43,12 @@ class CrossEntropy(PointwiseLoss):
 class TruncatedCrossEntropy(PointwiseLoss):
     """ℓ = −log p where p ≤ γ, and 0 where p > γ: targets that the model is already sure of are ignored.
 
-    f′ = −1 where p ≤ γ and exactly 0 elsewhere (ForTIFAI's TCE, ``clipped_loss`` in its code). γ = 1 is cross entropy.
-    A NaN is kept, so that it stays visible.
+    f′ = −1 where p ≤ γ and exactly 0 elsewhere (ForTIFAI's TCE, ``clipped_loss`` in its code). A NaN is kept, so that
+    it stays visible.
     """
 
     kind: Literal["tce"] = "tce"
-    gamma: float
+    gamma: float = Field(description="threshold γ, a probability in (0, 1]; 1 is cross entropy")
 
     @field_validator("gamma")
     @classmethod
@@ -64,15 +64,14 @@ class TruncatedCrossEntropy(PointwiseLoss):
 class Focal(PointwiseLoss):
     """ℓ = −α(1 − p)^γ log p, the focal loss (Lin et al. 2017, "Focal Loss for Dense Object Detection", equation 5).
 
-    f′ = −α(1 − p)^γ + αγ p (1 − p)^(γ − 1) log p; with ``detach`` the factor is a constant weight and only the first
-    term is left. γ = 0 and α = 1 is cross entropy. ForTIFAI's ``focal_loss`` lets the gradient through, as here by
-    default.
+    f′ = −α(1 − p)^γ + αγ p (1 − p)^(γ − 1) log p, of which ``detach`` leaves only the first term. ForTIFAI's
+    ``focal_loss`` lets the gradient through, as here by default.
     """
 
     kind: Literal["focal"] = "focal"
-    gamma: float = Field(2.0, ge=0.0, allow_inf_nan=False)
-    alpha: float = Field(1.0, gt=0.0, allow_inf_nan=False)
-    detach: bool = False
+    gamma: float = Field(2.0, ge=0.0, allow_inf_nan=False, description="exponent γ; 0 (with α = 1) is cross entropy")
+    alpha: float = Field(1.0, gt=0.0, allow_inf_nan=False, description="scale α")
+    detach: bool = Field(False, description="hold the factor (1 − p)^γ constant in the gradient")
 
     def __call__(self, log_p: "Tensor") -> "Tensor":
         weight = _focal_factor(log_p, self.gamma)
@@ -80,14 +79,11 @@ class Focal(PointwiseLoss):
 
 
 class Entropy(PointwiseLoss):
-    """ℓ = −α(1 − γp) log p with the weight held constant: f′ = −α(1 − γp) (ForTIFAI's ``entropy_loss``).
-
-    For γ > 1 the weight is negative where p > 1/γ: such targets are pushed away.
-    """
+    """ℓ = −α(1 − γp) log p with the weight held constant: f′ = −α(1 − γp) (ForTIFAI's ``entropy_loss``)."""
 
     kind: Literal["entropy"] = "entropy"
-    gamma: float = Field(ge=0.0, allow_inf_nan=False)
-    alpha: float = Field(1.0, gt=0.0, allow_inf_nan=False)
+    gamma: float = Field(ge=0.0, allow_inf_nan=False, description="γ; above 1, targets with p > 1/γ are pushed away")
+    alpha: float = Field(1.0, gt=0.0, allow_inf_nan=False, description="scale α")
 
     def __call__(self, log_p: "Tensor") -> "Tensor":
         weight = self.alpha * (1.0 - self.gamma * log_p.detach().exp())
@@ -96,19 +92,21 @@ class Entropy(PointwiseLoss):
 
 class ClippedFocal(PointwiseLoss):
     """A focal loss with a hard cut where its factor w = (1 − p)^γ is extreme; two variants, since ForTIFAI's code
-    (``focal_clipped_loss``) differs from what its name says. c is ``clip``, 0.99 there.
+    (``focal_clipped_loss``) differs from what its name says.
 
-    - ``fortifai``: ℓ = −α·1[w ≤ c]·log p, f′ = −α·1[w ≤ c]. It drops the *least* confident targets (w > c means p near
-      0) and keeps no focal factor on the others.
-    - ``intended``: ℓ = −α·w·1[w ≥ 1 − c]·log p, the focal loss without the targets that the model is sure of (w < 1 − c
-      means p near 1). The weight is held constant, as in ForTIFAI's code: f′ = −α·w·1[w ≥ 1 − c].
+    - ``fortifai``: ℓ = −α·1[w ≤ c]·log p, f′ = −α·1[w ≤ c]; w > c means p near 0.
+    - ``intended``: ℓ = −α·w·1[w ≥ 1 − c]·log p; w < 1 − c means p near 1. The weight is held constant, as in ForTIFAI's
+      code: f′ = −α·w·1[w ≥ 1 − c].
     """
 
     kind: Literal["clipped_focal"] = "clipped_focal"
-    variant: Literal["fortifai", "intended"]
-    gamma: float = Field(2.0, gt=0.0, allow_inf_nan=False)
-    alpha: float = Field(1.0, gt=0.0, allow_inf_nan=False)
-    clip: float = Field(0.99, gt=0.0, lt=1.0)
+    variant: Literal["fortifai", "intended"] = Field(
+        description="fortifai: drop the targets with w > c, the least confident, and keep no focal factor on the "
+        "others; intended: a focal loss that drops the targets with w < 1 − c, of which the model is sure"
+    )
+    gamma: float = Field(2.0, gt=0.0, allow_inf_nan=False, description="exponent γ of w")
+    alpha: float = Field(1.0, gt=0.0, allow_inf_nan=False, description="scale α")
+    clip: float = Field(0.99, gt=0.0, lt=1.0, description="the cut c; 0.99 in ForTIFAI's code")
 
     def __call__(self, log_p: "Tensor") -> "Tensor":
         weight = _focal_factor(log_p.detach(), self.gamma)
@@ -120,20 +118,18 @@ class ClippedFocal(PointwiseLoss):
 class DynamicTruncatedCrossEntropy(LossConfig):
     """TCE with γ = min(1, mean + α·std) of target probabilities on a sample of the training set, at each epoch's start.
 
-    Two variants, since ForTIFAI's code (``on_train_epoch_start`` in ``src/plt_model.py``) differs from what it says:
-
-    - ``fortifai``: mean and standard deviation of the *batch means* of p, whose spread is far smaller than that of p
-      and shrinks as batches grow; γ is then little more than the mean.
-    - ``intended``: mean and standard deviation of the target probabilities themselves.
-
-    Both are population standard deviations (ForTIFAI uses NumPy's default). Loss and gradient are those of
+    Two variants, since ForTIFAI's code (``on_train_epoch_start`` in ``src/plt_model.py``) differs from what it says.
+    Both take population standard deviations (ForTIFAI uses NumPy's default). Loss and gradient are those of
     :class:`TruncatedCrossEntropy` at that γ, which is held fixed through the epoch.
     """
 
     metrics: ClassVar[tuple[Metric, ...]] = METRICS
     kind: Literal["dynamic_tce"] = "dynamic_tce"
-    variant: Literal["fortifai", "intended"]
-    alpha: float = Field(1.0, ge=0.0, allow_inf_nan=False)
+    variant: Literal["fortifai", "intended"] = Field(
+        description="mean and std of p's batch means (fortifai), whose spread is far smaller and shrinks as batches "
+        "grow, so that γ is little more than the mean; or of p itself (intended)"
+    )
+    alpha: float = Field(1.0, ge=0.0, allow_inf_nan=False, description="standard deviations α above the mean")
     sample_blocks: int = Field(64, ge=1, description="blocks of the training set, drawn anew each epoch")
 
     def threshold(self, batches: Sequence["Tensor"]) -> float:
@@ -168,7 +164,7 @@ class LovaszSoftmax(SequenceLoss):
     """
 
     kind: Literal["lovasz"] = "lovasz"
-    normaliser: Literal["valid"] = "valid"
+    normaliser: Literal["valid"] = Field("valid", description="divides by every target that is not padding")
 
     def __call__(self, logits: "Tensor", targets: "Tensor", ignore_index: int = -100) -> "Tensor":
         import torch

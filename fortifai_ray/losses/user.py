@@ -16,7 +16,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from fortifai_ray.losses.base import PointwiseLoss
 from fortifai_ray.user_code import find_user_code, mistake, source_hash
@@ -50,9 +50,10 @@ def is_user_kind(kind: Any) -> bool:
 
 
 class UserLoss(PointwiseLoss):
-    """ℓ = f(log p) for a user's f; f′ by autograd. ``kind`` is ``module:function``; further keys are f's parameters."""
+    """ℓ = f(log p) for a user's f; f′ by autograd. Further keys are f's parameters."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
+    kind: str = Field(description="`module:function`, or the name under which f is registered")
 
     def __call__(self, log_p: "Tensor") -> "Tensor":
         return _find(self.kind)(log_p, **(self.model_extra or {}))

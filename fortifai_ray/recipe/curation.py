@@ -30,17 +30,18 @@ class _Ranked(NoCuration):
 
 
 class Verifier(_Ranked):
-    """A verifier scores each item, and the best are kept (Feng et al. 2024; Yi et al. 2025).
-
-    ``by`` is the verifier: the chain's own ``generation_0`` (which saw only human data), or the ``truth`` where the
-    family knows it. ``select: likeliest`` keeps the items of highest log-likelihood under it; ``typical`` those whose
-    score lies closest to the median score of the human training data, which rejects both gibberish and the bland text
-    that a likelihood alone prefers.
-    """
+    """A verifier scores each item by its log-likelihood, and the best are kept (Feng et al. 2024; Yi et al. 2025)."""
 
     kind: Literal["verifier"] = "verifier"  # type: ignore[assignment]
-    by: Literal["generation_0", "truth"] = "generation_0"
-    select: Literal["likeliest", "typical"] = "likeliest"
+    by: Literal["generation_0", "truth"] = Field(
+        "generation_0",
+        description="the verifier: the chain's own generation 0, which saw only human data, or the truth if known",
+    )
+    select: Literal["likeliest", "typical"] = Field(
+        "likeliest",
+        description="keep the highest scores, or those closest to the human training data's median score (which "
+        "rejects both gibberish and the bland text that a likelihood alone prefers)",
+    )
 
 
 class Surplexity(_Ranked):

@@ -40,11 +40,11 @@ class Recipe(BaseModel):
     uses_engines: ClassVar[bool] = False  # generation runs on warm engines
 
     family: Any
-    regime: Regime = Replace()
-    loss: Loss = CrossEntropy()
-    curation: Curation = NoCuration()
+    regime: Regime = Field(Replace(), description="how training sets are made from human and synthetic data")
+    loss: Loss = Field(CrossEntropy(), description="the training loss; in analytic families, it weighs samples")
+    curation: Curation = Field(NoCuration(), description="which synthetic data may enter the next training set")
     generations: int = Field(ge=1, description="generations 0 to generations − 1 are computed")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="of every random draw of the chain")
 
     @property
     def metrics(self) -> tuple[str, ...]:

@@ -204,14 +204,16 @@ _Share = Annotated[float, AfterValidator(_is_a_share)]
 class Mixed(_Regime):
     """A fixed budget, a share ``synthetic_ratio`` of it from the last generation, the rest human.
 
-    The budget is generation 0's training set. ``human: kept`` is its first items, the same in each generation;
-    ``fresh`` is human data that no generation has used before (Bertrand et al. 2023, and Alemohammad et al. 2023's
-    fresh-data loop). ``synthetic_ratio: 1`` is ``replace``.
+    The budget is generation 0's training set.
     """
 
     kind: Literal["mixed"] = "mixed"
-    synthetic_ratio: _Share
-    human: Literal["kept", "fresh"] = "kept"
+    synthetic_ratio: _Share = Field(description="the share, in [0, 1]; 1 is `replace`")
+    human: Literal["kept", "fresh"] = Field(
+        "kept",
+        description="kept: the first items of generation 0's set, each time; fresh: data that no generation has used "
+        "(Bertrand et al. 2023; the fresh-data loop of Alemohammad et al. 2023)",
+    )
 
     def human_needed(self, budget: float, generations: int) -> float:
         fresh = 0.0 if self.human == "kept" else (1.0 - self.synthetic_ratio) * budget
@@ -237,12 +239,13 @@ class Incremental(_Regime):
     """ForTIFAI's regime: the last generation rewrites the whole training set, and a fresh human fraction is added.
 
     Generation g is trained on g fractions of synthetic data and the next unused fraction of human data, so that the
-    synthetic ratio grows as g/(g+1) (Shabgahi et al. 2025); a fraction is generation 0's training set. With
-    ``synthetic_ratio`` (the short form) the set stays one fraction, with that share of it synthetic.
+    synthetic ratio grows as g/(g+1) (Shabgahi et al. 2025); a fraction is generation 0's training set.
     """
 
     kind: Literal["incremental"] = "incremental"
-    synthetic_ratio: _Share | None = None
+    synthetic_ratio: _Share | None = Field(
+        None, description="short form: the set stays one fraction, this share of it synthetic; null: the set grows"
+    )
 
     def _short(self) -> Mixed | None:
         return None if self.synthetic_ratio is None else Mixed(synthetic_ratio=self.synthetic_ratio, human="fresh")
@@ -269,13 +272,12 @@ class Incremental(_Regime):
 class FixedHuman(_Regime):
     """A fixed number of human units and a fixed number of synthetic ones: cardinality against proportion.
 
-    From generation 1 on the training set is the first ``human`` units of human data, always the same, and
-    ``synthetic`` units of the last generation's output (Kazdan et al. 2025, Seddik et al. 2024).
+    They make up the training set from generation 1 on (Kazdan et al. 2025, Seddik et al. 2024).
     """
 
     kind: Literal["fixed_human"] = "fixed_human"
-    human: int = Field(ge=0)
-    synthetic: int = Field(ge=0)
+    human: int = Field(ge=0, description="tokens or samples of human data, always the first ones")
+    synthetic: int = Field(ge=0, description="tokens or samples of the last generation's output")
 
     def human_needed(self, budget: float, generations: int) -> float:
         return max(budget, float(self.human)) if generations > 1 else budget

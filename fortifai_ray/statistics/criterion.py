@@ -1,7 +1,7 @@
 """The collapse criterion: the metric, its reference and threshold, and how many generations confirm a crossing."""
 
 import math
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -20,24 +20,28 @@ _WHOSE = {"baseline_generation_0": "the baseline's generation 0", "own_generatio
 class CollapseCriterion(BaseModel):
     """A generation meets the criterion when its metric lies strictly ``direction`` the limit.
 
-    The limit is the threshold itself (``absolute``) or the threshold times the metric of generation 0: the baseline's
-    with the same seed (``baseline_generation_0``, so that a worse start earns no slack) or the chain's own.
-
-    With ``chance``, the metric of a model that only guesses, the threshold applies to the chance-normalised fidelity
-    (value − chance) / (reference − chance), which is 1 at generation 0 and 0 at chance: an accuracy of 0.85 on
-    four-choice questions has lost half of its fidelity at 0.55, not at 0.425. ``direction`` is that of the metric.
-    There is no limit where the threshold does not lead from the reference in that direction: an accuracy that starts at
-    or below chance has nothing to lose. The default, None, is the plain ratio.
+    With ``chance`` the threshold applies to the chance-normalised fidelity (value − chance) / (reference − chance),
+    which is 1 at generation 0 and 0 at chance: an accuracy of 0.85 on four-choice questions has lost half of its
+    fidelity at 0.55, not at 0.425. There is no limit where the threshold does not lead from the reference in that
+    direction: an accuracy that starts at or below chance has nothing to lose.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    metric: str = Field(min_length=1)
-    threshold: FiniteFloat
-    direction: Direction
-    relative_to: RelativeTo = "baseline_generation_0"
-    confirm: Annotated[int, Field(strict=True, ge=0)] = 1
-    chance: FiniteFloat | None = None
+    metric: str = Field(min_length=1, description="a metric that the study measures")
+    threshold: FiniteFloat = Field(description="the limit, or the factor on the reference that gives the limit")
+    direction: Direction = Field(description="side of the limit on which the metric has collapsed")
+    relative_to: RelativeTo = Field(
+        "baseline_generation_0",
+        description="the reference: generation 0 of the baseline with the same seed (so that a worse start earns no "
+        "slack) or of the chain itself; absolute: none, the threshold is the limit",
+    )
+    confirm: int = Field(1, strict=True, ge=0, description="further generations that must meet the criterion, in a row")
+    chance: FiniteFloat | None = Field(
+        None,
+        description="the metric of a model that only guesses; the threshold then applies to (value − chance) / "
+        "(reference − chance); null: to value / reference",
+    )
 
     @model_validator(mode="after")
     def _threshold_has_a_sign_that_makes_sense(self) -> "CollapseCriterion":

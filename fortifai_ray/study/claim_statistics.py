@@ -18,7 +18,8 @@ undecided.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, PlainSerializer, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, model_serializer, model_validator
+from pydantic.json_schema import WithJsonSchema
 
 # Types of fields, each with a check that reports in one line what would be right.
 
@@ -76,9 +77,7 @@ MEANS = frozenset({"mean", "geometric_mean", "ratio_of_means"})  # chains of one
 
 
 class Summary(BaseModel):
-    """How the chains' numbers are combined into one: ``mean``, ``median``, ``geometric_mean``, ``ratio_of_means`` (mean
-    of the numerators over mean of the denominators, of a ratio), ``variance`` (over seeds, unbiased),
-    ``{quantile: q}``, ``{share_above: x}`` or ``{share_below: x}`` (strictly)."""
+    """How the chains' numbers are combined into one; in a study file a name, or ``{name: number}``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: str
@@ -92,6 +91,10 @@ class Summary(BaseModel):
         if self.name == "quantile":
             return f"{self.number:g} quantile of"
         return f"share of chains {self.name.removeprefix('share_')} {self.number:g} in"
+
+    @model_serializer
+    def _plain(self) -> str | dict[str, float]:
+        return self.name if self.number is None else {self.name: self.number}
 
 
 def _summary(value: Any) -> Any:
@@ -111,11 +114,8 @@ def _summary(value: Any) -> Any:
     )
 
 
-def _plain_summary(summary: Summary) -> str | dict[str, float]:
-    return summary.name if summary.number is None else {summary.name: summary.number}
-
-
-SummaryField = Annotated[Summary, BeforeValidator(_summary), PlainSerializer(_plain_summary)]
+_SUMMARIES = {"anyOf": [{"enum": list(_PLAIN)}, {"type": "object", "maxProperties": 1}]}
+SummaryField = Annotated[Summary, BeforeValidator(_summary), WithJsonSchema(_SUMMARIES)]
 MEAN = Summary(name="mean")
 
 
@@ -157,20 +157,25 @@ class _Statistic(BaseModel):
 
 
 class PerChain(_Statistic):
-    """A number per chain from one metric, summarised over seeds.
+    """A number per chain from one metric, summarised over seeds."""
 
-    Attributes:
-        summary: see :class:`Summary`.
-        against: another group of cells: the claim's ``where`` with these keys replaced. A new ``kind`` discards its
-            section's other keys.
-        compare: the claim's group over (``ratio``) or minus (``difference``) the other, paired by seed and by every
-            varied key that ``against`` does not replace. Pairs that lack a side are omitted and counted.
-    """
-
-    metric: str = Field(min_length=1)
-    summary: SummaryField = MEAN
-    against: Where | None = None
-    compare: Comparison = "ratio"
+    metric: str = Field(min_length=1, description="a column of `generations.parquet`")
+    summary: SummaryField = Field(
+        MEAN,
+        description="how the chains' numbers become one: `ratio_of_means` is the mean of a ratio's numerators over the "
+        "mean of its denominators, `variance` is over seeds and unbiased; or `{quantile: q}`, and `{share_above: x}` "
+        "or `{share_below: x}`, the share of chains strictly on that side",
+    )
+    against: Where | None = Field(
+        None,
+        description="the cells to compare with: the claim's `where` with these keys replaced (a new `kind` discards "
+        "its section's other keys), as in `{loss.kind: cross_entropy}`; null: no comparison",
+    )
+    compare: Comparison = Field(
+        "ratio",
+        description="the claim's cells over (`ratio`) or minus (`difference`) the others, paired by seed and by every "
+        "varied key that `against` does not replace; pairs that lack a side are omitted and counted",
+    )
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -210,11 +215,13 @@ class PerChain(_Statistic):
 
 
 class MetricStatistic(PerChain):
-    """A metric at one generation. ``at: last`` is each chain's own last generation, whether it ended early or not."""
+    """A metric at one generation."""
 
     kind: Literal["metric"]
-    at: GenerationOrLast = "last"
-    over_generation_0: Comparison | None = None
+    at: GenerationOrLast = Field("last", description="the generation; `last`: each chain's own, early or not")
+    over_generation_0: Comparison | None = Field(
+        None, description="over (`ratio`) or minus (`difference`) the chain's own generation 0; null: the metric itself"
+    )
 
     @property
     def generation(self) -> int | None:
@@ -232,10 +239,10 @@ class MetricStatistic(PerChain):
 
 
 class _Span(PerChain):
-    """Generations ``start`` to ``end``, both included; without ``end``, to each chain's own last one."""
+    """Generations ``start`` to ``end``, both included."""
 
-    start: Generation = 0
-    end: Generation | None = None
+    start: Generation = Field(0, description="the first generation that counts")
+    end: Generation | None = Field(None, description="the last one that counts; null: each chain's own last")
 
     @property
     def generations(self) -> tuple[int, ...]:
@@ -253,10 +260,10 @@ class _Span(PerChain):
 
 
 class SlopeStatistic(_Span):
-    """The least-squares slope of a metric, or of its logarithm (``scale: log``), per generation."""
+    """The least-squares slope of a metric per generation."""
 
     kind: Literal["slope"]
-    scale: Literal["linear", "log"] = "linear"
+    scale: Literal["linear", "log"] = Field("linear", description="log: the slope of the metric's logarithm")
 
     @property
     def measure_words(self) -> str:
@@ -284,13 +291,18 @@ class TrendStatistic(_Span):
         return f"rank correlation of {self.metric} with the generation {self.span_words}"
 
 
+_CRITERION: Any = Field(0, description="collapse criterion: its metric, or its place under `collapse`, from 0")
+
+
 class OnsetShare(_Statistic):
-    """The share of chains whose collapse onset (``chains.parquet``) lies at or before generation ``by`` (the study's
-    horizon). A chain whose verdict is open (failed, unconfirmed, ended before) widens the interval on both sides."""
+    """The share of chains whose collapse onset (``chains.parquet``) lies at or before a generation. A chain whose
+    verdict is open (failed, unconfirmed, ended before) widens the interval on both sides."""
 
     kind: Literal["onset_share"]
-    criterion: Criterion = 0
-    by: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    criterion: Criterion = _CRITERION
+    by: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
+        None, description="that generation, fractional or not; null: the study's horizon"
+    )
 
     @property
     def criteria(self) -> tuple[Criterion, ...]:
@@ -307,8 +319,8 @@ class OnsetOrder(_Statistic):
     Chains in which the order is open (neither collapsed) widen the interval on both sides."""
 
     kind: Literal["onset_order"]
-    first: Criterion
-    second: Criterion
+    first: Criterion = Field(description="the earlier collapse criterion: its metric, or its place under `collapse`")
+    second: Criterion = Field(description="the later one, or the one that is never met")
 
     @property
     def criteria(self) -> tuple[Criterion, ...]:
@@ -330,8 +342,10 @@ class FidelityRatio(_Statistic):
     """A cell's FI ratio to the baseline: the geometric mean of the ratios per seed (``fidelity.parquet``)."""
 
     kind: Literal["fi_ratio"]
-    criterion: Criterion = 0
-    unit: Literal["generations", "synthetic"] = "generations"
+    criterion: Criterion = _CRITERION
+    unit: Literal["generations", "synthetic"] = Field(
+        "generations", description="fidelity intervals in generations, or in synthetic units consumed"
+    )
 
     @property
     def criteria(self) -> tuple[Criterion, ...]:
@@ -347,8 +361,8 @@ class CriticalPoint(_Statistic):
     """A cell's critical value of the key that the study searched (``collapse_points.parquet``)."""
 
     kind: Literal["critical_point"]
-    over: str | None = None
-    criterion: Criterion = 0
+    over: str | None = Field(None, description="the key; null: whichever was searched")
+    criterion: Criterion = _CRITERION
 
     @property
     def criteria(self) -> tuple[Criterion, ...]:

@@ -34,7 +34,7 @@ class TheoryValue(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
-    theory: str
+    theory: str = Field(description="name of a closed form in `fortifai_ray.theory`")
 
     @property
     def form(self) -> ClosedForm:
@@ -62,11 +62,11 @@ Number = FiniteFloat | TheoryValue
 
 
 class Tolerance(BaseModel):
-    """The distance that still counts as equal: a share of the value (``relative``), or a number (``absolute``)."""
+    """The distance from the value that still counts as equal: either ``relative`` or ``absolute``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    relative: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-    absolute: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    relative: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(None, description="share of the value")
+    absolute: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(None, description="in its own units")
 
     @model_validator(mode="after")
     def _exactly_one(self) -> "Tolerance":
@@ -84,30 +84,27 @@ class Tolerance(BaseModel):
 
 
 class Claim(BaseModel):
-    """One claim of a study file.
-
-    Attributes:
-        source: paper, and where in it.
-        kind: ``theory`` must hold; a ``replication`` that fails at this scale is a finding.
-        where: which chains, by dotted keys of the recipe; a list of values means any of them.
-        relation: of the measured number to the value. The verdict comes from the whole interval.
-        tolerance: of ``equals``, which is a test of equivalence: the interval must lie within it.
-        value: a number, ``{theory: NAME, …}``, or a pair of them for ``between``.
-        level: confidence level of the interval of this claim alone.
-        min_chains: with fewer independent chains (seeds) there is no verdict.
-    """
+    """A statement about the study's results that can be refuted: how a statistic relates to a value."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
-    source: str = Field(min_length=1)
-    kind: Literal["theory", "replication"]
-    statistic: Statistic
-    where: Where = {}
-    relation: Relation
-    tolerance: Tolerance | None = None
-    value: Annotated[Number | tuple[Number, Number], BeforeValidator(lambda value: _readable_value(value))]
-    level: Annotated[float, Field(gt=0.0, lt=1.0)] = DEFAULT_LEVEL
-    min_chains: Annotated[int, Field(strict=True, ge=1)] = 2
+    id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100, description="names this claim alone")
+    source: str = Field(min_length=1, description="paper, and where in it")
+    kind: Literal["theory", "replication"] = Field(
+        description="a `theory` must hold; a `replication` that fails at this scale is a finding"
+    )
+    statistic: Statistic = Field(description="what is measured")
+    where: Where = Field(
+        {}, description="which chains, by keys of the recipe: `{loss.kind: tce}`; a list of values: any of them"
+    )
+    relation: Relation = Field(description="of the statistic to the value; decided on the whole confidence interval")
+    tolerance: Tolerance | None = Field(
+        None, description="of `equals`, a test of equivalence: the whole interval must lie within it"
+    )
+    value: Annotated[Number | tuple[Number, Number], BeforeValidator(lambda value: _readable_value(value))] = Field(
+        description="a number or a closed form, or a pair `[low, high]` of them for `between`"
+    )
+    level: float = Field(DEFAULT_LEVEL, gt=0.0, lt=1.0, description="confidence level of this claim's own interval")
+    min_chains: int = Field(2, strict=True, ge=1, description="fewer independent chains (seeds) give no verdict")
 
     @model_validator(mode="after")
     def _value_fits_the_relation(self) -> "Claim":

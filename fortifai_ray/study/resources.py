@@ -39,11 +39,11 @@ class EngineResources(BaseModel):
 
 
 class ResourcesConfig(BaseModel):
-    """A study's ``resources:``; what is left at ``auto`` fills the machine."""
+    """What a sweep may use of the machine or cluster; what is left at ``auto`` fills it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    num_cpus: int | None = Field(None, ge=1, description="logical CPUs of a Ray instance started here")
-    chains_at_once: _Count = "auto"
+    num_cpus: int | None = Field(None, ge=1, description="logical CPUs of a Ray instance started here; null: all")
+    chains_at_once: _Count = Field("auto", description="chains that run side by side; auto: as many as fit")
     train: TrainResources = TrainResources()
     engines: EngineResources = EngineResources()
 

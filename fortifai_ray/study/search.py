@@ -28,7 +28,7 @@ class SurvivalRules(BaseModel):
         description="no generation is recorded as collapsed (diverged, empty corpus) that was not measured before",
     )
     largest_step: FiniteFloat | None = Field(
-        None, gt=0, description="how far the metric moves in a generation at most: a factor on a log scale"
+        None, gt=0, description="how far the metric moves in a generation at most (a factor on a log scale); null: any"
     )
 
     @model_validator(mode="after")
@@ -41,33 +41,29 @@ class SurvivalRules(BaseModel):
 
 
 class BoundarySearch(BaseModel):
-    """Find, in each cell, the value of a key at which half of the chains collapse within their horizon.
-
-    The interval of the given level is to be no wider than twice the tolerance: the critical value, plus or minus the
-    tolerance. ``scale: log`` is for keys that multiply (a learning rate, a number of samples); its tolerance is
-    relative: 0.1 is ten per cent either way. A cell ends without reaching the tolerance when its budget is spent.
-    """
+    """Find, in each cell, the value of a key at which half of the chains collapse within their horizon."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     kind: Literal["boundary"] = "boundary"
     over: str = Field(min_length=1, description="a numeric key of the recipe, as a dotted path")
-    low: FiniteFloat
-    high: FiniteFloat
-    tolerance: FiniteFloat = Field(gt=0)
-    level: float = Field(0.90, ge=0.5, le=0.99)
-    scale: Literal["linear", "log"] = "linear"
+    low: FiniteFloat = Field(description="lower end of the range that is searched")
+    high: FiniteFloat = Field(description="upper end of that range")
+    tolerance: FiniteFloat = Field(
+        gt=0, description="half of the width that settles a cell's interval; relative on a log scale: 0.1 is ±10%"
+    )
+    level: float = Field(0.90, ge=0.5, le=0.99, description="of the interval around the critical value")
+    scale: Literal["linear", "log"] = Field(
+        "linear", description="log: for keys that multiply (a learning rate, a number of samples)"
+    )
     direction: Direction | None = Field(
-        None,
-        description="whether collapse rises or falls with the key; default: known for synthetic ratios, else detected",
+        None, description="whether collapse rises or falls with the key; null: known for the regime's, else detected"
     )
     at_once: int = Field(4, ge=1, le=64, description="chains of one cell that run side by side and are judged together")
-    budget: int = Field(400, ge=5, description="chains that a cell may take")
+    budget: int = Field(400, ge=5, description="chains that a cell may take, settled or not")
     seeds: int | None = Field(
-        None, ge=2, description="seeds to use, from the recipe's own on; not given: a new one for each chain of a cell"
+        None, ge=2, description="seeds to use, from the recipe's own on; null: a new one for each chain of a cell"
     )
-    survival: SurvivalRules = Field(
-        SurvivalRules(), description="premises under which a chain ends once it cannot collapse any more"
-    )
+    survival: SurvivalRules = SurvivalRules()
 
     @model_validator(mode="after")
     def _range_is_one(self) -> "BoundarySearch":
@@ -107,10 +103,10 @@ class OptimiseSearch(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     kind: Literal["optimise"] = "optimise"
-    over: Annotated[dict[str, Ends], Field(min_length=1)]
-    maximise: Literal["fi_ratio"] = "fi_ratio"
+    over: dict[str, Ends] = Field(min_length=1, description="numeric keys of the recipe, each with its `[low, high]`")
+    maximise: Literal["fi_ratio"] = Field("fi_ratio", description="FI ratio to the baseline, geometric mean of seeds")
     log: list[str] = Field([], description="keys of `over` that are searched on a log scale")
-    at_once: int = Field(4, ge=1, le=64)
+    at_once: int = Field(4, ge=1, le=64, description="points that are tried side by side")
     budget: int = Field(
         40, ge=2, description="points to try; each runs a chain for every seed of the study, and one of the baseline"
     )

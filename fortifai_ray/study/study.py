@@ -33,8 +33,8 @@ class Range(BaseModel):
     """``count`` whole numbers from ``start`` on, e.g. a thousand seeds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    start: int = Field(0, ge=0)
-    count: int = Field(ge=1, le=1_000_000)
+    start: int = Field(0, ge=0, description="the first of them")
+    count: int = Field(ge=1, le=1_000_000, description="how many there are")
 
     def __iter__(self) -> Iterator[int]:  # type: ignore[override]
         return iter(range(self.start, self.start + self.count))
@@ -54,15 +54,21 @@ class StudySettings(BaseModel):
     """The keys of a study file that are not the recipe's."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
-    vary: dict[str, _Values] = {}
-    collapse: Annotated[list[CollapseCriterion], BeforeValidator(_as_list), Field(min_length=1)]
-    baseline: dict[str, Any] = {"loss.kind": "cross_entropy"}
-    claims: list[Claim] = []
-    search: Search | None = Field(None, description="chains are placed by a search instead of run as a grid")
-    early_stopping: bool = Field(
-        True, description="whether a chain ends once every criterion has confirmed its collapse"
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100, description="names the folder of its results"
     )
+    vary: dict[str, _Values] = Field(
+        {}, description="values of each varied key: a list (of whole sections too) or a range of whole numbers"
+    )
+    collapse: Annotated[list[CollapseCriterion], BeforeValidator(_as_list), Field(min_length=1)] = Field(
+        description="the collapse criterion, or a list of them, each judged by itself"
+    )
+    baseline: dict[str, Any] = Field(
+        {"loss.kind": "cross_entropy"}, description="the keys in which a chain's baseline differs from the chain"
+    )
+    claims: list[Claim] = Field([], description="what the study is expected to show, tested once it has run")
+    search: Search | None = Field(None, description="places the chains by a search; null: runs the grid")
+    early_stopping: bool = Field(True, description="end a chain once every criterion has confirmed its collapse")
     resources: ResourcesConfig = ResourcesConfig()
 
 

@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+
+from fortifai_ray.study.study import make_study
 
 PROJECT = Path(__file__).resolve().parents[2]
 PAGES = [
@@ -15,6 +18,7 @@ PAGES = [
     *(PROJECT / "docs").glob("*.md"),
 ]
 LINK = re.compile(r"\]\(([^)#]+)(?:#[^)]*)?\)")
+HEADING = re.compile(r"^#+ .*$", re.MULTILINE)
 MODULE = re.compile(r"`(?:fortifai_ray|tests|benchmarks|scripts|sweeps|analysis|cluster)/[\w./*-]+`")
 
 
@@ -29,6 +33,19 @@ def test_every_key_of_a_study_file_says_what_it_means() -> None:
     page = (PROJECT / "docs" / "studies.md").read_text(encoding="utf-8")
     silent = [line for line in page.splitlines() if line.startswith("| `") and line.endswith("|  |")]
     assert not silent
+
+
+def test_the_example_of_a_study_file_is_one() -> None:
+    page = (PROJECT / "docs" / "studies.md").read_text(encoding="utf-8")
+    study = make_study(yaml.safe_load(page.split("```yaml")[1].split("```")[0]), "example")
+    assert len(study.chains) == 2 * 2 * 2 * 100
+
+
+def test_links_within_the_page_of_keys_lead_to_one_heading() -> None:
+    page = (PROJECT / "docs" / "studies.md").read_text(encoding="utf-8")
+    headings = [re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-") for line in HEADING.findall(page)]
+    assert len(set(headings)) == len(headings)
+    assert set(re.findall(r"\]\(#([^)]*)\)", page)) <= set(headings)
 
 
 def test_the_readme_is_short() -> None:

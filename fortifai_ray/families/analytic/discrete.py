@@ -13,9 +13,8 @@ from fortifai_ray.theory.discrete import true_probabilities
 
 
 class Discrete(AnalyticFamily):
-    """A categorical distribution on ``outcomes`` outcomes, fitted by its frequencies. A sample is an outcome's number.
+    """A categorical distribution, fitted by its frequencies. A sample is an outcome's number.
 
-    ``probabilities`` is ``uniform``, ``zipf`` (in proportion to rank^−``exponent``) or a list of numbers that sum to 1.
     Replacing is genetic drift, in which the mean of ``heterozygosity`` falls by a factor 1 − 1/n a generation (Wright
     1931). ``kl_divergence`` is ∞ once an outcome is lost.
     """
@@ -68,9 +67,11 @@ class Discrete(AnalyticFamily):
     )
 
     kind: Literal["discrete"] = "discrete"
-    outcomes: int = Field(ge=2)
-    probabilities: Literal["uniform", "zipf"] | list[Annotated[float, Field(ge=0.0, le=1.0)]] = "uniform"
-    exponent: float | None = Field(None, gt=0.0, allow_inf_nan=False, description="of zipf's law (1 if null)")
+    outcomes: int = Field(ge=2, description="how many outcomes the truth has")
+    probabilities: Literal["uniform", "zipf"] | list[Annotated[float, Field(ge=0.0, le=1.0)]] = Field(
+        "uniform", description="all alike, in proportion to rank^−`exponent` (zipf), or numbers that sum to 1"
+    )
+    exponent: float | None = Field(None, gt=0.0, allow_inf_nan=False, description="of zipf's law; null: 1")
 
     @model_validator(mode="after")
     def _sums_to_one(self) -> Self:

@@ -11,8 +11,7 @@ from fortifai_ray.metrics import DISTRIBUTION, Metric
 
 
 class ExponentialFamily(AnalyticFamily):
-    """An ``exponential``, ``poisson`` or ``bernoulli`` distribution of mean m, fitted by maximum likelihood: the
-    samples' mean m̂. ``mean`` is the truth's (an exponential's rate is 1/m).
+    """A one-parameter distribution of mean m, fitted by maximum likelihood: by the samples' mean m̂.
 
     0 (and 1 for Bernoulli) absorbs: a chain that gets there stays, and its ``kl_divergence`` is ∞. ``parameter_error``
     is (m̂ − m)²/m².
@@ -32,8 +31,8 @@ class ExponentialFamily(AnalyticFamily):
     )
 
     kind: Literal["exponential_family"] = "exponential_family"
-    member: Literal["exponential", "poisson", "bernoulli"]
-    mean: float = Field(gt=0.0, allow_inf_nan=False)
+    member: Literal["exponential", "poisson", "bernoulli"] = Field(description="the distribution")
+    mean: float = Field(gt=0.0, allow_inf_nan=False, description="of the truth; an exponential's rate is its inverse")
 
     @model_validator(mode="after")
     def _bernoulli_has_a_probability(self) -> Self:

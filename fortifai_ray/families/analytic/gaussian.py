@@ -21,11 +21,10 @@ _ROUNDING = np.finfo(np.float64).eps
 
 
 class Gaussian(AnalyticFamily):
-    """A Gaussian in ``dim`` dimensions; the truth has mean ``mean`` and standard deviation ``std`` along each axis.
+    """A Gaussian with full covariance; the truth is isotropic.
 
-    The covariance is the maximum-likelihood one (divided by n) or ``unbiased`` (by n − 1; under weights by
-    Σw − Σw²/Σw). A sample too small or a collapsed chain gives a covariance of lower rank; metrics are then −∞ or ∞
-    where they have to be. With Σ̂, μ̂ fitted and σ², μ true, ``trace_ratio`` is tr Σ̂ / (d σ²), ``wasserstein``
+    A sample too small or a collapsed chain gives a covariance of lower rank; metrics are then −∞ or ∞ where they have
+    to be. With Σ̂, μ̂ fitted and σ², μ true, ``trace_ratio`` is tr Σ̂ / (d σ²), ``wasserstein``
     √(‖μ̂ − μ‖² + Σ_i (√λ_i − σ)²) with λ_i the eigenvalues of Σ̂, and ``kl_divergence`` is ∞ once the model has lost a
     direction.
     """
@@ -55,10 +54,12 @@ class Gaussian(AnalyticFamily):
     )
 
     kind: Literal["gaussian"] = "gaussian"
-    dim: int = Field(1, ge=1)
-    mean: float = Field(0.0, allow_inf_nan=False)
-    std: float = Field(1.0, gt=0.0, allow_inf_nan=False)
-    covariance_estimator: Literal["maximum_likelihood", "unbiased"] = "maximum_likelihood"
+    dim: int = Field(1, ge=1, description="dimensions")
+    mean: float = Field(0.0, allow_inf_nan=False, description="of the truth, along each axis")
+    std: float = Field(1.0, gt=0.0, allow_inf_nan=False, description="of the truth, along each axis")
+    covariance_estimator: Literal["maximum_likelihood", "unbiased"] = Field(
+        "maximum_likelihood", description="divides by n, or by n − 1 (under weights, by Σw − Σw²/Σw)"
+    )
 
     def human(self, n: int, streams: Streams) -> Array:
         return self.mean + self.std * streams.normal("human", (n, self.dim))

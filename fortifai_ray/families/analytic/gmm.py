@@ -30,12 +30,8 @@ _DRAWN = 500
 class Gmm(AnalyticFamily):
     """A mixture of ``components`` Gaussians with full covariances, by EM (Dempster et al. 1977).
 
-    The truth has as many components, of equal weight and standard deviation ``std``, neighbours ``separation`` apart:
-    on a line in one dimension, else on a circle in the first two. EM starts from the truth (``start: truth``: what is
-    measured is then the loss of information alone, not of a poor start) or from ``kmeans++`` seeding of the samples
-    (Arthur and Vassilvitskii 2007), by uniforms that are the same in each fit. It ends, for each chain by itself, when
-    the mean log-likelihood gains less than ``tolerance``, or after ``max_iterations``; ``regularisation`` is added to
-    the variances, as in scikit-learn, so that no component shrinks to a point.
+    The truth has as many components, of equal weight: on a line in one dimension, else on a circle in the first two.
+    Seeding by ``kmeans++`` uses uniforms that are the same in each fit. EM ends for each chain by itself.
 
     ``kl_divergence`` is the mean over 1,000 points of the truth, the same for every chain; ``wasserstein`` is sliced
     (16 directions), from 500 draws of the model, by noise that is the same each time, to 500 of those points. Two
@@ -60,14 +56,20 @@ class Gmm(AnalyticFamily):
     )
 
     kind: Literal["gmm"] = "gmm"
-    components: int = Field(3, ge=2)
-    dim: int = Field(2, ge=1)
-    separation: float = Field(6.0, gt=0.0, allow_inf_nan=False)
-    std: float = Field(1.0, gt=0.0, allow_inf_nan=False)
-    start: Literal["truth", "kmeans++"] = "truth"
-    tolerance: float = Field(1e-4, gt=0.0)
-    max_iterations: int = Field(200, ge=1)
-    regularisation: float = Field(1e-6, gt=0.0)
+    components: int = Field(3, ge=2, description="Gaussians, of the truth as of the model")
+    dim: int = Field(2, ge=1, description="dimensions")
+    separation: float = Field(6.0, gt=0.0, allow_inf_nan=False, description="distance of neighbours in the truth")
+    std: float = Field(1.0, gt=0.0, allow_inf_nan=False, description="of each true component, along each axis")
+    start: Literal["truth", "kmeans++"] = Field(
+        "truth",
+        description="where EM starts: from the truth, so that the loss of information alone is measured and not a poor "
+        "start, or from a seeding of the samples (Arthur and Vassilvitskii 2007)",
+    )
+    tolerance: float = Field(1e-4, gt=0.0, description="EM ends once the mean log-likelihood gains less")
+    max_iterations: int = Field(200, ge=1, description="EM's iterations, at most")
+    regularisation: float = Field(
+        1e-6, gt=0.0, description="added to the variances, as in scikit-learn, so that no component shrinks to a point"
+    )
 
     def human(self, n: int, streams: Streams) -> Array:
         chains = len(streams.seeds)

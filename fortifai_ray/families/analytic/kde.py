@@ -35,16 +35,14 @@ _BLOCK = 2_000_000  # distances held at once
 class Kde(AnalyticFamily):
     """A density estimate with one kernel on each training sample.
 
-    The truth is a population of 100,000 points of scikit-learn's ``shape`` in the plane, its mean variance along an
-    axis 1 (the clouds that the diffusion model learns too; of the swiss roll, the plane it is rolled up in). Human
-    samples are drawn from it with replacement, but for 500 points that are held out and the same for every chain.
+    The truth is a population of 100,000 points of the ``shape`` (the clouds that the diffusion model learns too; of the
+    swiss roll, its spiral cross-section). Human samples are drawn from it with replacement, but for 500 points that
+    are held out and the same for every chain.
 
-    ``bandwidth`` h is a number, or ``scott``: n^(−1/6)·s, or ``silverman``: (4/(d + 2))^(1/6)·n^(−1/6)·s = the same in
-    the plane; s² is the mean over axes of the samples' unbiased variance (Scott 1992; Silverman 1986, section
-    4.3), and n under weights (Σw)²/Σw². ``gaussian`` kernels have standard deviation h along each axis,
-    ``tophat`` ones are flat on a disc of radius h. ``trace_ratio`` counts the kernel's covariance too; ``wasserstein``
-    is sliced (16 directions), from 500 draws of the estimate, by noise that is the same each time, to the held-out
-    points. Two samples of that size of one density are not at distance 0.
+    ``silverman`` is (4/(d + 2))^(1/6) times ``scott``, which is the same in the plane; s² is the mean over axes of the
+    samples' unbiased variance, and n under weights (Σw)²/Σw². ``trace_ratio`` counts the kernel's covariance too;
+    ``wasserstein`` is sliced (16 directions), from 500 draws of the estimate, by noise that is the same each time, to
+    the held-out points. Two samples of that size of one density are not at distance 0.
     """
 
     metrics: ClassVar[tuple[Metric, ...]] = (
@@ -64,9 +62,13 @@ class Kde(AnalyticFamily):
     )
 
     kind: Literal["kde"] = "kde"
-    shape: Shape
-    kernel: Literal["gaussian", "tophat"] = "gaussian"
-    bandwidth: float | Literal["scott", "silverman"] = Field("scott")
+    shape: Shape = Field(description="the truth: a point cloud of scikit-learn's in the plane, of mean variance 1")
+    kernel: Literal["gaussian", "tophat"] = Field(
+        "gaussian", description="Gaussian of standard deviation h along each axis, or flat on a disc of radius h"
+    )
+    bandwidth: float | Literal["scott", "silverman"] = Field(
+        "scott", description="h, or the rule for it: Scott 1992's n^(−1/6)·s or Silverman 1986's, section 4.3"
+    )
 
     @field_validator("bandwidth")
     @classmethod

@@ -20,22 +20,20 @@ _HALVINGS = 40
 _NODES = 32
 
 
+_DESIGN = "fixed: the same inputs in each generation, with fresh noise (Gerstgrasser et al. 2024); fresh: new ones"
+
+
 class LinearRegression(AnalyticFamily):
     """y = x·w + ``noise_std``·ε with Gaussian inputs; a sample is a row (x, y) of ``dim`` + 1 numbers.
 
-    ``design: fixed`` gives a chain the same inputs in each generation with fresh noise on the targets (Gerstgrasser et
-    al. 2024), ``fresh`` draws new ones. Inputs are independent with variances i^−``spectrum_exponent``, so
-    isotropic for 0. The true w* has w*ᵀΣw* = ``signal``²: equal weights where the inputs are isotropic, and otherwise
-    λ_i w*_i² in proportion to i^−(1 + 2·r·β) (Dohmatob et al. 2024's capacity β = ``spectrum_exponent`` and source
-    condition r = ``source``).
+    Inputs are independent. The true weights are equal where the inputs are isotropic, and otherwise λ_i w*_i² is in
+    proportion to i^−(1 + 2·r·β), with Dohmatob et al. 2024's capacity β and source condition r.
 
-    ``ridge`` λ minimises the mean squared residual plus λ‖w‖²; 0 is least squares, of minimum norm where the samples
-    are too few. ``adaptive`` is Dohmatob et al. 2024's mitigation, a ridge whose exponent follows the generations: with
+    The fit minimises the mean squared residual plus λ‖w‖²; least squares is of minimum norm where the samples are too
+    few. ``ridge: adaptive`` is Dohmatob et al. 2024's mitigation, a ridge whose exponent follows the generations: with
     λ = n^−ℓ the bias scales as n^−2rℓ and the variance of g generations as g·n^−(1 − ℓ/β), and they balance at
-    ℓ = (1 − log_n g)·ℓ_crit, at most β, where ℓ_crit = β/(2βr + 1) is the optimum for human data. So λ = (n/g)^−ℓ_crit:
-    as if the samples were g times fewer. With ``written_by: least_squares`` a least-squares fit to the same data writes
-    the next targets, so that the ridge affects only the model that is evaluated: their setting. With ``same`` the
-    ridge's own fit writes them.
+    ℓ = (1 − log_n g)·ℓ_crit, at most β, where ℓ_crit = β/(2βr + 1) is the optimum for human data: as if the samples
+    were g times fewer. With ``written_by: least_squares``, their setting, the ridge affects only the evaluated model.
 
     ``excess_risk`` is (w − w*)ᵀΣ(w − w*), the risk on noiseless targets, exact.
     """
@@ -53,14 +51,22 @@ class LinearRegression(AnalyticFamily):
     )
 
     kind: Literal["linear_regression"] = "linear_regression"
-    dim: int = Field(ge=1)
-    noise_std: float = Field(1.0, gt=0.0, allow_inf_nan=False)
-    signal: float = Field(1.0, ge=0.0, allow_inf_nan=False)
-    design: Literal["fixed", "fresh"] = "fixed"
-    ridge: float | Literal["adaptive"] = Field(0.0)
-    written_by: Literal["same", "least_squares"] = "same"
-    spectrum_exponent: float = Field(0.0, ge=0.0, allow_inf_nan=False)
-    source: float | None = Field(None, gt=0.0, le=1.0, description="r, where spectrum_exponent is not 0 (½ if null)")
+    dim: int = Field(ge=1, description="inputs x of a sample")
+    noise_std: float = Field(1.0, gt=0.0, allow_inf_nan=False, description="standard deviation of the targets' noise")
+    signal: float = Field(1.0, ge=0.0, allow_inf_nan=False, description="√(w*ᵀΣw*) of the true weights w*")
+    design: Literal["fixed", "fresh"] = Field("fixed", description=_DESIGN)
+    ridge: float | Literal["adaptive"] = Field(
+        0.0, description="λ of the penalty λ‖w‖²; 0: least squares; adaptive: (n/g)^(−β/(2βr + 1)) in generation g"
+    )
+    written_by: Literal["same", "least_squares"] = Field(
+        "same", description="the fit that writes the next targets: the ridge's own, or least squares on the same data"
+    )
+    spectrum_exponent: float = Field(
+        0.0, ge=0.0, allow_inf_nan=False, description="capacity β: the inputs have variances i^−β; 0: isotropic"
+    )
+    source: float | None = Field(
+        None, gt=0.0, le=1.0, description="source condition r of w*, where `spectrum_exponent` is not 0; null: ½"
+    )
 
     @model_validator(mode="after")
     def _ridge_fits(self) -> Self:
@@ -128,10 +134,9 @@ class LinearRegression(AnalyticFamily):
 class LogisticRegression(AnalyticFamily):
     """P(y = 1 | x) = 1/(1 + e^(−x·w)) with standard normal inputs; a sample is a row (x, y) of ``dim`` + 1 numbers.
 
-    ``design`` is as for linear regression. The true weights are all equal, of length ``signal``. The fit minimises
-    Σ log-loss + ½·``penalty``·‖w‖² by Newton's method with step halving, each chain until it converges. The penalty is
-    not multiplied by the number of samples: it vanishes against them, and is there for samples that a plane separates,
-    whose maximum-likelihood fit is infinite. Metrics:
+    The fit minimises Σ log-loss + ½·``penalty``·‖w‖² by Newton's method with step halving, each chain until it
+    converges. The penalty is not multiplied by the number of samples: it vanishes against them, and is there for
+    samples that a plane separates, whose maximum-likelihood fit is infinite. Metrics:
 
     - ``parameter_error``: ‖w − w*‖²;
     - ``excess_risk``: the expected log-loss above the truth's on new inputs labelled by the truth, which is
@@ -142,10 +147,10 @@ class LogisticRegression(AnalyticFamily):
     metrics: ClassVar[tuple[Metric, ...]] = (EXCESS_RISK, PARAMETER_ERROR)
 
     kind: Literal["logistic_regression"] = "logistic_regression"
-    dim: int = Field(ge=1)
-    signal: float = Field(1.0, ge=0.0, allow_inf_nan=False)
-    design: Literal["fixed", "fresh"] = "fixed"
-    penalty: float = Field(1e-3, gt=0.0, allow_inf_nan=False)
+    dim: int = Field(ge=1, description="inputs x of a sample")
+    signal: float = Field(1.0, ge=0.0, allow_inf_nan=False, description="length of the true weights, which are equal")
+    design: Literal["fixed", "fresh"] = Field("fixed", description=_DESIGN)
+    penalty: float = Field(1e-3, gt=0.0, allow_inf_nan=False, description="λ in Σ log-loss + ½λ‖w‖²")
 
     def human(self, n: int, streams: Streams) -> Array:
         return self._rows(self.truth()["weights"], n, streams)

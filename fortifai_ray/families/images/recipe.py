@@ -129,18 +129,21 @@ _UNLABELLED = ("swiss_roll",)
 class DataConfig(BaseModel):
     """The human samples, and the share of them that is held out.
 
-    ``digits`` are scikit-learn's 1,797 grey 8×8 images, always available. ``path`` is a folder of IDX files, gzipped or
-    not, such as MNIST's (images and labels), or one file of images with its labels beside it. The shapes are
-    scikit-learn's point clouds in the plane, ``samples`` of them, standardised; of the swiss roll, its
-    spiral cross-section. Distinct samples are held out by a fixed rule without a seed: every chain of a study is scored
-    on the same ones.
+    Distinct samples are held out by a fixed rule without a seed: every chain of a study is scored on the same ones.
+    Point clouds are standardised; the swiss roll is its spiral cross-section.
     """
 
     model_config = _CLOSED
-    source: Literal["digits", "blobs", "circles", "moons", "swiss_roll"] | None = None
-    path: str | None = Field(None, description="a folder of IDX files, or an IDX file of images")
+    source: Literal["digits", "blobs", "circles", "moons", "swiss_roll"] | None = Field(
+        None, description="scikit-learn's 1,797 grey 8×8 digits, always available, or one of its plane point clouds"
+    )
+    path: str | None = Field(
+        None,
+        description="a folder of IDX files, gzipped or not, such as MNIST's (images and labels), or one file of images "
+        "with its labels beside it",
+    )
     held_out: float = Field(0.2, gt=0.0, lt=1.0, description="share of the distinct samples")
-    samples: int | None = Field(None, ge=100, description="points of a shape (20,000 if null)")
+    samples: int | None = Field(None, ge=100, description="points of a point cloud; null: 20,000")
     binarise: bool = Field(False, description="pixels are 0 or 1, cut at one half; a VAE then writes drawn pixels")
 
     @model_validator(mode="after")
@@ -179,8 +182,8 @@ class VaeConfig(BaseModel):
     model_config = _CLOSED
     kind: Literal["vae"] = "vae"
     data: DataConfig = DataConfig(source="digits", binarise=True)
-    channels: int = Field(16, ge=1, le=512)
-    latent: int = Field(16, ge=1, le=1024)
+    channels: int = Field(16, ge=1, le=512, description="of the first convolution; the second has twice as many")
+    latent: int = Field(16, ge=1, le=1024, description="dimensions of the latent variable")
 
     @model_validator(mode="after")
     def _has_pixels(self) -> Self:
@@ -190,23 +193,23 @@ class VaeConfig(BaseModel):
 
 
 class DiffusionConfig(BaseModel):
-    """A denoising diffusion model that predicts the noise (DDPM, Ho et al. 2020).
-
-    An MLP denoises points, a small U-Net images. ``ancestral`` sampling is DDPM's, ``ddim`` the deterministic one of
-    Song et al. 2021; both may skip timesteps. The linear schedule is Ho et al.'s, scaled to the number of timesteps;
-    the cosine one is Nichol and Dhariwal 2021's.
-    """
+    """A denoising diffusion model that predicts the noise (DDPM, Ho et al. 2020): an MLP denoises points, a small U-Net
+    images."""
 
     model_config = _CLOSED
     kind: Literal["diffusion"] = "diffusion"
     data: DataConfig = DataConfig(source="digits")
     width: int | None = Field(
-        None, ge=4, le=2048, multiple_of=4, description="channels (16 if null), or units of the MLP (128 if null)"
+        None, ge=4, le=2048, multiple_of=4, description="channels (null: 16), or units of the MLP (null: 128)"
     )
-    timesteps: int = Field(100, ge=2, le=4000)
-    schedule: Literal["linear", "cosine"] = "linear"
-    sampler: Literal["ancestral", "ddim"] = "ancestral"
-    sampling_steps: int | None = Field(None, ge=1, description="timesteps visited when sampling (all if null)")
+    timesteps: int = Field(100, ge=2, le=4000, description="steps in which noise is added")
+    schedule: Literal["linear", "cosine"] = Field(
+        "linear", description="of the noise: Ho et al.'s, scaled to the timesteps, or Nichol and Dhariwal 2021's"
+    )
+    sampler: Literal["ancestral", "ddim"] = Field(
+        "ancestral", description="DDPM's, or the deterministic one of Song et al. 2021; both may skip timesteps"
+    )
+    sampling_steps: int | None = Field(None, ge=1, description="timesteps visited when sampling; null: all")
 
     @model_validator(mode="after")
     def _steps_fit(self) -> Self:
@@ -218,15 +221,26 @@ class DiffusionConfig(BaseModel):
 FamilyConfig = Annotated[VaeConfig | DiffusionConfig, Field(discriminator="kind")]
 
 
+# What suits a family and its data on two cores.
+_EPOCHS = {"vae": {"digits": 60, "path": 12}, "diffusion": {"digits": 60, "path": 12, "shape": 100}}
+_SIZES = {"digits": 1000, "path": 5000, "shape": 2000}
+
+
 class TrainingConfig(FitConfig):
-    """How one generation is trained. The default of ``epochs`` suits the family and its data on two cores."""
+    """How one generation is trained."""
 
     init: Literal["scratch", "previous"] = Field(
         "scratch", description="a new model each generation, or the last one trained further"
     )
-    epochs: int = Field(10, ge=1)
+    epochs: int = Field(
+        10,
+        ge=1,
+        description="passes over the training set; if left out, {digits} for digits, {path} for a path and {shape} for "
+        "point clouds".format(**_EPOCHS["diffusion"]),
+        json_schema_extra={"default": "by the data"},
+    )
     batch_size: int = Field(64, ge=1, description="samples a step, over all workers")
-    learning_rate: float = Field(2e-3, gt=0.0)
+    learning_rate: float = Field(2e-3, gt=0.0, description="peak of the schedule")
 
 
 class EvaluationConfig(BaseModel):
@@ -234,10 +248,6 @@ class EvaluationConfig(BaseModel):
 
     model_config = _CLOSED
     samples: int = Field(500, ge=50, description="samples drawn from the model, compared with as many held-out ones")
-
-
-_EPOCHS = {"vae": {"digits": 60, "path": 12}, "diffusion": {"digits": 60, "path": 12, "shape": 100}}
-_SIZES = {"digits": 1000, "path": 5000, "shape": 2000}
 
 
 def fill_defaults(content: Any) -> Any:
@@ -259,12 +269,17 @@ def fill_defaults(content: Any) -> Any:
 
 
 class ImageRecipe(Recipe):
-    """A chain of VAEs or diffusion models; ``samples_per_generation`` is generation 0's training set and the budget."""
+    """A chain of VAEs or diffusion models."""
 
     kinds: ClassVar[tuple[str, ...]] = ("vae", "diffusion")
 
-    family: FamilyConfig
-    samples_per_generation: int = Field(ge=1)
+    family: FamilyConfig = Field(description="the model and its data")
+    samples_per_generation: int = Field(
+        ge=1,
+        description="size of generation 0's training set, the budget; if left out, {digits} of the digits, {path} of a "
+        "path and {shape} of a point cloud".format(**_SIZES),
+        json_schema_extra={"default": "by the data"},
+    )
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 

@@ -19,13 +19,13 @@ class ModelConfig(BaseModel):
     """Which causal LM: a preset trained from scratch, a Hugging Face folder (``path``) or a hub name (``hub``)."""
 
     model_config = _CLOSED
-    preset: Literal["llama-tiny"] | None = None
+    preset: Literal["llama-tiny"] | None = Field(None, description="an architecture, trained from random weights")
     vocab_size: int = Field(2048, ge=258, le=65536, description="of the preset's byte-level BPE tokenizer")
     hidden_size: int = Field(128, ge=32, le=4096, multiple_of=32, description="of the preset; its heads are 32 wide")
     layers: int = Field(4, ge=1, le=64, description="of the preset")
-    path: str | None = None
-    hub: str | None = None
-    revision: str | None = None
+    path: str | None = Field(None, description="a checkpoint folder: config.json, *.safetensors and a tokenizer")
+    hub: str | None = Field(None, description="a name on the Hugging Face hub")
+    revision: str | None = Field(None, description="of the hub's model: branch, tag or commit; null: its main branch")
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
@@ -75,9 +75,9 @@ class WrittenBy(BaseModel):
     """A chain of a finished study, whose generated text of one generation is the corpus."""
 
     model_config = _CLOSED
-    study: str = Field(description="STORAGE/NAME")
-    generation: int = Field(0, ge=0)
-    where: dict[str, Any] = Field({}, description="keys that select one chain, e.g. {seed: 0}")
+    study: str = Field(description="its folder, STORAGE/NAME")
+    generation: int = Field(0, ge=0, description="the one whose text is read")
+    where: dict[str, Any] = Field({}, description="keys that select one chain, e.g. `{seed: 0}`")
 
     def __hash__(self) -> int:
         return hash(self.model_dump_json())
@@ -87,19 +87,21 @@ class CorpusConfig(BaseModel):
     """The human text, and the share of it that is held out.
 
     Whole documents are held out, by a fixed rule without a seed: every chain of a study is scored on the same blocks of
-    text. ``train_tokens`` is the budget of generation 0, drawn by the recipe's seed (all tokens if null).
+    text.
     """
 
     model_config = _CLOSED
-    source: Literal["pydoc"] | None = None
+    source: Literal["pydoc"] | None = Field(None, description="the documentation that comes with Python, in English")
     path: str | None = Field(None, description="a .txt, .jsonl or .parquet file, or a folder of them")
     dataset: str | None = Field(None, description="a dataset of the Hugging Face hub")
     written_by: WrittenBy | None = Field(None, description="text that a chain of another study generated")
-    name: str | None = None
-    split: str = "train"
-    text_column: str = "text"
-    held_out: float = Field(0.1, gt=0.0, lt=1.0)
-    train_tokens: int | None = Field(None, gt=0)
+    name: str | None = Field(None, description="configuration of the dataset")
+    split: str = Field("train", description="split of the dataset")
+    text_column: str = Field("text", description="column of the text, in .jsonl, .parquet and datasets")
+    held_out: float = Field(0.1, gt=0.0, lt=1.0, description="share of the text")
+    train_tokens: int | None = Field(
+        None, gt=0, description="generation 0's tokens, drawn by the recipe's seed: the budget; null: all there are"
+    )
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
@@ -113,12 +115,12 @@ class CorpusConfig(BaseModel):
 
 
 class LoraConfig(BaseModel):
-    """Low-rank adapters over a frozen model (Hu et al., 2022), by PEFT: of a linear layer's weight W a product BA of
-    ``rank`` is trained, and the layer computes W + (alpha / rank) BA."""
+    """Low-rank adapters over a frozen model (Hu et al., 2022), by PEFT: a layer of weight W is trained to compute
+    W + (alpha / rank) BA."""
 
     model_config = _CLOSED
-    rank: int = Field(16, ge=1, le=512)
-    alpha: int = Field(32, ge=1)
+    rank: int = Field(16, ge=1, le=512, description="of the trained product BA")
+    alpha: int = Field(32, ge=1, description="scale of that product")
     dropout: float = Field(0.0, ge=0.0, lt=1.0, description="of an adapter's inputs, in training")
     targets: Literal["all-linear"] | tuple[str, ...] = Field(
         ("q_proj", "v_proj"), description="names of the linear layers that are adapted; all-linear: all but the head"
@@ -187,10 +189,10 @@ class EvaluationConfig(BaseModel):
     """How each generation's model is measured."""
 
     model_config = _CLOSED
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(32, ge=1, description="texts that are scored or generated together")
     sample_texts: int = Field(4, ge=0, le=64, description="prompts whose continuations are kept as samples to read")
-    signs: SignsConfig | None = Field(None, description="signs of collapse in corpus and model; {} for the usual ones")
-    benchmarks: tuple[Benchmark, ...] = Field((), description="blimp, gsm8k, hellaswag, wikitext, kr_test")
+    signs: SignsConfig | None = Field(None, description="signs of collapse; `{}` for the usual ones, null for none")
+    benchmarks: tuple[Benchmark, ...] = Field((), description="tasks that each generation's model is tested on")
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
