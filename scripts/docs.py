@@ -242,7 +242,7 @@ def _values(key: Schema, known: Schema) -> str:
 
 def _limits(key: Schema) -> str:
     signs = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤"}
-    parts = [f"{sign} {key[name]:,}" for name, sign in signs.items() if name in key]
+    parts = [f"{sign} {key[name]:,.10g}" for name, sign in signs.items() if name in key]
     return f" {' and '.join(parts)}" if parts else ""
 
 

@@ -47,12 +47,8 @@ class FitConfig(BaseModel):
     )
     warmup_ratio: float = Field(0.05, ge=0.0, lt=1.0, description="share of the steps in which the rate rises from 0")
     weight_decay: float = Field(0.01, ge=0.0, description="of the optimizer")
-    max_grad_norm: float = Field(
-        1.0, gt=0.0, allow_inf_nan=False, description="larger gradients are scaled down to it; 1.0e+9 clips none"
-    )
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="auto: bfloat16 on a GPU that has it, else float32"
-    )
+    max_grad_norm: float = Field(1.0, gt=0.0, allow_inf_nan=False, description="largest norm; 1.0e+9 clips nothing")
+    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on a GPU that has it")
 
 
 @dataclass(frozen=True)

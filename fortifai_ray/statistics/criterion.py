@@ -18,7 +18,7 @@ _WHOSE = {"baseline_generation_0": "the baseline's generation 0", "own_generatio
 
 
 class CollapseCriterion(BaseModel):
-    """A generation meets the criterion when its metric lies strictly ``direction`` the limit.
+    """A generation meets the criterion when its metric lies strictly ``above`` or ``below`` the limit.
 
     With ``chance`` the threshold applies to the chance-normalised fidelity (value − chance) / (reference − chance),
     which is 1 at generation 0 and 0 at chance: an accuracy of 0.85 on four-choice questions has lost half of its

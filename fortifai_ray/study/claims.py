@@ -93,13 +93,9 @@ class Claim(BaseModel):
         description="a `theory` must hold; a `replication` that fails at this scale is a finding"
     )
     statistic: Statistic = Field(description="what is measured")
-    where: Where = Field(
-        {}, description="which chains, by keys of the recipe: `{loss.kind: tce}`; a list of values: any of them"
-    )
+    where: Where = Field({}, description="which chains, by keys of the recipe: `{loss.kind: tce}`; a list: any of it")
     relation: Relation = Field(description="of the statistic to the value; decided on the whole confidence interval")
-    tolerance: Tolerance | None = Field(
-        None, description="of `equals`, a test of equivalence: the whole interval must lie within it"
-    )
+    tolerance: Tolerance | None = Field(None, description="of `equals`: the interval must lie within it (equivalence)")
     value: Annotated[Number | tuple[Number, Number], BeforeValidator(lambda value: _readable_value(value))] = Field(
         description="a number or a closed form, or a pair `[low, high]` of them for `between`"
     )

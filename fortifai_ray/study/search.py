@@ -52,17 +52,13 @@ class BoundarySearch(BaseModel):
         gt=0, description="half of the width that settles a cell's interval; relative on a log scale: 0.1 is ±10%"
     )
     level: float = Field(0.90, ge=0.5, le=0.99, description="of the interval around the critical value")
-    scale: Literal["linear", "log"] = Field(
-        "linear", description="log: for keys that multiply (a learning rate, a number of samples)"
-    )
+    scale: Literal["linear", "log"] = Field("linear", description="log: for keys that multiply, such as learning rates")
     direction: Direction | None = Field(
         None, description="whether collapse rises or falls with the key; null: known for the regime's, else detected"
     )
     at_once: int = Field(4, ge=1, le=64, description="chains of one cell that run side by side and are judged together")
     budget: int = Field(400, ge=5, description="chains that a cell may take, settled or not")
-    seeds: int | None = Field(
-        None, ge=2, description="seeds to use, from the recipe's own on; null: a new one for each chain of a cell"
-    )
+    seeds: int | None = Field(None, ge=2, description="how many, from the recipe's own on; null: a new one per chain")
     survival: SurvivalRules = SurvivalRules()
 
     @model_validator(mode="after")

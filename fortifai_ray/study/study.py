@@ -54,9 +54,7 @@ class StudySettings(BaseModel):
     """The keys of a study file that are not the recipe's."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    name: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100, description="names the folder of its results"
-    )
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100, description="folder of its results")
     vary: dict[str, _Values] = Field(
         {}, description="values of each varied key: a list (of whole sections too) or a range of whole numbers"
     )

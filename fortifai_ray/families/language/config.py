@@ -100,7 +100,7 @@ class CorpusConfig(BaseModel):
     text_column: str = Field("text", description="column of the text, in .jsonl, .parquet and datasets")
     held_out: float = Field(0.1, gt=0.0, lt=1.0, description="share of the text")
     train_tokens: int | None = Field(
-        None, gt=0, description="generation 0's tokens, drawn by the recipe's seed: the budget; null: all there are"
+        None, gt=0, description="generation 0's tokens, drawn by the recipe's seed; null: all that the regime leaves it"
     )
 
     @model_validator(mode="after")
