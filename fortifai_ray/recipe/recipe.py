@@ -35,6 +35,7 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     kinds: ClassVar[tuple[str, ...]] = ()  # the values of family.kind that ask for this class
+    family_class: ClassVar[str]  # module:Class, imported when a chain runs; batched families have cohorts instead
     unit: ClassVar[Unit] = "samples"
     batched: ClassVar[bool] = False  # chains that differ in their seed alone are computed together, as arrays
     uses_engines: ClassVar[bool] = False  # generation runs on warm engines
@@ -96,8 +97,8 @@ class Recipe(BaseModel):
         return None
 
     def build(self, prepared: str | None, steps: "Steps", executor: "Executor") -> "Family":
-        """The family of one chain of this recipe."""
-        raise NotImplementedError
+        """The family of one chain of this recipe, which is not batched."""
+        return _imported(self.family_class).of(self, prepared, steps, executor)
 
 
 _USERS = "fortifai_ray.families.analytic.recipe:AnalyticRecipe"  # a user's own family gives samples
@@ -122,6 +123,6 @@ def recipe_type(kind: Any) -> type[Recipe] | None:
     return recipe_types().get(kind) if isinstance(kind, str) else None
 
 
-def _imported(path: str) -> type[Recipe]:
+def _imported(path: str) -> Any:
     module, _, name = path.partition(":")
     return getattr(importlib.import_module(module), name)

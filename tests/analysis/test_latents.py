@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from fortifai_ray.errors import UserError
+from fortifai_ray.families.images.config import VaeConfig
 from fortifai_ray.families.images.models import create_model, load_model
 from fortifai_ray.families.images.objective import draw_samples
-from fortifai_ray.families.images.recipe import VaeConfig
 from fortifai_ray.results.schema import write_table
 from fortifai_ray.storage.store import StageKey, StageStore
 from support.opening import open_folder

@@ -1,7 +1,7 @@
 """The recipe of a chain of an analytic family, built in or a user's own: how many samples a generation has."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, PlainSerializer, PlainValidator, model_validator
 
@@ -13,11 +13,6 @@ from fortifai_ray.losses import PointwiseLoss
 from fortifai_ray.metrics import Metric
 from fortifai_ray.recipe.curation import Verifier
 from fortifai_ray.recipe.recipe import Recipe
-
-if TYPE_CHECKING:
-    from fortifai_ray.families.analytic.cohort import CohortFamily
-    from fortifai_ray.recipe.executor import Executor
-    from fortifai_ray.storage.steps import Steps
 
 
 def _validate(value: Any) -> AnalyticFamily:
@@ -58,8 +53,3 @@ class AnalyticRecipe(Recipe):
     @property
     def declared(self) -> tuple[Metric, ...]:
         return self.family.metrics if isinstance(self.family, UserFamily) else ()
-
-    def build(self, prepared: str | None, steps: "Steps", executor: "Executor") -> "CohortFamily":
-        from fortifai_ray.families.analytic.cohort import CohortFamily
-
-        return CohortFamily(self, (self.seed,))

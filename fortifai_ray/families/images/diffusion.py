@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fortifai_ray.families.images.config import DiffusionConfig
 from fortifai_ray.families.images.objective import GenerativeModel, Noise, Sums, sum_loss
-from fortifai_ray.families.images.recipe import DiffusionConfig
 from fortifai_ray.losses import PointwiseLoss
 
 _PASSES = 8  # timesteps at which a sample is scored

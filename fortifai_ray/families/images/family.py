@@ -5,13 +5,13 @@ import math
 import time
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from fortifai_ray.families.fitting import FitReport, check_finished, curate_step, fit_step, synthetic_folders
 from fortifai_ray.families.images import evaluation, models, training
-from fortifai_ray.families.images.data import SAMPLES_FILE, HumanData, fetch_samples, read_written
+from fortifai_ray.families.images.data import SAMPLES_FILE, HumanData, fetch_samples, open_data, read_written
 from fortifai_ray.families.images.evaluation import prepare_classifier
 from fortifai_ray.families.images.recipe import ImageRecipe
 from fortifai_ray.losses import Loss
@@ -42,6 +42,11 @@ class ImageFamily:
     def __init__(self, recipe: ImageRecipe, data: HumanData, steps: Steps, executor: Executor) -> None:
         self._recipe, self._data, self._steps, self._executor = recipe, data, steps, executor
         self._identity = models.model_identity(recipe.family, data.shape)
+
+    @classmethod
+    def of(cls, recipe: ImageRecipe, prepared: str, steps: Steps, executor: Executor) -> Self:
+        """The family of a chain whose samples are the stage ``prepared``."""
+        return cls(recipe, open_data(prepared, steps.store), steps, executor)
 
     @cached_property
     def _human(self) -> Human:

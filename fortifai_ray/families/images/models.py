@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from fortifai_ray.families.images.config import DiffusionConfig, VaeConfig
 from fortifai_ray.families.images.diffusion import Diffusion
 from fortifai_ray.families.images.objective import GenerativeModel
-from fortifai_ray.families.images.recipe import DiffusionConfig, VaeConfig
 from fortifai_ray.families.images.vae import Vae
 
 VERSION = 1  # bump when the same seed gives another model

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from fortifai_ray.families.fitting import EpochLoss, Fit, FitReport, read_report, unwrapped, write_report
+from fortifai_ray.families.images.config import TrainingConfig
 from fortifai_ray.families.images.models import load_identity, load_model, save_model
 from fortifai_ray.families.images.objective import GenerativeModel, Noise, Sums, cpu_generator
-from fortifai_ray.families.images.recipe import TrainingConfig
 from fortifai_ray.losses import CrossEntropy, Loss, PointwiseLoss
 from fortifai_ray.recipe.executor import Executor, Workers
 from fortifai_ray.seeds import derive_seed

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fortifai_ray.families.images.config import VaeConfig
 from fortifai_ray.families.images.objective import GenerativeModel, Noise, Sums, sum_loss
-from fortifai_ray.families.images.recipe import VaeConfig
 from fortifai_ray.losses import PointwiseLoss
 
 

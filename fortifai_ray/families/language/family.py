@@ -5,14 +5,14 @@ import time
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from fortifai_ray.engines.checkpoints import AdapterFiles
 from fortifai_ray.families.fitting import check_finished, curate_step, fit_step, synthetic_folders
 from fortifai_ray.families.language import data, models, scoring, training
-from fortifai_ray.families.language.corpus import Corpus
+from fortifai_ray.families.language.corpus import Corpus, open_corpus
 from fortifai_ray.families.language.measures import Measures, together
 from fortifai_ray.families.language.recipe import LanguageRecipe
 from fortifai_ray.losses import Loss
@@ -39,6 +39,11 @@ class LanguageFamily:
         self._block_size = recipe.training.block_size
         self._first: Stage | None = None  # generation 0's model, the reference for later corpora
         self._base: Stage | None = None  # the starting model, to which adapters belong
+
+    @classmethod
+    def of(cls, recipe: LanguageRecipe, prepared: str, steps: Steps, executor: Executor) -> Self:
+        """The family of a chain whose corpus is the stage ``prepared``."""
+        return cls(recipe, open_corpus(prepared, steps.store), steps, executor)
 
     @cached_property
     def _human(self) -> Human:

@@ -15,9 +15,7 @@ from fortifai_ray.recipe.recipe import Recipe, Unit
 from fortifai_ray.storage.store import StageStore
 
 if TYPE_CHECKING:
-    from fortifai_ray.families.language.family import LanguageFamily
-    from fortifai_ray.recipe.executor import Executor
-    from fortifai_ray.storage.steps import Steps
+    pass
 
 METRICS = (
     Metric(
@@ -75,6 +73,7 @@ class LanguageRecipe(Recipe):
     """A chain of causal language models."""
 
     kinds: ClassVar[tuple[str, ...]] = ("language",)
+    family_class: ClassVar[str] = "fortifai_ray.families.language.family:LanguageFamily"
     unit: ClassVar[Unit] = "tokens"
     uses_engines: ClassVar[bool] = True
 
@@ -142,19 +141,12 @@ class LanguageRecipe(Recipe):
         write_config(self.family.model, open_corpus(prepared, store), folder)
         return self.writer
 
-    def build(self, prepared: str | None, steps: "Steps", executor: "Executor") -> "LanguageFamily":
-        from fortifai_ray.families.language.corpus import open_corpus
-        from fortifai_ray.families.language.family import LanguageFamily
-
-        assert prepared is not None, "a language chain needs its corpus"
-        return LanguageFamily(self, open_corpus(prepared, steps.store), steps, executor)
-
     def check(self, prepared: str | None, store: StageStore, source: str) -> None:
         from fortifai_ray.engines.in_process import InProcess
         from fortifai_ray.evaluation.benchmarks.tasks import check_files
         from fortifai_ray.storage.steps import Steps
 
-        family = self.build(prepared, Steps(store), InProcess())
+        family: Any = self.build(prepared, Steps(store), InProcess())
         size, batch, human = self.training.block_size, self.training.batch_size, family.human()
         blocks, held_out = len(human.first.items), len(family.corpus.held_out)
         if blocks < batch:

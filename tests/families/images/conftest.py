@@ -2,8 +2,8 @@
 
 import pytest
 
+from fortifai_ray.families.images.config import DataConfig
 from fortifai_ray.families.images.data import HumanData, prepare_data
-from fortifai_ray.families.images.recipe import DataConfig
 from fortifai_ray.storage.store import StageStore
 
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fortifai_ray.families.images.config import DiffusionConfig
 from fortifai_ray.families.images.data import HumanData
 from fortifai_ray.families.images.diffusion import Diffusion, add_noise, noise_schedule
 from fortifai_ray.families.images.objective import cpu_generator, draw_samples, score_samples
-from fortifai_ray.families.images.recipe import DiffusionConfig
 from fortifai_ray.losses import CrossEntropy, TruncatedCrossEntropy
 
 

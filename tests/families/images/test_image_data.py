@@ -10,8 +10,8 @@ from hypothesis.extra.numpy import arrays
 from image_recipes import write_pair
 
 from fortifai_ray.errors import UserError
+from fortifai_ray.families.images.config import SHAPES, DataConfig
 from fortifai_ray.families.images.data import HumanData, fetch_samples, prepare_data, shape_points, split
-from fortifai_ray.families.images.recipe import SHAPES, DataConfig
 from fortifai_ray.recipe.regimes import Draw, Pool, TrainingSet
 from fortifai_ray.storage.store import StageStore
 

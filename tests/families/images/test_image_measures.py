@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fortifai_ray.families.images.config import DataConfig
 from fortifai_ray.families.images.data import HumanData, prepare_data
 from fortifai_ray.families.images.evaluation import (
     class_entropy,
@@ -19,7 +20,6 @@ from fortifai_ray.families.images.evaluation import (
     trace_of_covariance,
 )
 from fortifai_ray.families.images.family import picture
-from fortifai_ray.families.images.recipe import DataConfig
 from fortifai_ray.storage.steps import Steps
 from fortifai_ray.storage.store import StageStore
 

@@ -10,10 +10,10 @@ from executors import executor
 from safetensors.torch import load_file
 
 from fortifai_ray.families.fitting import FitReport
+from fortifai_ray.families.images.config import DataConfig, DiffusionConfig, TrainingConfig, VaeConfig
 from fortifai_ray.families.images.data import HumanData
 from fortifai_ray.families.images.models import create_model, load_model, save_model
 from fortifai_ray.families.images.objective import cpu_generator, score_samples
-from fortifai_ray.families.images.recipe import DataConfig, DiffusionConfig, TrainingConfig, VaeConfig
 from fortifai_ray.families.images.training import train
 from fortifai_ray.losses import CrossEntropy, DynamicTruncatedCrossEntropy, Loss, TruncatedCrossEntropy
 from fortifai_ray.seeds import derive_seed, generator

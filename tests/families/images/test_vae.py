@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from fortifai_ray.families.images.config import DataConfig, VaeConfig
 from fortifai_ray.families.images.data import HumanData
 from fortifai_ray.families.images.objective import cpu_generator, draw_samples, score_samples
-from fortifai_ray.families.images.recipe import DataConfig, VaeConfig
 from fortifai_ray.families.images.vae import Vae, active_units, kl_divergence, pixel_log_probability
 from fortifai_ray.losses import CrossEntropy, Focal, PointwiseLoss, TruncatedCrossEntropy
 
