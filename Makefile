@@ -26,6 +26,7 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 # The pages that are made from the code: docs/studies.md, docs/metrics.md, docs/replications.md.
 docs: $(STAMP)
