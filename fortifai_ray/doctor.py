@@ -43,7 +43,7 @@ class Finding:
     """The result of one check.
 
     ``ok``: True: it works; None: it is missing or doubtful, but studies run without it; False: they cannot. ``advice``
-    says what to do, and is empty where nothing needs to be done.
+    says what to do unless it works.
     """
 
     name: str
@@ -87,7 +87,7 @@ def print_findings(findings: list[Finding], console: Console) -> bool:
     table.add_column(overflow="fold")
     for finding in findings:
         table.add_row(marks[finding.ok], finding.name, Text(finding.detail))
-        if finding.advice:
+        if finding.advice and not finding.ok:
             table.add_row("", "", Text(f"→ {finding.advice}", "yellow"))
     console.print(table)
     missing = [finding.name for finding in findings if finding.ok is False]
@@ -104,22 +104,15 @@ def print_findings(findings: list[Finding], console: Console) -> bool:
 
 def _python() -> Finding:
     detail = f"{platform.python_version()} ({platform.system()} {platform.machine()}) at {sys.prefix}"
-    if sys.version_info[:2] == (3, 11):
-        return Finding("Python", True, detail)
-    return Finding("Python", False, detail, "install this package into an environment with Python 3.11")
+    supported = sys.version_info[:2] == (3, 11)
+    return Finding("Python", supported, detail, "install this package into an environment with Python 3.11")
 
 
 def _machine() -> Finding:
     cores, memory = _cores(), _memory()
     detail = f"{cores} core{'s' if cores > 1 else ''} usable of {os.cpu_count()}, {_size(memory)} of memory"
-    if memory >= _MEMORY:
-        return Finding("Machine", True, detail)
-    return Finding(
-        "Machine",
-        None,
-        detail,
-        f"with less than {_size(_MEMORY)} of memory, run one chain at a time (resources.chains_at_once: 1)",
-    )
+    advice = f"with less than {_size(_MEMORY)} of memory, run one chain at a time (resources.chains_at_once: 1)"
+    return Finding("Machine", memory >= _MEMORY or None, detail, advice)
 
 
 def _cores() -> int:
@@ -143,12 +136,10 @@ def _shared_memory(folder: Path = Path("/dev/shm")) -> Finding:
         return Finding("Shared memory", None, f"there is no {folder}: Ray keeps its objects on disk, which is slower")
     usage = shutil.disk_usage(folder)
     detail = f"{folder}: {_size(usage.free)} free of {_size(usage.total)}"
-    if usage.free >= _SHARED_MEMORY:
-        return Finding("Shared memory", True, detail)
     advice = (
         f"give the container more (docker run --shm-size={_SHARED_MEMORY // _GIB}g): Ray uses the slower disk otherwise"
     )
-    return Finding("Shared memory", None, detail, advice)
+    return Finding("Shared memory", usage.free >= _SHARED_MEMORY or None, detail, advice)
 
 
 # --- libraries ------------------------------------------------------------------------------------------------------
@@ -202,16 +193,14 @@ def _installed(distribution: str) -> str | None:
 
 def _library(name: str, distribution: str, code: str) -> Finding:
     """Check that a library which every study needs is installed and can be imported."""
-    installed = _installed(distribution)
-    if installed is None:
+    if (installed := _installed(distribution)) is None:
         return Finding(name, False, "not installed", _INSTALL)
-    _, error = _probe(code)
-    if error:
+    if error := _probe(code)[1]:
         return Finding(name, False, f"{installed} is installed, but its import fails: {error}", _INSTALL)
     wanted = _pinned(distribution, (requires("fortifai-ray") if _installed("fortifai-ray") else None) or [])
-    if wanted not in (None, installed):
-        return Finding(name, None, f"{installed}; this package is tested with {wanted}", _INSTALL)
-    return Finding(name, True, installed)
+    if wanted in (None, installed):
+        return Finding(name, True, installed)
+    return Finding(name, None, f"{installed}; this package is tested with {wanted}", _INSTALL)
 
 
 def _pinned(distribution: str, requirements: Sequence[str]) -> str | None:
@@ -239,10 +228,10 @@ def _gpu(answer: str, error: str) -> Finding:
     if not _has_driver():
         return Finding("GPU", None, "none: models train and generate on the CPU, which is enough for small ones")
     if facts.get("cuda"):
-        advice = "check the driver (`nvidia-smi`) and CUDA_VISIBLE_DEVICES"
-        return Finding("GPU", None, "this machine has one, but torch cannot use it", advice)
-    advice = f"{_EXTRA.format('gpu')}, into a fresh environment"
-    return Finding("GPU", None, "this machine has one, but this build of torch cannot use it", advice)
+        user, advice = "torch", "check the driver (`nvidia-smi`) and CUDA_VISIBLE_DEVICES"
+    else:
+        user, advice = "this build of torch", f"{_EXTRA.format('gpu')}, into a fresh environment"
+    return Finding("GPU", None, f"this machine has one, but {user} cannot use it", advice)
 
 
 def _has_driver() -> bool:
@@ -291,12 +280,10 @@ def check_tracking(storage: str | None = None) -> Finding:
         error = _unwritable(Path(unquote(uri.split("///", 1)[-1])).parent)
     else:
         _, error = _probe(_MLFLOW_STORE, _REMOTE_SECONDS)
-    if not error:
-        return Finding(name, True, f"{shown} answers (MLFLOW_TRACKING_URI)")
     advice = (
         "start or repair it, or unset MLFLOW_TRACKING_URI; until then, studies run, but MLflow does not get their runs"
     )
-    return Finding(name, None, f"{shown} (MLFLOW_TRACKING_URI): {error}", advice)
+    return Finding(name, not error or None, f"{shown} (MLFLOW_TRACKING_URI): {error or 'it answers'}", advice)
 
 
 _MLFLOW_STORE = "from mlflow import MlflowClient; MlflowClient().search_experiments(max_results=1)"
@@ -353,17 +340,15 @@ def check_storage(storage: str | None = None) -> Finding:
         return Finding(name, True, "none was given; `fortifai doctor --storage URI` checks one")
     if "://" in storage and not storage.startswith("file://"):
         _, error = _probe(_REMOTE_STORAGE, _REMOTE_SECONDS, storage)
-        if not error:
-            return Finding(name, True, f"{redact(storage)}: writable")
-        return Finding(name, False, f"{redact(storage)}: {error}", "check its address, its credentials and the network")
+        advice = "check its address, its credentials and the network"
+        return Finding(name, not error, f"{redact(storage)}: {error or 'writable'}", advice)
     folder = Path(unquote(urlsplit(storage).path) if storage.startswith("file://") else storage).expanduser().absolute()
     if error := _unwritable(folder):
         return Finding(name, False, f"{folder}: {error}", "choose a folder that you may write to with --storage")
     free = shutil.disk_usage(_existing(folder)).free
     detail = f"{folder}: writable, {_size(free)} free"
-    if free >= _FREE_SPACE:
-        return Finding(name, True, detail)
-    return Finding(name, None, detail, "make room, or remove the stages that no study needs with `fortifai gc`")
+    advice = "make room, or remove the stages that no study needs with `fortifai gc`"
+    return Finding(name, free >= _FREE_SPACE or None, detail, advice)
 
 
 def _existing(folder: Path) -> Path:

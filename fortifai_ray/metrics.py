@@ -10,7 +10,9 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from importlib import import_module
+from itertools import chain
 from typing import Any, Literal, get_args
 
 from fortifai_ray.errors import UserError
@@ -116,32 +118,21 @@ class _Registry(Mapping[str, Metric]):
     """Metrics by name: the built-in ones, imported at the first look-up, then those that users declared."""
 
     def __init__(self) -> None:
-        self._built_in: dict[str, Metric] = {}
-        self._declared: dict[str, Metric] = {}
+        self.users: dict[str, Metric] = {}
 
-    @property
+    @cached_property
     def built_in(self) -> Mapping[str, Metric]:
-        if not self._built_in:
-            modules = [import_module(name) for name in _DECLARED_IN]
-            self._built_in = {metric.name: metric for module in modules for metric in module.METRICS}
-        return self._built_in
-
-    def declare(self, metric: Metric) -> None:
-        known = self.built_in.get(metric.name)
-        if known is None:
-            self._declared[metric.name] = metric
-        elif known != metric:
-            raise ValueError(f"{metric.name} is a built-in metric: give yours another name, or its name alone")
+        modules = [import_module(name) for name in _DECLARED_IN]
+        return {metric.name: metric for module in modules for metric in module.METRICS}
 
     def __getitem__(self, name: str) -> Metric:
-        built_in = self.built_in
-        return built_in[name] if name in built_in else self._declared[name]
+        return self.built_in[name] if name in self.built_in else self.users[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter({**self.built_in, **self._declared})
+        return chain(self.built_in, self.users)
 
     def __len__(self) -> int:
-        return len(self.built_in) + len(self._declared)
+        return len(self.built_in) + len(self.users)
 
 
 METRICS = _Registry()
@@ -154,7 +145,10 @@ def register(*metrics: Metric) -> None:
     Raises ValueError for a name that a built-in metric has with another meaning.
     """
     for each in metrics:
-        METRICS.declare(each)
+        if each.name not in METRICS.built_in:
+            METRICS.users[each.name] = each
+        elif each != METRICS.built_in[each.name]:
+            raise ValueError(f"{each.name} is a built-in metric: give yours another name, or its name alone")
 
 
 def metric(name: str) -> Metric:

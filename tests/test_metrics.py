@@ -47,7 +47,7 @@ LOG_SCALE = {
 @pytest.fixture
 def own(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test declares is forgotten after it."""
-    monkeypatch.setattr(METRICS, "_declared", {})
+    monkeypatch.setattr(METRICS, "users", {})
 
 
 def test_names_are_keys_and_every_declaration_is_filled_in() -> None:
@@ -189,7 +189,7 @@ def test_declarations_travel_with_the_results() -> None:
     mine = Metric("success_ratio", "share", "trials that succeed", "me 2026", "below", "log", chance=0.5)
     register(mine)
     text = to_json(["success_ratio", "perplexity", "unknown", "kr_accuracy_fraction_1"])
-    METRICS._declared.clear()
+    METRICS.users.clear()
     assert not metric("success_ratio").log
     from_json(text, "table")
     assert metric("success_ratio") == mine
@@ -258,7 +258,7 @@ def test_a_table_of_results_brings_the_declarations_of_its_metrics(tmp_path: Pat
     register(Metric("success_ratio", scale="log"))
     table = pl.DataFrame({"chain_id": ["a"], "generation": [0], "success_ratio": [0.5]})
     write_table(tmp_path, "generations", table)
-    METRICS._declared.clear()
+    METRICS.users.clear()
     assert not metric("success_ratio").log
     assert read_table(tmp_path, "generations") is not None
     assert metric("success_ratio").log

@@ -3,35 +3,36 @@
 One name means one thing, whatever the family; where families compute it differently, their docstrings say how.
 """
 
+from functools import partial
+
 from fortifai_ray.metrics import DISTRIBUTION, TRAINING, Metric
 
 _FORTIFAI = "Shabgahi et al. 2025, ForTIFAI"
+_training = partial(Metric, group=TRAINING)
+_distance = partial(Metric, direction="above", group=DISTRIBUTION)
 
-TRAIN_LOSS = Metric(
+TRAIN_LOSS = _training(
     "train_loss",
     "nats",
     "mean loss over the last epoch",
     "fortifai_ray.losses",
     title="training loss (nats)",
     direction="below",
-    group=TRAINING,
 )
-KEPT_FRACTION = Metric(
+KEPT_FRACTION = _training(
     "kept_fraction",
     "fraction of target tokens",
     "share of the training targets (tokens, pixels or samples) that the loss did not truncate",
     _FORTIFAI,
     title="kept fraction of target tokens",
     direction="below",
-    group=TRAINING,
 )
-MEAN_TARGET_PROBABILITY = Metric(
+MEAN_TARGET_PROBABILITY = _training(
     "mean_target_probability",
     "probability",
     "mean probability of the training targets",
     _FORTIFAI,
     direction="above",
-    group=TRAINING,
 )
 TRACE_RATIO = Metric(
     "trace_ratio",
@@ -45,41 +46,33 @@ TRACE_RATIO = Metric(
     role="variety",
     rank=5,
 )
-KL_DIVERGENCE = Metric(
+KL_DIVERGENCE = _distance(
     "kl_divergence",
     "nats",
     "KL(truth ‖ model); for a VAE KL(posterior ‖ prior) of held-out images, the second half of the ELBO",
     "Kullback and Leibler 1951, equation 2.4; VAE: Kingma and Welling 2014, appendix B",
     title="KL divergence",
-    direction="above",
-    group=DISTRIBUTION,
     role="fit",
     rank=3,
 )
-WASSERSTEIN = Metric(
+WASSERSTEIN = _distance(
     "wasserstein",
     "distance",
     "2-Wasserstein distance between model and truth: exact for Gaussians, sliced between samples otherwise",
     "Dowson and Landau 1982 (Gaussians); Bonneel et al. 2015 (sliced)",
     title="2-Wasserstein distance",
-    direction="above",
-    group=DISTRIBUTION,
     role="fit",
     rank=4,
 )
-EXCESS_RISK = Metric(
+EXCESS_RISK = _distance(
     "excess_risk",
     "risk",
     "expected loss of a regression on new inputs above that of the truth: squared error (linear), nats (logistic)",
     "Gerstgrasser et al. 2024; Dey and Donoho 2024",
-    direction="above",
-    group=DISTRIBUTION,
 )
-PARAMETER_ERROR = Metric(
+PARAMETER_ERROR = _distance(
     "parameter_error",
     "squared",
     "squared error of the fitted parameters; of a fitted mean, over the true mean's square",
     "Dey and Donoho 2024",
-    direction="above",
-    group=DISTRIBUTION,
 )

@@ -11,6 +11,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from fortifai_ray.metrics import BENCHMARKS, Metric
 from fortifai_ray.metrics import METRICS as REGISTRY
 
+COUNTS = ("scored", "truncated", "skipped")
+"""What an entry counts, each reported as ``PREFIX_COUNT``."""
+
 _CLOSED = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -29,6 +32,7 @@ class _Benchmark(BaseModel):
     model_config = _CLOSED
     stem: ClassVar[str]  # the beginning of the names of the task's metrics
     metrics: ClassVar[tuple[Metric, ...]]  # of an entry without a name
+    accuracies: ClassVar[dict[str, str]] = {}  # by suffix, the harness's metric and filter, or the KR-test's scoring
     task: str
     name: str | None = Field(
         None,
@@ -52,7 +56,7 @@ class _Benchmark(BaseModel):
     @property
     def columns(self) -> tuple[str, ...]:
         """What the entry adds to a generation's row: the keys of :meth:`.report.BenchmarkReport.metrics`."""
-        counts = (f"{self.prefix or self.task}_{count}" for count in ("scored", "truncated", "skipped"))
+        counts = (f"{self.prefix or self.task}_{count}" for count in COUNTS)
         return (*self._measures(), *counts)
 
     @property
@@ -67,15 +71,16 @@ class _Benchmark(BaseModel):
 
     def _measures(self) -> Iterator[str]:
         """Names of its measures and of the ends of their intervals."""
-        raise NotImplementedError
+        yield from self._with_interval(*self.accuracies)
 
     def _with_interval(self, *suffixes: str) -> Iterator[str]:
         for suffix in suffixes:
             yield from (self.metric(f"{suffix}{end}") for end in ("", "_low", "_high"))
 
 
-_KR_SOURCE = "KR-test, Shabgahi et al. 2025, ForTIFAI"
 _accuracy = partial(Metric, unit="share of questions", direction="below", group=BENCHMARKS)
+_kr = partial(_accuracy, source="KR-test, Shabgahi et al. 2025, ForTIFAI", chance=0.5)
+_LIKELIER = "pairs whose true continuation is likelier than the false one"
 _likelihood = partial(Metric, direction="above", source="lm-evaluation-harness", group=BENCHMARKS)
 _WIKITEXT = "of WikiText-2, whole documents"
 
@@ -94,6 +99,7 @@ class Blimp(_Benchmark):
             rank=1,
         ),
     )
+    accuracies = {"accuracy": "acc,none"}
     task: Literal["blimp"] = "blimp"
     path: LocalPath = Field(description="a folder with one file PARADIGM.jsonl per paradigm, as its authors publish it")
     paradigms: tuple[str, ...] | None = Field(
@@ -117,7 +123,7 @@ class Blimp(_Benchmark):
         return {name: files[name] for name in sorted(set(self.paradigms or files))}
 
     def _measures(self) -> Iterator[str]:
-        yield from self._with_interval("accuracy")
+        yield from super()._measures()
         yield from (self.metric(f"accuracy_{part}") for part in self.files)
 
 
@@ -134,6 +140,7 @@ class Gsm8k(_Benchmark):
             rank=3,
         ),
     )
+    accuracies = {"accuracy": "exact_match,strict-match", "accuracy_flexible": "exact_match,flexible-extract"}
     task: Literal["gsm8k"] = "gsm8k"
     path: LocalPath = Field(description="a folder with test.jsonl, and with train.jsonl for the examples")
     num_fewshot: int = Field(
@@ -156,9 +163,6 @@ class Gsm8k(_Benchmark):
         names = ["test", *["train"] * (self.num_fewshot > 0)]
         return {name: Path(self.path) / f"{name}.jsonl" for name in names}
 
-    def _measures(self) -> Iterator[str]:
-        yield from self._with_interval("accuracy", "accuracy_flexible")
-
 
 class HellaSwag(_Benchmark):
     """HellaSwag (Zellers et al. 2019): which of four endings follows?"""
@@ -172,6 +176,7 @@ class HellaSwag(_Benchmark):
             chance=0.25,
         ),
     )
+    accuracies = {"accuracy": "acc_norm,none", "accuracy_unnormalised": "acc,none"}
     task: Literal["hellaswag"] = "hellaswag"
     path: LocalPath = Field(
         description="a .jsonl file in the official format (activity_label, ctx_a, ctx_b, endings, label), labelled"
@@ -181,9 +186,6 @@ class HellaSwag(_Benchmark):
     def files(self) -> dict[str, Path]:
         """The split and its file."""
         return {"validation": Path(self.path)}
-
-    def _measures(self) -> Iterator[str]:
-        yield from self._with_interval("accuracy", "accuracy_unnormalised")
 
 
 class Wikitext(_Benchmark):
@@ -214,29 +216,12 @@ class KrTest(_Benchmark):
 
     stem = "kr"
     metrics = (
-        _accuracy(
-            "kr_accuracy",
-            definition="pairs whose true continuation is likelier than the false one, per token of each",
-            source=_KR_SOURCE,
-            chance=0.5,
-            role="facts",
-            rank=1,
-        ),
-        _accuracy(
-            "kr_accuracy_per_byte",
-            definition="pairs whose true continuation is likelier than the false one, per byte of each",
-            source=_KR_SOURCE,
-            chance=0.5,
-            role="facts",
-            rank=2,
-        ),
-        _accuracy(
-            "kr_accuracy_fortifai",
-            definition="pairs whose true continuation is likelier than the false one, as ForTIFAI's code scores them",
-            source=_KR_SOURCE,
-            chance=0.5,
-        ),
+        _kr("kr_accuracy", definition=f"{_LIKELIER}, per token of each", role="facts", rank=1),
+        _kr("kr_accuracy_per_byte", definition=f"{_LIKELIER}, per byte of each", role="facts", rank=2),
+        _kr("kr_accuracy_fortifai", definition=f"{_LIKELIER}, as ForTIFAI's code scores them"),
     )
+    accuracies = {"accuracy": "per_token", "accuracy_fortifai": "fortifai", "accuracy_per_byte": "per_byte"}
+    divided: ClassVar[tuple[str, ...]] = ("accuracy", "accuracy_fortifai")  # those reported for each fraction
     task: Literal["kr_test"] = "kr_test"
     path: LocalPath | None = Field(
         None, description="a JSON file of questions; if null, they are made from the training text of generation 0"
@@ -252,8 +237,8 @@ class KrTest(_Benchmark):
         return {} if self.path is None else {"questions": Path(self.path)}
 
     def _measures(self) -> Iterator[str]:
-        yield from self._with_interval("accuracy", "accuracy_fortifai", "accuracy_per_byte")
-        for suffix in ("accuracy", "accuracy_fortifai") if self.fractions > 1 else ():
+        yield from super()._measures()
+        for suffix in self.divided if self.fractions > 1 else ():
             yield from self._with_interval(f"{suffix}_seen")
             yield from (self.metric(f"{suffix}_fraction_{number}") for number in range(self.fractions))
 

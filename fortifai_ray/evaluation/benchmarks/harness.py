@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -122,15 +122,12 @@ class CountingLM(HFLM):
         self.windowed = 0
         super().__init__(pretrained=network, tokenizer=tokenizer, batch_size=batch_size)
 
-    def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> Any:
-        return super().loglikelihood(requests, disable_tqdm=True)
+    loglikelihood = partialmethod(HFLM.loglikelihood, disable_tqdm=True)
+    generate_until = partialmethod(HFLM.generate_until, disable_tqdm=True)
 
     def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = True) -> Any:
         self.windowed += sum(len(self.tok_encode(request.args[0])) > self.max_length for request in requests)
         return super().loglikelihood_rolling(requests, disable_tqdm=True)
-
-    def generate_until(self, requests: Any, disable_tqdm: bool = True) -> Any:
-        return super().generate_until(requests, disable_tqdm=True)
 
     def _loglikelihood_tokens(self, requests: Any, disable_tqdm: bool = True, override_bs: int | None = None) -> Any:
         self.truncated += sum(len(context) + len(rest) > self.max_length + 1 for _, context, rest in requests)

@@ -12,12 +12,14 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fortifai_ray.errors import UserError
+from fortifai_ray.evaluation.benchmarks.local_data import read_text
 from fortifai_ray.seeds import generator
 
 _TEXTS = ("context", "sentence_true", "sentence_false")
@@ -35,13 +37,10 @@ class Question:
     sentence_false: str
     location: int = 0
 
-
-@dataclass(frozen=True)
-class Skipped:
-    """A question that cannot be scored: its position (from 0) and why."""
-
-    position: int
-    reason: str
+    @property
+    def sentences(self) -> tuple[str, str]:
+        """The true continuation, then the false one."""
+        return self.sentence_true, self.sentence_false
 
 
 @dataclass(frozen=True)
@@ -49,25 +48,21 @@ class Exam:
     """Questions in the order of their file.
 
     Attributes:
-        questions: by position; a position that is missing here is in ``skipped``.
-        skipped: questions that cannot be scored, and why.
+        questions: by position (from 0); a position that is missing here is in ``skipped``.
+        skipped: why the others cannot be scored, by position.
         size: number of positions, skipped ones included; the source's fractions are fractions of it.
     """
 
     questions: dict[int, Question]
-    skipped: tuple[Skipped, ...]
+    skipped: dict[int, str]
     size: int
 
 
 def make_exam(questions: Iterable[Question], limit: int | None = None) -> Exam:
     """An exam of the questions that have two different continuations; the others are recorded as skipped."""
-    listed = list(questions)[:limit]
-    reasons = [_reason(question) for question in listed]
-    return Exam(
-        {index: question for index, question in enumerate(listed) if reasons[index] is None},
-        tuple(Skipped(index, reason) for index, reason in enumerate(reasons) if reason is not None),
-        len(listed),
-    )
+    listed = dict(enumerate(islice(questions, limit)))
+    skipped = {position: reason for position, question in listed.items() if (reason := _reason(question))}
+    return Exam({at: question for at, question in listed.items() if at not in skipped}, skipped, len(listed))
 
 
 def _reason(question: Question) -> str | None:
@@ -88,17 +83,14 @@ def load_exam(path: Path, limit: int | None = None) -> Exam:
         UserError: the file cannot be read, is not a JSON list of questions, or none of its questions can be scored.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); give a KR-test's JSON file") from error
+        content = json.loads(read_text(path, "a KR-test's JSON file"))
     except ValueError as error:
         raise UserError(f"{path}: is not JSON ({error}); a list of questions is needed") from error
     if not isinstance(content, list) or not content:
         raise UserError(f"{path}: a JSON list of questions with {', '.join(_TEXTS)} is needed")
     exam = make_exam((_question(path, index, row) for index, row in enumerate(content)), limit)
     if not exam.questions:
-        first = exam.skipped[0]
-        raise UserError(f"{path}: no question can be scored (the first one: {first.reason}; keys: {', '.join(_TEXTS)})")
+        raise UserError(f"{path}: no question can be scored (the first: {exam.skipped[0]}; keys: {', '.join(_TEXTS)})")
     return exam
 
 
@@ -195,7 +187,8 @@ def make_questions(documents: Sequence[str], pairs: int, seed: int) -> list[Ques
     documents = _some(documents, random)
     sentences = find_sentences(documents)
     entities = _entities(documents, sentences)
-    twins = _take_turns(_twins_by_kind(entities, sentences, random), pairs // 2)
+    turns = zip_longest(*_twins_by_kind(entities, sentences, random).values())  # until the last kind is used up
+    twins = [twin for turn in turns for twin in turn if twin is not None][: pairs // 2]
     if not twins:
         raise UserError(
             "kr_test: no questions can be made from this corpus: it has no complete sentences whose names, numbers or "
@@ -324,11 +317,8 @@ def _alike(first: _Entity, second: _Entity) -> bool:
 
 def _place(entity: _Entity, lie: _Entity, sentences: Sequence[Sentence], used: set[int]) -> int | None:
     """The index of an unused sentence that has the entity and, like its context, lacks the replacement."""
-    for index in entity.sentences:
-        sentence = sentences[index]
-        if index not in used and lie.text not in sentence.text and lie.text not in sentence.context:
-            return index
-    return None
+    free = (index for index in entity.sentences if index not in used)
+    return next((i for i in free if lie.text not in sentences[i].text and lie.text not in sentences[i].context), None)
 
 
 def _swap(sentence: Sentence, truth: str, lie: str) -> Question:
@@ -338,11 +328,3 @@ def _swap(sentence: Sentence, truth: str, lie: str) -> Question:
             false += sentence.text[end : mention.start] + lie
             end = mention.start + len(truth)
     return Question(sentence.context, sentence.text, false + sentence.text[end:], sentence.line)
-
-
-def _take_turns(twins: dict[str, list[tuple[Question, Question]]], wanted: int) -> list[tuple[Question, Question]]:
-    """Twins of each kind in turn until there are enough or all kinds are used up."""
-    chosen: list[tuple[Question, Question]] = []
-    for turn in range(max(map(len, twins.values()), default=0)):
-        chosen += [made[turn] for made in twins.values() if turn < len(made)]
-    return chosen[:wanted]

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from fortifai_ray.evaluation.benchmarks.kr_questions import Exam, Skipped
-from fortifai_ray.evaluation.benchmarks.report import Proportion, proportion
+from fortifai_ray.evaluation.benchmarks.kr_questions import Exam
+from fortifai_ray.evaluation.benchmarks.report import Measure, accuracy
+from fortifai_ray.evaluation.signs.scoring import batches
 
 VERSION = 1  # bump when the same model and questions give other scores
 TOKENS_PER_BATCH = 2048  # on a CPU: what fits its cache
@@ -27,7 +28,7 @@ class ExamScores:
         tokens: (n, 2) scored tokens of the continuation.
         bytes: (n, 2) UTF-8 bytes of the continuation.
         truncated: (n,) whether either text was longer than the model's context and was cut from the left.
-        skipped: questions without a score, and why.
+        skipped: why other questions have no score, by position.
         size: positions in the exam.
     """
 
@@ -37,7 +38,7 @@ class ExamScores:
     tokens: np.ndarray
     bytes: np.ndarray
     truncated: np.ndarray
-    skipped: tuple[Skipped, ...]
+    skipped: dict[int, str]
     size: int
 
     @property
@@ -49,6 +50,11 @@ class ExamScores:
     def per_byte(self) -> np.ndarray:
         """(n, 2) mean log-probability per byte, independent of the tokenizer."""
         return self.total / self.bytes
+
+    def answers(self, scoring: str) -> "Answers":
+        """The answers under ``per_token``, ``fortifai`` or ``per_byte``."""
+        values = getattr(self, scoring)
+        return Answers(self.position, values[:, 0] > values[:, 1], self.size)
 
 
 @dataclass(frozen=True)
@@ -98,55 +104,47 @@ def score_exam(network: Any, tokenizer: Any, exam: Exam, max_length: int) -> Exa
         max_length: tokens that the model predicts at most in one text. A longer text is cut from the left and counted;
             its spans then cover what is left.
     """
-    positions = list(exam.questions)
     rows = _encode(tokenizer, exam)
     scored = log_probabilities(network, [row.ids for row in rows], [row.first for row in rows], max_length)
     sums = np.array([row.sums(values) for row, values in zip(rows, scored, strict=True)]).reshape(-1, 2, 4)
-    fortifai = np.divide(sums[..., 2], sums[..., 3], out=np.full(sums.shape[:2], np.nan), where=sums[..., 3] > 0)
-    texts = [(question.sentence_true, question.sentence_false) for question in exam.questions.values()]
-    sizes = np.array([[len(text.encode()) for text in pair] for pair in texts]).reshape(-1, 2)
-    too_long = np.array([len(row.ids) > max_length + 1 for row in rows], dtype=bool)
-    cut = np.asarray(too_long.reshape(-1, 2).any(axis=1))
-    answered = (sums[..., 1] > 0).all(1) & (sums[..., 3] > 0).all(1)
-    lost = [Skipped(positions[i], "no token of a continuation can be scored") for i in np.flatnonzero(~answered)]
+    total, tokens, fortifai, divisor = np.moveaxis(sums, 2, 0)
+    answered = ((tokens > 0) & (divisor > 0)).all(1)
+    positions = np.array(list(exam.questions), dtype=np.int64)
+    sizes = np.array([[len(text.encode()) for text in question.sentences] for question in exam.questions.values()])
+    cut = np.array([len(row.ids) for row in rows]).reshape(-1, 2).max(axis=1) > max_length + 1
+    lost = dict.fromkeys(positions[~answered].tolist(), "no token of a continuation can be scored")
     return ExamScores(
-        np.array(positions, dtype=np.int64)[answered],
-        fortifai[answered],
-        sums[..., 0][answered],
-        sums[..., 1][answered].astype(np.int64),
+        positions[answered],
+        fortifai[answered] / divisor[answered],
+        total[answered],
+        tokens[answered].astype(np.int64),
         sizes[answered],
         cut[answered],
-        (*exam.skipped, *lost),
+        exam.skipped | lost,
         exam.size,
     )
 
 
 def _encode(tokenizer: Any, exam: Exam) -> list[_Row]:
     """Two rows per question, the true continuation's first."""
-    questions = list(exam.questions.values())
+
+    def tokenise(texts: list[str], *, special: bool) -> list[list[int]]:
+        return tokenizer(texts, add_special_tokens=special, verbose=False)["input_ids"]
+
+    questions = exam.questions.values()
     contexts = [question.context for question in questions]
-    special = set(tokenizer.all_special_ids)
-    with_special = _tokenise(tokenizer, contexts, add_special_tokens=True)
-    plain = _tokenise(tokenizer, contexts, add_special_tokens=False)
-    texts = [
-        f"{question.context} {sentence}"
-        for question in questions
-        for sentence in (question.sentence_true, question.sentence_false)
-    ]
-    whole = _tokenise(tokenizer, texts, add_special_tokens=True)
-    lengths = [len(ids) for ids in _tokenise(tokenizer, texts, add_special_tokens=False)]
+    texts = [f"{question.context} {sentence}" for question in questions for sentence in question.sentences]
+    starts = [max(1, len(ids)) for ids in tokenise(contexts, special=True)]
+    skipped = [len(ids) for ids in tokenise(contexts, special=False)]  # by ForTIFAI
+    lengths = [len(ids) for ids in tokenise(texts, special=False)]
+    special_ids = set(tokenizer.all_special_ids)
     rows = []
-    for index in range(len(questions)):
-        end = min(lengths[2 * index : 2 * index + 2])
-        for ids in whole[2 * index : 2 * index + 2]:
-            counted = [place for place in range(1, len(ids)) if ids[place] not in special]
-            span = counted[len(plain[index]) : end]
-            rows.append(_Row(ids, max(1, len(with_special[index])), span, end - len(plain[index])))
+    for index, ids in enumerate(tokenise(texts, special=True)):
+        question = index // 2
+        start, end = skipped[question], min(lengths[2 * question : 2 * question + 2])
+        counted = [place for place in range(1, len(ids)) if ids[place] not in special_ids]
+        rows.append(_Row(ids, starts[question], counted[start:end], end - start))
     return rows
-
-
-def _tokenise(tokenizer: Any, texts: list[str], *, add_special_tokens: bool) -> list[list[int]]:
-    return tokenizer(texts, add_special_tokens=add_special_tokens, verbose=False)["input_ids"] if texts else []
 
 
 def log_probabilities(
@@ -171,27 +169,16 @@ def log_probabilities(
 
     tokens = TOKENS_PER_BATCH if network.device.type == "cpu" else TOKENS_PER_BATCH_GPU
     budget = max(1, min(tokens, LOGITS_PER_BATCH // int(network.config.get_text_config().vocab_size)))
-    cuts = [max(0, len(row) - max_length - 1) for row in rows]
-    order = sorted(range(len(rows)), key=lambda index: (len(rows[index]) - cuts[index], first[index]), reverse=True)
-    results: list[np.ndarray] = [np.empty(0)] * len(rows)
+    kept = [row[-max_length - 1 :] for row in rows]
+    wanted = [max(1, start - len(row) + len(rest)) for start, row, rest in zip(first, rows, kept, strict=True)]
+    order = sorted(range(len(rows)), key=lambda index: (len(kept[index]), first[index]), reverse=True)
+    lengths = np.array([len(row) for row in kept])
+    results: dict[int, np.ndarray] = {}
     with torch.inference_mode():
-        for batch in _batches(order, [len(row) - cut for row, cut in zip(rows, cuts, strict=True)], budget):
-            kept = [rows[index][cuts[index] :] for index in batch]
-            wanted = [max(1, first[index] - cuts[index]) for index in batch]
-            for index, values in zip(batch, _score_batch(network, kept, wanted), strict=True):
-                results[index] = values
-    return results
-
-
-def _batches(order: Sequence[int], lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Consecutive rows of ``order`` (longest first) whose padded tokens stay within ``budget``, at least one each."""
-    batches: list[list[int]] = []
-    for index in order:
-        if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= budget:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-    return batches
+        for batch in batches(np.array(order), lengths, budget):
+            values = _score_batch(network, [kept[index] for index in batch], [wanted[index] for index in batch])
+            results.update(zip(batch, values, strict=True))
+    return [results[index] for index in range(len(rows))]
 
 
 def _score_batch(network: Any, rows: Sequence[Sequence[int]], first: Sequence[int]) -> list[np.ndarray]:
@@ -217,9 +204,6 @@ def _logits(network: Any, ids: Any, last: int) -> Any:
     return network(input_ids=ids, use_cache=False).logits[:, -last:]
 
 
-SCORINGS = ("per_token", "fortifai", "per_byte")
-
-
 @dataclass(frozen=True)
 class Answers:
     """Which questions a model answered correctly under one scoring.
@@ -236,32 +220,23 @@ class Answers:
     right: np.ndarray
     size: int
 
-    @property
-    def total(self) -> Proportion:
-        """Over all scored questions."""
-        return proportion(int(self.right.sum()), len(self.right))
+    def accuracy(self, metric: str, start: int = 0, end: int | None = None, *, detail: bool = False) -> Measure:
+        """Over the scored questions at positions ``start`` to ``end`` − 1; by default all of them."""
+        inside = (self.position >= start) & (self.position < (self.size if end is None else end))
+        return accuracy(metric, int(self.right[inside].sum()), int(inside.sum()), detail=detail)
 
-    def between(self, start: int, end: int) -> Proportion:
-        """Over the scored questions at positions ``start`` to ``end`` − 1."""
-        inside = (self.position >= start) & (self.position < end)
-        return proportion(int(self.right[inside].sum()), int(inside.sum()))
-
-    def fractions(self, count: int) -> list[Proportion]:
+    def fractions(self, metric: str, count: int) -> list[Measure]:
         """ForTIFAI's fractions: the exam cut in order into ``count`` equal parts; a remainder is in none of them."""
         part = self.size // count
-        return [self.between(index * part, (index + 1) * part) for index in range(count)]
+        return [
+            self.accuracy(f"{metric}_fraction_{index}", index * part, (index + 1) * part, detail=True)
+            for index in range(count)
+        ]
 
-    def up_to(self, generation: int, count: int) -> Proportion:
+    def up_to(self, metric: str, generation: int, count: int) -> Measure:
         """Over the fractions seen up to ``generation`` by a chain in which each generation adds one."""
-        return self.between(0, min(generation + 1, count) * (self.size // count))
+        return self.accuracy(f"{metric}_seen", 0, min(generation + 1, count) * (self.size // count))
 
     def by_position(self) -> dict[int, bool]:
         """As :func:`~fortifai_ray.evaluation.benchmarks.report.mcnemar` takes them."""
         return dict(zip(self.position.tolist(), self.right.tolist(), strict=True))
-
-
-def answers(scores: ExamScores, scoring: str) -> Answers:
-    """The answers under one of :data:`SCORINGS`."""
-    assert scoring in SCORINGS, f"{scoring} is none of {SCORINGS}"
-    values = getattr(scores, scoring)
-    return Answers(scores.position, values[:, 0] > values[:, 1], scores.size)

@@ -5,14 +5,15 @@ lm-evaluation-harness calls them with a task's ``dataset_kwargs`` (a path per sp
 """
 
 import json
-import math
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fortifai_ray.errors import UserError
+from fortifai_ray.evaluation.signs.scoring import exp
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -62,30 +63,17 @@ def blimp_choices(row: Mapping[str, Any]) -> list[str]:
 
 def weighted_perplexity(items: list[tuple[float, int]]) -> float:
     """exp of minus the summed log-likelihood over the summed weights; infinite if no float can hold it."""
-    exponent = -sum(value for value, _ in items) / sum(weight for _, weight in items)
-    return math.exp(exponent) if exponent < 700 else math.inf if not math.isnan(exponent) else math.nan
+    return exp(-sum(value for value, _ in items) / sum(weight for _, weight in items))
 
 
-def read_blimp(path: Path) -> list[dict[str, Any]]:
-    """``sentence_good, sentence_bad``; see :func:`read_jsonl`."""
-    return read_jsonl(path, ("sentence_good", "sentence_bad"))
-
-
-def read_gsm8k(path: Path) -> list[dict[str, Any]]:
-    """``question, answer``; see :func:`read_jsonl`."""
-    return read_jsonl(path, ("question", "answer"))
-
-
-def read_hellaswag(path: Path) -> list[dict[str, Any]]:
-    """``activity_label, ctx_a, ctx_b, endings, label`` (as text); see :func:`read_jsonl`."""
-    rows = read_jsonl(path, ("activity_label", "ctx_a", "endings", "label"), ("ctx_b",))
-    for number, row in enumerate(rows, 1):
-        if not isinstance(row["endings"], list) or len(row["endings"]) != CHOICES:
-            raise UserError(f"{path}: row {number}: endings must be a list of {CHOICES} (HellaSwag's own format)")
-        if str(row["label"]) not in map(str, range(CHOICES)):
-            raise UserError(f"{path}: row {number}: label must be 0 to {CHOICES - 1}, not {row['label']!r}")
-        row["label"] = str(row["label"])
-    return rows
+def read_text(path: Path, what: str = "the benchmark's file") -> str:
+    """A text file's content; ``what`` it should be is for messages. Raises :class:`UserError`."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give {what}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not UTF-8 text ({error})") from error
 
 
 def read_jsonl(path: Path, needed: tuple[str, ...], optional: tuple[str, ...] = ()) -> list[dict[str, Any]]:
@@ -98,7 +86,7 @@ def read_jsonl(path: Path, needed: tuple[str, ...], optional: tuple[str, ...] = 
         UserError: the file cannot be read or holds no row, or a row is not a mapping or lacks one of ``needed``.
     """
     rows = []
-    for number, line in enumerate(_text(path).splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip():
             continue
         try:
@@ -120,13 +108,29 @@ def _keys(needed: tuple[str, ...]) -> str:
     return f"each line must be a JSON mapping with {', '.join(needed)}"
 
 
+read_blimp = partial(read_jsonl, needed=("sentence_good", "sentence_bad"))
+read_gsm8k = partial(read_jsonl, needed=("question", "answer"))
+
+
+def read_hellaswag(path: Path) -> list[dict[str, Any]]:
+    """``activity_label, ctx_a, ctx_b, endings, label`` (as text); see :func:`read_jsonl`."""
+    rows = read_jsonl(path, ("activity_label", "ctx_a", "endings", "label"), ("ctx_b",))
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row["endings"], list) or len(row["endings"]) != CHOICES:
+            raise UserError(f"{path}: row {number}: endings must be a list of {CHOICES} (HellaSwag's own format)")
+        if str(row["label"]) not in map(str, range(CHOICES)):
+            raise UserError(f"{path}: row {number}: label must be 0 to {CHOICES - 1}, not {row['label']!r}")
+        row["label"] = str(row["label"])
+    return rows
+
+
 def read_pages(path: Path) -> list[dict[str, Any]]:
     """The documents of a text file, each a row with the column ``page``.
 
     Raises:
         UserError: the file cannot be read or has no text.
     """
-    text = _text(path)
+    text = read_text(path)
     titles = [match.start() for match in _ARTICLE.finditer(text)]
     bounds = [0, *titles[1:], len(text)] if len(titles) > 1 else [0, len(text)]
     pages = (text[start:end] for start, end in pairwise(bounds))
@@ -134,15 +138,6 @@ def read_pages(path: Path) -> list[dict[str, Any]]:
     if not rows:
         raise UserError(f"{path}: the file has no text")
     return rows
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); give the benchmark's file") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is not UTF-8 text ({error})") from error
 
 
 def _splits(settings: Mapping[str, Any], read: Callable[[Path], list[dict[str, Any]]]) -> "dict[str, Dataset]":

@@ -1,50 +1,67 @@
 """Results of benchmarks: measures with intervals and counts, and the answers behind them."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
+
+from fortifai_ray.evaluation.benchmarks.config import COUNTS
 
 LEVEL = 0.95
 
 
+Value = float | int | None
+
+
 @dataclass(frozen=True)
-class Proportion:
-    """A share of correct answers with its interval; ``value`` is None if nothing was scored.
+class Measure:
+    """One number of the table.
 
     Attributes:
-        value: correct answers over answers.
-        low, high: Wilson score interval (Wilson 1927), :data:`LEVEL`.
-        scored: answers.
+        metric: its name, the same in tables, MLflow and report.
+        value: None if nothing was scored or the value is not finite.
+        low, high: Wilson score interval (Wilson 1927) of an accuracy, :data:`LEVEL`; None for other measures.
+        stderr: standard error of a mean; None if it has none.
+        scored: number of documents (questions, sentence pairs).
+        detail: whether it belongs to a breakdown (a paradigm, a fraction).
     """
 
+    metric: str
     value: float | None
-    low: float | None
-    high: float | None
-    scored: int
+    low: float | None = None
+    high: float | None = None
+    stderr: float | None = None
+    scored: int = 0
+    detail: bool = False
 
 
-def proportion(correct: int, scored: int) -> Proportion:
-    """``correct`` of ``scored``, with its Wilson interval."""
+def accuracy(metric: str, correct: int, scored: int, *, detail: bool = False) -> Measure:
+    """``correct`` of ``scored``, with the standard error of a mean of zeros and ones (divisor n − 1)."""
     assert 0 <= correct <= scored, f"{correct} correct answers of {scored}"
     if not scored:
-        return Proportion(None, None, None, 0)
-    low, high = wilson(correct / scored, scored)
-    return Proportion(correct / scored, low, high, scored)
+        return Measure(metric, None, detail=detail)
+    share = correct / scored
+    stderr = math.sqrt(share * (1 - share) / (scored - 1)) if scored > 1 else None
+    return Measure(metric, share, *wilson(share, scored), stderr, scored, detail)
 
 
-def mean_proportion(parts: list[Proportion]) -> Proportion:
+def mean_accuracy(metric: str, parts: Sequence[Measure]) -> Measure:
     """The unweighted mean of several accuracies, each over items of its own.
 
-    Its interval is Wilson's for ``m² / Σ 1/nᵢ`` answers: a single share of so many answers varies as much as the mean
-    of *m* shares of *nᵢ* answers each. It is conservative, since part of the variance lies between the shares (Jensen).
+    Its variance is the mean of theirs divided by their number. Its interval is Wilson's for ``m² / Σ 1/nᵢ`` answers: a
+    single share of so many answers varies as much as the mean of *m* shares of *nᵢ* answers each. It is conservative,
+    since part of the variance lies between the shares (Jensen).
     """
+    if len(parts) == 1:
+        return replace(parts[0], metric=metric, detail=False)
     scored = sum(part.scored for part in parts)
     if not parts or not all(part.scored for part in parts):
-        return Proportion(None, None, None, scored)
+        return Measure(metric, None, scored=scored)
     value = sum(part.value or 0.0 for part in parts) / len(parts)
     low, high = wilson(value, len(parts) ** 2 / sum(1 / part.scored for part in parts))
-    return Proportion(value, low, high, scored)
+    errors = [part.stderr for part in parts if part.stderr is not None]
+    stderr = math.sqrt(sum(error**2 for error in errors)) / len(parts) if len(errors) == len(parts) else None
+    return Measure(metric, value, low, high, stderr, scored)
 
 
 def wilson(share: float, count: float, level: float = LEVEL) -> tuple[float, float]:
@@ -86,39 +103,6 @@ def mcnemar(first: Mapping[Any, bool], second: Mapping[Any, bool]) -> McNemar:
     return McNemar(len(common), only_first, only_second, p_value)
 
 
-Value = float | int | None
-
-
-@dataclass(frozen=True)
-class Measure:
-    """One number of the table.
-
-    Attributes:
-        metric: its name, the same in tables, MLflow and report.
-        value: None if nothing was scored or the value is not finite.
-        low, high: 95% Wilson interval of an accuracy; None for other measures.
-        stderr: standard error of a mean; None if it has none.
-        scored: number of documents (questions, sentence pairs).
-        detail: whether it belongs to a breakdown (a paradigm, a fraction).
-    """
-
-    metric: str
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-    stderr: float | None = None
-    scored: int = 0
-    detail: bool = False
-
-
-def accuracy(metric: str, share: Proportion, *, detail: bool = False) -> Measure:
-    """An accuracy as a measure, with the standard error of a mean of zeros and ones (divisor n − 1)."""
-    stderr = None
-    if share.value is not None and share.scored > 1:
-        stderr = math.sqrt(share.value * (1 - share.value) / (share.scored - 1))
-    return Measure(metric, share.value, share.low, share.high, stderr, share.scored, detail)
-
-
 @dataclass(frozen=True)
 class EntryReport:
     """The results of one entry of ``benchmarks``.
@@ -149,11 +133,6 @@ class BenchmarkReport:
     evaluate_seconds: float = 0.0
 
     @property
-    def measures(self) -> list[Measure]:
-        """Every measure, in the order of the entries."""
-        return [measure for entry in self.entries for measure in entry.measures]
-
-    @property
     def answers(self) -> dict[str, dict[Any, bool]]:
         """By metric, which items were answered correctly."""
         return {metric: answers for entry in self.entries for metric, answers in entry.answers.items()}
@@ -167,7 +146,7 @@ class BenchmarkReport:
                 flat[measure.metric] = measure.value
                 if measure.low is not None and not measure.detail:
                     flat |= {f"{measure.metric}_low": measure.low, f"{measure.metric}_high": measure.high}
-            flat |= {f"{entry.prefix}_{key}": getattr(entry, key) for key in ("scored", "truncated", "skipped")}
+            flat |= {f"{entry.prefix}_{count}": getattr(entry, count) for count in COUNTS}
         return flat
 
     def details(self) -> dict[str, Any]:
@@ -177,9 +156,7 @@ class BenchmarkReport:
             "entries": [
                 {
                     **entry.provenance,
-                    "scored": entry.scored,
-                    "truncated": entry.truncated,
-                    "skipped": entry.skipped,
+                    **{count: getattr(entry, count) for count in COUNTS},
                     "measures": [asdict(measure) for measure in entry.measures],
                 }
                 for entry in self.entries

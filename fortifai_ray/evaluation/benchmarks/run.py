@@ -18,23 +18,14 @@ from fortifai_ray.evaluation.benchmarks.report import (
     BenchmarkReport,
     EntryReport,
     Measure,
-    Proportion,
     accuracy,
-    mean_proportion,
-    proportion,
+    mean_accuracy,
 )
 from fortifai_ray.evaluation.benchmarks.tasks import TaskFile, check_files, harness_version, task_files
 from fortifai_ray.storage.store import canonical_hash, file_sha256
 
 VERSION = 1  # bump when the same checkpoint and files give other measures
 DEFAULT_CONTEXT = 2048
-
-# The figures that are usually reported of each task: lm-evaluation-harness's metric and filter, and our suffix.
-_ACCURACIES = {
-    "blimp": (("acc", "none", "accuracy"),),
-    "hellaswag": (("acc_norm", "none", "accuracy"), ("acc", "none", "accuracy_unnormalised")),
-    "gsm8k": (("exact_match", "strict-match", "accuracy"), ("exact_match", "flexible-extract", "accuracy_flexible")),
-}
 
 
 def identity(
@@ -140,27 +131,23 @@ def _exam(entry: KrTest, texts: Callable[[], Sequence[str]] | None, seed: int) -
 
 def _run_kr(network: Any, tokenizer: Any, entry: KrTest, exam: Exam, generation: int | None) -> EntryReport:
     scores = kr_scoring.score_exam(network, tokenizer, exam, context_length(network))
-    suffixes = {"per_token": "accuracy", "fortifai": "accuracy_fortifai", "per_byte": "accuracy_per_byte"}
-    names = {scoring: entry.metric(suffix) for scoring, suffix in suffixes.items()}
-    answers = {scoring: kr_scoring.answers(scores, scoring) for scoring in suffixes}
-    measures = [accuracy(names[scoring], answers[scoring].total) for scoring in suffixes]
-    for scoring in ("per_token", "fortifai") if entry.fractions > 1 else ():
+    answers = {suffix: scores.answers(scoring) for suffix, scoring in entry.accuracies.items()}
+    measures = [given.accuracy(entry.metric(suffix)) for suffix, given in answers.items()]
+    for suffix in entry.divided if entry.fractions > 1 else ():
         if generation is not None:
-            seen = answers[scoring].up_to(generation, entry.fractions)
-            measures.append(accuracy(f"{names[scoring]}_seen", seen))
-        parts = enumerate(answers[scoring].fractions(entry.fractions))
-        measures += [accuracy(f"{names[scoring]}_fraction_{number}", part, detail=True) for number, part in parts]
+            measures.append(answers[suffix].up_to(entry.metric(suffix), generation, entry.fractions))
+        measures += answers[suffix].fractions(entry.metric(suffix), entry.fractions)
     provenance = {
         "task": entry.task,
         "settings": entry.model_dump(mode="json"),
         "questions_hash": canonical_hash({str(at): asdict(question) for at, question in exam.questions.items()}),
         "not_finite": int((~np.isfinite(scores.total).all(1)).sum()),
-        "skipped_reasons": [asdict(skipped) for skipped in scores.skipped],
+        "skipped_reasons": [{"position": at, "reason": reason} for at, reason in scores.skipped.items()],
     }
     return EntryReport(
         entry.prefix,
         measures,
-        {names[scoring]: answers[scoring].by_position() for scoring in suffixes},
+        {entry.metric(suffix): given.by_position() for suffix, given in answers.items()},
         len(scores.position),
         int(scores.truncated.sum()),
         len(scores.skipped),
@@ -173,8 +160,10 @@ def _run_harness(network: Any, tokenizer: Any, entry: Benchmark, batch_size: int
 
     files = task_files(entry)
     result = run_tasks(network, tokenizer, files, limit=entry.limit, batch_size=batch_size)
+    documents = sum(len({sample["doc_id"] for sample in result.samples[file.name]}) for file in files)
     if entry.task == "wikitext":
-        measures = _perplexities(entry, result.results[files[0].name], len(result.samples[files[0].name]))
+        values = result.results[files[0].name]
+        measures = [_perplexity(entry, metric.name, values, documents) for metric in entry.metrics]
         given: dict[str, dict[Any, bool]] = {}
     else:
         measures, given = _accuracies(entry, files, result.samples)
@@ -188,16 +177,12 @@ def _run_harness(network: Any, tokenizer: Any, entry: Benchmark, batch_size: int
         "windowed": result.windowed,
         "not_finite": sum(not is_finite(sample) for file in files for sample in result.samples[file.name]),
     }
-    documents = sum(len({sample["doc_id"] for sample in result.samples[file.name]}) for file in files)
     return EntryReport(entry.prefix or entry.task, measures, given, documents, result.truncated, 0, provenance)
 
 
-def _perplexities(entry: Benchmark, results: Mapping[str, Any], documents: int) -> list[Measure]:
-    values = {metric.name: float(results[f"{metric.name},none"]) for metric in entry.metrics}
-    return [
-        Measure(entry.metric(name), value if math.isfinite(value) else None, scored=documents)
-        for name, value in values.items()
-    ]
+def _perplexity(entry: Benchmark, name: str, results: Mapping[str, Any], documents: int) -> Measure:
+    value = float(results[f"{name},none"])
+    return Measure(entry.metric(name), value if math.isfinite(value) else None, scored=documents)
 
 
 def _accuracies(
@@ -206,21 +191,19 @@ def _accuracies(
     """The accuracies of the entry, of its parts, and the answers behind them."""
     measures: list[Measure] = []
     given: dict[str, dict[Any, bool]] = {}
-    for metric, chosen, suffix in _ACCURACIES[entry.task]:
-        right = {
-            file.part: {
+    for suffix, figure in entry.accuracies.items():
+        name = entry.metric(suffix)
+        metric, chosen = figure.split(",")
+        parts = []
+        for file in files:
+            right = {
                 sample["doc_id"]: bool(sample[metric]) and is_finite(sample)
                 for sample in samples[file.name]
                 if sample["filter"] == chosen
             }
-            for file in files
-        }
-        parts = {part: proportion(sum(items.values()), len(items)) for part, items in right.items()}
-        name = entry.metric(suffix)
-        measures.append(_mean_over_parts(name, parts))
-        if entry.task == "blimp":
-            measures += [accuracy(f"{name}_{part}", share, detail=True) for part, share in parts.items()]
-        given[name] = {f"{part}/{item}": value for part, items in right.items() for item, value in items.items()}
+            parts.append(accuracy(f"{name}_{file.part}", sum(right.values()), len(right), detail=True))
+            given.setdefault(name, {}).update({f"{file.part}/{item}": value for item, value in right.items()})
+        measures += [mean_accuracy(name, parts), *(parts if entry.task == "blimp" else ())]
     return measures, given
 
 
@@ -230,14 +213,3 @@ def is_finite(sample: Mapping[str, Any]) -> bool:
     firsts = [answer[0] if isinstance(answer, tuple | list) else answer for answer in sample["filtered_resps"]]
     values = [value for value in firsts if isinstance(value, float)]  # generated text is no log-likelihood
     return all(math.isfinite(value) for value in values)
-
-
-def _mean_over_parts(name: str, parts: Mapping[str, Proportion]) -> Measure:
-    """The unweighted mean over parts; its variance is the mean of theirs divided by their number."""
-    if len(parts) == 1:
-        return accuracy(name, *parts.values())
-    mean = mean_proportion(list(parts.values()))
-    errors = [accuracy(name, part).stderr for part in parts.values()]
-    known = [error for error in errors if error is not None]
-    stderr = math.sqrt(sum(error**2 for error in known)) / len(parts) if len(known) == len(parts) else None
-    return Measure(name, mean.value, mean.low, mean.high, stderr, mean.scored)

@@ -8,7 +8,6 @@ from), then the paths. The harness's own command line runs the same files:
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -122,7 +121,6 @@ def check_files(entries: Sequence[Benchmark]) -> None:
             _READERS[entry.task](file)
 
 
-@cache
 def harness_version() -> str:
     """The installed version of lm-evaluation-harness, without importing it."""
     return version("lm_eval")

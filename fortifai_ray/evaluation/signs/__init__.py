@@ -55,7 +55,7 @@ class Signs:
         )
 
 
-def finite(values: Mapping[str, float | None], reason: str, counts: dict[str, int]) -> Signs:
+def finite(values: Mapping[str, float | None], reason: str, counts: dict[str, int] | None = None) -> Signs:
     """Signs with finite values only. Each other value becomes None; its reason is ``reason`` if it was None, else the
     value itself."""
     known = {name: value if value is not None and math.isfinite(value) else None for name, value in values.items()}
@@ -64,4 +64,4 @@ def finite(values: Mapping[str, float | None], reason: str, counts: dict[str, in
         for name, value in known.items()
         if value is None
     }
-    return Signs(known, counts, reasons)
+    return Signs(known, counts or {}, reasons)

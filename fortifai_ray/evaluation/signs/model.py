@@ -14,86 +14,86 @@ import pyarrow as pa
 from fortifai_ray.evaluation.signs import Signs, SignsConfig, finite
 from fortifai_ray.evaluation.signs.rows import as_rows
 from fortifai_ray.evaluation.signs.scoring import Scorer, Scores, Text
-from fortifai_ray.metrics import BOTH, MODEL, Direction, Metric
+from fortifai_ray.metrics import BOTH, MODEL, Metric
 from fortifai_ray.seeds import generator
 
 VERSION = 2  # bump when the same model and texts give other signs
 
 _FORTIFAI = "Shabgahi et al. 2025, ForTIFAI"
 _SHUMAILOV = "Shumailov et al. 2024, AI models collapse when trained on recursively generated data"
-_perplexity = partial(Metric, unit="per token", scale="log", group=BOTH)
+_above = partial(Metric, direction="above", group=BOTH)
+_below = partial(Metric, direction="below", group=BOTH)
 
 
 def _of_both_texts() -> Iterator[Metric]:
     """Metrics of both texts. A collapsing model grows surer of its own text and less sure of human text."""
     for name, text, group in (("human", "the held-out human text", MODEL), ("synthetic", "the synthetic text", BOTH)):
-        surer: Direction = "above" if group == BOTH else "below"
-        yield Metric(
+        surer, less_sure = (_above, _below) if group == BOTH else (_below, _above)
+        yield surer(
             f"mean_target_probability_{name}",
             "probability",
             f"mean probability of the tokens of {text}",
             _FORTIFAI,
-            direction=surer,
             group=group,
         )
-        yield Metric(
+        yield less_sure(
             f"kept_fraction_{name}",
             "share of targets",
             f"share of the tokens of {text} with p ≤ γ, which TCE would keep",
             _FORTIFAI,
-            direction="below" if group == BOTH else "above",
             group=group,
         )
-        yield Metric(
+        yield _below(
             f"predictive_entropy_{name}",
             "nats",
             f"mean entropy of the predicted distribution of the next token on {text}",
             "Shannon 1948",
-            direction="below",
             group=group,
         )
-        yield Metric(
+        yield _above(
             f"calibration_error_{name}",
             "probability",
             f"expected calibration error of the likeliest token on {text}, 15 equal bins",
             "Guo et al. 2017, On Calibration of Modern Neural Networks, equation 3",
-            direction="above",
             group=group,
         )
 
 
 METRICS = (
-    Metric(
+    _above(
         "held_out_bits_per_byte",
         "bits per byte",
         "−log2 p of the held-out human text over its UTF-8 bytes",
         "Gao et al. 2020, The Pile",
-        direction="above",
         group=MODEL,
     ),
-    _perplexity(
+    _below(
         "perplexity_synthetic",
-        direction="below",
-        definition="perplexity of the synthetic text under the model that wrote it",
-        source=_SHUMAILOV,
+        "per token",
+        "perplexity of the synthetic text under the model that wrote it",
+        _SHUMAILOV,
+        scale="log",
     ),
-    _perplexity(
+    _below(
         "perplexity_synthetic_generation_0",
-        direction="below",
-        definition="perplexity of the synthetic text under generation 0's model",
-        source=_SHUMAILOV,
+        "per token",
+        "perplexity of the synthetic text under generation 0's model",
+        _SHUMAILOV,
+        scale="log",
     ),
-    _perplexity(
+    _above(
         "perplexity_synthetic_generation_0_q95",
-        direction="above",
-        definition="95% quantile over synthetic documents of their perplexity under generation 0's model",
-        source=_SHUMAILOV,
+        "per token",
+        "95% quantile over synthetic documents of their perplexity under generation 0's model",
+        _SHUMAILOV,
+        scale="log",
     ),
-    _perplexity(
+    _below(
         "surplexity",
-        direction="below",
-        definition="mean over synthetic documents of their perplexity under the model that wrote them",
-        source="Gambetta et al. 2024, Learning by Surprise",
+        "per token",
+        "mean over synthetic documents of their perplexity under the model that wrote them",
+        "Gambetta et al. 2024, Learning by Surprise",
+        scale="log",
     ),
     *_of_both_texts(),
 )
@@ -152,10 +152,11 @@ def model_signs(
     own = scorer.score(synthetic_set.texts, gamma=settings.gamma, bins=settings.calibration_bins)
     del scorer  # one model in memory at a time
     signs = _describe(on_human, "human", human_set) | _describe(own, "synthetic", synthetic_set)
-    signs |= _of_human(on_human, human_bytes) | _of_own(own)
+    signs |= _of_human(on_human, human_bytes) | _of_documents(own, "", "surplexity", np.mean)
     if reference is not None:
         first = own if reference == checkpoint else Scorer(reference, threads).score(synthetic_set.texts)
-        signs |= _of_reference(first)
+        q95 = partial(np.quantile, q=0.95)
+        signs |= _of_documents(first, "_generation_0", "perplexity_synthetic_generation_0_q95", q95)
     return signs
 
 
@@ -173,34 +174,25 @@ def _describe(scores: Scores, name: str, texts: "_TextSet") -> Signs:
 
 
 def _of_human(scores: Scores, size: int | None) -> Signs:
-    bits = scores.nll.sum() / math.log(2)
     signs = _known({"perplexity": scores.perplexity}, scores)
-    if size:
-        return signs | _known({"held_out_bits_per_byte": float(bits / size)}, scores)
-    return signs | finite({"held_out_bits_per_byte": None}, "the bytes of the human text were not given", {})
+    if not size:
+        return signs | finite({"held_out_bits_per_byte": None}, "the bytes of the human text were not given")
+    bits = scores.nll.sum() / math.log(2)
+    return signs | _known({"held_out_bits_per_byte": float(bits / size)}, scores)
 
 
-def _of_own(scores: Scores) -> Signs:
+def _of_documents(scores: Scores, whose: str, name: str, statistic: Callable[[np.ndarray], np.floating]) -> Signs:
+    """The synthetic text's perplexity, a ``statistic`` of its documents' under that ``name``, and their histogram."""
     documents = scores.document_perplexities
     values = {
-        "perplexity_synthetic": scores.perplexity,
-        "surplexity": float(documents.mean()) if len(documents) else math.nan,
+        f"perplexity_synthetic{whose}": scores.perplexity,
+        name: float(statistic(documents)) if len(documents) else math.nan,
     }
-    return replace(_known(values, scores), histograms={"perplexity_histogram": histogram(documents)})
-
-
-def _of_reference(scores: Scores) -> Signs:
-    documents = scores.document_perplexities
-    values = {
-        "perplexity_synthetic_generation_0": scores.perplexity,
-        "perplexity_synthetic_generation_0_q95": float(np.quantile(documents, 0.95)) if len(documents) else math.nan,
-    }
-    return replace(_known(values, scores), histograms={"perplexity_histogram_generation_0": histogram(documents)})
+    return replace(_known(values, scores), histograms={f"perplexity_histogram{whose}": histogram(documents)})
 
 
 def _known(values: dict[str, float], scores: Scores, counts: dict[str, int] | None = None) -> Signs:
-    known = values if scores.all_targets else dict.fromkeys(values)
-    return finite(known, "there is no text to score", counts or {})
+    return finite(values if scores.all_targets else dict.fromkeys(values), "there is no text to score", counts)
 
 
 def histogram(perplexities: np.ndarray) -> list[int]:
@@ -252,18 +244,14 @@ def _synthetic_texts(table: pa.Table, count: int, seed: int, context: int | None
 
 def _fit(texts: list[Text], context: int | None, counts: dict[str, int]) -> _TextSet:
     """The texts that have a target, cut from the left to at most ``context`` tokens, and the counts."""
-    rows_cut = targets_cut = 0
     fitting = []
     for tokens, given in texts:
         over = 0 if context is None else max(0, len(tokens) - context)
-        text = Text(tokens[over:], max(1, given - over))
-        rows_cut += over > 0
-        targets_cut += len(tokens) - max(1, given) - (len(text.tokens) - text.given)
-        fitting.append(text)
-    usable = [text for text in fitting if len(text.tokens) > text.given]
+        fitting.append(Text(tokens[over:], max(1, given - over)))
+    usable = [text for text in fitting if text.targets]
     cut = {
         "rows_without_target": len(fitting) - len(usable),
-        "rows_cut": rows_cut,
-        "targets_cut": targets_cut,
+        "rows_cut": sum(len(text.tokens) < len(whole.tokens) for text, whole in zip(fitting, texts, strict=True)),
+        "targets_cut": sum(whole.targets - text.targets for text, whole in zip(fitting, texts, strict=True)),
     }
     return _TextSet(usable, counts | cut)

@@ -23,6 +23,10 @@ class Text(NamedTuple):
     tokens: np.ndarray
     given: int
 
+    @property
+    def targets(self) -> int:
+        return max(0, len(self.tokens) - max(1, self.given))
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -52,14 +56,9 @@ class Scores:
         return int(self.targets.sum())
 
     @property
-    def mean_nll(self) -> float:
-        """Per target; NaN for none."""
-        return float(self.nll.sum() / self.all_targets) if self.all_targets else math.nan
-
-    @property
     def perplexity(self) -> float:
         """exp of the mean negative log-likelihood per target: infinite if no float can hold it, NaN for no targets."""
-        return exp(self.mean_nll)
+        return exp(float(self.nll.sum() / self.all_targets)) if self.all_targets else math.nan
 
     @property
     def document_perplexities(self) -> np.ndarray:
@@ -112,11 +111,14 @@ class Scorer:
         import torch
 
         nll = np.zeros(len(texts))
-        targets = np.array([max(0, len(text.tokens) - max(1, text.given)) for text in texts], dtype=np.int64)
+        targets = np.array([text.targets for text in texts], dtype=np.int64)
+        lengths = np.array([len(text.tokens) for text in texts], dtype=np.int64)
+        order = np.argsort(-lengths, kind="stable")
+        order = order[targets[order] > 0]
         sums = torch.zeros(3, dtype=torch.float64, device=self._device)
         calibration = torch.zeros(3, bins, dtype=torch.float64, device=self._device)
         with torch.inference_mode():
-            for batch in _batches(texts, np.flatnonzero(targets)):
+            for batch in batches(order, lengths, TOKENS_PER_BATCH):
                 tokens, counted = self._pad([texts[i] for i in batch])
                 of_texts = torch.zeros(len(batch), dtype=torch.float64, device=self._device)
                 for row, target, logits in self._predictions(tokens, counted):
@@ -159,12 +161,13 @@ class Scorer:
             yield row, tokens[row, start + place + 1], answer.logits[row, place].float()
 
 
-def _batches(texts: Sequence[Text], items: np.ndarray) -> Iterator[np.ndarray]:
-    """``items`` in batches of bounded size, the longest texts first: the batch that needs most memory runs first."""
-    lengths = np.array([len(texts[item].tokens) for item in items], dtype=np.int64)
-    order = items[np.argsort(-lengths, kind="stable")]
+def batches(order: np.ndarray, lengths: np.ndarray, budget: int) -> Iterator[np.ndarray]:
+    """``order``, in which longer texts come first, in batches of at most ``budget`` padded tokens or of one text.
+
+    The batch that needs most memory thus runs first.
+    """
     while len(order):
-        size = max(1, TOKENS_PER_BATCH // len(texts[order[0]].tokens))
+        size = max(1, budget // int(lengths[order[0]]))
         yield order[:size]
         order = order[size:]
 

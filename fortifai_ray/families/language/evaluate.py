@@ -1,18 +1,20 @@
 """``fortifai evaluate``: chosen benchmarks on any checkpoint folders, a table, and paired tests between them."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
 
 from fortifai_ray.engines.checkpoints import WeightsError, whole_model
 from fortifai_ray.errors import UserError
 from fortifai_ray.evaluation.benchmarks.config import TASKS, BenchmarksConfig
-from fortifai_ray.evaluation.benchmarks.report import BenchmarkReport, McNemar, Measure, mcnemar
+from fortifai_ray.evaluation.benchmarks.report import BenchmarkReport, McNemar, mcnemar
 from fortifai_ray.evaluation.benchmarks.tasks import check_files
 from fortifai_ray.families.language.config import ModelConfig
 from fortifai_ray.validation import hint, read_yaml, validated
@@ -107,17 +109,20 @@ def evaluate_checkpoints(
     """
     from fortifai_ray.evaluation.benchmarks.run import run_benchmarks
 
-    names = _names(checkpoints)
-    folders = {name: _checked(path) for name, path in zip(names, checkpoints, strict=True)}
+    folders = dict(zip(_names(checkpoints), checkpoints, strict=True))
+    for folder in checkpoints:
+        _check(folder)
     tokenizers = {name: tokenizer or find_tokenizer(folder) for name, folder in folders.items()}
-    for entry in config.benchmarks:
-        if entry.task == "kr_test" and not entry.files:
-            raise UserError("kr_test: path: give a JSON file of questions; there is no corpus here to make them from")
     reports = {}
     for name, folder in folders.items():
         announce(f"evaluating {name}")
         reports[name] = run_benchmarks(folder, config, tokenizer=tokenizers[name], threads=threads)
-    return Evaluation(reports, list(_compare(reports)))
+    comparisons = [
+        Comparison(metric, first, second, mcnemar(one.answers[metric], other.answers[metric]))
+        for (first, one), (second, other) in combinations(reports.items(), 2)
+        for metric in one.answers
+    ]
+    return Evaluation(reports, comparisons)
 
 
 def _names(checkpoints: Sequence[Path]) -> list[str]:
@@ -132,14 +137,13 @@ def _names(checkpoints: Sequence[Path]) -> list[str]:
     return short if len(set(short)) == len(short) else names
 
 
-def _checked(folder: Path) -> Path:
+def _check(folder: Path) -> None:
     try:
         ModelConfig(path=str(whole_model(folder)))  # validates weights and configuration
     except ValidationError as error:
         raise UserError(f"evaluate: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
     except WeightsError as error:
         raise UserError(f"evaluate: {error}") from None
-    return folder
 
 
 def find_tokenizer(checkpoint: Path) -> Path:
@@ -159,44 +163,33 @@ def find_tokenizer(checkpoint: Path) -> Path:
     raise UserError(f"evaluate: {checkpoint} has no tokenizer (tokenizer.json); give its folder with --tokenizer")
 
 
-def _compare(reports: Mapping[str, BenchmarkReport]) -> Iterable[Comparison]:
-    for (first, one), (second, other) in combinations(reports.items(), 2):
-        for metric in one.answers:
-            yield Comparison(metric, first, second, mcnemar(one.answers[metric], other.answers[metric]))
-
-
-def print_evaluation(evaluation: Evaluation, console: Any) -> None:
-    """Print the measures on a rich console and, if there are several checkpoints, the tests between them."""
-    from rich.table import Table
-
-    table = Table(title="Benchmarks (95% Wilson intervals)", title_justify="left")
-    for column in ("checkpoint", "metric"):
-        table.add_column(column, overflow="fold")
-    for column in ("value", "interval", "scored", "truncated", "skipped"):
-        table.add_column(column, justify="right")
-    for name, report in evaluation.reports.items():
-        for entry in report.entries:
-            counts = (str(entry.truncated), str(entry.skipped))
-            for measure in entry.measures:
-                metric = f"  {measure.metric}" if measure.detail else measure.metric
-                table.add_row(name, metric, *_shown(measure), str(measure.scored), *counts)
+def print_evaluation(evaluation: Evaluation, console: Console) -> None:
+    """Print the measures on a console and, if there are several checkpoints, the tests between them."""
+    counts = ("scored", "truncated", "skipped")
+    table = _table("Benchmarks (95% Wilson intervals)", ("checkpoint", "metric"), ("value", "interval", *counts))
+    for row in evaluation.rows():
+        metric = f"  {row['metric']}" if row["detail"] else row["metric"]
+        value = "–" if row["value"] is None else f"{row['value']:.4g}"
+        interval = "" if row["low"] is None else f"{row['low']:.3f} to {row['high']:.3f}"
+        table.add_row(row["checkpoint"], metric, value, interval, *(str(row[count]) for count in counts))
     console.print(table)
     if not evaluation.comparisons:
         return
-    tests = Table(title="Between checkpoints (McNemar's exact test)", title_justify="left")
-    for column in ("metric", "first", "second"):
-        tests.add_column(column, overflow="fold")
-    for column in ("right in first alone", "in second alone", "of", "p"):
-        tests.add_column(column, justify="right")
-    for row in evaluation.comparisons:
-        numbers = (row.test.only_first, row.test.only_second, row.test.items)
-        tests.add_row(row.metric, row.first, row.second, *map(str, numbers), f"{row.test.p_value:.3g}")
+    numbers = ("right in first alone", "in second alone", "of", "p")
+    tests = _table("Between checkpoints (McNemar's exact test)", ("metric", "first", "second"), numbers)
+    for each in evaluation.comparisons:
+        shown = (each.test.only_first, each.test.only_second, each.test.items, f"{each.test.p_value:.3g}")
+        tests.add_row(each.metric, each.first, each.second, *map(str, shown))
     console.print(tests)
 
 
-def _shown(measure: Measure) -> tuple[str, str]:
-    value = "–" if measure.value is None else f"{measure.value:.4g}"
-    return value, "" if measure.low is None or measure.high is None else f"{measure.low:.3f} to {measure.high:.3f}"
+def _table(title: str, texts: Sequence[str], numbers: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for column in texts:
+        table.add_column(column, overflow="fold")
+    for column in numbers:
+        table.add_column(column, justify="right")
+    return table
 
 
 def check_output(path: Path) -> None:

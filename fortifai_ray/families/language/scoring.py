@@ -1,6 +1,5 @@
 """The likelihood of texts under a causal LM: held-out perplexity, and the scores that curation ranks by."""
 
-import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from fortifai_ray.engines.checkpoints import load_causal_lm
+from fortifai_ray.evaluation.signs.scoring import exp
 
 PERPLEXITY_VERSION = 1  # bump when the same model and text give other scores
 CURATION_VERSION = 1  # likewise, for curation
@@ -41,9 +41,7 @@ def perplexity(model: Path, blocks: np.ndarray, *, batch_size: int, threads: int
             losses = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
             total += losses.double().sum().item()
     targets = blocks.shape[0] * (blocks.shape[1] - 1)
-    mean = total / targets
-    value = math.exp(mean) if mean < 700 else math.inf if not math.isnan(mean) else math.nan
-    return PerplexityReport(value, targets, time.perf_counter() - started)
+    return PerplexityReport(exp(total / targets), targets, time.perf_counter() - started)
 
 
 def row_scores(model: Path, rows: pa.Table, *, batch_size: int, threads: int = 1) -> np.ndarray:

@@ -112,7 +112,7 @@ def _in_order(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def test_the_reports_accuracies_and_errors_are_theirs(checkpoint: Path, config: BenchmarksConfig, theirs: Any) -> None:
     """What reaches the tables: accuracy, its standard error and the perplexities, under this project's names."""
     report = run_benchmarks(checkpoint, config)
-    measures = {measure.metric: measure for measure in report.measures}
+    measures = {measure.metric: measure for entry in report.entries for measure in entry.measures}
     found = theirs[0]
     paradigm = "anaphor_gender_agreement"
     blimp = found[f"fortifai_blimp_{paradigm}"]

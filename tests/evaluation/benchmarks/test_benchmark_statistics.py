@@ -5,35 +5,41 @@ import math
 import pytest
 from scipy.stats import binomtest
 
-from fortifai_ray.evaluation.benchmarks.report import mcnemar, mean_proportion, proportion
+from fortifai_ray.evaluation.benchmarks.report import Measure, accuracy, mcnemar, mean_accuracy
+
+
+def share(correct: int, scored: int) -> Measure:
+    return accuracy("share", correct, scored)
 
 
 @pytest.mark.parametrize(("correct", "scored"), [(0, 7), (3, 7), (7, 7), (511, 1000)])
 def test_the_interval_is_wilsons(correct: int, scored: int) -> None:
     """SciPy's own for whole counts."""
     expected = binomtest(correct, scored).proportion_ci(0.95, "wilson")
-    found = proportion(correct, scored)
-    assert (found.value, found.scored) == (correct / scored, scored)
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    measure = share(correct, scored)
+    assert (measure.value, measure.scored) == (correct / scored, scored)
+    assert (measure.low, measure.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
 def test_nothing_scored_has_no_value() -> None:
     """And no interval, and divides by nothing."""
-    assert proportion(0, 0).value is None
-    assert mean_proportion([proportion(1, 2), proportion(0, 0)]).value is None
-    assert mean_proportion([]).value is None
+    assert share(0, 0).value is None
+    assert mean_accuracy("mean", [share(1, 2), share(0, 0)]).value is None
+    assert mean_accuracy("mean", []).value is None
 
 
 def test_a_mean_of_equal_parts_is_the_pooled_share() -> None:
     """Equally many items in each: nothing is gained or lost by the split."""
-    assert mean_proportion([proportion(8, 20), proportion(14, 20)]) == pytest.approx(proportion(22, 40))
+    mean, pooled = mean_accuracy("mean", [share(8, 20), share(14, 20)]), share(22, 40)
+    assert mean.scored == pooled.scored
+    assert (mean.value, mean.low, mean.high) == pytest.approx((pooled.value, pooled.low, pooled.high))
 
 
 def test_a_mean_of_unequal_parts_weighs_them_alike() -> None:
     """A paradigm counts as one, however many pairs it has; the smallest sets the width."""
-    mean = mean_proportion([proportion(1, 2), proportion(1000, 1000)])
+    mean = mean_accuracy("mean", [share(1, 2), share(1000, 1000)])
     assert mean.value == 0.75
-    alone = proportion(6, 8)  # 2² / (1/2 + 1/1000) ≈ 8 answers
+    alone = share(6, 8)  # 2² / (1/2 + 1/1000) ≈ 8 answers
     assert mean.low is not None
     assert mean.low == pytest.approx(alone.low, abs=0.01)
 
