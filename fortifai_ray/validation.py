@@ -6,11 +6,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fortifai_ray.errors import UserError
 
 _Checked = TypeVar("_Checked", bound=BaseModel)
+
+
+class Section(BaseModel):
+    """A part of a study file, or settings made of one: it never changes, and a key that it lacks is refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def read_yaml(path: Path, what: str) -> Any:

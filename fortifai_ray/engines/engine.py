@@ -5,9 +5,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Protocol, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from fortifai_ray.storage.store import Folder
+from fortifai_ray.validation import Section
 
 if TYPE_CHECKING:  # a study file is read without Arrow
     import pyarrow as pa
@@ -24,10 +25,8 @@ def _within(low: float, high: float, what: str, low_open: bool = False) -> After
     return AfterValidator(check)
 
 
-class DecodingConfig(BaseModel):
+class DecodingConfig(Section):
     """How a corpus is drawn from a model."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     temperature: Annotated[float, _within(0.0, 100.0, "temperature is 0 (greedy) to 100; 1.0 is plain sampling")] = (
         Field(1.0, description="divides the logits; 0 is greedy decoding")
@@ -75,10 +74,8 @@ def resolve_kind(kind: EngineKind) -> Literal["vllm", "huggingface"]:
     return kind
 
 
-class EngineConfig(BaseModel):
+class EngineConfig(Section):
     """The settings of an engine that generates."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: EngineKind = Field("auto", description="auto: vLLM where it is installed, else transformers")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from fortifai_ray.losses import DynamicTruncatedCrossEntropy, Loss, PointwiseLoss, SequenceLoss
 from fortifai_ray.recipe.curation import Curation, NoCuration, Surplexity, Verifier
@@ -24,6 +24,7 @@ from fortifai_ray.recipe.regimes import TrainingSet
 from fortifai_ray.seeds import generator
 from fortifai_ray.storage.steps import Steps
 from fortifai_ray.storage.store import Stage, StageKey
+from fortifai_ray.validation import Section
 
 if TYPE_CHECKING:
     import torch
@@ -34,10 +35,9 @@ REPORT = "training.json"  # a training report, in the model's folder
 EpochLoss = PointwiseLoss | SequenceLoss
 
 
-class FitConfig(BaseModel):
+class FitConfig(Section):
     """The part of ``training:`` that every neural family has."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     epochs: int = Field(1, ge=1, description="passes over the training set")
     batch_size: int = Field(16, ge=1)
     optimizer: Literal["adamw", "adam"] = Field("adamw", description="Adam, its weight decay decoupled in adamw")

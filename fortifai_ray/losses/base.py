@@ -4,9 +4,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from fortifai_ray.metrics import Metric
+from fortifai_ray.validation import Section
 
 if TYPE_CHECKING:  # the command line validates study files without paying for the import
     from torch import Tensor
@@ -17,10 +18,9 @@ KINDS: dict[str, type["LossConfig"]] = {}
 """The losses of this package by kind: a subclass whose ``kind`` has a default registers itself."""
 
 
-class LossConfig(BaseModel):
+class LossConfig(Section):
     """A loss as a study file describes it: its kind, its numbers, and the count its sum is divided by."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     metrics: ClassVar[tuple[Metric, ...]] = ()  # what training with this loss measures, in addition to the family's
     kind: str
     normaliser: Normaliser = Field(

@@ -8,13 +8,14 @@ import math
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from fortifai_ray.validation import Section
 
 
-class NoCuration(BaseModel):
+class NoCuration(Section):
     """All generated data may be trained on."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     kind: Literal["none"] = "none"
 
     def to_generate(self, size: float) -> float:

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from fortifai_ray.losses import CrossEntropy, Loss
 from fortifai_ray.metrics import Metric
@@ -18,6 +18,7 @@ from fortifai_ray.recipe.curation import Curation, NoCuration
 from fortifai_ray.recipe.regimes import Regime, Replace
 from fortifai_ray.results.schema import flatten
 from fortifai_ray.storage.store import StageStore, canonical_hash
+from fortifai_ray.validation import Section
 
 if TYPE_CHECKING:
     from fortifai_ray.recipe.executor import Executor
@@ -27,13 +28,12 @@ if TYPE_CHECKING:
 Unit = Literal["tokens", "samples"]
 
 
-class Recipe(BaseModel):
+class Recipe(Section):
     """Family, loss, regime, curation and seed of one chain; its family's recipe adds the rest.
 
     Storage, resources and what other chains vary do not belong here: they must not change a result.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     kinds: ClassVar[tuple[str, ...]] = ()  # the values of family.kind that ask for this class
     family_class: ClassVar[str]  # module:Class, imported when a chain runs; batched families have cohorts instead
     unit: ClassVar[Unit] = "samples"

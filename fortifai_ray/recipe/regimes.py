@@ -13,9 +13,10 @@ from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
 from fortifai_ray.seeds import generator
+from fortifai_ray.validation import Section
 
 
 @dataclass(frozen=True)
@@ -120,8 +121,7 @@ def _middles(sizes: np.ndarray) -> np.ndarray:
     return np.cumsum(sizes) - sizes / 2
 
 
-class _Regime(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class _Regime(Section):
     memory: ClassVar[Literal["last", "all"]] = "last"  # which synthetic corpora a training set may draw from
     random: ClassVar[bool] = False  # whether items are drawn at random, so that each seed draws others
 

@@ -6,10 +6,11 @@ from typing import Literal
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 
 from fortifai_ray.metrics import metric
 from fortifai_ray.results.schema import CRITERION_COLUMNS, table_schema
+from fortifai_ray.validation import Section
 
 RelativeTo = Literal["baseline_generation_0", "own_generation_0", "absolute"]
 Direction = Literal["above", "below"]
@@ -17,7 +18,7 @@ Direction = Literal["above", "below"]
 _WHOSE = {"baseline_generation_0": "the baseline's generation 0", "own_generation_0": "its own generation 0"}
 
 
-class CollapseCriterion(BaseModel):
+class CollapseCriterion(Section):
     """A generation meets the criterion when its metric lies strictly ``above`` or ``below`` the limit.
 
     With ``chance`` the threshold applies to the chance-normalised fidelity (value − chance) / (reference − chance),
@@ -25,8 +26,6 @@ class CollapseCriterion(BaseModel):
     fidelity at 0.55, not at 0.425. There is no limit where the threshold does not lead from the reference in that
     direction: an accuracy that starts at or below chance has nothing to lose.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     metric: str = Field(min_length=1, description="a metric that the study measures")
     threshold: FiniteFloat = Field(description="the limit, or the factor on the reference that gives the limit")

@@ -18,8 +18,10 @@ undecided.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, model_serializer, model_validator
+from pydantic import BeforeValidator, Field, FiniteFloat, model_serializer, model_validator
 from pydantic.json_schema import WithJsonSchema
+
+from fortifai_ray.validation import Section
 
 # Types of fields, each with a check that reports in one line what would be right.
 
@@ -76,10 +78,9 @@ _WITH_NUMBER = ("quantile", "share_above", "share_below")
 MEANS = frozenset({"mean", "geometric_mean", "ratio_of_means"})  # chains of one seed can be averaged first
 
 
-class Summary(BaseModel):
+class Summary(Section):
     """How the chains' numbers are combined into one; in a study file a name, or ``{name: number}``."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     name: str
     number: FiniteFloat | None = None
 
@@ -122,9 +123,7 @@ MEAN = Summary(name="mean")
 # The statistics.
 
 
-class _Statistic(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class _Statistic(Section):
     @property
     def words(self) -> str:
         """What is measured."""

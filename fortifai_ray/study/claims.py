@@ -21,6 +21,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat,
 
 from fortifai_ray.study.claim_statistics import Statistic, Where, where_words
 from fortifai_ray.theory import ClosedForm, evaluate, lookup
+from fortifai_ray.validation import Section
 
 Relation = Literal["equals", "at_most", "at_least", "less", "greater", "between"]
 DEFAULT_LEVEL = 0.99  # several claims are tested at once: see `fortifai_ray.claims.result.multiplicity`
@@ -61,10 +62,9 @@ class TheoryValue(BaseModel):
 Number = FiniteFloat | TheoryValue
 
 
-class Tolerance(BaseModel):
+class Tolerance(Section):
     """The distance from the value that still counts as equal: either ``relative`` or ``absolute``."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     relative: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(None, description="share of the value")
     absolute: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(None, description="in its own units")
 
@@ -83,10 +83,9 @@ class Tolerance(BaseModel):
         return f"{self.absolute:g}" if self.absolute is not None else f"{100 * (self.relative or 0):g} %"
 
 
-class Claim(BaseModel):
+class Claim(Section):
     """A statement about the study's results that can be refuted: how a statistic relates to a value."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100, description="names this claim alone")
     source: str = Field(min_length=1, description="paper, and where in it")
     kind: Literal["theory", "replication"] = Field(

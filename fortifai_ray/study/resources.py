@@ -2,7 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
+
+from fortifai_ray.validation import Section
 
 _Count = Annotated[int, Field(ge=1)] | Literal["auto"]
 _Gpus = Annotated[float, Field(ge=0, le=64)] | Literal["auto"]
@@ -15,20 +17,18 @@ def _share_or_whole(value: float | str) -> float | str:
     return value
 
 
-class TrainResources(BaseModel):
+class TrainResources(Section):
     """Resources of one generation's training."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     workers: int = Field(1, ge=1, description="data-parallel training processes of one chain")
     gpus_per_worker: _Gpus = Field("auto", description="GPUs of each; auto: 1 where there are enough, else a share")
 
     _whole = field_validator("gpus_per_worker")(_share_or_whole)
 
 
-class EngineResources(BaseModel):
+class EngineResources(Section):
     """Resources of the generation engines."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     count: _Count = Field("auto", description="warm engines, shared by all chains")
     gpus: _Gpus = Field(
         "auto",
@@ -38,10 +38,9 @@ class EngineResources(BaseModel):
     _whole = field_validator("gpus")(_share_or_whole)
 
 
-class ResourcesConfig(BaseModel):
+class ResourcesConfig(Section):
     """What a sweep may use of the machine or cluster; what is left at ``auto`` fills it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     num_cpus: int | None = Field(None, ge=1, description="logical CPUs of a Ray instance started here; null: all")
     chains_at_once: _Count = Field("auto", description="chains that run side by side; auto: as many as fit")
     train: TrainResources = TrainResources()

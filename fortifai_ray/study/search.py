@@ -5,11 +5,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.statistics.criterion import CollapseCriterion
-from fortifai_ray.validation import hint
+from fortifai_ray.validation import Section, hint
 
 Direction = Literal["rises", "falls", "detect"]
 Ends = Annotated[list[FiniteFloat], Field(min_length=2, max_length=2)]
@@ -19,10 +19,9 @@ _KNOWN_DIRECTIONS: Mapping[str, Direction] = {"regime.synthetic_ratio": "rises",
 _FINEST = 500  # tolerances in a range, at most: the posterior's grid grows with it
 
 
-class SurvivalRules(BaseModel):
+class SurvivalRules(Section):
     """Premises that a study vouches for, under which a chain ends once it can no longer collapse."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     never_recorded: bool = Field(
         False,
         description="no generation is recorded as collapsed (diverged, empty corpus) that was not measured before",
@@ -40,10 +39,9 @@ class SurvivalRules(BaseModel):
         return self
 
 
-class BoundarySearch(BaseModel):
+class BoundarySearch(Section):
     """Find, in each cell, the value of a key at which half of the chains collapse within their horizon."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     kind: Literal["boundary"] = "boundary"
     over: str = Field(min_length=1, description="a numeric key of the recipe, as a dotted path")
     low: FiniteFloat = Field(description="lower end of the range that is searched")
@@ -94,10 +92,9 @@ class BoundarySearch(BaseModel):
         return self.direction or _KNOWN_DIRECTIONS.get(self.over, "detect")
 
 
-class OptimiseSearch(BaseModel):
+class OptimiseSearch(Section):
     """Find the values of some keys at which the ratio of fidelity intervals to the baseline's is largest (Optuna)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     kind: Literal["optimise"] = "optimise"
     over: dict[str, Ends] = Field(min_length=1, description="numeric keys of the recipe, each with its `[low, high]`")
     maximise: Literal["fi_ratio"] = Field("fi_ratio", description="FI ratio to the baseline, geometric mean of seeds")

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.metrics import register
@@ -22,17 +22,16 @@ from fortifai_ray.study.claims import Claim
 from fortifai_ray.study.grid import Chain, asked_types, common, grid, put, resolve, whole_sections
 from fortifai_ray.study.resources import ResourcesConfig
 from fortifai_ray.study.search import Search, refuse_search
-from fortifai_ray.validation import all_keys, hint, parse_yaml, read_yaml, validated
+from fortifai_ray.validation import Section, all_keys, hint, parse_yaml, read_yaml, validated
 
 
 def _as_list(value: Any) -> Any:
     return value if isinstance(value, list) else [value]
 
 
-class Range(BaseModel):
+class Range(Section):
     """``count`` whole numbers from ``start`` on, e.g. a thousand seeds."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     start: int = Field(0, ge=0, description="the first of them")
     count: int = Field(ge=1, le=1_000_000, description="how many there are")
 
@@ -50,10 +49,9 @@ _Values = Annotated[
 ]
 
 
-class StudySettings(BaseModel):
+class StudySettings(Section):
     """The keys of a study file that are not the recipe's."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100, description="folder of its results")
     vary: dict[str, _Values] = Field(
         {}, description="values of each varied key: a list (of whole sections too) or a range of whole numbers"

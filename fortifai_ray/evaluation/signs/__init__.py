@@ -7,10 +7,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from fortifai_ray.validation import Section
 
 
-class SignsConfig(BaseModel):
+class SignsConfig(Section):
     """Which signs are computed of each generation, and on how much text.
 
     The signs of a corpus depend on its size. They are therefore computed on the first ``tokens`` generated tokens, and
@@ -18,7 +20,6 @@ class SignsConfig(BaseModel):
     way the models score ``documents`` rows, drawn by the recipe's seed, the same in each generation.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     corpus: bool = Field(True, description="signs that need no model")
     model: bool = Field(True, description="signs of the model on held-out human text and on the text that it wrote")
     tokens: int = Field(10_000_000, ge=1, description="generated tokens that the corpus's signs are computed on")

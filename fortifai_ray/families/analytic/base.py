@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
 
 from fortifai_ray.metrics import Metric
 from fortifai_ray.seeds import derive_seed, generator
+from fortifai_ray.validation import Section
 
 _DIRECTIONS = 16  # of a sliced distance
 _ALWAYS = "every generation"  # in the place of the generation in what all generations share
@@ -70,7 +70,7 @@ Model = dict[str, Array]
 """A fitted model of each chain: arrays of shape (B, …), one entry per chain."""
 
 
-class AnalyticFamily(BaseModel, ABC):
+class AnalyticFamily(Section, ABC):
     """A family's configuration in a study file, and the family itself: pure functions of arrays, chains along the first
     axis.
 
@@ -79,7 +79,6 @@ class AnalyticFamily(BaseModel, ABC):
     products and decompositions are computed chain by chain, and an iteration ends for each chain separately.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     metrics: ClassVar[tuple[Metric, ...]]
     """What :meth:`evaluate` returns, in order."""
 

@@ -3,23 +3,22 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from fortifai_ray.families.fitting import FitConfig
+from fortifai_ray.validation import Section
 
-_CLOSED = ConfigDict(frozen=True, extra="forbid")
 SHAPES = ("blobs", "circles", "moons", "swiss_roll")
 _UNLABELLED = ("swiss_roll",)
 
 
-class DataConfig(BaseModel):
+class DataConfig(Section):
     """The human samples, and the share of them that is held out.
 
     Distinct samples are held out by a fixed rule without a seed: every chain of a study is scored on the same ones.
     Point clouds are standardised; the swiss roll is its spiral cross-section.
     """
 
-    model_config = _CLOSED
     source: Literal["digits", "blobs", "circles", "moons", "swiss_roll"] | None = Field(
         None, description="scikit-learn's 1,797 grey 8×8 digits, always available, or one of its plane point clouds"
     )
@@ -56,7 +55,7 @@ class DataConfig(BaseModel):
         return self.source not in _UNLABELLED
 
 
-class VaeConfig(BaseModel):
+class VaeConfig(Section):
     """A convolutional variational autoencoder with Bernoulli pixels (Kingma and Welling 2014).
 
     Two strided convolutions of ``channels`` and twice as many, a diagonal Gaussian of ``latent`` dimensions, and the
@@ -65,7 +64,6 @@ class VaeConfig(BaseModel):
     variable is unused, and all classes but one are lost, by generation 2. MNIST's pixels are nearly binary as they are.
     """
 
-    model_config = _CLOSED
     kind: Literal["vae"] = "vae"
     data: DataConfig = DataConfig(source="digits", binarise=True)
     channels: int = Field(16, ge=1, le=512, description="of the first convolution; the second has twice as many")
@@ -78,11 +76,10 @@ class VaeConfig(BaseModel):
         return self
 
 
-class DiffusionConfig(BaseModel):
+class DiffusionConfig(Section):
     """A denoising diffusion model that predicts the noise (DDPM, Ho et al. 2020): an MLP denoises points, a small U-Net
     images."""
 
-    model_config = _CLOSED
     kind: Literal["diffusion"] = "diffusion"
     data: DataConfig = DataConfig(source="digits")
     width: int | None = Field(
@@ -129,10 +126,9 @@ class TrainingConfig(FitConfig):
     learning_rate: float = Field(2e-3, gt=0.0, description="peak of the schedule")
 
 
-class EvaluationConfig(BaseModel):
+class EvaluationConfig(Section):
     """How each generation's model is measured."""
 
-    model_config = _CLOSED
     samples: int = Field(500, ge=50, description="samples drawn from the model, compared with as many held-out ones")
 
 

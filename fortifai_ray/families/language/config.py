@@ -5,20 +5,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from fortifai_ray.evaluation.benchmarks.config import Benchmark, BenchmarksConfig
 from fortifai_ray.evaluation.signs import SignsConfig
 from fortifai_ray.families.fitting import FitConfig
 from fortifai_ray.metrics import Metric
+from fortifai_ray.validation import Section
 
-_CLOSED = ConfigDict(frozen=True, extra="forbid")
 
-
-class ModelConfig(BaseModel):
+class ModelConfig(Section):
     """Which causal LM: a preset trained from scratch, a Hugging Face folder (``path``) or a hub name (``hub``)."""
 
-    model_config = _CLOSED
     preset: Literal["llama-tiny"] | None = Field(None, description="an architecture, trained from random weights")
     vocab_size: int = Field(2048, ge=258, le=65536, description="of the preset's byte-level BPE tokenizer")
     hidden_size: int = Field(128, ge=32, le=4096, multiple_of=32, description="of the preset; its heads are 32 wide")
@@ -71,10 +69,9 @@ def _check_readable(folder: Path) -> None:
             raise ValueError(f"{file} is empty: a complete checkpoint is needed")
 
 
-class WrittenBy(BaseModel):
+class WrittenBy(Section):
     """A chain of a finished study, whose generated text of one generation is the corpus."""
 
-    model_config = _CLOSED
     study: str = Field(description="its folder, STORAGE/NAME")
     generation: int = Field(0, ge=0, description="the one whose text is read")
     where: dict[str, Any] = Field({}, description="keys that select one chain, e.g. `{seed: 0}`")
@@ -83,14 +80,13 @@ class WrittenBy(BaseModel):
         return hash(self.model_dump_json())
 
 
-class CorpusConfig(BaseModel):
+class CorpusConfig(Section):
     """The human text, and the share of it that is held out.
 
     Whole documents are held out, by a fixed rule without a seed: every chain of a study is scored on the same blocks of
     text.
     """
 
-    model_config = _CLOSED
     source: Literal["pydoc"] | None = Field(None, description="the documentation that comes with Python, in English")
     path: str | None = Field(None, description="a .txt, .jsonl or .parquet file, or a folder of them")
     dataset: str | None = Field(None, description="a dataset of the Hugging Face hub")
@@ -114,11 +110,10 @@ class CorpusConfig(BaseModel):
         return self
 
 
-class LoraConfig(BaseModel):
+class LoraConfig(Section):
     """Low-rank adapters over a frozen model (Hu et al., 2022), by PEFT: a layer of weight W is trained to compute
     W + (alpha / rank) BA."""
 
-    model_config = _CLOSED
     rank: int = Field(16, ge=1, le=512, description="of the trained product BA")
     alpha: int = Field(32, ge=1, description="scale of that product")
     dropout: float = Field(0.0, ge=0.0, lt=1.0, description="of an adapter's inputs, in training")
@@ -185,10 +180,9 @@ class TrainingConfig(FitConfig):
         return self
 
 
-class EvaluationConfig(BaseModel):
+class EvaluationConfig(Section):
     """How each generation's model is measured."""
 
-    model_config = _CLOSED
     batch_size: int = Field(32, ge=1, description="texts that are scored or generated together")
     sample_texts: int = Field(4, ge=0, le=64, description="prompts whose continuations are kept as samples to read")
     signs: SignsConfig | None = Field(None, description="signs of collapse; `{}` for the usual ones, null for none")

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, model_validator
 
 from fortifai_ray.engines.engine import DecodingConfig, EngineConfig, resolve_kind
 from fortifai_ray.errors import UserError
@@ -13,6 +13,7 @@ from fortifai_ray.metrics import CORPUS, MODEL, TRAINING, Metric
 from fortifai_ray.recipe.curation import Verifier
 from fortifai_ray.recipe.recipe import Recipe, Unit
 from fortifai_ray.storage.store import StageStore
+from fortifai_ray.validation import Section
 
 if TYPE_CHECKING:
     pass
@@ -52,10 +53,9 @@ METRICS = (
 )
 
 
-class LanguageConfig(BaseModel):
+class LanguageConfig(Section):
     """The family of causal language models."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     kind: Literal["language"] = "language"
     model: ModelConfig
 
