@@ -94,7 +94,7 @@ def test_heads_are_shared_out_whole(heads: int, kv_heads: int, spread: int, fits
         check_spread(config, spread)
         check_spread({"text_config": config}, spread)
     else:
-        with pytest.raises(ValueError, match=rf"{heads} attention heads \({kv_heads} of keys .* to {spread} GPUs"):
+        with pytest.raises(ValueError, match=rf"{heads} attention heads \({kv_heads} of keys .* among {spread} GPUs"):
             check_spread(config, spread)
 
 
