@@ -20,15 +20,11 @@ import numpy as np
 import polars as pl
 
 from fortifai_ray.seeds import generator
-from fortifai_ray.statistics import (
-    CollapseCriterion,
-    chain_table,
-    conclusions,
-    crossing_order,
-    fidelity_table,
-    first_crossings,
-    ratio_profile,
-)
+from fortifai_ray.statistics.chains import chain_table
+from fortifai_ray.statistics.conclusions import conclusions
+from fortifai_ray.statistics.criterion import CollapseCriterion
+from fortifai_ray.statistics.fidelity import fidelity_table, ratio_profile
+from fortifai_ray.statistics.order import crossing_order, first_crossings
 
 VARIED = ["loss.kind", "loss.gamma", "regime.synthetic_ratio", "seed"]
 BASELINE = {"loss.kind": "cross_entropy"}

@@ -34,7 +34,8 @@ from fortifai_ray.metrics import (
     to_json,
 )
 from fortifai_ray.results.schema import read_table, write_table
-from fortifai_ray.statistics import CollapseCriterion, onset
+from fortifai_ray.statistics.criterion import CollapseCriterion
+from fortifai_ray.statistics.crossing import onset
 from fortifai_ray.study.study import make_study
 
 LOG_SCALE = {

@@ -11,7 +11,9 @@ from fortifai_ray.report.charts.onset import onset_chart, ratio_chart
 from fortifai_ray.report.tables import HEADINGS, cell_rows, fidelity_rows, median_intervals
 from fortifai_ray.results.reader import StudyResults
 from fortifai_ray.results.words import MARKS, number
-from fortifai_ray.statistics import CollapseCriterion, conclusions, criterion_rows, ratio_profile
+from fortifai_ray.statistics.conclusions import conclusions
+from fortifai_ray.statistics.criterion import CollapseCriterion, criterion_rows
+from fortifai_ray.statistics.fidelity import ratio_profile
 from support.survival import Unit, profile_chart, survival_chart, survival_table
 
 WIDTH = 640

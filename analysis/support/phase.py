@@ -21,7 +21,8 @@ from fortifai_ray.results.reader import StudyResults
 from fortifai_ray.search.monotone import PROVEN, contradiction
 from fortifai_ray.search.points import Lattice
 from fortifai_ray.search.posterior import Posterior
-from fortifai_ray.statistics import CollapseCriterion, criterion_rows, critical_ratios
+from fortifai_ray.statistics.criterion import CollapseCriterion, criterion_rows
+from fortifai_ray.statistics.critical import critical_ratios
 from fortifai_ray.study.search import BoundarySearch
 
 LEVEL = 0.90
@@ -100,8 +101,9 @@ def plane(results: StudyResults, criterion: CollapseCriterion, x: str, y: str | 
 
 
 def tolerated(results: StudyResults, criterion: CollapseCriterion, x: str) -> pl.DataFrame | None:
-    """How much more of ``x`` each cell tolerates than the baseline (:func:`~fortifai_ray.statistics.critical_ratios`),
-    with the cell's name as ``cell``; None where the study did not search over ``x`` under this criterion."""
+    """How much more of ``x`` each cell tolerates than the baseline, with the cell's name as ``cell``
+    (:func:`~fortifai_ray.statistics.critical.critical_ratios`); None where the study did not search over ``x``
+    under this criterion."""
     points = _points_over(results, criterion, x)
     if points is None:
         return None

@@ -4,7 +4,7 @@ The scale is the *fidelity left*: 1 is the chain's own generation 0, and 0 is ev
 collapse moves down, it is the value over generation 0's, both beyond chance where the metric has one
 (:func:`fortifai_ray.metrics.fidelity`); for one that collapse moves up, it is generation 0's over the value: when
 perplexity has doubled, half is left. A sign is *lost* once less than a given share is left, which is a
-:class:`~fortifai_ray.statistics.CollapseCriterion` like any other, so curves and onsets agree.
+:class:`~fortifai_ray.statistics.criterion.CollapseCriterion` like any other, so curves and onsets agree.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from fortifai_ray.report.charts.curves import generation_axis
 from fortifai_ray.report.charts.encodings import GREY, PALETTE, SHAPES, Tooltips, inline
 from fortifai_ray.results.reader import StudyResults
 from fortifai_ray.results.words import number
-from fortifai_ray.statistics import CollapseCriterion, chain_table, crossing_order, first_crossings
+from fortifai_ray.statistics.chains import chain_table
+from fortifai_ray.statistics.criterion import CollapseCriterion
+from fortifai_ray.statistics.order import crossing_order, first_crossings
 from fortifai_ray.statistics.survival import kaplan_meier, median
 
 CONFIRM = 1
@@ -145,11 +147,11 @@ def losses(results: StudyResults, chosen: Sequence[Sign], left: Sequence[float])
     """When each chain loses each sign, for several shares left.
 
     Returns:
-        The rows of :func:`~fortifai_ray.statistics.chain_table` with ``sign``, ``left`` and ``cell``. A chain whose
-        generation 0 has nothing to lose is ``failed``.
+        The rows of :func:`~fortifai_ray.statistics.chains.chain_table` with ``sign``, ``left`` and ``cell``. A chain
+        whose generation 0 has nothing to lose is ``failed``.
 
     Raises:
-        ValueError, UserError: as :func:`~fortifai_ray.statistics.chain_table`.
+        ValueError, UserError: as :func:`~fortifai_ray.statistics.chains.chain_table`.
     """
     keys = [*results.varied, "seed"]
     signs_of = {sign.criterion(share): (sign.name, share) for share in left for sign in chosen}

@@ -16,7 +16,7 @@ from fortifai_ray.metrics import metric
 from fortifai_ray.report.charts.encodings import GREY, MOST_BANDS, Tooltips, bound_shape, colour_of, inline, legend_of
 from fortifai_ray.results.cells import Cells
 from fortifai_ray.results.words import ratio
-from fortifai_ray.statistics import CollapseCriterion, criterion_rows
+from fortifai_ray.statistics.criterion import CollapseCriterion, criterion_rows
 from fortifai_ray.statistics.survival import kaplan_meier
 
 Unit = Literal["generations", "synthetic"]
@@ -102,7 +102,7 @@ def profile_chart(
     A triangle pointing up is a lower bound, one pointing down an upper bound; undetermined ratios are left out.
 
     Args:
-        profile: as :func:`~fortifai_ray.statistics.ratio_profile` returns it.
+        profile: as :func:`~fortifai_ray.statistics.fidelity.ratio_profile` returns it.
         criterion: the criterion whose threshold varies.
         cells: the study's cells.
 

@@ -15,7 +15,7 @@ from fortifai_ray.report.charts.encodings import GREY, Tooltips, colour_of, inli
 from fortifai_ray.results.reader import StudyResults
 from fortifai_ray.results.schema import flatten
 from fortifai_ray.statistics.intervals import mean_intervals
-from fortifai_ray.theory import Prediction, closed_forms_of
+from fortifai_ray.theory.registry import Prediction, closed_forms_of
 
 LEVEL = 0.90
 _RESAMPLES = 2_000

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from fortifai_ray.recipe.family import Metrics
-from fortifai_ray.statistics import CollapseCriterion
+from fortifai_ray.statistics.criterion import CollapseCriterion
 from fortifai_ray.statistics.crossing import Ruling, ruling
 from fortifai_ray.study.search import SurvivalRules
 

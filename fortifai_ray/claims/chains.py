@@ -7,7 +7,7 @@ import polars as pl
 
 from fortifai_ray.results.reader import StudyResults
 from fortifai_ray.results.schema import equals, flatten, same, varied_keys
-from fortifai_ray.statistics import CollapseCriterion
+from fortifai_ray.statistics.criterion import CollapseCriterion
 from fortifai_ray.statistics.crossing import Floats
 from fortifai_ray.study.claim_statistics import (
     MEANS,

@@ -10,7 +10,7 @@ import polars as pl
 
 from fortifai_ray.claims.chains import Undecided, criterion, matches
 from fortifai_ray.results.reader import StudyResults
-from fortifai_ray.statistics import CRITERION_COLUMNS, criterion_rows
+from fortifai_ray.statistics.criterion import CRITERION_COLUMNS, criterion_rows
 from fortifai_ray.statistics.intervals import Interval, NoInterval, geometric_mean, share
 from fortifai_ray.statistics.order import collapsed_by, onset_bounds, onset_orders
 from fortifai_ray.statistics.ratios import MIN_PAIRS

@@ -16,7 +16,7 @@ from fortifai_ray.report.points import BAND, MANY_CHAINS, MOST_POINTS, Curve
 from fortifai_ray.report.tables import FidelityRow, fidelity_rows, median_intervals
 from fortifai_ray.results.reader import StudyResults
 from fortifai_ray.results.schema import metric_columns
-from fortifai_ray.statistics import CollapseCriterion
+from fortifai_ray.statistics.criterion import CollapseCriterion
 
 FEW_METRICS = 6  # up to this many, further measurements are open; above, they are folded into groups of small charts
 SMALL_POINTS = 600  # in a small chart

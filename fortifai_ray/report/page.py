@@ -17,7 +17,7 @@ from fortifai_ray.report.samples import sample_tables, strips
 from fortifai_ray.report.search import search_tables
 from fortifai_ray.report.tables import HEADINGS, conclusion_lines, facts, legend, order_tables, outcomes
 from fortifai_ray.results.reader import StudyResults
-from fortifai_ray.statistics import criterion_rows
+from fortifai_ray.statistics.criterion import criterion_rows
 
 _MARKS = {"holds": "✓", "does not hold": "✗", "undecided": "?"}
 

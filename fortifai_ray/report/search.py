@@ -22,7 +22,8 @@ from fortifai_ray.report.charts.encodings import (
 from fortifai_ray.results.cells import Cells
 from fortifai_ray.results.reader import StudyResults
 from fortifai_ray.results.words import count, number
-from fortifai_ray.statistics import CollapseCriterion, criterion_rows, critical_ratios
+from fortifai_ray.statistics.criterion import CollapseCriterion, criterion_rows
+from fortifai_ray.statistics.critical import critical_ratios
 
 POINT_HEADINGS = ("cell", "critical value", "interval", "over the baseline's", "chains", "generations", "ended")
 BEST_HEADINGS = ("point", "FI ratio", "interval", "pairs")

@@ -13,7 +13,8 @@ import polars as pl
 from fortifai_ray.report.search import SearchTable, search_tables
 from fortifai_ray.results.reader import StudyResults
 from fortifai_ray.results.words import count, duration, number, printable, ratio
-from fortifai_ray.statistics import CollapseCriterion, conclusions, criterion_rows
+from fortifai_ray.statistics.conclusions import conclusions
+from fortifai_ray.statistics.criterion import CollapseCriterion, criterion_rows
 from fortifai_ray.statistics.order import onset_orders
 
 if TYPE_CHECKING:

@@ -14,8 +14,9 @@ from pydantic import ValidationError
 from fortifai_ray.errors import UserError
 from fortifai_ray.results.cells import BASELINE, Cells
 from fortifai_ray.results.schema import read_table, searched_keys, table_path, varied_keys
-from fortifai_ray.statistics import CRITERION_COLUMNS, CollapseCriterion, chain_table, criteria_of, fidelity_table
-from fortifai_ray.statistics.chains import failed_chains
+from fortifai_ray.statistics.chains import chain_table, failed_chains
+from fortifai_ray.statistics.criterion import CRITERION_COLUMNS, CollapseCriterion, criteria_of
+from fortifai_ray.statistics.fidelity import fidelity_table
 from fortifai_ray.validation import read_yaml
 
 # The columns without which a table is of no use.

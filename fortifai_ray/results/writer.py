@@ -10,7 +10,8 @@ import yaml
 
 from fortifai_ray.files import write_text
 from fortifai_ray.results import schema
-from fortifai_ray.statistics import Reference, chain_table, fidelity_table
+from fortifai_ray.statistics.chains import Reference, chain_table
+from fortifai_ray.statistics.fidelity import fidelity_table
 from fortifai_ray.study.study import Chain, Study
 
 _CHUNK = 1000  # rows that are kept as mappings before they become columns

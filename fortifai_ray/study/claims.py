@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, model_validator
 
 from fortifai_ray.study.claim_statistics import Statistic, Where, where_words
-from fortifai_ray.theory import ClosedForm, evaluate, lookup
+from fortifai_ray.theory.registry import ClosedForm, evaluate, lookup
 from fortifai_ray.validation import Section
 
 Relation = Literal["equals", "at_most", "at_least", "less", "greater", "between"]

@@ -16,7 +16,7 @@ from fortifai_ray.errors import UserError
 from fortifai_ray.metrics import register
 from fortifai_ray.recipe.recipe import Recipe
 from fortifai_ray.results.schema import flatten, searched_keys, varied_keys
-from fortifai_ray.statistics import CollapseCriterion
+from fortifai_ray.statistics.criterion import CollapseCriterion
 from fortifai_ray.study.claim_checks import StudyFacts, checked_claims
 from fortifai_ray.study.claims import Claim
 from fortifai_ray.study.grid import Chain, asked_types, common, grid, put, resolve, whole_sections

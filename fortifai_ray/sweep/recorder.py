@@ -17,7 +17,7 @@ from rich.console import Console
 from fortifai_ray.chain.chain import GenerationResult
 from fortifai_ray.chain.cohort import cohort_rows
 from fortifai_ray.results.writer import ResultsWriter
-from fortifai_ray.statistics import Reference
+from fortifai_ray.statistics.chains import Reference
 from fortifai_ray.storage.mirror import StudyMirror
 from fortifai_ray.storage.store import StageStore, Storage
 from fortifai_ray.study.study import Chain, Study

@@ -18,7 +18,10 @@ from fortifai_ray.recipe.executor import Executor
 from fortifai_ray.results.words import MARKS, number
 from fortifai_ray.search.boundary import BoundaryFinder, CellSearches
 from fortifai_ray.search.points import CollapsePoint, Probe, collapse_points
-from fortifai_ray.statistics import CollapseCriterion, Reference, chain_table, criterion_rows, fidelity_table, judge
+from fortifai_ray.statistics.chains import Reference, chain_table
+from fortifai_ray.statistics.criterion import CollapseCriterion, criterion_rows
+from fortifai_ray.statistics.crossing import judge
+from fortifai_ray.statistics.fidelity import fidelity_table
 from fortifai_ray.storage.steps import Steps
 from fortifai_ray.storage.store import StageStore
 from fortifai_ray.study.search import BoundarySearch, OptimiseSearch

@@ -15,7 +15,7 @@ from fortifai_ray.chain.chain import ChainTask, GenerationResult, Inputs, run_ch
 from fortifai_ray.chain.cohort import CohortTask, cohort_rows, cohorts, run_cohort
 from fortifai_ray.engines.in_process import InProcess
 from fortifai_ray.recipe.executor import Executor
-from fortifai_ray.statistics import Reference
+from fortifai_ray.statistics.chains import Reference
 from fortifai_ray.storage.steps import NotStored, Steps
 from fortifai_ray.storage.store import StageStore
 from fortifai_ray.study.study import Chain, Study

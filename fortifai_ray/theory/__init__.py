@@ -11,17 +11,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 
-from fortifai_ray.theory.registry import (
-    CLOSED_FORMS,
-    ClosedForm,
-    Prediction,
-    closed_form,
-    closed_forms_of,
-    evaluate,
-    lookup,
-)
-
-__all__ = ["CLOSED_FORMS", "ClosedForm", "Prediction", "closed_form", "closed_forms_of", "evaluate", "lookup"]
+from fortifai_ray.theory.registry import CLOSED_FORMS
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")

@@ -7,7 +7,7 @@ import pytest
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.results.schema import write_table
-from fortifai_ray.statistics import conclusions
+from fortifai_ray.statistics.conclusions import conclusions
 from fortifai_ray.tracking.sync import StudySync
 from support.opening import open_experiment, open_folder
 

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from fortifai_ray.results.cells import Cells
-from fortifai_ray.statistics import CollapseCriterion
+from fortifai_ray.statistics.criterion import CollapseCriterion
 from fortifai_ray.statistics.survival import kaplan_meier
 from support.survival import profile_chart, survival_chart, survival_table
 

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from fortifai_ray.study.study import load_study
-from fortifai_ray.theory import CLOSED_FORMS, closed_forms_of
+from fortifai_ray.theory.registry import CLOSED_FORMS, closed_forms_of
 from support.opening import open_folder
 from support.theory import agreement, comparison, recipes
 

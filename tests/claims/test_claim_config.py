@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from fortifai_ray.claims import Claim
 from fortifai_ray.errors import UserError
 from fortifai_ray.study.claim_checks import StudyFacts, checked_claims
-from fortifai_ray.theory import CLOSED_FORMS, ClosedForm
+from fortifai_ray.theory.registry import CLOSED_FORMS, ClosedForm
 
 VALID: dict[str, Any] = {
     "id": "variance-shrinks",

@@ -12,7 +12,9 @@ import yaml
 
 from fortifai_ray.claims import ClaimResult, write_claims
 from fortifai_ray.results.schema import write_table
-from fortifai_ray.statistics import CollapseCriterion, chain_table, fidelity_table
+from fortifai_ray.statistics.chains import chain_table
+from fortifai_ray.statistics.criterion import CollapseCriterion
+from fortifai_ray.statistics.fidelity import fidelity_table
 
 BASELINE = {"loss.kind": "cross_entropy"}
 TRACE = CollapseCriterion(metric="trace_ratio", threshold=0.5, direction="below", relative_to="absolute")

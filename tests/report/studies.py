@@ -10,7 +10,10 @@ import polars as pl
 import yaml
 
 from fortifai_ray.results.schema import write_table
-from fortifai_ray.statistics import CollapseCriterion, chain_table, collapse_confirmed, fidelity_table
+from fortifai_ray.statistics.chains import chain_table
+from fortifai_ray.statistics.criterion import CollapseCriterion
+from fortifai_ray.statistics.crossing import collapse_confirmed
+from fortifai_ray.statistics.fidelity import fidelity_table
 
 CRITERION = CollapseCriterion(metric="perplexity", threshold=2.0, direction="above")
 BASELINE = {"loss.kind": "cross_entropy"}

@@ -8,7 +8,9 @@ import yaml
 
 from fortifai_ray.claims import check_claims
 from fortifai_ray.report.tables import order_tables
-from fortifai_ray.statistics import CollapseCriterion, crossing_order, intervals
+from fortifai_ray.statistics import intervals
+from fortifai_ray.statistics.criterion import CollapseCriterion
+from fortifai_ray.statistics.order import crossing_order
 from support.opening import open_folder
 from support.signs import Sign, firsts, losses
 

@@ -18,7 +18,7 @@ from fortifai_ray.report import write_report
 from fortifai_ray.report.samples import sample_tables
 from fortifai_ray.results.reader import open_study
 from fortifai_ray.results.schema import write_table
-from fortifai_ray.statistics import CollapseCriterion
+from fortifai_ray.statistics.criterion import CollapseCriterion
 
 from .browser import Opened
 from .studies import CRITERION, write_study

@@ -14,7 +14,7 @@ from rich.console import Console
 from fortifai_ray.report import print_tables, write_report
 from fortifai_ray.results.schema import write_table
 from fortifai_ray.search.points import CollapsePoint, collapse_points
-from fortifai_ray.statistics import CollapseCriterion
+from fortifai_ray.statistics.criterion import CollapseCriterion
 
 from .browser import Opened
 from .studies import write_study

@@ -13,7 +13,7 @@ from fortifai_ray.report import print_tables
 from fortifai_ray.report.tables import fidelity_rows
 from fortifai_ray.results.reader import open_study
 from fortifai_ray.results.schema import write_table
-from fortifai_ray.statistics import CollapseCriterion
+from fortifai_ray.statistics.criterion import CollapseCriterion
 
 from .large import TRACE, write_samples_study
 from .studies import CRITERION, write_study

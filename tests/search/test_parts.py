@@ -11,7 +11,7 @@ from fortifai_ray.errors import UserError
 from fortifai_ray.search.boundary import BoundaryFinder, CellSearches
 from fortifai_ray.search.monotone import PROVEN, contradiction
 from fortifai_ray.search.points import CollapsePoint, Lattice, collapse_points
-from fortifai_ray.statistics import CollapseCriterion
+from fortifai_ray.statistics.criterion import CollapseCriterion
 from fortifai_ray.statistics.crossing import ruling
 from fortifai_ray.study.search import BoundarySearch, OptimiseSearch, SurvivalRules, refuse_search
 from tests.search.laws import logistic

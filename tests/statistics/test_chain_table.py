@@ -8,7 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fortifai_ray.statistics import CollapseCriterion, chain_table, fidelity_table, onset
+from fortifai_ray.statistics.chains import chain_table
+from fortifai_ray.statistics.criterion import CollapseCriterion
+from fortifai_ray.statistics.crossing import onset
+from fortifai_ray.statistics.fidelity import fidelity_table
 
 VARIED = ["loss.kind", "loss.gamma", "seed"]
 CROSS_ENTROPY = {"loss.kind": "cross_entropy"}

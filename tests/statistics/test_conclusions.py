@@ -5,7 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import polars as pl
 
-from fortifai_ray.statistics import CollapseCriterion, chain_table, conclusions, fidelity_table
+from fortifai_ray.statistics.chains import chain_table
+from fortifai_ray.statistics.conclusions import conclusions
+from fortifai_ray.statistics.criterion import CollapseCriterion
+from fortifai_ray.statistics.fidelity import fidelity_table
 
 VARIED = ["loss.kind", "loss.gamma", "seed"]
 CROSS_ENTROPY = {"loss.kind": "cross_entropy"}

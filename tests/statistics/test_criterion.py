@@ -8,13 +8,9 @@ import pytest
 from pydantic import ValidationError
 
 from fortifai_ray.metrics import METRICS, fidelity
-from fortifai_ray.statistics import (
-    CollapseCriterion,
-    chain_table,
-    criteria_of,
-    criterion_rows,
-    fidelity_table,
-)
+from fortifai_ray.statistics.chains import chain_table
+from fortifai_ray.statistics.criterion import CollapseCriterion, criteria_of, criterion_rows
+from fortifai_ray.statistics.fidelity import fidelity_table
 
 DOUBLED = {"metric": "perplexity", "threshold": 2.0, "direction": "above"}
 

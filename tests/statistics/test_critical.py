@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from fortifai_ray.statistics import critical_ratios
+from fortifai_ray.statistics.critical import critical_ratios
 
 VARIED = ["loss.kind", "loss.gamma", "seed"]
 CROSS_ENTROPY = {"loss.kind": "cross_entropy"}

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fortifai_ray.statistics import CollapseCriterion, Onset, collapse_confirmed, onset
+from fortifai_ray.statistics.criterion import CollapseCriterion
+from fortifai_ray.statistics.crossing import Onset, collapse_confirmed, onset
 
 
 def criterion(metric: str = "perplexity", direction: str = "above", confirm: int = 1) -> CollapseCriterion:

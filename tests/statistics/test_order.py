@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from fortifai_ray.statistics import CollapseCriterion, chain_table, crossing_order, first_crossings, onset_orders
-from fortifai_ray.statistics.order import collapsed_by, onset_bounds
+from fortifai_ray.statistics.chains import chain_table
+from fortifai_ray.statistics.criterion import CollapseCriterion
+from fortifai_ray.statistics.order import collapsed_by, crossing_order, first_crossings, onset_bounds, onset_orders
 
 VARIED = ["loss.kind", "loss.gamma", "seed"]
 CROSS_ENTROPY = {"loss.kind": "cross_entropy"}

@@ -7,7 +7,9 @@ from typing import Any
 import polars as pl
 import pytest
 
-from fortifai_ray.statistics import CollapseCriterion, chain_table, fidelity_table, ratio_profile, spanning_thresholds
+from fortifai_ray.statistics.chains import chain_table
+from fortifai_ray.statistics.criterion import CollapseCriterion
+from fortifai_ray.statistics.fidelity import fidelity_table, ratio_profile, spanning_thresholds
 
 VARIED = ["loss.kind", "loss.gamma", "seed"]
 CROSS_ENTROPY = {"loss.kind": "cross_entropy"}

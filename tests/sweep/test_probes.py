@@ -10,7 +10,8 @@ import pytest
 from fortifai_ray.chain.chain import Inputs
 from fortifai_ray.engines.in_process import InProcess
 from fortifai_ray.errors import UserError
-from fortifai_ray.statistics import CollapseCriterion, chain_table
+from fortifai_ray.statistics.chains import chain_table
+from fortifai_ray.statistics.criterion import CollapseCriterion
 from fortifai_ray.storage.steps import Steps
 from fortifai_ray.storage.store import StageStore
 from fortifai_ray.study.study import Study, make_study

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fortifai_ray.study.study import load_study
-from fortifai_ray.theory import CLOSED_FORMS, closed_form, closed_forms_of, evaluate
+from fortifai_ray.theory.registry import CLOSED_FORMS, closed_form, closed_forms_of, evaluate
 
 HERE = Path(__file__).parent
 SWEEPS = HERE.parents[1] / "sweeps"

@@ -16,7 +16,7 @@ from fortifai_ray.families.analytic import AnalyticFamily, Discrete, Kde
 from fortifai_ray.families.analytic.base import Streams
 from fortifai_ray.families.images.data import shape_points
 from fortifai_ray.recipe.regimes import FixedHuman, Human, Mixed, Pool, Regime
-from fortifai_ray.theory import CLOSED_FORMS
+from fortifai_ray.theory.registry import CLOSED_FORMS
 from fortifai_ray.theory.regression import workflow_variance
 
 Array = npt.NDArray[np.float64]

@@ -27,8 +27,8 @@ from fortifai_ray.report.charts.encodings import (
 )
 from fortifai_ray.report.points import MOST_POINTS, Curve, curve, thin
 from fortifai_ray.results.cells import Cells
-from fortifai_ray.statistics import CollapseCriterion, criteria_of
 from fortifai_ray.statistics.chains import failed_chains
+from fortifai_ray.statistics.criterion import CollapseCriterion, criteria_of
 
 MOST_SYMBOLS = 25  # the most generations with a symbol on the median: more run into each other
 # 5,000 and 1e+9: thousands are read at a glance, rows of zeros are not. A label that the axis leaves empty stays so.

@@ -9,7 +9,7 @@ import altair as alt
 import polars as pl
 
 from fortifai_ray.results.cells import Cells
-from fortifai_ray.statistics import CollapseCriterion, criterion_rows
+from fortifai_ray.statistics.criterion import CollapseCriterion, criterion_rows
 
 # Okabe & Ito (2008), "Color Universal Design", without black and yellow, which vanish on one of the two grounds.
 PALETTE = ["#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7F7F7F"]

@@ -22,7 +22,7 @@ from fortifai_ray.report.charts.encodings import (
 from fortifai_ray.report.points import MANY_CHAINS
 from fortifai_ray.results.cells import Cells
 from fortifai_ray.results.words import MARKS, count, finite, number, ratio, seed_ratios
-from fortifai_ray.statistics import CollapseCriterion, criterion_rows
+from fortifai_ray.statistics.criterion import CollapseCriterion, criterion_rows
 from fortifai_ray.statistics.survival import kaplan_meier
 
 
