@@ -26,6 +26,7 @@ MODEL, CORPUS, BOTH = "The model", "The synthetic corpus", "The synthetic text u
 TRAINING, BENCHMARKS = "Training", "Benchmarks"
 DISTRIBUTION, SAMPLES, OTHER = "Distance from the true distribution", "Samples", "Other measurements"
 GROUPS = (MODEL, BOTH, CORPUS, TRAINING, BENCHMARKS, DISTRIBUTION, SAMPLES, OTHER)
+COUNTS = ("scored", "truncated", "skipped")  # of a benchmark's items, each a column
 
 # In the order in which tables show their metrics.
 _DECLARED_IN = (
@@ -176,7 +177,7 @@ def is_bookkeeping(column: str) -> bool:
     whole, _, last = column.rpartition("_")
     if last in ("low", "high"):
         return any(whole == name or whole.startswith(f"{name}_") for name in METRICS)
-    return last in ("scored", "truncated", "skipped")
+    return last in COUNTS
 
 
 def signs_by_role() -> dict[Role, tuple[str, ...]]:

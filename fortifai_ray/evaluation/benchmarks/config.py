@@ -8,11 +8,8 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from fortifai_ray.metrics import BENCHMARKS, Metric
+from fortifai_ray.metrics import BENCHMARKS, COUNTS, Metric
 from fortifai_ray.metrics import METRICS as REGISTRY
-
-COUNTS = ("scored", "truncated", "skipped")
-"""What an entry counts, each reported as ``PREFIX_COUNT``."""
 
 _CLOSED = ConfigDict(frozen=True, extra="forbid")
 
@@ -54,10 +51,14 @@ class _Benchmark(BaseModel):
         return f"{self.prefix}_{suffix}" if self.prefix else suffix
 
     @property
+    def counts(self) -> dict[str, str]:
+        """The columns of the entry's counts, by count."""
+        return {count: f"{self.prefix or self.task}_{count}" for count in COUNTS}
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """What the entry adds to a generation's row: the keys of :meth:`.report.BenchmarkReport.metrics`."""
-        counts = (f"{self.prefix or self.task}_{count}" for count in COUNTS)
-        return (*self._measures(), *counts)
+        return (*self._measures(), *self.counts.values())
 
     @property
     def declared(self) -> tuple[Metric, ...]:

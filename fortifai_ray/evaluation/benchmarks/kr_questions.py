@@ -243,12 +243,8 @@ def _context(document: str, end: int) -> str:
 
 def _mentions(text: str) -> tuple[Mention, ...]:
     """Entities inside a sentence, without its first word and without words that their position capitalises."""
-    mentions = []
-    for match in _MENTION.finditer(text):
-        kind = str(match.lastgroup)
-        if match.start() and not (kind == "name" and _OPENING.search(text[: match.start()])):
-            mentions.append(Mention(kind, match.group(), match.start()))
-    return tuple(mentions)
+    mentions = (Mention(str(match.lastgroup), match.group(), match.start()) for match in _MENTION.finditer(text))
+    return tuple(m for m in mentions if m.start and not (m.kind == "name" and _OPENING.search(text[: m.start])))
 
 
 def _entities(documents: Sequence[str], sentences: Sequence[Sentence]) -> list[_Entity]:

@@ -23,34 +23,6 @@ CHOICES = 4  # HellaSwag's endings
 _ARTICLE = re.compile(r"^ = [^=].* = $", re.MULTILINE)  # a WikiText article's title
 
 
-def blimp(**settings: Any) -> "dict[str, Dataset]":
-    """BLiMP's minimal pairs, from JSON lines."""
-    return _splits(settings, read_blimp)
-
-
-def gsm8k(**settings: Any) -> "dict[str, Dataset]":
-    """GSM8K's questions and answers, from JSON lines."""
-    return _splits(settings, read_gsm8k)
-
-
-def hellaswag(**settings: Any) -> "dict[str, Dataset]":
-    """HellaSwag's contexts and endings, from JSON lines."""
-    return _splits(settings, read_hellaswag)
-
-
-def pages(**settings: Any) -> "dict[str, Dataset]":
-    """Splits from text files, with one column ``page``: a row per article if the file has WikiText's titles."""
-    return _splits(settings, read_pages)
-
-
-def questions(**settings: Any) -> "dict[str, Dataset]":
-    """The KR-test's questions, without those that cannot be scored."""
-    from fortifai_ray.evaluation.benchmarks.kr_questions import load_exam
-
-    exam = load_exam(Path(settings["test"]))
-    return {"test": _dataset([vars(question) for question in exam.questions.values()])}
-
-
 def blimp_context(_: Mapping[str, Any]) -> str:
     """The empty context: a sentence is scored as a whole."""
     return ""
@@ -125,7 +97,7 @@ def read_hellaswag(path: Path) -> list[dict[str, Any]]:
 
 
 def read_pages(path: Path) -> list[dict[str, Any]]:
-    """The documents of a text file, each a row with the column ``page``.
+    """The documents of a text file, each a row with the column ``page``: its articles if it has WikiText's titles.
 
     Raises:
         UserError: the file cannot be read or has no text.
@@ -140,7 +112,7 @@ def read_pages(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _splits(settings: Mapping[str, Any], read: Callable[[Path], list[dict[str, Any]]]) -> "dict[str, Dataset]":
+def _splits(read: Callable[[Path], list[dict[str, Any]]], **settings: Any) -> "dict[str, Dataset]":
     return {split: _dataset(read(Path(settings[split]))) for split in SPLITS if split in settings}
 
 
@@ -148,3 +120,17 @@ def _dataset(rows: list[dict[str, Any]]) -> "Dataset":
     from datasets import Dataset
 
     return Dataset.from_list(rows)
+
+
+blimp = partial(_splits, read_blimp)
+gsm8k = partial(_splits, read_gsm8k)
+hellaswag = partial(_splits, read_hellaswag)
+pages = partial(_splits, read_pages)
+
+
+def questions(**settings: Any) -> "dict[str, Dataset]":
+    """The KR-test's questions, without those that cannot be scored."""
+    from fortifai_ray.evaluation.benchmarks.kr_questions import load_exam
+
+    exam = load_exam(Path(settings["test"]))
+    return {"test": _dataset([vars(question) for question in exam.questions.values()])}

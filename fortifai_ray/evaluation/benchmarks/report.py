@@ -5,12 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from fortifai_ray.evaluation.benchmarks.config import COUNTS
+from fortifai_ray.evaluation.benchmarks.config import Benchmark
 
 LEVEL = 0.95
-
-
-Value = float | int | None
 
 
 @dataclass(frozen=True)
@@ -64,11 +61,11 @@ def mean_accuracy(metric: str, parts: Sequence[Measure]) -> Measure:
     return Measure(metric, value, low, high, stderr, scored)
 
 
-def wilson(share: float, count: float, level: float = LEVEL) -> tuple[float, float]:
-    """Wilson's score interval of a share; SciPy's takes only whole counts."""
+def wilson(share: float, count: float) -> tuple[float, float]:
+    """Wilson's score interval of a share, :data:`LEVEL`; SciPy's takes only whole counts."""
     from scipy.stats import norm
 
-    z = float(norm.ppf((1 + level) / 2))
+    z = float(norm.ppf((1 + LEVEL) / 2))
     centre = share + z * z / (2 * count)
     spread = z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
     scale = 1 + z * z / count
@@ -108,15 +105,15 @@ class EntryReport:
     """The results of one entry of ``benchmarks``.
 
     Attributes:
-        prefix: the beginning of its counts' names.
+        entry: what was run.
         measures: the entry's own first, then breakdowns.
         answers: by metric, which items were answered correctly: for a paired test between two models.
         scored, truncated, skipped: documents that were scored, texts that were cut from the left, and documents that
             could not be scored (``provenance`` has the reasons).
-        provenance: the versions, hashes and settings that determine the numbers; JSON.
+        provenance: the versions and hashes that, with the entry's settings, determine the numbers; JSON.
     """
 
-    prefix: str
+    entry: Benchmark
     measures: list[Measure]
     answers: dict[str, dict[Any, bool]]
     scored: int
@@ -137,16 +134,16 @@ class BenchmarkReport:
         """By metric, which items were answered correctly."""
         return {metric: answers for entry in self.entries for metric, answers in entry.answers.items()}
 
-    def metrics(self) -> dict[str, Value]:
+    def metrics(self) -> dict[str, float | None]:
         """A flat mapping: each measure by its name, ``…_low`` and ``…_high`` beside each accuracy that is no breakdown,
         and ``PREFIX_scored``, ``PREFIX_truncated`` and ``PREFIX_skipped`` per entry."""
-        flat: dict[str, Value] = {}
-        for entry in self.entries:
-            for measure in entry.measures:
+        flat: dict[str, float | None] = {}
+        for report in self.entries:
+            for measure in report.measures:
                 flat[measure.metric] = measure.value
                 if measure.low is not None and not measure.detail:
                     flat |= {f"{measure.metric}_low": measure.low, f"{measure.metric}_high": measure.high}
-            flat |= {f"{entry.prefix}_{count}": getattr(entry, count) for count in COUNTS}
+            flat |= {name: getattr(report, count) for count, name in report.entry.counts.items()}
         return flat
 
     def details(self) -> dict[str, Any]:
@@ -155,10 +152,12 @@ class BenchmarkReport:
             "evaluate_seconds": self.evaluate_seconds,
             "entries": [
                 {
-                    **entry.provenance,
-                    **{count: getattr(entry, count) for count in COUNTS},
-                    "measures": [asdict(measure) for measure in entry.measures],
+                    "task": report.entry.task,
+                    "settings": report.entry.model_dump(mode="json"),
+                    **report.provenance,
+                    **{count: getattr(report, count) for count in report.entry.counts},
+                    "measures": [asdict(measure) for measure in report.measures],
                 }
-                for entry in self.entries
+                for report in self.entries
             ],
         }

@@ -14,13 +14,7 @@ from fortifai_ray.errors import UserError
 from fortifai_ray.evaluation.benchmarks import kr_questions, kr_scoring
 from fortifai_ray.evaluation.benchmarks.config import Benchmark, BenchmarksConfig, KrTest
 from fortifai_ray.evaluation.benchmarks.kr_questions import Exam, load_exam, make_exam
-from fortifai_ray.evaluation.benchmarks.report import (
-    BenchmarkReport,
-    EntryReport,
-    Measure,
-    accuracy,
-    mean_accuracy,
-)
+from fortifai_ray.evaluation.benchmarks.report import BenchmarkReport, EntryReport, Measure, accuracy, mean_accuracy
 from fortifai_ray.evaluation.benchmarks.tasks import TaskFile, check_files, harness_version, task_files
 from fortifai_ray.storage.store import canonical_hash, file_sha256
 
@@ -138,14 +132,12 @@ def _run_kr(network: Any, tokenizer: Any, entry: KrTest, exam: Exam, generation:
             measures.append(answers[suffix].up_to(entry.metric(suffix), generation, entry.fractions))
         measures += answers[suffix].fractions(entry.metric(suffix), entry.fractions)
     provenance = {
-        "task": entry.task,
-        "settings": entry.model_dump(mode="json"),
         "questions_hash": canonical_hash({str(at): asdict(question) for at, question in exam.questions.items()}),
         "not_finite": int((~np.isfinite(scores.total).all(1)).sum()),
         "skipped_reasons": [{"position": at, "reason": reason} for at, reason in scores.skipped.items()],
     }
     return EntryReport(
-        entry.prefix,
+        entry,
         measures,
         {entry.metric(suffix): given.by_position() for suffix, given in answers.items()},
         len(scores.position),
@@ -168,8 +160,6 @@ def _run_harness(network: Any, tokenizer: Any, entry: Benchmark, batch_size: int
     else:
         measures, given = _accuracies(entry, files, result.samples)
     provenance = {
-        "task": entry.task,
-        "settings": entry.model_dump(mode="json"),
         "lm_eval": harness_version(),
         "task_versions": result.versions,
         "task_sha256": {file.name: file.sha256 for file in files},
@@ -177,7 +167,7 @@ def _run_harness(network: Any, tokenizer: Any, entry: Benchmark, batch_size: int
         "windowed": result.windowed,
         "not_finite": sum(not is_finite(sample) for file in files for sample in result.samples[file.name]),
     }
-    return EntryReport(entry.prefix or entry.task, measures, given, documents, result.truncated, 0, provenance)
+    return EntryReport(entry, measures, given, documents, result.truncated, 0, provenance)
 
 
 def _perplexity(entry: Benchmark, name: str, results: Mapping[str, Any], documents: int) -> Measure:

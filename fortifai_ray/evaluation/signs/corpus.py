@@ -4,11 +4,10 @@ import math
 from functools import partial
 
 import numpy as np
-import pyarrow as pa
 
 from fortifai_ray.evaluation.signs import Signs, SignsConfig, finite, repetition
 from fortifai_ray.evaluation.signs.repetition import self_bleu
-from fortifai_ray.evaluation.signs.rows import Rows, as_rows, ngram_keys
+from fortifai_ray.evaluation.signs.rows import Rows, Texts, as_rows, ngram_keys
 from fortifai_ray.metrics import CORPUS, Metric
 from fortifai_ray.seeds import generator
 
@@ -92,13 +91,7 @@ METRICS = (
 """The signs in the order of the tables; :func:`corpus_signs` gives each of them a value."""
 
 
-def corpus_signs(
-    synthetic: pa.Array | pa.ChunkedArray | np.ndarray | Rows,
-    human: pa.Array | pa.ChunkedArray | np.ndarray | Rows,
-    settings: SignsConfig,
-    *,
-    seed: int = 0,
-) -> Signs:
+def corpus_signs(synthetic: Texts, human: Texts, settings: SignsConfig, *, seed: int = 0) -> Signs:
     """Compute the signs of collapse that token ids show; the function of its name in this package defines each sign.
 
     Both corpora are first cut to the same number of tokens: the first ``settings.tokens``, or as many as the smaller
@@ -185,7 +178,7 @@ def ngram_kl(human: Rows, synthetic: Rows, n: int, smoothing: float) -> float:
     keys, own = np.unique(ngram_keys(human, n, vocabulary), return_counts=True)
     other_keys, other = np.unique(ngram_keys(synthetic, n, vocabulary), return_counts=True)
     if not len(keys) or not len(other_keys):
-        return float("nan")
+        return math.nan
     place = np.searchsorted(other_keys, keys)
     place[place == len(other_keys)] = 0
     shared = other_keys[place] == keys
@@ -230,7 +223,7 @@ def distinct_n(rows: Rows, n: int) -> float:
     """
     keys = ngram_keys(rows, n)
     if not len(keys):
-        return float("nan")
+        return math.nan
     keys.sort()
     return (int(np.count_nonzero(keys[1:] != keys[:-1])) + 1) / len(keys)
 
@@ -240,4 +233,4 @@ def type_token_ratio(tokens: np.ndarray) -> float:
 
     Source: Templin 1957, "Certain Language Skills in Children".
     """
-    return len(np.unique(tokens, return_counts=True)[0]) / len(tokens) if len(tokens) else float("nan")
+    return len(np.unique(tokens)) / len(tokens) if len(tokens) else math.nan

@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
+
+Texts: TypeAlias = pa.Array | pa.ChunkedArray | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -55,13 +58,11 @@ class Rows:
         return Rows(self.tokens, np.append(self.offsets[:-1][self.lengths > 0], len(self.tokens)))
 
 
-def as_rows(texts: pa.Array | pa.ChunkedArray | np.ndarray | Rows) -> Rows:
+def as_rows(texts: Texts) -> Rows:
     """Rows from Arrow lists of ids, from a matrix of blocks (blocks, block_size), or a single row from a flat array.
 
     A null list is a row of length 0. Raises ValueError for any other type and for a negative or missing id.
     """
-    if isinstance(texts, Rows):
-        return texts
     rows = _of_matrix(texts) if isinstance(texts, np.ndarray) else _of_lists(texts)
     if len(rows.tokens) and rows.tokens.min() < 0:
         raise ValueError(f"token ids must not be negative (got {rows.tokens.min()})")

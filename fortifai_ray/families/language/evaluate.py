@@ -19,8 +19,6 @@ from fortifai_ray.evaluation.benchmarks.tasks import check_files
 from fortifai_ray.families.language.config import ModelConfig
 from fortifai_ray.validation import hint, read_yaml, validated
 
-_FORMATS = (".json", ".parquet")
-
 
 @dataclass(frozen=True)
 class Comparison:
@@ -194,7 +192,7 @@ def _table(title: str, texts: Sequence[str], numbers: Sequence[str]) -> Table:
 
 def check_output(path: Path) -> None:
     """Raise :class:`UserError` for an output that cannot be written, before anything is computed."""
-    if path.suffix not in _FORMATS:
+    if path.suffix not in (".json", ".parquet"):
         raise UserError(f"--output {path}: give a .json (everything) or a .parquet file (the table)")
     if not path.absolute().parent.is_dir():
         raise UserError(f"--output {path}: there is no folder {path.parent}")
