@@ -189,6 +189,14 @@ def load_causal_lm(folder: Path, dtype: "torch.dtype | str") -> Any:
     return model.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype).eval()
 
 
+def load_for_scoring(folder: Path, dtype: "torch.dtype | str", threads: int) -> Any:
+    """:func:`load_causal_lm` on the GPU if there is one, else on the CPU with so many threads of torch."""
+    import torch
+
+    torch.set_num_threads(threads)
+    return load_causal_lm(folder, dtype).to("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def architecture(folder: Path) -> str:
     """A hash of a network's architecture: its ``config.json`` without the keys that do not affect it.
 

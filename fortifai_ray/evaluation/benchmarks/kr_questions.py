@@ -318,9 +318,8 @@ def _place(entity: _Entity, lie: _Entity, sentences: Sequence[Sentence], used: s
 
 
 def _swap(sentence: Sentence, truth: str, lie: str) -> Question:
-    false, end = "", 0
-    for mention in sentence.mentions:
+    false = sentence.text
+    for mention in reversed(sentence.mentions):
         if mention.text == truth:
-            false += sentence.text[end : mention.start] + lie
-            end = mention.start + len(truth)
-    return Question(sentence.context, sentence.text, false + sentence.text[end:], sentence.line)
+            false = false[: mention.start] + lie + false[mention.start + len(truth) :]
+    return Question(sentence.context, sentence.text, false, sentence.line)

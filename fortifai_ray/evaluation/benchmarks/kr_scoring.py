@@ -83,7 +83,7 @@ class _Row:
         left_out = len(self.ids) - len(values)
         own = values[max(0, self.start - left_out) :]
         fortifai = [values[place - left_out] for place in self.fortifai if place >= left_out]
-        lost = sum(place < left_out for place in self.fortifai)
+        lost = len(self.fortifai) - len(fortifai)
         return float(own.sum()), len(own), float(sum(fortifai)), self.divisor - lost
 
 

@@ -4,18 +4,19 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fortifai_ray.engines.checkpoints import load_causal_lm
+from fortifai_ray.engines.checkpoints import load_for_scoring
 from fortifai_ray.errors import UserError
 from fortifai_ray.evaluation.benchmarks import kr_questions, kr_scoring
 from fortifai_ray.evaluation.benchmarks.config import Benchmark, BenchmarksConfig, KrTest
 from fortifai_ray.evaluation.benchmarks.kr_questions import Exam, load_exam, make_exam
 from fortifai_ray.evaluation.benchmarks.report import BenchmarkReport, EntryReport, Measure, accuracy, mean_accuracy
-from fortifai_ray.evaluation.benchmarks.tasks import TaskFile, check_files, harness_version, task_files
+from fortifai_ray.evaluation.benchmarks.tasks import TaskFile, check_files, task_files
 from fortifai_ray.storage.store import canonical_hash, file_sha256
 
 VERSION = 1  # bump when the same checkpoint and files give other measures
@@ -45,7 +46,7 @@ def identity(
             if entry.path is None:
                 known |= {"generator": kr_questions.VERSION, "made_from": dict(made_from or {})}
         else:
-            known |= {"lm_eval": harness_version(), "tasks": {file.name: file.sha256 for file in task_files(entry)}}
+            known |= {"lm_eval": version("lm_eval"), "tasks": {file.name: file.sha256 for file in task_files(entry)}}
         entries.append(known)
     return {"version": VERSION, "dtype": config.dtype, "benchmarks": entries}
 
@@ -95,19 +96,14 @@ def load_checkpoint(checkpoint: Path, tokenizer: Path, dtype: str, threads: int)
     Raises:
         UserError: either cannot be loaded.
     """
-    import torch
     import transformers
 
-    torch.set_num_threads(threads)
     transformers.utils.logging.disable_progress_bar()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        network = load_causal_lm(checkpoint, dtype)
-        words: Any = transformers.AutoTokenizer.from_pretrained(tokenizer)
+        return load_for_scoring(checkpoint, dtype, threads), transformers.AutoTokenizer.from_pretrained(tokenizer)
     except Exception as error:  # transformers raises many kinds here; each means that the checkpoint cannot be used
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{checkpoint}: model and tokenizer cannot be loaded: {reason}") from error
-    return network.to(device), words
 
 
 def context_length(network: Any) -> int:
@@ -160,7 +156,7 @@ def _run_harness(network: Any, tokenizer: Any, entry: Benchmark, batch_size: int
     else:
         measures, given = _accuracies(entry, files, result.samples)
     provenance = {
-        "lm_eval": harness_version(),
+        "lm_eval": version("lm_eval"),
         "task_versions": result.versions,
         "task_sha256": {file.name: file.sha256 for file in files},
         "file_sha256": {name: file_sha256(file) for name, file in entry.files.items()},

@@ -8,7 +8,6 @@ from), then the paths. The harness's own command line runs the same files:
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -43,7 +42,7 @@ class TaskFile:
     Attributes:
         name: the task's name in lm-evaluation-harness.
         part: the part of the benchmark that it covers (a paradigm), or the task itself.
-        content: the YAML beside the includes.
+        content: the YAML beside the includes and the name.
         includes: the files it is made of, in the order in which they are merged.
     """
 
@@ -53,16 +52,20 @@ class TaskFile:
     includes: tuple[Path, ...]
 
     @property
+    def _named(self) -> dict[str, Any]:
+        return {"task": self.name, **self.content}
+
+    @property
     def sha256(self) -> str:
         """Hash of the included files and the added content without its paths: the task, wherever its data are."""
-        rest = {key: value for key, value in self.content.items() if key != "dataset_kwargs"}
+        rest = {key: value for key, value in self._named.items() if key != "dataset_kwargs"}
         parts = [file.read_bytes() for file in self.includes] + [yaml.safe_dump(rest).encode()]
         return hashlib.sha256(b"\x00".join(parts)).hexdigest()
 
     def write(self, folder: Path) -> Path:
         """Write the file where ``TaskManager(include_path=folder)`` and ``--include_path`` look for it."""
         path = folder / f"{self.name}.yaml"
-        content = {"include": [str(file) for file in self.includes], **self.content}
+        content = {"include": [str(file) for file in self.includes], **self._named}
         path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
         return path
 
@@ -70,26 +73,19 @@ class TaskFile:
 def task_files(entry: Benchmark) -> list[TaskFile]:
     """The tasks of one entry: one per paradigm for BLiMP, a single one for the others."""
     prefix = f"fortifai_{entry.name or entry.task}"
-    includes = [_OWN / f"{entry.task}.yaml"]
-    if entry.task in _UPSTREAM:
-        includes = [_harness() / "tasks" / _UPSTREAM[entry.task], *includes]
+    upstream = [_harness() / "tasks" / _UPSTREAM[entry.task]] if entry.task in _UPSTREAM else []
+    includes = (*upstream, _OWN / f"{entry.task}.yaml")
     files = {name: str(file.absolute()) for name, file in entry.files.items()}
     if isinstance(entry, Blimp):
+        split = {"validation_split": "validation"}
         return [
-            TaskFile(
-                f"{prefix}_{name}",
-                name,
-                {"task": f"{prefix}_{name}", "dataset_kwargs": {"validation": file}, "validation_split": "validation"},
-                tuple(includes),
-            )
+            TaskFile(f"{prefix}_{name}", name, {"dataset_kwargs": {"validation": file}, **split}, includes)
             for name, file in files.items()
         ]
     if entry.task == "kr_test":
         files = {"test": files["questions"]}
-    content: dict[str, Any] = {"task": prefix, "dataset_kwargs": files}
-    if isinstance(entry, Gsm8k):
-        content |= _generation(entry)
-    return [TaskFile(prefix, entry.task, content, tuple(includes))]
+    settings = _generation(entry) if isinstance(entry, Gsm8k) else {}
+    return [TaskFile(prefix, entry.task, {"dataset_kwargs": files, **settings}, includes)]
 
 
 def _generation(entry: Gsm8k) -> dict[str, Any]:
@@ -119,8 +115,3 @@ def check_files(entries: Sequence[Benchmark]) -> None:
     for entry in entries:
         for file in entry.files.values():
             _READERS[entry.task](file)
-
-
-def harness_version() -> str:
-    """The installed version of lm-evaluation-harness, without importing it."""
-    return version("lm_eval")

@@ -7,9 +7,8 @@ import numpy as np
 
 from fortifai_ray.evaluation.signs import Signs, SignsConfig, finite, repetition
 from fortifai_ray.evaluation.signs.repetition import self_bleu
-from fortifai_ray.evaluation.signs.rows import Rows, Texts, as_rows, ngram_keys
+from fortifai_ray.evaluation.signs.rows import Rows, Texts, as_rows, draw, ngram_keys
 from fortifai_ray.metrics import CORPUS, Metric
-from fortifai_ray.seeds import generator
 
 VERSION = 1  # bump when the same texts give other signs
 DECILES = 10
@@ -131,6 +130,7 @@ def corpus_signs(synthetic: Texts, human: Texts, settings: SignsConfig, *, seed:
 def _values(rows: Rows, human: Rows, settings: SignsConfig, seed: int) -> dict[str, float | None]:
     coverage = tail_coverage(human.tokens, rows.tokens)
     spans = repetition.longest_repeated_spans(rows)
+    drawn = draw(np.arange(len(rows)), settings.self_bleu_documents, seed, "self_bleu")
     values = {
         "unigram_kl": ngram_kl(human, rows, 1, settings.smoothing),
         "bigram_kl": ngram_kl(human, rows, 2, settings.smoothing),
@@ -138,20 +138,13 @@ def _values(rows: Rows, human: Rows, settings: SignsConfig, seed: int) -> dict[s
         **{f"tail_coverage_decile_{decile}": float(share) for decile, share in enumerate(coverage, start=1)},
         "type_token_ratio": type_token_ratio(rows.tokens),
         **{f"distinct_{n}": distinct_n(rows, n) for n in range(1, 5)},
-        "self_bleu": self_bleu(_some(rows, settings.self_bleu_documents, seed)),
+        "self_bleu": self_bleu(rows.take(drawn)),
         "longest_repeated_span": float(spans.max()) if len(spans) else math.nan,
         "mean_repeated_span": float(spans.mean()) if len(spans) else math.nan,
         "duplicate_share": repetition.duplicate_share(rows),
         "compression_ratio": repetition.compression_ratio(rows),
     }
     return {name: None if math.isnan(value) else value for name, value in values.items()}
-
-
-def _some(rows: Rows, count: int, seed: int) -> Rows:
-    """``count`` rows drawn by the seed, in their order; all rows if there are no more."""
-    if len(rows) <= count:
-        return rows
-    return rows.take(np.sort(generator(seed, "self_bleu").choice(len(rows), count, replace=False)))
 
 
 def _why_missing(written: Rows, human: Rows, rows: Rows) -> str:

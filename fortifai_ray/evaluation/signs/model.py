@@ -12,10 +12,9 @@ import numpy as np
 import pyarrow as pa
 
 from fortifai_ray.evaluation.signs import Signs, SignsConfig, finite
-from fortifai_ray.evaluation.signs.rows import as_rows
+from fortifai_ray.evaluation.signs.rows import as_rows, draw
 from fortifai_ray.evaluation.signs.scoring import Scorer, Scores, Text
 from fortifai_ray.metrics import BOTH, MODEL, Metric
-from fortifai_ray.seeds import generator
 
 VERSION = 2  # bump when the same model and texts give other signs
 
@@ -226,9 +225,8 @@ def _human_texts(blocks: np.ndarray, context: int | None) -> _TextSet:
 
 def _synthetic_texts(table: pa.Table, count: int, seed: int, context: int | None) -> _TextSet:
     prompts, generated = as_rows(table["prompt_ids"]), as_rows(table["generated_ids"])
-    drawn = written = np.flatnonzero(generated.lengths)
-    if len(written) > count:
-        drawn = np.sort(generator(seed, "signs").choice(written, count, replace=False))
+    written = np.flatnonzero(generated.lengths)
+    drawn = draw(written, count, seed, "signs")
     contexts, continuations = prompts.take(drawn), generated.take(drawn)
     texts = [
         Text(np.concatenate([contexts.tokens[a:b], continuations.tokens[c:d]]), int(b - a))

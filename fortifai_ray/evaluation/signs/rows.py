@@ -7,6 +7,8 @@ from typing import TypeAlias
 import numpy as np
 import pyarrow as pa
 
+from fortifai_ray.seeds import generator
+
 Texts: TypeAlias = pa.Array | pa.ChunkedArray | np.ndarray
 
 
@@ -89,6 +91,13 @@ def _of_lists(lists: pa.Array | pa.ChunkedArray) -> Rows:
     lengths = lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
     tokens = values.to_numpy().astype(np.int32, copy=False)
     return Rows(tokens, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
+
+
+def draw(items: np.ndarray, count: int, seed: int, purpose: str) -> np.ndarray:
+    """``count`` of the items, drawn by the seed, in their order; all of them if there are no more."""
+    if len(items) <= count:
+        return items
+    return np.sort(generator(seed, purpose).choice(items, count, replace=False))
 
 
 def ngram_starts(rows: Rows, n: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from fortifai_ray.engines.checkpoints import load_causal_lm
+from fortifai_ray.engines.checkpoints import load_for_scoring
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,11 +93,9 @@ class Scorer:
 
         from fortifai_ray.losses.causal_lm import OutputHead, UnknownHead, find_head
 
-        torch.set_num_threads(threads)
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model = load_causal_lm(checkpoint, torch.float32)
-        self._model = model.to(self._device)
-        config = model.config.get_text_config()
+        self._model = load_for_scoring(checkpoint, torch.float32, threads)
+        self._device = self._model.device
+        config = self._model.config.get_text_config()
         self.context: int | None = getattr(config, "max_position_embeddings", None)
         self._at_once = max(1, logits_at_once // config.vocab_size)  # positions
         self._head: OutputHead | None

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from fortifai_ray.engines.checkpoints import load_causal_lm
+from fortifai_ray.engines.checkpoints import load_for_scoring
 from fortifai_ray.evaluation.signs.scoring import exp
 
 PERPLEXITY_VERSION = 1  # bump when the same model and text give other scores
@@ -30,13 +30,11 @@ def perplexity(model: Path, blocks: np.ndarray, *, batch_size: int, threads: int
     import torch
     import torch.nn.functional as F
 
-    torch.set_num_threads(threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = load_causal_lm(model, torch.float32).to(device)
+    network = load_for_scoring(model, torch.float32, threads)
     started, total = time.perf_counter(), 0.0
     with torch.inference_mode():
         for start in range(0, len(blocks), batch_size):
-            tokens = torch.from_numpy(np.array(blocks[start : start + batch_size])).long().to(device)
+            tokens = torch.from_numpy(np.array(blocks[start : start + batch_size])).long().to(network.device)
             logits = network(input_ids=tokens, use_cache=False).logits[:, :-1].float()
             losses = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
             total += losses.double().sum().item()
@@ -75,9 +73,7 @@ class _Scorer:
     def __init__(self, model: Path, threads: int) -> None:
         import torch
 
-        torch.set_num_threads(threads)
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._network = load_causal_lm(model, torch.float32).to(self._device)
+        self._network = load_for_scoring(model, torch.float32, threads)
 
     def score(self, texts: list[list[int]], given: list[int]) -> np.ndarray:
         """(texts,) Mean log-likelihood of each text's tokens after its first ``given``. Padding is on the right."""
@@ -85,10 +81,10 @@ class _Scorer:
         import torch.nn.functional as F
 
         longest = max(map(len, texts))
-        tokens = torch.tensor([text + [0] * (longest - len(text)) for text in texts], device=self._device)
+        tokens = torch.tensor([text + [0] * (longest - len(text)) for text in texts], device=self._network.device)
         lengths, starts = torch.tensor([len(text) for text in texts]), torch.tensor(given).clamp(min=1)
         place = torch.arange(1, longest)
-        counted = ((place >= starts[:, None]) & (place < lengths[:, None])).to(self._device)
+        counted = ((place >= starts[:, None]) & (place < lengths[:, None])).to(self._network.device)
         with torch.inference_mode():
             logits = self._network(input_ids=tokens, use_cache=False).logits[:, :-1].float()
             losses = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
