@@ -9,7 +9,7 @@ defined; nothing else lists them. Nothing here imports torch until it is needed.
 from collections.abc import Mapping
 from typing import Annotated, Any, Union
 
-from pydantic import PlainSerializer, PlainValidator
+from pydantic import PlainValidator, SerializeAsAny
 
 from fortifai_ray.losses.base import KINDS, LossConfig, PointwiseLoss, SequenceLoss, value_and_derivative
 from fortifai_ray.losses.kinds import (
@@ -58,15 +58,11 @@ def _validate(value: Any) -> LossConfig:
     return KINDS[kind].model_validate(value)
 
 
-def _dump(loss: LossConfig) -> dict[str, Any]:
-    return loss.model_dump(mode="json")
-
-
 _AnyKind: Any = Union[tuple([*KINDS.values(), UserLoss])]  # noqa: UP007 (made from the registry)
 
 Loss = Annotated[
     PointwiseLoss | SequenceLoss | DynamicTruncatedCrossEntropy,
     PlainValidator(_validate, json_schema_input_type=_AnyKind),
-    PlainSerializer(_dump),
+    SerializeAsAny(),
 ]
 """Any loss, validated by its ``kind``: one of this package's, a registered name, or a path ``module:function``."""

@@ -48,34 +48,6 @@ class LossSums(NamedTuple):
         return self.total / getattr(self, normaliser).sum().clamp_min(1)
 
 
-def fused_linear_loss(
-    hidden: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    loss: Function,
-    bias: Tensor | None = None,
-    softcap: float | None = None,
-    *,
-    ignore_index: int = -100,
-) -> Tensor:
-    """The mean of a pointwise loss over the targets of a linear output head: a scalar.
-
-    Args:
-        hidden: (…, D) float32, bfloat16, float16 or float64.
-        weight: (V, D), the head's, as ``torch.nn.Linear`` keeps it.
-        targets: (…) integers in [0, V), or ``ignore_index`` for padding.
-        loss: f, a loss of this package or any pointwise function of a tensor of log-probabilities.
-        bias: (V,).
-        softcap: logits z become softcap·tanh(z/softcap) (Gemma 2).
-
-    The sum is divided by the count that ``loss.normaliser`` names: all valid targets, or the kept ones. Under autocast
-    the products are computed in its dtype; sums over chunks, softmax and loss in float32 or wider. Raises ValueError
-    for shapes that do not fit. See :func:`fused_linear_sums` for the undivided sum.
-    """
-    sums = fused_linear_sums(hidden, weight, targets, loss, bias, softcap, ignore_index=ignore_index)
-    return sums.mean(getattr(loss, "normaliser", "valid"))
-
-
 def fused_linear_sums(
     hidden: Tensor,
     weight: Tensor,
@@ -88,11 +60,20 @@ def fused_linear_sums(
     chunk_logits: int | None = None,
     kernel: Kernel | None = None,
 ) -> LossSums:
-    """As :func:`fused_linear_loss`, undivided, with the counts that a trainer needs.
+    """A pointwise loss over the targets of a linear output head, undivided, with the counts that a trainer needs.
 
-    ``chunk_logits`` bounds memory: the number of logits formed at once (at least one target's). ``kernel`` is the back
-    end; by default Triton on a GPU, where the package triton is installed, and PyTorch elsewhere. Raises ValueError
-    where ``kernel="triton"`` is requested but not available.
+    Args:
+        hidden: (…, D) float32, bfloat16, float16 or float64.
+        weight: (V, D), the head's, as ``torch.nn.Linear`` keeps it.
+        targets: (…) integers in [0, V), or ``ignore_index`` for padding.
+        loss: f, a loss of this package or any pointwise function of a tensor of log-probabilities.
+        bias: (V,).
+        softcap: logits z become softcap·tanh(z/softcap) (Gemma 2).
+        chunk_logits: bounds memory: the number of logits formed at once (at least one target's).
+        kernel: the back end; by default Triton on a GPU, where the package triton is installed, and PyTorch elsewhere.
+
+    Under autocast the products are computed in its dtype; sums over chunks, softmax and loss in float32 or wider.
+    Raises ValueError for shapes that do not fit, and where ``kernel="triton"`` is requested but not available.
     """
     if hidden.shape[:-1] != targets.shape or weight.shape[1:] != hidden.shape[-1:]:
         shapes = f"hidden {tuple(hidden.shape)}, weight {tuple(weight.shape)}, targets {tuple(targets.shape)}"
@@ -232,7 +213,7 @@ class _FusedLinear(torch.autograd.Function):
 def _forward(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, head: _Head, wanted: Sequence[bool]
 ) -> tuple[Tensor, Tensor, Tensor, _Gradients]:
-    """(sum of f, log p, kept, gradients of the sum); see :func:`fused_linear_loss` for shapes."""
+    """(sum of f, log p, kept, gradients of the sum); see :func:`fused_linear_sums` for shapes."""
     exact = torch.float64 if head.dtype == torch.float64 else torch.float32
     inputs = (hidden, weight, bias)
     gradients = _Gradients(

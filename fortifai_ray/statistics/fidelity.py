@@ -28,21 +28,8 @@ _UNITS = ("generations", "synthetic")
 _COUNTS = ("n_chains", "n_censored", "n_failed", "n_pairs")
 _INTERVALS = ("fi_median", "fi_mean", "fi_mean_horizon", "fi_ratio", "fi_ratio_low", "fi_ratio_high")
 
+_NOT_IN_A_PROFILE = ("n_failed", "fi_mean", "fi_mean_horizon", "seed_ratios", "seed_bounds", "logrank_z")
 _POINTS = 24
-_PROFILE = (
-    "level",
-    "is_baseline",
-    "n_chains",
-    "n_censored",
-    "n_pairs",
-    "fi_median",
-    "fi_ratio",
-    "fi_ratio_low",
-    "fi_ratio_high",
-    "bound",
-    "logrank_p",
-    "logrank_p_holm",
-)
 
 
 def fidelity_table(
@@ -228,9 +215,8 @@ def ratio_profile(
     ]
     chains = chain_table(generations, criteria, baseline, varied, generations_asked, failed=failed)
     fidelity = fidelity_table(chains, varied, baseline, level=level, n_resamples=n_resamples, seed=seed)
-    keys = cell_keys(varied)
     by_severity = pl.col("threshold") * (1 if _grows(criterion) else -1)
-    return fidelity.sort(*keys, "unit", by_severity).select(*keys, *CRITERION_COLUMNS, "unit", *_PROFILE)
+    return fidelity.sort(*cell_keys(varied), "unit", by_severity).drop(_NOT_IN_A_PROFILE)
 
 
 def spanning_thresholds(

@@ -290,22 +290,22 @@ class TrendStatistic(_Span):
         return f"rank correlation of {self.metric} with the generation {self.span_words}"
 
 
-_CRITERION: Any = Field(0, description="collapse criterion: its metric, or its place under `collapse`, from 0")
-
-
-class OnsetShare(_Statistic):
-    """The share of chains whose collapse onset (``chains.parquet``) lies at or before a generation. A chain whose
-    verdict is open (failed, unconfirmed, ended before) widens the interval on both sides."""
-
-    kind: Literal["onset_share"]
-    criterion: Criterion = _CRITERION
-    by: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
-        None, description="that generation, fractional or not; null: the study's horizon"
-    )
+class _OfCriterion(_Statistic):
+    criterion: Criterion = Field(0, description="collapse criterion: its metric, or its place under `collapse`, from 0")
 
     @property
     def criteria(self) -> tuple[Criterion, ...]:
         return (self.criterion,)
+
+
+class OnsetShare(_OfCriterion):
+    """The share of chains whose collapse onset (``chains.parquet``) lies at or before a generation. A chain whose
+    verdict is open (failed, unconfirmed, ended before) widens the interval on both sides."""
+
+    kind: Literal["onset_share"]
+    by: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
+        None, description="that generation, fractional or not; null: the study's horizon"
+    )
 
     @property
     def words(self) -> str:
@@ -337,18 +337,13 @@ class OnsetOrder(_Statistic):
         return self
 
 
-class FidelityRatio(_Statistic):
+class FidelityRatio(_OfCriterion):
     """A cell's FI ratio to the baseline: the geometric mean of the ratios per seed (``fidelity.parquet``)."""
 
     kind: Literal["fi_ratio"]
-    criterion: Criterion = _CRITERION
     unit: Literal["generations", "synthetic"] = Field(
         "generations", description="fidelity intervals in generations, or in synthetic units consumed"
     )
-
-    @property
-    def criteria(self) -> tuple[Criterion, ...]:
-        return (self.criterion,)
 
     @property
     def words(self) -> str:
@@ -356,16 +351,11 @@ class FidelityRatio(_Statistic):
         return f"FI ratio in {unit} ({criterion_words(self.criterion)})"
 
 
-class CriticalPoint(_Statistic):
+class CriticalPoint(_OfCriterion):
     """A cell's critical value of the key that the study searched (``collapse_points.parquet``)."""
 
     kind: Literal["critical_point"]
     over: str | None = Field(None, description="the key; null: whichever was searched")
-    criterion: Criterion = _CRITERION
-
-    @property
-    def criteria(self) -> tuple[Criterion, ...]:
-        return (self.criterion,)
 
     @property
     def words(self) -> str:

@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
@@ -62,11 +62,9 @@ def grid(
     Raises:
         UserError: a recipe is not valid, or a chain occurs twice.
     """
-    cells = _Cells(base, vary, source)
-    chains = []
-    for values in itertools.product(*vary.values()):
-        recipe, flat = cells.recipe(dict(zip(vary, values, strict=True)))
-        chains.append(Chain(recipe, {column: flat.get(column) for column in columns}))
+    chains = [
+        Chain(recipe, {column: flat.get(column) for column in columns}) for recipe, flat in _recipes(base, vary, source)
+    ]
     ids = Counter(chain.chain_id for chain in chains)
     for chain in chains:
         if ids[chain.chain_id] > 1:
@@ -78,25 +76,22 @@ class _Seed(BaseModel):
     seed: int = Field(ge=0, strict=True)
 
 
-class _Cells:
-    """The recipes of a grid. Each cell is checked once, however many thousand seeds it has."""
-
-    def __init__(self, base: Mapping[str, Any], vary: Iterable[str], source: str) -> None:
-        self._base, self._vary, self._source = base, vary, source
-        self._known: dict[str, tuple[Recipe, dict[str, Any]]] = {}
-
-    def recipe(self, values: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any]]:
-        """The recipe with ``values`` put in, and its flat form."""
-        others = {key: value for key, value in values.items() if key != "seed"}
-        cell = repr(others)  # not a hash of JSON: a value that is no JSON must reach the check
-        if cell not in self._known:
-            recipe = resolve(self._source, put(self._base, others), self._vary)
-            self._known[cell] = (recipe, recipe.flat())
-        recipe, flat = self._known[cell]
-        if "seed" not in values:
-            return recipe, flat
-        seed = validated(_Seed, {"seed": values["seed"]}, self._source, ["seed"]).seed
-        return recipe.model_copy(update={"seed": seed}), {**flat, "seed": seed}
+def _recipes(
+    base: Mapping[str, Any], vary: Mapping[str, Iterable[Any]], source: str
+) -> Iterator[tuple[Recipe, dict[str, Any]]]:
+    """The recipes of a grid, each with its flat form. A cell is checked once, however many thousand seeds it has."""
+    known: dict[str, tuple[Recipe, dict[str, Any]]] = {}
+    for combination in itertools.product(*vary.values()):
+        values = dict(zip(vary, combination, strict=True))
+        seed = {"seed": values.pop("seed")} if "seed" in values else {}
+        cell = repr(values)  # not a hash of JSON: a value that is no JSON must reach the check
+        if cell not in known:
+            recipe = resolve(source, put(base, values), vary)
+            known[cell] = (recipe, recipe.flat())
+        recipe, flat = known[cell]
+        if seed:
+            seed = validated(_Seed, seed, source, ["seed"]).model_dump()
+        yield recipe.model_copy(update=seed), {**flat, **seed}
 
 
 def resolve(source: str, content: Mapping[str, Any], vary: Iterable[str] = ()) -> Recipe:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from fortifai_ray.losses import CrossEntropy, Focal, TruncatedCrossEntropy
-from fortifai_ray.losses.fused import fused_linear_loss
+from fortifai_ray.losses.fused import fused_linear_sums
 from tests.losses.heads import Largest, cases, check_against_plain, fused, gradients, make_head, plain
 
 
@@ -45,7 +45,7 @@ def test_nothing_kept(gamma: float, normaliser: str) -> None:
     if gamma == 0.3:
         head.targets.fill_(-100)
     loss = TruncatedCrossEntropy(gamma=gamma, normaliser=normaliser)
-    value = fused_linear_loss(head.hidden, head.weight, head.targets, loss, head.bias)
+    value = fused(head, loss).mean(normaliser)
     value.backward()
     assert value.item() == 0.0
     for tensor in head[:3]:
@@ -68,13 +68,9 @@ def test_the_mean_is_over_what_the_normaliser_counts() -> None:
     head = make_head(40, 8, 30, torch.float64)
     head.targets[:5] = -100
     expected = F.cross_entropy(head.hidden @ head.weight.T, head.targets)
-    assert fused_linear_loss(head.hidden, head.weight, head.targets, CrossEntropy()).item() == pytest.approx(
-        expected.item(), rel=1e-12
-    )
+    assert fused(head, CrossEntropy()).mean().item() == pytest.approx(expected.item(), rel=1e-12)
     sums = fused(head, TruncatedCrossEntropy(gamma=0.5))
-    loss = TruncatedCrossEntropy(gamma=0.5, normaliser="kept")
-    value = fused_linear_loss(head.hidden, head.weight, head.targets, loss)
-    assert value.item() == pytest.approx(sums.total.item() / sums.kept.sum().item(), rel=1e-12)
+    assert sums.mean("kept").item() == pytest.approx(sums.total.item() / sums.kept.sum().item(), rel=1e-12)
     assert 0 < sums.kept.sum() < 35
 
 
@@ -83,7 +79,7 @@ def test_gradcheck() -> None:
     head = make_head(9, 4, 7, torch.float64, bias=True)
 
     def value(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return fused_linear_loss(hidden, weight, head.targets, Focal(gamma=1.5), bias, softcap=5.0)
+        return fused_linear_sums(hidden, weight, head.targets, Focal(gamma=1.5), bias, softcap=5.0).mean()
 
     assert torch.autograd.gradcheck(value, head[:3])
 
@@ -157,7 +153,7 @@ def test_float16_gradients_do_not_overflow_before_they_are_scaled() -> None:
     n = 3000
     hidden = torch.full((n, 4), 30.0, dtype=torch.float16, requires_grad=True)
     weight = torch.zeros(5, 4, dtype=torch.float16, requires_grad=True)
-    fused_linear_loss(hidden, weight, torch.zeros(n, dtype=torch.long), CrossEntropy()).backward()
+    fused_linear_sums(hidden, weight, torch.zeros(n, dtype=torch.long), CrossEntropy()).mean().backward()
     assert weight.grad is not None
     assert weight.grad[0].tolist() == pytest.approx([-24.0] * 4, rel=1e-3)  # −(1 − 1/5)·30
 
@@ -165,9 +161,9 @@ def test_float16_gradients_do_not_overflow_before_they_are_scaled() -> None:
 def test_shapes_that_do_not_fit_are_refused() -> None:
     """By name, not by a failed product deep inside."""
     with pytest.raises(ValueError, match="shapes do not fit"):
-        fused_linear_loss(torch.zeros(3, 4), torch.zeros(5, 6), torch.zeros(3, dtype=torch.long), CrossEntropy())
+        fused_linear_sums(torch.zeros(3, 4), torch.zeros(5, 6), torch.zeros(3, dtype=torch.long), CrossEntropy())
     with pytest.raises(ValueError, match="shapes do not fit"):
-        fused_linear_loss(torch.zeros(3, 4), torch.zeros(5, 4), torch.zeros(2, dtype=torch.long), CrossEntropy())
+        fused_linear_sums(torch.zeros(3, 4), torch.zeros(5, 4), torch.zeros(2, dtype=torch.long), CrossEntropy())
 
 
 def test_a_kernel_that_cannot_be_had_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

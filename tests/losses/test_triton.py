@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.losses import FLOP_FORMULAS
 from fortifai_ray.losses import CrossEntropy, Focal, TruncatedCrossEntropy
-from fortifai_ray.losses.fused import LossSums, fused_linear_loss
+from fortifai_ray.losses.fused import LossSums
 from tests.losses.heads import Case, Head, Largest, cases, check_against_plain, fused, gradients, make_head, plain
 
 pytest.importorskip("triton")
@@ -245,6 +245,6 @@ class TestKernels:
 def test_on_a_gpu_it_is_the_default() -> None:
     """The public function takes it unasked, and says the same as the PyTorch back end."""
     head = make_head(300, 64, 1000, torch.bfloat16).on(DEVICE)
-    value = fused_linear_loss(head.hidden, head.weight, head.targets, CrossEntropy())
+    value = fused(head, CrossEntropy()).mean()
     assert torch.equal(value, on_triton(head, CrossEntropy()).mean())
     assert value.item() == pytest.approx(fused(head, CrossEntropy(), kernel="torch").mean().item(), rel=1e-5)

@@ -9,7 +9,7 @@ import torch
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.losses import TruncatedCrossEntropy, UserLoss, register_loss, value_and_derivative
-from fortifai_ray.losses.fused import fused_linear_loss
+from fortifai_ray.losses.fused import fused_linear_sums
 from fortifai_ray.study.study import Study, make_study
 
 SOURCE = """
@@ -93,7 +93,7 @@ def test_its_derivative_is_autograds_and_the_fused_kernel_serves_it() -> None:
     own, ours = user_loss(kind="own_losses:truncated", gamma=0.02), TruncatedCrossEntropy(gamma=0.02)
     results = []
     for loss in (own, ours):
-        value = fused_linear_loss(hidden, weight, targets, loss)
+        value = fused_linear_sums(hidden, weight, targets, loss).mean()
         results.append((value.detach(), *torch.autograd.grad(value, hidden)))
     assert torch.equal(results[0][0], results[1][0])
     assert torch.equal(results[0][1], results[1][1])

@@ -4,7 +4,7 @@ No chain's number depends on another's.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -18,6 +18,9 @@ from fortifai_ray.validation import Section
 
 _DIRECTIONS = 16  # of a sliced distance
 _ALWAYS = "every generation"  # in the place of the generation in what all generations share
+
+
+Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -44,28 +47,21 @@ class Streams:
             bits.state = state
             yield generator
 
-    def normal(
-        self, purpose: str, shape: tuple[int, ...], *, every_generation_alike: bool = False
-    ) -> npt.NDArray[np.float64]:
+    def normal(self, purpose: str, shape: tuple[int, ...], *, every_generation_alike: bool = False) -> Array:
         """(chains, \\*shape) Standard normal numbers."""
-        return self._filled(np.random.Generator.standard_normal, purpose, shape, every_generation_alike)
-
-    def uniform(
-        self, purpose: str, shape: tuple[int, ...], *, every_generation_alike: bool = False
-    ) -> npt.NDArray[np.float64]:
-        """(chains, \\*shape) Uniform numbers in [0, 1)."""
-        return self._filled(np.random.Generator.random, purpose, shape, every_generation_alike)
-
-    def _filled(
-        self, fill: Callable[..., Any], purpose: str, shape: tuple[int, ...], alike: bool
-    ) -> npt.NDArray[np.float64]:
         out = np.empty((len(self.seeds), *shape))
-        for row, own in zip(out, self.generators(purpose, every_generation_alike=alike), strict=True):
-            fill(own, out=row)
+        for row, own in zip(out, self.generators(purpose, every_generation_alike=every_generation_alike), strict=True):
+            own.standard_normal(out=row)
+        return out
+
+    def uniform(self, purpose: str, shape: tuple[int, ...]) -> Array:
+        """(chains, \\*shape) Uniform numbers in [0, 1)."""
+        out = np.empty((len(self.seeds), *shape))
+        for row, own in zip(out, self.generators(purpose), strict=True):
+            own.random(out=row)
         return out
 
 
-Array = npt.NDArray[np.float64]
 Model = dict[str, Array]
 """A fitted model of each chain: arrays of shape (B, …), one entry per chain."""
 

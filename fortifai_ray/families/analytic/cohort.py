@@ -117,15 +117,13 @@ class CohortFamily:
     def _gather(self, data: TrainingSet) -> Array:
         """(chains, n, …) The samples of each chain's training set."""
         if not data.by_seed:
-            return np.concatenate([self._samples[_HUMAN][:, :0], *self._drawn(data)], axis=1)
+            drawn = [self._samples[draw.pool.stage][:, draw.items] for draw in data.draws]
+            return np.concatenate([self._samples[_HUMAN][:, :0], *drawn], axis=1)
         each = [
             np.concatenate([self._samples[draw.pool.stage][chain, draw.items] for draw in own.draws])
             for chain, own in enumerate(data.by_seed)
         ]
         return np.stack(each)
-
-    def _drawn(self, data: TrainingSet) -> list[Array]:
-        return [self._samples[draw.pool.stage][:, draw.items] for draw in data.draws]
 
     def _share(self, started: float) -> float:
         """One chain's share of the seconds since ``started``."""

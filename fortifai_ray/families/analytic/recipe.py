@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import Field, PlainSerializer, PlainValidator, model_validator
+from pydantic import Field, PlainValidator, SerializeAsAny, model_validator
 
 from fortifai_ray.families import KEPT_FRACTION
 from fortifai_ray.families.analytic import ANALYTIC
@@ -23,17 +23,13 @@ def _validate(value: Any) -> AnalyticFamily:
     return validate_user_family(value) if built_in is None else built_in.model_validate(value)
 
 
-def _dump(family: AnalyticFamily) -> dict[str, Any]:
-    return family.model_dump(mode="json")
-
-
 class AnalyticRecipe(Recipe):
     """A chain of a family that is fitted in closed form, or by a few iterations, to samples held as arrays."""
 
     kinds: ClassVar[tuple[str, ...]] = tuple(ANALYTIC)
     batched: ClassVar[bool] = True
 
-    family: Annotated[AnalyticFamily, PlainValidator(_validate), PlainSerializer(_dump)]
+    family: Annotated[AnalyticFamily, PlainValidator(_validate), SerializeAsAny()]
     samples_per_generation: int = Field(100, ge=2, description="generation 0's human samples, and the budget of each")
 
     @model_validator(mode="after")

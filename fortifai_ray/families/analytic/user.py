@@ -43,6 +43,10 @@ from fortifai_ray.metrics import Metric, declared, register
 from fortifai_ray.user_code import find_user_code, mistake, source_hash
 
 _METHODS = {"human": 2, "fit": 1, "evaluate": 1, "generate": 3}
+_OPTIONAL = {
+    "log_likelihood": "a loss other than cross_entropy, and curation, need it",
+    "truth": "a verifier by: truth needs it",
+}
 _MODEL = "model"
 
 
@@ -70,7 +74,7 @@ class UserFamily(AnalyticFamily):
             self._require_weights()
             fitted = [self._call("fit", own, weight) for own, weight in zip(data, weights, strict=True)]
         if any(_has_nan(model) for model in fitted):
-            raise UserError(f"family.kind: {self.kind}.fit returned a NaN on {data.shape[1]} samples")
+            raise self._refused(f"fit returned a NaN on {data.shape[1]} samples")
         return {_MODEL: _objects(fitted)}
 
     def evaluate(self, model: Model, data: Array, generation: int = 0) -> dict[str, Array]:
@@ -78,32 +82,28 @@ class UserFamily(AnalyticFamily):
         for each in scores:
             if not isinstance(each, Mapping) or set(each) != set(names):
                 got = ", ".join(map(str, each)) if isinstance(each, Mapping) else repr(each)
-                raise UserError(
-                    f"family.kind: {self.kind}.evaluate must return a number for each of {', '.join(names)}"
-                    f" (its metrics), not {got}"
-                )
+                wanted = f"a number for each of {', '.join(names)} (its metrics)"
+                raise self._refused(f"evaluate must return {wanted}, not {got}")
         try:
             return {name: np.array([float(each[name]) for each in scores]) for name in names}
         except (TypeError, ValueError) as error:
-            raise UserError(f"family.kind: {self.kind}.evaluate must return numbers: {error}") from None
+            raise self._refused(f"evaluate must return numbers: {error}") from None
 
     def generate(self, model: Model, n: int, streams: Streams) -> Array:
         each = zip(model[_MODEL], streams.generators("sample"), strict=True)
         return self._samples("generate", [self._call("generate", own, n, _own(rng)) for own, rng in each], n)
 
     def log_likelihood(self, model: Model, data: Array) -> Array:
-        self._require("log_likelihood", "a loss other than cross_entropy, and curation, need it")
+        self._require("log_likelihood")
         models = np.broadcast_to(model[_MODEL], len(data))
         logs = [self._call("log_likelihood", own, part) for own, part in zip(models, data, strict=True)]
         result = self._array("log_likelihood", logs)
         if result.shape != data.shape[:2] or np.isnan(result).any():
-            raise UserError(
-                f"family.kind: {self.kind}.log_likelihood must return {data.shape[1]} numbers, one a sample"
-            )
+            raise self._refused(f"log_likelihood must return {data.shape[1]} numbers, one a sample")
         return result
 
     def truth(self) -> Model:
-        self._require("truth", "a verifier by: truth needs it")
+        self._require("truth")
         return {_MODEL: _objects([self._call("truth")])}
 
     def check_methods(self, *, weighs: bool, ranks: bool, by_truth: bool) -> None:
@@ -113,37 +113,37 @@ class UserFamily(AnalyticFamily):
         """
         try:
             if ranks:
-                self._require("log_likelihood", "a loss other than cross_entropy, and curation, need it")
+                self._require("log_likelihood")
             if by_truth:
-                self._require("truth", "a verifier by: truth needs it")
+                self._require("truth")
             if weighs:
                 self._require_weights()
         except UserError as error:
             raise ValueError(str(error)) from None
 
-    def _require(self, method: str, why: str) -> None:
+    def _require(self, method: str) -> None:
         if not callable(getattr(_find(self.kind), method, None)):
-            raise UserError(f"family.kind: {self.kind} has no method {method}: {why}")
+            raise UserError(f"family.kind: {self.kind} has no method {method}: {_OPTIONAL[method]}")
 
     def _require_weights(self) -> None:
         if not _takes(_find(self.kind).fit, 3):
-            raise UserError(
-                f"family.kind: {self.kind}.fit must take fit(data, weights) for a loss other than cross_entropy"
-            )
+            raise self._refused("fit must take fit(data, weights) for a loss other than cross_entropy")
+
+    def _refused(self, message: str) -> UserError:
+        """The error of a method, which begins ``message``."""
+        return UserError(f"family.kind: {self.kind}.{message}")
 
     def _call(self, method: str, *arguments: Any) -> Any:
         instance = _built(self.kind, json.dumps(self.model_extra or {}, sort_keys=True))
         try:
             return getattr(instance, method)(*arguments)
         except Exception as error:  # a user's code may fail in any way
-            raise UserError(f"family.kind: {self.kind}.{method} failed: {type(error).__name__}: {error}") from error
+            raise self._refused(f"{method} failed: {type(error).__name__}: {error}") from error
 
     def _samples(self, method: str, drawn: list[Any], n: int) -> Array:
         samples = self._array(method, drawn)
         if samples.ndim < 2 or samples.shape[1] != n:
-            raise UserError(
-                f"family.kind: {self.kind}.{method} must return {n} samples, (n, …): not the shape {samples.shape[1:]}"
-            )
+            raise self._refused(f"{method} must return {n} samples, (n, …): not the shape {samples.shape[1:]}")
         # Samples of one number each are columns, as in every other family.
         return samples[..., None] if samples.ndim == 2 else samples
 
@@ -151,7 +151,7 @@ class UserFamily(AnalyticFamily):
         try:
             return np.stack([np.asarray(part, dtype=np.float64) for part in parts])
         except (TypeError, ValueError) as error:
-            raise UserError(f"family.kind: {self.kind}.{method} must return an array of numbers: {error}") from None
+            raise self._refused(f"{method} must return an array of numbers: {error}") from None
 
 
 def validate_user_family(content: Mapping[str, Any]) -> UserFamily:
