@@ -131,7 +131,8 @@ def _memory() -> int:
     return min(physical, int(limit)) if limit.isdigit() else physical
 
 
-def _shared_memory(folder: Path = Path("/dev/shm")) -> Finding:
+def _shared_memory() -> Finding:
+    folder = Path("/dev/shm")
     if not folder.is_dir():
         return Finding("Shared memory", None, f"there is no {folder}: Ray keeps its objects on disk, which is slower")
     usage = shutil.disk_usage(folder)
@@ -279,14 +280,12 @@ def check_tracking(storage: str | None = None) -> Finding:
     elif scheme.startswith("sqlite"):
         error = _unwritable(Path(unquote(uri.split("///", 1)[-1])).parent)
     else:
-        _, error = _probe(_MLFLOW_STORE, _REMOTE_SECONDS)
+        store = "from mlflow import MlflowClient; MlflowClient().search_experiments(max_results=1)"
+        _, error = _probe(store, _REMOTE_SECONDS)
     advice = (
         "start or repair it, or unset MLFLOW_TRACKING_URI; until then, studies run, but MLflow does not get their runs"
     )
     return Finding(name, not error or None, f"{shown} (MLFLOW_TRACKING_URI): {error or 'it answers'}", advice)
-
-
-_MLFLOW_STORE = "from mlflow import MlflowClient; MlflowClient().search_experiments(max_results=1)"
 
 
 def _http_error(uri: str) -> str:

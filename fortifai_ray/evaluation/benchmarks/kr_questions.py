@@ -12,7 +12,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice, zip_longest
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ class Exam:
 
 def make_exam(questions: Iterable[Question], limit: int | None = None) -> Exam:
     """An exam of the questions that have two different continuations; the others are recorded as skipped."""
-    listed = dict(enumerate(islice(questions, limit)))
+    listed = dict(enumerate(list(questions)[:limit]))
     skipped = {position: reason for position, question in listed.items() if (reason := _reason(question))}
     return Exam({at: question for at, question in listed.items() if at not in skipped}, skipped, len(listed))
 

@@ -93,8 +93,7 @@ def run_benchmarks(
 def load_checkpoint(checkpoint: Path, tokenizer: Path, dtype: str, threads: int) -> tuple[Any, Any]:
     """Model (in evaluation mode, on the GPU if there is one) and tokenizer of a folder.
 
-    Raises:
-        UserError: either cannot be loaded.
+    Raises :class:`UserError` if either cannot be loaded.
     """
     import transformers
 

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -219,7 +218,7 @@ class _TextSet(NamedTuple):
 
 def _human_texts(blocks: np.ndarray, context: int | None) -> _TextSet:
     rows = as_rows(np.atleast_2d(np.asarray(blocks)))
-    texts = [Text(rows.tokens[start:end], 1) for start, end in pairwise(rows.offsets) if end > start]
+    texts = [Text(rows[row], 1) for row in np.flatnonzero(rows.lengths)]
     return _fit(texts, context, {"rows": len(rows), "rows_empty": len(rows) - len(texts)})
 
 
@@ -227,11 +226,7 @@ def _synthetic_texts(table: pa.Table, count: int, seed: int, context: int | None
     prompts, generated = as_rows(table["prompt_ids"]), as_rows(table["generated_ids"])
     written = np.flatnonzero(generated.lengths)
     drawn = draw(written, count, seed, "signs")
-    contexts, continuations = prompts.take(drawn), generated.take(drawn)
-    texts = [
-        Text(np.concatenate([contexts.tokens[a:b], continuations.tokens[c:d]]), int(b - a))
-        for (a, b), (c, d) in zip(pairwise(contexts.offsets), pairwise(continuations.offsets), strict=True)
-    ]
+    texts = [Text(np.concatenate([prompts[row], generated[row]]), len(prompts[row])) for row in drawn]
     counts = {
         "rows": len(generated),
         "rows_empty": len(generated) - len(written),

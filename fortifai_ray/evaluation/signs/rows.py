@@ -27,6 +27,9 @@ class Rows:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
+    def __getitem__(self, item: int) -> np.ndarray:
+        return self.tokens[self.offsets[item] : self.offsets[item + 1]]
+
     @cached_property
     def lengths(self) -> np.ndarray:
         """int64 of shape (rows,)."""
@@ -51,7 +54,7 @@ class Rows:
 
     def take(self, items: np.ndarray) -> "Rows":
         """The rows with these numbers, in this order."""
-        parts = [self.tokens[self.offsets[item] : self.offsets[item + 1]] for item in items]
+        parts = [self[item] for item in items]
         tokens = np.concatenate(parts) if parts else self.tokens[:0]
         return Rows(tokens, np.concatenate([[0], np.cumsum(self.lengths[items])]))
 

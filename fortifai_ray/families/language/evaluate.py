@@ -147,8 +147,7 @@ def _check(folder: Path) -> None:
 def find_tokenizer(checkpoint: Path) -> Path:
     """The folder of a checkpoint's tokenizer: its own, or that of the corpus that its stage names.
 
-    Raises:
-        UserError: there is none.
+    Raises :class:`UserError` if there is none.
     """
     if any((checkpoint / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         return checkpoint
