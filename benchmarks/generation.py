@@ -127,13 +127,15 @@ class Platform:
 
     def generate(self, prompts: pa.Table) -> tuple[int, float]:
         """Tokens and wall-clock seconds."""
+        from fortifai_ray.engines.corpus import Request
         from fortifai_ray.sweep.ray_executor import RayExecutor
 
         self.runs += 1
         out = self.root / f"corpus-{self.runs}"
         begun = time.perf_counter()
         executor = RayExecutor(engines_at_once=ENGINES, pool=self.pool)
-        report = executor.write(self.checkpoint, "bench", prompts, self.decoding, self.engine, out)
+        request = Request(self.checkpoint, "bench", self.decoding, self.engine)
+        report = executor.write(request, prompts, out)
         return report.generated_tokens, time.perf_counter() - begun
 
 
@@ -169,8 +171,8 @@ def measure(rows: int, rounds: int, root: Path) -> dict[str, Any]:
         "tokens_per_second": round(speed["platform"]),
         "bare_tokens_per_second": round(speed["bare"]),
         "ratio": round(speed["platform"] / speed["bare"], 3),
-        "engine_start_seconds": [round(seconds, 2) for seconds in platform.pool.start_seconds()],
-        "engine_starts": platform.pool.starts(),
+        "engine_start_seconds": [round(seconds, 2) for seconds in platform.pool.state().start_seconds],
+        "engine_starts": platform.pool.state().starts,
     }
 
 

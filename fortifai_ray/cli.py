@@ -92,7 +92,8 @@ def claims(
 
     Exit code 1 where a theory claim does not hold or is undecided; a replication that fails is a finding.
     """
-    from fortifai_ray.claims import check_claims, exit_code, print_claims, write_claims
+    from fortifai_ray.claims.check import check_claims
+    from fortifai_ray.claims.result import exit_code, print_claims, write_claims
     from fortifai_ray.storage.mirror import opened_study
 
     with opened_study(directory) as folder:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from fortifai_ray.chain.recursion import Generation, first_metrics, recursion
+from fortifai_ray.chain.recursion import first_metrics, recursion
 from fortifai_ray.chain.rows import chain_row, stages_of
 from fortifai_ray.chain.stop import Stop
 from fortifai_ray.metrics import register
@@ -86,7 +86,7 @@ class GenerationResult:
 def run_chain(task: ChainTask, steps: Steps, executor: Executor) -> Iterator[GenerationResult]:
     """Yield each generation of a chain as it completes, computed or taken from the store.
 
-    Raises :class:`fortifai_ray.storage.steps.NotStored` at the first missing step where ``steps`` only replays.
+    Raises :class:`fortifai_ray.storage.store.NotStored` at the first missing step where ``steps`` only replays.
     """
     register(*task.recipe.declared)  # in this process too: the criteria need their scales
     family: Any = task.recipe.build(task.prepared, steps, executor)
@@ -99,11 +99,5 @@ def run_chain(task: ChainTask, steps: Steps, executor: Executor) -> Iterator[Gen
         written = generation.synthetic
         samples = family.samples(written) if written and hasattr(family, "samples") else ()
         picture = family.picture(written) if written and hasattr(family, "picture") else None
-        yield GenerationResult(row, _details(generation), samples, picture)
-
-
-def _details(generation: Generation[Stage]) -> dict[str, Any]:
-    details: dict[str, Any] = {}
-    for stage in stages_of(generation):
-        details |= stage.outputs.get("details") or {}
-    return details
+        details = [stage.outputs.get("details") or {} for stage in stages_of(generation)]
+        yield GenerationResult(row, {key: value for one in details for key, value in one.items()}, samples, picture)

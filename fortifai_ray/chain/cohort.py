@@ -50,10 +50,6 @@ class CohortTask:
         return self.key.hash
 
     @property
-    def cell_id(self) -> str:
-        return self.chains[0].cell_id
-
-    @property
     def seeds(self) -> list[int]:
         return [chain.recipe.seed for chain in self.chains]
 
@@ -79,7 +75,7 @@ def cohorts(chains: Sequence[Chain]) -> list[CohortTask]:
 def run_cohort(task: CohortTask, steps: Steps) -> Stage:
     """The cohort's stage, a table of every chain's generations: taken from the store, or computed.
 
-    Raises :class:`fortifai_ray.storage.steps.NotStored` where ``steps`` only replays.
+    Raises :class:`fortifai_ray.storage.store.NotStored` where ``steps`` only replays.
     """
     from fortifai_ray.families.analytic.cohort import CohortFamily
 

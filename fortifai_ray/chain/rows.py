@@ -44,9 +44,7 @@ def chain_row(chain: Chain, generation: Generation[Stage], consumed: int, ended:
         ended: why the chain ends with this generation; None where it does not.
     """
     recipe, stages = chain.recipe, list(stages_of(generation))
-    outputs: dict[str, Any] = {}
-    for stage in stages:
-        outputs |= stage.outputs
+    outputs: dict[str, Any] = {name: value for stage in stages for name, value in stage.outputs.items()}
     if by_epoch := outputs.get("gamma_by_epoch"):
         outputs["gamma_last_epoch"] = by_epoch[-1]
     measured = {

@@ -1,6 +1,7 @@
 """When a chain may stop: once every criterion of the study is decided for it."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
 
 from fortifai_ray.recipe.family import Metrics
 from fortifai_ray.statistics.criterion import CollapseCriterion
@@ -24,8 +25,7 @@ class Stop:
         baseline: Callable[[], Metrics],
     ) -> None:
         self._criteria, self._generations, self._survival = criteria, generations, survival
-        self._measure_baseline = baseline
-        self._baseline: Metrics | None = None
+        self._baseline = cache(baseline)
         self._rulings: list[Ruling] = []
 
     @property
@@ -46,12 +46,6 @@ class Stop:
         if any(metrics.get(criterion.metric) is None for metrics in history):
             return "open"  # known only once the generation has been written: not judged here
         values = [float(metrics[criterion.metric]) for metrics in history]
-        limit = criterion.limit(values[0], self._baseline_value(criterion))
+        of_baseline = criterion.relative_to == "baseline_generation_0"
+        limit = criterion.limit(values[0], self._baseline().get(criterion.metric) if of_baseline else None)
         return ruling(values, limit, criterion, self._generations, **self._survival.model_dump())
-
-    def _baseline_value(self, criterion: CollapseCriterion) -> float | None:
-        if criterion.relative_to != "baseline_generation_0":
-            return None
-        if self._baseline is None:
-            self._baseline = self._measure_baseline()
-        return self._baseline.get(criterion.metric)

@@ -8,25 +8,3 @@
 A verdict comes from the whole confidence interval: ``holds`` where all of it agrees with the claim, ``does not hold``
 where none of it does, ``undecided`` otherwise. SciPy is imported on the first check, not by reading a study file.
 """
-
-from fortifai_ray.claims.check import check_claims
-from fortifai_ray.claims.result import (
-    ClaimResult,
-    claims_table,
-    exit_code,
-    print_claims,
-    stored_claims,
-    write_claims,
-)
-from fortifai_ray.study.claims import Claim
-
-__all__ = [
-    "Claim",
-    "ClaimResult",
-    "check_claims",
-    "claims_table",
-    "exit_code",
-    "print_claims",
-    "stored_claims",
-    "write_claims",
-]

@@ -1,44 +1,26 @@
 """A synthetic corpus: prompts split into calls to engines, and the answers written as Parquet; on Ray or without."""
 
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fortifai_ray.engines.engine import DecodingConfig, EngineAnswer, EngineCall, EngineConfig
 from fortifai_ray.files import write_bytes
+from fortifai_ray.recipe.executor import CorpusReport
 from fortifai_ray.storage.store import Folder
 
 PROMPTS = pa.schema([("row", pa.int64()), ("seed", pa.int64()), ("prompt_ids", pa.list_(pa.int32()))])
 CORPUS = pa.schema([*PROMPTS, ("generated_ids", pa.list_(pa.int32())), ("weights_version", pa.string())])
 
 
-@dataclass(frozen=True)
-class CorpusReport:
-    """Size and duration of a corpus.
-
-    Attributes:
-        rows: rows written.
-        generated_tokens: tokens generated in total.
-        seconds: time during which at least one engine generated: no waiting, no start, no load.
-        load_seconds: time spent on starting engines and swapping weights, summed over calls.
-        calls: number of engine calls.
-    """
-
-    rows: int
-    generated_tokens: int
-    seconds: float
-    load_seconds: float
-    calls: int
-
-
 class Part(NamedTuple):
-    """One call's share of a corpus, as Parquet, and its size and duration (see :class:`CorpusReport`)."""
+    """One call's share of a corpus, as Parquet, and its size and duration, as in ``CorpusReport``."""
 
     call: int
     content: bytes
@@ -54,24 +36,18 @@ class Request:
     """A corpus to be generated; picklable, so that any process can answer its calls.
 
     Attributes:
-        name: names its calls in waits and errors; unique.
         checkpoint: Hugging Face folder of the model: a stage's files, or a path that is the same where engines run.
         weights_version: the identity of its weights.
         decoding: how the tokens are drawn.
         engine: the engine that draws them.
+        name: names its calls in waits and errors; unique.
     """
 
-    name: str
     checkpoint: Folder
     weights_version: str
     decoding: DecodingConfig
     engine: EngineConfig
-
-    @classmethod
-    def make(cls, checkpoint: Folder, weights_version: str, decoding: DecodingConfig, engine: EngineConfig) -> Self:
-        """A request with a name of its own."""
-        name = f"{weights_version[:12]}/{uuid.uuid4().hex[:8]}"
-        return cls(name, checkpoint, weights_version, decoding, engine)
+    name: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
 
     def write(
         self, prompts: pa.Table, out_dir: Path, answers: Callable[[Sequence[pa.Table]], Iterable[Part]]
@@ -95,7 +71,10 @@ class Request:
         out_dir.mkdir(parents=True, exist_ok=True)
         if any(out_dir.glob("part-*")):
             raise FileExistsError(f"{out_dir} already holds parts of a corpus")
-        parts = list(_write_each(answers(calls), out_dir))
+        parts = list[Part]()
+        for part in answers(calls):
+            write_bytes(out_dir / f"part-{part.call:05d}.parquet", part.content)
+            parts.append(part._replace(content=b""))  # its content is on the disk
         return CorpusReport(
             rows=sum(part.rows for part in parts),
             generated_tokens=sum(part.tokens for part in parts),
@@ -108,11 +87,9 @@ class Request:
         """One call of :func:`split_calls`, answered by ``generate``."""
         (number,) = call["call"].unique().to_pylist()
         rows = call.select(PROMPTS.names)
-        prompts = rows.select(["seed", "prompt_ids"])
+        prompts, call_id = rows.select(["seed", "prompt_ids"]), f"{self.weights_version[:12]}/{self.name}/{number}"
         answer = generate(
-            EngineCall(
-                f"{self.name}/{number}", self.checkpoint, self.weights_version, prompts, self.decoding, self.engine
-            )
+            EngineCall(call_id, self.checkpoint, self.weights_version, prompts, self.decoding, self.engine)
         )
         versions = pa.repeat(pa.scalar(answer.weights_version), rows.num_rows)
         content = pa.BufferOutputStream()
@@ -126,13 +103,6 @@ class Request:
             answer.finished,
             answer.load_seconds,
         )
-
-
-def _write_each(parts: Iterable[Part], out_dir: Path) -> Iterator[Part]:
-    """Write each part as it arrives, and yield it without its content."""
-    for part in parts:
-        write_bytes(out_dir / f"part-{part.call:05d}.parquet", part.content)
-        yield part._replace(content=b"")
 
 
 def _checked(prompts: pa.Table) -> pa.Table:

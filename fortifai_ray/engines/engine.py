@@ -166,11 +166,9 @@ class Engine(Protocol):
 
         A running model is shut down first.
         """
-        ...
 
     def stop(self) -> None:
         """Shut down and free memory."""
-        ...
 
     def load(self, checkpoint: Path) -> None:
         """Load a checkpoint's weights and verify them.
@@ -180,7 +178,6 @@ class Engine(Protocol):
         Raises:
             WeightsError: the checkpoint lacks a tensor, or the engine does not hold its weights afterwards.
         """
-        ...
 
     def generate(self, prompts: list[list[int]], seeds: list[int], decoding: DecodingConfig) -> list[list[int]]:
         """Generate from each prompt. Row *i*'s noise depends on ``seeds[i]`` alone.
@@ -188,7 +185,6 @@ class Engine(Protocol):
         Raises:
             ValueError: a prompt is empty, or prompt and new tokens exceed the engine's longest row.
         """
-        ...
 
 
 def check_lengths(prompts: list[list[int]], decoding: DecodingConfig, longest: int) -> None:

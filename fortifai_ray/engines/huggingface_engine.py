@@ -23,7 +23,7 @@ PAD = 0  # always masked out
 
 
 class HuggingFaceEngine:
-    """Holds one transformers model. Rows are decoded ``max_num_seqs`` at a time, left-padded.
+    """An ``Engine`` that holds one transformers model. Rows are decoded ``max_num_seqs`` at a time, left-padded.
 
     Args:
         config: its sizes.
@@ -39,7 +39,6 @@ class HuggingFaceEngine:
         self._end_ids: list[int] = []
 
     def start(self, config_folder: Path) -> None:
-        """See :class:`~fortifai_ray.engines.engine.Engine`."""
         from transformers import AutoConfig
 
         self.stop()
@@ -48,12 +47,10 @@ class HuggingFaceEngine:
         self.architecture = architecture(config_folder)
 
     def stop(self) -> None:
-        """See :class:`~fortifai_ray.engines.engine.Engine`."""
         self._model = None
         self.architecture = ""
 
     def load(self, checkpoint: Path) -> None:
-        """See :class:`~fortifai_ray.engines.engine.Engine`."""
         import torch
         from transformers import AutoModelForCausalLM
         from transformers.utils import logging
@@ -79,7 +76,6 @@ class HuggingFaceEngine:
         self._end_ids = end_of_text_ids(base)
 
     def generate(self, prompts: list[list[int]], seeds: list[int], decoding: DecodingConfig) -> list[list[int]]:
-        """See :class:`~fortifai_ray.engines.engine.Engine`."""
         check_lengths(prompts, decoding, self._longest)
         size = max(1, self.config.max_num_seqs // decoding.num_beams)
         generated: list[list[int]] = []

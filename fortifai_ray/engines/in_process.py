@@ -1,7 +1,7 @@
 """An engine in this process that stays warm, and the executor that does everything in this process, without Ray."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 
 from fortifai_ray.engines.checkpoints import architecture, whole_model
-from fortifai_ray.engines.corpus import CorpusReport, Request
-from fortifai_ray.engines.engine import DecodingConfig, Engine, EngineAnswer, EngineCall, EngineConfig, resolve_kind
-from fortifai_ray.recipe.executor import R, Workers, with_folders
+from fortifai_ray.engines.corpus import Request
+from fortifai_ray.engines.engine import Engine, EngineAnswer, EngineCall, EngineConfig, resolve_kind
+from fortifai_ray.recipe.executor import Arguments, CorpusReport, Loop, OnWait, R, Workers, with_folders
 from fortifai_ray.storage.store import Folder, folder_here
 
 
@@ -119,38 +119,20 @@ class InProcess:
 
         return WarmEngine(float(torch.cuda.is_available()))
 
-    def fit(
-        self,
-        loop: Callable[..., None],
-        settings: Mapping[str, Any],
-        arrays: Mapping[str, Any],
-        folders: Mapping[str, Folder],
-        output: Path,
-    ) -> None:
-        """See :class:`~fortifai_ray.recipe.executor.Executor`."""
+    def fit(self, loop: Loop, settings: Arguments, arrays: Arguments, model: Folder, output: Path) -> None:
         import torch
 
         output.mkdir(parents=True, exist_ok=True)
         torch.set_num_threads(self.threads)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         workers = Workers(0, 1, device, lambda network: network.to(device))
-        paths = {name: folder_here(folder) for name, folder in folders.items()}
-        loop(workers, output=output.absolute(), **settings, **arrays, **paths)
+        loop(workers, model=folder_here(model), output=output.absolute(), **settings, **arrays)
 
     def score(self, function: Callable[..., R], *arguments: Any, **keywords: Any) -> R:
-        """See :class:`~fortifai_ray.recipe.executor.Executor`."""
         return with_folders(function, arguments, keywords)
 
     def write(
-        self,
-        model: Folder,
-        version: str,
-        prompts: pa.Table,
-        decoding: DecodingConfig,
-        engine: EngineConfig,
-        out_dir: Path,
-        on_wait: Callable[[str], None] = lambda line: None,
+        self, request: Request, prompts: pa.Table, out_dir: Path, on_wait: OnWait = lambda line: None
     ) -> CorpusReport:
         """See :class:`~fortifai_ray.recipe.executor.Executor`. There is nothing to wait for here."""
-        request = Request.make(model, version, decoding, engine)
         return request.write(prompts, out_dir, lambda calls: (request.answer(c, self._engine.answer) for c in calls))

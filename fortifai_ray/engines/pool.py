@@ -38,7 +38,7 @@ class EngineState:
     since: float
 
 
-@dataclass(frozen=True)
+@dataclass
 class PoolState:
     """A pool at one moment.
 
@@ -50,25 +50,18 @@ class PoolState:
     """
 
     engines: list[EngineState]
-    starts: int
-    start_seconds: list[float]
-    failure: str | None
+    starts: int = 0
+    start_seconds: list[float] = field(default_factory=list)
+    failure: str | None = None
 
 
-@dataclass
 class Ledger:
     """Load, state and starts of a pool's engines. It outlives an engine that is killed."""
 
-    engines: int
-    states: list[EngineState] = field(init=False)
-    start_seconds: list[float] = field(default_factory=list)
-    starts: int = 0
-    failure: str | None = None
-    claims: dict[str, tuple[int, float]] = field(default_factory=dict)
-    attempts: Counter[str] = field(default_factory=Counter)
-
-    def __post_init__(self) -> None:
-        self.states = [EngineState("waiting for resources", time.time())] * self.engines
+    def __init__(self, engines: int) -> None:
+        self.pool = PoolState([EngineState("waiting for resources", time.time())] * engines)
+        self.claims: dict[str, tuple[int, float]] = {}
+        self.attempts: Counter[str] = Counter()
 
     def claim(self, call_id: str) -> int:
         """The engine with the fewest claims (the first of them), claimed for a call."""
@@ -77,7 +70,7 @@ class Ledger:
             key: (engine, since) for key, (engine, since) in self.claims.items() if now - since < CLAIM_SECONDS
         }
         load = Counter(engine for engine, _ in self.claims.values())
-        chosen = min(range(self.engines), key=lambda engine: load[engine])
+        chosen = min(range(len(self.pool.engines)), key=lambda engine: load[engine])
         self.claims[call_id] = (chosen, now)
         return chosen
 
@@ -93,17 +86,17 @@ class Ledger:
 
     def report(self, engine: int, state: str, failure: str | None = None) -> None:
         """Record an engine's state."""
-        self.states[engine] = EngineState(state, time.time())
-        self.starts += state == "starting"
-        self.failure = failure or self.failure
+        self.pool.engines[engine] = EngineState(state, time.time())
+        self.pool.starts += state == "starting"
+        self.pool.failure = failure or self.pool.failure
 
     def started(self, seconds: float) -> None:
         """Record the duration of a start."""
-        self.start_seconds.append(seconds)
+        self.pool.start_seconds.append(seconds)
 
     def state(self) -> PoolState:
         """The pool's present state."""
-        return PoolState(list(self.states), self.starts, list(self.start_seconds), self.failure)
+        return self.pool
 
 
 LedgerActor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Ledger)
@@ -244,14 +237,6 @@ class EnginePool:
     def state(self) -> PoolState:
         """The engines' present state."""
         return ray.get(self.ledger.state.remote())
-
-    def starts(self) -> int:
-        """Engine starts so far, including those after a failure."""
-        return self.state().starts
-
-    def start_seconds(self) -> list[float]:
-        """Duration of each finished start, imports included."""
-        return self.state().start_seconds
 
     def shutdown(self) -> None:
         """End the engines and the ledger."""

@@ -25,7 +25,7 @@ KV_BLOCK = 128  # the CPU backend's block of tokens; a row takes whole blocks
 
 
 class VllmEngine:
-    """Holds one ``vllm.LLM``, started with random weights and given real ones by :meth:`load`.
+    """An ``Engine`` that holds one ``vllm.LLM``, started with random weights and given real ones by :meth:`load`.
 
     The first checkpoint takes the same path as every later one, so that all are verified alike. A model stays loaded
     while its adapters are swapped.
@@ -54,7 +54,6 @@ class VllmEngine:
         self._end_ids: list[int] = []
 
     def start(self, config_folder: Path) -> None:
-        """See :class:`~fortifai_ray.engines.engine.Engine`."""
         for key, value in ENVIRONMENT.items():
             os.environ.setdefault(key, value)
         logging.getLogger("torch._library.triton").setLevel(logging.ERROR)  # silences the note that a CPU has no Triton
@@ -115,7 +114,6 @@ class VllmEngine:
         return {"tensor_parallel_size": self.spread, "distributed_executor_backend": "mp"}
 
     def stop(self) -> None:
-        """See :class:`~fortifai_ray.engines.engine.Engine`."""
         self._base = self._adapter = None
         if self._llm is None:
             return
@@ -128,7 +126,6 @@ class VllmEngine:
         gc.collect()
 
     def load(self, checkpoint: Path) -> None:
-        """See :class:`~fortifai_ray.engines.engine.Engine`."""
         base = whole_model(checkpoint)
         self._drop_adapter()
         if base == checkpoint or base != self._base:  # a stage's folder never changes: load its model once
@@ -166,7 +163,6 @@ class VllmEngine:
             raise
 
     def generate(self, prompts: list[list[int]], seeds: list[int], decoding: DecodingConfig) -> list[list[int]]:
-        """See :class:`~fortifai_ray.engines.engine.Engine`."""
         from vllm import SamplingParams
 
         check_lengths(prompts, decoding, self._longest)

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 R = TypeVar("R")
+Loop = Callable[..., None]
+Arguments = Mapping[str, Any]
+OnWait = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -42,17 +45,23 @@ class Workers:
         return tensor
 
 
-class Written(Protocol):
-    """What writing a corpus came to: rows, tokens, and the seconds in which at least one engine generated."""
+@dataclass(frozen=True)
+class CorpusReport:
+    """Size and duration of a corpus.
 
-    @property
-    def rows(self) -> int: ...
+    Attributes:
+        rows: rows written.
+        generated_tokens: tokens generated in total.
+        seconds: time during which at least one engine generated: no waiting, no start, no load.
+        load_seconds: time spent on starting engines and swapping weights, summed over calls.
+        calls: number of engine calls.
+    """
 
-    @property
-    def generated_tokens(self) -> int: ...
-
-    @property
-    def seconds(self) -> float: ...
+    rows: int
+    generated_tokens: int
+    seconds: float
+    load_seconds: float
+    calls: int
 
 
 class Executor(Protocol):
@@ -62,18 +71,11 @@ class Executor(Protocol):
     def threads(self) -> int:
         """CPU threads that one process of a chain computes with."""
 
-    def fit(
-        self,
-        loop: Callable[..., None],
-        settings: Mapping[str, Any],
-        arrays: Mapping[str, Any],
-        folders: Mapping[str, Folder],
-        output: Path,
-    ) -> None:
-        """Call ``loop(workers, output=…, **settings, **arrays, **folders)`` on every training worker.
+    def fit(self, loop: Loop, settings: Arguments, arrays: Arguments, model: Folder, output: Path) -> None:
+        """Call ``loop(workers, model=…, output=…, **settings, **arrays)`` on every training worker.
 
-        ``loop`` is a module-level function. ``settings`` are small and pickle; ``arrays`` may be large; ``folders``
-        reach the loop as paths (Path) that exist on its node. Rank 0 writes into ``output``, a path on its own node
+        ``loop`` is a module-level function. ``settings`` are small and pickle; ``arrays`` may be large; ``model``
+        reaches the loop as a path (Path) that exists on its node. Rank 0 writes into ``output``, a path on its own node
         whose content is in the caller's ``output`` when this returns.
         """
 
@@ -81,20 +83,11 @@ class Executor(Protocol):
         """``function(*arguments, **keywords)`` on the device that trained the model; each :class:`StageFiles` among
         the arguments reaches it as a folder (Path) on its node."""
 
-    def write(
-        self,
-        model: Folder,
-        version: str,
-        prompts: "pa.Table",
-        decoding: Any,
-        engine: Any,
-        out_dir: Path,
-        on_wait: Callable[[str], None],
-    ) -> Written:
+    def write(self, request: Any, prompts: "pa.Table", out_dir: Path, on_wait: OnWait) -> CorpusReport:
         """Generate from every prompt and write the corpus into ``out_dir`` as Parquet.
 
-        ``version`` identifies the weights in ``model``; ``decoding`` and ``engine`` are a ``DecodingConfig`` and an
-        ``EngineConfig``; ``on_wait`` receives a line for every minute in which no call to an engine has ended.
+        ``request`` is an ``engines.corpus.Request``; ``on_wait`` receives a line for every minute in which no call to
+        an engine has ended.
         """
 
 

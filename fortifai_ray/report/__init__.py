@@ -27,7 +27,7 @@ def print_tables(study_dir: Path, console: Console) -> None:
     Raises:
         UserError: the folder holds no study, or a table cannot be read.
     """
-    from fortifai_ray.claims import print_claims, stored_claims
+    from fortifai_ray.claims.result import print_claims, stored_claims
     from fortifai_ray.report.tables import render_tables
     from fortifai_ray.results.reader import open_study
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +12,7 @@ from pydantic import ValidationError
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.results.cells import BASELINE, Cells
-from fortifai_ray.results.schema import read_table, searched_keys, table_path, varied_keys
+from fortifai_ray.results.schema import read_json, read_table, searched_keys, table_path, varied_keys
 from fortifai_ray.statistics.chains import chain_table, failed_chains
 from fortifai_ray.statistics.criterion import CRITERION_COLUMNS, CollapseCriterion, criteria_of
 from fortifai_ray.statistics.fidelity import fidelity_table
@@ -65,9 +64,8 @@ class StudyResults:
     def replace(self, *, study: Mapping[str, Any] | None = None, **tables: pl.DataFrame | None) -> StudyResults:
         """These results with another study file or other tables."""
         kept = {name: self.__dict__[name] for name in _TABLES if name in self.__dict__}
-        return StudyResults(
-            self.folder, self.study if study is None else study, self.study_text, judge=self._judge, **kept | tables
-        )
+        study = self.study if study is None else study
+        return StudyResults(self.folder, study, self.study_text, judge=self._judge, **kept | tables)
 
     @property
     def name(self) -> str:
@@ -151,7 +149,7 @@ class StudyResults:
 
     @cached_property
     def claims(self) -> pl.DataFrame | None:
-        """The claims as last checked (:func:`fortifai_ray.claims.stored_claims`); None where they never were."""
+        """The claims as last checked (:func:`fortifai_ray.claims.result.stored_claims`); None where they never were."""
         table = self._optional("claims")
         if table is None and self.study.get("claims"):
             self._problems.setdefault(
@@ -275,16 +273,11 @@ class StudyResults:
             raise UserError(f"{self.folder}: its chains cannot be judged: {error}") from error
 
     def _json(self, name: str, lost: str) -> dict[str, Any]:
-        path = self.folder / "results" / f"{name}.json"
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            self._problems[name] = f"{path} not found; {lost}"
+            return read_json(self.folder, name)
+        except UserError as error:
+            self._problems[name] = f"{error}; {lost}"
             return {}
-        except (OSError, ValueError) as error:
-            self._problems[name] = f"{path} cannot be read ({error}); {lost}"
-            return {}
-        return content if isinstance(content, dict) else {}
 
 
 def open_study(folder: Path | str, *, judge: bool = False) -> StudyResults:

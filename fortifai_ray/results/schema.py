@@ -7,6 +7,7 @@ runs, the rows added since are part files beside it, ``results/parts/NAME-NNNNNN
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -203,6 +204,21 @@ def remove_parts(folder: Path, name: str, numbers: Iterable[int] | None = None) 
         path.unlink(missing_ok=True)
 
 
+def read_json(folder: Path, name: str) -> dict[str, Any]:
+    """The content of ``results/NAME.json``: ``summary``, how the sweep ran; ``search``, how the search went.
+
+    Raises:
+        UserError: it is missing, cannot be read, or holds no mapping.
+    """
+    path = Path(folder) / "results" / f"{name}.json"
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise UserError(f"{path} not found") from None
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({error})") from error
+
+
 def latest(rows: pl.DataFrame, name: str) -> pl.DataFrame:
     """The rows of a table that no later row of the same key replaces."""
     return rows.unique(_KEYS[name], keep="last", maintain_order=True)
@@ -241,12 +257,10 @@ def read_table(
 def _merged(tables: list[pl.DataFrame], name: str, columns: Sequence[str] | None) -> pl.DataFrame | None:
     import polars as pl
 
-    if len(tables) > 1:
-        whole = pl.concat(tables, how="diagonal_relaxed")
-        tables = [latest(whole, name)]
     if not tables:
         return None
-    return tables[0].select(columns) if columns is not None else tables[0]
+    table = latest(pl.concat(tables, how="diagonal_relaxed"), name) if len(tables) > 1 else tables[0]
+    return table if columns is None else table.select(columns)
 
 
 def _read(path: Path, name: str, columns: Sequence[str] | None, rows: pl.Expr | None, needed: set[str]) -> pl.DataFrame:

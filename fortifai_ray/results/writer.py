@@ -176,16 +176,8 @@ class ResultsWriter:
             schema.write_table(self.folder, "collapse_points", points)
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        """Write ``results/NAME.json``: ``summary``, how the sweep ran; ``search``, how the search went."""
+        """Write ``results/NAME.json`` (:func:`fortifai_ray.results.schema.read_json`)."""
         write_text(self.folder / "results" / f"{name}.json", json.dumps(content, indent=1))
-
-    def read_json(self, name: str) -> dict[str, Any]:
-        """The content that the last run of this study left; empty if it left none."""
-        try:
-            content = json.loads((self.folder / "results" / f"{name}.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return content if isinstance(content, dict) else {}
 
 
 def _roster(chains: Sequence[Chain]) -> pl.DataFrame | None:

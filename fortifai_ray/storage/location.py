@@ -50,10 +50,6 @@ class Storage:
         """The same storage, for a study whose use of stages is recorded, so that ``fortifai gc`` keeps them."""
         return replace(self, study=name)
 
-    def study_folder(self, name: str) -> Path:
-        """The local folder of a study's results: ``NAME/study.yaml``, ``NAME/results/``, ``NAME/report.html``."""
-        return self.folder / name
-
     @property
     def tracking_note(self) -> str | None:
         """A line that says where MLflow's database is, for a storage that cannot hold it; else None.

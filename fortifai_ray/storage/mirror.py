@@ -25,7 +25,7 @@ class StudyMirror:
     """The local folder of study ``name``, and its copy on ``storage``; in a storage that is a folder they are one."""
 
     def __init__(self, storage: Storage, name: str) -> None:
-        self.folder = storage.study_folder(name)
+        self.folder = storage.folder / name
         self._name = name
         self._sent: dict[str, tuple[int, int]] = {}
         self._pushed = float("-inf")
@@ -79,9 +79,7 @@ class StudyMirror:
 
     def _each(self, transfer: Callable[[str], None], names: Iterable[str]) -> None:
         with ThreadPoolExecutor(_TRANSFERS) as pool:
-            transfers = [pool.submit(transfer, name) for name in names]
-        for one in transfers:
-            one.result()
+            list(pool.map(transfer, names))  # raises the first error
 
     def _files(self) -> dict[str, tuple[int, int]]:
         files = {}

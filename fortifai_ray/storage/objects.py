@@ -11,6 +11,7 @@ import posixpath
 import shutil
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -80,14 +81,14 @@ class Objects:
     def read(self, name: str) -> bytes | None:
         """A small file's content; None where there is no such file."""
 
-        def read() -> bytes | None:
-            try:
-                with self._filesystem.open_input_stream(self._at(name)) as stream:
-                    return bytes(stream.read())
-            except FileNotFoundError:
-                return None
+        def read() -> bytes:
+            with self._filesystem.open_input_stream(self._at(name)) as stream:
+                return bytes(stream.read())
 
-        return self._tried(f"read {name}", read)
+        try:
+            return self._tried(f"read {name}", read)
+        except FileNotFoundError:
+            return None
 
     def write(self, name: str, content: bytes, patience: float | None = None) -> None:
         """Write a small file: it appears whole or not at all."""
@@ -141,39 +142,23 @@ class Objects:
 
     def delete(self, name: str) -> None:
         """Remove a file; nothing where there is none."""
-
-        def delete() -> None:
-            try:
-                self._filesystem.delete_file(self._at(name))
-            except FileNotFoundError:
-                return
-
-        self._tried(f"delete {name}", delete)
+        with suppress(FileNotFoundError):
+            self._tried(f"delete {name}", lambda: self._filesystem.delete_file(self._at(name)))
 
     def delete_folder(self, folder: str) -> None:
         """Remove a folder and everything in it; nothing where there is none."""
-
-        def delete() -> None:
-            try:
-                self._filesystem.delete_dir(self._at(folder))
-            except FileNotFoundError:
-                return
-
-        self._tried(f"delete {folder}", delete)
+        with suppress(FileNotFoundError):
+            self._tried(f"delete {folder}", lambda: self._filesystem.delete_dir(self._at(folder)))
 
     def move(self, source: str, target: str) -> None:
         """Rename a file; nothing where there is none."""
-
-        def move() -> None:
-            try:
-                self._filesystem.move(self._at(source), self._at(target))
-            except FileNotFoundError:
-                return
-            except OSError as error:
-                if "NO_SUCH_KEY" not in str(error):
-                    raise
-
-        self._tried(f"move {source}", move)
+        try:
+            self._tried(f"move {source}", lambda: self._filesystem.move(self._at(source), self._at(target)))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if "NO_SUCH_KEY" not in str(error):
+                raise
 
     def _at(self, name: str) -> str:
         return posixpath.join(self._root, name) if name else self._root

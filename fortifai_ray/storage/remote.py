@@ -127,9 +127,7 @@ class RemoteStages:
         content = (folder / MANIFEST).read_bytes()
         manifest = json.loads(content)
         with ThreadPoolExecutor(_TRANSFERS) as pool:
-            uploads = [pool.submit(self._objects.upload, folder / n, _object(stage_hash, n)) for n in manifest["files"]]
-        for upload in uploads:
-            upload.result()
+            list(pool.map(lambda n: self._objects.upload(folder / n, _object(stage_hash, n)), manifest["files"]))
         self._objects.write(_object(stage_hash, MANIFEST), content)
         _write_whole(self.known / f"{stage_hash}.json", content)
         self._whole.add(stage_hash)

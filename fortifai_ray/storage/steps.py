@@ -13,8 +13,6 @@ from typing import Any
 
 from fortifai_ray.storage.store import NotStored, Stage, StageFiles, StageKey, StageStore
 
-__all__ = ["NotStored", "Steps"]
-
 WAITING = "waiting"  # a step's text begins with it while the chain waits for an engine or another chain
 
 
@@ -30,12 +28,14 @@ class Steps:
 
     def run(self, key: StageKey, label: str, compute: Callable[[Path], Mapping[str, Any]]) -> Stage:
         """The stage of ``key``; ``label`` is the text shown while it is being computed."""
-        if self.replay:
-            stage = self.store.find(key)
-            if stage is None:
-                raise NotStored(label)
-        else:
-            stage = self.store.step(key, self._announced(label, compute), self._waiting(label))
+
+        def announced(folder: Path) -> Mapping[str, Any]:
+            self.announce(label)
+            return compute(folder)
+
+        stage = self.store.find(key) if self.replay else self.store.step(key, announced, self._waiting(label))
+        if stage is None:
+            raise NotStored(label)
         self.computed += not stage.reused
         self.reused += stage.reused
         return stage
@@ -43,15 +43,6 @@ class Steps:
     def files(self, stage: Stage) -> StageFiles:
         """The files of one of the chain's stages, for a worker or an engine that may run on another node."""
         return StageFiles(stage, self.store.storage)
-
-    def _announced(
-        self, label: str, compute: Callable[[Path], Mapping[str, Any]]
-    ) -> Callable[[Path], Mapping[str, Any]]:
-        def announced(folder: Path) -> Mapping[str, Any]:
-            self.announce(label)
-            return compute(folder)
-
-        return announced
 
     def _waiting(self, label: str) -> Callable[[float], None]:
         last = [0.0]

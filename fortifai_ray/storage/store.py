@@ -145,9 +145,6 @@ class _LocalUses:
         """The study needs the stage."""
         (self._folder / stage_hash).touch()
 
-    def alive(self) -> None:
-        """Nothing to do: the lock marks it."""
-
 
 class _RemoteUses:
     """The uses of one study on an object store; ``known`` is a local folder that lists what is recorded already."""

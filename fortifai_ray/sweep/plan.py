@@ -50,30 +50,18 @@ class Plan(BaseModel):
         """Engines that one chain's generation spreads over: its share, so that chains do not queue for each other."""
         return max(1, self.engines // self.chains_at_once)
 
-    @property
-    def training_mode(self) -> str:
-        """How a chain is trained, in words."""
-        return "in the chain's process" if self.workers == 1 else f"in {self.workers} workers"
-
-    @property
-    def _engine_devices(self) -> str:
-        if self.engine_gpus > 1:
-            return f"spread over {self.engine_gpus:g} GPUs each (tensor parallel)"
-        return f"with {self.engine_gpus:g} GPU(s) each"
-
     def describe(self) -> str:
         """The plan in one line."""
-        engines = f", {self.engines} warm engine(s)" if self.engines else ""
-        where = f"{self.cpus:g} CPU(s)"
-        if self.gpus:
-            where += f" and {self.gpus:g} GPU(s)"
-            engines += f" {self._engine_devices}" if self.engines else ""
+        where = f"{self.cpus:g} CPU(s)" + (f" and {self.gpus:g} GPU(s)" if self.gpus else "")
+        mode = "in the chain's process" if self.workers == 1 else f"in {self.workers} workers"
         device = f"{self.worker_gpus:g} GPU(s)" if self.worker_gpus else f"{self.threads} thread(s)"
         each = " each" if self.workers > 1 else ""
-        return (
-            f"{self.chains_at_once} chain(s) at once on {where}: training {self.training_mode} with {device}{each}"
-            f"{engines}"
-        )
+        engines = f", {self.engines} warm engine(s)" if self.engines else ""
+        if engines and self.engine_gpus > 1:
+            engines += f" spread over {self.engine_gpus:g} GPUs each (tensor parallel)"
+        elif engines and self.gpus:
+            engines += f" with {self.engine_gpus:g} GPU(s) each"
+        return f"{self.chains_at_once} chain(s) at once on {where}: training {mode} with {device}{each}{engines}"
 
 
 def make_plan(
@@ -98,7 +86,8 @@ def make_plan(
     workers = resources.train.workers
     worker_gpus, engine_gpus = _gpu_shares(resources, gpus, engines)
     fit_on_nodes = _fit_on_nodes(engine_gpus, node_gpus)
-    on_gpus = _gpu_room(workers * worker_gpus, engine_gpus, gpus)
+    taken = workers * worker_gpus + engine_gpus
+    on_gpus = int(gpus / taken + 1e-9) if taken else 0  # chains that fit side by side; 0 where they take no GPU
     asked = resources.chains_at_once
     most = min(room, on_gpus) if on_gpus else room
     fit = on_gpus or room // workers
@@ -173,12 +162,6 @@ def _fit_on_nodes(engine: float, node_gpus: Sequence[float] | None) -> int:
 def _fraction(gpus: float) -> float:
     """A share that Ray can give: whole GPUs, or less than one."""
     return float(int(gpus)) if gpus >= 1 else int(gpus * 100) / 100
-
-
-def _gpu_room(training: float, engine: float, gpus: float) -> int:
-    """Chains whose training and engine fit on the GPUs side by side; 0 where they take none."""
-    taken = training + engine
-    return int(gpus / taken + 1e-9) if taken else 0
 
 
 def _share(cpus: float) -> float:

@@ -5,7 +5,6 @@ import time
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console, Group
@@ -46,10 +45,6 @@ class JobState:
     step: str = ""
     since: float = field(default_factory=time.time)
 
-    @property
-    def done(self) -> int:
-        return len(self.completed)
-
 
 class SweepProgress:
     """A live view on a terminal; elsewhere a line whenever something happens. Reads the board from a thread."""
@@ -76,9 +71,7 @@ class SweepProgress:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._stop.set()
         self._thread.join(timeout=5)
         if self._console.is_terminal:
@@ -112,7 +105,7 @@ class SweepProgress:
             if state := self._jobs.get(job_id):
                 state.status = status
                 if status != "failed":
-                    state.generations = state.done
+                    state.generations = len(state.completed)
 
     def say(self, text: str) -> None:
         """A line above the live view."""
@@ -162,9 +155,9 @@ class SweepProgress:
             table.add_column(column, justify="right" if column == "for" else "left")
         for state in list(self._jobs.values()):
             if state.status == "running":
-                shown = f"{state.done} of {state.generations}"
+                shown = f"{len(state.completed)} of {state.generations}"
                 table.add_row(state.label, shown, state.step, f"{max(0.0, time.time() - state.since):.0f} s")
-        done = sum(state.done for state in list(self._jobs.values()))
+        done = sum(len(state.completed) for state in list(self._jobs.values()))
         self._bar.update(self._task, completed=done, total=self._total(), left=self._left(done))
         return Group(table, self._bar)
 

@@ -20,12 +20,11 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from fortifai_ray.engines.corpus import CorpusReport, Part, Request
-from fortifai_ray.recipe.executor import R, Workers, with_folders
+from fortifai_ray.engines.corpus import Part, Request
+from fortifai_ray.recipe.executor import Arguments, CorpusReport, Loop, OnWait, R, Workers, with_folders
 from fortifai_ray.storage.store import Folder, folder_here
 
 if TYPE_CHECKING:
-    from fortifai_ray.engines.engine import DecodingConfig, EngineConfig
     from fortifai_ray.engines.pool import EnginePool
 
 logger = logging.getLogger(__name__)
@@ -54,14 +53,7 @@ class RayExecutor:
     engines_at_once: int = 1
     pool: "EnginePool | None" = None
 
-    def fit(
-        self,
-        loop: Callable[..., None],
-        settings: Mapping[str, Any],
-        arrays: Mapping[str, Any],
-        folders: Mapping[str, Folder],
-        output: Path,
-    ) -> None:
+    def fit(self, loop: Loop, settings: Arguments, arrays: Arguments, model: Folder, output: Path) -> None:
         """By a TorchTrainer. Several workers fetch the arrays from Ray's object store, where they lie once."""
         from ray.train import RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
@@ -72,7 +64,7 @@ class RayExecutor:
         if self.workers == 1:
 
             def here(config: dict[str, Any]) -> None:
-                _run_loop(loop, threads, {**config, **_paths(folders), "output": output})
+                _run_loop(loop, threads, {**config, "model": folder_here(model), "output": output})
 
             scaling = ScalingConfig(num_workers=0, use_gpu=use_gpu)
             TorchTrainer(here, train_loop_config={**settings, **arrays}, scaling_config=scaling).fit()
@@ -83,7 +75,7 @@ class RayExecutor:
         def on_its_node(config: dict[str, Any]) -> None:
             config |= {name: ray.get(config[name]) for name in references}
             with written_for(output, node) as folder:
-                _run_loop(loop, threads, {**config, **_paths(folders), "output": folder})
+                _run_loop(loop, threads, {**config, "model": folder_here(model), "output": folder})
 
         scaling = ScalingConfig(
             num_workers=self.workers, use_gpu=use_gpu, resources_per_worker=dict(self.worker_resources)
@@ -115,18 +107,11 @@ class RayExecutor:
         return ray.get(task.remote(function, arguments, keywords))
 
     def write(
-        self,
-        model: Folder,
-        version: str,
-        prompts: pa.Table,
-        decoding: "DecodingConfig",
-        engine: "EngineConfig",
-        out_dir: Path,
-        on_wait: Callable[[str], None] = logger.warning,
+        self, request: Request, prompts: pa.Table, out_dir: Path, on_wait: OnWait = logger.warning
     ) -> CorpusReport:
         """By a Ray Data stage of thin clients. Raises :class:`ray.exceptions.RayError` where an engine raised."""
         assert self.pool is not None, "a chain that generates needs engines"
-        pool, request = self.pool, Request.make(model, version, decoding, engine)
+        pool = self.pool
 
         def answers(calls: Sequence[pa.Table]) -> Iterator[Part]:
             with _quiet_ray_data(), _watch(pool, out_dir, len(calls), on_wait):
@@ -148,10 +133,6 @@ def _run_loop(loop: Callable[..., None], threads: int, keywords: Mapping[str, An
     if world > 1:
         assert dist.get_world_size() == world, "the process group is not the worker group"
     loop(Workers(context.get_world_rank(), world, get_device(), prepare_model), **keywords)
-
-
-def _paths(folders: Mapping[str, Folder]) -> dict[str, Path]:
-    return {name: folder_here(folder) for name, folder in folders.items()}
 
 
 @contextmanager
@@ -248,7 +229,7 @@ def _quiet_ray_data() -> Iterator[None]:
 
 
 @contextmanager
-def _watch(pool: "EnginePool", out_dir: Path, calls: int, on_wait: Callable[[str], None]) -> Iterator[None]:
+def _watch(pool: "EnginePool", out_dir: Path, calls: int, on_wait: OnWait) -> Iterator[None]:
     """Report to ``on_wait`` every :data:`REPORT_SECONDS` in which no part was finished, with the engines' states."""
     over = threading.Event()
 

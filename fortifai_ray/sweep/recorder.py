@@ -16,6 +16,8 @@ from rich.console import Console
 
 from fortifai_ray.chain.chain import GenerationResult
 from fortifai_ray.chain.cohort import cohort_rows
+from fortifai_ray.errors import UserError
+from fortifai_ray.results.schema import read_json
 from fortifai_ray.results.writer import ResultsWriter
 from fortifai_ray.statistics.chains import Reference
 from fortifai_ray.storage.mirror import StudyMirror
@@ -48,7 +50,7 @@ class Recorder:
         self._mirror = StudyMirror(storage, study.name)
         self._mirror.fetch()
         self._results = ResultsWriter(study, self.folder)
-        self._before = self._results.read_json("summary")
+        self._before = self.left_behind("summary")
         self._sync = StudySync(self.folder, storage.folder)
         self._chains = {} if study.settings.search else {chain.chain_id: chain for chain in study.chains}
         self._references: dict[Reference, None] = {}
@@ -64,10 +66,12 @@ class Recorder:
         """The study's folder here."""
         return self._mirror.folder
 
-    @property
-    def last_search(self) -> dict[str, Any]:
-        """How the last run of this study's search went; empty where there was none."""
-        return self._results.read_json("search")
+    def left_behind(self, name: str) -> dict[str, Any]:
+        """The content of ``results/NAME.json`` that the last run of this study left; empty where it left none."""
+        try:
+            return read_json(self.folder, name)
+        except UserError:
+            return {}
 
     def say(self, text: str) -> None:
         """A line for the person who waits."""
@@ -81,26 +85,18 @@ class Recorder:
     def take(self, job: Job, result: Result) -> None:
         """A result of a job, whatever it is."""
         if isinstance(result, GenerationResult):
-            self.generation(result)
+            self._results.add_generation(result.row, result.samples, result.picture, result.details)
+            self._useful += result.row["computed_seconds"]
         elif isinstance(result, CohortResult):
             rows = result.rows
             if rows is None:
                 stage = self._store.open(result.stage_hash)
                 assert stage is not None, "a trial reports what it has stored"
                 rows = cohort_rows(job.cohort(result.cohort_id), replace(stage, reused=result.reused))
-            self.cohort(rows)
+            self._results.add_rows(rows)
+            self._useful += float(rows["computed_seconds"].sum())
         else:
             self._references |= dict.fromkeys(map(tuple, result.references))  # type: ignore[arg-type]
-
-    def generation(self, result: GenerationResult) -> None:
-        """A completed generation."""
-        self._results.add_generation(result.row, result.samples, result.picture, result.details)
-        self._useful += result.row["computed_seconds"]
-
-    def cohort(self, rows: pl.DataFrame) -> None:
-        """The rows of a completed cohort's chains."""
-        self._results.add_rows(rows)
-        self._useful += float(rows["computed_seconds"].sum())
 
     def chain_finished(self, chain_id: str) -> None:
         """A chain has run to its end."""
@@ -143,7 +139,8 @@ class Recorder:
         """
         import pandas  # noqa: F401 - whole, before charts meet it half imported by MLflow's thread
 
-        from fortifai_ray.claims import check_claims, write_claims
+        from fortifai_ray.claims.check import check_claims
+        from fortifai_ray.claims.result import write_claims
         from fortifai_ray.report import write_report
 
         ended = self._finished | self._failed.keys()
@@ -199,10 +196,9 @@ class Recorder:
             reason=pl.col("collapse_reason").drop_nulls().first(),
         )
         rows = {row["chain_id"]: row for row in seen.to_dicts()}
-        summaries = [
-            (chain, self._chain_summary(chain, rows.get(chain.chain_id, {}))) for chain in self._chains.values()
-        ]
-        return [summary for chain, summary in summaries if not chain.recipe.batched or summary["reason"]]
+        chains = self._chains.values()
+        summaries = [self._chain_summary(chain, rows.get(chain.chain_id, {})) for chain in chains]
+        return [one for chain, one in zip(chains, summaries, strict=True) if not chain.recipe.batched or one["reason"]]
 
     def _chain_summary(self, chain: Chain, seen: Mapping[str, Any]) -> dict[str, Any]:
         worlds = seen.get("worlds") or []

@@ -8,6 +8,7 @@ import itertools
 import math
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import polars as pl
@@ -125,12 +126,8 @@ class BoundaryWork(SearchWork):
         return self._chains[known]
 
     def job(self, key: Any) -> Job:
-        chain = self.chain(key)
-
-        def judged(generations: pl.DataFrame, steps: Steps, executor: Executor) -> Verdict:
-            return self._verdict(key, generations, steps, executor)
-
-        return Job(key, f"{key['cell']}/{key['value']}/{key['seed']}", chain.label, self._tasks([chain]), judged)
+        chain, verdict = self.chain(key), partial(self._verdict, key)
+        return Job(key, f"{key['cell']}/{key['value']}/{key['seed']}", chain.label, self._tasks([chain]), verdict)
 
     def jobs(self, config: Config) -> Generator[Job, Verdict | None, None]:
         if "cells" not in config:
@@ -164,13 +161,10 @@ class BoundaryWork(SearchWork):
                 yield f"{self._label(name)}: {point_text(finder.result(), self.search.over)}"
 
     def result(self) -> SearchResult:
-        points = ((*self._cell(name), finder.result()) for name, finder in self.searches.finders.items())
+        results = {name: finder.result() for name, finder in self.searches.finders.items()}
+        points = ((cell.varied, criterion, results[name]) for name, (cell, criterion) in self.names.items())
         state = {"kind": "boundary", "done": self.done, "searches": self.searches.state()}
         return SearchResult(collapse_points(points, self.search.over), state, self.done)
-
-    def _cell(self, name: str) -> tuple[Mapping[str, Any], CollapseCriterion]:
-        cell, criterion = self.names[name]
-        return cell.varied, criterion
 
     def _label(self, name: str) -> str:
         cell, criterion = self.names[name]
@@ -284,13 +278,6 @@ class OptimiseWork(SearchWork):
         row = own.row(0, named=True)
         ratio = row["fi_ratio"] if row["bound"] in ("exact", "lower") else None
         return Verdict({**{name: row[name] for name in self.outcomes}, "fi_ratio": ratio})
-
-
-def search_work(study: Study, inputs: Inputs, before: Mapping[str, Any]) -> BoundaryWork | OptimiseWork:
-    """The search that a study asks for; ``before`` is how its last run went (``results/search.json``)."""
-    if isinstance(study.settings.search, BoundarySearch):
-        return BoundaryWork(study, inputs)
-    return OptimiseWork(study, inputs, before)
 
 
 def chain_status(generations: pl.DataFrame, criterion: CollapseCriterion, baseline: float | None) -> str:

@@ -8,6 +8,7 @@ count. Tune may run any number of trials at once: the searcher suggests none whi
 import json
 import logging
 from collections.abc import Collection, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,6 @@ from fortifai_ray.files import write_text
 from fortifai_ray.search.boundary import CellSearches
 from fortifai_ray.search.points import Probe
 from fortifai_ray.study.search import OptimiseSearch
-
-COLLAPSED, GENERATIONS = "collapsed", "generations"
 
 
 class BoundarySearcher(Searcher):
@@ -48,13 +47,13 @@ class BoundarySearcher(Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Pass the verdict to the search; a trial without one counts as failed."""
         cell, probe = self._running.pop(trial_id)
-        verdict = None if error or not result else result.get(COLLAPSED)
-        generations = int(result.get(GENERATIONS) or 0) if result else 0
+        verdict = None if error or not result else result.get("collapsed")
+        generations = int(result.get("generations") or 0) if result else 0
         self.searches.tell(cell, probe, None if verdict is None else bool(verdict), generations)
 
     def save(self, checkpoint_path: str) -> None:
         """Write the whole state, running trials included, as JSON, in one atomic step."""
-        running = {trial: [cell, *_as_list(probe)] for trial, (cell, probe) in self._running.items()}
+        running = {trial: [cell, *astuple(probe)] for trial, (cell, probe) in self._running.items()}
         write_text(Path(checkpoint_path), json.dumps({"searches": self.searches.state(), "running": running}))
 
     def restore(self, checkpoint_path: str) -> None:
@@ -62,10 +61,6 @@ class BoundarySearcher(Searcher):
         state = json.loads(Path(checkpoint_path).read_text(encoding="utf-8"))
         self.searches = CellSearches.from_state(state["searches"])
         self._running = {trial: (cell, Probe(*probe)) for trial, (cell, *probe) in state["running"].items()}
-
-
-def _as_list(probe: Probe) -> list[float]:
-    return [probe.place, probe.value, probe.seed]
 
 
 def optuna_search(

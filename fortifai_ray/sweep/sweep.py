@@ -10,6 +10,7 @@ from rich.console import Console
 
 from fortifai_ray.chain.chain import Inputs
 from fortifai_ray.storage.store import StageStore, Storage
+from fortifai_ray.study.search import BoundarySearch
 from fortifai_ray.study.study import Chain, Study
 from fortifai_ray.sweep.instance import bring_nodes, check_address, ray_instance
 from fortifai_ray.sweep.plan import Plan, cores_here, make_plan
@@ -52,9 +53,11 @@ def run_sweep(study: Study, storage: Storage | Path, console: Console, address: 
 def _work(study: Study, inputs: Inputs, recorder: Recorder) -> Work:
     if study.settings.search is None:
         return Grid(study, inputs)
-    from fortifai_ray.sweep.search import search_work  # with SciPy, which takes its time to import
+    from fortifai_ray.sweep.search import BoundaryWork, OptimiseWork  # with SciPy, which takes its time to import
 
-    return search_work(study, inputs, recorder.last_search)
+    if isinstance(study.settings.search, BoundarySearch):
+        return BoundaryWork(study, inputs)
+    return OptimiseWork(study, inputs, recorder.left_behind("search"))
 
 
 def _compute(
@@ -121,9 +124,10 @@ def _engines(
     assert engine is not None, "these chains generate on engines"
     pool.prestart(folder, engine)
     yield pool, summary
+    state = pool.state()
     summary |= {
-        "engine_starts": pool.starts(),
+        "engine_starts": state.starts,
         "engine_kind": engine.kind,
-        "engine_start_seconds": pool.start_seconds(),
+        "engine_start_seconds": state.start_seconds,
     }
     pool.shutdown()

@@ -16,8 +16,8 @@ from fortifai_ray.chain.cohort import CohortTask, cohort_rows, cohorts, run_coho
 from fortifai_ray.engines.in_process import InProcess
 from fortifai_ray.recipe.executor import Executor
 from fortifai_ray.statistics.chains import Reference
-from fortifai_ray.storage.steps import NotStored, Steps
-from fortifai_ray.storage.store import StageStore
+from fortifai_ray.storage.steps import Steps
+from fortifai_ray.storage.store import NotStored, StageStore
 from fortifai_ray.study.study import Chain, Study
 from fortifai_ray.sweep.plan import Plan
 
@@ -84,7 +84,7 @@ class Job:
 def run_job(job: Job, steps: Steps, executor: Executor) -> Iterator[Result]:
     """Yield each generation or cohort of a job as it completes, and last its verdict, if it has a judge.
 
-    Raises :class:`fortifai_ray.storage.steps.NotStored` at the first missing step where ``steps`` only replays.
+    Raises :class:`fortifai_ray.storage.store.NotStored` at the first missing step where ``steps`` only replays.
     """
     rows: list[Mapping[str, Any]] = []
     tables: list[pl.DataFrame] = []

@@ -1,6 +1,5 @@
 """What MLflow should hold of a study, read from the study's folder alone."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import cached_property
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fortifai_ray.results.schema import read_table, searched_keys
+from fortifai_ray.results.schema import read_json, read_table, searched_keys
 from fortifai_ray.search.points import CollapsePoint, Lattice
 from fortifai_ray.study.search import BoundarySearch
 from fortifai_ray.study.study import Chain, Study, load_study
@@ -83,7 +82,7 @@ class StudyContent:
         if not isinstance(search, BoundarySearch) or points is None:
             return
         criteria, cells = self._study.settings.collapse, self._study.cells
-        finders = self._json("search.json")["searches"]["finders"]
+        finders = read_json(self.folder, "search")["searches"]["finders"]
         asked = [(cell, index) for cell in cells for index in range(len(criteria))]
         for (cell, index), point in zip(asked, points.to_dicts(), strict=True):
             criterion, finder = criteria[index], finders[f"{cell.cell_id}/{index}"]
@@ -114,17 +113,14 @@ class StudyContent:
         if table is None:
             return {}
         last = pl.col("chain_id").replace_strict(after, default=-1, return_dtype=pl.Int64)
-        rows: dict[str, list[dict[str, Any]]] = {}
-        for row in table.filter(pl.col("generation") > last).iter_rows(named=True):
-            rows.setdefault(row["chain_id"], []).append(row)
-        return rows
+        return table.filter(pl.col("generation") > last).rows_by_key("chain_id", named=True, include_key=True)
 
     def _ends(self) -> dict[str, tuple[dict[str, Any], RunEnd]]:
         """Each chain's row in ``chains.parquet`` (the study's first criterion), and how it ended."""
         table = read_table(self.folder, "chains")
         if table is None:
             return {}
-        summaries = self._json("summary.json")["chains"]
+        summaries = read_json(self.folder, "summary")["chains"]
         reasons = {one["chain_id"]: one["reason"] for one in summaries if one["status"] == "failed"}
         rows = table.unique("chain_id", keep="first", maintain_order=True).to_dicts()
         return {
@@ -151,9 +147,6 @@ class StudyContent:
     @cached_property
     def _grid(self) -> dict[str, Chain]:
         return {chain.chain_id: chain for chain in self._study.chains}
-
-    def _json(self, name: str) -> dict[str, Any]:
-        return dict(json.loads((self.folder / "results" / name).read_text(encoding="utf-8")))
 
 
 def seed_quantiles(

@@ -6,8 +6,8 @@ import pytest
 
 from fortifai_ray.chain.chain import ChainTask, run_chain
 from fortifai_ray.engines.in_process import InProcess
-from fortifai_ray.storage.steps import NotStored, Steps
-from fortifai_ray.storage.store import StageStore
+from fortifai_ray.storage.steps import Steps
+from fortifai_ray.storage.store import NotStored, StageStore
 from fortifai_ray.study.study import make_study
 from fortifai_ray.sweep.preflight import check_study
 

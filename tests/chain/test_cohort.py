@@ -10,8 +10,8 @@ from polars.testing import assert_frame_equal
 from fortifai_ray.chain import cohort as cohort_module
 from fortifai_ray.chain.cohort import CohortTask, cohort_rows, cohorts, run_cohort
 from fortifai_ray.results.writer import ResultsWriter
-from fortifai_ray.storage.steps import NotStored, Steps
-from fortifai_ray.storage.store import StageStore
+from fortifai_ray.storage.steps import Steps
+from fortifai_ray.storage.store import NotStored, StageStore
 from fortifai_ray.study.study import Study, make_study
 
 REGIMES: list[dict[str, Any]] = [

@@ -8,7 +8,8 @@ import polars as pl
 import pytest
 import yaml
 
-from fortifai_ray.claims import ClaimResult, check_claims
+from fortifai_ray.claims.check import check_claims
+from fortifai_ray.claims.result import ClaimResult
 from fortifai_ray.results.schema import write_table
 from fortifai_ray.statistics.chains import chain_table
 from fortifai_ray.statistics.criterion import CollapseCriterion

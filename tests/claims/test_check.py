@@ -10,7 +10,8 @@ import pytest
 import yaml
 from rich.console import Console
 
-from fortifai_ray.claims import check_claims, claims_table, exit_code, print_claims, write_claims
+from fortifai_ray.claims.check import check_claims
+from fortifai_ray.claims.result import claims_table, exit_code, print_claims, write_claims
 from fortifai_ray.errors import UserError
 
 MEAN = {"kind": "metric", "metric": "trace_ratio", "at": 1}

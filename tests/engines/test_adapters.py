@@ -132,7 +132,7 @@ def test_vllm_answers_by_adapters_as_by_merged_weights(
     root = shutil.copytree(folder, tmp_path / "stages")
     assert len({str(answer) for answer in merged.values()}) == 4
     assert ask(pool, root / "few", PROMPTS, GREEDY, engine=ADAPTED).generated_ids.to_pylist() == merged["few"]
-    starts = pool.starts()
+    starts = pool.state().starts
     (root / "base" / "model.safetensors").rename(tmp_path / "away")
     for name in ("all", "few", "other", "few", "all"):
         answer = ask(pool, root / name, PROMPTS, GREEDY, engine=ADAPTED)
@@ -141,7 +141,7 @@ def test_vllm_answers_by_adapters_as_by_merged_weights(
     (tmp_path / "away").rename(root / "base" / "model.safetensors")
     for name in ("base", "other"):
         assert ask(pool, root / name, PROMPTS, GREEDY, engine=ADAPTED).generated_ids.to_pylist() == merged[name]
-    assert pool.starts() == starts
+    assert pool.state().starts == starts
 
 
 @needs_vllm

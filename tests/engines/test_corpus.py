@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from engines.helpers import ENGINE, SAMPLED, ask, make_prompts, needs_vllm
 from fortifai_ray.engines.checkpoints import WeightsError
-from fortifai_ray.engines.corpus import CORPUS, PROMPTS, split_calls, union_seconds
+from fortifai_ray.engines.corpus import CORPUS, PROMPTS, Request, split_calls, union_seconds
 from fortifai_ray.engines.in_process import InProcess
 from fortifai_ray.engines.pool import EnginePool
 from fortifai_ray.sweep import ray_executor
@@ -47,7 +48,7 @@ def test_a_corpus_holds_every_row_in_order(pool: EnginePool, checkpoints: dict[s
     """Protects the corpus contract: columns, rows, versions, part names; and what the report says of it."""
     prompts = prompts_table(50)  # three calls of ENGINE.rows_per_call at most
     report = RayExecutor(pool=pool, engines_at_once=2).write(
-        checkpoints["tied0"], "tied0", prompts.slice(0, 50), SAMPLED, ENGINE, tmp_path / "corpus"
+        Request(checkpoints["tied0"], "tied0", SAMPLED, ENGINE), prompts, tmp_path / "corpus"
     )
     parts = sorted(path.name for path in (tmp_path / "corpus").iterdir())
     assert parts == ["part-00000.parquet", "part-00001.parquet", "part-00002.parquet"]
@@ -75,12 +76,13 @@ def test_a_trial_that_left_no_cpu_free_generates(
     from ray.util.placement_group import placement_group, remove_placement_group
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-    prompts, decoding, engine, out = prompts_table(30), SAMPLED, ENGINE, tmp_path / "corpus"
+    request, prompts = Request(checkpoints["tied1"], "tied1", SAMPLED, ENGINE), prompts_table(30)
+    out = tmp_path / "corpus"
 
     @ray.remote
     def trial() -> int:
         executor = RayExecutor(pool=pool, engines_at_once=2)
-        return executor.write(checkpoints["tied1"], "tied1", prompts, decoding, engine, out).rows
+        return executor.write(request, prompts, out).rows
 
     group = placement_group([{"CPU": 1.5}])
     try:
@@ -97,8 +99,9 @@ def test_an_engines_error_reaches_the_caller(pool: EnginePool, checkpoints: dict
     """Protects against a corpus that is silently short."""
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "config.json").write_text((checkpoints["tied0"] / "config.json").read_text())
+    request = Request(tmp_path / "empty", "empty", SAMPLED, ENGINE)
     with pytest.raises(WeightsError, match=r"no \*\.safetensors"):
-        RayExecutor(pool=pool).write(tmp_path / "empty", "empty", prompts_table(5), SAMPLED, ENGINE, tmp_path / "out")
+        RayExecutor(pool=pool).write(request, prompts_table(5), tmp_path / "out")
 
 
 @pytest.mark.ray
@@ -114,7 +117,7 @@ def test_a_wait_is_reported(
     def call() -> None:
         try:
             RayExecutor(pool=never).write(
-                checkpoints["tied0"], "v", prompts_table(5), SAMPLED, ENGINE, tmp_path / "out", told.append
+                Request(checkpoints["tied0"], "v", SAMPLED, ENGINE), prompts_table(5), tmp_path / "out", told.append
             )
         except Exception as error:
             failed.append(error)
@@ -143,27 +146,28 @@ def test_a_wait_is_reported(
 def test_bad_prompts_are_refused(prompts: pa.Table, message: str, tmp_path: Path) -> None:
     """Protects the corpus from rows that nobody could match to their prompts."""
     with pytest.raises(ValueError, match=message):
-        InProcess().write(tmp_path, "v", prompts, SAMPLED, ENGINE, tmp_path / "out")
+        InProcess().write(Request(tmp_path, "v", SAMPLED, ENGINE), prompts, tmp_path / "out")
 
 
 def test_a_folder_with_parts_is_refused(tmp_path: Path) -> None:
     """Protects against two corpora in one folder."""
     (tmp_path / "part-00000.parquet").touch()
     with pytest.raises(FileExistsError):
-        InProcess().write(tmp_path, "v", prompts_table(1), SAMPLED, ENGINE, tmp_path)
+        InProcess().write(Request(tmp_path, "v", SAMPLED, ENGINE), prompts_table(1), tmp_path)
 
 
 def test_one_engine_in_this_process_writes_the_same_contract(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     """Protects library users and tests, who have no Ray: every row, in order, by calls whose split changes no token."""
     engine = ENGINE.model_copy(update={"kind": "huggingface"})
     executor, prompts = InProcess(), prompts_table(30)
-    report = executor.write(checkpoints["tied0"], "tied0", prompts, SAMPLED, engine, tmp_path / "corpus")
+    request = Request(checkpoints["tied0"], "tied0", SAMPLED, engine)
+    report = executor.write(request, prompts, tmp_path / "corpus")
     written = pq.read_table(tmp_path / "corpus").sort_by("row")
     assert written.schema.names == CORPUS.names
     assert written.select(PROMPTS.names).cast(PROMPTS).equals(prompts)
     assert (report.rows, report.calls, report.generated_tokens) == (30, 2, 30 * SAMPLED.max_new_tokens)
-    whole = engine.model_copy(update={"rows_per_call": 30})
-    executor.write(checkpoints["tied0"], "tied0", prompts, SAMPLED, whole, tmp_path / "whole")
+    whole = replace(request, engine=engine.model_copy(update={"rows_per_call": 30}))
+    executor.write(whole, prompts, tmp_path / "whole")
     assert pq.read_table(tmp_path / "whole")["generated_ids"].to_pylist() == written["generated_ids"].to_pylist()
     with pytest.raises(FileExistsError, match="already holds parts"):
-        executor.write(checkpoints["tied0"], "tied0", prompts, SAMPLED, engine, tmp_path / "corpus")
+        executor.write(request, prompts, tmp_path / "corpus")

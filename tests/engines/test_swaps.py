@@ -26,13 +26,13 @@ def test_greedy_output_after_swaps_equals_a_fresh_engines(
 
     The first answer also shows that an engine started with random weights holds the real ones after the swap.
     """
-    starts = pool.starts()
+    starts = pool.state().starts
     for index in (0, 1, 0, 2, 1, 2, 0):
         name = f"{kind}{index}"
         answer = ask(pool, checkpoints[name], reference.prompts, GREEDY)
         assert answer.weights_version == name
         assert answer.generated_ids.to_pylist() == reference.greedy[name]
-    assert pool.starts() - starts <= 1, "swaps between weights of one architecture start no engine"
+    assert pool.state().starts - starts <= 1, "swaps between weights of one architecture start no engine"
     assert len({str(reference.greedy[f"{kind}{index}"]) for index in range(3)}) == 3
 
 
@@ -111,7 +111,7 @@ def test_a_killed_engine_answers_after_all(pool: EnginePool, checkpoints: dict[s
     ask(pool, checkpoints["tied0"], prompts[:1], GREEDY)
     import ray
 
-    starts, pid = pool.starts(), ray.get(pool.engines[0].pid.remote())
+    starts, pid = pool.state().starts, ray.get(pool.engines[0].pid.remote())
     answers = []
     caller = threading.Thread(
         target=lambda: answers.append(ask(pool, checkpoints["tied1"], prompts, decoding).generated_ids)
@@ -125,4 +125,4 @@ def test_a_killed_engine_answers_after_all(pool: EnginePool, checkpoints: dict[s
     caller.join(120)
     assert [answer.equals(expected) for answer in answers] == [True]
     assert ray.get(pool.engines[0].pid.remote()) != pid
-    assert pool.starts() == starts + 1
+    assert pool.state().starts == starts + 1

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import yaml
 
-from fortifai_ray.claims import ClaimResult, write_claims
+from fortifai_ray.claims.result import ClaimResult, write_claims
 from fortifai_ray.results.schema import write_table
 from fortifai_ray.statistics.chains import chain_table
 from fortifai_ray.statistics.criterion import CollapseCriterion

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 import yaml
 
-from fortifai_ray.claims import check_claims
+from fortifai_ray.claims.check import check_claims
 from fortifai_ray.report.tables import order_tables
 from fortifai_ray.statistics import intervals
 from fortifai_ray.statistics.criterion import CollapseCriterion

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 import yaml
 
-from fortifai_ray.claims import check_claims
+from fortifai_ray.claims.check import check_claims
 from fortifai_ray.errors import UserError
 from fortifai_ray.families.language.config import WrittenBy
 from fortifai_ray.families.language.written import read_written

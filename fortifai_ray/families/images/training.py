@@ -38,7 +38,7 @@ def train(
     ``train_loss`` includes the penalty (the VAE's KL term).
     """
     settings = {"loss": loss, "training": training, "seed": seed}
-    executor.fit(train_loop, settings, {"samples": samples}, {"model": model}, output)
+    executor.fit(train_loop, settings, {"samples": samples}, model, output)
     return FitReport(**read_report(output))
 
 

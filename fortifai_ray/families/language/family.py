@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 
 from fortifai_ray.engines.checkpoints import AdapterFiles
+from fortifai_ray.engines.corpus import Request
 from fortifai_ray.families.fitting import check_finished, curate_step, fit_step, synthetic_folders
 from fortifai_ray.families.language import data, models, scoring, training
 from fortifai_ray.families.language.corpus import Corpus, open_corpus
@@ -245,11 +246,8 @@ class LanguageFamily:
             context_tokens=recipe.decoding.context_tokens,
         )
         report = self._executor.write(
-            self._files(model),
-            model.hash,
+            Request(self._files(model), model.hash, recipe.decoding, recipe.writer),
             prompts,
-            recipe.decoding,
-            recipe.writer,
             folder / "corpus",
             on_wait=lambda stall: self._steps.announce(f"{WAITING} for an engine ({stall})"),
         )

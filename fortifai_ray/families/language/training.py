@@ -74,7 +74,7 @@ def train(
         raise ValueError("training.document_mask needs the token that ends a document")
     settings = {"loss": loss, "training": training, "order_seed": order_seed, "end_of_text": end_of_text}
     arrays = {"tokens": blocks.tokens, "lengths": blocks.lengths}
-    executor.fit(train_loop, settings, arrays, {"model": model}, output)
+    executor.fit(train_loop, settings, arrays, model, output)
     return TrainingReport(**read_report(output))
 
 
