@@ -67,6 +67,7 @@ def fidelity_table(
           ``seed_bounds`` is undetermined.
         - ``fi_ratio_low``, ``fi_ratio_high``: BCa bootstrap over seeds; null under 6 uncensored pairs or where a ratio
           is 0. A lower bound has no upper end and an upper bound no lower one.
+        - ``estimator``: what gave these three: ``geometric mean`` alone, or ``geometric mean, BCa bootstrap``.
         - ``logrank_z``, ``logrank_p``: the log-rank test against the baseline's cell
           (:mod:`~fortifai_ray.statistics.survival`): two-sided, unpaired, of all chains with an interval; z is negative
           where the cell lasts longer. ``logrank_p_holm``: the p value adjusted by Holm's method for the number of cells
@@ -101,10 +102,18 @@ def fidelity_table(
         (pl.col("group") == pl.col("base_group")).fill_null(False).alias("is_baseline"),
         *(pl.col(name).fill_null(0).cast(pl.Int64) for name in _COUNTS),
         *_INTERVALS,
+        _estimator(),
         *(pl.col(name).fill_null([]) for name in ("seed_ratios", "seed_bounds")),
         pl.col("bound").fill_null("undetermined"),
         *("logrank_z", "logrank_p", "logrank_p_holm"),
     )
+
+
+def _estimator() -> pl.Expr:
+    """What gave a row's ratio and its interval; null where there is no ratio."""
+    has_interval = pl.any_horizontal(pl.col("fi_ratio_low", "fi_ratio_high").is_not_null())
+    mean = pl.when(pl.col("fi_ratio").is_not_null()).then(pl.lit("geometric mean"))
+    return pl.when(has_interval).then(pl.lit("geometric mean, BCa bootstrap")).otherwise(mean).alias("estimator")
 
 
 def _groups(chains: pl.DataFrame, varied: Sequence[str], baseline: Baseline) -> pl.DataFrame:
@@ -198,7 +207,7 @@ def ratio_profile(
     Returns:
         A row per cell, unit and threshold, sorted, the mildest threshold first: the cell's keys, the criterion's
         columns (``threshold`` varies), ``unit, level, is_baseline, n_chains, n_censored, n_pairs, fi_median, fi_ratio,
-        fi_ratio_low, fi_ratio_high, bound, logrank_p, logrank_p_holm``, all as
+        fi_ratio_low, fi_ratio_high, estimator, bound, logrank_p, logrank_p_holm``, all as
         :func:`fidelity_table` has them: the p values are adjusted for the cells at one threshold, not for the number of
         thresholds, which judge the same chains.
 

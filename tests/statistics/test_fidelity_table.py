@@ -86,12 +86,23 @@ def test_what_censoring_and_zero_make_of_the_ratio(
     assert [value is None for value in row["seed_ratios"]] == [kind == "undetermined" for kind in bounds]
 
 
+def test_the_table_has_the_columns_of_the_contract(study: Study) -> None:
+    contract = (
+        "level n_chains n_censored n_pairs fi_median fi_mean fi_ratio fi_ratio_low fi_ratio_high estimator "
+        "seed_ratios bound metric threshold relative_to direction confirm unit"
+    )
+    row = table(study, ce=[2], tce=[3])["tce", "generations"]
+    assert set(contract.split()) <= row.keys()
+    assert row["level"] == 0.90
+
+
 def test_an_interval_needs_six_uncensored_pairs(study: Study) -> None:
     ce, tce = [2, 3, 4, 2.5, 3.5, 4.5, 3], [3, 4, 7, 2.6, 5, 6, None]
     five = table(study, ce=ce[:5], tce=tce[:5])["tce", "generations"]
-    assert (five["fi_ratio_low"], five["fi_ratio_high"]) == (None, None)
+    assert (five["fi_ratio_low"], five["fi_ratio_high"], five["estimator"]) == (None, None, "geometric mean")
     six = table(study, ce=ce[:6], tce=tce[:6])["tce", "generations"]
     assert 1 < six["fi_ratio_low"] < six["fi_ratio"] < six["fi_ratio_high"] < 1.75
+    assert six["estimator"] == "geometric mean, BCa bootstrap"
     seven = table(study, ce=ce, tce=tce)["tce", "generations"]  # the seventh is censored: nothing bounds it above
     assert (seven["bound"], seven["fi_ratio_high"]) == ("lower", None)
     assert seven["fi_ratio_low"] < seven["fi_ratio"]
