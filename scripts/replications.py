@@ -83,7 +83,7 @@ def _entry(file: Path, folder: Path) -> dict[str, Any]:
         "study": file.stem,
         "chains": results.generations["chain_id"].n_unique(),
         "generations": results.generations_asked,
-        "claims": [{name: getattr(claim, name) for name in _CLAIM} for claim in results.claims or ()],
+        "claims": [] if results.claims is None else results.claims.select(_CLAIM).to_dicts(),
         "ratios": [{name: row[name] for name in ("cell", *_RATIO)} for row in ratios.to_dicts()],
         "points": [{name: row[name] for name in ("cell", *_POINT)} for row in points.to_dicts()],
     }
@@ -95,10 +95,11 @@ def page() -> str:
 
     entries, files = _measured(), sorted((PROJECT / "sweeps").glob("*.yaml"))
     measured = {entry["study"] for entry in entries}
-    parts = [_HEAD, table(("study", "chains × generations", "claims"), [_line(entry) for entry in entries])]
+    counted = [entry for entry in entries if "note" not in entry]
+    parts = [_HEAD, table(("study", "chains × generations", "claims"), [_line(entry) for entry in counted])]
     left = ", ".join(f"`{file.stem}`" for file in files if file.stem not in measured)
-    parts.append(f"\nShipped, and not measured on this machine: {left}.\n")
-    for entry in entries:
+    parts.append(f"\nShipped, and not measured yet: {left}. Most need a GPU, a model hub or a benchmark's files.\n")
+    for entry in counted:
         file = PROJECT / "sweeps" / f"{entry['study']}.yaml"
         parts.append(f"\n## {entry['study']}\n\n[{file.name}](../sweeps/{file.name}): {_about(file)}\n")
         if entry["claims"]:
@@ -121,6 +122,8 @@ def page() -> str:
                 for row in entry["ratios"]
             ]
             parts.append(table(("cell", "criterion", "FI ratio to the baseline", "pairs"), rows[:_MOST_ROWS]) + "\n")
+    parts.append("\n## Measured before the tables had their present form\n")
+    parts.append(table(("study", "what came out"), [(f"`{e['study']}`", e["note"]) for e in entries if "note" in e]))
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -132,7 +135,11 @@ def _line(entry: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _verdicts(claims: Iterable[Mapping[str, Any]]) -> str:
     counts = Counter((claim["kind"], claim["verdict"]) for claim in claims)
-    return "; ".join(f"{kind}: {count} {verdict}" for (kind, verdict), count in sorted(counts.items()))
+    plural = {"holds": "hold", "does not hold": "do not hold"}
+    return "; ".join(
+        f"{kind}: {count} {verdict if count == 1 else plural.get(verdict, verdict)}"
+        for (kind, verdict), count in sorted(counts.items())
+    )
 
 
 def _claim(claim: Mapping[str, Any]) -> tuple[str, ...]:
