@@ -1,7 +1,7 @@
 """Scores of a causal LM for the two continuations of each question, batched by length, and the accuracies they give."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,10 +51,13 @@ class ExamScores:
         """(n, 2) mean log-probability per byte, independent of the tokenizer."""
         return self.total / self.bytes
 
-    def answers(self, scoring: str) -> "Answers":
-        """The answers under ``per_token``, ``fortifai`` or ``per_byte``."""
-        values = getattr(self, scoring)
-        return Answers(self.position, values[:, 0] > values[:, 1], self.size)
+    def answers(self, scoring: str) -> dict[int, bool]:
+        """The answers under ``per_token``, ``fortifai`` or ``per_byte``, by position.
+
+        An answer is correct if the true continuation scores higher than the false one: a tie and a NaN are wrong.
+        """
+        true, false = getattr(self, scoring).T
+        return dict(zip(self.position.tolist(), (true > false).tolist(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -204,39 +207,18 @@ def _logits(network: Any, ids: Any, last: int) -> Any:
     return network(input_ids=ids, use_cache=False).logits[:, -last:]
 
 
-@dataclass(frozen=True)
-class Answers:
-    """Which questions a model answered correctly under one scoring.
+def fractions(metric: str, answers: Mapping[int, bool], size: int, count: int) -> list[Measure]:
+    """ForTIFAI's fractions: an exam of ``size`` cut in order into ``count`` equal parts; a remainder is in none."""
+    part = size // count
+    parts = (range(index * part, (index + 1) * part) for index in range(count))
+    return [_at(f"{metric}_fraction_{index}", answers, at, detail=True) for index, at in enumerate(parts)]
 
-    An answer is correct if the true continuation scores higher than the false one: a tie and a NaN are wrong.
 
-    Attributes:
-        position: (n,) positions in the exam.
-        right: (n,) bool.
-        size: positions in the exam, questions without a score included.
-    """
+def up_to(generation: int, metric: str, answers: Mapping[int, bool], size: int, count: int) -> Measure:
+    """Over the fractions seen up to ``generation`` by a chain in which each generation adds one."""
+    return _at(f"{metric}_seen", answers, range(min(generation + 1, count) * (size // count)))
 
-    position: np.ndarray
-    right: np.ndarray
-    size: int
 
-    def accuracy(self, metric: str, start: int = 0, end: int | None = None, *, detail: bool = False) -> Measure:
-        """Over the scored questions at positions ``start`` to ``end`` − 1; by default all of them."""
-        inside = (self.position >= start) & (self.position < (self.size if end is None else end))
-        return accuracy(metric, int(self.right[inside].sum()), int(inside.sum()), detail=detail)
-
-    def fractions(self, metric: str, count: int) -> list[Measure]:
-        """ForTIFAI's fractions: the exam cut in order into ``count`` equal parts; a remainder is in none of them."""
-        part = self.size // count
-        return [
-            self.accuracy(f"{metric}_fraction_{index}", index * part, (index + 1) * part, detail=True)
-            for index in range(count)
-        ]
-
-    def up_to(self, metric: str, generation: int, count: int) -> Measure:
-        """Over the fractions seen up to ``generation`` by a chain in which each generation adds one."""
-        return self.accuracy(f"{metric}_seen", 0, min(generation + 1, count) * (self.size // count))
-
-    def by_position(self) -> dict[int, bool]:
-        """As :func:`~fortifai_ray.evaluation.benchmarks.report.mcnemar` takes them."""
-        return dict(zip(self.position.tolist(), self.right.tolist(), strict=True))
+def _at(metric: str, answers: Mapping[int, bool], positions: range, *, detail: bool = False) -> Measure:
+    inside = [right for at, right in answers.items() if at in positions]
+    return accuracy(metric, sum(inside), len(inside), detail=detail)

@@ -120,12 +120,13 @@ def _exam(entry: KrTest, texts: Callable[[], Sequence[str]] | None, seed: int) -
 
 def _run_kr(network: Any, tokenizer: Any, entry: KrTest, exam: Exam, generation: int | None) -> EntryReport:
     scores = kr_scoring.score_exam(network, tokenizer, exam, context_length(network))
-    answers = {suffix: scores.answers(scoring) for suffix, scoring in entry.accuracies.items()}
-    measures = [given.accuracy(entry.metric(suffix)) for suffix, given in answers.items()]
-    for suffix in entry.divided if entry.fractions > 1 else ():
+    answers = {entry.metric(suffix): scores.answers(scoring) for suffix, scoring in entry.accuracies.items()}
+    measures = [accuracy(name, sum(given.values()), len(given)) for name, given in answers.items()]
+    for name in map(entry.metric, entry.divided if entry.fractions > 1 else ()):
+        divided = (name, answers[name], scores.size, entry.fractions)
         if generation is not None:
-            measures.append(answers[suffix].up_to(entry.metric(suffix), generation, entry.fractions))
-        measures += answers[suffix].fractions(entry.metric(suffix), entry.fractions)
+            measures.append(kr_scoring.up_to(generation, *divided))
+        measures += kr_scoring.fractions(*divided)
     provenance = {
         "questions_hash": canonical_hash({str(at): asdict(question) for at, question in exam.questions.items()}),
         "not_finite": int((~np.isfinite(scores.total).all(1)).sum()),
@@ -134,7 +135,7 @@ def _run_kr(network: Any, tokenizer: Any, entry: KrTest, exam: Exam, generation:
     return EntryReport(
         entry,
         measures,
-        {entry.metric(suffix): given.by_position() for suffix, given in answers.items()},
+        answers,
         len(scores.position),
         int(scores.truncated.sum()),
         len(scores.skipped),

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from fortifai_ray.evaluation.benchmarks.kr_scoring import Answers, ExamScores
+from fortifai_ray.evaluation.benchmarks.kr_scoring import ExamScores, fractions, up_to
+from fortifai_ray.evaluation.benchmarks.report import accuracy
 
 
 def _scores(true: list[float], false: list[float]) -> ExamScores:
@@ -14,26 +15,26 @@ def _scores(true: list[float], false: list[float]) -> ExamScores:
 def test_a_question_is_right_where_the_truth_scores_higher() -> None:
     """A tie is wrong, and so is what is no number."""
     scores = _scores([-1.0, -1.0, -2.0, np.nan], [-2.0, -1.0, -1.0, -1.0])
-    assert scores.answers("fortifai").right.tolist() == [True, False, False, False]
+    assert scores.answers("fortifai") == {0: True, 1: False, 2: False, 3: False}
 
 
 def test_length_normalisation_divides_each_by_its_own_length() -> None:
     """The longer continuation is not punished for its length."""
     scores = _scores([-2.0], [-3.0])  # per token −1 and −0.75
-    assert scores.answers("fortifai").right.tolist() == [True]
-    assert scores.answers("per_token").right.tolist() == [False]
+    assert scores.answers("fortifai") == {0: True}
+    assert scores.answers("per_token") == {0: False}
 
 
 def test_fractions_follow_the_order_and_leave_a_remainder_to_the_total() -> None:
     """ForTIFAI's: n equal parts by position; a skipped position keeps its place."""
-    given = Answers(np.array([0, 1, 2, 4, 5, 6]), np.array([True, True, False, False, False, True]), size=7)
-    parts = [(part.metric, part.value, part.scored) for part in given.fractions("kr", 3)]
+    given = {0: True, 1: True, 2: False, 4: False, 5: False, 6: True}
+    parts = [(part.metric, part.value, part.scored) for part in fractions("kr", given, size=7, count=3)]
     assert parts == [("kr_fraction_0", 1.0, 2), ("kr_fraction_1", 0.0, 1), ("kr_fraction_2", 0.0, 2)]
-    total = given.accuracy("kr")
+    total = accuracy("kr", sum(given.values()), len(given))
     assert (total.value, total.scored) == (0.5, 6)
 
 
 def test_up_to_a_generation() -> None:
     """The fractions 0 to g, and no more than there are."""
-    given = Answers(np.arange(6), np.array([True, True, True, False, False, False]), size=6)
-    assert [given.up_to("kr", generation, 3).value for generation in range(4)] == [1.0, 0.75, 0.5, 0.5]
+    given = {position: position < 3 for position in range(6)}
+    assert [up_to(generation, "kr", given, size=6, count=3).value for generation in range(4)] == [1.0, 0.75, 0.5, 0.5]
