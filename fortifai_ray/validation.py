@@ -19,6 +19,16 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def read_text(path: Path, what: str) -> str:
+    """A text file's content; ``what`` it should be is for messages. Raises :class:`UserError`."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give {what}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not UTF-8 text ({error})") from error
+
+
 def read_yaml(path: Path, what: str) -> Any:
     """The content of a YAML file; ``what`` it should be is for messages. Raises :class:`UserError`."""
     try:

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from fortifai_ray.errors import UserError
-from fortifai_ray.evaluation.benchmarks.local_data import read_text
 from fortifai_ray.seeds import generator
+from fortifai_ray.validation import read_text
 
 _TEXTS = ("context", "sentence_true", "sentence_false")
 

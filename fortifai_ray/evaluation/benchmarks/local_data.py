@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.evaluation.signs.scoring import exp
+from fortifai_ray.validation import read_text
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 SPLITS = ("train", "validation", "test")
+_WHAT = "the benchmark's file"
 CHOICES = 4  # HellaSwag's endings
 _ARTICLE = re.compile(r"^ = [^=].* = $", re.MULTILINE)  # a WikiText article's title
 
@@ -38,16 +40,6 @@ def weighted_perplexity(items: list[tuple[float, int]]) -> float:
     return exp(-sum(value for value, _ in items) / sum(weight for _, weight in items))
 
 
-def read_text(path: Path, what: str = "the benchmark's file") -> str:
-    """A text file's content; ``what`` it should be is for messages. Raises :class:`UserError`."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); give {what}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is not UTF-8 text ({error})") from error
-
-
 def read_jsonl(path: Path, needed: tuple[str, ...], optional: tuple[str, ...] = ()) -> list[dict[str, Any]]:
     """The rows of a file of JSON lines: the ``needed`` columns and the ``optional`` ones ("" where missing).
 
@@ -58,7 +50,7 @@ def read_jsonl(path: Path, needed: tuple[str, ...], optional: tuple[str, ...] = 
         UserError: the file cannot be read or holds no row, or a row is not a mapping or lacks one of ``needed``.
     """
     rows = []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(read_text(path, _WHAT).splitlines(), 1):
         if not line.strip():
             continue
         try:
@@ -102,7 +94,7 @@ def read_pages(path: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: the file cannot be read or has no text.
     """
-    text = read_text(path)
+    text = read_text(path, _WHAT)
     titles = [match.start() for match in _ARTICLE.finditer(text)]
     bounds = [0, *titles[1:], len(text)] if len(titles) > 1 else [0, len(text)]
     pages = (text[start:end] for start, end in pairwise(bounds))
