@@ -56,7 +56,7 @@ class CohortTask:
     @property
     def label(self) -> str:
         """For people: the cell and the number of chains."""
-        return f"{self.chains[0].cell_label} ({len(self.chains)} chains)"
+        return f"{self.chains[0].label_without('seed')} ({len(self.chains)} chains)"
 
 
 def cohorts(chains: Sequence[Chain]) -> list[CohortTask]:

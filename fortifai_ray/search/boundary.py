@@ -50,13 +50,14 @@ class BoundaryFinder:
         search: the study's settings.
         whole: whether the key takes whole numbers only.
         first_seed: the recipe's; others follow it.
+        answers: the answers so far.
         rounds: rounds completed so far.
     """
 
     search: BoundarySearch
     whole: bool = False
     first_seed: int = 0
-    _answers: dict[Probe, Answer] = field(default_factory=dict, init=False)
+    answers: dict[Probe, Answer] = field(default_factory=dict, init=False)
     _round: list[Probe] = field(default_factory=list, init=False)
     _asked: set[Probe] = field(default_factory=set, init=False)
     _ended: Ending | None = field(default=None, init=False)
@@ -85,21 +86,16 @@ class BoundaryFinder:
         Raises:
             ValueError: the probe was not asked for, or has its answer already.
         """
-        if probe not in self._asked or probe in self._answers:
+        if probe not in self._asked or probe in self.answers:
             raise ValueError(f"no chain at {probe.value:g}, seed {probe.seed} waits for an answer")
-        self._answers[probe] = Answer(collapsed, generations)
-        if all(asked in self._answers for asked in self._round):
+        self.answers[probe] = Answer(collapsed, generations)
+        if all(asked in self.answers for asked in self._round):
             self.rounds += 1
             self._plan()
 
-    @property
-    def answers(self) -> Mapping[Probe, Answer]:
-        """The answers so far."""
-        return self._answers
-
     def release(self) -> None:
         """Ask again for every chain without an answer: the process that ran it is gone."""
-        self._asked = set(self._answers)
+        self._asked = set(self.answers)
 
     def state(self) -> dict[str, Any]:
         """The search as JSON."""
@@ -107,8 +103,8 @@ class BoundaryFinder:
             "search": self.search.model_dump(mode="json"),
             "whole": self.whole,
             "first_seed": self.first_seed,
-            "answers": [[p.place, p.seed, a.collapsed, a.generations] for p, a in sorted(self._answers.items())],
-            "asked": [[p.place, p.seed] for p in sorted(self._asked - self._answers.keys())],
+            "answers": [[p.place, p.seed, a.collapsed, a.generations] for p, a in sorted(self.answers.items())],
+            "asked": [[p.place, p.seed] for p in sorted(self._asked - self.answers.keys())],
         }
 
     @classmethod
@@ -148,7 +144,7 @@ class BoundaryFinder:
 
     @property
     def _judged(self) -> list[tuple[int, int, bool]]:
-        answers = sorted(self._answers.items())
+        answers = sorted(self.answers.items())
         return [
             (probe.place, probe.seed, answer.collapsed) for probe, answer in answers if answer.collapsed is not None
         ]
@@ -180,9 +176,9 @@ class BoundaryFinder:
             *ends[bound],
             level=self.search.level,
             bound=bound,  # type: ignore[arg-type]
-            chains_run=len(self._answers),
-            generations_run=sum(answer.generations for answer in self._answers.values()),
-            seeds_used=len({probe.seed for probe in self._answers}),
+            chains_run=len(self.answers),
+            generations_run=sum(answer.generations for answer in self.answers.values()),
+            seeds_used=len({probe.seed for probe in self.answers}),
             ended=self._ended,
             evidence=self._evidence() if self._ended == "refused" else None,
         )
@@ -200,9 +196,9 @@ class BoundaryFinder:
 
     def _plan(self) -> None:
         """The next round, or the end."""
-        failed = sum(answer.collapsed is None for answer in self._answers.values())
-        left = self.search.budget - len(self._answers)
-        if failed > _FAILURES and failed * 2 >= len(self._answers):
+        failed = sum(answer.collapsed is None for answer in self.answers.values())
+        left = self.search.budget - len(self.answers)
+        if failed > _FAILURES and failed * 2 >= len(self.answers):
             self._ended = "failed"
         elif self._log_e > PROVEN:
             self._ended = "refused"
@@ -246,7 +242,7 @@ class BoundaryFinder:
             return []
         middles = belief.quantile((np.arange(count) + 0.5) / count)
         below, above = np.minimum(_ASIDE * np.array(belief.mean_widths), _FARTHEST * self.lattice.half_width)
-        aside = np.where((len(self._answers) + np.arange(count)) % 2, above, -below)
+        aside = np.where((len(self.answers) + np.arange(count)) % 2, above, -below)
         return [self._nearest(place) for place in middles + aside]
 
     def _spread(self, shares: np.ndarray) -> list[int]:
@@ -275,10 +271,10 @@ class BoundaryFinder:
     def _probes(self, places: list[int]) -> list[Probe]:
         """A round at ``places``, each with the next seed in turn; a place that had every seed gives way to the nearest
         that did not. Shorter than ``places`` where nothing is left to probe."""
-        taken = {(probe.place, probe.seed) for probe in self._answers}
+        taken = {(probe.place, probe.seed) for probe in self.answers}
         chosen: list[Probe] = []
         for wanted in places:
-            start = len(self._answers) + len(chosen)
+            start = len(self.answers) + len(chosen)
             for place in sorted(self.lattice.places.tolist(), key=lambda place: (abs(place - wanted), place)):
                 seed = self._free_seed(place, start, taken)
                 if seed is not None:

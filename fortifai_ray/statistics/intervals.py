@@ -59,7 +59,7 @@ def mean(values: Floats, level: float) -> Interval:
     _finite(values, "mean")
     measured = float(values.mean())
     if np.ptp(values) == 0:
-        return _same(values)
+        return _same(float(values[0]))
     half = student(level, len(values) - 1) * float(values.std(ddof=1)) / math.sqrt(len(values))
     low, high = measured - half, measured + half
     if not is_skewed(values):
@@ -79,7 +79,7 @@ def geometric_mean(values: Floats, level: float) -> Interval:
     if not (values > 0).all():
         raise NoInterval(f"{_count(values <= 0)} are not above 0: there is no geometric mean")
     if np.ptp(values) == 0:
-        return _same(values)
+        return _same(float(values[0]))
     logs = mean(np.log(values), level)
     with np.errstate(over="ignore"):
         measured, low, high = np.exp([logs.measured, logs.low, logs.high]).tolist()
@@ -96,7 +96,7 @@ def ratio_of_means(numerators: Floats, denominators: Floats, level: float) -> In
     _finite(denominators, "ratio of means")
     top, bottom, n = float(numerators.mean()), float(denominators.mean()), len(numerators)
     if np.ptp(numerators) == 0 and np.ptp(denominators) == 0 and bottom != 0:
-        return Interval(top / bottom, top / bottom, top / bottom, "the same in all chains")
+        return _same(top / bottom)
     t2 = student(level, n - 1) ** 2 / n
     (var_top, cov), (_, var_bottom) = np.cov(numerators, denominators)
     a, b, c = bottom**2 - t2 * var_bottom, top * bottom - t2 * cov, top**2 - t2 * var_top
@@ -126,7 +126,7 @@ def variance(values: Floats, level: float) -> Interval:
     if n < MIN_FOR_VARIANCE:
         raise NoInterval(f"an interval of a variance needs {MIN_FOR_VARIANCE} chains (there are {n})")
     if np.ptp(values) == 0:
-        return Interval(0.0, 0.0, 0.0, "the same in all chains")
+        return _same(0.0)
     squares = mean((values - values.mean()) ** 2 * n / (n - 1), level)
     spread = (n - 1) * squares.measured / 2  # a χ² quantile of n − 1 degrees is twice a gamma quantile of (n − 1)/2
     tails = gammaincinv((n - 1) / 2, [(1 + level) / 2, (1 - level) / 2])
@@ -142,7 +142,7 @@ def quantile(values: Floats, q: float, level: float) -> Interval:
     """
     from scipy.special import bdtr
 
-    _enough(values)
+    _enough(len(values))
     if np.isnan(values).any():
         raise NoInterval(f"{_count(np.isnan(values))} are not a number")
     ordered, n = np.sort(values), len(values)
@@ -167,8 +167,7 @@ def share(yes: int, no: int, unknown: int, level: float) -> Interval:
         NoInterval: fewer than two chains.
     """
     n = yes + no + unknown
-    if n < 2:
-        raise NoInterval(_too_few(n))
+    _enough(n)
     lows, highs = clopper_pearson(np.array([yes, yes + unknown]), np.array([n, n]), level)
     note = f"open in {unknown} of {n} chains" if unknown else ""
     return Interval(yes / n, float(lows[0]), float(highs[1]), "Clopper–Pearson", note)
@@ -272,22 +271,17 @@ def _resampled_means(samples: Floats) -> Floats:
     return np.concatenate(parts, axis=1)
 
 
-def _same(values: Floats) -> Interval:
-    value = float(values[0])
+def _same(value: float) -> Interval:
     return Interval(value, value, value, "the same in all chains")
 
 
-def _enough(values: Floats) -> None:
-    if len(values) < 2:
-        raise NoInterval(_too_few(len(values)))
-
-
-def _too_few(n: int) -> str:
-    return "one chain has no interval: at least two seeds are needed" if n == 1 else "no chain matches"
+def _enough(n: int) -> None:
+    if n < 2:
+        raise NoInterval("one chain has no interval: at least two seeds are needed" if n == 1 else "no chain matches")
 
 
 def _finite(values: Floats, what: str) -> None:
-    _enough(values)
+    _enough(len(values))
     if not np.isfinite(values).all():
         raise NoInterval(f"{_count(~np.isfinite(values))} are not finite: there is no {what}")
 

@@ -37,11 +37,6 @@ class Chain:
         """For people, e.g. ``loss.kind=tce loss.gamma=0.3 seed=0``; no code parses it."""
         return self.label_without()
 
-    @property
-    def cell_label(self) -> str:
-        """As ``label``, for all the chains that differ only in their seed."""
-        return self.label_without("seed")
-
     def label_without(self, *keys: str) -> str:
         """As ``label``, without some keys."""
         shown = {key: value for key, value in self.varied.items() if key not in keys and value is not None}

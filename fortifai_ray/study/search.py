@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, FiniteFloat, model_validator
@@ -134,67 +134,67 @@ def refuse_search(
     is_baseline: bool,
     source: str,
 ) -> None:
-    """Raise :class:`UserError` where a search does not fit the study.
+    """Raise :class:`UserError`, beginning with ``source``, where a search does not fit the study.
 
     Args:
         recipes: a flat recipe (dotted keys, defaults included) of each cell.
         varied: the keys under the study's ``vary``.
         criteria: the study's collapse criteria.
         is_baseline: whether a cell is the baseline itself.
-        source: the study file, for the message.
+        source: the study file.
     """
-    for key in search.corners[0]:
-        if key == "seed":
-            raise UserError(f"{source}: search.over: the seed is noise and cannot be searched; name a numeric key")
-        if key in varied:
-            raise UserError(f"{source}: search.over: {key} is varied as well; take it out of vary")
-        for recipe in recipes:
-            _refuse_key(key, recipe, search.corners, source)
+    problems = [_key_problems(key, recipes, varied, search.corners) for key in search.corners[0]]
     if isinstance(search, BoundarySearch):
-        _refuse_boundary(search, varied, criteria, source)
+        problems.append(_boundary_problems(search, varied, criteria))
     else:
-        _refuse_optimise(search, varied, is_baseline, source)
+        problems.append(_optimise_problems(varied, is_baseline))
+    for problem in itertools.chain.from_iterable(problems):
+        raise UserError(f"{source}: {problem}")
 
 
-def _refuse_boundary(
-    search: BoundarySearch, varied: Sequence[str], criteria: Sequence[CollapseCriterion], source: str
-) -> None:
+def _key_problems(
+    key: str, recipes: Sequence[Mapping[str, Any]], varied: Sequence[str], corners: Sequence[Mapping[str, float]]
+) -> Iterator[str]:
+    if key == "seed":
+        yield "search.over: the seed is noise and cannot be searched; name a numeric key"
+    if key in varied:
+        yield f"search.over: {key} is varied as well; take it out of vary"
+    for recipe in recipes:
+        if key not in recipe:
+            numeric = [name for name, value in recipe.items() if _is_number(value)]
+            yield f"search.over: {key}: not a key of the recipe{hint(key, numeric)}"
+        elif not _is_number(recipe[key]):
+            yield f"search.over: {key}: not a number in the recipe (it is {recipe[key]!r})"
+        for corner in corners if isinstance(recipe.get(key), int) else ():
+            if not float(corner[key]).is_integer():
+                yield f"search: {key} takes only whole numbers, not {corner[key]:g}"
+
+
+def _boundary_problems(
+    search: BoundarySearch, varied: Sequence[str], criteria: Sequence[CollapseCriterion]
+) -> Iterator[str]:
     if "seed" in varied:
-        raise UserError(
-            f"{source}: vary: a boundary search chooses the seeds of its chains; take seed out of vary (search.seeds "
-            "limits their number)"
+        yield (
+            "vary: a boundary search chooses the seeds of its chains; take seed out of vary (search.seeds limits their "
+            "number)"
         )
     step = search.survival.largest_step
     for criterion in criteria:
         if step is not None and criterion.log_scale and step <= 1:
-            raise UserError(
-                f"{source}: search.survival.largest_step: for {criterion.metric} it is a factor, above 1, not {step:g}"
-            )
+            yield f"search.survival.largest_step: for {criterion.metric} it is a factor, above 1, not {step:g}"
 
 
-def _refuse_optimise(search: OptimiseSearch, varied: Sequence[str], is_baseline: bool, source: str) -> None:
-    others = [key for key in varied if key != "seed"]
-    if others:
-        raise UserError(
-            f"{source}: vary: an optimise search takes one recipe and may vary only the seed, not {', '.join(others)}; "
+def _optimise_problems(varied: Sequence[str], is_baseline: bool) -> Iterator[str]:
+    if others := [key for key in varied if key != "seed"]:
+        yield (
+            f"vary: an optimise search takes one recipe and may vary only the seed, not {', '.join(others)}; "
             "search over numeric keys, and write a study for each value of the others"
         )
     if is_baseline:
-        raise UserError(
-            f"{source}: search.maximise: fi_ratio compares with the baseline, which is this recipe itself; "
+        yield (
+            "search.maximise: fi_ratio compares with the baseline, which is this recipe itself; "
             "give the recipe the loss to be searched"
         )
-
-
-def _refuse_key(key: str, recipe: Mapping[str, Any], corners: Sequence[Mapping[str, float]], source: str) -> None:
-    if key not in recipe:
-        numeric = [name for name, value in recipe.items() if _is_number(value)]
-        raise UserError(f"{source}: search.over: {key}: not a key of the recipe{hint(key, numeric)}")
-    if not _is_number(recipe[key]):
-        raise UserError(f"{source}: search.over: {key}: not a number in the recipe (it is {recipe[key]!r})")
-    for corner in corners if isinstance(recipe[key], int) else ():
-        if not float(corner[key]).is_integer():
-            raise UserError(f"{source}: search: {key} takes only whole numbers, not {corner[key]:g}")
 
 
 def _is_number(value: Any) -> bool:

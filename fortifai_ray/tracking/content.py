@@ -73,7 +73,9 @@ class StudyContent:
         series = dict(seed_quantiles(generations, cell_of, list(metrics)))
         for cell in cells:
             values = series.get(cell.cell_id, {})
-            yield RunContent(cell.cell_id, cell.cell_label, _without(cell, "seed"), values, end=RunEnd("finished"))
+            yield RunContent(
+                cell.cell_id, cell.label_without("seed"), _without(cell, "seed"), values, end=RunEnd("finished")
+            )
 
     def searches(self) -> Iterator[RunContent]:
         """The search of each cell under each criterion: its probes in the order of their values, and the point."""

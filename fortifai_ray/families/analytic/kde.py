@@ -143,7 +143,10 @@ def _in_blocks(
     """(m,) log densities, some samples at a time, so that the table of distances stays small."""
     rows = max(1, _BLOCK // len(points))
     parts = [samples[start : start + rows] for start in range(0, len(samples), rows)]
-    return np.concatenate([density(_squared_distances(part, points), weights, bandwidth) for part in parts])
+    squared = (_squared_distances(part, points) for part in parts)
+    if bandwidth == 0:  # every sample was the same: a point mass
+        return np.concatenate([np.where((part == 0).any(-1), np.inf, -np.inf) for part in squared])
+    return np.concatenate([density(part, weights, bandwidth) for part in squared])
 
 
 def _squared_distances(samples: Array, points: Array) -> Array:
@@ -153,16 +156,12 @@ def _squared_distances(samples: Array, points: Array) -> Array:
 
 
 def _log_gaussian(squared: Array, weights: Array, bandwidth: float) -> Array:
-    if bandwidth == 0:  # every sample was the same: a point mass
-        return np.where((squared == 0).any(-1), np.inf, -np.inf)
     with np.errstate(divide="ignore", over="ignore"):
         terms = np.log(weights) - squared / (2 * bandwidth**2)
     return log_sum_exp(terms, -1) - math.log(2 * math.pi) - 2 * np.log(bandwidth)
 
 
 def _log_tophat(squared: Array, weights: Array, bandwidth: float) -> Array:
-    if bandwidth == 0:
-        return np.where((squared == 0).any(-1), np.inf, -np.inf)
     covered = np.where(squared <= bandwidth**2, weights, 0.0).sum(-1)
     with np.errstate(divide="ignore"):
         return np.log(covered) - math.log(math.pi) - 2 * np.log(bandwidth)
