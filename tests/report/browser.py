@@ -9,7 +9,10 @@ from urllib.parse import urlsplit
 
 # Chromium's own errands, which no flag stops entirely; by exact name, so that nothing a page could ask for hides here.
 _OWN_ERRANDS = {"clients2.google.com", "update.googleapis.com", "accounts.google.com"}
-_OWN_ADDRESSES = {("www.google.com", "/async/folae")}  # asked since version 150, even of a blank page
+_OWN_ADDRESSES = {  # even of a blank page: the first since version 150, the second after seconds on a busy machine
+    ("www.google.com", "/async/folae"),
+    ("android.clients.google.com", "/checkin"),
+}
 
 
 @dataclass
