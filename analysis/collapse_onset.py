@@ -9,7 +9,12 @@ with app.setup(hide_code=True):
     import marimo as mo
 
     from fortifai_ray.metrics import metric
-    from support import controls, onset
+    from fortifai_ray.report import tables
+    from fortifai_ray.report.charts.curves import collapse_curves
+    from fortifai_ray.report.charts.onset import onset_chart, ratio_chart
+    from fortifai_ray.statistics.conclusions import conclusions
+    from fortifai_ray.statistics.criterion import criterion_rows
+    from support import controls, survival
 
     DATA = Path(__file__).parent / "data"
 
@@ -48,7 +53,7 @@ def open_results(picked):
 @app.cell(hide_code=True)
 def pick_criterion(results):
     criterion_picker = controls.criterion_picker(results)
-    unit_picker = controls.choice(["generations", "synthetic"], "time in", "generations")
+    unit_picker = controls.choice(["generations", "synthetic"], "time in")
     mo.hstack([criterion_picker, unit_picker], widths=[3, 1])
     return criterion_picker, unit_picker
 
@@ -71,7 +76,13 @@ def about_curves(criterion):
 
 @app.cell(hide_code=True)
 def show_curves(criterion, results):
-    controls.drawn(onset.curves(results, criterion))
+    _table, _name = results.generations, criterion.metric
+    _measured = _name in _table.columns and _table[_name].count() > 0
+    controls.drawn(
+        collapse_curves(_table, results.chains, _name, results.cells, criteria=[criterion])
+        if _measured
+        else f"{_name} was not measured in this study."
+    )
     return
 
 
@@ -88,7 +99,11 @@ def about_onsets():
 
 @app.cell(hide_code=True)
 def show_onsets(criterion, results):
-    controls.drawn(onset.onsets(results, criterion))
+    _medians = tables.median_intervals(results, criterion)
+    controls.drawn(
+        onset_chart(results.chains, criterion, results.cells, medians=_medians)
+        or "No chain has a verdict under this criterion: there are no onsets."
+    )
     return
 
 
@@ -105,7 +120,12 @@ def about_survival():
 
 @app.cell(hide_code=True)
 def show_survival(criterion, results, unit):
-    controls.drawn(onset.survival(results, criterion, unit))
+    _table = survival.survival_table(results.chains, criterion, results.cells, unit)
+    _time = "generations" if unit == "generations" else f"synthetic {results.unit} consumed"
+    controls.drawn(
+        survival.survival_chart(_table, results.cells, time=_time)
+        or "No chain has a verdict under this criterion: there is no survival curve."
+    )
     return
 
 
@@ -123,7 +143,7 @@ def about_tests():
 @app.cell(hide_code=True)
 def show_tests(criterion, results):
     _nothing = "There is nothing to test: no baseline, no other cell, or no collapse."
-    controls.table(onset.tests(results, criterion), _nothing)
+    controls.table(survival.logrank_rows(results, criterion), _nothing)
     return
 
 
@@ -140,13 +160,17 @@ def about_fidelity():
 
 @app.cell(hide_code=True)
 def show_fidelity(criterion, results):
-    controls.table(onset.fidelity(results, criterion), "No chain has a verdict to summarise.")
+    _rows = [dict(zip(tables.HEADINGS, row.texts, strict=True)) for row in tables.fidelity_rows(results, criterion)]
+    controls.table(_rows, "No chain has a verdict to summarise.")
     return
 
 
 @app.cell(hide_code=True)
 def show_ratios(criterion, results, unit):
-    controls.drawn(onset.ratios(results, criterion, unit))
+    controls.drawn(
+        ratio_chart(results.fidelity, criterion, results.cells, unit)
+        or "No cell has a ratio to the baseline under this criterion: the conclusions below say why."
+    )
     return
 
 
@@ -164,13 +188,15 @@ def about_profile():
 
 @app.cell(hide_code=True)
 def show_profile(criterion, results):
-    controls.drawn(onset.profile(results, criterion))
+    controls.drawn(survival.profile(results, criterion))
     return
 
 
 @app.cell(hide_code=True)
 def show_conclusions(criterion, results):
-    mo.vstack([mo.md("### What can be concluded"), controls.sentences(onset.words(results, criterion))])
+    _rows = criterion_rows(criterion)
+    _sentences = conclusions(results.fidelity.filter(_rows), results.chains.filter(_rows))
+    mo.vstack([mo.md("### What can be concluded"), controls.sentences(_sentences)])
     return
 
 

@@ -10,7 +10,6 @@ with app.setup(hide_code=True):
 
     from fortifai_ray.errors import UserError
     from support import controls, phase
-    from support import phase_chart as charts
 
     DATA = Path(__file__).parent / "data"
 
@@ -90,7 +89,7 @@ def about_plane(criterion):
 
 @app.cell(hide_code=True)
 def show_plane(plane):
-    controls.drawn(charts.phase_chart(plane))
+    controls.drawn(phase.phase_chart(plane))
     return
 
 
@@ -107,7 +106,7 @@ def about_boundaries():
 
 @app.cell(hide_code=True)
 def show_boundaries(plane):
-    controls.table(charts.boundary_rows(plane), "There is no boundary to show.")
+    controls.table(phase.boundary_rows(plane), "There is no boundary to show.")
     return
 
 
@@ -125,7 +124,7 @@ def about_tolerance():
 @app.cell(hide_code=True)
 def show_tolerance(criterion, results, x_picker):
     controls.table(
-        charts.tolerated_rows(phase.tolerated(results, criterion, x_picker.value)),
+        phase.tolerated_rows(phase.tolerated(results, criterion, x_picker.value)),
         f"This study did not search over {x_picker.value} under this criterion.",
     )
     return

@@ -26,7 +26,6 @@ from support.samples import LATENTS, latent_table
 _KEPT = ("chain_id", "generation", "seed", *RECIPE_COLUMNS)
 _BESIDE = ("unit", "synthetic_size_cum", "collapse_reason")
 _DIGITS = 5
-_LATENTS = 12  # latent vectors that are decoded
 _WHOLE = ("chains", "fidelity", "collapse_points")
 
 
@@ -61,7 +60,7 @@ def embed(source: Path, target: Path, metrics: Sequence[str], texts: int) -> Non
     _write_samples(results, chains, texts, target)
     if (pictures := read_table(source, "pictures", rows=pl.col("chain_id").is_in(chains))) is not None:
         write_table(target, "pictures", pictures)
-        write_table(target, LATENTS, latent_table(results, chains, _LATENTS))
+        write_table(target, LATENTS, latent_table(results, chains))
 
 
 def _write_samples(results: StudyResults, chains: Sequence[str], texts: int, target: Path) -> None:

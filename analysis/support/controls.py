@@ -14,7 +14,7 @@ import marimo as mo
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.results.reader import StudyResults
-from fortifai_ray.results.words import printable
+from fortifai_ray.results.words import counted, printable
 from support.opening import open_experiment, open_folder
 
 _CELL = "padding: 0.25em 1em 0.25em 0; text-align: left; vertical-align: top"
@@ -99,7 +99,7 @@ def about(results: StudyResults) -> mo.Html:
     families = table["family.kind"].drop_nulls().unique().sort().to_list() if "family.kind" in table.columns else []
     name, kinds = escape(printable(results.name)), escape(f" ({', '.join(families)})" if families else "")
     last = int(str(table["generation"].max()))
-    size = ", ".join([*(_counted(*one) for one in counts), f"generations 0 to {last}"])
+    size = ", ".join([*(counted(*one) for one in counts), f"generations 0 to {last}"])
     line = mo.Html(f"<p><b>{name}</b>{kinds}: {size}.</p>")
     return mo.vstack([line, mo.callout(sentences(results.notes), kind="neutral")]) if results.notes else line
 
@@ -110,9 +110,9 @@ def criterion_picker(results: StudyResults) -> mo.ui.dropdown:
     return mo.ui.dropdown(options, value=next(iter(options), None), label="collapse", full_width=True)
 
 
-def choice(options: Sequence[str], label: str, value: str | None = None) -> mo.ui.dropdown:
+def choice(options: Sequence[str], label: str) -> mo.ui.dropdown:
     """A choice of one of several texts."""
-    return mo.ui.dropdown(list(options), value=value or (options[0] if options else None), label=label)
+    return mo.ui.dropdown(list(options), value=next(iter(options), None), label=label)
 
 
 def heading(title: str, caption: str) -> mo.Html:
@@ -145,7 +145,3 @@ def sentences(texts: Sequence[str]) -> mo.Html:
     """A list of sentences, escaped."""
     items = "".join(f"<li style='margin: 0.3em 0'>{escape(text)}</li>" for text in texts)
     return mo.Html(f"<ul style='list-style: disc; padding-left: 1.4em'>{items}</ul>")
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

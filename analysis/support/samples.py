@@ -125,20 +125,20 @@ def sample_page(results: StudyResults, seed: int) -> str:
     return _rows(table, chains, wide=False)
 
 
-def latent_page(results: StudyResults, seed: int, count: int = 12) -> str:
+def latent_page(results: StudyResults, seed: int) -> str:
     """The same latent vectors decoded by each generation's model: a row per generation, one cell below another.
 
     Raises:
         UserError: as :func:`latent_table`.
     """
     chains = _chains(results, seed)
-    table = latent_table(results, list(chains), count)
+    table = latent_table(results, list(chains))
     if table.is_empty():
         raise UserError(f"seed {seed} has no decoded latent vectors here")
     return _rows(table, chains, wide=True)
 
 
-def latent_table(results: StudyResults, chain_ids: Sequence[str], count: int, seed: int = 0) -> pl.DataFrame:
+def latent_table(results: StudyResults, chain_ids: Sequence[str], count: int = 12) -> pl.DataFrame:
     """Decode the same ``count`` latent vectors with the model of each generation of some chains.
 
     A diffusion model's latent vectors are the noise that its sampling starts from and adds on the way.
@@ -149,33 +149,30 @@ def latent_table(results: StudyResults, chain_ids: Sequence[str], count: int, se
     Raises:
         UserError: the study has neither the models' stages nor ``latents.parquet``, or is of another family.
     """
-    table = results.generations.filter(pl.col("chain_id").is_in(list(chain_ids))).sort("chain_id", "generation")
+    from fortifai_ray.storage.store import StageStore
+
+    own = pl.col("chain_id").is_in(list(chain_ids))
+    table = results.generations.filter(own).sort("chain_id", "generation")
     if not set(table["family.kind"].drop_nulls().unique()) & set(_FAMILIES):
         raise UserError("only VAEs and diffusion models have latent vectors to follow: this study is of another family")
-    kept = read_table(results.folder, LATENTS, rows=pl.col("chain_id").is_in(list(chain_ids)))
+    kept = read_table(results.folder, LATENTS, rows=own)
     if kept is not None:
         return kept.cast(SCHEMA)  # type: ignore[arg-type]
     stages = results.folder.absolute().parent / "stages"
     if "stage" not in table.columns or not stages.is_dir():
         raise UserError(f"the models are needed, and there is no {stages}: open the study where its sweep left it")
-    rows = []
-    for chain, generation, stage in table.select("chain_id", "generation", "stage").iter_rows():
-        folder = None if stage is None else _model_folder(stages.parent, stage)
-        if folder is not None:
-            rows.append((chain, generation, _decoded(folder, count, seed)))
+    store = StageStore(stages.parent)
+    rows = [
+        (chain, generation, _decoded(Path(store.path(stage)), count))
+        for chain, generation, stage in table.select("chain_id", "generation", "stage").iter_rows()
+        if stage is not None and store.open(stage) is not None
+    ]
     if not rows:
         raise UserError(f"{stages} no longer holds any of this study's models: run the sweep again to restore them")
     return pl.DataFrame(rows, schema=SCHEMA, orient="row")
 
 
-def _model_folder(storage: Path, stage: str) -> Path | None:
-    from fortifai_ray.storage.store import StageStore
-
-    store = StageStore(storage)
-    return None if store.open(stage) is None else Path(store.path(stage))
-
-
-def _decoded(folder: Path, count: int, seed: int) -> bytes:
+def _decoded(folder: Path, count: int) -> bytes:
     from PIL import Image
 
     from fortifai_ray.families.images.family import picture
@@ -184,8 +181,8 @@ def _decoded(folder: Path, count: int, seed: int) -> bytes:
 
     model = load_model(folder)
     if len(model.shape) == 1:
-        return picture(draw_samples(model, _POINTS, seed, "latents")) or b""
-    images = draw_samples(model, count, seed, "latents")
+        return picture(draw_samples(model, _POINTS, 0, "latents")) or b""
+    images = draw_samples(model, count, 0, "latents")
     strip = np.concatenate([np.pad(image, 1, constant_values=96) for image in images], axis=1)
     file = io.BytesIO()
     Image.fromarray(strip).save(file, format="PNG", optimize=True)

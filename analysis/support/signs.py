@@ -9,8 +9,10 @@ perplexity has doubled, half is left. A sign is *lost* once less than a given sh
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import altair as alt
@@ -18,7 +20,8 @@ import polars as pl
 
 from fortifai_ray.metrics import METRICS, is_bookkeeping, metric, signs_by_role
 from fortifai_ray.report.charts.curves import generation_axis
-from fortifai_ray.report.charts.encodings import GREY, PALETTE, SHAPES, Tooltips, inline
+from fortifai_ray.report.charts.encodings import GREY, PALETTE, SHAPES, Tooltips, by_name, chart_of
+from fortifai_ray.report.points import complete
 from fortifai_ray.results.reader import StudyResults
 from fortifai_ray.results.words import number
 from fortifai_ray.statistics.chains import chain_table
@@ -78,17 +81,15 @@ def signs(results: StudyResults) -> tuple[list[Sign], dict[str, str]]:
     table = results.generations
     ranked = [name for names in signs_by_role().values() for name in names]
     names = [name for name in table.columns if table[name].dtype.is_numeric() and metric(name).direction]
+    names = [name for name in names if not is_bookkeeping(name) and table[name].count() and name != "kept_fraction"]
     usable, refused = [], {}
-    for name in sorted(names, key=lambda name: ranked.index(name) if name in ranked else len(ranked)):
-        if is_bookkeeping(name) or table[name].count() == 0 or name == "kept_fraction":
-            continue
-        sign = Sign(name)
-        starts = table.filter(pl.col("generation") == 0, pl.col(name).is_not_null())
+    for sign in map(Sign, sorted(names, key=lambda name: ranked.index(name) if name in ranked else len(ranked))):
+        starts = table.filter(pl.col("generation") == 0, pl.col(sign.metric).is_not_null())
         able = starts.filter(has_something_to_lose(sign, table.columns)).height
         if able and 2 * able >= starts.height:
             usable.append(sign)
         else:
-            refused[name] = _refusal(sign, starts[name], able)
+            refused[sign.metric] = _refusal(sign, starts[sign.metric], able)
     return usable, refused
 
 
@@ -153,10 +154,9 @@ def losses(results: StudyResults, chosen: Sequence[Sign], left: Sequence[float])
     Raises:
         ValueError, UserError: as :func:`~fortifai_ray.statistics.chains.chain_table`.
     """
-    keys = [*results.varied, "seed"]
     signs_of = {sign.criterion(share): (sign.name, share) for share in left for sign in chosen}
-    criteria, generations = list(signs_of), results.generations_asked
-    table = chain_table(results.generations, criteria, results.baseline, keys, generations, failed=results.failed)
+    keys, asked = [*results.varied, "seed"], results.generations_asked
+    table = chain_table(results.generations, list(signs_of), results.baseline, keys, asked, failed=results.failed)
     names = pl.DataFrame(
         [(c.metric, c.threshold, name, share) for c, (name, share) in signs_of.items()],
         schema={"metric": pl.String, "threshold": pl.Float64, "sign": pl.String, "left": pl.Float64},
@@ -180,11 +180,9 @@ def _able(results: StudyResults, sign: Sign) -> list[str]:
     return starts.filter(has_something_to_lose(sign, starts.columns))["chain_id"].to_list()
 
 
-_AXIS = "fidelity left (1: its own generation 0)"
-_ROOF = 1.5  # a sign that improves beyond this is cut off
-
-
 MOST_CELLS = 8  # cells with a chart of their own
+_WIDTH = 560
+_ROOF = 1.5  # a sign that improves beyond this is cut off
 
 
 def left_charts(
@@ -198,38 +196,33 @@ def left_charts(
 
 def when_charts(table: pl.DataFrame, chosen: Sequence[Sign], cells: Sequence[str]) -> alt.VConcatChart | str:
     """Median onsets by the share that counts as lost, a chart per cell (up to eight); or why there is none."""
-    charts = [_when_chart(table, chosen, cell) for cell in cells[:MOST_CELLS]]
-    drawn = [chart for chart in charts if chart is not None]
-    if not drawn:
+    charts = [chart for cell in cells[:MOST_CELLS] if (chart := _when_chart(table, chosen, cell))]
+    if not charts:
         return "At no share do half of a cell's chains lose a sign: nothing comes first within this horizon."
-    return alt.VConcatChart(vconcat=drawn)
+    return alt.VConcatChart(vconcat=charts)
 
 
-def _left_chart(
-    table: pl.DataFrame, chosen: Sequence[Sign], cell: str, left: float, *, width: int = 560
-) -> alt.LayerChart:
+def _left_chart(table: pl.DataFrame, chosen: Sequence[Sign], cell: str, left: float) -> alt.LayerChart:
     """Fidelity left of each sign in one cell: median over seeds, range as a band; dashed: below this it is lost.
 
     Medians extend as far as every chain of the cell has a value.
     """
-    rows = _spread(table.filter(pl.col("cell") == cell))
-    colour, shape = _sign_colour(chosen), _sign_shape(chosen)
-    y = alt.Y(
-        "value:Q", title=_AXIS, scale=alt.Scale(domain=[0, _ROOF], clamp=True, nice=False), axis=alt.Axis(format="~g")
-    )
+    colour, shape = _colour_and_shape(chosen)
+    scale = alt.Scale(domain=[0, _ROOF], clamp=True, nice=False)
+    y = alt.Y("value:Q", title="fidelity left (1: its own generation 0)", scale=scale, axis=alt.Axis(format="~g"))
     tooltip: Tooltips = ["sign:N", "generation:Q", alt.Tooltip("value:Q", title="median", format=".3~g")]
     tooltip += [alt.Tooltip("low:Q", format=".3~g"), alt.Tooltip("high:Q", format=".3~g"), "chains:Q"]
-    base = alt.Chart(inline(rows)).encode(x=generation_axis(), color=colour)
+    base = chart_of(_spread(table.filter(pl.col("cell") == cell))).encode(x=generation_axis(), color=colour)
     layers = [
         base.mark_area(opacity=0.13, clip=True).encode(y=alt.Y("low:Q"), y2="high:Q"),
         base.mark_line(strokeWidth=2.5, clip=True).encode(y=y),
         base.mark_point(filled=True, size=60, opacity=1, clip=True).encode(y=y, shape=shape, tooltip=tooltip),
-        alt.Chart(inline([{"value": left}])).mark_rule(color=GREY, strokeDash=[6, 4]).encode(y=y),
+        chart_of([{"value": left}]).mark_rule(color=GREY, strokeDash=[6, 4]).encode(y=y),
     ]
-    return alt.LayerChart(layer=layers, width=width, height=280, title=cell)
+    return alt.LayerChart(layer=layers, width=_WIDTH, height=280, title=cell)
 
 
-def order_chart(table: pl.DataFrame, chosen: Sequence[Sign], *, width: int = 560) -> alt.LayerChart | str:
+def order_chart(table: pl.DataFrame, chosen: Sequence[Sign]) -> alt.LayerChart | str:
     """How often a row's sign is lost before a column's, over the chains of all cells whose order is known."""
     counts = crossing_order(table, ["seed"])
     if counts.is_empty():
@@ -237,51 +230,43 @@ def order_chart(table: pl.DataFrame, chosen: Sequence[Sign], *, width: int = 560
     names = dict(table.select("metric", "sign").unique().iter_rows())
     rows = []
     for row in counts.iter_rows(named=True):
-        share = row["share"]
-        known = f"{row['n_before']} of {row['n_chains'] - row['n_open']}"
+        share, known = row["share"], row["n_chains"] - row["n_open"]
         rows.append(
             {
                 "first": names[row["metric"]],
                 "second": names[row["other_metric"]],
                 "share": share,
-                "text": "?" if share is None else known,
+                "text": "?" if share is None else f"{row['n_before']} of {known}",
                 "interval": f"{100 * row['share_low']:.0f} to {100 * row['share_high']:.0f} %",
                 "open": row["n_open"],
                 "tied": row["n_tied"],
                 "dark": share is not None and share > 0.55,
             }
         )
-    order = [sign.name for sign in chosen]
-    tooltip: Tooltips = [
-        "first:N",
-        "second:N",
-        alt.Tooltip("share:Q", format=".0%"),
+    tooltip: Tooltips = ["first:N", "second:N", alt.Tooltip("share:Q", format=".0%")]
+    tooltip += [
         alt.Tooltip("interval:N", title="90 % interval"),
+        "tied:Q",
+        alt.Tooltip("open:Q", title="order unknown"),
     ]
-    tooltip += ["tied:Q", alt.Tooltip("open:Q", title="order unknown")]
-    axis = alt.Axis(labelLimit=220, labelAngle=-25)
-    base = alt.Chart(inline(rows)).encode(
-        x=alt.X("second:N", title="before this one", scale=alt.Scale(domain=order), axis=axis),
-        y=alt.Y("first:N", title="is lost", scale=alt.Scale(domain=order), axis=alt.Axis(labelLimit=220)),
-    )
-    scale = alt.Scale(domain=[0, 1], range=["#ffffff", PALETTE[1]], interpolate="rgb")
-    fill = alt.Color("share:Q", title="share of chains", scale=scale, legend=alt.Legend(format=".0%"))
+    scale = alt.Scale(domain=[sign.name for sign in chosen])
+    x = alt.X("second:N", title="before this one", scale=scale, axis=alt.Axis(labelLimit=220, labelAngle=-25))
+    y = alt.Y("first:N", title="is lost", scale=scale, axis=alt.Axis(labelLimit=220))
+    base = chart_of(rows).encode(x=x, y=y)
+    shades = alt.Scale(domain=[0, 1], range=["#ffffff", PALETTE[1]], interpolate="rgb")
+    fill = alt.Color("share:Q", title="share of chains", scale=shades, legend=alt.Legend(format=".0%"))
     tiles = base.mark_rect(stroke="#d9d9d9").encode(color=fill, tooltip=tooltip)
     ink = alt.condition("datum.dark", alt.value("white"), alt.value("black"))
     texts = base.mark_text(fontSize=12).encode(text="text:N", color=ink)
-    return alt.LayerChart(layer=[tiles, texts], width=width, height=max(120, 44 * len(order)))
+    return alt.LayerChart(layer=[tiles, texts], width=_WIDTH, height=max(120, 44 * len(chosen)))
 
 
-def _when_chart(table: pl.DataFrame, chosen: Sequence[Sign], cell: str, *, width: int = 560) -> alt.LayerChart | None:
+def _when_chart(table: pl.DataFrame, chosen: Sequence[Sign], cell: str) -> alt.LayerChart | None:
     """The Kaplan–Meier median onset of each sign by the share that counts as lost, in one cell; a line ends where fewer
     than half of the chains lose that much."""
-    judged = table.filter(pl.col("cell") == cell, pl.col("status") != "failed")
-    if judged.is_empty():
-        return None
-    curves = kaplan_meier(judged.with_columns(fi=pl.col("fi_generations").cast(pl.Float64)), ["sign", "left"])
-    medians = curves.group_by("sign", "left").agg(at=median(), chains=pl.len(), censored=pl.col("censored").sum())
-    rows = medians.filter(pl.col("at").is_not_null()).sort("sign", "left").to_dicts()
-    if not rows:
+    rows = _medians(table.filter(pl.col("cell") == cell), "sign", "left")
+    rows = rows.filter(pl.col("at").is_not_null()).sort("sign", "left")
+    if rows.is_empty():
         return None
     x = alt.X(
         "left:Q",
@@ -290,91 +275,73 @@ def _when_chart(table: pl.DataFrame, chosen: Sequence[Sign], cell: str, *, width
         axis=alt.Axis(format="~g"),
     )
     y = alt.Y("at:Q", title="median onset (generations)", scale=alt.Scale(zero=True))
-    tooltip: Tooltips = [
-        "sign:N",
-        alt.Tooltip("left:Q", format=".2~g"),
-        alt.Tooltip("at:Q", title="median onset", format=".3~g"),
-        "chains:Q",
-        "censored:Q",
-    ]
-    base = alt.Chart(inline(rows)).encode(x=x, y=y, color=_sign_colour(chosen))
-    points = base.mark_point(filled=True, size=45, opacity=1).encode(shape=_sign_shape(chosen), tooltip=tooltip)
-    return alt.LayerChart(layer=[base.mark_line(strokeWidth=2), points], width=width, height=240, title=cell)
+    tooltip: Tooltips = ["sign:N", alt.Tooltip("left:Q", format=".2~g")]
+    tooltip += [alt.Tooltip("at:Q", title="median onset", format=".3~g"), "chains:Q", "censored:Q"]
+    colour, shape = _colour_and_shape(chosen)
+    base = chart_of(rows).encode(x=x, y=y, color=colour)
+    points = base.mark_point(filled=True, size=45, opacity=1).encode(shape=shape, tooltip=tooltip)
+    return alt.LayerChart(layer=[base.mark_line(strokeWidth=2), points], width=_WIDTH, height=240, title=cell)
+
+
+def _medians(table: pl.DataFrame, *groups: str) -> pl.DataFrame:
+    """The Kaplan–Meier median onset ``at`` of each group, and its ``chains`` and how many are ``censored``."""
+    judged = table.filter(pl.col("status") != "failed").with_columns(fi=pl.col("fi_generations").cast(pl.Float64))
+    curves = kaplan_meier(judged, groups).group_by(groups)
+    return curves.agg(at=median(), chains=pl.len(), censored=pl.col("censored").sum())
 
 
 def firsts(
     table: pl.DataFrame, chosen: Sequence[Sign], keys: Sequence[str], cells: Sequence[str]
 ) -> list[dict[str, str]]:
     """Per cell: how many chains lose each sign first."""
-    firsts = first_crossings(table, keys)
     cell_of = table.select("chain_id", "cell").unique("chain_id")
-    names = dict(table.select("metric", "sign").unique().iter_rows())
-    firsts = firsts.join(cell_of, on="chain_id", how="left")
+    firsts = first_crossings(table, keys).join(cell_of, on="chain_id", how="left")
+    others = {"tie": "several at once", "open": "order unknown", "none": "nothing lost"}
     rows = []
     for cell in cells:
         group = firsts.filter(pl.col("cell") == cell)
-        if group.is_empty():
-            continue
-        counts = dict(group.filter(pl.col("order") == "first").group_by("metric").len().iter_rows())
-        row = {"cell": cell, "chains": f"{group.height:,}"}
-        row |= {
-            f"{sign.name} first": str(next((n for m, n in counts.items() if names[m] == sign.name), 0))
-            for sign in chosen
-        }
-        others = {"tie": "several at once", "open": "order unknown", "none": "nothing lost"}
-        rows.append(row | {text: str(group.filter(pl.col("order") == kind).height) for kind, text in others.items()})
+        if not group.is_empty():
+            lost = Counter(group.filter(pl.col("order") == "first")["metric"])
+            ends = Counter(group["order"])
+            row = {"cell": cell, "chains": f"{group.height:,}"}
+            row |= {f"{sign.name} first": str(lost[sign.metric]) for sign in chosen}
+            rows.append(row | {text: str(ends[kind]) for kind, text in others.items()})
     return rows
 
 
 def onsets(table: pl.DataFrame, chosen: Sequence[Sign], cells: Sequence[str]) -> list[dict[str, str]]:
     """Per cell and sign: the chains that lost it, the median onset, and the chains without a verdict."""
-    judged = table.filter(pl.col("status") != "failed").with_columns(fi=pl.col("fi_generations").cast(pl.Float64))
-    curves = kaplan_meier(judged, ["cell", "sign"])
-    medians = {
-        (row["cell"], row["sign"]): row["at"]
-        for row in curves.group_by("cell", "sign").agg(at=median()).iter_rows(named=True)
-    }
+    medians = {(cell, sign): at for cell, sign, at, *_ in _medians(table, "cell", "sign").iter_rows()}
     rows: list[dict[str, str]] = []
-    for cell in cells:
-        for sign in chosen:
-            group = table.filter(pl.col("cell") == cell, pl.col("sign") == sign.name)
-            if group.is_empty():
-                continue
-            lost, known = (group["status"] == "collapsed").sum(), group.filter(pl.col("status") != "failed").height
-            at = medians.get((cell, sign.name))
-            reached = number(at) if at is not None else ("not reached" if known else "–")
-            rows.append(
-                {
-                    "cell": cell,
-                    "sign": sign.name,
-                    "lost by": f"{lost} of {known}",
-                    "median onset (generations)": reached,
-                    "no verdict": str(group.height - known),
-                }
-            )
+    for cell, sign in product(cells, chosen):
+        statuses = table.filter(pl.col("cell") == cell, pl.col("sign") == sign.name)["status"]
+        if statuses.is_empty():
+            continue
+        lost, known = (statuses == "collapsed").sum(), (statuses != "failed").sum()
+        at = medians.get((cell, sign.name))
+        reached = number(at) if at is not None else ("not reached" if known else "–")
+        rows.append(
+            {
+                "cell": cell,
+                "sign": sign.name,
+                "lost by": f"{lost} of {known}",
+                "median onset (generations)": reached,
+                "no verdict": str(len(statuses) - known),
+            }
+        )
     return rows
 
 
-def _spread(table: pl.DataFrame) -> list[dict[str, Any]]:
+def _spread(table: pl.DataFrame) -> pl.DataFrame:
     """Median, lowest and highest by sign and generation, where every chain has a value."""
     value = pl.col("left").filter(pl.col("left").is_finite())
-    spread = table.group_by("sign", "generation").agg(
-        value=value.median(), low=value.min(), high=value.max(), chains=value.count()
-    )
-    all_chains = table.group_by("sign").agg(all_chains=pl.col("chain_id").n_unique())
-    whole = spread.join(all_chains, on="sign").filter(pl.col("chains") == pl.col("all_chains"))
-    return whole.sort("sign", "generation").to_dicts()
+    ends = {"value": value.median(), "low": value.min(), "high": value.max()}
+    spread = complete(table.rename({"chain_id": "chain"}), "sign", **ends, chains=value.count())
+    return spread.sort("sign", "generation")
 
 
-def _sign_colour(chosen: Sequence[Sign]) -> alt.Color:
+def _colour_and_shape(chosen: Sequence[Sign]) -> tuple[alt.Color, alt.Shape]:
     names = [sign.name for sign in chosen]
-    palette = [PALETTE[index % len(PALETTE)] for index in range(len(names))]
-    legend = alt.Legend(orient="top", columns=3, labelLimit=320, symbolLimit=0, symbolOpacity=1)
-    return alt.Color("sign:N", title=None, scale=alt.Scale(domain=names, range=palette), legend=legend)
-
-
-def _sign_shape(chosen: Sequence[Sign]) -> alt.Shape:
-    names = [sign.name for sign in chosen]
-    shapes = [SHAPES[index % len(SHAPES)] for index in range(len(names))]
-    legend = alt.Legend(orient="top", columns=3, labelLimit=320, symbolLimit=0)
-    return alt.Shape("sign:N", title=None, scale=alt.Scale(domain=names, range=shapes), legend=legend)
+    legend: dict[str, Any] = {"orient": "top", "columns": 3, "labelLimit": 320, "symbolLimit": 0}
+    colour = by_name(alt.Color, "sign", names, PALETTE, alt.Legend(**legend, symbolOpacity=1))
+    return colour, by_name(alt.Shape, "sign", names, SHAPES, alt.Legend(**legend))

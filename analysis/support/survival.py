@@ -1,7 +1,7 @@
 """How long chains stay faithful, and how that depends on the criterion.
 
-The Kaplan–Meier share of each cell's chains that are still faithful, by generation or by synthetic data consumed, and
-the fidelity-interval ratio as a function of the threshold.
+The Kaplan–Meier share of each cell's chains that are still faithful, by generation or by synthetic data consumed, the
+log-rank tests against the baseline, and the fidelity-interval ratio as a function of the threshold.
 """
 
 from __future__ import annotations
@@ -12,14 +12,28 @@ from typing import Literal
 import altair as alt
 import polars as pl
 
+from fortifai_ray.errors import UserError
 from fortifai_ray.metrics import metric
-from fortifai_ray.report.charts.encodings import GREY, MOST_BANDS, Tooltips, bound_shape, colour_of, inline, legend_of
+from fortifai_ray.report.charts.encodings import (
+    GREY,
+    MOST_BANDS,
+    Tooltips,
+    bound_shape,
+    chart_of,
+    colour_of,
+    legend_of,
+    verdicts_of,
+)
+from fortifai_ray.report.tables import cell_rows
 from fortifai_ray.results.cells import Cells
-from fortifai_ray.results.words import ratio
-from fortifai_ray.statistics.criterion import CollapseCriterion, criterion_rows
+from fortifai_ray.results.reader import StudyResults
+from fortifai_ray.results.words import MARKS, number, ratio
+from fortifai_ray.statistics.criterion import CollapseCriterion
+from fortifai_ray.statistics.fidelity import ratio_profile
 from fortifai_ray.statistics.survival import kaplan_meier
 
 Unit = Literal["generations", "synthetic"]
+_WIDTH, _HEIGHT = 640, 300
 
 
 def survival_table(
@@ -39,14 +53,13 @@ def survival_table(
         (the last three at that time). The band is null where it is undefined: where chains were censored before the
         first collapse, and once no chain is left.
     """
-    judged = cells.name(chains.filter(criterion_rows(criterion), pl.col("status") != "failed"))
-    judged = judged.select(
-        "cell", pl.col(f"fi_{unit}").cast(pl.Float64).alias("at"), pl.col("censored").cast(pl.Boolean)
+    judged = verdicts_of(chains, criterion, cells).select(
+        "cell", at=pl.col(f"fi_{unit}").cast(pl.Float64), censored=pl.col("censored").cast(pl.Boolean)
     )
-    judged = judged.filter(pl.col("cell").is_not_null(), pl.col("at").is_finite())
+    judged = judged.filter(pl.col("at").is_finite())
     curves = kaplan_meier(judged, ["cell"], time="at").group_by("cell", "at")
     censored = pl.col("censored").sum().cast(pl.Int64)
-    ends = curves.agg(pl.col("_survival").last().alias("faithful"), (pl.len() - censored).alias("collapsed"), censored)
+    ends = curves.agg(faithful=pl.col("_survival").last(), collapsed=pl.len() - censored, censored=censored)
     starts = judged.select("cell").unique().with_columns(at=0.0, faithful=1.0, collapsed=0, censored=0)
     table = pl.concat([ends, starts.join(ends, on=["cell", "at"], how="anti")], how="vertical_relaxed")
     table = table.sort(pl.col("cell").cast(pl.Enum(cells.order)), "at")
@@ -61,9 +74,7 @@ def survival_table(
     ).select("cell", "at", "faithful", "low", "high", "chains", "at_risk", "collapsed", "censored")
 
 
-def survival_chart(
-    survival: pl.DataFrame, cells: Cells, *, time: str = "generations", width: int = 640, height: int = 300
-) -> alt.LayerChart | None:
+def survival_chart(survival: pl.DataFrame, cells: Cells, *, time: str = "generations") -> alt.LayerChart | None:
     """Steps of :func:`survival_table`, with its band (up to a dozen cells) and a vertical stroke where chains are
     censored; None where no chain has a verdict."""
     if survival.is_empty():
@@ -76,27 +87,53 @@ def survival_chart(
     colour = colour_of(cells, legend_of(cells, present))
     layers: list[alt.Chart] = []
     if len(present) <= MOST_BANDS:
-        band = alt.Chart(inline(survival.filter(pl.col("low").is_not_null()).to_dicts()))
+        band = chart_of(survival.filter(pl.col("low").is_not_null()))
         area = band.mark_area(interpolate="step-after", opacity=0.13)
         layers.append(area.encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=colour))
-    steps = alt.Chart(inline(survival.to_dicts()))
     tooltip: Tooltips = ["cell:N", alt.Tooltip("at:Q", format=",.4~g"), alt.Tooltip("faithful:Q", format=".1%")]
     tooltip += ["at_risk:Q", "collapsed:Q", "censored:Q", "chains:Q"]
-    layers.append(
-        steps.mark_line(interpolate="step-after", strokeWidth=2.2).encode(x=x, y=y, color=colour, tooltip=tooltip)
-    )
+    marks = [chart_of(survival).mark_line(interpolate="step-after", strokeWidth=2.2)]
     if ends := survival.filter(pl.col("censored") > 0).to_dicts():
-        mark = alt.Chart(inline(ends)).mark_point(shape="stroke", angle=90, size=140, strokeWidth=2, opacity=1)
-        layers.append(mark.encode(x=x, y=y, color=colour, tooltip=tooltip))
-    return alt.LayerChart(layer=layers, width=width, height=height)
+        marks.append(chart_of(ends).mark_point(shape="stroke", angle=90, size=140, strokeWidth=2, opacity=1))
+    layers += [mark.encode(x=x, y=y, color=colour, tooltip=tooltip) for mark in marks]
+    return alt.LayerChart(layer=layers, width=_WIDTH, height=_HEIGHT)
 
 
 _SHAPES = {"exact": "circle", "lower": "triangle-up", "upper": "triangle-down"}
 
 
-def profile_chart(
-    profile: pl.DataFrame, criterion: CollapseCriterion, cells: Cells, *, width: int = 640, height: int = 300
-) -> alt.LayerChart | str:
+def logrank_rows(results: StudyResults, criterion: CollapseCriterion) -> list[dict[str, str]]:
+    """The log-rank tests against the baseline's cell, in generations; empty where there is nothing to test."""
+    return [
+        {
+            "cell": row["cell"],
+            "chains": f"{row['n_chains']:,}",
+            "lasts": "longer" if row["logrank_z"] < 0 else "less long",
+            "log-rank z": f"{row['logrank_z']:.2f}",
+            "p": f"{row['logrank_p']:.2g}",
+            "p, adjusted (Holm)": f"{row['logrank_p_holm']:.2g}",
+            "FI ratio": f"{MARKS.get(row['bound'], '')}{number(row['fi_ratio'])}",
+        }
+        for row in cell_rows(results, criterion)
+        if row["unit"] == "generations" and row["logrank_p"] is not None
+    ]
+
+
+def profile(results: StudyResults, criterion: CollapseCriterion) -> alt.LayerChart | str:
+    """The FI ratio at thresholds from just beyond generation 0 to full collapse; or why there is none."""
+    if not results.cells.baselines:
+        return "This study has no baseline cell: there is no ratio at any threshold."
+    try:
+        keys, asked = [*results.varied, "seed"], results.generations_asked
+        table = ratio_profile(
+            results.generations, criterion, None, results.baseline, keys, asked, failed=results.failed
+        )
+    except (ValueError, UserError) as error:
+        return f"{error}."
+    return profile_chart(table, criterion, results.cells)
+
+
+def profile_chart(profile: pl.DataFrame, criterion: CollapseCriterion, cells: Cells) -> alt.LayerChart | str:
     """Ratio by threshold, in generations, with its interval; the dashed vertical line is the study's own threshold.
 
     A triangle pointing up is a lower bound, one pointing down an upper bound; undetermined ratios are left out.
@@ -113,26 +150,13 @@ def profile_chart(
     table = table.filter(pl.col("fi_ratio").is_finite() & (pl.col("fi_ratio") > 0) & pl.col("cell").is_not_null())
     if table.is_empty():
         return "No cell has a ratio to the baseline at any threshold: the conclusions below say why."
-    table = table.with_columns(
-        ratio_text=pl.Series(
-            [ratio(row | {"seed_ratios": []}, False) for row in table.iter_rows(named=True)], dtype=pl.String
-        ),
+    texts = [ratio(row | {"seed_ratios": []}, False) for row in table.iter_rows(named=True)]
+    rows = table.select(
+        *("cell", "threshold", "fi_ratio", "bound", "n_chains", "n_censored", "n_pairs", "logrank_p_holm"),
+        ratio_text=pl.Series(texts, dtype=pl.String),
         low=pl.coalesce("fi_ratio_low", pl.when(pl.col("fi_ratio_high").is_not_null()).then("fi_ratio")),
         high=pl.coalesce("fi_ratio_high", pl.when(pl.col("fi_ratio_low").is_not_null()).then("fi_ratio")),
     )
-    columns = [
-        "cell",
-        "threshold",
-        "fi_ratio",
-        "low",
-        "high",
-        "bound",
-        "ratio_text",
-        "n_chains",
-        "n_censored",
-        "n_pairs",
-    ]
-    rows = table.select(*columns, "logrank_p_holm").to_dicts()
     log = criterion.log_scale and float(str(table["threshold"].min())) > 0
     x = alt.X(
         "threshold:Q",
@@ -150,21 +174,19 @@ def profile_chart(
         "cell:N",
         alt.Tooltip("threshold:Q", format=",.4~g"),
         alt.Tooltip("ratio_text:N", title="ratio"),
-        "n_pairs:Q",
     ]
-    tooltip += ["n_censored:Q", "n_chains:Q", alt.Tooltip("logrank_p_holm:Q", title="log-rank p (Holm)", format=".2~g")]
-    base = alt.Chart(inline(rows))
-    banded = alt.Chart(inline([row for row in rows if row["low"] is not None]))
+    tooltip += ["n_pairs:Q", "n_censored:Q", "n_chains:Q"]
+    tooltip += [alt.Tooltip("logrank_p_holm:Q", title="log-rank p (Holm)", format=".2~g")]
+    base, banded = chart_of(rows), chart_of(rows.filter(pl.col("low").is_not_null()))
+    points = base.mark_point(filled=True, size=55, opacity=1)
     marks = [
         banded.mark_area(opacity=0.14).encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=colour),
-        alt.Chart(inline([{"fi_ratio": 1.0}])).mark_rule(color=GREY).encode(y=y),
+        chart_of([{"fi_ratio": 1.0}]).mark_rule(color=GREY).encode(y=y),
         base.mark_line(strokeWidth=2).encode(x=x, y=y, color=colour),
-        base.mark_point(filled=True, size=55, opacity=1).encode(
-            x=x, y=y, color=colour, shape=bound_shape(_SHAPES), tooltip=tooltip
-        ),
-        alt.Chart(inline([{"threshold": criterion.threshold}])).mark_rule(color=GREY, strokeDash=[6, 4]).encode(x=x),
+        points.encode(x=x, y=y, color=colour, shape=bound_shape(_SHAPES), tooltip=tooltip),
+        chart_of([{"threshold": criterion.threshold}]).mark_rule(color=GREY, strokeDash=[6, 4]).encode(x=x),
     ]
-    return alt.LayerChart(layer=marks, width=width, height=height)
+    return alt.LayerChart(layer=marks, width=_WIDTH, height=_HEIGHT)
 
 
 def _threshold_title(criterion: CollapseCriterion) -> str:

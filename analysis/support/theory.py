@@ -11,7 +11,8 @@ import polars as pl
 
 from fortifai_ray.metrics import metric
 from fortifai_ray.report.charts.curves import generation_axis
-from fortifai_ray.report.charts.encodings import GREY, Tooltips, colour_of, inline, legend_of, shape_of
+from fortifai_ray.report.charts.encodings import GREY, Tooltips, chart_of, colour_of, legend_of, shape_of
+from fortifai_ray.results.cells import Cells
 from fortifai_ray.results.reader import StudyResults
 from fortifai_ray.results.schema import flatten
 from fortifai_ray.statistics.intervals import mean_intervals
@@ -19,6 +20,7 @@ from fortifai_ray.theory.registry import Prediction, closed_forms_of
 
 LEVEL = 0.90
 _RESAMPLES = 2_000
+_WIDTH = 640
 _NORMAL = 1.645  # 90 % of a normal distribution lie within this many standard errors
 _SCHEMA: dict[str, Any] = {
     **{"title": pl.String, "metric": pl.String, "cell": pl.String, "form": pl.String, "limit": pl.String},
@@ -57,12 +59,13 @@ def recipes(results: StudyResults) -> dict[str, dict[str, Any]]:
     A section that varies as a whole comes from the cell alone: the base recipe's keys in it belong to another kind of
     regime or loss.
     """
-    study = results.study
     beside = ("vary", "collapse", "baseline", "claims", "resources", "search", "name")
-    base = flatten({key: value for key, value in study.items() if key not in beside})
-    vary = study.get("vary")
-    whole = [key for key, values in vary.items() if _has_sections(values)] if isinstance(vary, dict) else []
-    kept = {key: value for key, value in base.items() if not any(key.startswith(f"{section}.") for section in whole)}
+    base = flatten({key: value for key, value in results.study.items() if key not in beside})
+    varied = results.study.get("vary")
+    values_of = varied.items() if isinstance(varied, dict) else ()
+    lists = [(key, values) for key, values in values_of if isinstance(values, list)]
+    whole = tuple(f"{key}." for key, values in lists if any(isinstance(value, dict) for value in values))
+    kept = {key: value for key, value in base.items() if not key.startswith(whole)}
     of_cells: dict[str, dict[str, Any]] = {}
     for identity, cell in results.cells.labels.items():
         values = dict(zip(results.cells.keys, json.loads(identity), strict=True))
@@ -78,10 +81,6 @@ def _number(value: Any) -> Any:
         except ValueError:
             continue
     return value
-
-
-def _has_sections(values: Any) -> bool:
-    return isinstance(values, list) and any(isinstance(value, dict) for value in values)
 
 
 def _compare(table: pl.DataFrame, form: Prediction) -> tuple[list[dict[str, Any]], str]:
@@ -114,94 +113,65 @@ def _compare(table: pl.DataFrame, form: Prediction) -> tuple[list[dict[str, Any]
 
 
 def _moments(samples: np.ndarray, summary: str) -> list[dict[str, Any]]:
-    """Mean (or variance) of each row of (generations, chains), its interval and standard error."""
+    """Mean (or variance) of each row of (generations, chains); with several chains, its interval and standard error."""
     count = samples.shape[1]
     if summary == "variance":
         samples = (samples - samples.mean(1, keepdims=True)) ** 2 * count / (count - 1)
-    measured = samples.mean(1)
-    if count < 2:
-        return [{"measured": float(value), "low": None, "high": None, "error": None} for value in measured]
-    low, high = mean_intervals(samples, LEVEL, _RESAMPLES, seed=0)
-    error = samples.std(1, ddof=1) / np.sqrt(count)
-    columns = (measured.tolist(), low.tolist(), high.tolist(), error.tolist())
-    return [dict(zip(("measured", "low", "high", "error"), row, strict=True)) for row in zip(*columns, strict=True)]
+    columns = {"measured": samples.mean(1)}
+    if count > 1:
+        low, high = mean_intervals(samples, LEVEL, _RESAMPLES, seed=0)
+        columns |= {"low": low, "high": high, "error": samples.std(1, ddof=1) / np.sqrt(count)}
+    return pl.DataFrame(columns).to_dicts()
 
 
 def overlays(table: pl.DataFrame, results: StudyResults) -> alt.VConcatChart:
     """A chart of each quantity: the measured values with their closed form and, where there are several seeds, the
     distance between them."""
     charts: list[alt.LayerChart] = []
-    for title in table["title"].unique(maintain_order=True).to_list():
-        charts.append(_overlay(table, results, title))
-        away = _distance(table, results, title)
-        charts += [] if away is None else [away]
+    for (title,), rows in table.group_by("title", maintain_order=True):
+        charts.append(_overlay(rows, results.cells, str(title)))
+        sure = rows.filter(pl.col("error") > 0)  # one seed has no standard error
+        charts += [] if sure.is_empty() else [_distance(sure, results.cells)]
     independent = {"color": "independent", "shape": "independent", "strokeDash": "independent"}
     return alt.VConcatChart(vconcat=charts, resolve=alt.Resolve(scale=independent))
 
 
-def _heading(table: pl.DataFrame, title: str) -> str:
-    """``Mean over seeds: trace ratio``."""
-    name = str(table.filter(pl.col("title") == title)["metric"][0])
-    return f"{title.split(' ', 1)[0].capitalize()} over seeds: {metric(name).title}"
-
-
-def _overlay(
-    table: pl.DataFrame, results: StudyResults, title: str, *, width: int = 640, height: int = 300
-) -> alt.LayerChart:
+def _overlay(rows: pl.DataFrame, cells: Cells, title: str) -> alt.LayerChart:
     """Points: measured, with intervals; lines: the closed form (dashed where it holds only in a limit)."""
-    rows = table.filter(pl.col("title") == title)
-    cells = results.cells
-    text = metric(str(rows["metric"][0]))
-    summary = title.split(" ", 1)[0]
+    text, (summary, *_) = metric(str(rows["metric"][0])), title.split(" ")
     legend = legend_of(cells, set(rows["cell"]))
-    colour, shape = colour_of(cells, legend), shape_of(cells, legend)
+    x, colour, shape = generation_axis(), colour_of(cells, legend), shape_of(cells, legend)
     y = alt.Y("value:Q", title=f"{summary} over seeds: {text.axis}", scale=alt.Scale(zero=False))
-    lines = rows.with_columns(
-        value=pl.col("theory"), kind=pl.when(pl.col("limit") == "").then(pl.lit("exact")).otherwise(pl.lit("limit"))
-    )
+    kind = pl.when(pl.col("limit") == "").then(pl.lit("exact")).otherwise(pl.lit("limit"))
+    lines = chart_of(rows.with_columns(value="theory", kind=kind))
     dash = alt.StrokeDash("kind:N", legend=None, scale=alt.Scale(domain=["exact", "limit"], range=[[1, 0], [6, 4]]))
     numbers = [alt.Tooltip(f"{name}:Q", format=".4~g") for name in ("measured", "low", "high", "theory")]
     tooltip: Tooltips = ["cell:N", "generation:Q", *numbers, "form:N", "limit:N", "chains:Q"]
-    points = alt.Chart(inline(rows.with_columns(value=pl.col("measured")).to_dicts()))
-    layers = [
-        alt.Chart(inline(lines.to_dicts()))
-        .mark_line(strokeWidth=1.8)
-        .encode(x=generation_axis(), y=y, color=colour, strokeDash=dash)
-    ]
+    points = chart_of(rows.with_columns(value="measured"))
+    layers = [lines.mark_line(strokeWidth=1.8).encode(x=x, y=y, color=colour, strokeDash=dash)]
     if rows["low"].count():
-        layers.append(
-            points.mark_rule(strokeWidth=1.5, opacity=0.7).encode(
-                x=generation_axis(), y=alt.Y("low:Q"), y2="high:Q", color=colour
-            )
-        )
-    layers.append(
-        points.mark_point(filled=True, size=36, opacity=1).encode(
-            x=generation_axis(), y=y, color=colour, shape=shape, tooltip=tooltip
-        )
-    )
-    return alt.LayerChart(layer=layers, width=width, height=height, title=_heading(table, title))
+        bars = points.mark_rule(strokeWidth=1.5, opacity=0.7)
+        layers.append(bars.encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=colour))
+    marks = points.mark_point(filled=True, size=36, opacity=1)
+    layers.append(marks.encode(x=x, y=y, color=colour, shape=shape, tooltip=tooltip))
+    heading = f"{summary.capitalize()} over seeds: {text.title}"
+    return alt.LayerChart(layer=layers, width=_WIDTH, height=300, title=heading)
 
 
-def _distance(
-    table: pl.DataFrame, results: StudyResults, title: str, *, width: int = 640, height: int = 150
-) -> alt.LayerChart | None:
-    """Measurement minus closed form in standard errors; grey: where 90 % should lie. None for one seed, which has no
-    standard error."""
-    rows = table.filter(pl.col("title") == title, pl.col("error") > 0)
-    if rows.is_empty():
-        return None
+def _distance(rows: pl.DataFrame, cells: Cells) -> alt.LayerChart:
+    """Measurement minus closed form in standard errors; grey: where 90 % should lie."""
+    title = "standard errors away"
     rows = rows.with_columns(away=(pl.col("measured") - pl.col("theory")) / pl.col("error"))
-    cells = results.cells
-    y = alt.Y("away:Q", title="standard errors away")
-    band = alt.Chart(inline([{"from": -_NORMAL, "to": _NORMAL}])).mark_rect(color=GREY, opacity=0.16)
+    y = alt.Y("away:Q", title=title)
+    band = chart_of([{"from": -_NORMAL, "to": _NORMAL}]).mark_rect(color=GREY, opacity=0.16)
     tooltip: Tooltips = ["cell:N", "generation:Q", alt.Tooltip("away:Q", format=".2f")]
-    dots = alt.Chart(inline(rows.to_dicts())).mark_point(filled=True, size=30, opacity=0.9)
+    dots = chart_of(rows).mark_point(filled=True, size=30, opacity=0.9)
     layers = [
-        band.encode(y=alt.Y("from:Q", title="standard errors away"), y2="to:Q"),
-        alt.Chart(inline([{"away": 0}])).mark_rule(color=GREY).encode(y=y),
+        band.encode(y=alt.Y("from:Q", title=title), y2="to:Q"),
+        chart_of([{"away": 0}]).mark_rule(color=GREY).encode(y=y),
         dots.encode(x=generation_axis(), y=y, color=colour_of(cells), shape=shape_of(cells), tooltip=tooltip),
     ]
-    return alt.LayerChart(layer=layers, width=width, height=height)
+    return alt.LayerChart(layer=layers, width=_WIDTH, height=150)
 
 
 def agreement(table: pl.DataFrame) -> list[dict[str, str]]:

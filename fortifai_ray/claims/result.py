@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import polars as pl
 
 from fortifai_ray.results.schema import write_table
-from fortifai_ray.results.words import number, printable
+from fortifai_ray.results.words import counted, number, printable
 from fortifai_ray.study.claims import Claim
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class ClaimResult:
     @property
     def chains_words(self) -> str:
         """``1,000 chains``."""
-        return f"{self.n_chains:,} chain{'' if self.n_chains == 1 else 's'}"
+        return counted(self.n_chains, "chain")
 
     @property
     def is_finding(self) -> bool:

@@ -4,69 +4,44 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections import defaultdict
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
+import polars as pl
 from altair.utils.schemapi import debug_mode
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from fortifai_ray.claims.result import ClaimResult, multiplicity, stored_claims, summary
-from fortifai_ray.report.charts.encodings import key
-from fortifai_ray.report.figures import curves, other_curves, section
+from fortifai_ray import metrics
+from fortifai_ray.claims.result import multiplicity, stored_claims, summary
+from fortifai_ray.report.charts.curves import draw
+from fortifai_ray.report.charts.encodings import MOST_BANDS, MOST_IN_LEGEND, key
+from fortifai_ray.report.charts.onset import onset_chart, ratio_chart
+from fortifai_ray.report.points import BAND, MANY_CHAINS, MOST_POINTS, Curve, curve
 from fortifai_ray.report.samples import sample_tables, strips
-from fortifai_ray.report.search import search_tables
-from fortifai_ray.report.tables import HEADINGS, conclusion_lines, facts, legend, order_tables, outcomes
+from fortifai_ray.report.search import Figure, search_tables
+from fortifai_ray.report.tables import (
+    HEADINGS,
+    FidelityRow,
+    conclusion_lines,
+    facts,
+    fidelity_rows,
+    legend,
+    median_intervals,
+    order_tables,
+    outcomes,
+)
 from fortifai_ray.results.reader import StudyResults
-from fortifai_ray.statistics.criterion import criterion_rows
+from fortifai_ray.results.schema import metric_columns
+from fortifai_ray.results.words import counted
+from fortifai_ray.statistics.criterion import CollapseCriterion, criterion_rows
 
-_MARKS = {"holds": "✓", "does not hold": "✗", "undecided": "?"}
-
-
-@dataclass(frozen=True)
-class ClaimRow:
-    """A checked claim, with a ``mark`` for its verdict and a ``tone`` for its gravity (good, bad, quiet)."""
-
-    claim: ClaimResult
-    mark: str
-    tone: str
-    verdict: str
-
-
-@dataclass(frozen=True)
-class ClaimsSection:
-    """All claims, how many hold, and notes on how to read them."""
-
-    rows: list[ClaimRow]
-    summary: str
-    notes: list[str]
-
-
-def claims_section(results: StudyResults) -> ClaimsSection | None:
-    """The claims as last checked; None where there are none, or they were never checked."""
-    claims = stored_claims(results.claims)
-    if not claims:
-        return None
-    notes = [
-        "A verdict comes from the whole interval: a claim holds where all of it agrees, and does not hold where none "
-        "of it does."
-    ]
-    if any(claim.is_finding for claim in claims):
-        notes.append(
-            "A replication that does not hold is a finding: at this study's scale the published number is not "
-            "reproduced. It is not a fault of the run."
-        )
-    notes += [note[0].upper() + note[1:] + "." for note in [multiplicity(claims)] if note]
-    return ClaimsSection([_row(claim) for claim in claims], summary(claims), notes)
-
-
-def _row(claim: ClaimResult) -> ClaimRow:
-    if claim.is_finding:
-        return ClaimRow(claim, _MARKS[claim.verdict], "quiet", f"{claim.verdict} – a finding")
-    tone = "good" if claim.verdict == "holds" else "bad" if claim.kind == "theory" else "quiet"
-    return ClaimRow(claim, _MARKS[claim.verdict], tone, claim.verdict)
-
-
+FEW_METRICS = 6  # up to this many, further measurements are open; above, they are folded into groups of small charts
+SMALL_POINTS = 600  # in a small chart
 MOST_OUTCOMES = 100  # failed chains that the page lists; the summary has them all
+_MARKS = {"holds": "✓", "does not hold": "✗", "undecided": "?"}
 
 
 def render_page(results: StudyResults) -> str:
@@ -78,11 +53,9 @@ def render_page(results: StudyResults) -> str:
 
 
 def _render(results: StudyResults) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-
     environment = Environment(
         loader=PackageLoader("fortifai_ray.report"),
-        autoescape=select_autoescape(["html", "j2"], default=True),
+        autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -121,20 +94,183 @@ def _render(results: StudyResults) -> str:
     )
 
 
+def claims_section(results: StudyResults) -> dict[str, Any] | None:
+    """The claims as last checked; None where there are none, or they were never checked.
+
+    Each of ``rows`` is a claim with its mark, its verdict and its tone, the gravity of the verdict (good, bad, quiet).
+    """
+    claims = stored_claims(results.claims)
+    if not claims:
+        return None
+    notes = [
+        "A verdict comes from the whole interval: a claim holds where all of it agrees, and does not hold where none "
+        "of it does."
+    ]
+    if any(claim.is_finding for claim in claims):
+        notes.append(
+            "A replication that does not hold is a finding: at this study's scale the published number is not "
+            "reproduced. It is not a fault of the run."
+        )
+    notes += [note[0].upper() + note[1:] + "." for note in [multiplicity(claims)] if note]
+    rows = []
+    for claim in claims:
+        grave = claim.kind == "theory" and claim.verdict != "holds"
+        tone = "bad" if grave else "good" if claim.verdict == "holds" else "quiet"
+        verdict = f"{_MARKS[claim.verdict]} {claim.verdict}{' – a finding' if claim.is_finding else ''}"
+        rows.append((claim, tone, verdict))
+    return {"rows": rows, "summary": summary(claims), "notes": notes}
+
+
+@dataclass(frozen=True)
+class FigureGroup:
+    """Charts that belong together; ``small`` ones have no legend and are folded away."""
+
+    title: str
+    figures: list[Figure]
+    small: bool
+
+
+@dataclass(frozen=True)
+class CriterionSection:
+    """Everything that depends on one collapse criterion, which ``title`` spells out."""
+
+    title: str
+    rows: list[FidelityRow]
+    figures: list[Figure]
+
+
+def section(results: StudyResults, criterion: CollapseCriterion) -> CriterionSection:
+    """A criterion's fidelity table, onsets and ratios."""
+    figures: list[Figure] = []
+    if results.chains is not None:
+        medians = median_intervals(results, criterion)
+        chart = onset_chart(results.chains, criterion, results.cells, medians=medians, width="container")
+        if chart is not None:
+            figures.append(Figure("Onset per chain", _onset_caption(results), chart.to_dict()))
+    caption = (
+        f"Large: all seeds, with the interval where there is one; small: single seeds (up to {MANY_CHAINS}). "
+        "▷ at least, ◁ at most."
+    )
+    units = {"generations": "generations", "synthetic": f"synthetic {results.unit}"}
+    for unit, name in units.items():
+        if results.fidelity is None:
+            break
+        chart = ratio_chart(results.fidelity, criterion, results.cells, unit, width="container")
+        if chart is not None:
+            figures.append(Figure(f"Ratio to the baseline, in {name}", caption, chart.to_dict()))
+    return CriterionSection(criterion.words, fidelity_rows(results, criterion), figures)
+
+
+def curves(results: StudyResults) -> list[Figure]:
+    """A chart for each metric that a criterion judges."""
+    judged = dict.fromkeys(criterion.metric for criterion in results.criteria)
+    return [_curve(results, metric, 360) for metric in judged if _drawable(results.generations, metric)]
+
+
+def other_curves(results: StudyResults) -> list[FigureGroup]:
+    """The kept fraction, where a loss truncates, and every other metric: a few are open, many are folded by group."""
+    table = results.generations
+    judged = {criterion.metric for criterion in results.criteria}
+    names = [name for name in metric_columns(table.columns, results.varied) if name not in {*judged, "kept_fraction"}]
+    names = [name for name in names if not metrics.is_bookkeeping(name)]
+    if "kept_fraction" not in judged and _drawable(table, "kept_fraction"):
+        names = ["kept_fraction", *names] if (table["kept_fraction"].drop_nulls() < 1).any() else names
+    names = [name for name in names if _drawable(table, name)]
+    if len(names) <= FEW_METRICS:
+        return [FigureGroup("", [_curve(results, name, 240) for name in names], small=False)] if names else []
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        groups[metrics.metric(name).group].append(name)
+    return [
+        FigureGroup(title, [_curve(results, name, 170, small=True) for name in members], small=True)
+        for title, members in groups.items()
+    ]
+
+
+def _curve(results: StudyResults, metric: str, height: int, small: bool = False) -> Figure:
+    text = metrics.metric(metric)
+    points = SMALL_POINTS if small else MOST_POINTS
+    drawn = curve(results.generations, metric, results.cells, results.chains, most_points=points)
+    chart = draw(
+        drawn, results.chains, results.cells, small=small, most_points=points, width="container", height=height
+    )
+    first = [f"{metric}: {text.definition}" if small and text.definition else "", text.sense]
+    marks = [] if small else _band_sentences(drawn, points)
+    caption = _joined([*first, *marks, *_exceptions(results, metric, drawn)])
+    return Figure(text.axis if small else f"{text.axis} by generation", caption, chart.to_dict())
+
+
+def _joined(sentences: list[str]) -> str:
+    return " ".join(f"{text}." if text[-1] not in ".!?" else text for text in sentences if text)
+
+
+def _band_sentences(drawn: Curve, most_points: int) -> list[str]:
+    """What the thick line, the band and the thin lines show."""
+    sizes = drawn.spread.group_by("cell").agg(pl.col("chains").max())["chains"]
+    most, fewest = int(str(sizes.max() or 0)), int(str(sizes.min() or 0))
+    if most == 1:
+        parts = ["One chain per cell: no band"]
+    else:
+        kinds = ["lowest to highest value over seeds"] if fewest <= MANY_CHAINS else []
+        if most > MANY_CHAINS:
+            quantiles = f"{100 * BAND[0]:g} to {100 * BAND[1]:g} % quantiles over seeds"
+            kinds.append(f"{quantiles} (cells with more than {MANY_CHAINS} chains)" if kinds else quantiles)
+        band = "" if drawn.spread["cell"].n_unique() > MOST_BANDS else f"; band: {' or '.join(kinds)}"
+        thin = "; thin: single chains" if 0 < len(drawn.points) <= most_points and fewest <= MANY_CHAINS else ""
+        parts = [f"Thick: median over seeds{band}, as far as every chain has a value{thin}"]
+    if len(drawn.cells) > MOST_IN_LEGEND:
+        parts.append(
+            "Colours follow the order of the table below; point at a symbol to see its cell, click to highlight it"
+        )
+    else:
+        parts.append("Click a name in the legend to highlight it")
+    return parts
+
+
+def _exceptions(results: StudyResults, metric: str, drawn: Curve) -> list[str]:
+    """What the chart leaves out, or draws at its edge."""
+    exceptions = []
+    if drawn.measured > len(drawn.generations):
+        exceptions.append(f"{len(drawn.generations)} of {drawn.measured:,} generations are drawn, evenly spaced")
+    values = results.generations.select("chain_id", pl.col(metric).cast(pl.Float64).alias("value")).drop_nulls()
+    broken = values.filter(~pl.col("value").is_finite())
+    if len(broken):
+        share = f"{len(broken):,} of {len(values):,} values, in {broken['chain_id'].n_unique():,} chains"
+        exceptions.append(f"Triangles at the edge: no finite value (NaN or ∞), {share}")
+    absent = [cell for cell in results.cells.order if cell not in drawn.cells]
+    if absent:
+        names = ", ".join(absent) if len(absent) <= 4 else f"{len(absent)} cells"
+        exceptions.append(f"Not measured in {names}")
+    return exceptions
+
+
+def _onset_caption(results: StudyResults) -> str:
+    assert results.chains is not None
+    sizes = results.cells.name(results.chains.unique("chain_id")).group_by("cell").len()["len"]
+    sentences = []
+    if int(str(sizes.min())) <= MANY_CHAINS:
+        sentences += ["Filled: collapsed there", "Open triangle: censored, not collapsed by its last generation"]
+    if int(str(sizes.max())) > MANY_CHAINS:
+        many = "" if not sentences else f"cells with more than {MANY_CHAINS} chains, "
+        sentences.append(f"Lines: {many}Kaplan–Meier quantiles, thick from 25 to 75 %, thin from 5 to 95 %")
+        sentences.append("A triangle at the end of a line: too many chains are censored for the quantile to be known")
+    return _joined([*sentences, "Bar: Kaplan–Meier median"])
+
+
+def _drawable(table: pl.DataFrame, metric: str) -> bool:
+    return metric in table.columns and table[metric].dtype.is_numeric() and table[metric].count() > 0
+
+
 def _counts(results: StudyResults) -> str:
     """``4 chains in 2 cells, 5 generations: 2 collapsed, 2 survived`` (by the first criterion)."""
     chains = results.generations["chain_id"].n_unique()
     generations = results.generations["generation"].n_unique()
     cells = len(results.cells.order)
-    text = f"{_plural(chains, 'chain')} in {_plural(cells, 'cell')}, {_plural(generations, 'generation')}"
+    text = f"{counted(chains, 'chain')} in {counted(cells, 'cell')}, {counted(generations, 'generation')}"
     if results.chains is None or not results.criteria:
         return text
     status = results.chains.filter(criterion_rows(results.criteria[0]))["status"].value_counts(sort=True)
     return f"{text}: " + ", ".join(f"{number:,} {name}" for name, number in status.iter_rows())
-
-
-def _plural(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _versions(results: StudyResults) -> list[tuple[str, str]]:

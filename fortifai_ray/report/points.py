@@ -11,7 +11,7 @@ among them is left out, and the end of a band is drawn up to the edge.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -19,6 +19,7 @@ import polars as pl
 from fortifai_ray import metrics
 from fortifai_ray.results.cells import Cells
 from fortifai_ray.results.words import number
+from fortifai_ray.statistics.chains import failed_chains
 
 MANY_CHAINS = 12  # up to this many, each chain of a cell is drawn; above, the median and a band
 BAND = (0.05, 0.95)  # the quantiles over chains that the band of many chains spans
@@ -32,7 +33,7 @@ _CELL = ["cell", "generation"]
 
 @dataclass(frozen=True)
 class Curve:
-    """The values drawn for a metric.
+    """The values drawn for ``metric``.
 
     Attributes:
         points: ``cell, chain, seed, generation, value, shown, part`` for the cells with few chains. A value that is
@@ -45,6 +46,7 @@ class Curve:
         log_scale: whether the values need a log axis and allow one.
     """
 
+    metric: str
     points: pl.DataFrame
     spread: pl.DataFrame
     broken: pl.DataFrame
@@ -62,7 +64,7 @@ def curve(
     generations: pl.DataFrame,
     metric: str,
     cells: Cells,
-    failed: Collection[str] = (),
+    chains: pl.DataFrame | None = None,
     *,
     log_scale: bool | None = None,
     most_points: int = MOST_POINTS,
@@ -73,7 +75,7 @@ def curve(
         generations: ``generations.parquet``.
         metric: the column; its direction, where known, decides on which side a NaN ranks.
         cells: the study's cells.
-        failed: chains excluded from medians and bands.
+        chains: ``chains.parquet``: medians and bands exclude the failed ones; None excludes none.
         log_scale: None lets the values decide.
         most_points: the most medians over all cells together; generations are thinned to meet it.
     """
@@ -83,30 +85,26 @@ def curve(
     shown = thin(every_generation, min(most, MOST_GENERATIONS))
     raw = pl.col(metric).cast(pl.Float64)
     broken = -math.inf if metrics.metric(metric).direction == "below" else math.inf
+    infinity = pl.when(raw > 0).then(pl.lit("∞")).otherwise(pl.lit("−∞"))
     table = measured.filter(pl.col("generation").is_in(shown)).select(
         "cell",
         pl.col("chain_id").alias("chain"),
         "seed",
         "generation",
-        pl.when(raw.is_nan()).then(broken).otherwise(raw).alias("raw"),
-        pl.when(raw.is_finite()).then(raw.round_sig_figs(6)).alias("value"),
-        pl.when(raw.is_nan())
-        .then(pl.lit("NaN"))
-        .when(raw.is_infinite())
-        .then(pl.when(raw > 0).then(pl.lit("∞")).otherwise(pl.lit("−∞")))
-        .alias("shown"),
+        raw=pl.when(raw.is_nan()).then(broken).otherwise(raw),
+        value=pl.when(raw.is_finite()).then(raw.round_sig_figs(6)),
+        shown=pl.when(raw.is_nan()).then(pl.lit("NaN")).when(raw.is_infinite()).then(infinity),
+        many=pl.col("chain_id").n_unique().over("cell") > MANY_CHAINS,
     )
-    chains = table.group_by("cell").agg(pl.col("chain").n_unique().alias("__chains"))
-    many = chains.filter(pl.col("__chains") > MANY_CHAINS)["cell"].to_list()
-    sound = table.filter(~pl.col("chain").is_in(list(failed)))
-    spread = pl.concat(
-        [_few(sound.filter(~pl.col("cell").is_in(many))), _many(sound.filter(pl.col("cell").is_in(many)))]
-    )
-    few = _parts(table.filter(~pl.col("cell").is_in(many)), "chain", table)
-    points = few.drop("raw").sort("cell", "seed", "generation")
+    failed = [] if chains is None else failed_chains(chains)
+    sound = table.filter(~pl.col("chain").is_in(failed))
+    many, few = pl.col("many"), ~pl.col("many")
+    spread = pl.concat([_few(sound.filter(few)), _many(sound.filter(many))])
+    spread = spread.with_columns(pl.col("value", "low", "high").round_sig_figs(5))
+    points = _parts(table.filter(few), "chain", table).drop("raw", "many").sort("cell", "seed", "generation")
     log = _fits_log(metric, points, spread) if log_scale is None else log_scale
     spread = _placed(_parts(spread, "cell", table), points, log).sort(_CELL)
-    return Curve(points, spread, _broken(table.filter(pl.col("cell").is_in(many))), shown, len(every_generation), log)
+    return Curve(metric, points, spread, _broken(table.filter(many)), shown, len(every_generation), log)
 
 
 def thin(values: Sequence[int], most: int) -> list[int]:
@@ -116,16 +114,20 @@ def thin(values: Sequence[int], most: int) -> list[int]:
     return [values[round(index * (len(values) - 1) / (most - 1))] for index in range(most)]
 
 
+def complete(table: pl.DataFrame, by: str, **values: pl.Expr) -> pl.DataFrame:
+    """Aggregate by ``by`` and generation, where each ``chain`` of ``by`` has a value: ``chains`` counts those that do.
+
+    Chains stop once they have collapsed, and a median over the survivors would flatter the cell.
+    """
+    every = table.group_by(by).agg(every=pl.col("chain").n_unique())
+    spread = table.group_by(by, "generation").agg(**values).join(every, on=by)
+    return spread.filter(pl.col("chains") == pl.col("every")).drop("every")
+
+
 def _few(table: pl.DataFrame) -> pl.DataFrame:
     """Median and range, at the generations where every chain of the cell has a finite value."""
     value = pl.col("value")
-    spread = table.group_by(_CELL).agg(
-        value.median().alias("value"),
-        value.min().alias("low"),
-        value.max().alias("high"),
-        value.count().alias("chains"),
-    )
-    return _complete(spread, table)
+    return complete(table, "cell", value=value.median(), low=value.min(), high=value.max(), chains=value.count())
 
 
 def _many(table: pl.DataFrame) -> pl.DataFrame:
@@ -133,34 +135,21 @@ def _many(table: pl.DataFrame) -> pl.DataFrame:
     raw = pl.col("raw")
 
     def quantile(share: float) -> pl.Expr:  # a number and ∞ cannot be interpolated
-        return (
-            pl.when(raw.is_finite().all()).then(raw.quantile(share, "linear")).otherwise(raw.quantile(share, "nearest"))
-        )
+        finite = raw.is_finite().all()
+        return pl.when(finite).then(raw.quantile(share, "linear")).otherwise(raw.quantile(share, "nearest"))
 
-    spread = table.group_by(_CELL).agg(
-        quantile(0.5).alias("value"),
-        quantile(BAND[0]).alias("low"),
-        quantile(BAND[1]).alias("high"),
-        raw.count().alias("chains"),
-    )
-    return _complete(spread, table).filter(pl.col("value").is_finite())
-
-
-def _complete(spread: pl.DataFrame, table: pl.DataFrame) -> pl.DataFrame:
-    """Only the generations with a value for every chain: chains stop once they have collapsed, and a median over the
-    survivors would flatter the cell."""
-    all_chains = table.group_by("cell").agg(pl.col("chain").n_unique().alias("all_chains"))
-    whole = spread.join(all_chains, on="cell").filter(pl.col("chains") == pl.col("all_chains")).drop("all_chains")
-    return whole.with_columns(pl.col("value", "low", "high").cast(pl.Float64).round_sig_figs(5))
+    low, middle, high = map(quantile, (BAND[0], 0.5, BAND[1]))
+    spread = complete(table, "cell", value=middle, low=low, high=high, chains=raw.count())
+    return spread.filter(pl.col("value").is_finite())
 
 
 def _parts(table: pl.DataFrame, by: str, measured: pl.DataFrame) -> pl.DataFrame:
     """Add ``part``: a line breaks at a generation that its cell has and it lacks, instead of bridging the gap."""
-    places = measured.select(*_CELL).unique()
-    places = places.with_columns(pl.col("generation").rank("dense").over("cell").cast(pl.Int64).alias("__place"))
+    place = pl.col("generation").rank("dense").over("cell").cast(pl.Int64)
+    places = measured.select(_CELL).unique().with_columns(place.alias("__place"))
     ordered = table.join(places, on=_CELL, how="left").sort(by, "generation")
     rank = pl.col("value").is_not_null().cast(pl.Int64).cum_sum().over(by)
-    return ordered.with_columns((pl.col("__place") - rank).alias("part")).drop("__place")
+    return ordered.with_columns(part=pl.col("__place") - rank).drop("__place")
 
 
 def _fits_log(metric: str, points: pl.DataFrame, spread: pl.DataFrame) -> bool:
@@ -190,16 +179,10 @@ def _placed(spread: pl.DataFrame, points: pl.DataFrame, log_scale: bool) -> pl.D
 
 def _broken(table: pl.DataFrame) -> pl.DataFrame:
     """``∞ in 3 of 1,000 chains``, by cell and generation."""
-    counts = table.group_by(_CELL).agg(
-        *(pl.col("shown").eq(pl.lit(what)).sum().alias(what) for what in ("NaN", "∞", "−∞")), pl.len().alias("of")
-    )
-    rows = [
-        {
-            "cell": row["cell"],
-            "generation": row["generation"],
-            "shown": " and ".join(f"{what} in {row[what]:,}" for what in ("NaN", "∞", "−∞") if row[what])
-            + f" of {row['of']:,} chains",
-        }
-        for row in counts.filter(pl.any_horizontal(pl.col("NaN", "∞", "−∞") > 0)).sort(_CELL).iter_rows(named=True)
-    ]
-    return pl.DataFrame(rows, schema={"cell": pl.String, "generation": pl.Int64, "shown": pl.String})
+    kinds = ("NaN", "∞", "−∞")
+    counts = table.group_by(_CELL).agg(*((pl.col("shown") == what).sum().alias(what) for what in kinds), of=pl.len())
+    rows = []
+    for row in counts.filter(pl.any_horizontal(pl.col(kinds) > 0)).sort(_CELL).iter_rows(named=True):
+        values = " and ".join(f"{what} in {row[what]:,}" for what in kinds if row[what])
+        rows.append((row["cell"], row["generation"], f"{values} of {row['of']:,} chains"))
+    return pl.DataFrame(rows, schema={"cell": pl.String, "generation": pl.Int64, "shown": pl.String}, orient="row")

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import polars as pl
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
 
-from fortifai_ray.report.search import SearchTable, search_tables
+from fortifai_ray.report.search import search_tables
 from fortifai_ray.results.reader import StudyResults
 from fortifai_ray.results.words import count, duration, number, printable, ratio
 from fortifai_ray.statistics.conclusions import conclusions
 from fortifai_ray.statistics.criterion import CollapseCriterion, criterion_rows
 from fortifai_ray.statistics.order import onset_orders
-
-if TYPE_CHECKING:
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
 
 MOST_CELLS = 24  # per criterion in the terminal; the page has them all
 MOST_CONCLUSIONS = 8  # in the terminal
@@ -28,11 +26,8 @@ MOST_OUTCOMES = 12  # failed chains in the terminal
 MOST_ORDERED = 12  # cells with a line of their own in an order table; more are counted together
 HEADINGS = ("cell", "chains", "censored", "FI in", "FI median", "FI mean", "FI ratio")
 
-_NUMERIC = {"chains", "censored", "FI median", "FI mean"}
 
-
-@dataclass(frozen=True)
-class FidelityRow:
+class FidelityRow(NamedTuple):
     """A line of the fidelity table: one cell in one unit. ``first`` marks a cell's first line."""
 
     cell: str
@@ -47,7 +42,7 @@ class FidelityRow:
     @property
     def texts(self) -> tuple[str, ...]:
         """The line's columns, in the order of ``HEADINGS``."""
-        return (self.cell, self.chains, self.censored, self.unit, self.median, self.mean, self.ratio)
+        return self[:-1]
 
 
 def cell_rows(results: StudyResults, criterion: CollapseCriterion) -> list[dict[str, Any]]:
@@ -96,8 +91,7 @@ def _fidelity_row(results: StudyResults, line: dict[str, Any], first: bool) -> F
     )
 
 
-@dataclass(frozen=True)
-class Order:
+class Order(NamedTuple):
     """Counts of one cell's chains by which of two criteria they met first: the first, the second, a tie, or open."""
 
     cell: str
@@ -109,13 +103,12 @@ class Order:
     @property
     def texts(self) -> tuple[str, ...]:
         """The line's columns: the cell and four counts, the first two with their share of all chains."""
-        total = self.first + self.second + self.tie + self.open
+        total = sum(self[1:])
         shares = [f"{part:,} of {total:,} ({number(100 * part / total)} %)" for part in (self.first, self.second)]
         return (self.cell, *shares, f"{self.tie:,}", f"{self.open:,}")
 
 
-@dataclass(frozen=True)
-class OrderTable:
+class OrderTable(NamedTuple):
     """Two criteria in short words, and the order of their onsets by cell."""
 
     first: str
@@ -128,20 +121,16 @@ class OrderTable:
 
 
 def order_tables(results: StudyResults) -> list[OrderTable]:
-    """A table for each pair of the study's criteria (:func:`~fortifai_ray.statistics.order.onset_orders`)."""
-    if results.chains is None:
+    """A table for each pair of the study's criteria (:func:`~fortifai_ray.statistics.order.onset_orders`).
+
+    A criterion is named in short words, and in full where the short words of two criteria would be the same.
+    """
+    chains, short = results.chains, Counter(criterion.short_words for criterion in results.criteria)
+    if chains is None:
         return []
-    names = _names(results.criteria)
-    return [
-        OrderTable(names[a], names[b], _orders(results, results.chains, results.criteria[a], results.criteria[b]))
-        for a, b in combinations(range(len(results.criteria)), 2)
-    ]
-
-
-def _names(criteria: Sequence[CollapseCriterion]) -> list[str]:
-    """Short words for each criterion, and the whole criterion where short words would be the same."""
-    short = [criterion.short_words for criterion in criteria]
-    return [criterion.words if short.count(name) > 1 else name for criterion, name in zip(criteria, short, strict=True)]
+    names = {c: c.words if short[c.short_words] > 1 else c.short_words for c in results.criteria}
+    pairs = combinations(results.criteria, 2)
+    return [OrderTable(names[a], names[b], _orders(results, chains, a, b)) for a, b in pairs]
 
 
 def _orders(results: StudyResults, chains: pl.DataFrame, a: CollapseCriterion, b: CollapseCriterion) -> list[Order]:
@@ -153,7 +142,7 @@ def _orders(results: StudyResults, chains: pl.DataFrame, a: CollapseCriterion, b
         both = both.with_columns(pl.lit(cells[0]).alias("cell"))
     counts = Counter(both.select("cell", "order").iter_rows())
     rows = [Order(cell, *(counts[cell, kind] for kind in ("first", "second", "tie", "open"))) for cell in cells]
-    return [row for row in rows if any((row.first, row.second, row.tie, row.open))]
+    return [row for row in rows if any(row[1:])]
 
 
 def legend(results: StudyResults) -> list[str]:
@@ -216,78 +205,60 @@ def outcomes(results: StudyResults) -> list[tuple[str, str]]:
 
 def render_tables(results: StudyResults) -> Group:
     """Everything the terminal shows, as one Rich renderable. Tables that are cut short say where the rest is."""
-    from rich.console import Group
-    from rich.text import Text
-
-    parts: list[Any] = []
+    parts: list[Table | Text] = []
     for criterion in results.criteria if results.fidelity is not None else []:
-        parts += _rich_table(results, criterion)
-    parts += [part for table in search_tables(results, draw=False) for part in _search_table(table)]
-    parts += [_order_table(table) for table in order_tables(results)]
+        parts += _fidelity_table(results, criterion)
+    for search in search_tables(results, draw=False):
+        words = ("cell", "point", "ended")
+        parts.append(_table("collapse point: ", search.title, search.headings, search.rows, left=words))
+        parts += [Text(note + "\n", style="dim") for note in search.notes]
+    for order in order_tables(results):
+        headings = ("cell", "the former", "the latter", *order.headings[3:])
+        rows = [row.texts for row in order.rows]
+        parts.append(_table("crossed first: ", f"{order.first}, or {order.second}", headings, rows, left=("cell",)))
     if results.fidelity is not None and results.criteria:
         parts += [Text(line, style="dim") for line in legend(results)]
     parts += [Text(line) for line in conclusion_lines(results, most=MOST_CONCLUSIONS)]
     if lines := facts(results):
         parts.append(Text("\n" + " · ".join(f"{name} {value}" for name, value in lines)))
     ended = outcomes(results)
-    parts += [Text(f"{label}: {what}", style="yellow") for label, what in ended[:MOST_OUTCOMES]]
+    warnings = [f"{label}: {what}" for label, what in ended[:MOST_OUTCOMES]]
     if len(ended) > MOST_OUTCOMES:
-        left = f"{len(ended) - MOST_OUTCOMES:,} more chains ended like this: results/summary.json lists them all"
-        parts.append(Text(left, style="yellow"))
-    parts += [Text(f"note: {printable(note)}", style="yellow") for note in results.notes]
-    return Group(*parts)
+        left = len(ended) - MOST_OUTCOMES
+        warnings.append(f"{left:,} more chains ended like this: results/summary.json lists them all")
+    warnings += [f"note: {printable(note)}" for note in results.notes]
+    return Group(*parts, *(Text(warning, style="yellow") for warning in warnings))
 
 
-def _rich_table(results: StudyResults, criterion: CollapseCriterion) -> list[Table | Text]:
+def _fidelity_table(results: StudyResults, criterion: CollapseCriterion) -> list[Table | Text]:
     """A criterion's fidelity table, and a line that says where to read the cells that do not fit."""
-    from rich.text import Text
-
-    title = Text.assemble((f"{printable(results.name)} ", "bold"), f"collapse: {printable(criterion.words)}")
-    table = _plain_table(title, {heading: heading in _NUMERIC for heading in HEADINGS}, {"FI in", "FI mean"})
     rows = fidelity_rows(results, criterion)
     starts = [index for index, row in enumerate(rows) if row.first]
     shown = rows if len(starts) <= MOST_CELLS else rows[: starts[MOST_CELLS]]
-    for row in shown:
-        texts = row.texts if row.first else ("", "", "", *row.texts[3:])
-        table.add_row(*(Text(printable(text)) for text in texts))
-    if len(shown) == len(rows):
-        return [table]
-    left = len(starts) - MOST_CELLS
-    return [
-        table,
-        Text(f"… and {left} further cells: results/fidelity.parquet and report.html list them all\n", "yellow"),
-    ]
+    texts = [row.texts if row.first else ("", "", "", *row.texts[3:]) for row in shown]
+    title, left = f"collapse: {criterion.words}", ("cell", "FI in", "FI ratio")
+    table = _table(f"{printable(results.name)} ", title, HEADINGS, texts, left=left, whole=("FI in", "FI mean"))
+    more = len(starts) - MOST_CELLS
+    cut = f"… and {more} further cells: results/fidelity.parquet and report.html list them all\n"
+    return [table, Text(cut, "yellow")] if more > 0 else [table]
 
 
-def _search_table(search: SearchTable) -> list[Table | Text]:
-    from rich.text import Text
-
-    title = Text.assemble(("collapse point: ", "bold"), printable(search.title))
-    table = _plain_table(title, {heading: heading not in ("cell", "point", "ended") for heading in search.headings})
-    for row in search.rows:
+def _table(
+    bold: str,
+    title: str,
+    headings: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    left: Collection[str],
+    whole: Collection[str] = (),
+) -> Table:
+    """A table without a frame: the columns in ``left`` hold words, others numbers; those in ``whole`` never wrap."""
+    heading = Text.assemble((bold, "bold"), printable(title))
+    table = Table(title=heading, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for name in headings:
+        table.add_column(name, justify="left" if name in left else "right", overflow="fold", no_wrap=name in whole)
+    for row in rows:
         table.add_row(*(Text(printable(text)) for text in row))
-    return [table, *(Text(note + "\n", style="dim") for note in search.notes)]
-
-
-def _order_table(order: OrderTable) -> Table:
-    from rich.text import Text
-
-    title = Text.assemble(("crossed first: ", "bold"), printable(f"{order.first}, or {order.second}"))
-    headings = ("cell", "the former", "the latter", *order.headings[3:])
-    table = _plain_table(title, {heading: heading != "cell" for heading in headings})
-    for row in order.rows:
-        table.add_row(*(Text(printable(text)) for text in row.texts))
-    return table
-
-
-def _plain_table(title: Text, headings: dict[str, bool], whole: Collection[str] = ()) -> Table:
-    """A table without a frame; ``headings`` says which columns hold numbers, and those in ``whole`` never wrap."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for heading, is_number in headings.items():
-        table.add_column(heading, justify="right" if is_number else "left", overflow="fold", no_wrap=heading in whole)
     return table
 
 

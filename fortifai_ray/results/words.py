@@ -39,6 +39,11 @@ def count(value: float | None) -> str:
     return number(value)
 
 
+def counted(size: int, noun: str) -> str:
+    """``1 chain``, ``1,000 chains``."""
+    return f"{size:,} {noun}{'' if size == 1 else 's'}"
+
+
 def duration(seconds: float | None) -> str:
     """``8.2 s``, ``5 min 12 s``, ``2 h 05 min``."""
     if seconds is None or not math.isfinite(seconds):

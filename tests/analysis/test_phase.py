@@ -12,8 +12,7 @@ from fortifai_ray.results.reader import StudyResults
 from fortifai_ray.results.schema import write_table
 from fortifai_ray.search.points import CollapsePoint, collapse_points
 from support.opening import open_folder
-from support.phase import Plane, numeric_keys, plane, tolerated
-from support.phase_chart import boundary_rows, phase_chart, tolerated_rows
+from support.phase import Plane, boundary_rows, numeric_keys, phase_chart, plane, tolerated, tolerated_rows
 
 from .studies import compute_study
 

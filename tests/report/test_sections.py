@@ -13,7 +13,7 @@ from rich.console import Console
 
 from fortifai_ray.metrics import METRICS
 from fortifai_ray.report import print_tables, write_report
-from fortifai_ray.report.figures import FEW_METRICS, other_curves
+from fortifai_ray.report.page import FEW_METRICS, other_curves
 from fortifai_ray.report.samples import MOST_BYTES, MOST_PICTURES, strips
 from fortifai_ray.results.reader import open_study
 from fortifai_ray.results.schema import write_table

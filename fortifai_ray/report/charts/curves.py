@@ -19,15 +19,14 @@ from fortifai_ray.report.charts.encodings import (
     MOST_IN_LEGEND,
     Tooltips,
     Width,
+    chart_of,
     colour_of,
-    inline,
     legend_of,
     limit_layers,
     shape_of,
 )
 from fortifai_ray.report.points import MOST_POINTS, Curve, curve, thin
 from fortifai_ray.results.cells import Cells
-from fortifai_ray.statistics.chains import failed_chains
 from fortifai_ray.statistics.criterion import CollapseCriterion, criteria_of
 
 MOST_SYMBOLS = 25  # the most generations with a symbol on the median: more run into each other
@@ -43,10 +42,6 @@ def collapse_curves(
     *,
     criteria: Sequence[CollapseCriterion] | None = None,
     log_scale: bool | None = None,
-    legend: bool = True,
-    most_points: int = MOST_POINTS,
-    width: Width = 640,
-    height: int = 340,
 ) -> alt.LayerChart:
     """A metric by generation: a colour per cell, the median over seeds, a band over seeds and a thin line per seed.
 
@@ -62,52 +57,36 @@ def collapse_curves(
         cells: the study's cells; the baseline's comes first.
         criteria: whose limits to draw; by default those in ``chains`` for this metric.
         log_scale: None uses a log axis for positive values that span decades, and for metrics on a log scale.
-        legend: whether the chart names the cells (up to as many as a legend can hold).
-        most_points: the most medians, and the most points of thin lines; generations are thinned to meet it.
-        width: in pixels, or "container".
-        height: in pixels.
 
     Raises:
         KeyError: ``generations`` has no such column.
     """
     if metric not in generations.columns:
         raise KeyError(f"generations has no column {metric!r}")
-    if criteria is None:
-        criteria = [] if chains is None else [item for item in criteria_of(chains) if item.metric == metric]
-    drawn = curve_of(generations, chains, metric, cells, log_scale=log_scale, most_points=most_points)
-    return draw(drawn, chains, metric, cells, criteria, legend=legend, width=width, height=height)
-
-
-def curve_of(
-    generations: pl.DataFrame,
-    chains: pl.DataFrame | None,
-    metric: str,
-    cells: Cells,
-    *,
-    log_scale: bool | None = None,
-    most_points: int = MOST_POINTS,
-) -> Curve:
-    """The numbers behind :func:`collapse_curves`."""
-    failed = [] if chains is None else failed_chains(chains)
-    return curve(generations, metric, cells, failed, log_scale=log_scale, most_points=most_points)
+    return draw(curve(generations, metric, cells, chains, log_scale=log_scale), chains, cells, criteria)
 
 
 def draw(
     drawn: Curve,
     chains: pl.DataFrame | None,
-    metric: str,
     cells: Cells,
-    criteria: Sequence[CollapseCriterion] = (),
+    criteria: Sequence[CollapseCriterion] | None = None,
     *,
-    title: str | None = None,
-    legend: bool = True,
+    small: bool = False,
     most_points: int = MOST_POINTS,
     width: Width = 640,
     height: int = 340,
 ) -> alt.LayerChart:
-    """Draw a :class:`~fortifai_ray.report.points.Curve`; ``title`` is the value axis's, by default the metric's."""
-    y = _value_axis(metrics.metric(metric).axis if title is None else title, drawn.log_scale)
-    names = legend_of(cells, drawn.cells) if legend else None
+    """Draw a :class:`~fortifai_ray.report.points.Curve`, as :func:`collapse_curves`.
+
+    A ``small`` chart has no legend, and its value axis shows the metric's unit alone. Thin lines are left out where
+    they have more than ``most_points`` points.
+    """
+    if criteria is None:
+        criteria = [] if chains is None else [item for item in criteria_of(chains) if item.metric == drawn.metric]
+    metric = metrics.metric(drawn.metric)
+    y = _value_axis(metric.unit if small else metric.axis, drawn.log_scale)
+    names = None if small else legend_of(cells, drawn.cells)
     colour = colour_of(cells, names)
     layers = [*_median_layers(drawn, y, colour, names, cells), *_chain_layers(drawn, y, colour, most_points)]
     layers += [*_broken_layers(drawn, colour, height), *limit_layers(chains, criteria, cells, y, drawn.log_scale)]
@@ -128,20 +107,20 @@ def _median_layers(
     pick = alt.selection_point(name="pick", fields=["cell"], bind="legend" if legend else alt.Undefined)
     fade = alt.condition(pick, alt.value(1.0), alt.value(0.12))
     banded = drawn.spread["cell"].n_unique() <= MOST_BANDS and drawn.spread["chains"].max() not in (None, 1)
-    rows = (drawn.spread if banded else drawn.spread.drop("low", "high")).to_dicts()
+    table = drawn.spread if banded else drawn.spread.drop("low", "high")
+    crowded = len(drawn.cells) > MOST_IN_LEGEND
+    base = chart_of(table).encode(x=generation_axis(), color=colour, detail="part:Q")
+    line = base.mark_line(strokeWidth=1.2 if crowded else 2.5).encode(y=y, opacity=fade)
     tooltip: Tooltips = ["cell:N", "generation:Q", alt.Tooltip("value:Q", title="median", format=",.4~g")]
     tooltip += ["band:N", alt.Tooltip("chains:Q", format=",")]
-    base = alt.Chart(inline(rows)).encode(x=generation_axis(), color=colour, detail="part:Q")
-    crowded = len(drawn.cells) > MOST_IN_LEGEND
-    line = base.mark_line(strokeWidth=1.2 if crowded else 2.5).encode(y=y, opacity=fade)
-    marked = set(thin(drawn.generations, MOST_SYMBOLS))
-    dots = alt.Chart(inline([row for row in rows if row["generation"] in marked])).mark_point(
-        filled=True, size=24 if crowded else 60
-    )
-    symbols = dots.encode(
-        x=generation_axis(), y=y, color=colour, shape=shape_of(cells, legend), opacity=fade, tooltip=tooltip
-    )
-    layers = [line, symbols.add_params(pick)]
+    marked = table.filter(pl.col("generation").is_in(thin(drawn.generations, MOST_SYMBOLS)))
+    symbols = chart_of(marked).mark_point(filled=True, size=24 if crowded else 60).add_params(pick)
+    layers = [
+        line,
+        symbols.encode(
+            x=generation_axis(), y=y, color=colour, shape=shape_of(cells, legend), opacity=fade, tooltip=tooltip
+        ),
+    ]
     if not banded:
         return layers
     clear = alt.condition(pick, alt.value(0.16), alt.value(0.03))
@@ -155,7 +134,7 @@ def _chain_layers(drawn: Curve, y: alt.Y, colour: alt.Color, most_points: int) -
     if several in (None, 1) or len(points) > most_points:
         return []
     tooltip: Tooltips = ["cell:N", "seed:Q", "generation:Q", alt.Tooltip("value:Q", format=",.4~g")]
-    base = alt.Chart(inline(points.drop("shown").to_dicts())).encode(
+    base = chart_of(points.drop("shown")).encode(
         x=generation_axis(), y=y, color=colour, detail=["chain:N", "part:Q"], tooltip=tooltip
     )
     return [base.mark_line(strokeWidth=0.8, opacity=0.55, point=alt.OverlayMarkDef(size=14, opacity=0.55))]
@@ -165,16 +144,13 @@ def _broken_layers(drawn: Curve, colour: alt.Color, height: int) -> list[alt.Cha
     """Values that are not finite: triangles at the top edge, or for −∞ at the bottom."""
     single = drawn.points.filter(pl.col("value").is_null()).select("cell", "seed", "generation", "shown")
     broken = pl.concat([single, drawn.broken], how="diagonal_relaxed").sort("cell", "generation")
+    tooltip: Tooltips = ["cell:N", "seed:Q", "generation:Q", alt.Tooltip("shown:N", title="value")]
     layers = []
-    for below in (False, True):
-        rows = broken.filter(pl.col("shown").str.starts_with("−∞") == below).to_dicts()
-        if rows:
-            which: Tooltips = ["cell:N", "seed:Q", "generation:Q", alt.Tooltip("shown:N", title="value")]
-            base = alt.Chart(inline(rows)).encode(x=generation_axis(), color=colour, tooltip=which)
-            mark = base.mark_point(
-                shape="triangle-down" if below else "triangle-up", size=90, strokeWidth=2, filled=False
-            )
-            layers.append(mark.encode(y=alt.value(height - 6 if below else 6)))
+    for below, shape, edge in ((False, "triangle-up", 6), (True, "triangle-down", height - 6)):
+        rows = broken.filter(pl.col("shown").str.starts_with("−∞") == below)
+        if not rows.is_empty():
+            mark = chart_of(rows).mark_point(shape=shape, size=90, strokeWidth=2, filled=False)
+            layers.append(mark.encode(x=generation_axis(), y=alt.value(edge), color=colour, tooltip=tooltip))
     return layers
 
 

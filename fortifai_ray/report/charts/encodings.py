@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Literal
+from itertools import cycle, islice
+from typing import Any, Literal, TypeVar
 
 import altair as alt
 import polars as pl
@@ -25,11 +26,12 @@ BOUNDS = {"exact": "diamond", "lower": "triangle-right", "upper": "triangle-left
 
 Width = int | Literal["container"]
 Tooltips = list[str | alt.Tooltip]
+Channel = TypeVar("Channel", alt.Color, alt.Shape)
 
 
-def inline(rows: list[dict[str, Any]]) -> alt.InlineData:
-    """Rows as a chart's own data."""
-    return alt.InlineData(values=rows)
+def chart_of(rows: pl.DataFrame | list[dict[str, Any]]) -> alt.Chart:
+    """A chart that contains its rows."""
+    return alt.Chart(alt.InlineData(values=rows.to_dicts() if isinstance(rows, pl.DataFrame) else rows))
 
 
 def colours(cells: Cells) -> list[str]:
@@ -47,15 +49,17 @@ def _viridis(share: float) -> str:
     return "#" + "".join(f"{round(part):02x}" for part in mixed)
 
 
-def shapes(cells: Cells) -> list[str]:
-    """A shape per cell, in the cells' order; shapes repeat where there are more cells than shapes."""
-    return [SHAPES[index % len(SHAPES)] for index in range(len(cells.order))]
-
-
 def key(cells: Cells) -> list[tuple[str, str, str]]:
     """(name, colour, glyph) of each cell: the key to charts without a legend."""
-    glyphs = [GLYPHS[index % len(GLYPHS)] for index in range(len(cells.order))]
-    return list(zip(cells.order, colours(cells), glyphs, strict=True))
+    return list(zip(cells.order, colours(cells), cycle(GLYPHS), strict=False))
+
+
+def by_name(
+    channel: type[Channel], field: str, names: Sequence[str], values: Sequence[str], legend: alt.Legend | None = None
+) -> Channel:
+    """A colour or a shape per name, in order; ``values`` repeat where there are more names."""
+    scale = alt.Scale(domain=list(names), range=list(islice(cycle(values), len(names))))
+    return channel(f"{field}:N", title=None, scale=scale, legend=legend)
 
 
 def legend_of(cells: Cells, present: Collection[str] | None = None) -> alt.Legend | None:
@@ -68,19 +72,23 @@ def legend_of(cells: Cells, present: Collection[str] | None = None) -> alt.Legen
 
 def colour_of(cells: Cells, legend: alt.Legend | None = None) -> alt.Color:
     """A colour per cell, the same in every chart of a study."""
-    scale = alt.Scale(domain=cells.order, range=colours(cells))
-    return alt.Color("cell:N", title=None, scale=scale, legend=legend)
+    return by_name(alt.Color, "cell", cells.order, colours(cells), legend)
 
 
 def shape_of(cells: Cells, legend: alt.Legend | None = None) -> alt.Shape:
     """A shape per cell, the same in every chart of a study."""
-    scale = alt.Scale(domain=cells.order, range=shapes(cells))
-    return alt.Shape("cell:N", title=None, scale=scale, legend=legend)
+    return by_name(alt.Shape, "cell", cells.order, SHAPES, legend)
 
 
 def bound_shape(of: Mapping[str, str] = BOUNDS) -> alt.Shape:
     """The shape of a mark by its column ``bound``."""
     return alt.Shape("bound:N", legend=None, scale=alt.Scale(domain=list(of), range=list(of.values())))
+
+
+def verdicts_of(chains: pl.DataFrame, criterion: CollapseCriterion, cells: Cells) -> pl.DataFrame:
+    """The rows of the chains with a verdict under a criterion, with a column ``cell``."""
+    judged = cells.name(chains.filter(criterion_rows(criterion), pl.col("status") != "failed"))
+    return judged.filter(pl.col("cell").is_not_null())
 
 
 def spread_by_seed(rows: pl.DataFrame, edge: float) -> tuple[list[dict[str, Any]], alt.YOffset]:
@@ -93,6 +101,17 @@ def spread_by_seed(rows: pl.DataFrame, edge: float) -> tuple[list[dict[str, Any]
     jitter = (2 * (pl.int_range(pl.len()) + 0.5) / pl.len() - 1).over("cell")
     spread = rows.sort("seed").with_columns(jitter.alias("jitter")).to_dicts()
     return spread, alt.YOffset("jitter:Q", scale=alt.Scale(domain=[-edge, edge]))
+
+
+def outcome_marks(
+    rows: list[dict[str, Any]], shapes: Sequence[Any] = (alt.Undefined, alt.Undefined), **mark: Any
+) -> list[alt.Chart]:
+    """A mark per chain, filled where it ``collapsed`` and open where it did not: a layer each, as far as they occur."""
+    layers = []
+    for collapsed, shape in zip((True, False), shapes, strict=True):
+        if own := [row for row in rows if row["collapsed"] == collapsed]:
+            layers.append(chart_of(own).mark_point(filled=collapsed, shape=shape, **mark))
+    return layers
 
 
 def rows_of(cells: Cells, without: frozenset[str] = frozenset()) -> alt.Y:
@@ -115,39 +134,32 @@ def limit_layers(
     With more than ``MOST_BANDS`` cells the limits are drawn as one, with their range over cells and seeds. On a log
     axis, a limit of zero or less is left out.
     """
-    layers: list[alt.Chart] = []
     if chains is None:
-        return layers
+        return []
+    layers: list[alt.Chart] = []
+    limit = pl.col("limit")
     for criterion in criteria:
         limits = cells.name(chains.filter(criterion_rows(criterion))).filter(pl.col("cell").is_not_null())
         if len(cells.order) > MOST_BANDS:
-            limits = limits.with_columns(pl.lit("all cells").alias("cell"))
-        drawable = pl.col("limit").is_finite() & ((pl.col("limit") > 0) | (not log_scale))
-        spread = limits.filter(drawable).group_by("cell", maintain_order=True)
-        table = spread.agg(
-            pl.col("limit").median().alias("value"),
-            pl.col("limit").min().alias("low"),
-            pl.col("limit").max().alias("high"),
+            limits = limits.with_columns(cell=pl.lit("all cells"))
+        spread = limits.filter(limit.is_finite() & ((limit > 0) | (not log_scale))).group_by(
+            "cell", maintain_order=True
         )
-        if table.is_empty():
-            continue
-        shared = table.select("value", "low", "high").n_unique() == 1
-        rows = [row | {"text": f"collapse: {criterion.limit_words}"} for row in table.to_dicts()]
-        layers += _limit_lines(rows[:1] if shared else rows, shared, y, cells)
+        table = spread.agg(value=limit.median(), low=limit.min(), high=limit.max())
+        if not table.is_empty():
+            shared = table.select("value", "low", "high").n_unique() == 1
+            rows = table.with_columns(text=pl.lit(f"collapse: {criterion.limit_words}")).to_dicts()
+            layers += _limit_lines(rows[:1] if shared else rows, shared, y, cells)
     return layers
 
 
 def _limit_lines(rows: list[dict[str, Any]], shared: bool, y: alt.Y, cells: Cells) -> list[alt.Chart]:
-    base = alt.Chart(inline(rows))
-    tooltip: Tooltips = [
-        "text:N",
-        alt.Tooltip("value:Q", title="median over seeds", format=",.4~g"),
-        alt.Tooltip("low:Q", title="lowest", format=",.4~g"),
-        alt.Tooltip("high:Q", title="highest", format=",.4~g"),
-    ]
+    base = chart_of(rows)
+    ends = (("value", "median over seeds"), ("low", "lowest"), ("high", "highest"))
+    tooltip = ["text:N", *(alt.Tooltip(f"{name}:Q", title=title, format=",.4~g") for name, title in ends)]
     colour = alt.value(GREY) if shared else colour_of(cells)
     layers = [base.mark_rule(strokeDash=[6, 4], strokeWidth=1.5).encode(y=y, color=colour, tooltip=tooltip)]
     if shared and rows[0]["low"] < rows[0]["high"]:
         layers.insert(0, base.mark_rect(opacity=0.12, color=GREY).encode(y=alt.Y("low:Q"), y2="high:Q"))
-    label = alt.Chart(inline(rows[:1])).mark_text(align="left", baseline="bottom", dx=6, dy=-3, color=GREY)
+    label = chart_of(rows[:1]).mark_text(align="left", baseline="bottom", dx=6, dy=-3, color=GREY)
     return [*layers, label.encode(x=alt.value(0), y=y, text="text:N")]

@@ -13,11 +13,13 @@ from fortifai_ray.report.charts.encodings import (
     Tooltips,
     Width,
     bound_shape,
+    chart_of,
     colour_of,
     height_of,
-    inline,
+    outcome_marks,
     rows_of,
     spread_by_seed,
+    verdicts_of,
 )
 from fortifai_ray.report.points import MANY_CHAINS
 from fortifai_ray.results.cells import Cells
@@ -49,7 +51,9 @@ def onset_chart(
     Returns:
         None where no chain has a verdict.
     """
-    verdicts = _verdicts(chains, criterion, cells)
+    verdicts = verdicts_of(chains, criterion, cells).filter(pl.col("fi_generations").is_finite())
+    verdicts = verdicts.with_columns(at="fi_generations", collapsed=pl.col("status") == "collapsed")
+    verdicts = verdicts.select("cell", "seed", "status", "at", "fi_synthetic", "collapsed")
     if verdicts.is_empty():
         return None
     many = pl.len().over("cell") > MANY_CHAINS
@@ -67,7 +71,7 @@ def _median_bars(medians: Mapping[str, float | None], cells: Cells) -> list[alt.
     bars = [{"cell": cell, "at": median} for cell, median in medians.items() if finite([median])]
     if not bars:
         return []
-    bar = alt.Chart(inline(bars)).mark_tick(thickness=3, size=min(24, height_of(cells) // len(cells.order)), color=GREY)
+    bar = chart_of(bars).mark_tick(thickness=3, size=min(24, height_of(cells) // len(cells.order)), color=GREY)
     tooltip: Tooltips = ["cell:N", alt.Tooltip("at:Q", title="median FI", format=".4~g")]
     return [bar.encode(x=_onset_axis(), y=rows_of(cells), tooltip=tooltip)]
 
@@ -75,18 +79,13 @@ def _median_bars(medians: Mapping[str, float | None], cells: Cells) -> list[alt.
 def _chain_marks(verdicts: pl.DataFrame, cells: Cells) -> list[alt.Chart]:
     """A mark per chain."""
     rows, offset = spread_by_seed(verdicts, edge=1.2)
+    rows = [row | {"consumed": count(row["fi_synthetic"])} for row in rows]
     at = alt.Tooltip("at:Q", title="generations", format=".2f")
     tooltip: Tooltips = ["cell:N", "seed:Q", "status:N", at, "consumed:N"]
-    layers: list[alt.Chart] = []
-    for collapsed, shape in ((True, "circle"), (False, "triangle-right")):
-        values = [row | {"consumed": count(row["fi_synthetic"])} for row in rows if row["collapsed"] == collapsed]
-        if values:
-            mark = alt.Chart(inline(values)).mark_point(
-                filled=collapsed, shape=shape, size=80, opacity=1, strokeWidth=2
-            )
-            encoded = mark.encode(x=_onset_axis(), y=rows_of(cells), yOffset=offset, color=colour_of(cells))
-            layers.append(encoded.encode(tooltip=tooltip))
-    return layers
+    return [
+        mark.encode(x=_onset_axis(), y=rows_of(cells), yOffset=offset, color=colour_of(cells), tooltip=tooltip)
+        for mark in outcome_marks(rows, ("circle", "triangle-right"), size=80, opacity=1, strokeWidth=2)
+    ]
 
 
 def _quantile_layers(verdicts: pl.DataFrame, cells: Cells) -> list[alt.Chart]:
@@ -95,16 +94,14 @@ def _quantile_layers(verdicts: pl.DataFrame, cells: Cells) -> list[alt.Chart]:
     if not rows:
         return []
     tooltip: Tooltips = ["cell:N", "middle:N", "most:N", alt.Tooltip("chains:Q", format=","), "censored:N"]
+    encoded = {"x": _onset_axis(), "y": rows_of(cells), "color": colour_of(cells), "tooltip": tooltip}
     layers = []
     for low, high, thickness in (("q05", "q95", 2), ("q25", "q75", 8)):
-        bars = [row | {"at": row[low], "to": row[high]} for row in rows]
-        rule = alt.Chart(inline(bars)).mark_rule(strokeWidth=thickness, opacity=0.9)
-        layers.append(
-            rule.encode(x=_onset_axis(), x2="to:Q", y=rows_of(cells), color=colour_of(cells), tooltip=tooltip)
-        )
+        bars = chart_of([row | {"at": row[low], "to": row[high]} for row in rows])
+        layers.append(bars.mark_rule(strokeWidth=thickness, opacity=0.9).encode(x2="to:Q", **encoded))
     if ends := [row | {"at": row["q95"]} for row in rows if row["open"]]:
-        mark = alt.Chart(inline(ends)).mark_point(shape="triangle-right", size=80, strokeWidth=2, filled=False)
-        layers.append(mark.encode(x=_onset_axis(), y=rows_of(cells), color=colour_of(cells), tooltip=tooltip))
+        mark = chart_of(ends).mark_point(shape="triangle-right", size=80, strokeWidth=2, filled=False)
+        layers.append(mark.encode(**encoded))
     return layers
 
 
@@ -113,13 +110,10 @@ def _onset_quantiles(verdicts: pl.DataFrame) -> list[dict[str, Any]]:
     if verdicts.is_empty():
         return []
     lost = kaplan_meier(verdicts.with_columns(censored=~pl.col("collapsed")), ["cell"], time="at")
-    ends = {f"q{round(100 * share):02}": share for share in (0.05, 0.25, 0.75, 0.95)}
-    quantiles = [
-        pl.col("at").filter(pl.col("_survival") <= 1 - share + 1e-12).min().alias(name) for name, share in ends.items()
-    ]
-    table = lost.group_by("cell").agg(
-        *quantiles, pl.col("at").max().alias("last"), pl.len().alias("chains"), pl.col("censored").mean()
-    )
+    at, survival = pl.col("at"), pl.col("_survival")
+    shares = {f"q{round(100 * share):02}": share for share in (0.05, 0.25, 0.75, 0.95)}
+    ends = {name: at.filter(survival <= 1 - share + 1e-12).min() for name, share in shares.items()}
+    table = lost.group_by("cell").agg(last=at.max(), chains=pl.len(), censored=pl.col("censored").mean(), **ends)
     rows = []
     for row in table.sort("cell").iter_rows(named=True):
         known = {name: row["last"] if row[name] is None else row[name] for name in ends}
@@ -133,16 +127,8 @@ def _onset_quantiles(verdicts: pl.DataFrame) -> list[dict[str, Any]]:
     return rows
 
 
-def _verdicts(chains: pl.DataFrame, criterion: CollapseCriterion, cells: Cells) -> pl.DataFrame:
-    """A row per chain with a verdict: ``cell, seed, status, at, fi_synthetic, collapsed``."""
-    table = cells.name(chains.filter(criterion_rows(criterion), pl.col("status") != "failed"))
-    table = table.filter(pl.col("cell").is_not_null(), pl.col("fi_generations").is_finite())
-    collapsed = (pl.col("status") == "collapsed").alias("collapsed")
-    return table.select("cell", "seed", "status", pl.col("fi_generations").alias("at"), "fi_synthetic", collapsed)
-
-
 def ratio_chart(
-    fidelity: pl.DataFrame, criterion: CollapseCriterion, cells: Cells, unit: str, *, width: Width = 300
+    fidelity: pl.DataFrame, criterion: CollapseCriterion, cells: Cells, unit: str, *, width: Width = 640
 ) -> alt.LayerChart | None:
     """Fidelity-interval ratios to the baseline: point and interval, and up to a dozen seeds' ratios as small dots.
 
@@ -168,19 +154,19 @@ def ratio_chart(
     positive = min(point["at"] for point in points + seeds) > 0
     scale = alt.Scale(type="log", nice=False, padding=18) if positive else alt.Scale(zero=False, padding=18)
     x = alt.X("at:Q", title="FI ratio to the baseline", scale=scale, axis=alt.Axis(format="~g", tickCount=5))
-    rule = alt.Chart(inline([{"at": 1.0}])).mark_rule(color=GREY, strokeDash=[4, 4]).encode(x=x)
+    rule = chart_of([{"at": 1.0}]).mark_rule(color=GREY, strokeDash=[4, 4]).encode(x=x)
     encoded = {"y": rows_of(cells, without=cells.baselines), "color": colour_of(cells)}
     tooltip = ["cell:N", "ratio:N", "bound:N"]
     layers = [rule]
     if intervals := [point | {"at": point["low"]} for point in points if "low" in point]:
-        line = alt.Chart(inline(intervals)).mark_rule(strokeWidth=3)
+        line = chart_of(intervals).mark_rule(strokeWidth=3)
         layers.append(line.encode(x=x, x2="high:Q", tooltip=tooltip, **encoded))
     if seeds:
-        dots = alt.Chart(inline(seeds)).mark_point(filled=True, size=24, opacity=0.6)
+        dots = chart_of(seeds).mark_point(filled=True, size=24, opacity=0.6)
         one = alt.Tooltip("at:Q", title="one seed", format=".3~g")
         layers.append(dots.encode(x=x, tooltip=["cell:N", one, "bound:N"], **encoded))
     if points:
-        mark = alt.Chart(inline(points)).mark_point(filled=True, size=120, opacity=1)
+        mark = chart_of(points).mark_point(filled=True, size=120, opacity=1)
         layers.append(mark.encode(x=x, shape=bound_shape(), tooltip=tooltip, **encoded))
     return alt.LayerChart(layer=layers, width=width, height=height_of(cells, without=len(cells.baselines)))
 
