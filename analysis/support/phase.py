@@ -370,13 +370,12 @@ def interval_text(row: dict[str, Any]) -> str:
 
 def boundary_rows(plane: Plane) -> list[dict[str, str]]:
     """The boundaries as a table of text."""
-    named = {"search": "searched for", "grid": "read off the grid"}
     return [
         {
             "chains": row["panel"],
             **({title_of(plane.y): "–" if row["y"] is None else number(row["y"])} if plane.y else {}),
             f"half of them collapse at {title_of(plane.x)}": interval_text(row),
-            "method": named[row["source"]],
+            "method": {"search": "searched for", "grid": "read off the grid"}[row["source"]],
             "note": row["why"] or "",
         }
         for row in plane.boundaries.iter_rows(named=True)
