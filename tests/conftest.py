@@ -6,12 +6,23 @@ from pathlib import Path
 
 import pytest
 
+from fortifai_ray.metrics import METRICS
+
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # this suite's Ray listens on loopback only
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 PROJECT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _users_metrics() -> Iterator[None]:
+    """What a test's own families and benchmarks declare is not declared in the next test."""
+    before = dict(METRICS.users)
+    yield
+    METRICS.users.clear()
+    METRICS.users.update(before)
 
 
 @pytest.fixture(scope="session")
