@@ -154,9 +154,7 @@ def run_trials(
     work: Work, recorder: Recorder, plan: Plan, pool: "EnginePool | None", board: Any, progress: SweepProgress
 ) -> None:
     """Run what is left of ``work``: the configurations known beforehand, then what its searcher suggests."""
-    each = _bundle(plan.worker_cpus, plan.worker_gpus)
-    executor = RayExecutor(plan.threads, plan.workers, each, plan.engines_at_once, pool)
-    context = TrialContext(recorder.storage, work, executor, board)
+    context = TrialContext(recorder.storage, work, _executor(plan, pool), board)
     callback = _Reports(work, recorder, progress)
     if configs := work.configs(plan):
         for job in (job for config in configs for job in work.announced(config)):
@@ -167,13 +165,23 @@ def run_trials(
         _tune(context, plan, callback, None, search_alg=searcher[0], num_samples=searcher[1])
 
 
+def _executor(plan: Plan, pool: "EnginePool | None") -> RayExecutor:
+    each = _bundle(plan.worker_cpus, plan.worker_gpus)
+    return RayExecutor(plan.threads, plan.workers, each, plan.engines_at_once, pool)
+
+
+def _trial_bundle(plan: Plan) -> dict[str, float]:
+    """What a trial holds: its own process, and with a single worker the GPU that it trains on."""
+    return _bundle(plan.trial_cpus, plan.trial_gpus)
+
+
 def _tune(
     context: TrialContext, plan: Plan, callback: tune.Callback, space: dict[str, Any] | None, **config: Any
 ) -> None:
     """A trial for each point of the ``space`` or of a searcher's, as many at once as the plan says, each retried after
     a fault."""
     trainable = tune.with_parameters(Trial, context=context)
-    trainable = tune.with_resources(trainable, tune.PlacementGroupFactory([_bundle(plan.trial_cpus, plan.trial_gpus)]))
+    trainable = tune.with_resources(trainable, tune.PlacementGroupFactory([_trial_bundle(plan)]))
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what matters of it, the callback says in one line
     with tempfile.TemporaryDirectory(prefix="fortifai-tune-") as scratch:
         tuner = tune.Tuner(
