@@ -46,16 +46,17 @@ def test_what_mlflow_missed_is_sent_when_it_is_back(server: MlflowServer, tmp_pa
     """It is killed during a study and started again before its end: nothing is missing, and nothing is there twice."""
     storage = tmp_path / "runs"
     server.start()
-    arguments = ("--address", ray_instance, "--set", "generations=8", "--set", "resources.num_cpus=1")
+    arguments = ("--address", ray_instance, "--set", "generations=16", "--set", "resources.num_cpus=1")
     running = start(write_study(tmp_path, "[0]"), storage, *arguments, tracking_uri=server.address)
     wait_for(lambda: generations(storage).height > 0, running)
     server.kill()
-    seen = generations(storage).height
-    wait_for(lambda: generations(storage).height > seen + 1, running)
+    seen, stages = generations(storage).height, len(completed(storage))
+    wait_for(lambda: len(completed(storage)) > stages + 3, running)  # a generation more: its row follows in seconds
     trials = [process for process in processes_named("Trainable.train") if is_below(process, os.getpid())]
     for trial in trials:  # until MLflow is back, which takes longer than the rest of the study
         trial.suspend()
-    assert generations(storage).height < 8
+    wait_for(lambda: generations(storage).height > seen, running)
+    assert generations(storage).height < 16
     server.start()
     for trial in trials:
         trial.resume()
