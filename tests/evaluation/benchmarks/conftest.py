@@ -68,9 +68,9 @@ def tokenizer_with_start(pydoc: Corpus) -> Any:
     return transformers.PreTrainedTokenizerFast(tokenizer_object=raw, bos_token=start, eos_token=start, pad_token=start)
 
 
-@pytest.fixture(scope="session")
-def network() -> Any:
-    """Two layers of width 64; a larger initialisation than usual, so that its scores differ between texts."""
+def small_llama(**special_tokens: int | None) -> Any:
+    """Two layers of width 64 over 512 tokens; a larger initialisation than usual, so that its scores differ between
+    texts."""
     import torch
     import transformers
 
@@ -83,32 +83,25 @@ def network() -> Any:
         num_attention_heads=2,
         max_position_embeddings=512,
         initializer_range=0.2,
+        **special_tokens,
     )
-    return transformers.LlamaForCausalLM(config).eval()
+    return transformers.LlamaForCausalLM(config)
+
+
+@pytest.fixture(scope="session")
+def network() -> Any:
+    """A small Llama, in memory."""
+    return small_llama().eval()
 
 
 @pytest.fixture(scope="session")
 def checkpoint(pydoc: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two layers of width 64 over a tokenizer of 512 tokens trained on Python's documentation, both in one folder.
-
-    A larger initialisation than usual, so that its scores and its greedy text differ between documents.
-    """
-    import torch
+    """A small Llama and a tokenizer trained on Python's documentation, both in one folder."""
     import transformers
 
     folder = tmp_path_factory.mktemp("checkpoint")
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=512,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=512,
-        initializer_range=0.2,
-        **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), pydoc.end_of_text),
-    )
-    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    special_tokens = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), pydoc.end_of_text)
+    small_llama(**special_tokens).save_pretrained(folder)
     transformers.AutoTokenizer.from_pretrained(pydoc.tokenizer_path).save_pretrained(folder)
     return folder
 
