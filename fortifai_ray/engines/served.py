@@ -1,0 +1,23 @@
+"""Which models vLLM serves, known without starting or importing it (its import takes 5.5 s)."""
+
+from pathlib import Path
+
+# Numbers per head that vLLM's CPU attention has kernels for.
+CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
+
+
+def why_not_vllm(config_folder: Path, *, gpu: bool = False) -> str | None:
+    """Why vLLM does not serve the model of a ``config.json``, in half a line; None where it does.
+
+    Args:
+        config_folder: holds the ``config.json``; weights are not needed.
+        gpu: whether the engine runs on a GPU; vLLM has other kernels there.
+    """
+    from transformers import AutoConfig
+
+    text = AutoConfig.from_pretrained(config_folder, trust_remote_code=False).get_text_config()
+    heads = getattr(text, "num_attention_heads", None)
+    size = getattr(text, "head_dim", None) or (heads and text.hidden_size // heads)
+    if not gpu and size and size not in CPU_HEAD_SIZES:
+        return f"vLLM on a CPU has no attention for heads of size {size}, only for {', '.join(map(str, CPU_HEAD_SIZES))}"
+    return None
