@@ -19,5 +19,6 @@ def why_not_vllm(config_folder: Path, *, gpu: bool = False) -> str | None:
     heads = getattr(text, "num_attention_heads", None)
     size = getattr(text, "head_dim", None) or (heads and text.hidden_size // heads)
     if not gpu and size and size not in CPU_HEAD_SIZES:
-        return f"vLLM on a CPU has no attention for heads of size {size}, only for {', '.join(map(str, CPU_HEAD_SIZES))}"
+        sizes = ", ".join(map(str, CPU_HEAD_SIZES))
+        return f"vLLM on a CPU has no attention for heads of size {size}, only for {sizes}"
     return None
