@@ -1,12 +1,111 @@
-"""Files that are complete or absent: written aside, then renamed. A full disk raises ``OSError`` in every function."""
+"""Files: what users bring is read as it comes or refused in one line; what is written here is complete or absent.
+
+A full disk raises ``OSError`` in every function that writes.
+"""
 
 import io
+import json
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from fortifai_ray.errors import UserError
 
 if TYPE_CHECKING:
     import polars as pl
+
+COMPRESSION = {".gz": "gzip", ".zst": "zstd"}  # by suffix, in pyarrow's words
+_OTHER_MARKS = (  # UTF-32's little-endian mark begins with UTF-16's
+    (b"\xff\xfe\x00\x00", "UTF-32"),
+    (b"\x00\x00\xfe\xff", "UTF-32"),
+    (b"\xff\xfe", "UTF-16"),
+    (b"\xfe\xff", "UTF-16"),
+)
+_JSON = (ValueError, RecursionError)  # what json raises: also for numbers of 4300 digits, and for deep nesting
+
+
+def read_text(path: Path, what: str) -> str:
+    """A user's text file, unpacked if its name ends in .gz or .zst; ``what`` it should be is for messages.
+
+    It is UTF-8. A byte-order mark is no part of the text; a line ends with a line feed, however it ends in the file.
+
+    Raises :class:`UserError`, with the line where there is one.
+    """
+    content = _content(path, what)
+    for mark, name in _OTHER_MARKS:
+        if content.startswith(mark):
+            raise UserError(f"{path}: is {name} text, by its byte-order mark; save it as UTF-8")
+    if 4 * content.count(b"\x00", 0, 4096) > min(len(content), 4096):  # in UTF-16, English is half zero bytes
+        raise UserError(f"{path}: more than a quarter is zero bytes, so it is UTF-16 or no text; save it as UTF-8")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        byte = f"byte 0x{content[error.start]:02x}, {error.reason}"
+        raise UserError(f"{path}: line {line}: is not UTF-8 text ({byte}); save the file as UTF-8") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _content(path: Path, what: str) -> bytes:
+    compression = COMPRESSION.get(path.suffix.lower())
+    try:
+        if compression is None:
+            return path.read_bytes()
+        import pyarrow as pa
+
+        with pa.input_stream(str(path), compression=compression) as stream:
+            return bytes(stream.read())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}); give {what}") from error
+
+
+def read_values(path: Path, what: str) -> Iterator[tuple[str, Any]]:
+    """The values of a file of JSON lines, or of a JSON array, each with its place in the file (``line 3``, ``item 3``).
+
+    The content decides: a first line that is not a whole value begins an array, or one value over several lines. Empty
+    lines are skipped. Only a line feed ends a line: U+2028, U+0085 and their like may stand in a string as they are.
+
+    Raises :class:`UserError`, with the line.
+    """
+    text = read_text(path, what)
+    numbered = enumerate(text.split("\n"), 1)
+    lines = [(number, line.lstrip("\ufeff")) for number, line in numbered if line.strip()]  # joined files leave marks
+    whole = _whole(path, text, lines) if lines else None
+    if isinstance(whole, list):
+        yield from ((f"item {number}", item) for number, item in enumerate(whole, 1))
+    elif whole is not None:
+        yield f"line {lines[0][0]}", whole
+    else:
+        for number, line in lines:
+            yield f"line {number}", _parse(path, line, number)
+
+
+def _whole(path: Path, text: str, lines: list[tuple[int, str]]) -> Any:
+    """The value of a file that holds one array, or one value over several lines; None where each line is a value."""
+    opening = lines[0][1].strip()
+    try:
+        value = json.loads(opening)
+        return value if len(lines) == 1 and isinstance(value, list) else None
+    except _JSON:
+        pass
+    try:
+        return json.loads(text)
+    except _JSON:
+        return _parse(path, text, 1) if opening == "{" or opening.startswith("[") else None
+
+
+def _parse(path: Path, text: str, line: int) -> Any:
+    try:
+        return json.loads(text)
+    except _JSON as error:
+        if isinstance(error, json.JSONDecodeError):
+            line, reason = line + error.lineno - 1, f"{error.msg}, character {error.colno}"
+        else:
+            reason = str(error)
+        raise UserError(
+            f"{path}: line {line}: is not valid JSON ({reason}); a JSON value on each line, or one array, is needed"
+        ) from None
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -88,6 +88,13 @@ class Recipe(Section):
     def check(self, prepared: str | None, store: StageStore, source: str) -> None:
         """Check the recipe against its data: too few samples, rows that do not fit. Raises :class:`UserError`."""
 
+    def describe(self, prepared: str | None, store: StageStore) -> tuple[str, ...]:
+        """What a dry run says of the recipe's data and model: a line each, to be read before anything is computed.
+
+        Raises :class:`UserError` for data that cannot be read.
+        """
+        return ()
+
     def check_resources(self, engine_gpus: float, source: str) -> None:
         """Raise :class:`UserError`, beginning with ``source``, where no engine can spread over ``engine_gpus`` GPUs."""
 

@@ -69,15 +69,24 @@ def _prepare(study: Study, store: StageStore) -> Inputs:
 
 
 def print_plan(study: Study, storage: Storage | Path, console: Console) -> None:
-    """``fortifai sweep --dry-run``: check everything, and say which chains the store holds, what the rest would run on
-    and what it may take.
+    """``fortifai sweep --dry-run``: check everything, and say what the data and models are, which chains the store
+    holds, what the rest would run on and what it may take.
 
     Raises :class:`UserError` for what the user can put right.
     """
     store = StageStore(storage)
     inputs = check_study(study, store)
-    for line in _search_lines(study) if study.settings.search else _grid_lines(study, store, inputs):
+    plan = _search_lines(study) if study.settings.search else _grid_lines(study, store, inputs)
+    for line in [*_descriptions(study, store, inputs), *plan]:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _descriptions(study: Study, store: StageStore, inputs: Inputs) -> list[str]:
+    """What the recipes say of their data and models; recipes that differ in their seed alone say the same."""
+    recipes = [chain.recipe for chain in study.cells] + [study.baseline_of(chain) for chain in study.cells]
+    distinct = {recipe.model_dump_json(exclude={"seed"}): recipe for recipe in recipes}
+    lines = [line for recipe in distinct.values() for line in recipe.describe(inputs.of(recipe), store)]
+    return list(dict.fromkeys(lines))
 
 
 @dataclass

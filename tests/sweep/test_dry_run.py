@@ -56,3 +56,16 @@ def test_gpus_that_a_model_cannot_be_spread_over(engines: dict[str, Any], engine
     else:
         with pytest.raises(UserError, match=message):
             recipe.check_resources(resources.engine_gpus, "study")
+
+
+def test_the_data_are_described_once(tmp_path: Path) -> None:
+    """Cells that share a corpus print its line once: tokens, documents, the longest of them."""
+    file = tmp_path / "study.yaml"
+    losses = [{"kind": "cross_entropy"}, {"kind": "tce", "gamma": 0.5}]
+    file.write_text(yaml.safe_dump({**STUDY, "vary": {"loss": losses, "seed": [0, 1]}}))
+    out = io.StringIO()
+    print_plan(load_study(file), tmp_path / "runs", Console(file=out))
+    lines = [line for line in out.getvalue().splitlines() if line.startswith("corpus:")]
+    assert len(lines) == 1
+    assert "training and" in lines[0]
+    assert "the longest of" in lines[0]

@@ -7,9 +7,9 @@ and held-out tokens. It is prepared before anything starts, so this imports neit
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from fortifai_ray.storage.store import Stage, StageKey, StageStore, file_sha256
 
 VERSION = 1  # bump when the same text gives other tokens
 END_OF_TEXT = "<|endoftext|>"
+SUSPICIOUS = 0.01  # share of special tokens in a text; WikiText's <unk>, where a tokenizer has it, is 2 to 3%
+_PIECE = 1 << 22  # tokens counted at a time
 _ARTICLE = re.compile(r"^ = [^=].* = $", re.MULTILINE)  # a WikiText article's title
 
 
@@ -61,6 +63,23 @@ class Corpus:
         """Held-out documents, as :attr:`train`."""
         return np.load(self.stage.path / "held_out.npy", mmap_mode="r")
 
+    @cached_property
+    def held_out_ends(self) -> np.ndarray:
+        """As :attr:`train_ends`, of :attr:`held_out`."""
+        return np.load(self.stage.path / "held_out_ends.npy")
+
+    def count_special(self) -> dict[str, int]:
+        """How often each special token stands inside documents, the tokens that end them not counted."""
+        added = self._tokenizer.get_added_tokens_decoder()
+        names = {token: entry.content for token, entry in added.items() if entry.special}
+        ids = sorted({*names, self.end_of_text})
+        counts = np.zeros(len(ids), dtype=np.int64)
+        for tokens in (self.train, self.held_out):
+            for start in range(0, len(tokens), _PIECE):
+                counts += np.bincount(tokens[start : start + _PIECE], minlength=ids[-1] + 1)[ids]
+        counts[ids.index(self.end_of_text)] -= len(self.train_ends) + len(self.held_out_ends)
+        return {names.get(token, f"token {token}"): int(n) for token, n in zip(ids, counts, strict=True) if n}
+
     def blocks(self, tokens: np.ndarray, block_size: int) -> np.ndarray:
         """Whole blocks of ``tokens``: a view of shape (blocks, block_size); a shorter remainder is left out."""
         count = len(tokens) // block_size
@@ -97,6 +116,33 @@ def open_corpus(stage_hash: str, store: StageStore) -> Corpus:
     if stage is None:
         raise RuntimeError(f"the corpus {stage_hash} was removed from the store after the sweep began: run it again")
     return Corpus(stage)
+
+
+@lru_cache(maxsize=8)  # most of a study's recipes share one corpus
+def describe_corpus(config: CorpusConfig, stage_hash: str, store: StageStore) -> tuple[str, ...]:
+    """What a dry run says of a corpus: its size, its longest document, special tokens in its text."""
+    corpus = open_corpus(stage_hash, store)
+    where = config.path or config.dataset or config.source or "written text"
+    ends = (corpus.train_ends, corpus.held_out_ends)
+    documents, longest = sum(map(len, ends)), max(int(np.diff(each, prepend=0).max()) - 1 for each in ends)
+    line = (
+        f"corpus: {where}: {len(corpus.train):,} training and {len(corpus.held_out):,} held-out tokens "
+        f"of {documents:,} documents, the longest of {longest:,} tokens"
+    )
+    counts = corpus.count_special()
+    return (line, *_special_line(counts, len(corpus.train) + len(corpus.held_out) - documents))
+
+
+def _special_line(counts: Mapping[str, int], tokens: int) -> tuple[str, ...]:
+    """Special tokens inside documents, which are rarely meant to be there: padding, a separator, unknown words."""
+    total = sum(counts.values())
+    if not total:
+        return ()
+    most = max(counts, key=lambda token: counts[token])
+    line = f"{total / tokens:.1%} of its text is special tokens ({counts[most]:,} times {most!r})"
+    if total < SUSPICIOUS * tokens:
+        return (f"corpus: {line}",)
+    return (f"warning: corpus: {line}; they are trained on like words: check the text and its tokenizer",)
 
 
 def read_documents(config: CorpusConfig) -> list[str]:

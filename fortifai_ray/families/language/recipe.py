@@ -176,6 +176,12 @@ class LanguageRecipe(Recipe):
         self._check_lengths(source)
         self._check_adapters(source)
 
+    def describe(self, prepared: str | None, store: StageStore) -> tuple[str, ...]:
+        from fortifai_ray.families.language.corpus import describe_corpus
+
+        assert prepared is not None, "a language chain needs its corpus"
+        return describe_corpus(self.corpus, prepared, store)
+
     def check_resources(self, engine_gpus: float, source: str) -> None:
         """Raise :class:`UserError` where the model cannot be spread over ``engine_gpus`` GPUs of an engine."""
         from fortifai_ray.engines.vllm_engine import check_spread
