@@ -46,10 +46,11 @@ def chain_table(
         that are not varied, ``metric, threshold, relative_to, direction, confirm, chance, limit`` (in the metric's
         units), ``onset, status, censored, horizon, fi_generations, fi_synthetic, ended``.
 
-        A chain that is ``unconfirmed`` or ``survived`` is censored: its fidelity intervals end at the last generation
-        observed, and are lower bounds. A chain is ``failed``, with null ``onset``, ``censored`` and intervals, where
-        there is no verdict: it is in ``failed`` and no collapse had been confirmed before, it has no generation 0, or
-        the generation 0 that its limit is relative to is missing or broken.
+        A chain that is ``unconfirmed`` or ``survived`` is censored: its fidelity intervals end at the last point at
+        which it is known to be faithful (:mod:`~fortifai_ray.statistics.crossing`), and are lower bounds. A chain is
+        ``failed``, with null ``onset``, ``censored`` and intervals, where there is no verdict: it is in ``failed`` and
+        no collapse had been confirmed before, it has no generation 0, or the generation 0 that its limit is relative to
+        is missing or broken.
 
     Raises:
         ValueError: a column is missing, a chain has a generation twice, or ``generations_asked`` is below 1.
@@ -179,8 +180,7 @@ def _judge(
     unjudged = ~confirmed & (has_failed | (observed == 0) | np.isnan(limits))
     kinds = {"failed": unjudged, "collapsed": confirmed, "unconfirmed": crossings.pending}
     status = np.select(list(kinds.values()), list(kinds), default="survived")
-    interval = np.where(confirmed, onset, observed - 1.0)
-    interval[unjudged] = np.nan
+    interval = np.where(unjudged, np.nan, crossings.faithful)
     columns: dict[str, pl.Series | pl.Expr] = {
         **criterion_columns(criterion),
         "limit": pl.Series(limits, nan_to_null=True),

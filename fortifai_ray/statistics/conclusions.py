@@ -58,25 +58,24 @@ def _about(cells: pl.DataFrame, chains: pl.DataFrame) -> Iterator[str]:
 
 
 def _nothing_collapsed(judged: pl.DataFrame) -> str:
-    followed = judged.select(low=pl.col("fi_generations").min(), high=pl.col("fi_generations").max()).row(0, named=True)
-    shown = _span(followed["low"], followed["high"])
+    known = judged.select(low=pl.col("fi_generations").min(), high=pl.col("fi_generations").max()).row(0, named=True)
     pending = (judged["status"] == "unconfirmed").sum()
     note = f" {pending} of them ended in a crossing that nothing confirmed." if pending else ""
     return (
-        f"none of {judged.height} chains collapsed within the {shown} generations they were followed for.{note} Every "
-        "fidelity interval is at least that long; which cell lasts longer is unknown. Run more generations, or choose "
-        "a threshold nearer to generation 0."
+        f"none of {judged.height} chains collapsed within the {_span(known['low'], known['high'])} generations for "
+        f"which they are known to be faithful.{note} Which cell lasts longer is unknown. Run more generations, or "
+        "choose a threshold nearer to generation 0."
     )
 
 
 def _lengths(judged: pl.DataFrame, collapsed: pl.DataFrame) -> Iterator[str]:
-    """Chains that were followed for different lengths."""
+    """Chains that are known to be faithful for different lengths."""
     ends = judged.filter("censored")["fi_generations"].to_list() + judged["horizon"].unique().to_list()
     if judged.height > collapsed.height and min(ends) != max(ends):
         yield (
-            f"chains were followed for different lengths ({_span(min(ends), max(ends))} generations). Medians and "
-            "tests account for that, means are restricted to the time observed in all compared cells, and a ratio that "
-            "involves a censored chain is a bound."
+            f"censored chains are known to be faithful for different lengths ({_span(min(ends), max(ends))} "
+            "generations). Medians and tests account for that, and means are restricted to the time known in all "
+            "compared cells."
         )
 
 
@@ -177,7 +176,7 @@ def _name(row: Mapping[str, Any], keys: Sequence[str]) -> str:
 
 
 def _span(low: float, high: float) -> str:
-    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
+    return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
 
 
 def _s(count: int) -> str:

@@ -12,6 +12,11 @@ it. Edge cases:
 - Zero and negative values have no logarithm (a ratio that underflowed, a negative estimate): on a log scale, a step
   that begins or ends there is interpolated linearly, that step alone.
 
+A chain whose collapse is not confirmed is censored at the last point at which it is known to be faithful
+(:attr:`Crossings.faithful`), so that its fidelity interval is a lower bound whatever comes next: the last generation
+observed, or, where the chain ends in crossings, the point at which the first of those crossed, interpolated as an
+onset is. A later generation may confirm that crossing, and nothing can confirm an earlier one.
+
 :func:`ruling` says when the verdict on a running chain is certain, so that it need not run to its horizon. A confirmed
 collapse is certain for any metric: nothing that follows moves the onset. That a chain *cannot* collapse takes a
 premise: a metric measured at a generation says nothing of the next one by itself, since training may diverge or a mode
@@ -27,7 +32,7 @@ be lost. So there is no such rule for metrics in general. Two rules are offered,
     log scale, else a difference. A chain that even at that pace crosses too late to be confirmed cannot collapse.
     Premises: the bound, and the one above.
 
-Such a chain is marked: it survived, and its fidelity interval, cut short on purpose, is no measurement.
+Such a chain is marked: its fidelity interval, cut short on purpose, is a lower bound and no measurement.
 """
 
 import math
@@ -58,10 +63,12 @@ class Onset:
 @dataclass(frozen=True)
 class Crossings:
     """Onsets of many chains: ``onset`` (chains,), NaN unless confirmed; ``pending`` (chains,), whether the chain
-    ends in a crossing that is not confirmed."""
+    ends in a crossing that is not confirmed; ``faithful`` (chains,), the onset, or else up to when the chain is known
+    to be faithful, NaN where nothing was observed."""
 
     onset: Floats
     pending: Booleans
+    faithful: Floats
 
 
 def onset(values: Sequence[float], limit: float, criterion: CollapseCriterion, *, recorded: bool = False) -> Onset:
@@ -205,11 +212,16 @@ def find_crossings(
     for further in range(1, criterion.confirm + 1):
         confirmed &= crossed[:, further : further + generations]
     any_confirmed = confirmed.any(axis=1)
-    first = np.argmax(confirmed, axis=1)
     last = np.maximum(observed - 1, 0)
+    pending = ~any_confirmed & (observed > 0) & crossed[np.arange(chains), last]
+    faithful_then = ~crossed & (index < observed[:, None])
+    last_faithful = np.where(faithful_then.any(axis=1), index.size - 1 - np.argmax(faithful_then[:, ::-1], axis=1), -1)
+    first = np.where(any_confirmed, np.argmax(confirmed, axis=1), np.where(pending, last_faithful + 1, 0))
+    at = _interpolate(values, limits, first, criterion)
     return Crossings(
-        onset=np.where(any_confirmed, _interpolate(values, limits, first, criterion), np.nan),
-        pending=~any_confirmed & (observed > 0) & crossed[np.arange(chains), last],
+        onset=np.where(any_confirmed, at, np.nan),
+        pending=pending,
+        faithful=np.where(any_confirmed | pending, at, np.where(observed > 0, observed - 1.0, np.nan)),
     )
 
 

@@ -60,8 +60,8 @@ def fidelity_table(
           without an interval.
         - ``fi_median``: Kaplan–Meier; null where the curve never falls to one half.
         - ``fi_mean``: mean restricted to ``fi_mean_horizon``, the longest time up to which the curves of all cells that
-          differ only inside the baseline's sections are known (null: every such chain collapsed, no restriction). The
-          mean is null where that time is 0.
+          differ only inside the baseline's sections are known: before any unconfirmed crossing (null: every such chain
+          collapsed, no restriction). The mean is null where that time is 0.
         - ``n_pairs``, ``seed_ratios`` and ``seed_bounds`` by ascending seed, ``fi_ratio`` (geometric mean) and
           ``bound``, by the rules of :mod:`~fortifai_ray.statistics.ratios`. ``seed_ratios`` is null where
           ``seed_bounds`` is undetermined.
@@ -138,7 +138,8 @@ def _groups(chains: pl.DataFrame, varied: Sequence[str], baseline: Baseline) -> 
 
 def _intervals(chains: pl.DataFrame, groups: pl.DataFrame, varied: Sequence[str], baseline: Baseline) -> pl.DataFrame:
     """A row per chain, criterion and unit, sorted by seed: its interval ``fi`` and whether it is ``censored``, both
-    null where it failed; ``horizon``; ``group`` and ``what``; ``chain`` and ``base_chain``, the chains' numbers."""
+    null where it failed; ``pending``, whether it ends in a crossing that is not confirmed; ``horizon``; ``group`` and
+    ``what``; ``chain`` and ``base_chain``, the chains' numbers."""
     paired = pair_with_baseline(chains.unique("chain_id"), varied, baseline).with_row_index("chain")
     numbers = paired.select(baseline_chain_id="chain_id", base_chain="chain")
     partners = paired.join(numbers, on="baseline_chain_id", how="left").drop("baseline_chain_id")
@@ -151,6 +152,7 @@ def _intervals(chains: pl.DataFrame, groups: pl.DataFrame, varied: Sequence[str]
             groups.filter(pl.col("unit") == unit), on=names, how="left", nulls_equal=True, maintain_order="left"
         ).select(
             *("group", "what", "chain", "base_chain", "censored", "horizon"),
+            (pl.col("status") == "unconfirmed").alias("pending"),
             fi=pl.when(usable).then(pl.col(f"fi_{unit}").cast(pl.Float64)),
         )
         for unit in _UNITS
@@ -161,7 +163,9 @@ def _intervals(chains: pl.DataFrame, groups: pl.DataFrame, varied: Sequence[str]
 def _survival(intervals: pl.DataFrame, groups: pl.DataFrame) -> pl.DataFrame:
     """Per group: ``fi_median``, ``fi_mean``, ``fi_mean_horizon``."""
     curves = kaplan_meier(intervals, ["group"])
-    ends = curves.group_by("group").agg(_known=known_until(), _asked=pl.col("horizon").max().cast(pl.Float64))
+    pending = pl.col("fi").filter("pending").min()  # beyond it, that chain may have collapsed
+    known = pl.min_horizontal(known_until(), pending)
+    ends = curves.group_by("group").agg(_known=known, _asked=pl.col("horizon").max().cast(pl.Float64))
     ends = ends.join(groups.select("group", "block", "unit"), on="group")
     end = pl.when(pl.col("unit") == "generations").then(pl.min_horizontal("_known", "_asked")).otherwise("_known")
     ends = ends.select("group", fi_mean_horizon=end.min().over("block"))

@@ -2,17 +2,17 @@
 
 One rule, for every table, claim and notebook. A chain's onset under a criterion lies between two bounds:
 
-==============  ===================================  ==============================================================
-status          earliest                             latest
-==============  ===================================  ==============================================================
-collapsed       the onset                            the onset
-survived        the last generation observed         infinity
-unconfirmed     ``confirm`` generations before the   infinity
-                last one observed, at least 0
-failed          0                                    infinity
-==============  ===================================  ==============================================================
+===========  =================================================  ========
+status       earliest                                           latest
+===========  =================================================  ========
+collapsed    the onset                                          the onset
+survived     the last generation observed                       infinity
+unconfirmed  the first crossing of those that the chain         infinity
+             ends in, which may turn out to be the collapse
+failed       0                                                  infinity
+===========  =================================================  ========
 
-An unconfirmed chain ends in at most ``confirm`` crossings, any of which may turn out to be the collapse.
+The earliest onset of a censored chain is the end of its fidelity interval (:mod:`~fortifai_ray.statistics.crossing`).
 
 Criterion A precedes B where A's latest onset is before B's earliest one. Equal bounds decide for A only where B's chain
 survived: a chain that was seen not to cross at a generation collapses after it. Two known onsets that are equal are a
@@ -39,14 +39,12 @@ def onset_bounds(chains: pl.DataFrame) -> pl.DataFrame:
 
     Args:
         chains: as :func:`~fortifai_ray.statistics.chains.chain_table` returns it, or these columns of it: ``status,
-            onset, fi_generations, confirm``.
+            onset, fi_generations``.
     """
-    collapsed, unconfirmed = pl.col("status") == "collapsed", pl.col("status") == "unconfirmed"
-    observed = pl.col("fi_generations").cast(pl.Float64) - pl.when(unconfirmed).then("confirm").otherwise(0)
-    onset = pl.col("onset").cast(pl.Float64)
+    onset = pl.when(pl.col("status") == "collapsed").then(pl.col("onset").cast(pl.Float64))
     return chains.with_columns(
-        earliest=pl.when(collapsed).then(onset).otherwise(observed.fill_null(0.0).clip(lower_bound=0.0)),
-        latest=pl.when(collapsed).then(onset).otherwise(float("inf")),
+        earliest=pl.coalesce(onset, pl.col("fi_generations").cast(pl.Float64), 0.0),
+        latest=onset.fill_null(float("inf")),
     )
 
 

@@ -12,15 +12,16 @@ from fortifai_ray.results.schema import write_table
 from .large import KL, TRACE, write_samples_study
 from .studies import write_study
 
-# (status, onset or last generation) under the first and the second criterion -> who came first
+# (status, onset or up to when it is known to be faithful) under the first and the second criterion -> who came first
 CASES = [
     (("collapsed", 2.0), ("collapsed", 3.5), "first"),
     (("collapsed", 3.5), ("collapsed", 2.0), "second"),
     (("collapsed", 2.0), ("collapsed", 2.0), "tie"),
     (("collapsed", 2.0), ("survived", 9.0), "first"),
     (("survived", 9.0), ("collapsed", 9.0), "second"),  # seen not to cross at 9: it crosses later
-    (("collapsed", 9.0), ("unconfirmed", 9.0), "open"),  # may have crossed at 8.5
-    (("collapsed", 8.0), ("unconfirmed", 9.5), "first"),
+    (("collapsed", 9.0), ("unconfirmed", 8.5), "open"),  # it may have collapsed at 8.5
+    (("collapsed", 8.5), ("unconfirmed", 8.5), "open"),
+    (("collapsed", 8.0), ("unconfirmed", 8.5), "first"),
     (("collapsed", 2.0), ("survived", 1.0), "open"),  # not watched for long enough
     (("survived", 9.0), ("survived", 9.0), "open"),
     (("failed", None), ("collapsed", 2.0), "open"),

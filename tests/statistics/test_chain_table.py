@@ -40,7 +40,8 @@ def test_collapsed_survived_and_unconfirmed(study: Study) -> None:
     assert ce["fi_synthetic"] == 1_500
     assert (tce["status"], tce["censored"], tce["onset"], tce["fi_generations"]) == ("survived", True, None, 3)
     assert tce["fi_synthetic"] == 3_000
-    assert (tce9["status"], tce9["censored"], tce9["onset"], tce9["fi_generations"]) == ("unconfirmed", True, None, 3)
+    assert (tce9["status"], tce9["censored"], tce9["onset"], tce9["fi_generations"]) == ("unconfirmed", True, None, 2.5)
+    assert tce9["fi_synthetic"] == 2_500
 
 
 def test_a_worse_start_earns_no_slack(study: Study) -> None:
@@ -67,7 +68,7 @@ def test_stopped_early_keeps_the_horizon_asked_for(study: Study) -> None:
 
 def test_generations_beyond_those_asked_confirm_nothing(study: Study) -> None:
     result = rows(chain_table(study({("ce", 0): [100, 100, 400, 400]}), [DOUBLED], CROSS_ENTROPY, VARIED, 3))
-    assert (result["ce-0"]["status"], result["ce-0"]["fi_generations"]) == ("unconfirmed", 2)
+    assert (result["ce-0"]["status"], result["ce-0"]["fi_generations"]) == ("unconfirmed", 1.5)
 
 
 def test_a_chain_that_ended_early_is_censored_where_it_ended(study: Study) -> None:
@@ -157,5 +158,7 @@ def test_the_table_agrees_with_the_single_chain_whatever_the_row_order(
     for values, row in zip(curves, chains.iter_rows(named=True), strict=True):
         single = onset(values, 300.0, absolute)
         assert (row["onset"], row["status"]) == (single.onset, single.status)
-        assert row["fi_generations"] == (single.last if single.onset is None else single.onset)
+        known = {"collapsed": single.onset, "survived": single.last, "unconfirmed": row["fi_generations"]}
+        assert row["fi_generations"] == known[single.status]
+        assert row["fi_generations"] <= single.last
         assert row["fi_synthetic"] == pytest.approx(1_000 * row["fi_generations"])

@@ -117,7 +117,15 @@ def test_one_seed_only(study: Study) -> None:
 def test_nothing_collapsed(study: Study) -> None:
     (sentence,) = sentences_of(study, {"ce": [None] * 3, "tce": [None] * 3})
     assert "none of 6 chains collapsed within the 9 generations" in sentence
-    assert "which cell lasts longer is unknown" in sentence
+    assert "Which cell lasts longer is unknown" in sentence
+
+
+def test_an_unconfirmed_crossing_is_told(study: Study) -> None:
+    """The chain is known to be faithful up to that crossing, not up to its last generation."""
+    confirmed = DOUBLED.model_copy(update={"confirm": 1})
+    (sentence,) = sentences_of(study, {"ce": [8.5], "tce": [None]}, [confirmed])
+    assert "within the 8.5 to 9 generations" in sentence
+    assert "1 of them ended in a crossing that nothing confirmed" in sentence
 
 
 def test_everything_collapsed_at_generation_0(study: Study) -> None:

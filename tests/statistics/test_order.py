@@ -19,7 +19,7 @@ MILD, SEVERE = (CollapseCriterion(metric="perplexity", threshold=t, direction="a
 FACTS = CollapseCriterion(metric="facts", threshold=0.5, direction="below", relative_to="absolute", confirm=2)
 Study = Callable[..., pl.DataFrame]
 
-# A chain under one criterion: its status, and its onset or the last generation observed.
+# A chain under one criterion: its status, and its onset or up to when it is known to be faithful.
 Judged = tuple[str, float | None]
 AT = {at: ("collapsed", at) for at in (0.0, 3.0, 5.0, 5.5, 6.0)}
 
@@ -72,14 +72,15 @@ def test_the_first_crossing_of_each_chain(study: Study) -> None:
             2: (steps(0, 100, 900), steps(0, 1, 0)),  # facts at the start; perplexity is its own reference
             3: (steps(None, 100, 900), steps(None, 1, 0)),  # neither
             4: (steps(None, 100, 900), steps(3, 1, 0)),  # facts; perplexity survived all along
-            5: (steps(8, 100, 900), steps(8, 1, 0)),  # facts cross at 8 unconfirmed: they may turn out to be first
+            5: (steps(8, 100, 900), steps(8, 0.55, 0)),  # facts cross at 7.1 unconfirmed: they may turn out to be first
+            6: (steps(8, 100, 900), steps(8, 1, 0)),  # facts cross at 7.5 unconfirmed, after perplexity's 7.3
         },
     )
     result = first_crossings(chains, VARIED)
-    assert result["metric"].to_list() == ["perplexity", "facts", "facts", None, "facts", None]
-    assert result["order"].to_list() == ["first", "first", "first", "none", "first", "open"]
-    assert result["n_criteria"].to_list() == [2] * 6
-    assert result["n_collapsed"].to_list() == [2, 2, 1, 0, 1, 1]
+    assert result["metric"].to_list() == ["perplexity", "facts", "facts", None, "facts", None, "perplexity"]
+    assert result["order"].to_list() == ["first", "first", "first", "none", "first", "open", "first"]
+    assert result["n_criteria"].to_list() == [2] * 7
+    assert result["n_collapsed"].to_list() == [2, 2, 1, 0, 1, 1, 1]
 
 
 def test_shares_count_what_is_open_against_either_end(study: Study) -> None:
@@ -143,13 +144,12 @@ CASES = [
     (AT[5.0], survived(5), "first", True, False),  # seen not to cross at 5: it crosses later
     (AT[0.0], survived(0), "first", True, False),
     (AT[5.5], survived(5), "open", None, None),  # the other was not followed as far
-    (AT[5.0], unconfirmed(9), "first", True, False),
-    (AT[6.0], unconfirmed(9), "first", True, False),  # its crossings began after 7
-    (AT[5.5], unconfirmed(7), "open", None, None),  # either crossing, at 6 or at 7, may turn out to be its collapse
-    (AT[5.0], unconfirmed(7), "open", None, False),  # it does not collapse before 5; perhaps at 5
-    (AT[3.0], unconfirmed(5), "open", None, False),
-    (AT[0.0], unconfirmed(1), "open", None, False),  # two steps back from generation 1 is no generation
-    (AT[6.0], unconfirmed(5), "open", None, None),
+    (AT[5.0], unconfirmed(7), "first", True, False),
+    (AT[6.0], unconfirmed(6.5), "first", True, False),  # its crossings began after 6
+    (AT[5.5], unconfirmed(5), "open", None, None),  # its crossing may turn out to be its collapse
+    (AT[5.0], unconfirmed(5), "open", None, False),  # it does not collapse before 5; perhaps at 5
+    (AT[0.0], unconfirmed(0), "open", None, False),
+    (AT[6.0], unconfirmed(3), "open", None, None),
     (survived(9), survived(9), "open", None, None),
     (survived(3), unconfirmed(9), "open", None, None),
     (unconfirmed(9), unconfirmed(9), "open", None, None),
@@ -187,9 +187,9 @@ def test_every_answer_follows_the_one_rule(
         (AT[5.5], 5, False),
         (survived(5), 5, False),
         (survived(5), 6, None),
-        (unconfirmed(7), 4, False),
-        (unconfirmed(7), 5, None),  # the crossing at 6 may have begun at 5 exactly
-        (unconfirmed(7), 7, None),
+        (unconfirmed(5), 4, False),
+        (unconfirmed(5), 5, None),  # its crossing may turn out to be its collapse, at 5 exactly
+        (unconfirmed(5), 7, None),
         (FAILED, 0, None),
     ],
 )
