@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from fortifai_ray.errors import UserError
+from fortifai_ray.process.search_path import libraries_first
 
 app = typer.Typer(
     name="fortifai",
@@ -188,6 +189,7 @@ def ui(
 
 def main() -> None:
     """Entry point. Prints one line for a user's mistake (exit code 2) and for a full disk (exit code 1)."""
+    libraries_first()
     try:
         app()
     except UserError as error:

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import importlib.util
 import inspect
 import sys
 from pathlib import Path
@@ -57,10 +58,22 @@ def mistake(section: str, key: str, message: str, given: Any) -> ValidationError
     return ValidationError.from_exception_data(section, [InitErrorDetails(type=error, loc=(key,), input=given)])
 
 
+def _refuse_hidden(top: str) -> None:
+    """Raise ValueError where a user's file has the name of a library, which comes before it."""
+    mine = next((file for file in (Path(top, "__init__.py"), Path(f"{top}.py")) if file.is_file()), None)
+    found = importlib.util.find_spec(top) if mine else None
+    if mine is None or found is None or (found.has_location and mine.samefile(found.origin or "")):
+        return
+    whose = "Python's own" if top in sys.stdlib_module_names else "an installed"
+    where = f" ({found.origin})" if found.has_location else ""
+    raise ValueError(f"{top} is {whose} module{where}, which hides your {mine}: rename yours")
+
+
 def _import(name: str) -> ModuleType:
     here = str(Path.cwd())
     if name not in sys.modules and here not in sys.path:
-        sys.path.append(here)  # last, so that a file here shadows nothing; Ray passes it on to this machine's workers
+        sys.path.append(here)  # last, so that a file here hides no library; workers are told of it as they start
+    _refuse_hidden(name.partition(".")[0])
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:

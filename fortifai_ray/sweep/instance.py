@@ -6,7 +6,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tenacity import retry, stop_after_attempt
 
 from fortifai_ray.errors import UserError
+from fortifai_ray.process.search_path import FOLDERS, SAFE, home_of_package, own_folders
 from fortifai_ray.study.resources import ResourcesConfig
 from fortifai_ray.sweep.plan import cores_here
 from fortifai_ray.user_code import modules_here
@@ -55,14 +56,21 @@ def ray_instance(address: str | None, num_cpus: int | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    arguments: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning", "namespace": "fortifai"}
+    arguments: dict[str, Any] = {
+        "log_to_driver": False,
+        "logging_level": "warning",
+        "namespace": "fortifai",
+        "job_config": _job_config(),
+    }
     ended = threading.Event()
+    modules = _module_folders()
     if address is None:
-        _start(address="local", num_cpus=num_cpus or cores_here(), include_dashboard=False, **arguments)
+        with _environment(modules):
+            _start(address="local", num_cpus=num_cpus or cores_here(), include_dashboard=False, **arguments)
     else:
-        modules = modules_here()
-        own = {"py_modules": modules} if modules else {}
-        _attach(address=address, runtime_env={"env_vars": _ENVIRONMENT, **own}, **arguments)
+        sent = modules_here()
+        own = {"py_modules": sent} if sent else {}
+        _attach(address=address, runtime_env={"env_vars": _ENVIRONMENT | modules, **own}, **arguments)
         if "://" not in address:  # by way of a Ray client's server, the head itself cannot be seen
             threading.Thread(target=_watch_head, args=(address, ended), name="fortifai-head", daemon=True).start()
     try:
@@ -70,6 +78,41 @@ def ray_instance(address: str | None, num_cpus: int | None) -> Iterator[None]:
     finally:
         ended.set()
         ray.shutdown()
+
+
+class _Settled(list[str]):
+    """Folders that Ray puts first in its workers' paths, to which it would add the script's and the working folder."""
+
+    def extend(self, folders: Iterable[str]) -> None:
+        """Nothing: these come last (:mod:`fortifai_ray.process.search_path`)."""
+
+
+def _job_config() -> Any:
+    from ray.job_config import JobConfig
+
+    config = JobConfig()
+    config._py_driver_sys_path = _Settled(home_of_package())
+    return config
+
+
+def _module_folders() -> dict[str, str]:
+    """The variables that tell workers where the user's own modules are, and to look there last."""
+    return {FOLDERS: os.pathsep.join([*own_folders(), *home_of_package()]), SAFE: "1"}
+
+
+@contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """Variables for the processes that start within; whoever imported this package keeps an environment without."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ |= variables
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @retry(stop=stop_after_attempt(3), reraise=True)  # Ray gives a start 30 s, which a busy machine can miss
