@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fortifai_ray.engines.pretrained import WeightsError, causal_config, load_network
 from fortifai_ray.storage.store import StageFiles
 
 if TYPE_CHECKING:
@@ -34,10 +35,6 @@ _TRIVIA = frozenset(
         "use_cache",
     }
 )
-
-
-class WeightsError(RuntimeError):
-    """A checkpoint's tensors are missing, misshapen, or not those that the engine holds after loading."""
 
 
 class Checkpoint:
@@ -174,18 +171,16 @@ def load_causal_lm(folder: Path, dtype: "torch.dtype | str") -> Any:
         dtype: of the weights; ``auto`` is the file's own. An adapter is merged in float32 and rounded once.
 
     Raises:
-        WeightsError: the adapter does not fit its model.
+        WeightsError: see :func:`load_network`; or the adapter does not fit its model.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
 
     base = whole_model(folder)
     if base == folder:
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True).eval()
-    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, use_safetensors=True)
+        return load_network(folder, dtype)
+    model = merge_adapter(load_network(base, torch.float32), folder)
     if dtype == "auto":
-        dtype = AutoConfig.from_pretrained(base).dtype or torch.float32
-    model = merge_adapter(model, folder)
+        dtype = causal_config(base).dtype or torch.float32
     return model.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype).eval()
 
 
@@ -204,25 +199,14 @@ def architecture(folder: Path) -> str:
 
     Raises:
         FileNotFoundError: ``folder`` has no ``config.json``.
+        WeightsError: see :func:`causal_config`.
     """
-    from transformers import AutoConfig
-
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} is not a Hugging Face model folder: it has no config.json")
-    config = _without_trivia(AutoConfig.from_pretrained(folder).to_dict())
+    config = _without_trivia(causal_config(folder).to_dict())
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
 def _without_trivia(config: dict[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in config.items() if key not in _TRIVIA}
     return {key: _without_trivia(value) if isinstance(value, dict) else value for key, value in kept.items()}
-
-
-def end_of_text_ids(folder: Path) -> list[int]:
-    """The token ids that end a text, from ``generation_config.json`` or else ``config.json``."""
-    for name in ("generation_config.json", "config.json"):
-        path = folder / name
-        ids = json.loads(path.read_text()).get("eos_token_id") if path.is_file() else None
-        if ids is not None:
-            return [int(i) for i in (ids if isinstance(ids, list) else [ids])]
-    return []

@@ -5,16 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fortifai_ray.engines.checkpoints import (
-    Checkpoint,
-    WeightsError,
-    architecture,
-    end_of_text_ids,
-    is_adapter,
-    merge_adapter,
-    whole_model,
-)
+from fortifai_ray.engines.checkpoints import architecture, is_adapter, merge_adapter, whole_model
 from fortifai_ray.engines.engine import DecodingConfig, EngineConfig, check_lengths
+from fortifai_ray.engines.pretrained import causal_config, end_of_text_ids, load_network
 
 if TYPE_CHECKING:
     import torch
@@ -39,10 +32,8 @@ class HuggingFaceEngine:
         self._end_ids: list[int] = []
 
     def start(self, config_folder: Path) -> None:
-        from transformers import AutoConfig
-
         self.stop()
-        allowed = AutoConfig.from_pretrained(config_folder).get_text_config().max_position_embeddings
+        allowed = causal_config(config_folder).get_text_config().max_position_embeddings
         self._longest = min(allowed, self.config.max_model_len or allowed)
         self.architecture = architecture(config_folder)
 
@@ -52,24 +43,12 @@ class HuggingFaceEngine:
 
     def load(self, checkpoint: Path) -> None:
         import torch
-        from transformers import AutoModelForCausalLM
-        from transformers.utils import logging
 
         base = whole_model(checkpoint)
-        Checkpoint(base)  # raises where the folder has no weights: transformers would look for them elsewhere
-        logging.disable_progress_bar()
         auto = "bfloat16" if self.device == "cuda" else "float32"
         dtype = getattr(torch, auto if self.config.dtype == "auto" else self.config.dtype)
         read_as = torch.float32 if is_adapter(checkpoint) else dtype  # merge first, then round once
-        try:
-            loaded: Any = AutoModelForCausalLM.from_pretrained(base, dtype=read_as, output_loading_info=True)
-        except RuntimeError as error:  # a misshapen tensor
-            raise WeightsError(f"{base}: {error}") from error
-        model, info = loaded
-        if info["missing_keys"] or info["mismatched_keys"]:
-            raise WeightsError(
-                f"{base} lacks tensors: {sorted(info['missing_keys'])}, {sorted(info['mismatched_keys'])}"
-            )
+        model = load_network(base, read_as)
         if is_adapter(checkpoint):
             model = merge_adapter(model, checkpoint).to(dtype)
         self._model = model.to(self.device).eval()

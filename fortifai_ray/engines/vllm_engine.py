@@ -7,8 +7,9 @@ import os
 from pathlib import Path
 from typing import Any, get_args
 
-from fortifai_ray.engines.checkpoints import WeightsError, architecture, end_of_text_ids, whole_model
+from fortifai_ray.engines.checkpoints import architecture, whole_model
 from fortifai_ray.engines.engine import DecodingConfig, EngineConfig, check_lengths
+from fortifai_ray.engines.pretrained import WeightsError, end_of_text_ids
 
 # Read by vLLM on import. In process, because a second process costs ten seconds of start-up and a third of a small
 # model's throughput; unbound threads, because two engines would otherwise be bound to the same core.

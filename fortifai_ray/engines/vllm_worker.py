@@ -28,7 +28,8 @@ from vllm.model_executor.layers.linear import (
 )
 from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
 
-from fortifai_ray.engines.checkpoints import ADAPTER_CONFIG, Checkpoint, WeightsError, read_scale
+from fortifai_ray.engines.checkpoints import ADAPTER_CONFIG, Checkpoint, read_scale
+from fortifai_ray.engines.pretrained import WeightsError
 
 # A column contains every row of a matrix, so every fused part; a stale matrix differs in nearly all columns.
 PROBED_COLUMNS = 4

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from fortifai_ray.engines import vllm_worker
-from fortifai_ray.engines.checkpoints import Checkpoint, WeightsError
+from fortifai_ray.engines.checkpoints import Checkpoint
 from fortifai_ray.engines.engine import DecodingConfig, EngineConfig
+from fortifai_ray.engines.pretrained import WeightsError
 from fortifai_ray.engines.vllm_engine import VllmEngine
 
 

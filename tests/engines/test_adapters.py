@@ -12,10 +12,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from engines.helpers import ENGINE, GREEDY, LONG, ask, make_adapter, make_checkpoint, make_prompts, needs_vllm
-from fortifai_ray.engines.checkpoints import AdapterFiles, WeightsError, is_adapter, load_causal_lm, whole_model
+from fortifai_ray.engines.checkpoints import AdapterFiles, is_adapter, load_causal_lm, whole_model
 from fortifai_ray.engines.engine import EngineConfig
 from fortifai_ray.engines.huggingface_engine import HuggingFaceEngine
 from fortifai_ray.engines.pool import EnginePool
+from fortifai_ray.engines.pretrained import WeightsError
 from fortifai_ray.storage.store import StageKey, StageStore
 
 ADAPTED = ENGINE.model_copy(update={"lora_rank": 4})

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from engines.helpers import make_checkpoint
-from fortifai_ray.engines.checkpoints import architecture, end_of_text_ids
+from fortifai_ray.engines.checkpoints import architecture
+from fortifai_ray.engines.pretrained import end_of_text_ids
 
 
 def test_weights_and_trivia_do_not_change_the_architecture(checkpoints: dict[str, Path], tmp_path: Path) -> None:

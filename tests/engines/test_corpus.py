@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engines.helpers import ENGINE, SAMPLED, ask, make_prompts, needs_vllm
-from fortifai_ray.engines.checkpoints import WeightsError
 from fortifai_ray.engines.corpus import CORPUS, PROMPTS, Request, split_calls, union_seconds
 from fortifai_ray.engines.in_process import InProcess
 from fortifai_ray.engines.pool import EnginePool
+from fortifai_ray.engines.pretrained import WeightsError
 from fortifai_ray.sweep import ray_executor
 from fortifai_ray.sweep.ray_executor import RayExecutor
 

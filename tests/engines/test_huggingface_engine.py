@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from engines.helpers import ENGINE, GREEDY, SAMPLED, VOCABULARY, chi_square_p_value, make_prompts, next_probabilities
-from fortifai_ray.engines.checkpoints import WeightsError
 from fortifai_ray.engines.engine import DecodingConfig
 from fortifai_ray.engines.huggingface_engine import HuggingFaceEngine, choose, keep_likeliest
+from fortifai_ray.engines.pretrained import WeightsError
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from engines.helpers import GREEDY, SAMPLED, Reference, ask, make_checkpoint, make_prompts, needs_vllm
-from fortifai_ray.engines.checkpoints import WeightsError
 from fortifai_ray.engines.engine import DecodingConfig
 from fortifai_ray.engines.pool import EnginePool
+from fortifai_ray.engines.pretrained import WeightsError
 
 pytestmark = [pytest.mark.ray, needs_vllm]
 

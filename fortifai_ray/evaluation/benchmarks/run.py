@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fortifai_ray.engines.checkpoints import load_for_scoring
+from fortifai_ray.engines.pretrained import WeightsError, in_short, load_tokenizer
 from fortifai_ray.errors import UserError
 from fortifai_ray.evaluation.benchmarks import kr_questions, kr_scoring
 from fortifai_ray.evaluation.benchmarks.config import Benchmark, BenchmarksConfig, KrTest
@@ -95,14 +96,12 @@ def load_checkpoint(checkpoint: Path, tokenizer: Path, dtype: str, threads: int)
 
     Raises :class:`UserError` if either cannot be loaded.
     """
-    import transformers
-
-    transformers.utils.logging.disable_progress_bar()
     try:
-        return load_for_scoring(checkpoint, dtype, threads), transformers.AutoTokenizer.from_pretrained(tokenizer)
-    except Exception as error:  # transformers raises many kinds here; each means that the checkpoint cannot be used
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{checkpoint}: model and tokenizer cannot be loaded: {reason}") from error
+        return load_for_scoring(checkpoint, dtype, threads), load_tokenizer(tokenizer)
+    except WeightsError as error:
+        raise UserError(str(error)) from error
+    except Exception as error:  # transformers raises many kinds here; each means that the tokenizer cannot be used
+        raise UserError(f"{tokenizer}: its tokenizer cannot be loaded: {in_short(error)}") from error
 
 
 def context_length(network: Any) -> int:

@@ -1,12 +1,13 @@
 """A study file's settings of a language family: the model, its corpus, training and evaluation."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from fortifai_ray.engines.pretrained import WeightsError
+from fortifai_ray.engines.weight_files import check_folder
 from fortifai_ray.evaluation.benchmarks.config import Benchmark, BenchmarksConfig
 from fortifai_ray.evaluation.signs import SignsConfig
 from fortifai_ray.families.fitting import FitConfig
@@ -31,7 +32,10 @@ class ModelConfig(Section):
         if len(given) != 1:
             raise ValueError(f"give exactly one of preset, path and hub (given: {', '.join(given) or 'none'})")
         if self.path is not None:
-            _check_checkpoint_folder(Path(self.path))
+            try:
+                check_folder(Path(self.path))
+            except WeightsError as error:
+                raise ValueError(str(error)) from None
         return self
 
     @property
@@ -40,33 +44,6 @@ class ModelConfig(Section):
         name = self.path or self.hub
         assert name is not None, "a preset has no checkpoint"
         return name
-
-
-def _check_checkpoint_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        raise ValueError(f"there is no folder {folder}")
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"{folder} has no config.json: a Hugging Face checkpoint folder is needed")
-    if not list(folder.glob("*.safetensors")):
-        raise ValueError(f"{folder} has no weights: *.safetensors is needed (pickled weights are not read)")
-    _check_readable(folder)
-
-
-def _check_readable(folder: Path) -> None:
-    """Check that the configuration parses and that each weights file is complete; nothing is loaded."""
-    from safetensors import SafetensorError, safe_open
-
-    for file in (folder / "config.json", *sorted(folder.glob("*.safetensors"))):
-        try:
-            if file.suffix == ".json":
-                readable = isinstance(json.loads(file.read_text(encoding="utf-8")), dict)
-            else:
-                with safe_open(file, framework="np") as weights:
-                    readable = bool(weights.keys())
-        except (ValueError, OSError, SafetensorError) as error:
-            raise ValueError(f"{file} cannot be read ({error}): a complete checkpoint is needed") from None
-        if not readable:
-            raise ValueError(f"{file} is empty: a complete checkpoint is needed")
 
 
 class WrittenBy(Section):

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from fortifai_ray.engines.pretrained import in_short, load_tokenizer
 from fortifai_ray.errors import UserError
 from fortifai_ray.families.language.config import CorpusConfig, ModelConfig
 from fortifai_ray.families.language.written import read_written
@@ -286,12 +287,10 @@ def _train_tokenizer(texts: list[str], vocab_size: int, folder: Path) -> int:
 
 
 def _save_pretrained_tokenizer(model: ModelConfig, folder: Path) -> int:
-    from transformers import AutoTokenizer
-
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(model.checkpoint, revision=model.revision, use_fast=True)
+        tokenizer = load_tokenizer(model.checkpoint, model.revision)
     except Exception as error:  # transformers raises many kinds here; each means that there is no tokenizer
-        reason = str(error).splitlines()[0]
+        reason = in_short(error)
         raise UserError(f"family.model: no tokenizer could be loaded from {model.checkpoint}: {reason}") from error
     if not tokenizer.is_fast or tokenizer.eos_token_id is None:
         raise UserError(f"family.model: {model.checkpoint} needs a fast tokenizer with an end-of-text token")

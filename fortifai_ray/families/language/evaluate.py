@@ -7,16 +7,17 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from fortifai_ray.engines.checkpoints import WeightsError, whole_model
+from fortifai_ray.engines.checkpoints import whole_model
+from fortifai_ray.engines.pretrained import WeightsError
+from fortifai_ray.engines.soundness import check_checkpoint, check_vocabulary
 from fortifai_ray.errors import UserError
 from fortifai_ray.evaluation.benchmarks.config import TASKS, BenchmarksConfig
 from fortifai_ray.evaluation.benchmarks.report import BenchmarkReport, McNemar, mcnemar
 from fortifai_ray.evaluation.benchmarks.tasks import check_files
-from fortifai_ray.families.language.config import ModelConfig
+from fortifai_ray.storage.store import MANIFEST
 from fortifai_ray.validation import hint, read_yaml, validated
 
 
@@ -108,9 +109,7 @@ def evaluate_checkpoints(
     from fortifai_ray.evaluation.benchmarks.run import run_benchmarks
 
     folders = dict(zip(_names(checkpoints), checkpoints, strict=True))
-    for folder in checkpoints:
-        _check(folder)
-    tokenizers = {name: tokenizer or find_tokenizer(folder) for name, folder in folders.items()}
+    tokenizers = {name: _check(folder, tokenizer) for name, folder in folders.items()}
     reports = {}
     for name, folder in folders.items():
         announce(f"evaluating {name}")
@@ -135,13 +134,17 @@ def _names(checkpoints: Sequence[Path]) -> list[str]:
     return short if len(set(short)) == len(short) else names
 
 
-def _check(folder: Path) -> None:
+def _check(folder: Path, tokenizer: Path | None) -> Path:
+    """Check a checkpoint, or an adapter's model, and that its tokenizer's tokens are its own; returns the tokenizer's
+    folder. A stage of a store may have diverged: its weights need not be finite."""
     try:
-        ModelConfig(path=str(whole_model(folder)))  # validates weights and configuration
-    except ValidationError as error:
-        raise UserError(f"evaluate: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+        base = whole_model(folder)
+        check_checkpoint(base, values=not (base / MANIFEST).is_file())
+        words = tokenizer or find_tokenizer(folder)
+        check_vocabulary(base, words)
     except WeightsError as error:
         raise UserError(f"evaluate: {error}") from None
+    return words
 
 
 def find_tokenizer(checkpoint: Path) -> Path:
@@ -151,7 +154,7 @@ def find_tokenizer(checkpoint: Path) -> Path:
     """
     if any((checkpoint / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         return checkpoint
-    manifest = checkpoint / "manifest.json"
+    manifest = checkpoint / MANIFEST
     if manifest.is_file():
         corpus = json.loads(manifest.read_text(encoding="utf-8")).get("inputs", {}).get("corpus")
         folder = checkpoint.absolute().parent / str(corpus) / "tokenizer"

@@ -1,7 +1,6 @@
 """A chain's causal LM: the starting model, adapters over it, documents kept apart in its blocks, and saving it."""
 
 import json
-import shutil
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,15 @@ from fortifai_ray.engines.checkpoints import (
     is_adapter,
     put_adapter,
 )
+from fortifai_ray.engines.pretrained import WeightsError, causal_config, load_network, local_folder, network_class
+from fortifai_ray.engines.soundness import (
+    check_attention,
+    check_causal,
+    check_checkpoint,
+    check_finite,
+    check_vocabulary,
+)
+from fortifai_ray.engines.weight_files import is_complete
 from fortifai_ray.errors import UserError
 from fortifai_ray.families.language.config import LoraConfig, ModelConfig
 from fortifai_ray.families.language.corpus import Corpus
@@ -77,12 +85,32 @@ def skeleton(model: ModelConfig) -> Any | None:
     import torch
     import transformers
 
-    if model.preset:
-        config: Any = transformers.LlamaConfig(**preset_shape(model))
-    else:
-        config = transformers.AutoConfig.from_pretrained(model.checkpoint)
+    config: Any = transformers.LlamaConfig(**preset_shape(model)) if model.preset else causal_config(model.checkpoint)
     with torch.device("meta"):
-        return transformers.AutoModelForCausalLM.from_config(config)
+        return transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+
+
+def check_model(model: ModelConfig, corpus: Corpus) -> None:
+    """Check a pretrained starting model and that the corpus' tokens are its own, as far as that is known here.
+
+    Of a hub's model that means what this machine has of it: the weights are checked where they are used, at the latest.
+
+    Raises:
+        UserError: it is no sound causal LM (:mod:`fortifai_ray.engines.soundness`), or has not all the tokens.
+    """
+    if model.preset:
+        return
+    try:
+        folder = Path(model.path) if model.path else local_folder(model.checkpoint, model.revision)
+        if folder is None:  # no hub can be reached: the store may hold all that is needed
+            return
+        if model.path or is_complete(folder):
+            check_checkpoint(folder)
+        else:
+            check_causal(causal_config(folder), model.checkpoint)
+        check_vocabulary(folder, corpus.tokenizer_path, int(max(corpus.train.max(), corpus.held_out.max())))
+    except WeightsError as error:
+        raise UserError(f"family.model: {error}") from None
 
 
 def create_model(model: ModelConfig, corpus: Corpus, seed: int, folder: Path) -> None:
@@ -94,10 +122,21 @@ def create_model(model: ModelConfig, corpus: Corpus, seed: int, folder: Path) ->
         torch.manual_seed(seed)
         network: Any = transformers.LlamaForCausalLM(transformers.LlamaConfig(**_preset_shape(model, corpus)))
     else:
-        network = transformers.AutoModelForCausalLM.from_pretrained(
-            model.checkpoint, revision=model.revision, use_safetensors=True
-        )
+        network = _pretrained(model)
     network.save_pretrained(folder)
+
+
+def _pretrained(model: ModelConfig) -> Any:
+    try:
+        check_causal(causal_config(model.checkpoint, model.revision), model.checkpoint)
+        network = load_network(model.checkpoint, "auto", model.revision)
+        check_finite(network.named_parameters(), model.checkpoint)
+        check_attention(network, model.checkpoint)
+    except WeightsError as error:
+        if model.hub and isinstance(error.__cause__, OSError):  # of the network, perhaps: another try may do
+            raise error.__cause__ from None
+        raise UserError(f"family.model: {error}") from None
+    return network
 
 
 def write_config(model: ModelConfig, corpus: Corpus, folder: Path) -> None:
@@ -106,12 +145,10 @@ def write_config(model: ModelConfig, corpus: Corpus, folder: Path) -> None:
     if model.preset:  # by hand: transformers would import torch, which takes the driver three seconds
         config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", **_preset_shape(model, corpus)}
         (folder / "config.json").write_text(json.dumps(config))
-    elif model.path:
-        shutil.copy(Path(model.path) / "config.json", folder)
     else:
-        import transformers
-
-        transformers.AutoConfig.from_pretrained(model.checkpoint, revision=model.revision).save_pretrained(folder)
+        loaded = causal_config(model.checkpoint, model.revision)
+        loaded.architectures = [network_class(loaded, model.checkpoint).__name__]  # as create_model saves it
+        loaded.save_pretrained(folder)
 
 
 def _preset_shape(model: ModelConfig, corpus: Corpus) -> dict[str, Any]:

@@ -173,6 +173,7 @@ class LanguageRecipe(Recipe):
             raise UserError(f"{source}: evaluation.benchmarks: {error}") from None
         if isinstance(self.curation, Verifier) and self.curation.by == "truth":
             raise UserError(f"{source}: curation.by: the truth of a text is not known; generation_0 is right here")
+        self._check_model(family.corpus, source)
         self._check_lengths(source)
         self._check_adapters(source)
 
@@ -198,6 +199,14 @@ class LanguageRecipe(Recipe):
             check_spread(known_config(self.family.model) or {}, int(engine_gpus))
         except ValueError as error:
             raise UserError(f"{source}: resources.engines.gpus: {error}") from None
+
+    def _check_model(self, corpus: Any, source: str) -> None:
+        from fortifai_ray.families.language.models import check_model
+
+        try:
+            check_model(self.family.model, corpus)
+        except UserError as error:
+            raise UserError(f"{source}: {error}") from None
 
     def _check_adapters(self, source: str) -> None:
         lora = self.training.lora

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from fortifai_ray.engines.checkpoints import whole_model
+from fortifai_ray.engines.pretrained import load_network
 from fortifai_ray.errors import UserError
 from fortifai_ray.families.fitting import EpochLoss, Fit, FitReport, read_report, write_report
 from fortifai_ray.families.language.config import TrainingConfig
@@ -92,13 +93,12 @@ def train_loop(
 ) -> None:
     """Run by every training worker (see :func:`train`)."""
     import torch
-    import transformers
 
     from fortifai_ray.losses.causal_lm import CausalLMObjective
 
     torch.manual_seed(order_seed)  # for dropout
     base = whole_model(model)
-    network: Any = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    network = load_network(base, torch.float32)
     if training.lora is not None:
         adapt(network, training.lora, model, order_seed)
     if training.gradient_checkpointing:

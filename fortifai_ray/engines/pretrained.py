@@ -1,0 +1,239 @@
+"""The one door to what is read from a Hugging Face folder or hub: configuration, tokenizer and network.
+
+Nothing that comes with a checkpoint is run, asked about or taken over in silence: no code of its own, no kernels of the
+hub, no pickles, none of its settings of generation. And no tensor that its files lack is made up.
+"""
+
+import json
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+# Attention that transformers brings itself. Any other name in a config.json stands for code to fetch and run.
+_ATTENTION = (None, "eager", "sdpa")
+# Buffers that older files hold and today's networks compute: rotary frequencies, and the masks of causal attention.
+_BUFFERS = re.compile(r"\b(inv_freq|cos_cached|sin_cached|position_ids|masked_bias|attn\.attention\.bias|attn\.bias)$")
+_SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+class WeightsError(RuntimeError):
+    """A checkpoint's tensors are missing, misshapen, or not those that the engine holds after loading; or its
+    configuration is not that of a causal LM."""
+
+
+def causal_config(place: Path | str, revision: str | None = None) -> Any:
+    """The configuration of the model in a folder or under a hub's name; no code that comes with it is run.
+
+    Raises:
+        WeightsError: it cannot be read, or it is not that of an architecture of transformers.
+    """
+    from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, __version__
+
+    try:
+        written, _ = PreTrainedConfig.get_config_dict(place, revision=revision)
+        kind = written.get("model_type")
+        if kind is None or kind in CONFIG_MAPPING:
+            config: Any = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False)
+    except Exception as error:  # transformers raises many kinds here; each means that there is no configuration
+        raise WeightsError(f"{place}: its config.json cannot be used: {in_short(error)}") from error
+    if kind is not None and kind not in CONFIG_MAPPING:
+        own = "; the code that comes with it is never run" if "auto_map" in written else ""
+        raise WeightsError(
+            f"{place}: its config.json says model_type: {kind}, which transformers {__version__} does not have{own}; a "
+            "model of an architecture that it has is needed"
+        )
+    if config._attn_implementation not in _ATTENTION:
+        config._attn_implementation = None
+    config._experts_implementation = None  # likewise
+    vars(config).pop("auto_map", None)
+    return config
+
+
+def network_class(config: Any, place: Path | str) -> Any:
+    """transformers' class of causal LMs for a configuration.
+
+    Raises:
+        WeightsError: there is none.
+    """
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    found = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if found is None:
+        raise WeightsError(f"{place}: {config.model_type} is no architecture of causal language models")
+    return found
+
+
+def load_network(place: Path | str, dtype: "torch.dtype | str", revision: str | None = None) -> Any:
+    """The causal LM of a folder or a hub's name, on the CPU and in evaluation mode: every tensor from its files.
+
+    Its settings of generation are empty but for the tokens that begin, end and pad a text.
+
+    Args:
+        place: a folder of safetensors that holds a whole model, or a hub's name.
+        dtype: of the weights; ``auto`` is the configuration's, or else the files' own.
+        revision: of the hub's model.
+
+    Raises:
+        WeightsError: tensors are missing, misshapen or more than the architecture has, or nothing can be loaded.
+    """
+    from transformers import GenerationConfig
+
+    config = causal_config(place, revision)
+    kind = network_class(config, place)
+    text, own = config.get_text_config(), _read(_file(place, "generation_config.json", revision))
+    settings = GenerationConfig(**special_ids(own, {key: getattr(text, key, None) for key in _SPECIAL}))
+    load = partial(kind.from_pretrained, place, dtype=dtype, revision=revision or "main", generation_config=settings)
+    network = loaded(load, config, place)
+    network.generation_config = settings  # where from_pretrained reads none, the configuration's own would stay
+    return network.eval()
+
+
+def loaded(load: Any, config: Any, place: Path | str) -> Any:
+    """``load``, a ``from_pretrained`` of transformers, with nothing filled in.
+
+    Raises:
+        WeightsError: see :func:`load_network`.
+    """
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    with _reports() as reports:
+        try:
+            network, info = load(
+                config=config,
+                use_safetensors=True,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,  # they are reported instead
+                output_loading_info=True,
+            )
+        except Exception as error:  # transformers raises many kinds here; each means that nothing can be loaded
+            reason = _parts_that_do_not_fit(reports) or in_short(error)
+            raise WeightsError(f"{place}: cannot be loaded: {reason}") from error
+    wrong = wrong_tensors(type(network).__name__, info)
+    if wrong:
+        raise WeightsError(f"{place}: {wrong}")
+    return network
+
+
+def wrong_tensors(kind: str, info: Mapping[str, Any]) -> str:
+    """What transformers' loading report finds wrong, in one line with what to do; empty where nothing is."""
+    if info["missing_keys"]:
+        lacking = _named(info["missing_keys"])
+        return f"its files lack {lacking}, which {kind} needs; fetch or save the whole checkpoint again"
+    if info["mismatched_keys"]:
+        name, found, wanted = sorted(info["mismatched_keys"])[0]
+        return (
+            f"the shape of {name} is {list(found)} in its files and {list(wanted)} by its config.json; the two must "
+            "come from one checkpoint"
+        )
+    more = [name for name in info["unexpected_keys"] if not _BUFFERS.search(name)]
+    if more:
+        return (
+            f"its files hold {_named(more)}, which {kind} has no place for; the config.json of this very model is "
+            "needed, and the causal LM's tensors alone"
+        )
+    return ""
+
+
+def _named(names: Any) -> str:
+    """Up to three names, in their order, and how many more there are."""
+    ordered = sorted(names)
+    rest = f" and {len(ordered) - 3} more" if len(ordered) > 3 else ""
+    return f"the tensor{'s' * (len(ordered) > 1)} {', '.join(ordered[:3])}{rest}"
+
+
+@contextmanager
+def _reports() -> Iterator[list[str]]:
+    """Take transformers' tables of missing tensors from its log: their content becomes one line."""
+    logger, reports = logging.getLogger("transformers.modeling_utils"), list[str]()
+
+    def take(record: logging.LogRecord) -> bool:
+        report = "LOAD REPORT" in record.getMessage()
+        if report:
+            reports.append(record.getMessage())
+        return not report
+
+    logger.addFilter(take)
+    try:
+        yield reports
+    finally:
+        logger.removeFilter(take)
+
+
+def _parts_that_do_not_fit(reports: list[str]) -> str:
+    """The tensors that transformers could not join from several in the files (experts, for example)."""
+    found = [name for report in reports for name in re.findall(r"^(\S+)\s*\| CONVERSION", report, re.MULTILINE)]
+    return f"what its files hold of {_named(found)} is not complete; fetch or save it again" if found else ""
+
+
+def in_short(error: BaseException) -> str:
+    """An error's message in one line of at most 300 characters."""
+    message = " ".join(str(error).split()) or type(error).__name__
+    return message if len(message) <= 300 else f"{message[:299]}…"
+
+
+def load_tokenizer(place: Path | str, revision: str | None = None) -> Any:
+    """The fast tokenizer of a folder or a hub's name; no code that comes with it is run. Raises what transformers
+    raises where there is none."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(place, revision=revision, use_fast=True, trust_remote_code=False)
+
+
+def end_of_text_ids(folder: Path) -> list[int]:
+    """The token ids that end a text, from ``generation_config.json`` or else ``config.json``."""
+    config = _read(folder / "config.json")
+    ids = special_ids(_read(folder / "generation_config.json"), config, config.get("text_config")).get("eos_token_id")
+    return [] if ids is None else ids if isinstance(ids, list) else [ids]
+
+
+def special_ids(*sources: Any) -> dict[str, Any]:
+    """The tokens that begin, end and pad a text, each from the first of ``sources`` that has it.
+
+    What is no token, as -1 or a word, counts as absent.
+    """
+    found: dict[str, Any] = {}
+    for source in sources:
+        for key in _SPECIAL:
+            given = source.get(key) if isinstance(source, Mapping) else None
+            ids = [i for i in (given if isinstance(given, list) else [given]) if type(i) is int and i >= 0]
+            if ids and key not in found:
+                found[key] = ids if isinstance(given, list) and key == "eos_token_id" else ids[0]
+    return found
+
+
+def _read(path: Path | None) -> dict[str, Any]:
+    """The mapping in a JSON file; empty where there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8")) if path is not None and path.is_file() else {}
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _file(place: Path | str, name: str, revision: str | None = None) -> Path | None:
+    """The path of a checkpoint's file: in its folder, or fetched from the hub; None where it has no such file."""
+    if Path(place).is_dir():
+        return Path(place) / name
+    from transformers.utils import cached_file
+
+    found = cached_file(place, name, revision=revision, _raise_exceptions_for_missing_entries=False)
+    return None if found is None else Path(found)
+
+
+@lru_cache(maxsize=16)
+def local_folder(name: str, revision: str | None = None) -> Path | None:
+    """The folder on this machine into which the hub's files of a model are fetched, its configuration at least; None
+    where that cannot be fetched."""
+    try:
+        found = _file(name, "config.json", revision)
+    except OSError:
+        return None
+    return None if found is None else found.parent
