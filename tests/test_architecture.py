@@ -97,3 +97,18 @@ def _outside(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             found.add(node.module)
     return found
+
+
+def test_one_door_to_transformers() -> None:
+    """What reads a checkpoint goes through ``engines/pretrained.py``: nothing of it is run, and no tensor made up."""
+    found = {
+        (path.relative_to(PACKAGE).as_posix(), ast.unparse(node.value))
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr == "from_pretrained"
+    }
+    elsewhere = {(path, name) for path, name in found if path != "engines/pretrained.py"}
+    assert elsewhere == {
+        ("engines/checkpoints.py", "LoraConfig"),  # of an adapter's own JSON
+        ("engines/soundness.py", "kind"),  # handed to pretrained.loaded
+    }

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from fortifai_ray.engines.pretrained import causal_config
+
 # Numbers per head that vLLM's CPU attention has kernels for.
 CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 
@@ -13,9 +15,7 @@ def why_not_vllm(config_folder: Path, *, gpu: bool = False) -> str | None:
         config_folder: holds the ``config.json``; weights are not needed.
         gpu: whether the engine runs on a GPU; vLLM has other kernels there.
     """
-    from transformers import AutoConfig
-
-    text = AutoConfig.from_pretrained(config_folder, trust_remote_code=False).get_text_config()
+    text = causal_config(config_folder).get_text_config()
     heads = getattr(text, "num_attention_heads", None)
     size = getattr(text, "head_dim", None) or (heads and text.hidden_size // heads)
     if not gpu and size and size not in CPU_HEAD_SIZES:

@@ -203,7 +203,7 @@ REFUSED: list[tuple[str, Damage | None, tuple[str, ...]]] = [
     ("llama", lambda folder: (folder / "config.json").write_bytes(b""), ("config.json is empty",)),
     ("llama", config(model_type=None), ("model_type is missing",)),
     ("llama", config(model_type="lama"), ("model_type: lama, which transformers",)),
-    ("llama", config(model_type="mine", auto_map={"AutoModelForCausalLM": "mine.Model"}), ("model_type: mine", "never run")),
+    ("llama", config(model_type="mine", auto_map={"AutoConfig": "mine.Config"}), ("model_type: mine", "never run")),
     ("llama", config(hidden_size="wide"), ("config.json cannot be used",)),
     ("llama", config(num_attention_heads=5), ("config.json cannot be used", "multiple")),
     ("llama", config(transformers_weights="other.safetensors"), ("transformers_weights",)),

@@ -144,6 +144,6 @@ def test_hellaswag_reports_the_length_normalised_accuracy(checkpoint: Path, hell
 def test_a_folder_without_a_model_is_refused(tmp_path: Path, checkpoint: Path, blimp: dict[str, Any]) -> None:
     """One line."""
     shutil.copy(checkpoint / "tokenizer.json", tmp_path)
-    with pytest.raises(UserError, match="its config.json cannot be used") as error:
+    with pytest.raises(UserError, match=r"its config\.json cannot be used") as error:
         run_benchmarks(tmp_path, _config(blimp))
     assert "\n" not in str(error.value)
