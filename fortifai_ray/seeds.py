@@ -8,6 +8,8 @@ import hashlib
 
 import numpy as np
 
+LARGEST_SEED = 2**63 - 1  # what a column of the tables holds
+
 
 def derive_seed(seed: int, *purpose: str | int) -> int:
     """A 63-bit seed for one purpose, e.g. ``derive_seed(0, "sampling", generation, row)``.

@@ -9,9 +9,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pydantic import ValidationError
-from pydantic_core import InitErrorDetails, PydanticCustomError
-
 from fortifai_ray.validation import hint
 
 _OURS = ("__main__", "__mp_main__", "fortifai_ray")
@@ -49,13 +46,6 @@ def modules_here() -> list[str]:
 def source_hash(code: Any) -> str:
     """A hash of the whole module that defines a function or class, without the modules that it imports."""
     return hashlib.sha256(Path(inspect.getfile(code)).read_bytes()).hexdigest()
-
-
-def mistake(section: str, key: str, message: str, given: Any) -> ValidationError:
-    """A user's mistake at a key of a section, as pydantic reports its own."""
-    # A message may contain braces, which would otherwise be read as a template.
-    error = PydanticCustomError("value_error", "{message}", {"message": message})
-    return ValidationError.from_exception_data(section, [InitErrorDetails(type=error, loc=(key,), input=given)])
 
 
 def _refuse_hidden(top: str) -> None:

@@ -22,8 +22,7 @@ from fortifai_ray.losses.kinds import (
     TruncatedCrossEntropy,
 )
 from fortifai_ray.losses.user import UserLoss, is_user_kind, register_loss, validate_user_loss
-from fortifai_ray.user_code import mistake
-from fortifai_ray.validation import hint
+from fortifai_ray.validation import hint, mistake
 
 __all__ = [
     "ClippedFocal",

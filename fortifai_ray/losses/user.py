@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from fortifai_ray.losses.base import PointwiseLoss
-from fortifai_ray.user_code import find_user_code, mistake, source_hash
+from fortifai_ray.user_code import find_user_code, source_hash
+from fortifai_ray.validation import mistake
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -17,6 +17,7 @@ from fortifai_ray.metrics import Metric
 from fortifai_ray.recipe.curation import Curation, NoCuration
 from fortifai_ray.recipe.regimes import Regime, Replace
 from fortifai_ray.results.schema import flatten
+from fortifai_ray.seeds import LARGEST_SEED
 from fortifai_ray.storage.store import StageStore, canonical_hash
 from fortifai_ray.validation import Section
 
@@ -45,7 +46,7 @@ class Recipe(Section):
     loss: Loss = Field(CrossEntropy(), description="the training loss; in analytic families, it weighs samples")
     curation: Curation = Field(NoCuration(), description="which synthetic data may enter the next training set")
     generations: int = Field(ge=1, description="generations 0 to generations − 1 are computed")
-    seed: int = Field(0, ge=0, description="of every random draw of the chain")
+    seed: int = Field(0, ge=0, le=LARGEST_SEED, description="of every random draw of the chain")
 
     @property
     def metrics(self) -> tuple[str, ...]:

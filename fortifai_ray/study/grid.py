@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.recipe.recipe import Recipe, recipe_type, recipe_types
+from fortifai_ray.seeds import LARGEST_SEED
 from fortifai_ray.storage.store import canonical_hash
 from fortifai_ray.validation import hint, validated
 
@@ -68,7 +69,7 @@ def grid(
 
 
 class _Seed(BaseModel):
-    seed: int = Field(ge=0, strict=True)
+    seed: int = Field(ge=0, le=LARGEST_SEED, strict=True)
 
 
 def _recipes(
@@ -121,17 +122,29 @@ def _type_of(content: Mapping[str, Any], source: str) -> type[Recipe]:
 
 
 def put(content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of ``content`` with values put in at dotted keys; missing sections on the way are added."""
+    """A copy of ``content`` with values put in at dotted keys; missing sections on the way are added, and a number
+    names an entry of a list."""
     result = deepcopy(dict(content))
     for dotted, value in changes.items():
-        *sections, last = dotted.split(".")
-        place = result
-        for section in sections:
-            inner = place.get(section)
-            place[section] = inner if isinstance(inner, dict) else {}
-            place = place[section]
-        place[last] = deepcopy(value)
+        names = dotted.split(".")
+        place: Any = result
+        for name, below in itertools.pairwise(names):
+            at = _at(place, name)
+            inner = place.get(at) if isinstance(place, dict) else place[at]
+            if not isinstance(inner, dict) and not _is_entry(inner, below):
+                inner = place[at] = {}
+            place = inner
+        place[_at(place, names[-1])] = deepcopy(value)
     return result
+
+
+def _is_entry(place: Any, name: str) -> bool:
+    """Whether a name of a dotted key is the number of an entry of a list, as in ``collapse.0.threshold``."""
+    return isinstance(place, list) and name.isdecimal() and int(name) < len(place)
+
+
+def _at(place: Any, name: str) -> Any:
+    return int(name) if isinstance(place, list) else name
 
 
 def whole_sections(changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,25 +4,28 @@ Every mistake in it is reported before anything starts, in one line: the file, t
 be right.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
+import yaml
 from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.metrics import register
 from fortifai_ray.recipe.recipe import Recipe
 from fortifai_ray.results.schema import flatten, searched_keys, varied_keys
+from fortifai_ray.seeds import LARGEST_SEED
 from fortifai_ray.statistics.criterion import CollapseCriterion
 from fortifai_ray.study.claim_checks import StudyFacts, checked_claims
 from fortifai_ray.study.claims import Claim
 from fortifai_ray.study.grid import Chain, asked_types, common, grid, put, resolve, whole_sections
 from fortifai_ray.study.resources import ResourcesConfig
 from fortifai_ray.study.search import Search, refuse_search
-from fortifai_ray.validation import Section, all_keys, hint, parse_yaml, read_yaml, validated
+from fortifai_ray.validation import Section, all_keys, parse_yaml, read_yaml, unknown_key, validated
 
 
 def _as_list(value: Any) -> Any:
@@ -32,7 +35,7 @@ def _as_list(value: Any) -> Any:
 class Range(Section):
     """``count`` whole numbers from ``start`` on, e.g. a thousand seeds."""
 
-    start: int = Field(0, ge=0, description="the first of them")
+    start: int = Field(0, ge=0, le=LARGEST_SEED - 1_000_000, description="the first of them")
     count: int = Field(ge=1, le=1_000_000, description="how many there are")
 
     def __iter__(self) -> Iterator[int]:  # type: ignore[override]
@@ -43,9 +46,29 @@ def _range_or_list(value: Any) -> str:
     return "range" if isinstance(value, dict | Range) else "list"
 
 
+def _is_a_list_or_range(value: Any) -> Any:
+    if isinstance(value, list | Range) or (isinstance(value, dict) and value.keys() & Range.model_fields.keys()):
+        if value == []:
+            raise ValueError("this list is empty: give at least one value, or leave the key out")
+        return value
+    listed = yaml.safe_dump([value], default_flow_style=True, width=math.inf, sort_keys=False, allow_unicode=True)
+    shown = f", e.g. {listed.strip()}" if value is not None and len(listed) <= 80 else ""
+    raise ValueError(f"a list is needed, with an entry for each value{shown}; or a range, {{start: 0, count: 10}}")
+
+
+def _is_a_grid(value: Any) -> Any:
+    if not isinstance(value, dict):
+        raise ValueError("dotted keys of the recipe are needed, each with a list of its values, e.g. seed: [0, 1, 2]")
+    for key in value:
+        if str(key).partition(".")[0] in StudySettings.model_fields:
+            raise ValueError(f"{key} is no key of the recipe: only those vary")
+    return value
+
+
 _Values = Annotated[
-    Annotated[Range, Tag("range")] | Annotated[list[Any], Field(min_length=1), Tag("list")],
+    Annotated[Range, Tag("range")] | Annotated[list[Any], Tag("list")],
     Discriminator(_range_or_list),
+    BeforeValidator(_is_a_list_or_range),
 ]
 
 
@@ -53,7 +76,7 @@ class StudySettings(Section):
     """The keys of a study file that are not the recipe's."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100, description="folder of its results")
-    vary: dict[str, _Values] = Field(
+    vary: Annotated[dict[str, _Values], BeforeValidator(_is_a_grid)] = Field(
         {}, description="values of each varied key: a list (of whole sections too) or a range of whole numbers"
     )
     collapse: Annotated[list[CollapseCriterion], BeforeValidator(_as_list), Field(min_length=1)] = Field(
@@ -146,10 +169,7 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
 def make_study(content: dict[str, Any], source: str, overrides: Sequence[str] = ()) -> Study:
     """The checked study of a study file's content; see :func:`load_study`."""
     for override in overrides:
-        key, separator, value = override.partition("=")
-        if not separator:
-            raise UserError(f"--set {override}: key=value is needed, e.g. --set training.epochs=1")
-        content = put(content, {key: parse_yaml(value, f"--set {override}")})
+        content = _overridden(content, override)
     names = StudySettings.model_fields
     _check_top_level(content, source)
     settings = validated(StudySettings, {k: v for k, v in content.items() if k in names}, source)
@@ -165,6 +185,21 @@ def make_study(content: dict[str, Any], source: str, overrides: Sequence[str] = 
         _refuse_search(study)
     claims = checked_claims(settings.claims, _facts(study), source)
     return replace(study, settings=settings.model_copy(update={"claims": claims}))
+
+
+def _overridden(content: dict[str, Any], override: str) -> dict[str, Any]:
+    """The content with the value of ``key=value`` put in: one key under ``vary`` and ``baseline``, whose keys have
+    dots."""
+    key, separator, value = override.partition("=")
+    sections = key.strip().split(".")
+    if not separator or not all(sections):
+        raise UserError(f"--set {override}: key=value is needed, e.g. --set training.epochs=1")
+    new = parse_yaml(value, f"--set {override}")
+    if sections[0] in ("vary", "baseline") and len(sections) > 1:
+        inner = content.get(sections[0])
+        new = {**(inner if isinstance(inner, dict) else {}), ".".join(sections[1:]): new}
+        sections = sections[:1]
+    return put(content, {".".join(sections): new})
 
 
 def _facts(study: Study) -> StudyFacts:
@@ -205,7 +240,18 @@ def _refuse_search(study: Study) -> None:
 
 def _check_top_level(content: Mapping[str, Any], source: str) -> None:
     recipes: list[type[BaseModel]] = [Recipe, *asked_types(content, source)]
-    known = list(dict.fromkeys([*StudySettings.model_fields, *(key for kind in recipes for key in kind.model_fields)]))
+    known = {*StudySettings.model_fields, *(key for kind in recipes for key in kind.model_fields)}
     for key in content:
         if key not in known:
-            raise UserError(f"{source}: {key}: unknown key{hint(str(key), known)}")
+            raise UserError(f"{source}: {key}: {_unknown_at_the_top(str(key), recipes, content)}")
+
+
+def _unknown_at_the_top(key: str, recipes: Sequence[type[BaseModel]], content: Mapping[str, Any]) -> str:
+    section, _, rest = key.partition(".")
+    anchors = "a key that is there for its anchors begins with x-"
+    if key.startswith(("_", ".")):
+        return f"unknown key; {anchors}"
+    if rest:
+        return f"a dotted key stands under vary and --set alone: write {section}: {{{rest}: …}}"
+    said = unknown_key(key, "", [*recipes, StudySettings], content)
+    return f"{said}; {anchors}" if isinstance(content[key], dict | list) else said

@@ -113,8 +113,8 @@ def test_every_study_that_ships_is_valid(
             r"resources\.engines\.gpus: input should be greater than or equal to 0, not -1$",
         ),
         (
-            {"training": {"lora": {"r": 8}}},
-            r"training\.lora\.r: unknown key \(known: alpha, dropout, rank, targets\)",
+            {"training": {"lora": {"bias": "none"}}},
+            r"training\.lora\.bias: unknown key \(known: alpha, dropout, rank, targets\)",
         ),
         ({"vary": {"loss": [{"kind": "tce", "gama": 0.3}]}}, r"loss\.gam.*\(under vary\)"),
         ({"vary": {"loss.gamma": [0.3]}}, r"loss\.kind: this key is needed"),

@@ -1,7 +1,7 @@
 """The recipe of a chain of an analytic family, built in or a user's own: how many samples a generation has."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self, Union
 
 from pydantic import Field, PlainValidator, SerializeAsAny, model_validator
 
@@ -23,13 +23,16 @@ def _validate(value: Any) -> AnalyticFamily:
     return validate_user_family(value) if built_in is None else built_in.model_validate(value)
 
 
+_AnyFamily: Any = Union[tuple(ANALYTIC.values())]  # noqa: UP007 (made from the list)
+
+
 class AnalyticRecipe(Recipe):
     """A chain of a family that is fitted in closed form, or by a few iterations, to samples held as arrays."""
 
     kinds: ClassVar[tuple[str, ...]] = tuple(ANALYTIC)
     batched: ClassVar[bool] = True
 
-    family: Annotated[AnalyticFamily, PlainValidator(_validate), SerializeAsAny()]
+    family: Annotated[AnalyticFamily, PlainValidator(_validate, json_schema_input_type=_AnyFamily), SerializeAsAny()]
     samples_per_generation: int = Field(100, ge=2, description="generation 0's human samples, and the budget of each")
 
     @model_validator(mode="after")

@@ -40,7 +40,8 @@ from pydantic import ConfigDict, ValidationError
 from fortifai_ray.errors import UserError
 from fortifai_ray.families.analytic.base import AnalyticFamily, Array, Model, Streams
 from fortifai_ray.metrics import Metric, declared, register
-from fortifai_ray.user_code import find_user_code, mistake, source_hash
+from fortifai_ray.user_code import find_user_code, source_hash
+from fortifai_ray.validation import mistake
 
 _METHODS = {"human": 2, "fit": 1, "evaluate": 1, "generate": 3}
 _OPTIONAL = {

@@ -1,0 +1,11 @@
+"""Reading and checking what a user wrote: YAML as people write it, and one line for each mistake.
+
+``documents`` reads files, ``sections`` checks their content, ``keys`` says what an unknown key should have been, and
+``synonyms`` holds the names that other tools give to our keys.
+"""
+
+from fortifai_ray.validation.documents import parse_yaml, read_text, read_yaml
+from fortifai_ray.validation.keys import all_keys, hint, unknown_key
+from fortifai_ray.validation.sections import Section, mistake, validated
+
+__all__ = ["Section", "all_keys", "hint", "mistake", "parse_yaml", "read_text", "read_yaml", "unknown_key", "validated"]

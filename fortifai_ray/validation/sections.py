@@ -1,0 +1,146 @@
+"""The parts of a study file as models, and the one line that is said of content that does not fit them."""
+
+import math
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any, TypeVar, cast, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from fortifai_ray.errors import UserError
+from fortifai_ray.validation.keys import described_keys, hint, is_required, unknown_key
+
+_NO_SECTION = ("model_type", "model_attributes_type", "dict_type")  # pydantic's errors where a section is needed
+
+_Checked = TypeVar("_Checked", bound=BaseModel)
+
+
+class Section(BaseModel):
+    """A part of a study file, or settings made of one: it never changes, and a key that it lacks is refused.
+
+    Its numbers are finite, and no truth value stands for one: ``yes`` is not 1.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truth_value_for_a_number(cls, content: Any) -> Any:
+        for key, value in content.items() if isinstance(content, Mapping) else ():
+            field = cls.model_fields.get(key) if isinstance(value, bool) else None
+            if field is not None and _is_number(cast(Hashable, field.annotation)):
+                raise mistake(cls.__name__, key, f"a number is needed, not {str(value).lower()}", value)
+        return content
+
+
+def mistake(section: str, key: str, message: str, given: Any) -> ValidationError:
+    """A user's mistake at a key of a section, as pydantic reports its own."""
+    # A message may contain braces, which would otherwise be read as a template.
+    error = PydanticCustomError("value_error", "{message}", {"message": message})
+    return ValidationError.from_exception_data(section, [InitErrorDetails(type=error, loc=(key,), input=given)])
+
+
+@cache
+def _is_number(annotation: Hashable) -> bool:
+    """Whether an annotation admits a number and no truth value."""
+    types = {annotation, *get_args(annotation)}
+    types |= {inner for kind in types for inner in get_args(kind)}
+    return bool({int, float} & types) and bool not in types
+
+
+def validated(model: type[_Checked], content: Mapping[str, Any], source: str, vary: Iterable[str] = ()) -> _Checked:
+    """``content`` as a ``model``. Errors are reported as coming from ``source``; those at keys in ``vary`` say so."""
+    varied = set(vary)
+    for place, number in _not_finite(content, ()):
+        where = _named(_location(place, content), varied)
+        raise UserError(f"{source}: {where}: a finite number is needed, not {number}")
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"{source}: {_first_error(error, model, content, varied)}") from None
+
+
+def _not_finite(content: Any, place: tuple[int | str, ...]) -> Iterator[tuple[tuple[int | str, ...], float]]:
+    """Numbers that are infinite or undefined, wherever they stand: also where a section takes anything."""
+    if isinstance(content, float) and not math.isfinite(content):
+        yield place, content
+    items = content.items() if isinstance(content, Mapping) else enumerate(content) if isinstance(content, list) else ()
+    for key, value in items:
+        yield from _not_finite(value, (*place, key))
+
+
+def _first_error(error: ValidationError, model: type[BaseModel], content: Mapping[str, Any], vary: set[str]) -> str:
+    errors = error.errors()
+    first = _telling(errors)
+    location = _location(first["loc"], content)
+    places = {_location(each["loc"], content) for each in errors}  # pydantic reports an error for each form of a key
+    more = f" (and {len(places) - 1} more)" if len(places) > 1 else ""
+    return f"{_named(location, vary)}{_complaint(first, location, model, content)}{more}"
+
+
+def _telling(errors: Sequence[Any]) -> Any:
+    """The first error; but where a key is missing and another beside it is unknown, that one: it may be misspelled."""
+    first = errors[0]
+    beside = [one for one in errors if one["type"] == "extra_forbidden" and one["loc"][:-1] == first["loc"][:-1]]
+    return beside[0] if beside and first["type"] == "missing" else first
+
+
+def _named(location: str, vary: set[str]) -> str:
+    varies = any(location == key or location.startswith(f"{key}.") for key in vary)
+    return f"{location} (under vary)" if varies else location or "the recipe"
+
+
+def _complaint(error: Any, location: str, model: type[BaseModel], content: Mapping[str, Any]) -> str:
+    """What follows the key in the message."""
+    kind, given = error["type"], error["input"]
+    if kind == "extra_forbidden":
+        key = str(error["loc"][-1])
+        return f": {unknown_key(key, location.removesuffix(key).rstrip('.'), [model], content)}"
+    if kind == "union_tag_not_found":
+        return f".{error['ctx']['discriminator'].strip(chr(39))}: this key is needed and missing"
+    if kind == "union_tag_invalid":
+        key, tags = error["ctx"]["discriminator"].strip("'"), error["ctx"]["expected_tags"].replace("'", "").split(", ")
+        return f".{key}: there is no {error['ctx']['tag']}{hint(error['ctx']['tag'], tags)}"
+    if kind == "missing":
+        return ": this key is needed and missing"
+    if (given is None or kind in _NO_SECTION) and location and (keys := described_keys(model, location)):
+        wrong = "this section is empty" if given is None else f"a section with keys is needed, not {given!r}"
+        leave = "" if is_required(model, location) or given is not None else "; or leave it out for its defaults"
+        return f": {wrong}; it may hold {keys}{leave}"
+    return f": {_message(kind, error['msg'], given)}"
+
+
+def _message(kind: str, message: str, given: Any) -> str:
+    if kind == "string_type" and isinstance(given, bool):
+        return f"text is needed, not {str(given).lower()}: write it in quotes (YAML reads yes, no, on and off so, too)"
+    if kind == "string_type" and isinstance(given, int | float):
+        return f"text is needed, not the number {given}: write it in quotes"
+    message = message.removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    shown = f", not {given!r}" if isinstance(given, str | int | float | bool) and kind != "value_error" else ""
+    shown = ", not nothing" if given is None and kind != "value_error" else shown
+    return f"{message[0].lower() + message[1:]}{shown}"
+
+
+def _location(parts: tuple[int | str, ...], content: Any) -> str:
+    """The key as the file has it: pydantic's path also contains the tags of unions, and places in a list that stands
+    for its one entry."""
+    names: list[str] = []
+    for part in parts:
+        if isinstance(content, str | int | float):
+            break
+        tagged = isinstance(content, Mapping) and part in (content.get("kind"), content.get("task"))
+        is_kind = tagged and not isinstance(content.get(part), dict)
+        is_form = part in ("range", "list") and not _has(content, part)
+        is_entry = isinstance(part, int) and not isinstance(content, list | tuple)
+        if is_form or is_kind or is_entry:
+            continue
+        names.append(str(part))
+        content = content[part] if _has(content, part) else None
+    return ".".join(names)
+
+
+def _has(content: Any, part: int | str) -> bool:
+    if isinstance(content, Mapping):
+        return part in content
+    return isinstance(content, list) and isinstance(part, int) and part < len(content)
