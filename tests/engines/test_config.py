@@ -11,7 +11,7 @@ from fortifai_ray.engines.engine import DecodingConfig, EngineConfig, resolve_ki
     ("key", "value", "message"),
     [
         ("temperature", -0.1, "temperature is 0"),
-        ("temperature", float("nan"), "temperature is 0"),
+        ("temperature", float("nan"), "finite number"),
         ("top_p", 0.0, r"top_p lies in \(0, 1\]"),
         ("top_p", 1.01, r"top_p lies in \(0, 1\]"),
         ("top_k", -1, "top_k is 0"),
