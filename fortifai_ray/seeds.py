@@ -8,7 +8,7 @@ import hashlib
 
 import numpy as np
 
-LARGEST_SEED = 2**63 - 1  # what a column of the tables holds
+LARGEST_SEED = 10**18  # below 2**63, what a column of the tables holds
 
 
 def derive_seed(seed: int, *purpose: str | int) -> int:

@@ -243,7 +243,7 @@ def test_numbers_are_finite(base: dict[str, Any], changes: dict[str, Any], where
         ("training.learning_rate=nan", "training.learning_rate: input should be a finite number, not 'nan'"),
         ("training.epochs=yes", "training.epochs: a number is needed, not true"),
         ("seed=010", "--set seed=010: line 1, column 1: 010 is ambiguous"),
-        ("seed=99999999999999999999", "seed: input should be less than or equal to 9223372036854775807"),
+        ("seed=99999999999999999999", "seed: input should be less than or equal to 1000000000000000000"),
         ("vary.seed=3", "vary.seed: a list is needed, with an entry for each value, e.g. [3]"),
         ("vary.training.lr=[1]", "training.lr (under vary): unknown key; did you mean learning_rate?"),
         ("name=2024", "name: text is needed, not the number 2024: write it in quotes"),
