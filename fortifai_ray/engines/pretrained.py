@@ -34,10 +34,10 @@ def causal_config(place: Path | str, revision: str | None = None) -> Any:
     Raises:
         WeightsError: it cannot be read, or it is not that of an architecture of transformers.
     """
-    from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, __version__
+    from transformers import CONFIG_MAPPING, AutoConfig, __version__
 
     try:
-        written, _ = PreTrainedConfig.get_config_dict(place, revision=revision)
+        written = _read(_file(place, "config.json", revision))
         kind = written.get("model_type")
         if kind is None or kind in CONFIG_MAPPING:
             config: Any = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False)

@@ -12,7 +12,14 @@ from fortifai_ray.engines.checkpoints import (
     is_adapter,
     put_adapter,
 )
-from fortifai_ray.engines.pretrained import WeightsError, causal_config, load_network, local_folder, network_class
+from fortifai_ray.engines.pretrained import (
+    WeightsError,
+    causal_config,
+    end_of_text_ids,
+    load_network,
+    local_folder,
+    network_class,
+)
 from fortifai_ray.engines.soundness import (
     check_attention,
     check_causal,
@@ -111,6 +118,19 @@ def check_model(model: ModelConfig, corpus: Corpus) -> None:
         check_vocabulary(folder, corpus.tokenizer_path, int(max(corpus.train.max(), corpus.held_out.max())))
     except WeightsError as error:
         raise UserError(f"family.model: {error}") from None
+
+
+def describe_ends(model: ModelConfig, corpus: Corpus) -> tuple[str, ...]:
+    """What a dry run says where a pretrained model's texts do not end as the corpus' documents do."""
+    folder = Path(model.path) if model.path else model.hub and local_folder(model.checkpoint, model.revision)
+    ends = end_of_text_ids(folder) if folder else [corpus.end_of_text]
+    if corpus.end_of_text in ends:
+        return ()
+    named = f"eos_token_id {', '.join(map(str, ends))}" if ends else "no eos_token_id"
+    return (
+        f"warning: model: {model.checkpoint} names {named}, and the tokenizer's end of text is {corpus.end_of_text}: "
+        f"what it generates will not end there; write eos_token_id: {corpus.end_of_text} in its config.json",
+    )
 
 
 def create_model(model: ModelConfig, corpus: Corpus, seed: int, folder: Path) -> None:

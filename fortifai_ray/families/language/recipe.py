@@ -178,10 +178,12 @@ class LanguageRecipe(Recipe):
         self._check_adapters(source)
 
     def describe(self, prepared: str | None, store: StageStore) -> tuple[str, ...]:
-        from fortifai_ray.families.language.corpus import describe_corpus
+        from fortifai_ray.families.language.corpus import describe_corpus, open_corpus
+        from fortifai_ray.families.language.models import describe_ends
 
         assert prepared is not None, "a language chain needs its corpus"
-        return describe_corpus(self.corpus, prepared, store)
+        ends = describe_ends(self.family.model, open_corpus(prepared, store))
+        return (*describe_corpus(self.corpus, prepared, store), *ends)
 
     def check_resources(self, engine_gpus: float, source: str) -> None:
         """Raise :class:`UserError` where the model cannot be spread over ``engine_gpus`` GPUs of an engine."""
