@@ -175,12 +175,20 @@ def check_finite(named: "Iterable[tuple[str, torch.Tensor]]", place: Path | str)
     """Check that all numbers are finite. Raises :class:`WeightsError`."""
     for name, tensor in named:
         if tensor.is_floating_point():
-            wrong = sum(int((~part.isfinite()).sum()) for part in tensor.detach().reshape(-1).split(_AT_ONCE))
+            wrong = sum(map(_not_finite, tensor.detach().reshape(-1).split(_AT_ONCE)))
             if wrong:
                 raise WeightsError(
                     f"{place}: {name} holds {wrong} numbers that are not finite (NaN, infinity): a checkpoint whose "
                     "training did not diverge is needed"
                 )
+
+
+def _not_finite(numbers: "torch.Tensor") -> int:
+    """How many are not finite. A sum takes a fraction of the time, and is finite only where all of them are."""
+    import torch
+
+    total = numbers.sum(dtype=torch.float64 if numbers.dtype == torch.float64 else torch.float32)
+    return 0 if total.isfinite() else int((~numbers.isfinite()).sum())
 
 
 def check_attention(network: Any, place: Path | str) -> None:

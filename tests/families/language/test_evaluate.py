@@ -9,6 +9,7 @@ from typing import Any
 import polars
 import pytest
 from rich.console import Console
+from safetensors.torch import load_file, save_file
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.evaluation.benchmarks.kr_questions import Question, save_questions
@@ -150,6 +151,29 @@ def test_a_mistake_in_the_checkpoints_is_one_line(checkpoints: list[Path], exam:
     ):
         with pytest.raises(UserError, match=message):
             evaluate_checkpoints(given, config)
+
+
+def test_only_a_chains_own_model_may_have_diverged(checkpoints: list[Path], exam: Path, tmp_path: Path) -> None:
+    """Numbers that are not finite are measured in a stage of a store, and are a mistake in a checkpoint from elsewhere;
+    so is a tokenizer with more tokens than the model."""
+    config, tokenizer = load_benchmarks([f"kr_test={exam}"]), find_tokenizer(checkpoints[0])
+    stage = tmp_path / "stage"
+    shutil.copytree(checkpoints[0], stage)
+    weights = load_file(stage / "model.safetensors")
+    weights["model.norm.weight"][0] = float("nan")
+    save_file(weights, stage / "model.safetensors")
+    (row, *_) = evaluate_checkpoints([stage], config, tokenizer=tokenizer).rows()
+    assert row["value"] == 0.0
+    (stage / "manifest.json").unlink()
+    with pytest.raises(UserError, match=r"evaluate: .*model\.norm\.weight holds 1 numbers that are not finite"):
+        evaluate_checkpoints([stage], config, tokenizer=tokenizer)
+    larger = tmp_path / "larger"
+    shutil.copytree(tokenizer, larger)
+    content = json.loads((larger / "tokenizer.json").read_text())
+    content["model"]["vocab"]["zzzz"] = 512
+    (larger / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"the model has 512 tokens .* has 513"):
+        evaluate_checkpoints([checkpoints[0]], config, tokenizer=larger)
 
 
 def test_an_output_that_cannot_be_written_is_refused_first(tmp_path: Path) -> None:
