@@ -39,10 +39,14 @@ def causal_config(place: Path | str, revision: str | None = None) -> Any:
     try:
         written = _read(_file(place, "config.json", revision))
         kind = written.get("model_type")
-        if kind is None or kind in CONFIG_MAPPING:
+        if not written or kind in CONFIG_MAPPING:
             config: Any = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False)
     except Exception as error:  # transformers raises many kinds here; each means that there is no configuration
         raise WeightsError(f"{place}: its config.json cannot be used: {in_short(error)}") from error
+    if written and kind is None:
+        raise WeightsError(
+            f"{place}: its config.json has no model_type; the one that transformers saves with a model is needed"
+        )
     if kind is not None and kind not in CONFIG_MAPPING:
         own = "; the code that comes with it is never run" if "auto_map" in written else ""
         raise WeightsError(

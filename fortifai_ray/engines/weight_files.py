@@ -82,11 +82,6 @@ def _check_config(folder: Path) -> None:
             + (f"; it has {other}" if other else "")
         )
     config = _mapping(path)
-    kind = config.get("model_type")
-    if not isinstance(kind, str) or not kind:
-        raise WeightsError(
-            f"{path}: model_type is missing; the config.json that transformers saves with a model names it"
-        )
     chosen = config.get("transformers_weights")
     if chosen not in (None, WHOLE, INDEX):
         raise WeightsError(
@@ -157,7 +152,7 @@ def _instead(folder: Path, names: set[str]) -> str:
     if names:
         return f"{min(names)} is not read; the file must be named {WHOLE}"
     other = _other_format(folder)
-    return f"it has {other}" if other else "*.safetensors is needed (pickled weights are not read)"
+    return "*.safetensors is needed" + (f"; it has {other}" if other else "")
 
 
 def _other_format(folder: Path) -> str:

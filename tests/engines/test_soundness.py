@@ -201,7 +201,7 @@ REFUSED: list[tuple[str, Damage | None, tuple[str, ...]]] = [
     ("llama", lambda folder: (folder / "config.json").write_text("model_type: llama"), ("config.json cannot be read",)),
     ("llama", lambda folder: (folder / "config.json").write_text('["llama"]'), ("config.json is no JSON mapping",)),
     ("llama", lambda folder: (folder / "config.json").write_bytes(b""), ("config.json is empty",)),
-    ("llama", config(model_type=None), ("model_type is missing",)),
+    ("llama", config(model_type=None), ("no model_type",)),
     ("llama", config(model_type="lama"), ("model_type: lama, which transformers",)),
     ("llama", config(model_type="mine", auto_map={"AutoConfig": "mine.Config"}), ("model_type: mine", "never run")),
     ("llama", config(hidden_size="wide"), ("config.json cannot be used",)),
