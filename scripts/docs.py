@@ -60,9 +60,9 @@ Any key of the recipe may stand under `vary` as a dotted path (`loss.gamma`, `re
 is the product of the values. The same path sets a key from the command line (`--set training.epochs=1`), restricts a
 claim to some chains (`where`) and names a column of the result tables.
 
-Anchors, aliases and merge keys work (`{<<: *base, gamma: 0.5}`); a key at the top that begins with `x-` is there for its
-anchors alone and is left out. A key given twice is refused, and so are numbers that are not finite. `1e-3` is a number,
-`2024-01-01` is text, and `010` is refused, since YAML 1.1 and 1.2 read it differently.
+Anchors, aliases and merge keys work (`{<<: *base, gamma: 0.5}`); a key at the top that begins with `x-` is there for
+its anchors alone and is left out. A key given twice is refused, and so are numbers that are not finite. `1e-3` is a
+number, `2024-01-01` is text, and `010` is refused, since YAML 1.1 and 1.2 read it differently.
 
 ```yaml
 name: example

@@ -48,7 +48,7 @@ def study(tmp_path: Path) -> Path:
         (["decoding.context_tokens=300"], "decoding.context_tokens"),
         (["decoding.max_new_tokens=2000"], "decoding.max_new_tokens: rows of 2016 tokens do not fit"),
         (["resources.engines.count=0"], "resources.engines.count"),
-        (["x=[1"], "--set x=[1: is not valid YAML"),
+        (["x=[1"], "--set x=[1: line 1, column 3: is not valid YAML"),
         (["collapse.metric=perplexty"], "is not measured"),
         (["corpus={dataset: no/such-dataset}"], "corpus.dataset"),
     ],

@@ -4,10 +4,9 @@ import hashlib
 import json
 import logging
 import math
-import re
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from fortifai_ray.results.schema import flatten
-from fortifai_ray.tracking.address import is_server, redact
+from fortifai_ray.tracking import limits
+from fortifai_ray.tracking.address import is_server, one_line, redact
 
 if TYPE_CHECKING:  # The import takes four seconds and belongs to the background thread.
     from mlflow import MlflowClient
@@ -24,10 +24,6 @@ if TYPE_CHECKING:  # The import takes four seconds and belongs to the background
 _SAMPLES = "samples"
 _RECIPE = "recipe.yaml"
 _STAMP = "fortifai.content"  # a tag of a run that has ended and is complete: the hash of its content
-_METRICS_PER_BATCH = 1000  # MLflow's limits
-_PARAMS_PER_BATCH = 100
-_PARAM_LENGTH = 6000
-_TAG_LENGTH = 8000
 # What MLflow takes for a GenAI application without it, unless its page is switched to model training.
 _ORDINARY_VIEW = {"mlflow.experimentKind": "custom_model_development"}
 
@@ -74,6 +70,7 @@ class _RunState:
     metric_keys: set[str] = field(default_factory=set)  # those of an earlier sweep
     values: dict[str, dict[int, float]] = field(default_factory=dict)  # by metric and step
     files: set[str] | None = field(default_factory=set)  # paths of artefacts; None: not asked for yet
+    named: set[str] = field(default_factory=set)  # tags that tell the whole names of keys
 
 
 class StudyRuns:
@@ -94,6 +91,7 @@ class StudyRuns:
         self._study_state: _RunState | None = None
         self._states: dict[str, _RunState] = {}
         self._differing: dict[str, set[str]] = {}
+        self._refused: dict[str, dict[str, str]] = {}  # by reason and key, the run
 
     def forget(self, key: str) -> None:
         """Drop what is known of a run. A request that failed may have been carried out: the next attempt looks."""
@@ -107,6 +105,13 @@ class StudyRuns:
         keys = some(sorted(set().union(*self._differing.values())))
         return [f"MLflow keeps the values of an earlier run where this one differs: {keys} in {some(self._differing)}"]
 
+    def refusals(self) -> list[str]:
+        """A line for each reason for which MLflow refused a value; the others of the same request got through."""
+        return [
+            f"MLflow refuses {some(keys)} in {some(dict.fromkeys(keys.values()))}: {reason}; the tables have them"
+            for reason, keys in self._refused.items()
+        ]
+
     def hold(self, content: RunContent) -> None:
         """Make a nested run hold its content: parameters, metrics, results, and last the artefacts.
 
@@ -116,9 +121,10 @@ class StudyRuns:
         state, stamp = self._chain(content), content.stamp
         if state.stamp and (content.end is None or state.stamp == stamp):
             return
-        self._log_params(state, content.recipe)
+        self._log_params(state, content.recipe, content.label)
+        self._log_names(state, {name for metrics in content.series.values() for name in metrics}, content.label)
         values = {
-            (metric_key(name), step): value
+            (limits.key(name), step): value
             for step, metrics in content.series.items()
             for name, value in metrics.items()
             if not math.isinf(value)
@@ -128,7 +134,7 @@ class StudyRuns:
             self._log_end(state, content.end, content.label)
         self._log_samples(state, content)
         if content.end is not None:
-            self._log_tags(state, {_STAMP: stamp})
+            self._log_tags(state, {_STAMP: stamp}, content.label)
             state.stamp = stamp
 
     def hold_file(self, file: Path, folder: str | None = None) -> None:
@@ -141,7 +147,7 @@ class StudyRuns:
         for state in self._states.values():
             if state.status == "RUNNING":
                 self._end(state, "KILLED")
-        self._log_tags(study, {"fortifai.status": status})
+        self._log_tags(study, {"fortifai.status": status}, self._name)
         self._end(study, run_status)
 
     # finding and making runs
@@ -222,7 +228,7 @@ class StudyRuns:
         }
 
     def _make(self, tags: Mapping[str, str], name: str) -> _RunState:
-        run = self._connect().create_run(self._experiment(), tags=dict(tags), run_name=name)
+        run = self._connect().create_run(self._experiment(), tags=dict(tags), run_name=limits.run_name(name))
         return _RunState(run.info.run_id, "RUNNING")
 
     def _search(self, query: str) -> "Iterator[Run]":
@@ -240,14 +246,16 @@ class StudyRuns:
 
     # what a run holds
 
-    def _log_params(self, state: _RunState, recipe: Mapping[str, object]) -> None:
+    def _log_params(self, state: _RunState, recipe: Mapping[str, object], label: str) -> None:
         from mlflow.entities import Param
 
-        params = {metric_key(key): _param_text(value) for key, value in flatten(recipe).items()}
-        new = [Param(key, value) for key, value in params.items() if key not in state.params]
-        for batch in _batches(new, _PARAMS_PER_BATCH):
-            self._connect().log_batch(state.run_id, params=batch)
-            state.params.update(param.key for param in batch)
+        flat = flatten(recipe)
+        new = {limits.key(name): value for name, value in flat.items() if limits.key(name) not in state.params}
+        self._log_names(state, flat, label)
+        self._log(
+            state, "params", [Param(key, limits.param_value(value, _RECIPE)) for key, value in new.items()], label
+        )
+        state.params.update(new)
 
     def _log_values(self, state: _RunState, values: Mapping[tuple[str, int], float], label: str) -> None:
         """Log the values, by metric and step, that a run lacks."""
@@ -259,10 +267,9 @@ class StudyRuns:
             for (key, step), value in values.items()
             if not self._has(state, key, step, value, label)
         ]
-        for batch in _batches(new, _METRICS_PER_BATCH):
-            self._connect().log_batch(state.run_id, metrics=batch)
-            for metric in batch:
-                self._values(state, metric.key)[metric.step] = metric.value
+        self._log(state, "metrics", new, label)
+        for metric in new:
+            self._values(state, metric.key)[metric.step] = metric.value
 
     def _has(self, state: _RunState, key: str, step: int, value: float, label: str) -> bool:
         """Whether a run has a metric at this step; where its value there is another one, the difference is noted."""
@@ -286,11 +293,11 @@ class StudyRuns:
         numbers: dict[tuple[str, int], float] = {}
         for key, value in end.results.items():
             if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-                numbers[metric_key(f"result/{key}"), 0] = float(value)
+                numbers[limits.key(f"result/{key}"), 0] = float(value)
             elif value is not None:
-                tags[metric_key(f"fortifai.result.{key}")] = _as_text(value)
+                tags[limits.key(f"fortifai.result.{key}")] = limits.as_text(value)
         self._log_values(state, numbers, label)
-        self._log_tags(state, tags)
+        self._log_tags(state, tags, label)
         self._end(state, "FAILED" if end.status == "failed" else "FINISHED")
 
     def _log_samples(self, state: _RunState, content: RunContent) -> None:
@@ -308,10 +315,33 @@ class StudyRuns:
             self._connect().log_artifacts(state.run_id, folder)
         held.update(new)
 
-    def _log_tags(self, state: _RunState, tags: Mapping[str, str]) -> None:
+    def _log_tags(self, state: _RunState, tags: Mapping[str, str], label: str) -> None:
         from mlflow.entities import RunTag
 
-        self._connect().log_batch(state.run_id, tags=[RunTag(key, value[:_TAG_LENGTH]) for key, value in tags.items()])
+        self._log(state, "tags", [RunTag(key, limits.tag_value(value)) for key, value in tags.items()], label)
+
+    def _log_names(self, state: _RunState, names: Iterable[str], label: str) -> None:
+        """Tell the whole names of keys that had to be made to fit."""
+        tags = {tag: name for tag, name in limits.whole_names(names).items() if tag not in state.named}
+        if tags:
+            self._log_tags(state, tags, label)
+            state.named.update(tags)
+
+    def _log(self, state: _RunState, kind: limits.Kind, entries: Sequence[Any], label: str) -> None:
+        """Send entries; one that MLflow refuses is left out and noted, and costs the others nothing."""
+        for batch in limits.batches(kind, entries):
+            request: dict[str, Any] = {kind: batch}
+            try:
+                self._connect().log_batch(state.run_id, **request)
+            except Exception as error:
+                if not limits.is_refusal(error):
+                    raise
+                half = len(batch) // 2
+                if half:
+                    self._log(state, kind, batch[:half], label)
+                    self._log(state, kind, batch[half:], label)
+                else:
+                    self._refused.setdefault(one_line(error), {})[batch[0].key] = label
 
     def _files(self, state: _RunState) -> set[str]:
         """The paths of a run's artefacts, asked for once."""
@@ -338,11 +368,6 @@ def content_hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
-def metric_key(name: str) -> str:
-    """``name`` with the characters that MLflow's keys do not allow replaced by underscores."""
-    return re.sub(r"[^/\w.\- :]", "_", name)
-
-
 def some(names: Any, most: int = 3) -> str:
     """The first names of many, and how many more there are."""
     names = list(names)
@@ -353,17 +378,3 @@ def _state(run: "Run") -> _RunState:
     data = run.data
     stamp = data.tags.get(_STAMP)
     return _RunState(run.info.run_id, run.info.status, stamp, set(data.params), set(data.metrics), files=None)
-
-
-def _as_text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _param_text(value: object) -> str:
-    text = _as_text(value)
-    note = f"… (cut: whole in {_RECIPE})"
-    return text if len(text) <= _PARAM_LENGTH else text[: _PARAM_LENGTH - len(note)] + note
-
-
-def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    return (items[start : start + size] for start in range(0, len(items), size))

@@ -19,6 +19,7 @@ from fortifai_ray.errors import UserError
 from fortifai_ray.results.schema import part_paths, table_path
 from fortifai_ray.tracking.address import one_line, prepare_environment, redact, tracking_uri_for
 from fortifai_ray.tracking.content import StudyContent
+from fortifai_ray.tracking.limits import is_refusal
 from fortifai_ray.tracking.runs import RunContent, StudyRuns, some
 
 log = logging.getLogger("fortifai_ray.tracking")
@@ -71,6 +72,7 @@ class StudySync:
         self._poked = False
         self._status: StudyStatus | None = None  # once the study has ended
         self._missing: dict[str, str] = {}  # what MLflow lacks, and why
+        self._refused: dict[str, str] = {}  # what MLflow never takes, and why
         self._sent = 0
         self._held: dict[str, int] = {}  # each chain's last generation in MLflow
         self._tables_due = 0.0
@@ -101,7 +103,7 @@ class StudySync:
                 self._thread.join(0.1)
                 if self._sent != sent:
                     sent, deadline = self._sent, time.monotonic() + patience
-            problems = [*self._unsent(), *self._runs.differences()]
+            problems = [*self._unsent(), *self._never(), *self._runs.refusals(), *self._runs.differences()]
             self._outcome = TrackingOutcome(problems, self._runs.experiment_id, self._runs.study_run_id)
         return self._outcome
 
@@ -136,29 +138,43 @@ class StudySync:
         for part in parts:
             if failures == _LAST_FAILURE or self._status != status:
                 return False
+            if part.what in self._refused and status is None:
+                continue
             try:
                 part.send()
             except Exception as error:  # Whatever MLflow, its database or its artefact store raises: the sweep goes on.
                 self._runs.forget(part.key)
-                self._failed(part, one_line(error))
-                failures += not isinstance(error, UserError)  # which says what is wrong in the folder, not in MLflow
-                complete = False
+                refused = is_refusal(error)
+                self._failed(part, one_line(error), refused=refused)
+                # A refusal is MLflow's answer, and a UserError says what is wrong in the folder: neither means that
+                # MLflow is away.
+                failures += not refused and not isinstance(error, UserError)
+                complete = complete and refused
             else:
                 self._missing.pop(part.what, None)
+                self._refused.pop(part.what, None)
                 self._sent += 1
                 failures = 0
         return complete
 
-    def _failed(self, part: _Part, error: str) -> None:
-        self._missing[part.what] = error
+    def _failed(self, part: _Part, error: str, *, refused: bool) -> None:
+        (self._refused if refused else self._missing)[part.what] = error
+        if refused:
+            self._missing.pop(part.what, None)
         if not self._warned:
             self._warned = True
-            log.warning(
-                "MLflow (%s) did not accept %s: %s. The sweep goes on; what MLflow lacks is sent again later.",
-                self._uri,
-                part.what,
-                error,
-            )
+            then = "the folder alone has it" if refused else "what MLflow lacks is sent again later"
+            log.warning("MLflow (%s) did not accept %s: %s. The sweep goes on; %s.", self._uri, part.what, error, then)
+
+    def _never(self) -> list[str]:
+        """A line for each reason for which MLflow refuses records as they are."""
+        reasons: dict[str, list[str]] = {}
+        for what, error in self._refused.items():
+            reasons.setdefault(error, []).append(what)
+        return [
+            f"MLflow ({self._uri}) refuses {some(whats)}: {reason}; {self._folder} has all of it"
+            for reason, whats in reasons.items()
+        ]
 
     def _unsent(self) -> list[str]:
         """A line for each reason, with what it kept back, and what to do."""

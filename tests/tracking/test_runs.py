@@ -1,11 +1,16 @@
 """A run's content within MLflow's limits, and what MLflow cannot hold."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
+from mlflow.entities import Param
 
+from fortifai_ray.tracking import limits
+from fortifai_ray.tracking.limits import NAME_TAG, batches, key
 from fortifai_ray.tracking.runs import RunContent, RunEnd, StudyRuns
 
 from .folders import artefact, client, runs
@@ -24,7 +29,7 @@ def test_infinities_are_left_out_and_undefined_values_stay(storage: Path) -> Non
     run = runs(storage)["a"][0]
     assert "perplexity" not in run.data.metrics
     assert math.isnan(run.data.metrics["loss"])
-    assert run.data.metrics["accuracy_1"] == 0.5
+    assert run.data.metrics[key("accuracy@1")] == 0.5
     assert run.data.tags["fortifai.result.onset"] == "Infinity"
 
 
@@ -40,6 +45,66 @@ def test_long_and_many_parameters_and_metrics_fit_mlflows_limits(storage: Path) 
     assert run.data.params["prompt"].endswith("(cut: whole in recipe.yaml)")
     assert yaml.safe_load(artefact(storage, run.info.run_id, "recipe.yaml")) == recipe
     assert run.data.metrics == metrics
+
+
+def test_every_name_is_held_and_told(storage: Path) -> None:
+    """Names that MLflow refuses, and names that would become one if they were only cleaned or cut: each has a key of
+    its own and a tag with the whole name; the ordinary ones stay as they are, and the batch gets through."""
+    long = "x" * 300
+    names = [
+        "plain",
+        "a b/c-d.e:f",
+        "γ",
+        "accuracy@1",
+        "accuracy#1",
+        f"{long}1",
+        f"{long}2",
+        "..",
+        "../up",
+        "/a",
+        "a//b",
+    ]
+    recipe: dict[str, Any] = {"family": {"kind": "mine:Family", **{name: index for index, name in enumerate(names)}}}
+    series = {0: {name: float(index) for index, name in enumerate(names)}, 1: dict.fromkeys(names, 0.5)}
+    end = RunEnd("failed", "no" * 9000, {long: "text", "onset": 1.0})
+    study = hold(storage, RunContent("odd", "label " * 100, recipe, series, end=end))
+    assert study.refusals() == []
+    (run,) = (found for found in runs(storage).values() for found in found if found.data.metrics)
+    assert len(run.info.run_name) == 250
+    own = {name: run.data.metrics[key(name)] for name in names}
+    assert own == dict.fromkeys(names, 0.5)
+    assert {run.data.params[key(f"family.{name}")] for name in names} == set(map(str, range(len(names))))
+    assert {"plain", "a b/c-d.e:f", "γ"} < run.data.metrics.keys()
+    told = {tag.removeprefix(NAME_TAG): name for tag, name in run.data.tags.items() if tag.startswith(NAME_TAG)}
+    assert {told.get(key(name), name) for name in names} == set(names)
+    assert run.data.tags["fortifai.reason"].endswith("… (cut)")
+    assert run.data.tags["fortifai.status"] == "failed"
+
+
+def test_requests_have_a_size_that_a_server_takes(storage: Path) -> None:
+    """A hundred parameters of 6,000 characters, each two escapes in JSON, are 7 MB; a request may have one."""
+    recipe = {f"key{i}": "𝛾" * 6000 for i in range(40)}
+    hold(storage, RunContent("wide", "wide", recipe, end=RunEnd("finished")))
+    assert runs(storage)["wide"][0].data.params == recipe
+    entries = [Param(name, value) for name, value in recipe.items()]
+    assert all(len(json.dumps([dict(entry) for entry in batch])) < 1e6 for batch in batches("params", entries))
+
+
+def test_what_mlflow_refuses_costs_the_rest_nothing(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One value that MLflow refuses for good: all others of its batch are held, a line names it, and a later sweep does
+    not ask again."""
+    monkeypatch.setattr(limits, "key", lambda name: name)  # nothing is made to fit
+    metrics = {f"metric{i}": float(i) for i in range(7)} | {"no@good": 1.0, "x" * 251: 2.0}
+    content = RunContent("aaa", "a", {"seed": 0, "odd@": 1}, {0: metrics}, end=RunEnd("finished"))
+    study = hold(storage, content)
+    run = runs(storage)["a"][0]
+    assert run.data.metrics == {f"metric{i}": float(i) for i in range(7)}
+    assert run.data.params == {"seed": "0"}
+    said = study.refusals()
+    assert len(said) == 3
+    assert all(line.startswith("MLflow refuses ") and line.endswith("; the tables have them") for line in said)
+    again = hold(storage, content)
+    assert again.refusals() == []
 
 
 def test_a_request_that_failed_halfway_is_not_repeated_for_what_it_did(storage: Path) -> None:

@@ -343,6 +343,41 @@ class TestTrouble:
         assert "1 record not sent" in outcome.problems[0]
         assert "chains.parquet cannot be read" in outcome.problems[0]
 
+    def test_a_refusal_is_for_good_and_no_promise_is_made(
+        self, storage: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """What MLflow will never take is not sent again and again, nor announced for later; the rest is there."""
+        asked: list[str] = []
+        make = MlflowClient.create_run
+
+        def refuse_one(self: MlflowClient, *args: Any, run_name: str, **settings: Any) -> Any:
+            asked.append(run_name)
+            return make(self, *args, run_name=run_name, **{**settings, "tags": {**settings["tags"], **bad(run_name)}})
+
+        def bad(name: str) -> dict[str, str]:
+            return {"mlflow.runName": "another"} if name == TCE else {}  # which MLflow itself refuses
+
+        monkeypatch.setattr(MlflowClient, "create_run", refuse_one)
+        folder, study = write_study(storage)
+        sync = StudySync(folder, storage)
+        for generations in (1, 2, 3):
+            write_generations(folder, [row for chain in study.chains for row in rows_of(chain, generations)])
+            sync.poke()
+            until(
+                lambda n=generations: (
+                    runs(storage).get(CE) and len(steps(storage, runs(storage)[CE][0], "wasserstein")) == n
+                )
+            )
+        assert asked.count(TCE) == 1
+        write_end(folder, study.chains)
+        outcome = sync.close("finished")
+        assert asked.count(TCE) == 2, "once more in the end, and not for each generation"
+        (problem,) = outcome.problems
+        assert f"refuses {TCE}: " in problem
+        assert problem.endswith(f"{folder} has all of it")
+        assert "sent again later" not in caplog.text
+        assert runs(storage)[CE][0].info.status == "FINISHED"
+
     def test_it_is_closed_once(self, storage: Path) -> None:
         folder, _ = write_study(storage)
         sync = StudySync(folder, storage)
