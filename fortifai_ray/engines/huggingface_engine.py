@@ -1,10 +1,11 @@
-"""The engine for machines without vLLM: transformers, batched, with the same interface."""
+"""The engine for machines without vLLM and models that it does not serve: transformers, with the same interface."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fortifai_ray.engines.causal_cache import CachedModel, row_limit
 from fortifai_ray.engines.checkpoints import architecture, is_adapter, merge_adapter, whole_model
 from fortifai_ray.engines.engine import DecodingConfig, EngineConfig, check_lengths
 from fortifai_ray.engines.pretrained import causal_config, end_of_text_ids, load_network
@@ -12,11 +13,16 @@ from fortifai_ray.engines.pretrained import causal_config, end_of_text_ids, load
 if TYPE_CHECKING:
     import torch
 
-PAD = 0  # always masked out
+_LONGEST = 2048  # of models that take rows of any length
+PAD = 0  # what follows the end of a beam
 
 
 class HuggingFaceEngine:
-    """An ``Engine`` that holds one transformers model. Rows are decoded ``max_num_seqs`` at a time, left-padded.
+    """An ``Engine`` that holds one transformers model of any architecture.
+
+    Rows with prompts of one length are decoded together, ``max_num_seqs`` at a time, and never padded: what a padded
+    row's attention, positions or state would be differs by architecture (a state-space model has no mask), and a corpus
+    has prompts of one length anyway.
 
     Args:
         config: its sizes.
@@ -33,8 +39,9 @@ class HuggingFaceEngine:
 
     def start(self, config_folder: Path) -> None:
         self.stop()
-        allowed = causal_config(config_folder).get_text_config().max_position_embeddings
-        self._longest = min(allowed, self.config.max_model_len or allowed)
+        limit = row_limit(causal_config(config_folder))
+        wanted = self.config.max_model_len or limit or _LONGEST
+        self._longest = min(wanted, limit or wanted)
         self.architecture = architecture(config_folder)
 
     def stop(self) -> None:
@@ -43,6 +50,7 @@ class HuggingFaceEngine:
 
     def load(self, checkpoint: Path) -> None:
         import torch
+        from transformers import GenerationConfig
 
         base = whole_model(checkpoint)
         auto = "bfloat16" if self.device == "cuda" else "float32"
@@ -51,32 +59,39 @@ class HuggingFaceEngine:
         model = load_network(base, read_as)
         if is_adapter(checkpoint):
             model = merge_adapter(model, checkpoint).to(dtype)
-        self._model = model.to(self.device).eval()
+        model.generation_config = GenerationConfig()  # where a recipe says that a text goes on, it ends nowhere
+        self._model = CachedModel(model.to(self.device).eval())
         self._end_ids = end_of_text_ids(base)
 
     def generate(self, prompts: list[list[int]], seeds: list[int], decoding: DecodingConfig) -> list[list[int]]:
         check_lengths(prompts, decoding, self._longest)
         size = max(1, self.config.max_num_seqs // decoding.num_beams)
-        generated: list[list[int]] = []
-        for first in range(0, len(prompts), size):
-            some = prompts[first : first + size]
+        of_length: dict[int, list[int]] = {}
+        for row, prompt in enumerate(prompts):
+            of_length.setdefault(len(prompt), []).append(row)
+        generated: list[list[int]] = [[]] * len(prompts)
+        for rows in (some[at : at + size] for some in of_length.values() for at in range(0, len(some), size)):
+            batch, noise = [prompts[row] for row in rows], [seeds[row] for row in rows]
             if decoding.num_beams > 1:
-                generated += self._search_beams(some, decoding)
+                written = self._search_beams(batch, decoding)
             else:
-                generated += self._generate_batch(some, seeds[first : first + size], decoding)
+                written = self._generate_batch(batch, noise, decoding)
+            for row, text in zip(rows, written, strict=True):
+                generated[row] = text
         return generated
 
     def _search_beams(self, prompts: list[list[int]], decoding: DecodingConfig) -> list[list[int]]:
         """transformers' own beam search (as in Shumailov et al. 2024 and ForTIFAI): each likeliest beam."""
         import torch
 
-        ids, attended = self._left_padded(prompts)
+        ids = torch.tensor(prompts, device=self.device)
         ends = None if decoding.ignore_eos else self._end_ids
         with torch.inference_mode():
-            output = self._model.generate(
+            output = self._model.model.generate(
                 input_ids=ids,
-                attention_mask=attended,
+                attention_mask=torch.ones_like(ids),
                 do_sample=False,
+                use_cache=self._model.cached,
                 num_beams=decoding.num_beams,
                 repetition_penalty=decoding.repetition_penalty,
                 max_new_tokens=decoding.max_new_tokens,
@@ -86,44 +101,21 @@ class HuggingFaceEngine:
         rows = output[:, ids.shape[1] :].tolist()
         return rows if ends is None else [_until_end(row, ends) for row in rows]
 
-    def _left_padded(self, prompts: list[list[int]]) -> "tuple[torch.Tensor, torch.Tensor]":
-        """Prompts as ids and attention mask, ``[rows, longest]``."""
-        import torch
-
-        rows, width = len(prompts), max(map(len, prompts))
-        ids = torch.full((rows, width), PAD)
-        attended = torch.zeros(rows, width, dtype=torch.long)
-        for row, prompt in enumerate(prompts):
-            ids[row, width - len(prompt) :] = torch.tensor(prompt)
-            attended[row, width - len(prompt) :] = 1
-        return ids.to(self.device), attended.to(self.device)
-
     def _generate_batch(self, prompts: list[list[int]], seeds: list[int], decoding: DecodingConfig) -> list[list[int]]:
         import torch
 
-        ids, attended = self._left_padded(prompts)
+        ids = torch.tensor(prompts, device=self.device)
         rows, width = ids.shape
         noise = uniform_noise(seeds, decoding.max_new_tokens).to(self.device)
         ends = torch.tensor([] if decoding.ignore_eos else self._end_ids, dtype=torch.long, device=self.device)
         ended = torch.zeros(rows, dtype=torch.bool, device=self.device)
         lengths = torch.full((rows,), decoding.max_new_tokens, device=self.device)
-        inputs, cache = ids, None
+        cache: dict[str, Any] = {}
         with torch.inference_mode():
             for step in range(decoding.max_new_tokens):
-                positions = (attended.cumsum(1) - 1).clamp(min=0)[:, -inputs.shape[1] :]
-                output = self._model(
-                    input_ids=inputs,
-                    attention_mask=attended,
-                    position_ids=positions,
-                    past_key_values=cache,
-                    use_cache=True,
-                    logits_to_keep=1,
-                )
-                cache = output.past_key_values
-                chosen = choose(output.logits[:, -1].float(), ids, attended, noise[:, step], decoding)
-                inputs = chosen[:, None]
-                ids = torch.cat([ids, inputs], 1)
-                attended = torch.cat([attended, torch.ones_like(inputs)], 1)
+                logits, cache = self._model.read(ids, cache, new=1 if step else width, keep=1)
+                chosen = choose(logits[:, 0].float(), ids, noise[:, step], decoding)
+                ids = torch.cat([ids, chosen[:, None]], 1)
                 ending = torch.isin(chosen, ends) & ~ended
                 lengths[ending] = step + 1
                 ended |= ending
@@ -147,7 +139,6 @@ def uniform_noise(seeds: list[int], steps: int) -> "torch.Tensor":
 def choose(
     logits: "torch.Tensor",
     ids: "torch.Tensor",
-    attended: "torch.Tensor",
     noise: "torch.Tensor",
     decoding: DecodingConfig,
 ) -> "torch.Tensor":
@@ -155,8 +146,7 @@ def choose(
 
     Args:
         logits: ``[rows, vocabulary]``, float32.
-        ids: ``[rows, length]``, the row so far, left-padded.
-        attended: ``[rows, length]``, 0 where ``ids`` is padding.
+        ids: ``[rows, length]``, the row so far.
         noise: ``[rows]``, uniform in [0, 1): the point at which the cumulative distribution is cut.
         decoding: how tokens are drawn.
 
@@ -166,7 +156,7 @@ def choose(
     import torch
 
     if decoding.repetition_penalty != 1.0:
-        seen = torch.zeros_like(logits).scatter_add_(1, ids, attended.to(logits.dtype)) > 0
+        seen = torch.zeros_like(logits).scatter_(1, ids, 1.0) > 0
         penalised = torch.where(logits > 0, logits / decoding.repetition_penalty, logits * decoding.repetition_penalty)
         logits = torch.where(seen, penalised, logits)
     if decoding.temperature == 0:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fortifai_ray.engines.causal_cache import row_limit
 from fortifai_ray.engines.checkpoints import load_for_scoring
 from fortifai_ray.engines.pretrained import WeightsError, in_short, load_tokenizer
 from fortifai_ray.errors import UserError
@@ -105,8 +106,8 @@ def load_checkpoint(checkpoint: Path, tokenizer: Path, dtype: str, threads: int)
 
 
 def context_length(network: Any) -> int:
-    """Tokens that the model takes in one text; lm-evaluation-harness's default if its configuration does not say."""
-    return int(getattr(network.config.get_text_config(), "max_position_embeddings", None) or DEFAULT_CONTEXT)
+    """Tokens that the model takes in one text; lm-evaluation-harness's default where nothing bounds them."""
+    return row_limit(network.config) or DEFAULT_CONTEXT
 
 
 def _exam(entry: KrTest, texts: Callable[[], Sequence[str]] | None, seed: int) -> Exam:

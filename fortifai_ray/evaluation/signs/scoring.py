@@ -4,10 +4,11 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from fortifai_ray.engines.causal_cache import CachedModel, row_limit
 from fortifai_ray.engines.checkpoints import load_for_scoring
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class Scorer:
     """A causal LM in float32, loaded once from a Hugging Face folder, and the length of the longest text it takes.
 
     The logits are never in memory as a whole: an output head known to be linear is applied to a few hidden states at a
-    time; any other model is fed a few positions at a time, with its key–value cache.
+    time; any other model is fed a few positions at a time, if its cache allows that.
     """
 
     def __init__(self, checkpoint: Path, threads: int = 1, logits_at_once: int = LOGITS_AT_ONCE) -> None:
@@ -95,9 +96,8 @@ class Scorer:
 
         self._model = load_for_scoring(checkpoint, torch.float32, threads)
         self._device = self._model.device
-        config = self._model.config.get_text_config()
-        self.context: int | None = getattr(config, "max_position_embeddings", None)
-        self._at_once = max(1, logits_at_once // config.vocab_size)  # positions
+        self.context = row_limit(self._model.config)
+        self._at_once = max(1, logits_at_once // self._model.config.get_text_config().vocab_size)  # positions
         self._head: OutputHead | None
         try:
             self._head = find_head(self._model)
@@ -150,13 +150,15 @@ class Scorer:
             for row, place in zip(rows.split(self._at_once), places.split(self._at_once), strict=True):
                 yield row, tokens[row, place + 1], self._head.logits(hidden[row, place]).float()
             return
-        step, cache = max(1, self._at_once // len(tokens)), None
-        for start in range(0, tokens.shape[1] - 1, step):
-            part = tokens[:, start : min(start + step, tokens.shape[1] - 1)]
-            answer = self._model(input_ids=part, past_key_values=cache, use_cache=True)
-            cache = answer.past_key_values
-            row, place = counted[:, start : start + step].nonzero(as_tuple=True)
-            yield row, tokens[row, start + place + 1], answer.logits[row, place].float()
+        step, last = max(1, self._at_once // len(tokens)), tokens.shape[1] - 1
+        reader = CachedModel(self._model, step)
+        cache: dict[str, Any] = {}
+        step = step if reader.cached else last
+        for start in range(0, last, step):
+            stop = min(start + step, last)
+            logits, cache = reader.read(tokens[:, :stop], cache, new=stop - start, keep=stop - start)
+            row, place = counted[:, start:stop].nonzero(as_tuple=True)
+            yield row, tokens[row, start + place + 1], logits[row, place].float()
 
 
 def batches(order: np.ndarray, lengths: np.ndarray, budget: int) -> Iterator[np.ndarray]:

@@ -5,6 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fortifai_ray.engines.causal_cache import row_limit
 from fortifai_ray.engines.checkpoints import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -80,8 +81,11 @@ def known_config(model: ModelConfig) -> dict[str, Any] | None:
 
 def context_length(model: ModelConfig) -> int | None:
     """The longest row of tokens that the model takes; None where that is not known before anything starts."""
-    config = known_config(model) or {}
-    return next((int(config[key]) for key in ("max_position_embeddings", "n_positions") if key in config), None)
+    if model.preset:
+        return _CONTEXT
+    if model.hub:
+        return None
+    return row_limit(causal_config(model.checkpoint))
 
 
 @lru_cache(maxsize=4)  # a study's recipes are checked one by one, and nearly all share one model
