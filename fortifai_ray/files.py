@@ -22,6 +22,14 @@ _OTHER_MARKS = (  # UTF-32's little-endian mark begins with UTF-16's
     (b"\xff\xfe", "UTF-16"),
     (b"\xfe\xff", "UTF-16"),
 )
+_KINDS = {
+    type(None): "null",
+    bool: "a truth value",
+    int: "a number",
+    float: "a number",
+    list: "a list",
+    dict: "a mapping",
+}
 _JSON = (ValueError, RecursionError)  # what json raises: also for numbers of 4300 digits, and for deep nesting
 
 
@@ -106,6 +114,18 @@ def _parse(path: Path, text: str, line: int) -> Any:
         raise UserError(
             f"{path}: line {line}: is not valid JSON ({reason}); a JSON value on each line, or one array, is needed"
         ) from None
+
+
+def check_text(value: Any, at: str, right: str = "strings alone are read") -> None:
+    """Raise :class:`UserError`, beginning with ``at`` and ending with ``right``, for what is not a string of whole
+    characters: JSON can hold one half of a surrogate pair, which no encoding and no tokenizer takes."""
+    if not isinstance(value, str):
+        raise UserError(f"{at} is {_KINDS.get(type(value), type(value).__name__)}, not text; {right}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(value[error.start]):04x}, character {error.start + 1}"
+        raise UserError(f"{at} holds half a surrogate pair ({half}); mend or remove that row") from None
 
 
 def write_bytes(path: Path, content: bytes) -> None:

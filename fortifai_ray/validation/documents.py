@@ -23,16 +23,6 @@ _DEEPEST = 64  # levels; a study has fewer than ten
 _GROWTH = 1_000_000  # characters that aliases may add: what is longer is a mistake, or an attack
 
 
-def read_text(path: Path, what: str) -> str:
-    """A text file's content; ``what`` it should be is for messages. Raises :class:`UserError`."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); give {what}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is not UTF-8 text ({error})") from error
-
-
 def read_yaml(path: Path, what: str) -> Any:
     """The content of a YAML file; ``what`` it should be is for messages.
 

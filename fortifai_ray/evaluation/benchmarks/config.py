@@ -109,7 +109,7 @@ class Blimp(_Benchmark):
 
     @model_validator(mode="after")
     def _paradigms_are_there(self) -> Self:
-        there = sorted(file.stem for file in Path(self.path).glob("*.jsonl"))
+        there = sorted(self._there)
         if not there:
             raise ValueError(f"{self.path} has no *.jsonl: give a folder with BLiMP's paradigms")
         for name in self.paradigms or ():
@@ -120,8 +120,13 @@ class Blimp(_Benchmark):
     @property
     def files(self) -> dict[str, Path]:
         """Paradigms and their files, ordered by name."""
-        files = {file.stem: file for file in sorted(Path(self.path).glob("*.jsonl"))}
+        files = self._there
         return {name: files[name] for name in sorted(set(self.paradigms or files))}
+
+    @property
+    def _there(self) -> dict[str, Path]:
+        found = Path(self.path).glob("*.jsonl")  # hidden ones too, such as macOS's shadows
+        return {file.stem: file for file in found if not file.name.startswith(".")}
 
     def _measures(self) -> Iterator[str]:
         yield from super()._measures()

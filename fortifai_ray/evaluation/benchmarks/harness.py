@@ -130,6 +130,11 @@ class CountingLM(HFLM):
         return super().loglikelihood_rolling(requests, disable_tqdm=True)
 
     def _loglikelihood_tokens(self, requests: Any, disable_tqdm: bool = True, override_bs: int | None = None) -> Any:
+        for text, _, rest in requests:
+            if not rest:  # on which lm-evaluation-harness fails an assertion
+                raise UserError(
+                    f"a benchmark's answer has no token, so that it cannot be scored: {text!r}; remove its row"
+                )
         self.truncated += sum(len(context) + len(rest) > self.max_length + 1 for _, context, rest in requests)
         fitting = [(text, context, rest[-self.max_length :]) for text, context, rest in requests]
         return super()._loglikelihood_tokens(fitting, disable_tqdm=True, override_bs=override_bs)

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from fortifai_ray.errors import UserError
+from fortifai_ray.files import check_text, read_values
 from fortifai_ray.seeds import generator
-from fortifai_ray.validation import read_text
 
 _TEXTS = ("context", "sentence_true", "sentence_false")
 
@@ -82,28 +82,24 @@ def load_exam(path: Path, limit: int | None = None) -> Exam:
     Raises:
         UserError: the file cannot be read, is not a JSON list of questions, or none of its questions can be scored.
     """
-    try:
-        content = json.loads(read_text(path, "a KR-test's JSON file"))
-    except ValueError as error:
-        raise UserError(f"{path}: is not JSON ({error}); a list of questions is needed") from error
-    if not isinstance(content, list) or not content:
+    content = list(read_values(path, "a KR-test's JSON file"))
+    if not content:
         raise UserError(f"{path}: a JSON list of questions with {', '.join(_TEXTS)} is needed")
-    exam = make_exam((_question(path, index, row) for index, row in enumerate(content)), limit)
+    exam = make_exam((_question(f"{path}: {place}", row) for place, row in content), limit)
     if not exam.questions:
         raise UserError(f"{path}: no question can be scored (the first: {exam.skipped[0]}; keys: {', '.join(_TEXTS)})")
     return exam
 
 
-def _question(path: Path, index: int, row: Any) -> Question:
+def _question(at: str, row: Any) -> Question:
     if not isinstance(row, dict):
-        raise UserError(f"{path}: question {index + 1} is not a mapping with {', '.join(_TEXTS)}")
+        raise UserError(f"{at}: is not a mapping with {', '.join(_TEXTS)}")
     texts = {name: row.get(name) or "" for name in _TEXTS}
     location = row.get("location", 0)
     for name, value in texts.items():
-        if not isinstance(value, str):
-            raise UserError(f"{path}: question {index + 1}: {name} must be text, not {value!r}")
+        check_text(value, f"{at}: {name}")
     if not isinstance(location, int):
-        raise UserError(f"{path}: question {index + 1}: location must be a line number, not {location!r}")
+        raise UserError(f"{at}: location must be a line number, not {location!r}")
     return Question(**texts, location=location)
 
 

@@ -4,7 +4,6 @@ The task files name these functions by their module's path, which is part of eve
 lm-evaluation-harness calls them with a task's ``dataset_kwargs`` (a path per split) and its metadata.
 """
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.evaluation.signs.scoring import exp
-from fortifai_ray.validation import read_text
+from fortifai_ray.files import check_text, read_text, read_values
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 SPLITS = ("train", "validation", "test")
 _WHAT = "the benchmark's file"
 CHOICES = 4  # HellaSwag's endings
-_ARTICLE = re.compile(r"^ = [^=].* = $", re.MULTILINE)  # a WikiText article's title
+ARTICLE = re.compile(r"^ = [^=].* = $", re.MULTILINE)  # a WikiText article's title
 
 
 def blimp_context(_: Mapping[str, Any]) -> str:
@@ -40,52 +39,89 @@ def weighted_perplexity(items: list[tuple[float, int]]) -> float:
     return exp(-sum(value for value, _ in items) / sum(weight for _, weight in items))
 
 
-def read_jsonl(path: Path, needed: tuple[str, ...], optional: tuple[str, ...] = ()) -> list[dict[str, Any]]:
-    """The rows of a file of JSON lines: the ``needed`` columns and the ``optional`` ones ("" where missing).
+def read_rows(
+    path: Path, texts: tuple[str, ...], optional: tuple[str, ...] = (), others: tuple[str, ...] = ()
+) -> list[tuple[str, dict[str, Any]]]:
+    """The rows of a file of JSON lines (or one array), each with its place: the columns ``texts``, which are strings
+    and not empty, the ``optional`` ones ("" where missing), and ``others`` of any type.
 
-    Other columns are dropped: each column of a data set must have one type, and these need not. Empty lines are
-    skipped.
+    Further columns are dropped: each column of a data set must have one type, and these need not.
 
     Raises:
-        UserError: the file cannot be read or holds no row, or a row is not a mapping or lacks one of ``needed``.
+        UserError: the file cannot be read or holds no row, a row is not a mapping or lacks a column, or a text is none.
     """
     rows = []
-    for number, line in enumerate(read_text(path, _WHAT).splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UserError(
-                f"{path}: line {number} is not valid JSON ({error}); each line must be a JSON mapping"
-            ) from error
-        missing = [key for key in needed if not isinstance(row, dict) or row.get(key) in (None, "", [])]
+    needed = (*texts, *others)
+    for place, row in read_values(path, _WHAT):
+        missing = [key for key in needed if not isinstance(row, dict) or _is_empty(row.get(key))]
         if missing or not isinstance(row, dict):
-            raise UserError(f"{path}: line {number} has no {missing[0] if missing else 'keys'}; {_keys(needed)}")
-        rows.append({**{key: row[key] for key in needed}, **{key: row.get(key) or "" for key in optional}})
+            raise UserError(f"{path}: {place} has no {missing[0] if missing else 'keys'}; {_keys(needed)}")
+        rows.append((place, {**{key: row[key] for key in needed}, **{key: row.get(key) or "" for key in optional}}))
+        for key in (*texts, *optional):
+            check_text(rows[-1][1][key], f"{path}: {place}: {key}")
     if not rows:
         raise UserError(f"{path}: the file has no rows; {_keys(needed)}")
     return rows
 
 
+def _is_empty(value: Any) -> bool:
+    return value is None or value == [] or (isinstance(value, str) and not value.strip())
+
+
 def _keys(needed: tuple[str, ...]) -> str:
-    return f"each line must be a JSON mapping with {', '.join(needed)}"
+    return f"each row must be a JSON mapping with {', '.join(needed)}"
 
 
-read_blimp = partial(read_jsonl, needed=("sentence_good", "sentence_bad"))
-read_gsm8k = partial(read_jsonl, needed=("question", "answer"))
+def read_blimp(path: Path) -> list[dict[str, Any]]:
+    """``sentence_good, sentence_bad``; see :func:`read_rows`."""
+    return [row for _, row in read_rows(path, ("sentence_good", "sentence_bad"))]
+
+
+def read_gsm8k(path: Path) -> list[dict[str, Any]]:
+    """``question, answer``; see :func:`read_rows`."""
+    return [row for _, row in read_rows(path, ("question", "answer"))]
 
 
 def read_hellaswag(path: Path) -> list[dict[str, Any]]:
-    """``activity_label, ctx_a, ctx_b, endings, label`` (as text); see :func:`read_jsonl`."""
-    rows = read_jsonl(path, ("activity_label", "ctx_a", "endings", "label"), ("ctx_b",))
-    for number, row in enumerate(rows, 1):
-        if not isinstance(row["endings"], list) or len(row["endings"]) != CHOICES:
-            raise UserError(f"{path}: row {number}: endings must be a list of {CHOICES} (HellaSwag's own format)")
+    """``activity_label, ctx_a, ctx_b, endings, label`` (as text), of the rows that can be scored; see
+    :func:`read_rows`."""
+    rows = [row for _, row in _hellaswag(path) if not _empty_ending(row)]
+    if not rows:
+        raise UserError(f"{path}: no row can be scored: each has an empty ending")
+    return rows
+
+
+def skipped_hellaswag(path: Path) -> dict[str, str]:
+    """The places of the rows that cannot be scored, and why: an empty ending has no likelihood."""
+    skipped = {place: _empty_ending(row) for place, row in _hellaswag(path)}
+    return {place: f"ending {number} is empty" for place, number in skipped.items() if number}
+
+
+def _hellaswag(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    rows = read_rows(path, ("activity_label", "ctx_a"), ("ctx_b",), ("endings", "label"))
+    for place, row in rows:
+        at, endings = f"{path}: {place}", row["endings"]
+        if not isinstance(endings, list) or len(endings) != CHOICES:
+            raise UserError(f"{at}: endings must be a list of {CHOICES} (HellaSwag's own format)")
+        for number, ending in enumerate(endings, 1):
+            check_text(ending, f"{at}: ending {number}")
         if str(row["label"]) not in map(str, range(CHOICES)):
-            raise UserError(f"{path}: row {number}: label must be 0 to {CHOICES - 1}, not {row['label']!r}")
+            raise UserError(f"{at}: label must be 0 to {CHOICES - 1}, not {row['label']!r}")
         row["label"] = str(row["label"])
     return rows
+
+
+def _empty_ending(row: Mapping[str, Any]) -> int:
+    """The number of the first ending of which lm-evaluation-harness's preprocessing, which takes out what is in
+    brackets, leaves nothing; 0 where there is none."""
+    left = (re.sub(r"\[.*?\]", "", ending.strip().replace(" [title]", ". ")) for ending in row["endings"])
+    return next((number for number, ending in enumerate(left, 1) if not ending.strip()), 0)
+
+
+def split_articles(text: str) -> list[str]:
+    """WikiText's articles, each from its title on; any other text whole."""
+    titles = [match.start() for match in ARTICLE.finditer(text)]
+    return [text[start:end] for start, end in pairwise([0, *titles[1:], len(text)])]
 
 
 def read_pages(path: Path) -> list[dict[str, Any]]:
@@ -94,11 +130,7 @@ def read_pages(path: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: the file cannot be read or has no text.
     """
-    text = read_text(path, _WHAT)
-    titles = [match.start() for match in _ARTICLE.finditer(text)]
-    bounds = [0, *titles[1:], len(text)] if len(titles) > 1 else [0, len(text)]
-    pages = (text[start:end] for start, end in pairwise(bounds))
-    rows = [{"page": page} for page in pages if page.strip()]
+    rows = [{"page": page} for page in split_articles(read_text(path, _WHAT)) if page.strip()]
     if not rows:
         raise UserError(f"{path}: the file has no text")
     return rows

@@ -18,7 +18,7 @@ from fortifai_ray.evaluation.benchmarks import kr_questions, kr_scoring
 from fortifai_ray.evaluation.benchmarks.config import Benchmark, BenchmarksConfig, KrTest
 from fortifai_ray.evaluation.benchmarks.kr_questions import Exam, load_exam, make_exam
 from fortifai_ray.evaluation.benchmarks.report import BenchmarkReport, EntryReport, Measure, accuracy, mean_accuracy
-from fortifai_ray.evaluation.benchmarks.tasks import TaskFile, check_files, task_files
+from fortifai_ray.evaluation.benchmarks.tasks import TaskFile, check_files, skipped_rows, task_files
 from fortifai_ray.storage.store import canonical_hash, file_sha256
 
 VERSION = 1  # bump when the same checkpoint and files give other measures
@@ -49,6 +49,7 @@ def identity(
                 known |= {"generator": kr_questions.VERSION, "made_from": dict(made_from or {})}
         else:
             known |= {"lm_eval": version("lm_eval"), "tasks": {file.name: file.sha256 for file in task_files(entry)}}
+            known |= {"skipped": [*skipped]} if (skipped := skipped_rows(entry)) else {}
         entries.append(known)
     return {"version": VERSION, "dtype": config.dtype, "benchmarks": entries}
 
@@ -163,7 +164,10 @@ def _run_harness(network: Any, tokenizer: Any, entry: Benchmark, batch_size: int
         "windowed": result.windowed,
         "not_finite": sum(not is_finite(sample) for file in files for sample in result.samples[file.name]),
     }
-    return EntryReport(entry, measures, given, documents, result.truncated, 0, provenance)
+    skipped = skipped_rows(entry)
+    if skipped:
+        provenance["skipped_reasons"] = [{"position": at, "reason": reason} for at, reason in skipped.items()]
+    return EntryReport(entry, measures, given, documents, result.truncated, len(skipped), provenance)
 
 
 def _perplexity(entry: Benchmark, name: str, results: Mapping[str, Any], documents: int) -> Measure:

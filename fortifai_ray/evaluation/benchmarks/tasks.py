@@ -115,3 +115,9 @@ def check_files(entries: Sequence[Benchmark]) -> None:
     for entry in entries:
         for file in entry.files.values():
             _READERS[entry.task](file)
+
+
+def skipped_rows(entry: Benchmark) -> dict[str, str]:
+    """The rows of an entry's files that cannot be scored and are left out, by their place, and why."""
+    files = entry.files.values() if entry.task == "hellaswag" else ()
+    return {place: why for file in files for place, why in local_data.skipped_hellaswag(file).items()}

@@ -1,5 +1,6 @@
 """A study file's settings of a language family: the model, its corpus, training and evaluation."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -65,12 +66,12 @@ class CorpusConfig(Section):
     """
 
     source: Literal["pydoc"] | None = Field(None, description="the documentation that comes with Python, in English")
-    path: str | None = Field(None, description="a .txt, .jsonl or .parquet file, or a folder of them")
+    path: str | None = Field(None, description="a file of .txt, .jsonl, .json, .parquet or .arrow, or a folder of them")
     dataset: str | None = Field(None, description="a dataset of the Hugging Face hub")
     written_by: WrittenBy | None = Field(None, description="text that a chain of another study generated")
     name: str | None = Field(None, description="configuration of the dataset")
-    split: str = Field("train", description="split of the dataset")
-    text_column: str = Field("text", description="column of the text, in .jsonl, .parquet and datasets")
+    split: str = Field("train", description="split of the dataset, also of one that was saved to a folder")
+    text_column: str = Field("text", description="column of the text in JSON, tables and datasets; nested: `data.text`")
     held_out: float = Field(0.1, gt=0.0, lt=1.0, description="share of the text")
     train_tokens: int | None = Field(
         None, gt=0, description="generation 0's tokens, drawn by the recipe's seed; null: all that the regime leaves it"
@@ -82,8 +83,8 @@ class CorpusConfig(Section):
         given = [name for name in origins if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"give exactly one of {', '.join(origins)} (given: {', '.join(given) or 'none'})")
-        if self.path is not None and not Path(self.path).exists():
-            raise ValueError(f"there is no {self.path} (looked for from {Path.cwd().name}/)")
+        if self.path is not None and not os.path.exists(self.path):  # False, too, where that cannot be known
+            raise ValueError(f"there is no {self.path or 'empty path'} (looked for from {Path.cwd().name}/)")
         return self
 
 

@@ -4,13 +4,10 @@ The corpus is a stage like any other, made from texts and tokenizer settings; it
 and held-out tokens. It is prepared before anything starts, so this imports neither torch nor Ray.
 """
 
-import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +16,7 @@ import numpy as np
 from fortifai_ray.engines.pretrained import in_short, load_tokenizer
 from fortifai_ray.errors import UserError
 from fortifai_ray.families.language.config import CorpusConfig, ModelConfig
-from fortifai_ray.families.language.written import read_written
+from fortifai_ray.families.language.texts import read_documents
 from fortifai_ray.seeds import generator
 from fortifai_ray.storage.store import Stage, StageKey, StageStore, file_sha256
 
@@ -27,7 +24,8 @@ VERSION = 1  # bump when the same text gives other tokens
 END_OF_TEXT = "<|endoftext|>"
 SUSPICIOUS = 0.01  # share of special tokens in a text; WikiText's <unk>, where a tokenizer has it, is 2 to 3%
 _PIECE = 1 << 22  # tokens counted at a time
-_ARTICLE = re.compile(r"^ = [^=].* = $", re.MULTILINE)  # a WikiText article's title
+_OF_CALLS = {"max_length", "stride", "truncation_strategy", "pad_to_multiple_of", "pad_token_type_id"}
+_SIDES = {"padding_side", "truncation_side"}
 
 
 @dataclass(frozen=True)
@@ -103,12 +101,9 @@ def prepare_corpus(config: CorpusConfig, model: ModelConfig, store: StageStore) 
     Raises :class:`UserError` for a text that cannot be read or split, or a tokenizer that cannot be loaded.
     """
     documents = read_documents(config)
-    text_hash = hashlib.sha256("\x00".join(documents).encode()).hexdigest()
-    tokenizer = (
-        {"train": "byte-level BPE", "vocab_size": model.vocab_size} if model.preset else _pretrained_identity(model)
-    )
-    key = StageKey("corpus", VERSION, {"text": text_hash, "held_out": config.held_out, "tokenizer": tokenizer})
-    return Corpus(store.step(key, lambda folder: _tokenise(documents, config, model, folder)))
+    inputs = {"text": documents.hash, "held_out": config.held_out, "tokenizer": _tokenizer_identity(model)}
+    key = StageKey("corpus", VERSION, inputs)
+    return Corpus(store.step(key, lambda folder: _tokenise(documents.texts, config, model, folder)))
 
 
 def open_corpus(stage_hash: str, store: StageStore) -> Corpus:
@@ -122,16 +117,23 @@ def open_corpus(stage_hash: str, store: StageStore) -> Corpus:
 @lru_cache(maxsize=8)  # most of a study's recipes share one corpus
 def describe_corpus(config: CorpusConfig, stage_hash: str, store: StageStore) -> tuple[str, ...]:
     """What a dry run says of a corpus: its size, its longest document, special tokens in its text."""
-    corpus = open_corpus(stage_hash, store)
+    corpus, documents = open_corpus(stage_hash, store), read_documents(config)
     where = config.path or config.dataset or config.source or "written text"
     ends = (corpus.train_ends, corpus.held_out_ends)
-    documents, longest = sum(map(len, ends)), max(int(np.diff(each, prepend=0).max()) - 1 for each in ends)
+    longest = max(int(np.diff(each, prepend=0).max()) - 1 for each in ends)
     line = (
-        f"corpus: {where}: {len(corpus.train):,} training and {len(corpus.held_out):,} held-out tokens "
-        f"of {documents:,} documents, the longest of {longest:,} tokens"
+        f"corpus: {where}: {len(corpus.train):,} training and {len(corpus.held_out):,} held-out tokens of "
+        f"{len(documents.texts):,} documents"
+        + (f" in {documents.files:,} files" if documents.files > 1 else "")
+        + f", the longest of {longest:,} tokens"
+        + (f"; {documents.left_out} documents are left out" if documents.left_out else "")
     )
-    counts = corpus.count_special()
-    return (line, *_special_line(counts, len(corpus.train) + len(corpus.held_out) - documents))
+    state = corpus.stage.outputs.get("left_out")
+    return (
+        line,
+        *(f"tokenizer: the {name} that its tokenizer.json carries from a call is left out" for name in state or ()),
+        *_special_line(corpus.count_special(), len(corpus.train) + len(corpus.held_out) - sum(map(len, ends))),
+    )
 
 
 def _special_line(counts: Mapping[str, int], tokens: int) -> tuple[str, ...]:
@@ -144,84 +146,6 @@ def _special_line(counts: Mapping[str, int], tokens: int) -> tuple[str, ...]:
     if total < SUSPICIOUS * tokens:
         return (f"corpus: {line}",)
     return (f"warning: corpus: {line}; they are trained on like words: check the text and its tokenizer",)
-
-
-def read_documents(config: CorpusConfig) -> list[str]:
-    """The corpus as whole documents, in a fixed order."""
-    if config.source == "pydoc":
-        from pydoc_data.topics import topics
-
-        documents = [topics[name] for name in sorted(topics)]
-    elif config.path is not None:
-        documents = _read_path(Path(config.path), config.text_column)
-    elif config.written_by is not None:
-        documents = read_written(config.written_by)
-    else:
-        documents = _read_hub(config)
-    documents = [document for document in documents if document.strip()]
-    if len(documents) < 2:
-        where = config.path or config.dataset or config.source or "the text written"
-        raise UserError(
-            f"corpus: {where} holds {len(documents)} document(s); at least 2 are needed, so that one can be held out"
-        )
-    return documents
-
-
-def _read_path(path: Path, column: str) -> list[str]:
-    readers = {".txt": _read_text, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
-    files = sorted(file for file in path.rglob("*") if file.suffix in readers) if path.is_dir() else [path]
-    if not files or files[0].suffix not in readers:
-        raise UserError(f"corpus.path: {path}: .txt, .jsonl or .parquet text is needed (or a folder of it)")
-    try:
-        return [document for file in files for document in readers[file.suffix](file, column)]
-    except (KeyError, ValueError, OSError) as error:
-        raise UserError(f"corpus.path: {path} cannot be read: {error}") from error
-
-
-def _read_text(file: Path, _: str) -> list[str]:
-    text = file.read_text(encoding="utf-8")
-    starts = [match.start() for match in _ARTICLE.finditer(text)]
-    if len(starts) > 1:  # WikiText: a document per article
-        bounds = [0, *starts[1:], len(text)]
-        return [text[start:end] for start, end in pairwise(bounds)]
-    return re.split(r"\n\s*\n", text)  # anything else: a document per paragraph
-
-
-def _read_jsonl(file: Path, column: str) -> list[str]:
-    with file.open(encoding="utf-8") as lines:
-        return [str(json.loads(line)[column]) for line in lines if line.strip()]
-
-
-def _read_parquet(file: Path, column: str) -> list[str]:
-    import pyarrow.parquet as pq
-
-    return [str(text) for text in pq.read_table(file, columns=[column])[column].to_pylist()]
-
-
-def _read_hub(config: CorpusConfig) -> list[str]:
-    try:
-        import datasets
-    except ImportError as error:
-        raise UserError("corpus.dataset: the package `datasets` is needed (pip install datasets)") from error
-    try:
-        rows = datasets.load_dataset(config.dataset, config.name, split=config.split)
-        texts = [str(text) for text in rows[config.text_column]]
-    except Exception as error:  # the hub's client raises dozens of kinds; each means that the data set is not available
-        reason = str(error).splitlines()[0]
-        raise UserError(f"corpus.dataset: {config.dataset} ({config.name}) cannot be loaded: {reason}") from error
-    return _join_articles(texts)
-
-
-def _join_articles(lines: list[str]) -> list[str]:
-    """Join WikiText, a row per line on the hub, into articles; other data sets are unchanged."""
-    if not any(_ARTICLE.fullmatch(line.rstrip("\n")) for line in lines):
-        return lines
-    documents: list[list[str]] = [[]]
-    for line in lines:
-        if _ARTICLE.fullmatch(line.rstrip("\n")):
-            documents.append([])
-        documents[-1].append(line)
-    return ["".join(lines) for lines in documents]
 
 
 def split_documents(documents: list[str], held_out: float) -> tuple[list[str], list[str]]:
@@ -248,11 +172,11 @@ def _tokenise(documents: list[str], config: CorpusConfig, model: ModelConfig, fo
         end_of_text = _train_tokenizer(train, model.vocab_size, folder / "tokenizer")
     else:
         end_of_text = _save_pretrained_tokenizer(model, folder / "tokenizer")
+    left_out = [] if model.preset else _forget_calls(folder / "tokenizer", _origin(model, "tokenizer_config.json"))
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer" / "tokenizer.json"))
-    tokenizer.no_truncation()
-    outputs: dict[str, Any] = {"end_of_text": end_of_text, "documents": len(documents)}
+    outputs: dict[str, Any] = {"end_of_text": end_of_text, "documents": len(documents), "left_out": left_out}
     for name, texts in (("train", train), ("held_out", held_out)):
         encoded = tokenizer.encode_batch(texts, add_special_tokens=False)
         rows = [np.array([*row.ids, end_of_text], dtype=np.int32) for row in encoded]
@@ -286,21 +210,98 @@ def _train_tokenizer(texts: list[str], vocab_size: int, folder: Path) -> int:
     return end_of_text
 
 
+def _call_state(file: Path) -> list[str]:
+    """What calls have left in a ``tokenizer.json`` and would change the tokens of a text: padding fills every document
+    up to the longest, dropout merges at random. (Truncation is left out of every file that is saved here.)"""
+    if not file.is_file():
+        return []
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        found = {"padding": content.get("padding"), "dropout": content["model"].get("dropout")}
+    except (ValueError, KeyError, AttributeError):  # what is no tokenizer is refused where it is loaded
+        return []
+    return [name for name, value in found.items() if value]
+
+
+def _forget_calls(folder: Path, settings_before: Path) -> list[str]:
+    """Take out of a saved tokenizer what calls have left in it; returns what of that would change a text's tokens.
+
+    transformers copies such a state into the settings, where only a side that was set before stays.
+    """
+    file, settings = folder / "tokenizer.json", folder / "tokenizer_config.json"
+    found, content = _call_state(file), json.loads(file.read_text(encoding="utf-8"))
+    if not found and not content.get("truncation"):
+        return []
+    content |= {"padding": None, "truncation": None}
+    if "dropout" in content["model"]:  # of BPE alone
+        content["model"]["dropout"] = None
+    _write_json(file, content)
+    if settings.is_file():
+        before = json.loads(settings_before.read_text(encoding="utf-8")) if settings_before.is_file() else {}
+        unwanted = _OF_CALLS | (_SIDES - before.keys())
+        now = json.loads(settings.read_text(encoding="utf-8"))
+        _write_json(settings, {key: value for key, value in now.items() if key not in unwanted})
+    return found
+
+
+def _write_json(file: Path, content: dict[str, Any]) -> None:
+    file.write_text(json.dumps(content, ensure_ascii=False, indent=2), encoding="utf-8")
+
+
 def _save_pretrained_tokenizer(model: ModelConfig, folder: Path) -> int:
+    where = f"family.model: {model.checkpoint}"
     try:
         tokenizer = load_tokenizer(model.checkpoint, model.revision)
+        if tokenizer.is_fast:
+            tokenizer.save_pretrained(folder)
     except Exception as error:  # transformers raises many kinds here; each means that there is no tokenizer
         reason = in_short(error)
         raise UserError(f"family.model: no tokenizer could be loaded from {model.checkpoint}: {reason}") from error
-    if not tokenizer.is_fast or tokenizer.eos_token_id is None:
-        raise UserError(f"family.model: {model.checkpoint} needs a fast tokenizer with an end-of-text token")
-    tokenizer.save_pretrained(folder)
+    if not (folder / "tokenizer.json").is_file():
+        raise UserError(
+            f"{where}: its {type(tokenizer).__name__} has no fast form, which reads a corpus; a folder with a "
+            "tokenizer.json is needed"
+        )
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"{where}: its tokenizer has no end-of-text token, which parts the documents; set eos_token in its "
+            "tokenizer_config.json"
+        )
     return int(tokenizer.eos_token_id)
 
 
-def _pretrained_identity(model: ModelConfig) -> dict[str, Any]:
-    """The identity of a pretrained tokenizer: its files' content, or its hub name and revision."""
+def _tokenizer_identity(model: ModelConfig) -> dict[str, Any]:
+    """What determines the tokens: how a tokenizer is trained, a pretrained one's files, or its hub name and revision.
+
+    A state of calls that is left out is part of it: older stages were made with it.
+    """
+    if model.preset:
+        return {"train": "byte-level BPE", "vocab_size": model.vocab_size}
     if model.path is None:
-        return {"hub": model.hub, "revision": model.revision}
-    files = sorted(p for p in Path(model.path).iterdir() if p.is_file() and not p.name.endswith(".safetensors"))
-    return {file.name: file_sha256(file) for file in files if "token" in file.name or "vocab" in file.name}
+        identity: dict[str, Any] = {"hub": model.hub, "revision": model.revision}
+    else:
+        folder = Path(model.path)
+        names = [file.name for file in sorted(folder.iterdir()) if file.is_file() and _is_of_tokenizer(file, folder)]
+        identity = {name: file_sha256(folder / name) for name in names}
+    left_out = _call_state(_origin(model, "tokenizer.json"))
+    return identity | ({"left_out": left_out} if left_out else {})
+
+
+def _is_of_tokenizer(file: Path, folder: Path) -> bool:
+    """Whether a file determines the tokens; merges and SentencePiece models do where there is no ``tokenizer.json``."""
+    if file.suffix == ".safetensors":
+        return False
+    slow = file.name == "merges.txt" or file.suffix == ".model"
+    return "token" in file.name or "vocab" in file.name or (slow and not (folder / "tokenizer.json").is_file())
+
+
+def _origin(model: ModelConfig, name: str) -> Path:
+    """A file of a pretrained model's folder, or the copy here of the hub's; a path to nothing where there is none."""
+    if model.path is not None:
+        return Path(model.path) / name
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(str(model.hub), name, revision=model.revision))
+    except Exception:  # a tokenizer that cannot be had is reported where it is loaded
+        return Path(str(model.hub)) / name

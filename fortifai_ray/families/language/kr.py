@@ -14,7 +14,7 @@ import numpy as np
 from fortifai_ray.errors import UserError
 from fortifai_ray.evaluation.benchmarks.kr_questions import make_questions, save_questions
 from fortifai_ray.families.language.config import CorpusConfig
-from fortifai_ray.families.language.corpus import read_documents
+from fortifai_ray.families.language.texts import read_documents
 from fortifai_ray.validation import validated
 
 
@@ -50,14 +50,14 @@ def held_in_texts(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the corpus, write the questions to a file and print how many there are."""
     parser = argparse.ArgumentParser(description="Make knowledge-retention questions from a corpus.")
-    parser.add_argument("corpus", help="pydoc, or a .txt, .jsonl or .parquet file, or a folder of them")
+    parser.add_argument("corpus", help="pydoc, or a file or folder of texts, as `corpus.path` of a study")
     parser.add_argument("--pairs", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, required=True, help="the JSON file to write")
     given = parser.parse_args(arguments)
     origin = {"source": "pydoc"} if given.corpus == "pydoc" else {"path": given.corpus}
     config = validated(CorpusConfig, origin, "corpus")
-    questions = make_questions(read_documents(config), given.pairs, given.seed)
+    questions = make_questions(read_documents(config).texts, given.pairs, given.seed)
     save_questions(questions, given.output)
     print(f"{len(questions)} questions in {given.output}")
 

@@ -130,7 +130,10 @@ class LanguageRecipe(Recipe):
         """Tokenise the corpus; returns its stage's hash."""
         from fortifai_ray.families.language.corpus import prepare_corpus
 
-        return prepare_corpus(self.corpus, self.family.model, store).hash
+        try:
+            return prepare_corpus(self.corpus, self.family.model, store).hash
+        except UserError as error:
+            raise UserError(f"{source}: {error}") from None
 
     def engine_start(self, prepared: str | None, store: StageStore, folder: Path) -> EngineConfig | None:
         """vLLM's or transformers' engine; the model's ``config.json`` is what it starts from."""

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.evaluation.benchmarks.config import BenchmarksConfig
+from fortifai_ray.evaluation.benchmarks.local_data import read_blimp
 from fortifai_ray.evaluation.benchmarks.run import identity
 from fortifai_ray.evaluation.benchmarks.tasks import check_files
 
@@ -96,7 +97,11 @@ def test_an_entry_with_a_name_declares_its_metrics_under_it(tmp_path: Path, wiki
     [
         ({"sentence_good": "Who ate it?"}, "line 1 has no sentence_bad"),
         ({**PAIR, "sentence_bad": ""}, "line 1 has no sentence_bad"),
-        ([1], "line 1 has no sentence_good"),
+        ({**PAIR, "sentence_bad": " "}, "line 1 has no sentence_bad"),
+        ({**PAIR, "sentence_bad": ["Who?"]}, "line 1: sentence_bad is a list, not text"),
+        ({**PAIR, "sentence_bad": "Who \ud83d?"}, "line 1: sentence_bad holds half a surrogate pair"),
+        ([1], "item 1 has no sentence_good"),
+        ("Who?", "line 1 has no sentence_good"),
     ],
 )
 def test_a_malformed_file_is_refused(tmp_path: Path, row: Any, message: str) -> None:
@@ -107,6 +112,27 @@ def test_a_malformed_file_is_refused(tmp_path: Path, row: Any, message: str) -> 
     assert "a.jsonl" in str(error.value)
 
 
+PAIRS = ['{"sentence_good": "Who\u2028\u2029\x85?", "sentence_bad": "Whom?"}', json.dumps(PAIR)]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["\ufeff" + "\r\n\r\n".join(PAIRS), "\n".join(PAIRS), f"[{','.join(PAIRS)}]"],
+    ids=["written on Windows", "lines", "an array"],
+)
+def test_a_file_of_another_make_is_read(content: str, tmp_path: Path) -> None:
+    """Byte-order marks, line ends and separators inside strings neither stop a benchmark nor cut its rows."""
+    (tmp_path / "a.jsonl").write_text(content, newline="")
+    rows = read_blimp(tmp_path / "a.jsonl")
+    assert [row["sentence_good"] for row in rows] == ["Who\u2028\u2029\x85?", PAIR["sentence_good"]]
+
+
+def test_hidden_files_are_no_paradigms(tmp_path: Path) -> None:
+    """macOS leaves a shadow of each file, a notebook its checkpoints."""
+    folder = _blimp(tmp_path / "blimp", "a", "._a")
+    assert [*_config({"task": "blimp", "path": folder}).benchmarks[0].files] == ["a"]
+
+
 def test_hellaswag_needs_four_endings_and_a_label(tmp_path: Path, hellaswag: Path) -> None:
     """Its test split has no labels: that cannot be scored."""
     config = _config({"task": "hellaswag", "path": str(hellaswag)})
@@ -114,6 +140,9 @@ def test_hellaswag_needs_four_endings_and_a_label(tmp_path: Path, hellaswag: Pat
     row = json.loads(hellaswag.read_text().splitlines()[0])
     for change, message in (
         ({"endings": ["a", "b"]}, "endings must be a list of 4"),
+        ({"endings": ["a", "", "c", "d"]}, "no row can be scored"),
+        ({"endings": ["a", "b", "c", None]}, "line 1: ending 4 is null, not text"),
+        ({"ctx_b": 5}, "line 1: ctx_b is a number, not text"),
         ({"label": 4}, "label must be 0 to 3, not 4"),
         ({"label": ""}, "has no label"),
     ):

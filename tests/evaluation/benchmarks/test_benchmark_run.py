@@ -55,6 +55,36 @@ def test_counts_and_names(checkpoint: Path, blimp: dict[str, Any], wikitext: Pat
     json.dumps(details, allow_nan=False)
 
 
+def test_rows_with_an_empty_ending_are_skipped_and_counted(checkpoint: Path, hellaswag: Path, tmp_path: Path) -> None:
+    """HellaSwag's own preprocessing takes out what is in brackets, and lm-evaluation-harness fails where nothing is
+    left: the other rows are scored as they are alone."""
+    first, *others = map(json.loads, hellaswag.read_text().splitlines())
+    empty = [{**first, "endings": ["a", "b", "c", ending]} for ending in ("", " \n", "[header]", "[a] [b]")]
+    path = tmp_path / "h.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in (*empty[:3], first, empty[3], *others)))
+    reports = [run_benchmarks(checkpoint, _config({"task": "hellaswag", "path": str(at)})) for at in (path, hellaswag)]
+    assert reports[0].answers == reports[1].answers
+    skipped = [report.metrics()["hellaswag_skipped"] for report in reports]
+    assert skipped == [4, 0]
+    reasons = reports[0].details()["entries"][0]["skipped_reasons"]
+    assert reasons[3] == {"position": "line 5", "reason": "ending 4 is empty"}
+    path.write_text(json.dumps(empty[0]))
+    with pytest.raises(UserError, match="no row can be scored"):
+        run_benchmarks(checkpoint, _config({"task": "hellaswag", "path": str(path)}))
+
+
+def test_an_answer_without_tokens_is_refused(checkpoint: Path, hellaswag: Path, tmp_path: Path) -> None:
+    """A tokenizer may leave nothing of an answer: one line, where lm-evaluation-harness stops on an assertion."""
+    folder = shutil.copytree(checkpoint, tmp_path / "model")
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["normalizer"] = {"type": "Replace", "pattern": {"String": " zap"}, "content": ""}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    row = json.loads(hellaswag.read_text().splitlines()[0])
+    (tmp_path / "h.jsonl").write_text(json.dumps({**row, "endings": ["a", "b", "c", "zap"]}))
+    with pytest.raises(UserError, match=r"answer has no token.*Removing ice.*remove its row"):
+        run_benchmarks(folder, _config({"task": "hellaswag", "path": str(tmp_path / "h.jsonl")}))
+
+
 def test_gsm8k_counts_prompts_that_were_cut(checkpoint: Path, data_dir: Path) -> None:
     """Five worked examples do not fit a context of 512 tokens."""
     entry = {"task": "gsm8k", "path": str(data_dir / "gsm8k"), "limit": 2, "max_new_tokens": 4}

@@ -31,12 +31,14 @@ def test_what_is_saved_is_read_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is not JSON"),
-        ("{}", "a JSON list of questions"),
+        ("{", "line 1: is not valid JSON"),
+        ("{}", "no question can be scored"),
         ("[]", "a JSON list of questions"),
-        ("[1]", "question 1 is not a mapping"),
-        (json.dumps([GOOD, {**GOOD, "context": 5}]), "question 2: context must be text, not 5"),
-        (json.dumps([{**GOOD, "location": "x"}]), "question 1: location must be a line number"),
+        ("", "a JSON list of questions"),
+        ("[1]", "item 1: is not a mapping"),
+        (json.dumps([GOOD, {**GOOD, "context": 5}]), "item 2: context is a number, not text"),
+        (json.dumps([GOOD, {**GOOD, "context": "\ud83d"}]), "item 2: context holds half a surrogate pair"),
+        (json.dumps(GOOD) + "\n" + json.dumps({**GOOD, "location": "x"}), "line 2: location must be a line number"),
         (json.dumps([{"context": "a", "sentence_true": "b"}]), "it has no sentence_false"),
     ],
 )

@@ -1,7 +1,9 @@
 """The human text: nothing held out is trained on, and what cannot be read is said."""
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,15 @@ from transformers import AutoTokenizer
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.families.language.config import CorpusConfig, ModelConfig
-from fortifai_ray.families.language.corpus import Corpus, prepare_corpus, read_documents, split_documents
+from fortifai_ray.families.language.corpus import (
+    END_OF_TEXT,
+    Corpus,
+    _tokenizer_identity,
+    describe_corpus,
+    prepare_corpus,
+    split_documents,
+)
+from fortifai_ray.families.language.texts import read_documents
 from fortifai_ray.storage.store import StageStore
 
 
@@ -28,7 +38,7 @@ def test_no_document_is_on_both_sides(documents: list[str]) -> None:
 
 def test_the_held_out_share_is_the_share_asked_for() -> None:
     """On the text that every CPython carries, to within one of its shorter documents."""
-    documents = read_documents(CorpusConfig(source="pydoc"))
+    documents = read_documents(CorpusConfig(source="pydoc")).texts
     _, held_out = split_documents(documents, 0.1)
     share = sum(map(len, held_out)) / sum(map(len, documents))
     assert 0.09 <= share <= 0.1
@@ -36,7 +46,7 @@ def test_the_held_out_share_is_the_share_asked_for() -> None:
 
 def test_tokens_are_the_text(corpus: Corpus) -> None:
     """Decoding the training tokens gives the training documents, and the tokenizer is an ordinary one."""
-    documents = read_documents(CorpusConfig(source="pydoc"))
+    documents = read_documents(CorpusConfig(source="pydoc")).texts
     train, _ = split_documents(documents, 0.1)
     first = corpus.train[: corpus.train_ends[0]]
     assert first[-1] == corpus.end_of_text
@@ -57,37 +67,133 @@ def test_blocks_are_whole(corpus: Corpus) -> None:
 
 def test_wikitext_is_split_by_article(data_dir: Path) -> None:
     """An article is a document, its sections stay inside it."""
-    documents = read_documents(CorpusConfig(path=str(data_dir / "wikitext-2" / "valid.txt")))
+    documents = read_documents(CorpusConfig(path=str(data_dir / "wikitext-2" / "valid.txt"))).texts
     assert len(documents) == 60
     assert all(document.lstrip().startswith("= ") for document in documents)
     assert "= = " in documents[0]
-
-
-def test_jsonl_and_text_are_read(tmp_path: Path) -> None:
-    """A folder of JSON lines and plain text: a line, and a paragraph, a document."""
-    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in ("one", "two")))
-    (tmp_path / "b.txt").write_text("three\nstill three\n\nfour")
-    assert read_documents(CorpusConfig(path=str(tmp_path))) == ["one", "two", "three\nstill three", "four"]
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "complaint"),
-    [
-        ("a.jsonl", '{"text": "one"}\n{"title": "two"}\n', "cannot be read"),
-        ("a.jsonl", "{", "cannot be read"),
-        ("a.txt", "one paragraph", r"holds 1 document\(s\); at least 2"),
-        ("a.pdf", "…", "is needed"),
-    ],
-)
-def test_what_cannot_be_read_is_said(tmp_path: Path, name: str, content: str, complaint: str) -> None:
-    """One line that names the file and what would be right."""
-    (tmp_path / name).write_text(content)
-    with pytest.raises(UserError, match=complaint) as error:
-        read_documents(CorpusConfig(path=str(tmp_path / name)))
-    assert name in str(error.value)
 
 
 def test_a_tokenizer_that_is_not_there_is_said(tmp_path: Path, model: Path) -> None:
     """A checkpoint without a tokenizer names the folder."""
     with pytest.raises(UserError, match="no tokenizer could be loaded"):
         prepare_corpus(CorpusConfig(source="pydoc"), ModelConfig(path=str(model)), StageStore(tmp_path))
+
+
+PADDING = {"direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0, "pad_token": END_OF_TEXT}
+STATES: dict[str, dict[str, Any]] = {
+    "padding": {"strategy": "BatchLongest"},
+    "padding to a length": {"strategy": {"Fixed": 4096}},
+    "padding on the left": {"strategy": "BatchLongest", "direction": "Left", "pad_to_multiple_of": 64},
+    "truncation": {"max_length": 8, "strategy": "LongestFirst", "stride": 0, "direction": "Right"},
+    "dropout": {},
+}
+
+
+@pytest.fixture(scope="module")
+def pretrained(corpus: Corpus, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with the corpus's tokenizer, and two texts of which one is long."""
+    folder = shutil.copytree(model, tmp_path_factory.mktemp("pretrained") / "clean")
+    shutil.copytree(corpus.tokenizer_path, folder, dirs_exist_ok=True)
+    rows = ["a short text", "another one", "a text", "words " * 400, "still another one"] * 2
+    (folder.parent / "texts.jsonl").write_text("".join(json.dumps(f"{n} {row}") + "\n" for n, row in enumerate(rows)))
+    return folder
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_a_tokenizer_that_was_saved_after_a_call_encodes_as_before(
+    state: str, pretrained: Path, tmp_path: Path
+) -> None:
+    """Padding would fill each document up to the longest, truncation cut it, dropout merge at random: the same tokens
+    as without, a clean tokenizer beside them, and the dry run says so. What older stages had in them has another hash.
+    """
+    texts = CorpusConfig(path=str(pretrained.parent / "texts.jsonl"))
+    folder = shutil.copytree(pretrained, tmp_path / "saved")
+    content = json.loads((folder / "tokenizer.json").read_text())
+    key = state.partition(" ")[0]
+    if key == "dropout":
+        content["model"]["dropout"] = 0.5
+    else:
+        content[key] = (PADDING if key == "padding" else {}) | STATES[state]
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    store = StageStore(tmp_path)
+    clean, saved = (prepare_corpus(texts, ModelConfig(path=str(at)), store) for at in (pretrained, folder))
+    assert np.array_equal(saved.train, clean.train)
+    assert np.array_equal(saved.held_out, clean.held_out)
+    assert saved.hash != clean.hash
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert json.loads((saved.tokenizer_path / name).read_text()) == json.loads(
+            (clean.tokenizer_path / name).read_text()
+        )
+    said = [line for line in describe_corpus(texts, saved.hash, store) if line.startswith("tokenizer:")]
+    assert len(said) == (key != "truncation")
+    assert all(f"the {key} that" in line for line in said)
+    assert not [line for line in describe_corpus(texts, clean.hash, store) if line.startswith("tokenizer:")]
+
+
+def test_an_older_stage_of_a_tokenizer_that_pads_is_not_taken(pretrained: Path) -> None:
+    """Its tokens were padded: what is left out is part of the identity, and an ordinary tokenizer's stays as it is."""
+    assert set(_tokenizer_identity(ModelConfig(path=str(pretrained)))) == {"tokenizer.json", "tokenizer_config.json"}
+
+
+@pytest.mark.parametrize(
+    ("documents", "expected"),
+    [
+        (["one two", "three four"], []),
+        (["a text " * 200 + END_OF_TEXT, "three four"], ["corpus: 0."]),
+        (
+            [f"a{END_OF_TEXT}b", f"c{END_OF_TEXT * 3}"],
+            ["warning: corpus: 57.1% of its text is special tokens (4 "],
+        ),
+    ],
+)
+def test_special_tokens_in_the_text_are_said(
+    documents: list[str], expected: list[str], pretrained: Path, tmp_path: Path
+) -> None:
+    """A literal end-of-text in the text becomes that token: the dry run says so, and warns where they are many."""
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(text) + "\n" for text in documents))
+    config, store = CorpusConfig(path=str(tmp_path / "a.jsonl")), StageStore(tmp_path)
+    first, *special = describe_corpus(
+        config, prepare_corpus(config, ModelConfig(path=str(pretrained)), store).hash, store
+    )
+    assert first.startswith(f"corpus: {config.path}: ")
+    assert len(special) == len(expected)
+    assert all(line.startswith(start) for line, start in zip(special, expected, strict=True))
+
+
+def test_the_corpus_is_described(pretrained: Path, tmp_path: Path) -> None:
+    """Documents, files, what was left out, the longest document: the figures that show a mistake at once."""
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / "a.jsonl").write_text('{"text": "a"}\n{"text": null}\n{"text": ""}\n{"text": null}')
+    (folder / "b.txt").write_text("bbbbbbbb\n\ncc")
+    config, store = CorpusConfig(path=str(folder)), StageStore(tmp_path)
+    found = prepare_corpus(config, ModelConfig(path=str(pretrained)), store)
+    longest = max(np.diff(ends, prepend=0).max() - 1 for ends in (found.train_ends, found.held_out_ends))
+    assert describe_corpus(config, found.hash, store) == (
+        f"corpus: {folder}: {len(found.train)} training and {len(found.held_out)} held-out tokens of 3 documents in "
+        f"2 files, the longest of {longest} tokens; 2 null and 1 empty documents are left out",
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"tokenizer.json": "{"}, "no tokenizer could be loaded from"),
+        ({"tokenizer.json": None}, "no tokenizer could be loaded from|has no fast form"),
+        ({"tokenizer_config.json": '{"tokenizer_class": "PreTrainedTokenizerFast"}'}, "has no end-of-text token"),
+        ({"tokenizer.json": None, "tokenizer_config.json": '{"tokenizer_class": "ByT5Tokenizer"}'}, "has no fast form"),
+    ],
+)
+def test_a_tokenizer_that_cannot_serve_is_said(
+    change: dict[str, str | None], complaint: str, pretrained: Path, tmp_path: Path
+) -> None:
+    """One line with the folder, whatever transformers raises: a broken file, none, no end of text, slow forms alone."""
+    folder = shutil.copytree(pretrained, tmp_path / "model")
+    for name, content in change.items():
+        (folder / name).unlink()
+        if content is not None:
+            (folder / name).write_text(content)
+    with pytest.raises(UserError, match=complaint) as refused:
+        prepare_corpus(CorpusConfig(source="pydoc"), ModelConfig(path=str(folder)), StageStore(tmp_path))
+    assert str(folder) in str(refused.value)
+    assert "\n" not in str(refused.value)

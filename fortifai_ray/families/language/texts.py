@@ -1,0 +1,247 @@
+"""The documents of a corpus: text, JSON and tables in files and folders, data sets, what another study's chain wrote.
+
+A document is a string. A null is left out and counted; anything else is refused with its file and line or row, since
+its ``str()`` would be trained on like text. This imports neither torch nor Ray.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fortifai_ray.errors import UserError
+from fortifai_ray.evaluation.benchmarks.local_data import ARTICLE, split_articles
+from fortifai_ray.families.language import folders
+from fortifai_ray.families.language.config import CorpusConfig
+from fortifai_ray.families.language.written import read_written
+from fortifai_ray.files import check_text, read_text, read_values
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Row = tuple[str, Any]  # its place in its file (line 3, item 3, row 3), and what it holds
+
+_WHAT = "a file that can be read"
+_CHATS = {"messages", "conversations", "conversation", "dialogue", "dialog", "chat", "turns"}
+_TURNS = ({"role", "content"}, {"from", "value"})
+_RENDER = "write each chat as one string, e.g. by its tokenizer's apply_chat_template, and name that column"
+
+
+@dataclass(frozen=True)
+class Documents:
+    """A corpus's documents, in a fixed order, none of them blank; how many were null or empty; from how many files."""
+
+    texts: list[str]
+    null: int = 0
+    empty: int = 0
+    files: int = 0
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the documents: two corpora that differ have two.
+
+        NUL parts the documents; where a document contains one, each is preceded by its length instead.
+        """
+        digest = hashlib.sha256()
+        if any("\x00" in text for text in self.texts):
+            for content in map(str.encode, self.texts):
+                digest.update(len(content).to_bytes(8, "big") + content)
+            return f"lengths:{digest.hexdigest()}"
+        for number, text in enumerate(self.texts):
+            digest.update(b"\x00" * (number > 0) + text.encode())
+        return digest.hexdigest()
+
+    @property
+    def left_out(self) -> str:
+        """What was left out, in words; empty where nothing was."""
+        counts = (f"{count:,} {name}" for count, name in ((self.null, "null"), (self.empty, "empty")) if count)
+        return " and ".join(counts)
+
+
+def read_documents(config: CorpusConfig) -> Documents:
+    """The corpus as whole documents.
+
+    Raises :class:`UserError`, with the file and the line or row, for what cannot be read or is no text, and for fewer
+    than two documents that differ.
+    """
+    where, files = config.path or config.dataset or config.source or "the text written", 0
+    found: list[str | None]
+    if config.source == "pydoc":
+        from pydoc_data.topics import topics
+
+        found = [topics[name] for name in sorted(topics)]
+    elif config.path is not None:
+        found, files = _read_path(Path(config.path), config)
+    elif config.written_by is not None:
+        found = list(read_written(config.written_by))
+    else:
+        found = _read_hub(config)
+    texts = [text for text in found if text is not None]
+    null = len(found) - len(texts)
+    if config.dataset is not None or (config.path is not None and folders.is_data_set(Path(config.path))):
+        texts = _join_articles(texts)
+    kept = [text for text in texts if text.strip()]
+    documents = Documents(kept, null, len(texts) - len(kept), files)
+    different = len(set(kept))
+    if different < 2:
+        count = f"{len(kept)} document(s)" + (", all the same" if len(kept) > 1 else "")
+        left_out = f" beside {documents.left_out} ones" if documents.left_out else ""
+        raise UserError(
+            f"corpus: {where} holds {count}{left_out}; at least 2 that differ are needed, so that one can be held out"
+        )
+    return documents
+
+
+def _read_path(path: Path, config: CorpusConfig) -> tuple[list[str | None], int]:
+    try:
+        files = folders.files_of(path, config.split)
+        return [text for file in files for text in _read_file(file, config.text_column)], len(files)
+    except UserError as error:
+        raise UserError(f"corpus.path: {error}") from error
+    except OSError as error:
+        raise UserError(f"corpus.path: {error.filename or path}: cannot be read ({error.strerror or error})") from error
+
+
+def _read_file(file: Path, column: str) -> Iterator[str | None]:
+    suffix = folders.kind(file)
+    if suffix == ".txt":
+        yield from _split(read_text(file, _WHAT))
+        return
+    rows = read_values(file, _WHAT) if suffix in folders.JSON else _read_table(file, suffix, column)
+    for place, row in rows:
+        yield _text(row, column, f"{file}: {place}")
+
+
+def _split(text: str) -> list[str]:
+    """A document per article in WikiText, else one per paragraph."""
+    articles = split_articles(text)
+    pieces = articles if len(articles) > 1 else re.split(r"\n\s*\n", text)
+    return [piece for piece in pieces if piece.strip()]
+
+
+def _text(row: Any, column: str, at: str) -> str | None:
+    """A row's text; None for null and NaN. Raises :class:`UserError` for anything else."""
+    value = _field(row, column, at) if isinstance(row, Mapping) else row
+    if value is None or (isinstance(value, float) and value != value):
+        return None
+    name = column if isinstance(row, Mapping) else "the row"
+    if _is_chat(value):
+        raise UserError(f"{at}: {name} is a chat, a list of turns, not text; {_RENDER} in corpus.text_column")
+    check_text(value, f"{at}: {name}", "corpus.text_column must name strings (nulls are left out)")
+    return str(value)
+
+
+def _is_chat(value: Any) -> bool:
+    first = value[0] if isinstance(value, list) and value else None
+    return isinstance(first, Mapping) and any(turn <= first.keys() for turn in _TURNS)
+
+
+def _field(row: Mapping[str, Any], column: str, at: str) -> Any:
+    """A column's value: that of its own name, or of the nested fields that its dots separate."""
+    if column in row:
+        return row[column]
+    value: Any = row
+    for name in column.split("."):
+        if value is None:
+            return None
+        if not isinstance(value, Mapping) or name not in value:
+            raise _missing(column, list(row), at)
+        value = value[name]
+    return value
+
+
+def _missing(column: str, columns: Sequence[str], at: str) -> UserError:
+    shown = ", ".join(map(str, columns[:20])) + (", …" if len(columns) > 20 else "") if columns else "none"
+    chats = f"; {min(chat)}: {_RENDER}" if (chat := _CHATS.intersection(columns)) else ""
+    return UserError(f"{at}: has no column {column}; name the text's in corpus.text_column (there are: {shown}){chats}")
+
+
+def _read_table(file: Path, suffix: str, column: str) -> Iterator[Row]:
+    """The rows of a table's text column. Raises :class:`UserError` for a file that is damaged or lacks the column."""
+    import pyarrow as pa
+
+    try:
+        if suffix == ".parquet":
+            import pyarrow.parquet as pq
+
+            with pq.ParquetFile(file) as table:
+                top = _top(column, table.schema_arrow.names, str(file))
+                yield from _rows(table.iter_batches(columns=[top]), top, str(file))
+        else:
+            with _open_arrow(file) as batches:
+                top = _top(column, batches.schema.names, str(file))
+                yield from _rows(batches, top, str(file))
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{file}: cannot be read as {suffix[1:].capitalize()}: {reason}") from error
+
+
+def _open_arrow(file: Path) -> Any:
+    """Arrow's two formats: the stream that `datasets` saves, and the file."""
+    import pyarrow as pa
+
+    try:
+        return pa.ipc.open_stream(str(file))
+    except pa.ArrowInvalid:
+        reader = pa.ipc.open_file(str(file))
+        batches = (reader.get_batch(number) for number in range(reader.num_record_batches))
+        return pa.RecordBatchReader.from_batches(reader.schema, batches)
+
+
+def _top(column: str, columns: Sequence[str], at: str) -> str:
+    """The table's column that holds a text column, which may be nested in it."""
+    top = column if column in columns else column.partition(".")[0]
+    if top not in columns:
+        raise _missing(column, columns, at)
+    return top
+
+
+def _rows(batches: "Iterable[pa.RecordBatch | pa.Table]", top: str, at: str) -> Iterator[Row]:
+    number = 0
+    for batch in batches:
+        column = batch.column(top)
+        try:
+            values = column.to_pylist()
+        except UnicodeDecodeError:
+            raise UserError(f"{at}: row {number + _first_bad(column)}: its text is not UTF-8") from None
+        for number, value in enumerate(values, number + 1):  # noqa: B020 (it goes on from batch to batch)
+            yield f"row {number}", {top: value}
+
+
+def _first_bad(column: "pa.Array") -> int:
+    for number, value in enumerate(column, 1):
+        try:
+            value.as_py()
+        except UnicodeDecodeError:
+            return number
+    return len(column)
+
+
+def _read_hub(config: CorpusConfig) -> list[str | None]:
+    try:
+        import datasets
+    except ImportError as error:
+        raise UserError("corpus.dataset: the package `datasets` is needed (pip install datasets)") from error
+    where = f"corpus.dataset: {config.dataset} ({config.name})"
+    try:
+        rows = datasets.load_dataset(config.dataset, config.name, split=config.split)
+    except Exception as error:  # the hub's client raises dozens of kinds; each means that the data set is not available
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise UserError(f"{where} cannot be loaded: {reason}") from error
+    top = _top(config.text_column, rows.column_names, where)
+    batches = rows.with_format("arrow").iter(batch_size=1000)
+    return [_text(row, config.text_column, f"{where}: {place}") for place, row in _rows(batches, top, where)]
+
+
+def _join_articles(lines: list[str]) -> list[str]:
+    """Join WikiText, a row per line in its data set, into articles; other data sets are unchanged."""
+    if not any(ARTICLE.fullmatch(line.rstrip("\n")) for line in lines):
+        return lines
+    documents: list[list[str]] = [[]]
+    for line in lines:
+        if ARTICLE.fullmatch(line.rstrip("\n")):
+            documents.append([])
+        documents[-1].append(line)
+    return ["".join(lines) for lines in documents]
