@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-# Attention that transformers brings itself. Any other name in a config.json stands for code to fetch and run.
-_ATTENTION = (None, "eager", "sdpa")
 # Buffers that older files hold and today's networks compute: rotary frequencies, and the masks of causal attention.
 _BUFFERS = re.compile(r"\b(inv_freq|cos_cached|sin_cached|position_ids|masked_bias|attn\.attention\.bias|attn\.bias)$")
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -53,9 +51,8 @@ def causal_config(place: Path | str, revision: str | None = None) -> Any:
             f"{place}: its config.json says model_type: {kind}, which transformers {__version__} does not have{own}; a "
             "model of an architecture that it has is needed"
         )
-    if config._attn_implementation not in _ATTENTION:
-        config._attn_implementation = None
-    config._experts_implementation = None  # likewise
+    config._attn_implementation = None  # transformers chooses: a name here may stand for code to fetch and run
+    config._experts_implementation = None
     vars(config).pop("auto_map", None)
     return config
 
@@ -88,9 +85,13 @@ def load_network(place: Path | str, dtype: "torch.dtype | str", revision: str | 
         WeightsError: tensors are missing, misshapen or more than the architecture has, or nothing can be loaded.
     """
     from transformers import GenerationConfig
+    from transformers.utils import ADAPTER_CONFIG_NAME
 
     config = causal_config(place, revision)
     kind = network_class(config, place)
+    adapter = _file(place, ADAPTER_CONFIG_NAME, revision)
+    if adapter is not None and adapter.is_file():  # transformers would load the model that it names, and adapt that
+        raise WeightsError(f"{place} holds a LoRA adapter, no whole model: merge it into its model first")
     text, own = config.get_text_config(), _read(_file(place, "generation_config.json", revision))
     settings = GenerationConfig(**special_ids(own, {key: getattr(text, key, None) for key in _SPECIAL}))
     load = partial(kind.from_pretrained, place, dtype=dtype, revision=revision or "main", generation_config=settings)

@@ -287,6 +287,7 @@ ACCEPTED: list[tuple[str, Damage | None]] = [
     ("llama", config(architectures=["LLaMAForCausalLM"])),
     ("llama", config(auto_map={"AutoModelForCausalLM": "mine.Model", "AutoConfig": "mine.Config"})),
     ("llama", config(attn_implementation="somebody/kernels")),
+    ("llama", config(_attn_implementation="flash_attention_3", experts_implementation="somebody/kernels")),
     ("llama", lambda folder: (folder / "pytorch_model.bin").write_bytes(b"pickle")),  # unread beside safetensors
     ("llama", lambda folder: shutil.copy(folder / WHOLE, folder / "consolidated.safetensors")),
 ]
@@ -339,6 +340,7 @@ def test_attention_to_both_sides_is_seen(made: dict[str, Path]) -> None:
         ("mixtral", edit("model.layers.0.block_sparse_moe.experts.1.w1.weight")),
         ("llama", lambda folder: (folder / WHOLE).unlink()),
         ("llama", instead("pytorch_model.bin")),
+        ("llama", lambda folder: (folder / "adapter_config.json").write_text("{}")),
     ],
 )
 def test_nothing_is_made_up_in_loading(made: dict[str, Path], tmp_path: Path, name: str, damage: Damage) -> None:
