@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fortifai_ray.engines.pretrained import WeightsError, causal_config, load_network
+from fortifai_ray.engines.pretrained import WeightsError, causal_config, load_network, read_json
 from fortifai_ray.storage.store import StageFiles
 
 if TYPE_CHECKING:
@@ -104,19 +104,22 @@ def whole_model(folder: Path) -> Path:
     """The folder of the whole model: ``folder``, or the one beside it that its adapter belongs to.
 
     Raises:
-        WeightsError: the configuration names no folder beside it.
+        WeightsError: the configuration cannot be read, or names no folder beside it.
     """
     if not is_adapter(folder):
         return folder
-    name = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    name = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
     if not isinstance(name, str) or Path(name).name != name or not (folder.parent / name).is_dir():
-        raise WeightsError(f"{folder / ADAPTER_CONFIG}: its model, {name}, is not beside {folder.name}")
+        raise WeightsError(
+            f"{folder / ADAPTER_CONFIG}: its model, {name}, is not beside {folder.name}; put its folder there under "
+            "that name, or merge the adapter into it (PEFT: merge_and_unload, then save_pretrained)"
+        )
     return folder.parent / name
 
 
 def read_scale(folder: Path) -> float:
     """The factor of the product of an adapter's matrices: alpha over rank."""
-    config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    config = read_json(folder / ADAPTER_CONFIG)
     return config["lora_alpha"] / config["r"]
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # Buffers that older files hold and today's networks compute: rotary frequencies, and the masks of causal attention.
 _BUFFERS = re.compile(r"\b(inv_freq|cos_cached|sin_cached|position_ids|masked_bias|attn\.attention\.bias|attn\.bias)$")
+_POINTER = b"version https://git-lfs"
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -138,13 +139,18 @@ def wrong_tensors(kind: str, info: Mapping[str, Any]) -> str:
             f"the shape of {name} is {list(found)} in its files and {list(wanted)} by its config.json; the two must "
             "come from one checkpoint"
         )
-    more = [name for name in info["unexpected_keys"] if not _BUFFERS.search(name)]
+    more = [name for name in info["unexpected_keys"] if not is_buffer(name)]
     if more:
         return (
             f"its files hold {_named(more)}, which {kind} has no place for; the config.json of this very model is "
             "needed, and the causal LM's tensors alone"
         )
     return ""
+
+
+def is_buffer(name: str) -> bool:
+    """Whether a tensor is one that older files hold and today's networks compute."""
+    return _BUFFERS.search(name) is not None
 
 
 def _named(names: Any) -> str:
@@ -212,6 +218,31 @@ def special_ids(*sources: Any) -> dict[str, Any]:
             if ids and key not in found:
                 found[key] = ids if isinstance(given, list) and key == "eos_token_id" else ids[0]
     return found
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The content of a JSON file that is a mapping. Raises :class:`WeightsError`."""
+    check_content(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise WeightsError(f"{path} cannot be read ({in_short(error)}): a complete checkpoint is needed") from None
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path} is no JSON mapping: a complete checkpoint is needed")
+    return content
+
+
+def check_content(path: Path) -> None:
+    """Raise :class:`WeightsError` for an empty file, and for a pointer of Git LFS in the place of the file itself."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_POINTER))
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read ({error.strerror}): a complete checkpoint is needed") from None
+    if not start:
+        raise WeightsError(f"{path} is empty: a complete checkpoint is needed")
+    if start == _POINTER:
+        raise WeightsError(f"{path} is a pointer of Git LFS, not the file itself: run `git lfs pull` in {path.parent}")
 
 
 def _read(path: Path | None) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from fortifai_ray.engines.pretrained import (
     causal_config,
     end_of_text_ids,
     in_short,
+    is_buffer,
     load_tokenizer,
     loaded,
     network_class,
@@ -51,7 +52,10 @@ def _check_once(folder: Path, files: tuple[tuple[Path, int, int], ...], values: 
     tensors = check_folder(folder)
     network = check_network(folder, tensors)
     if values:
-        check_finite(((name, _tensor(tensor.file, name)) for name, tensor in tensors.items()), folder)
+        weights = {
+            name: tensor.file for name, tensor in tensors.items() if not is_buffer(name)
+        }  # a mask may be infinite
+        check_finite(((name, _tensor(file, name)) for name, file in weights.items()), folder)
         _check_ties(folder, tensors, network)
 
 
@@ -64,14 +68,12 @@ def check_network(folder: Path, tensors: Mapping[str, Tensor]) -> Any:
     Raises:
         WeightsError: it is no causal LM; tensors are missing, misshapen, given twice or more than it has.
     """
-    import torch
-
     config = causal_config(folder)
     check_causal(config, folder)
     kind = network_class(config, folder)
     _check_names(folder, tensors, kind.base_model_prefix)
     shapes = {name: _without_data(tensor) for name, tensor in tensors.items()}
-    load = partial(kind.from_pretrained, None, state_dict=shapes, device_map={"": "meta"}, dtype=torch.float32)
+    load = partial(kind.from_pretrained, None, state_dict=shapes, device_map={"": "meta"}, dtype="auto")
     return loaded(load, config, folder)
 
 
@@ -136,6 +138,7 @@ def check_causal(config: Any, place: Path | str) -> None:
         )
 
 
+@lru_cache(maxsize=64)  # as above: a tokenizer takes a third of a second to load
 def check_vocabulary(folder: Path, tokenizer: Path, largest: int = 0) -> None:
     """Check that the tokens of a text are tokens of the model. It may have more: vocabularies are padded.
 

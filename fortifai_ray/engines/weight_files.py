@@ -3,15 +3,14 @@
 Only the heads of the files are read, without torch and without transformers: a few milliseconds.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from fortifai_ray.engines.checkpoints import ADAPTER_CONFIG
-from fortifai_ray.engines.pretrained import WeightsError, in_short
+from fortifai_ray.engines.pretrained import WeightsError, check_content, in_short, read_json
 
 CONFIG = "config.json"
 WHOLE = "model.safetensors"
@@ -19,7 +18,6 @@ INDEX = "model.safetensors.index.json"
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _WEIGHT = re.compile(r"\.weight$|\bexperts\.")  # other tensors may be buffers: masks, positions
-_POINTER = b"version https://git-lfs"
 _CONVERT = (
     "load it with transformers where you trust it, and save it with save_pretrained(FOLDER), which writes safetensors"
 )
@@ -64,7 +62,7 @@ def check_folder(folder: Path) -> Mapping[str, Tensor]:
 @lru_cache(maxsize=16)  # a study's recipes are validated one by one, and nearly all share one model
 def _checked(folder: Path, files: tuple[tuple[Path, int, int], ...]) -> Mapping[str, Tensor]:
     if (folder / ADAPTER_CONFIG).is_file():
-        base = _mapping(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
+        base = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
         raise WeightsError(
             f"{folder} holds a LoRA adapter ({ADAPTER_CONFIG}), no whole model: merge it into its model, {base} (PEFT: "
             "merge_and_unload, then save_pretrained), and give the merged folder"
@@ -81,37 +79,12 @@ def _check_config(folder: Path) -> None:
             f"{folder} has no config.json: a Hugging Face checkpoint folder is needed"
             + (f"; it has {other}" if other else "")
         )
-    config = _mapping(path)
+    config = read_json(path)
     chosen = config.get("transformers_weights")
     if chosen not in (None, WHOLE, INDEX):
         raise WeightsError(
             f"{path}: transformers_weights: {chosen} is not read; name the file {WHOLE}, and remove this key"
         )
-
-
-def _mapping(path: Path) -> dict[str, Any]:
-    """The content of a JSON file that is a mapping."""
-    _check_content(path)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise WeightsError(f"{path} cannot be read ({in_short(error)}): a complete checkpoint is needed") from None
-    if not isinstance(content, dict):
-        raise WeightsError(f"{path} is no JSON mapping: a complete checkpoint is needed")
-    return content
-
-
-def _check_content(path: Path) -> None:
-    """Raise :class:`WeightsError` for an empty file, and for a pointer of Git LFS in the place of the file itself."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(len(_POINTER))
-    except OSError as error:
-        raise WeightsError(f"{path} cannot be read ({error.strerror}): a complete checkpoint is needed") from None
-    if not start:
-        raise WeightsError(f"{path} is empty: a complete checkpoint is needed")
-    if start == _POINTER:
-        raise WeightsError(f"{path} is a pointer of Git LFS, not the file itself: run `git lfs pull` in {path.parent}")
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -165,7 +138,7 @@ def _other_format(folder: Path) -> str:
 def _indexed(folder: Path, names: set[str], shards: set[str]) -> list[Path]:
     """The shards that the index names, once each tensor is in the one that it says."""
     index = folder / INDEX
-    placed = _mapping(index).get("weight_map")
+    placed = read_json(index).get("weight_map")
     if not isinstance(placed, dict) or not placed or not all(isinstance(name, str) for name in placed.values()):
         raise WeightsError(f"{index} has no weight_map of tensors to files: a complete checkpoint is needed")
     wanted = set(placed.values())
@@ -219,7 +192,7 @@ def read_heads(files: list[Path]) -> dict[str, Tensor]:
 def _read_head(file: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError, safe_open
 
-    _check_content(file)
+    check_content(file)
     try:
         with safe_open(file, framework="np") as content:
             parts = {name: content.get_slice(name) for name in sorted(content.keys())}

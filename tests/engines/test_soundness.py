@@ -206,6 +206,7 @@ REFUSED: list[tuple[str, Damage | None, tuple[str, ...]]] = [
     ("llama", config(model_type="mine", auto_map={"AutoConfig": "mine.Config"}), ("model_type: mine", "never run")),
     ("llama", config(hidden_size="wide"), ("config.json cannot be used",)),
     ("llama", config(num_attention_heads=5), ("config.json cannot be used", "multiple")),
+    ("llama", config(dtype="float33"), ("float33",)),
     ("llama", config(transformers_weights="other.safetensors"), ("transformers_weights",)),
     ("llama", config(quantization_config={"quant_method": "gptq", "bits": 4}), ("quantization_config", "gptq")),
     ("llama", config(quantization_config={"quant_method": "awq"}), ("quantization_config", "awq")),
@@ -257,7 +258,7 @@ def test_what_is_no_whole_causal_lm_is_refused(
 
 def _masks(folder: Path) -> None:
     masks = {f"h.{layer}.attn.bias": torch.ones(1, 1, 32, 32).tril() for layer in range(2)}
-    masks |= {f"h.{layer}.attn.masked_bias": torch.tensor(-1e4) for layer in range(2)}
+    masks |= {f"h.{layer}.attn.masked_bias": torch.tensor(-float("inf")) for layer in range(2)}
     weights = {name.removeprefix("transformer."): tensor for name, tensor in load_file(folder / WHOLE).items()}
     save_file(weights | masks, folder / WHOLE)
 

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fortifai_ray.engines.causal_cache import row_limit
+import numpy as np
+
 from fortifai_ray.engines.checkpoints import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -119,9 +121,14 @@ def check_model(model: ModelConfig, corpus: Corpus) -> None:
             check_checkpoint(folder)
         else:
             check_causal(causal_config(folder), model.checkpoint)
-        check_vocabulary(folder, corpus.tokenizer_path, int(max(corpus.train.max(), corpus.held_out.max())))
+        check_vocabulary(folder, corpus.tokenizer_path, _largest_token(corpus.stage.path))
     except WeightsError as error:
         raise UserError(f"family.model: {error}") from None
+
+
+@lru_cache(maxsize=16)  # most of a study's recipes share one corpus
+def _largest_token(corpus: Path) -> int:
+    return max(int(np.load(corpus / f"{part}.npy", mmap_mode="r").max()) for part in ("train", "held_out"))
 
 
 def describe_ends(model: ModelConfig, corpus: Corpus) -> tuple[str, ...]:

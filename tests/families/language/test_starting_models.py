@@ -14,7 +14,7 @@ import pytest
 import torch
 import transformers
 from engines.architectures import make_architecture
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from fortifai_ray.engines.checkpoints import architecture, load_causal_lm
 from fortifai_ray.engines.engine import DecodingConfig, EngineConfig
@@ -105,7 +105,7 @@ def test_an_end_of_text_beyond_the_model_is_refused(corpus: Corpus, llama: Path,
 def test_a_model_that_ends_elsewhere_is_said(corpus: Corpus, llama: Path, tmp_path: Path) -> None:
     """An eos_token_id that is none of its tokens is refused; none at all, or another than the tokenizer's, is told."""
     for given, said in ((VOCABULARY, "none of the model's 512 tokens"), ([0, 9999], "9999 is none")):
-        folder = beside(llama, tmp_path / "beyond", config=edited(llama, eos_token_id=given))
+        folder = beside(llama, tmp_path / f"beyond {said}", config=edited(llama, eos_token_id=given))
         (folder / "generation_config.json").unlink(missing_ok=True)
         with pytest.raises(UserError, match=said):
             check_model(ModelConfig(path=str(folder)), corpus)
@@ -220,16 +220,29 @@ def test_a_hubs_model_is_checked_where_it_lies(
         (root / "refs" / "main").write_text(folder.name)
         return ModelConfig(hub=f"somebody/{name}")
 
-    check_model(cached("whole", lambda folder: None), corpus)
+    def diverge(folder: Path) -> None:
+        weights = load_file(folder / "model.safetensors")
+        weights["model.norm.weight"][0] = float("nan")
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+    whole = cached("whole", lambda folder: None)
+    check_model(whole, corpus)
     check_model(ModelConfig(hub="somebody/absent"), corpus)
+    create_model(whole, corpus, 0, tmp_path / "stage")
+    before, after = (load_file(folder / "model.safetensors") for folder in (llama, tmp_path / "stage"))
+    assert all(torch.equal(before[key], after[key]) for key in before)
     short = edited(llama, num_hidden_layers=2)
     for name, change, said in (
         ("lacking", lambda folder: (folder / "config.json").write_text(json.dumps(short)), "lack the tensors"),
         ("bert", lambda folder: (folder / "config.json").write_text('{"model_type": "bert"}'), "both sides"),
-        ("unfetched", lambda folder: _quantised(folder), "gptq"),
+        ("unfetched", _quantised, "gptq"),
+        ("diverged", diverge, "not finite"),
     ):
+        model = cached(name, change)
         with pytest.raises(UserError, match=said):
-            check_model(cached(name, change), corpus)
+            check_model(model, corpus)
+        with pytest.raises(UserError, match=said):
+            create_model(model, corpus, 0, tmp_path / "never")
     local_folder.cache_clear()
 
 
