@@ -5,9 +5,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fortifai_ray.engines.causal_cache import row_limit
 import numpy as np
 
+from fortifai_ray.engines.causal_cache import row_limit
 from fortifai_ray.engines.checkpoints import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
