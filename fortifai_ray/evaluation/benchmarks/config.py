@@ -30,6 +30,7 @@ class _Benchmark(BaseModel):
     stem: ClassVar[str]  # the beginning of the names of the task's metrics
     metrics: ClassVar[tuple[Metric, ...]]  # of an entry without a name
     accuracies: ClassVar[dict[str, str]] = {}  # by suffix, the harness's metric and filter, or the KR-test's scoring
+    has_ties: ClassVar[bool] = False  # whether its choices may score alike: it then reports how often they do
     task: str
     name: str | None = Field(
         None,
@@ -73,14 +74,21 @@ class _Benchmark(BaseModel):
     def _measures(self) -> Iterator[str]:
         """Names of its measures and of the ends of their intervals."""
         yield from self._with_interval(*self.accuracies)
+        if self.has_ties:
+            yield self.metric(TIES)
 
     def _with_interval(self, *suffixes: str) -> Iterator[str]:
         for suffix in suffixes:
             yield from (self.metric(f"{suffix}{end}") for end in ("", "_low", "_high"))
 
 
+TIES = "ties"
+OF_THE_HARNESS = "accuracy_lm_eval"  # its own number: of choices that tie, it takes the first
+
 _accuracy = partial(Metric, unit="share of questions", direction="below", group=BENCHMARKS)
 _kr = partial(_accuracy, source="KR-test, Shabgahi et al. 2025, ForTIFAI", chance=0.5)
+_ties = partial(Metric, unit="share of questions", direction="above", group=BENCHMARKS)
+_HALF = "a tie counts as one half"
 _LIKELIER = "pairs whose true continuation is likelier than the false one"
 _likelihood = partial(Metric, direction="above", source="lm-evaluation-harness", group=BENCHMARKS)
 _WIKITEXT = "of WikiText-2, whole documents"
@@ -93,14 +101,22 @@ class Blimp(_Benchmark):
     metrics = (
         _accuracy(
             "blimp_accuracy",
-            definition="minimal pairs whose grammatical sentence is likelier",
+            definition=f"minimal pairs whose grammatical sentence is likelier; {_HALF}",
             source="Warstadt et al. 2020, BLiMP",
             chance=0.5,
             role="grammar",
             rank=1,
         ),
+        _accuracy(
+            "blimp_accuracy_lm_eval",
+            title="BLiMP accuracy (as lm-eval)",
+            definition="as lm-evaluation-harness counts: a tie is right, since the grammatical sentence comes first",
+            source="lm-evaluation-harness",
+        ),
+        _ties("blimp_ties", definition="minimal pairs of equally likely sentences", source="lm-evaluation-harness"),
     )
-    accuracies = {"accuracy": "acc,none"}
+    accuracies = {"accuracy": "acc,none", OF_THE_HARNESS: "acc,none"}
+    has_ties = True
     task: Literal["blimp"] = "blimp"
     path: LocalPath = Field(description="a folder with one file PARADIGM.jsonl per paradigm, as its authors publish it")
     paradigms: tuple[str, ...] | None = Field(
@@ -177,12 +193,24 @@ class HellaSwag(_Benchmark):
     metrics = (
         _accuracy(
             "hellaswag_accuracy",
-            definition="questions whose right ending of four is the likeliest",
+            definition="questions whose right ending of four is the likeliest per character; 1/k where k tie",
             source="Zellers et al. 2019, HellaSwag",
             chance=0.25,
         ),
+        _accuracy(
+            "hellaswag_accuracy_lm_eval",
+            title="HellaSwag accuracy (as lm-eval)",
+            definition="as lm-evaluation-harness counts: of endings that tie, the first is taken",
+            source="lm-evaluation-harness",
+        ),
+        _ties(
+            "hellaswag_ties",
+            definition="questions whose likeliest ending is not one alone",
+            source="Zellers et al. 2019",
+        ),
     )
-    accuracies = {"accuracy": "acc_norm,none", "accuracy_unnormalised": "acc,none"}
+    accuracies = {"accuracy": "acc_norm,none", "accuracy_unnormalised": "acc,none", OF_THE_HARNESS: "acc_norm,none"}
+    has_ties = True
     task: Literal["hellaswag"] = "hellaswag"
     path: LocalPath = Field(
         description="a .jsonl file in the official format (activity_label, ctx_a, ctx_b, endings, label), labelled"
@@ -222,10 +250,12 @@ class KrTest(_Benchmark):
 
     stem = "kr"
     metrics = (
-        _kr("kr_accuracy", definition=f"{_LIKELIER}, per token of each", role="facts", rank=1),
-        _kr("kr_accuracy_per_byte", definition=f"{_LIKELIER}, per byte of each", role="facts", rank=2),
-        _kr("kr_accuracy_fortifai", definition=f"{_LIKELIER}, as ForTIFAI's code scores them"),
+        _kr("kr_accuracy", definition=f"{_LIKELIER}, per token of each; {_HALF}", role="facts", rank=1),
+        _kr("kr_accuracy_per_byte", definition=f"{_LIKELIER}, per byte of each; {_HALF}", role="facts", rank=2),
+        _kr("kr_accuracy_fortifai", definition=f"{_LIKELIER}, as ForTIFAI's code scores them: a tie is wrong"),
+        _ties("kr_ties", definition="pairs of equally likely continuations, per token of each", source="KR-test"),
     )
+    has_ties = True
     accuracies = {"accuracy": "per_token", "accuracy_fortifai": "fortifai", "accuracy_per_byte": "per_byte"}
     divided: ClassVar[tuple[str, ...]] = ("accuracy", "accuracy_fortifai")  # those reported for each fraction
     task: Literal["kr_test"] = "kr_test"

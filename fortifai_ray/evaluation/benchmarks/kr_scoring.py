@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from fortifai_ray.evaluation.benchmarks.kr_questions import Exam
-from fortifai_ray.evaluation.benchmarks.report import Measure, accuracy
+from fortifai_ray.evaluation.benchmarks.report import Measure, accuracy, credits, tied_for_best
 from fortifai_ray.evaluation.signs.scoring import batches
 
-VERSION = 1  # bump when the same model and questions give other scores
+VERSION = 2  # bump when the same model and questions give other scores
 TOKENS_PER_BATCH = 2048  # on a CPU: what fits its cache
 TOKENS_PER_BATCH_GPU = 16384
 LOGITS_PER_BATCH = 1 << 27  # half a GiB of float32: a large vocabulary leaves fewer tokens per batch
@@ -51,13 +51,20 @@ class ExamScores:
         """(n, 2) mean log-probability per byte, independent of the tokenizer."""
         return self.total / self.bytes
 
-    def answers(self, scoring: str) -> dict[int, bool]:
-        """The answers under ``per_token``, ``fortifai`` or ``per_byte``, by position.
+    def answers(self, scoring: str) -> dict[int, float]:
+        """The credits under ``per_token``, ``fortifai`` or ``per_byte``, by position.
 
-        An answer is correct if the true continuation scores higher than the false one: a tie and a NaN are wrong.
+        1 where the true continuation scores higher than the false one, ½ for a tie, 0 for what is no number; a tie is
+        wrong in ForTIFAI's code, and so under ``fortifai``.
         """
-        true, false = getattr(self, scoring).T
-        return dict(zip(self.position.tolist(), (true > false).tolist(), strict=True))
+        scores = getattr(self, scoring)
+        given = (scores[:, 0] > scores[:, 1]).astype(float) if scoring == "fortifai" else credits(scores)
+        return dict(zip(self.position.tolist(), given.tolist(), strict=True))
+
+    @property
+    def ties(self) -> np.ndarray:
+        """(n,) Whether both continuations score the same per token."""
+        return np.asarray(tied_for_best(self.per_token).all(axis=1))
 
 
 @dataclass(frozen=True)
@@ -207,18 +214,18 @@ def _logits(network: Any, ids: Any, last: int) -> Any:
     return network(input_ids=ids, use_cache=False).logits[:, -last:]
 
 
-def fractions(metric: str, answers: Mapping[int, bool], size: int, count: int) -> list[Measure]:
+def fractions(metric: str, answers: Mapping[int, float], size: int, count: int) -> list[Measure]:
     """ForTIFAI's fractions: an exam of ``size`` cut in order into ``count`` equal parts; a remainder is in none."""
     part = size // count
     parts = (range(index * part, (index + 1) * part) for index in range(count))
     return [_at(f"{metric}_fraction_{index}", answers, at, detail=True) for index, at in enumerate(parts)]
 
 
-def up_to(generation: int, metric: str, answers: Mapping[int, bool], size: int, count: int) -> Measure:
+def up_to(generation: int, metric: str, answers: Mapping[int, float], size: int, count: int) -> Measure:
     """Over the fractions seen up to ``generation`` by a chain in which each generation adds one."""
     return _at(f"{metric}_seen", answers, range(min(generation + 1, count) * (size // count)))
 
 
-def _at(metric: str, answers: Mapping[int, bool], positions: range, *, detail: bool = False) -> Measure:
-    inside = [right for at, right in answers.items() if at in positions]
-    return accuracy(metric, sum(inside), len(inside), detail=detail)
+def _at(metric: str, answers: Mapping[int, float], positions: range, *, detail: bool = False) -> Measure:
+    inside = [credit for at, credit in answers.items() if at in positions]
+    return accuracy(metric, inside, detail=detail)

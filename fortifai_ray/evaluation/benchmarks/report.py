@@ -1,9 +1,12 @@
 """Results of benchmarks: measures with intervals and counts, and the answers behind them."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fortifai_ray.evaluation.benchmarks.config import Benchmark
 
@@ -32,13 +35,42 @@ class Measure:
     detail: bool = False
 
 
-def accuracy(metric: str, correct: int, scored: int, *, detail: bool = False) -> Measure:
-    """``correct`` of ``scored``, with the standard error of a mean of zeros and ones (divisor n − 1)."""
-    assert 0 <= correct <= scored, f"{correct} correct answers of {scored}"
+TIE = 1e-6  # relative: two float32 sums of the same log-probabilities in another order differ by less
+
+
+def credits(scores: NDArray[np.float64], right: int = 0) -> NDArray[np.float64]:
+    """The credit of each answer: 1 where the right choice scores best, 1/k where k choices share the best score (what a
+    guess among them earns), 0 where another is better or a score is not finite.
+
+    Args:
+        scores: (n, choices) the higher the better.
+        right: the right choice's column.
+    """
+    tied = tied_for_best(scores)
+    finite = np.isfinite(scores).all(axis=1)
+    return np.where(finite & tied[:, right], 1.0 / np.maximum(tied.sum(axis=1), 1), 0.0)
+
+
+def tied_for_best(scores: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """(n, choices) Which choices share the best score, up to :data:`TIE`; none in a row that is not finite."""
+    finite = np.isfinite(scores).all(axis=1, keepdims=True)
+    known = np.where(finite, scores, 0.0)
+    best = known.max(axis=1, keepdims=True)
+    return finite & (best - known <= TIE * np.abs(best))
+
+
+def accuracy(metric: str, credit: Collection[float], *, detail: bool = False) -> Measure:
+    """The mean credit of the answers (:func:`credits`), with the standard error of that mean (divisor n − 1).
+
+    The interval is that of a share; where ties earn a part, it is conservative: their credits vary less.
+    """
+    scored = len(credit)
     if not scored:
         return Measure(metric, None, detail=detail)
-    share = correct / scored
-    stderr = math.sqrt(share * (1 - share) / (scored - 1)) if scored > 1 else None
+    assert all(0 <= each <= 1 for each in credit), "a credit lies in [0, 1]"
+    share = sum(credit) / scored
+    spread = max(0.0, sum(each * each for each in credit) / scored - share * share)
+    stderr = math.sqrt(spread / (scored - 1)) if scored > 1 else None
     return Measure(metric, share, *wilson(share, scored), stderr, scored, detail)
 
 
@@ -78,7 +110,8 @@ class McNemar:
 
     Attributes:
         items: number of items that both answered.
-        only_first, only_second: items that only one answered correctly; the test depends on these alone.
+        only_first, only_second: items that earned more credit from the one than from the other; the test depends on
+            these alone. Without ties, they are those that only one answered correctly.
         p_value: two-sided, binomial with 1/2; 1 if the two never differ.
     """
 
@@ -88,13 +121,14 @@ class McNemar:
     p_value: float
 
 
-def mcnemar(first: Mapping[Any, bool], second: Mapping[Any, bool]) -> McNemar:
-    """McNemar's exact test (McNemar 1947; exact form: Edwards 1948) between two models' answers, by item."""
+def mcnemar(first: Mapping[Any, float], second: Mapping[Any, float]) -> McNemar:
+    """McNemar's exact test (McNemar 1947; exact form: Edwards 1948) between two models' credits, by item; with ties,
+    the sign test."""
     from scipy.stats import binomtest
 
     common = first.keys() & second.keys()
-    only_first = sum(first[item] and not second[item] for item in common)
-    only_second = sum(second[item] and not first[item] for item in common)
+    only_first = sum(first[item] > second[item] for item in common)
+    only_second = sum(second[item] > first[item] for item in common)
     differing = only_first + only_second
     p_value = float(binomtest(only_first, differing, 0.5).pvalue) if differing else 1.0
     return McNemar(len(common), only_first, only_second, p_value)
@@ -107,7 +141,7 @@ class EntryReport:
     Attributes:
         entry: what was run.
         measures: the entry's own first, then breakdowns.
-        answers: by metric, which items were answered correctly: for a paired test between two models.
+        answers: by metric, each item's credit (:func:`credits`): for a paired test between two models.
         scored, truncated, skipped: documents that were scored, texts that were cut from the left, and documents that
             could not be scored (``provenance`` has the reasons).
         provenance: the versions and hashes that, with the entry's settings, determine the numbers; JSON.
@@ -115,7 +149,7 @@ class EntryReport:
 
     entry: Benchmark
     measures: list[Measure]
-    answers: dict[str, dict[Any, bool]]
+    answers: dict[str, dict[Any, float]]
     scored: int
     truncated: int
     skipped: int
@@ -130,8 +164,8 @@ class BenchmarkReport:
     evaluate_seconds: float = 0.0
 
     @property
-    def answers(self) -> dict[str, dict[Any, bool]]:
-        """By metric, which items were answered correctly."""
+    def answers(self) -> dict[str, dict[Any, float]]:
+        """By metric, each item's credit."""
         return {metric: answers for entry in self.entries for metric, answers in entry.answers.items()}
 
     def metrics(self) -> dict[str, float | None]:

@@ -15,13 +15,21 @@ from fortifai_ray.engines.checkpoints import load_for_scoring
 from fortifai_ray.engines.pretrained import WeightsError, in_short, load_tokenizer
 from fortifai_ray.errors import UserError
 from fortifai_ray.evaluation.benchmarks import kr_questions, kr_scoring
-from fortifai_ray.evaluation.benchmarks.config import Benchmark, BenchmarksConfig, KrTest
+from fortifai_ray.evaluation.benchmarks.config import OF_THE_HARNESS, TIES, Benchmark, BenchmarksConfig, KrTest
 from fortifai_ray.evaluation.benchmarks.kr_questions import Exam, load_exam, make_exam
-from fortifai_ray.evaluation.benchmarks.report import BenchmarkReport, EntryReport, Measure, accuracy, mean_accuracy
+from fortifai_ray.evaluation.benchmarks.report import (
+    BenchmarkReport,
+    EntryReport,
+    Measure,
+    accuracy,
+    credits,
+    mean_accuracy,
+    tied_for_best,
+)
 from fortifai_ray.evaluation.benchmarks.tasks import TaskFile, check_files, skipped_rows, task_files
 from fortifai_ray.storage.store import canonical_hash, file_sha256
 
-VERSION = 1  # bump when the same checkpoint and files give other measures
+VERSION = 2  # bump when the same checkpoint and files give other measures
 DEFAULT_CONTEXT = 2048
 
 
@@ -122,7 +130,8 @@ def _exam(entry: KrTest, texts: Callable[[], Sequence[str]] | None, seed: int) -
 def _run_kr(network: Any, tokenizer: Any, entry: KrTest, exam: Exam, generation: int | None) -> EntryReport:
     scores = kr_scoring.score_exam(network, tokenizer, exam, context_length(network))
     answers = {entry.metric(suffix): scores.answers(scoring) for suffix, scoring in entry.accuracies.items()}
-    measures = [accuracy(name, sum(given.values()), len(given)) for name, given in answers.items()]
+    measures = [accuracy(name, given.values()) for name, given in answers.items()]
+    measures.append(_ties(entry, scores.ties.tolist()))
     for name in map(entry.metric, entry.divided if entry.fractions > 1 else ()):
         divided = (name, answers[name], scores.size, entry.fractions)
         if generation is not None:
@@ -153,7 +162,7 @@ def _run_harness(network: Any, tokenizer: Any, entry: Benchmark, batch_size: int
     if entry.task == "wikitext":
         values = result.results[files[0].name]
         measures = [_perplexity(entry, metric.name, values, documents) for metric in entry.metrics]
-        given: dict[str, dict[Any, bool]] = {}
+        given: dict[str, dict[Any, float]] = {}
     else:
         measures, given = _accuracies(entry, files, result.samples)
     provenance = {
@@ -177,24 +186,47 @@ def _perplexity(entry: Benchmark, name: str, results: Mapping[str, Any], documen
 
 def _accuracies(
     entry: Benchmark, files: Sequence[TaskFile], samples: Mapping[str, list[dict[str, Any]]]
-) -> tuple[list[Measure], dict[str, dict[Any, bool]]]:
-    """The accuracies of the entry, of its parts, and the answers behind them."""
+) -> tuple[list[Measure], dict[str, dict[Any, float]]]:
+    """The accuracies of the entry, of its parts, its share of ties, and the answers behind our own accuracies."""
     measures: list[Measure] = []
-    given: dict[str, dict[Any, bool]] = {}
+    given: dict[str, dict[Any, float]] = {}
     for suffix, figure in entry.accuracies.items():
-        name = entry.metric(suffix)
+        name, parts = entry.metric(suffix), []
         metric, chosen = figure.split(",")
-        parts = []
+        theirs = suffix == OF_THE_HARNESS or not entry.has_ties
         for file in files:
-            right = {
-                sample["doc_id"]: bool(sample[metric]) and is_finite(sample)
-                for sample in samples[file.name]
-                if sample["filter"] == chosen
+            logged = [sample for sample in samples[file.name] if sample["filter"] == chosen]
+            credit = {
+                sample["doc_id"]: float(sample[metric]) * is_finite(sample) if theirs else _credit(sample, metric)
+                for sample in logged
             }
-            parts.append(accuracy(f"{name}_{file.part}", sum(right.values()), len(right), detail=True))
-            given.setdefault(name, {}).update({f"{file.part}/{item}": value for item, value in right.items()})
-        measures += [mean_accuracy(name, parts), *(parts if entry.task == "blimp" else ())]
+            parts.append(accuracy(f"{name}_{file.part}", credit.values(), detail=True))
+            if suffix != OF_THE_HARNESS:
+                given.setdefault(name, {}).update({f"{file.part}/{item}": each for item, each in credit.items()})
+        detailed = entry.task == "blimp" and suffix != OF_THE_HARNESS
+        measures += [mean_accuracy(name, parts), *(parts if detailed else ())]
+    if entry.has_ties:
+        metric = entry.accuracies["accuracy"].split(",")[0]
+        logged = [sample for file in files for sample in samples[file.name]]
+        measures.append(_ties(entry, [bool(tied_for_best(_scores(each, metric)).sum() > 1) for each in logged]))
     return measures, given
+
+
+def _scores(sample: Mapping[str, Any], metric: str) -> np.ndarray:
+    """(1, choices) A document's log-likelihoods; ``acc_norm``: per character of each choice."""
+    values = np.array([[answer[0] for answer in sample["filtered_resps"]]], dtype=np.float64)
+    if metric != "acc_norm":
+        return values
+    # lm-evaluation-harness puts one space before a choice, and counts a choice's characters without it.
+    return values / np.array([len(text) - 1 for _, text in sample["arguments"]])
+
+
+def _credit(sample: Mapping[str, Any], metric: str) -> float:
+    return float(credits(_scores(sample, metric), int(sample["target"]))[0])
+
+
+def _ties(entry: Benchmark, tied: Sequence[bool]) -> Measure:
+    return Measure(entry.metric(TIES), sum(tied) / len(tied) if tied else None, scored=len(tied))
 
 
 def is_finite(sample: Mapping[str, Any]) -> bool:

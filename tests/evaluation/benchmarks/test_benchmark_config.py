@@ -82,7 +82,8 @@ def test_an_entry_with_a_name_declares_its_metrics_under_it(tmp_path: Path, wiki
         blimp, blimp | {"name": "mine"}, blimp | {"name": "hellaswag"}, text | {"name": "other"}
     ).benchmarks
     assert plain.declared == taken.declared == ()
-    [accuracy] = mine.declared
+    accuracy, theirs, ties = mine.declared
+    assert (theirs.name, ties.name) == ("mine_accuracy_lm_eval", "mine_ties")
     assert (accuracy.name, accuracy.title, accuracy.chance) == ("mine_accuracy", "mine accuracy", 0.5)
     assert {metric.name: metric.scale for metric in other.declared} == {
         "other_word_perplexity": "log",

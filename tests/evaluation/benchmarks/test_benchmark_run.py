@@ -120,6 +120,36 @@ def test_a_diverged_model_gets_no_marks(
     json.dumps(report.details(), allow_nan=False)
 
 
+def test_a_constant_model_scores_at_chance(
+    checkpoint: Path, tmp_path: Path, blimp: dict[str, Any], hellaswag: Path
+) -> None:
+    """Its head gives every token the same probability: where lengths agree it cannot choose. In
+    lm-evaluation-harness's own number it is right, by the order of the choices alone."""
+    import torch
+
+    pairs = [{"sentence_good": "The cat sat.", "sentence_bad": "The cat sat."}] * 4
+    (Path(blimp["path"]) / "alike.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    rows = [{**row, "endings": [row["endings"][1]] * 4} for row in map(json.loads, hellaswag.read_text().splitlines())]
+    (tmp_path / "alike.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    network, tokenizer = load_checkpoint(checkpoint, checkpoint, "auto", threads=1)
+    with torch.no_grad():
+        network.lm_head.weight.fill_(0.0)
+    network.save_pretrained(tmp_path / "constant")
+    tokenizer.save_pretrained(tmp_path / "constant")
+    config = _config(
+        {**blimp, "paradigms": ["alike"]},
+        {"task": "hellaswag", "path": str(tmp_path / "alike.jsonl")},
+        {"task": "kr_test", "pairs": 20},
+    )
+    report = run_benchmarks(tmp_path / "constant", config, texts=_texts)
+    metrics = report.metrics()
+    assert (metrics["blimp_accuracy"], metrics["blimp_ties"], metrics["blimp_accuracy_lm_eval"]) == (0.5, 1.0, 1.0)
+    assert (metrics["hellaswag_accuracy"], metrics["hellaswag_ties"]) == (0.25, 1.0)
+    assert (metrics["kr_accuracy"], metrics["kr_ties"]) == (0.5, 1.0)
+    assert set(metrics) == {name for entry in config.benchmarks for name in entry.columns}
+    assert "blimp_accuracy_lm_eval" not in report.answers, "one paired test for one set of answers"
+
+
 def test_kr_questions_from_the_corpus(checkpoint: Path) -> None:
     """Made by the recipe's seed, scored without lm-evaluation-harness, split into what a generation has seen."""
     config = _config({"task": "kr_test", "pairs": 20, "fractions": 4})

@@ -2,14 +2,15 @@
 
 import math
 
+import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from fortifai_ray.evaluation.benchmarks.report import Measure, accuracy, mcnemar, mean_accuracy
+from fortifai_ray.evaluation.benchmarks.report import Measure, accuracy, credits, mcnemar, mean_accuracy
 
 
 def share(correct: int, scored: int) -> Measure:
-    return accuracy("share", correct, scored)
+    return accuracy("share", [1.0] * correct + [0.0] * (scored - correct))
 
 
 @pytest.mark.parametrize(("correct", "scored"), [(0, 7), (3, 7), (7, 7), (511, 1000)])
@@ -57,3 +58,41 @@ def test_mcnemar_of_a_model_with_itself() -> None:
     """Nothing differs: no evidence."""
     answers = {0: True, 1: False}
     assert mcnemar(answers, answers).p_value == 1.0
+
+
+@pytest.mark.parametrize(
+    ("scores", "right", "credit"),
+    [
+        ([-1.0, -2.0], 0, 1.0),
+        ([-2.0, -1.0], 0, 0.0),
+        ([-1.0, -1.0], 0, 0.5),
+        ([-1.0, -1.0], 1, 0.5),
+        ([-30.0, -30.0 - 1e-6], 1, 0.5),  # apart by the rounding of a float32 sum
+        ([-30.0, -30.001], 0, 1.0),
+        ([-1.0, -1.0, -2.0, -3.0], 0, 0.5),
+        ([-1.0, -1.0, -1.0, -3.0], 2, 1 / 3),
+        ([-1.0, -1.0, -1.0, -3.0], 3, 0.0),
+        ([0.0, 0.0, 0.0, 0.0], 3, 0.25),
+        ([math.nan, -1.0], 0, 0.0),
+        ([-math.inf, -math.inf], 0, 0.0),
+        ([-1.0, -math.inf], 0, 0.0),
+    ],
+)
+def test_a_tie_earns_what_a_guess_would(scores: list[float], right: int, credit: float) -> None:
+    """1/k among k that share the best score; nothing where a score is no finite number."""
+    assert credits(np.array([scores]), right).tolist() == [pytest.approx(credit)]
+
+
+def test_credits_of_ties_have_their_own_error() -> None:
+    """Ties all through: no spread, and an interval around one half."""
+    measure = accuracy("share", [0.5] * 40)
+    assert (measure.value, measure.stderr) == (0.5, 0.0)
+    assert measure.low is not None
+    assert measure.low < 0.5
+    assert accuracy("share", [0.0, 1.0]).stderr == pytest.approx(0.5)
+
+
+def test_mcnemar_counts_a_tie_between_right_and_wrong() -> None:
+    """One model's tie is better than the other's wrong answer and worse than its right one."""
+    test = mcnemar({0: 0.5, 1: 0.5, 2: 0.5}, {0: 0.0, 1: 1.0, 2: 0.5})
+    assert (test.only_first, test.only_second) == (1, 1)

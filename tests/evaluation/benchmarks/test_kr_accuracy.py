@@ -1,5 +1,7 @@
 """What scores add up to."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from fortifai_ray.evaluation.benchmarks.kr_scoring import ExamScores, fractions, up_to
@@ -13,9 +15,12 @@ def _scores(true: list[float], false: list[float]) -> ExamScores:
 
 
 def test_a_question_is_right_where_the_truth_scores_higher() -> None:
-    """A tie is wrong, and so is what is no number."""
-    scores = _scores([-1.0, -1.0, -2.0, np.nan], [-2.0, -1.0, -1.0, -1.0])
-    assert scores.answers("fortifai") == {0: True, 1: False, 2: False, 3: False}
+    """A tie counts as one half, and as wrong in ForTIFAI's own code; what is no number is wrong, and no tie."""
+    scores = _scores([-1.0, -1.0, -2.0, np.nan, -np.inf], [-2.0, -1.0, -1.0, -1.0, -np.inf])
+    same = replace(scores, tokens=np.full((5, 2), 2), bytes=np.full((5, 2), 2))
+    assert same.answers("per_token") == same.answers("per_byte") == {0: 1.0, 1: 0.5, 2: 0.0, 3: 0.0, 4: 0.0}
+    assert scores.answers("fortifai") == {0: 1.0, 1: 0.0, 2: 0.0, 3: 0.0, 4: 0.0}
+    assert same.ties.tolist() == [False, True, False, False, False]
 
 
 def test_length_normalisation_divides_each_by_its_own_length() -> None:
@@ -27,14 +32,14 @@ def test_length_normalisation_divides_each_by_its_own_length() -> None:
 
 def test_fractions_follow_the_order_and_leave_a_remainder_to_the_total() -> None:
     """ForTIFAI's: n equal parts by position; a skipped position keeps its place."""
-    given = {0: True, 1: True, 2: False, 4: False, 5: False, 6: True}
+    given = {0: 1.0, 1: 1.0, 2: 0.0, 4: 0.0, 5: 0.0, 6: 1.0}
     parts = [(part.metric, part.value, part.scored) for part in fractions("kr", given, size=7, count=3)]
     assert parts == [("kr_fraction_0", 1.0, 2), ("kr_fraction_1", 0.0, 1), ("kr_fraction_2", 0.0, 2)]
-    total = accuracy("kr", sum(given.values()), len(given))
+    total = accuracy("kr", given.values())
     assert (total.value, total.scored) == (0.5, 6)
 
 
 def test_up_to_a_generation() -> None:
     """The fractions 0 to g, and no more than there are."""
-    given = {position: position < 3 for position in range(6)}
+    given = {position: float(position < 3) for position in range(6)}
     assert [up_to(generation, "kr", given, size=6, count=3).value for generation in range(4)] == [1.0, 0.75, 0.5, 0.5]
