@@ -1,6 +1,7 @@
 """The command line: each command parses its arguments and calls the room that does the work."""
 
 import errno
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -63,7 +64,8 @@ def sweep(
         console.print(place.tracking_note, highlight=False, soft_wrap=True)
     outcome = run_sweep(study, place, console, address)
     print_tables(outcome.folder, console)
-    console.print(f"report: {outcome.report}   runs: fortifai ui --storage {storage}", highlight=False, soft_wrap=True)
+    runs = f"fortifai ui --storage {shlex.quote(storage)}"
+    console.print(f"report: {outcome.report}   runs: {runs}", highlight=False, soft_wrap=True)
     if outcome.unfinished:
         console.print("interrupted: the same command resumes from here")
         raise typer.Exit(130)

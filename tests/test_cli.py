@@ -1,5 +1,6 @@
 """The command line: a user's mistake gets one line and exit code 2, and nothing is started."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -131,3 +132,12 @@ def test_a_folder_without_results(
         code, _, err = run(monkeypatch, capsys, *command)
         assert code == 2
         assert str(tmp_path) in err
+
+
+def test_commands_in_hints_can_be_pasted_into_a_shell() -> None:
+    """Wherever a message holds a command with a path or an address of the user's, that is quoted."""
+    command = re.compile(r"fortifai (?:sweep|report|claims|evaluate|gc|doctor|ui)\b[^`\"]*?\{(?!shlex\.quote\()[^}]*\}")
+    package = Path(main.__code__.co_filename).parent
+    texts = {path.relative_to(package): path.read_text(encoding="utf-8") for path in package.rglob("*.py")}
+    assert sum(text.count("shlex.quote(") for text in texts.values()) >= 2
+    assert not {str(path): found for path, text in texts.items() if (found := command.findall(text))}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -152,9 +153,8 @@ class StudyResults:
         """The claims as last checked (:func:`fortifai_ray.claims.result.stored_claims`); None where they never were."""
         table = self._optional("claims")
         if table is None and self.study.get("claims"):
-            self._problems.setdefault(
-                "claims", f"claims have not been checked: `fortifai claims {self.folder}` checks them"
-            )
+            command = f"fortifai claims {shlex.quote(str(self.folder))}"
+            self._problems.setdefault("claims", f"claims have not been checked: `{command}` checks them")
         return table
 
     @cached_property

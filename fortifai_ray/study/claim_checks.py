@@ -63,11 +63,11 @@ def _problem(claim: Claim, study: StudyFacts) -> tuple[str, str] | None:
     for place, where in (("where", claim.where), ("statistic.against", against)):
         for key in where:
             if key not in known:
-                return f"{place}.{key}", f"unknown key{hint(key, known)}"
+                return f"{place}.{key}", f"unknown key{hint(key, sorted(known))}"
     measured = {*study.metrics, *MEASURED_COLUMNS}
     for metric in statistic.metrics:
         if metric not in measured:
-            return "statistic.metric", f"this study does not measure {metric!r}{hint(metric, measured)}"
+            return "statistic.metric", f"this study does not measure {metric!r}{hint(metric, sorted(measured))}"
     for criterion in statistic.criteria:
         if message := _criterion_problem(criterion, study.criteria):
             return "statistic", message

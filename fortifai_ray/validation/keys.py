@@ -11,6 +11,7 @@ from fortifai_ray.validation.synonyms import KEYS, REMARKS_BY_NAME, WORDS, norma
 
 _DEEPEST = 6  # sections within sections
 _MOST = 4  # places of one key that a message names
+_LISTED = 40  # known words that a message lists
 _TAGS = ("kind", "task")  # the keys that tell the forms of one section apart
 
 Schema = Mapping[str, Any]
@@ -146,10 +147,15 @@ def _exists(name: str, everywhere: Sequence[str]) -> bool:
 
 
 def hint(word: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown word: the known one that was meant, or else all of them, in their order."""
-    names = list(known)
-    same = [name for name in names if normalised(name) == normalised(word)]
-    meant = [name for name in WORDS.get(normalised(word), ()) if name in names]
-    if close := [*same, *meant, *difflib.get_close_matches(word, names, n=1)]:
+    """The end of a message about an unknown word: the known one that was meant, or else all of them, in their order.
+
+    Known words may be dotted keys, of which the word is the last part.
+    """
+    names, plain = list(known), normalised(word)
+    same = [name for name in names if normalised(name) == plain]
+    meant = [name for name in (*WORDS.get(plain, ()), *KEYS.get(plain, ())) if name in names]
+    inside = [name for name in names if normalised(name.rpartition(".")[2]) == plain]
+    if close := [*same, *meant, *inside, *difflib.get_close_matches(word, names, n=1)]:
         return f"; did you mean {close[0]}?"
-    return f" (known: {', '.join(names)})" if names else ""
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return f" (known: {', '.join(names[:_LISTED])}{more})" if names else ""

@@ -1,5 +1,6 @@
 """One reader of a study's folder: what it refuses, what it notes, and what it derives from the study file."""
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -131,3 +132,6 @@ def test_missing_tables_are_noted_or_computed(folder: Path) -> None:
     assert judged.fidelity is not None
     assert judged.chains["status"].unique().to_list() == ["unconfirmed"]
     assert not any("onsets" in note for note in judged.notes)
+    spaced = folder.rename(folder.with_name("my study's"))
+    command = f"`fortifai claims {shlex.quote(str(spaced))}`"
+    assert any(command in note for note in open_study(spaced).notes), "a command that can be pasted into a shell"

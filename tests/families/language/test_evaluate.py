@@ -66,9 +66,10 @@ def test_a_table_intervals_and_a_paired_test(checkpoints: list[Path], exam: Path
     found = evaluate_checkpoints(checkpoints, load_benchmarks([f"kr_test={exam}"]), announce=told.append)
     assert told == [f"evaluating {path.name}" for path in checkpoints]
     rows = found.rows()
-    assert [row["metric"] for row in rows] == ["kr_accuracy", "kr_accuracy_fortifai", "kr_accuracy_per_byte"] * 2
+    names = ["kr_accuracy", "kr_accuracy_fortifai", "kr_accuracy_per_byte", "kr_ties"]
+    assert [row["metric"] for row in rows] == names * 2
     assert {(row["scored"], row["skipped"]) for row in rows} == {(19, 1)}
-    first, second = rows[0], rows[3]
+    first, second = rows[0], rows[4]
     test = next(row.test for row in found.comparisons if row.metric == "kr_accuracy")
     assert test.items == 19
     assert first["value"] - second["value"] == pytest.approx((test.only_first - test.only_second) / 19)
