@@ -127,7 +127,9 @@ def _check_keys(node: yaml.MappingNode) -> None:
         if key.value in first:
             more = "; give it once, with a list: <<: [*one, *other]" if key.tag == _MERGE else ""
             where = first[key.value].line + 1
-            raise _Mistake(key.start_mark, f"the key {key.value!r} is given twice (first in line {where}){more}")
+            raise _Mistake(
+                key.start_mark, f"is not valid YAML: the key {key.value!r} is given twice (first in line {where}){more}"
+            )
         first[key.value] = key.start_mark
 
 

@@ -100,13 +100,16 @@ def test_scalars(text: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("a: 1\nb: 2\na: 3", r"line 3, column 1: the key 'a' is given twice \(first in line 1\)"),
-        ("a:\n  x: 1\n  y: {z: 1,\n      z: 2}", r"line 4, column 7: the key 'z' is given twice \(first in line 3\)"),
-        ("a: {x: 1, 'x': 2}", r"line 1, column 11: the key 'x' is given twice"),
-        ("b: &b {x: 1}\na: {<<: *b, x: 1, x: 2}", r"line 2, column 19: the key 'x' is given twice"),
+        ("a: 1\nb: 2\na: 3", r"line 3, column 1: is not valid YAML: the key 'a' is given twice \(first in line 1\)"),
+        (
+            "a:\n  x: 1\n  y: {z: 1,\n      z: 2}",
+            r"line 4, column 7: is not valid YAML: the key 'z' is given twice \(first in line 3\)",
+        ),
+        ("a: {x: 1, 'x': 2}", r"line 1, column 11: is not valid YAML: the key 'x' is given twice"),
+        ("b: &b {x: 1}\na: {<<: *b, x: 1, x: 2}", r"line 2, column 19: is not valid YAML: the key 'x' is given twice"),
         (
             "b: &b {x: 1}\na:\n  <<: *b\n  <<: *b",
-            r"line 4, column 3: the key '<<' is given twice.*<<: \[\*one, \*other\]",
+            r"line 4, column 3: is not valid YAML: the key '<<' is given twice.*<<: \[\*one, \*other\]",
         ),
         ("a: {<<: 3}", "line 1, column 9: << takes a mapping or a list of mappings"),
         ("a: {<<: [{}, 3]}", "line 1, column 14: << takes a mapping"),
