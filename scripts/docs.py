@@ -323,6 +323,7 @@ def metrics() -> str:
 
 def replications() -> str:
     """``docs/replications.md``, from what the shipped studies measured."""
+    sys.path.append(str(Path(__file__).parent))  # it is not there under PYTHONSAFEPATH
     from replications import page
 
     return page()

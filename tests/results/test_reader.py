@@ -85,7 +85,7 @@ def test_a_table_of_an_older_version_is_refused_in_one_line(folder: Path, reader
 def test_a_key_given_twice_is_refused_by_every_reader(folder: Path, reader: str) -> None:
     text = (folder / "study.yaml").read_text()
     (folder / "study.yaml").write_text(f"{text}seed: 1\nseed: 2\n")
-    with pytest.raises(UserError, match=r"study\.yaml: is not valid YAML: .*'seed'.* twice"):
+    with pytest.raises(UserError, match=r"study\.yaml: line \d+, column 1: is not valid YAML: .*'seed'.* twice"):
         READERS[reader](folder)
 
 
