@@ -22,6 +22,7 @@ _OTHER_MARKS = (  # UTF-32's little-endian mark begins with UTF-16's
     (b"\xff\xfe", "UTF-16"),
     (b"\xfe\xff", "UTF-16"),
 )
+_PACKED = {b"\x1f\x8b": "packed by gzip (.gz)", b"\x28\xb5\x2f\xfd": "packed by zstd (.zst)"}
 _KINDS = {
     type(None): "null",
     bool: "a truth value",
@@ -41,6 +42,7 @@ def read_text(path: Path, what: str) -> str:
     Raises :class:`UserError`, with the line where there is one.
     """
     content = _content(path, what)
+    _check_start(path, content[:64])
     for mark, name in _OTHER_MARKS:
         if content.startswith(mark):
             raise UserError(f"{path}: is {name} text, by its byte-order mark; save it as UTF-8")
@@ -66,6 +68,24 @@ def _content(path: Path, what: str) -> bytes:
             return bytes(stream.read())
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}); give {what}") from error
+
+
+def check_fetched(path: Path) -> None:
+    """Raise :class:`UserError` for a pointer of Git LFS in the place of a user's file, and for a name or content that
+    do not fit."""
+    try:
+        with path.open("rb") as file:
+            _check_start(path, file.read(64))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _check_start(path: Path, start: bytes) -> None:
+    if start.startswith(b"version https://git-lfs"):
+        raise UserError(f"{path}: is a pointer of Git LFS, not the file itself: run `git lfs pull` in {path.parent}")
+    for mark, name in _PACKED.items():
+        if start.startswith(mark):
+            raise UserError(f"{path}: is {name}, which its name does not say: name it so")
 
 
 def read_values(path: Path, what: str) -> Iterator[tuple[str, Any]]:

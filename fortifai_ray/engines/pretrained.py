@@ -191,11 +191,14 @@ def in_short(error: BaseException) -> str:
 
 
 def load_tokenizer(place: Path | str, revision: str | None = None) -> Any:
-    """The fast tokenizer of a folder or a hub's name; no code that comes with it is run. Raises what transformers
-    raises where there is none."""
+    """The fast tokenizer of a folder or a hub's name, without BPE's dropout, which would merge at random; no code that
+    comes with it is run. Raises what transformers raises where there is none."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(place, revision=revision, use_fast=True, trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, use_fast=True, trust_remote_code=False)
+    if tokenizer.is_fast and getattr(tokenizer.backend_tokenizer.model, "dropout", None):
+        tokenizer.backend_tokenizer.model.dropout = None
+    return tokenizer
 
 
 def end_of_text_ids(folder: Path) -> list[int]:

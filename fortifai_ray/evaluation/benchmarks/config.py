@@ -1,5 +1,6 @@
 """Benchmarks of a generation's model as a study file or ``fortifai evaluate`` names them, and what each measures."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -15,8 +16,8 @@ _CLOSED = ConfigDict(frozen=True, extra="forbid")
 
 
 def _existing(path: str) -> str:
-    if not Path(path).exists():
-        raise ValueError(f"there is no {path} (looked for from {Path.cwd().name}/)")
+    if not os.path.exists(path):  # False, too, where that cannot be known
+        raise ValueError(f"there is no {path or 'empty path'} (looked for from {Path.cwd().name}/)")
     return path
 
 

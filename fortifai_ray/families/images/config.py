@@ -1,5 +1,6 @@
 """What a study file configures of VAEs and diffusion models: data, networks, training and evaluation."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -36,8 +37,8 @@ class DataConfig(Section):
         given = [name for name in ("source", "path") if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"give exactly one of source and path (given: {', '.join(given) or 'none'})")
-        if self.path is not None and not Path(self.path).exists():
-            raise ValueError(f"there is no {self.path} (looked for from {Path.cwd().name}/)")
+        if self.path is not None and not os.path.exists(self.path):
+            raise ValueError(f"there is no {self.path or 'empty path'} (looked for from {Path.cwd().name}/)")
         if self.samples is not None and not self.is_shape:
             raise ValueError(f"samples is the number of points of a shape ({', '.join(SHAPES)})")
         if self.binarise and self.is_shape:

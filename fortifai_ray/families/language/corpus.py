@@ -5,7 +5,7 @@ and held-out tokens. It is prepared before anything starts, so this imports neit
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -23,6 +23,11 @@ from fortifai_ray.storage.store import Stage, StageKey, StageStore, file_sha256
 VERSION = 1  # bump when the same text gives other tokens
 END_OF_TEXT = "<|endoftext|>"
 SUSPICIOUS = 0.01  # share of special tokens in a text; WikiText's <unk>, where a tokenizer has it, is 2 to 3%
+_SUSPICIOUS = (
+    "warning: corpus: {} of the text's tokens are special tokens, most of them {}: they are trained on like words; "
+    "check the text, and whether the tokenizer is the model's own"
+)
+_BATCH = 1024  # documents tokenised at a time: tokenizers needs a hundred bytes a token
 _PIECE = 1 << 22  # tokens counted at a time
 _OF_CALLS = {"max_length", "stride", "truncation_strategy", "pad_to_multiple_of", "pad_token_type_id"}
 _SIDES = {"padding_side", "truncation_side"}
@@ -71,6 +76,9 @@ class Corpus:
         """How often each special token stands inside documents, the tokens that end them not counted."""
         added = self._tokenizer.get_added_tokens_decoder()
         names = {token: entry.content for token, entry in added.items() if entry.special}
+        unknown = getattr(self._tokenizer.model, "unk_token", None)
+        if unknown is not None and (place := self._tokenizer.token_to_id(unknown)) is not None:
+            names[place] = unknown
         ids = sorted({*names, self.end_of_text})
         counts = np.zeros(len(ids), dtype=np.int64)
         for tokens in (self.train, self.held_out):
@@ -120,32 +128,24 @@ def describe_corpus(config: CorpusConfig, stage_hash: str, store: StageStore) ->
     corpus, documents = open_corpus(stage_hash, store), read_documents(config)
     where = config.path or config.dataset or config.source or "written text"
     ends = (corpus.train_ends, corpus.held_out_ends)
-    longest = max(int(np.diff(each, prepend=0).max()) - 1 for each in ends)
+    count, longest = sum(map(len, ends)), max(int(np.diff(each, prepend=0).max()) - 1 for each in ends)
+    special = corpus.count_special()
+    share = sum(special.values()) / max(1, len(corpus.train) + len(corpus.held_out) - count)
+    most = max(special, key=lambda token: special[token], default="")
+    often = f" ({special[most]:,} times {most!r})" if special else ""
     line = (
         f"corpus: {where}: {len(corpus.train):,} training and {len(corpus.held_out):,} held-out tokens of "
         f"{len(documents.texts):,} documents"
         + (f" in {documents.files:,} files" if documents.files > 1 else "")
-        + f", the longest of {longest:,} tokens"
-        + (f"; {documents.left_out} documents are left out" if documents.left_out else "")
+        + f", the longest of {longest:,} tokens; {share:.1%} special tokens in the text{often}; documents left out: "
+        + (documents.left_out(len(documents.texts) - count) or "none")
     )
-    state = corpus.stage.outputs.get("left_out")
+    left_out = corpus.stage.outputs.get("left_out", ())
     return (
         line,
-        *(f"tokenizer: the {name} that its tokenizer.json carries from a call is left out" for name in state or ()),
-        *_special_line(corpus.count_special(), len(corpus.train) + len(corpus.held_out) - sum(map(len, ends))),
+        *(f"tokenizer: the {name} that its tokenizer.json carries from a call is left out" for name in left_out),
+        *([_SUSPICIOUS.format(f"{share:.1%}", repr(most))] if share >= SUSPICIOUS else ()),
     )
-
-
-def _special_line(counts: Mapping[str, int], tokens: int) -> tuple[str, ...]:
-    """Special tokens inside documents, which are rarely meant to be there: padding, a separator, unknown words."""
-    total = sum(counts.values())
-    if not total:
-        return ()
-    most = max(counts, key=lambda token: counts[token])
-    line = f"{total / tokens:.1%} of its text is special tokens ({counts[most]:,} times {most!r})"
-    if total < SUSPICIOUS * tokens:
-        return (f"corpus: {line}",)
-    return (f"warning: corpus: {line}; they are trained on like words: check the text and its tokenizer",)
 
 
 def split_documents(documents: list[str], held_out: float) -> tuple[list[str], list[str]]:
@@ -172,14 +172,18 @@ def _tokenise(documents: list[str], config: CorpusConfig, model: ModelConfig, fo
         end_of_text = _train_tokenizer(train, model.vocab_size, folder / "tokenizer")
     else:
         end_of_text = _save_pretrained_tokenizer(model, folder / "tokenizer")
-    left_out = [] if model.preset else _forget_calls(folder / "tokenizer", _origin(model, "tokenizer_config.json"))
+        _forget_calls(folder / "tokenizer", _origin(model, "tokenizer_config.json"))
+    left_out = [] if model.preset else _call_state(_origin(model, "tokenizer.json"))
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer" / "tokenizer.json"))
     outputs: dict[str, Any] = {"end_of_text": end_of_text, "documents": len(documents), "left_out": left_out}
     for name, texts in (("train", train), ("held_out", held_out)):
-        encoded = tokenizer.encode_batch(texts, add_special_tokens=False)
-        rows = [np.array([*row.ids, end_of_text], dtype=np.int32) for row in encoded]
+        rows = [
+            np.array([*row.ids, end_of_text], dtype=np.int32)
+            for start in range(0, len(texts), _BATCH)
+            for row in tokenizer.encode_batch_fast(texts[start : start + _BATCH], add_special_tokens=False)
+        ]
         np.save(folder / f"{name}.npy", np.concatenate(rows))
         np.save(folder / f"{name}_ends.npy", np.cumsum([len(row) for row in rows]))
         outputs[f"{name}_tokens"] = int(sum(len(row) for row in rows))
@@ -223,15 +227,15 @@ def _call_state(file: Path) -> list[str]:
     return [name for name, value in found.items() if value]
 
 
-def _forget_calls(folder: Path, settings_before: Path) -> list[str]:
-    """Take out of a saved tokenizer what calls have left in it; returns what of that would change a text's tokens.
+def _forget_calls(folder: Path, settings_before: Path) -> None:
+    """Take out of a saved tokenizer what calls have left in it.
 
     transformers copies such a state into the settings, where only a side that was set before stays.
     """
     file, settings = folder / "tokenizer.json", folder / "tokenizer_config.json"
-    found, content = _call_state(file), json.loads(file.read_text(encoding="utf-8"))
-    if not found and not content.get("truncation"):
-        return []
+    content = json.loads(file.read_text(encoding="utf-8"))
+    if not _call_state(file) and not content.get("truncation"):
+        return
     content |= {"padding": None, "truncation": None}
     if "dropout" in content["model"]:  # of BPE alone
         content["model"]["dropout"] = None
@@ -241,7 +245,6 @@ def _forget_calls(folder: Path, settings_before: Path) -> list[str]:
         unwanted = _OF_CALLS | (_SIDES - before.keys())
         now = json.loads(settings.read_text(encoding="utf-8"))
         _write_json(settings, {key: value for key, value in now.items() if key not in unwanted})
-    return found
 
 
 def _write_json(file: Path, content: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """Which files of a folder are a corpus: each once, whatever links lead to it, and none that a tool left beside them."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def files_of(path: Path, split: str) -> list[Path]:
     Raises :class:`UserError` where there is none.
     """
     if not path.is_dir():
-        if not kind(path):
+        if not kind(path) or not path.is_file():  # a pipe has no end to wait for
             raise UserError(f"{path}: a file {READ} is needed, or a folder of them")
         return [path]
     files = _readable(_split_of(path, split))
@@ -103,7 +104,7 @@ def _walk(folder: Path) -> Iterator[Path]:
         if here.is_file():
             yield here
         elif here.is_dir():
-            stored = (here / "stages" / USES).is_dir()
+            stored = os.path.isdir(here / "stages" / USES)  # False where it may not be known
             for entry in sorted(here.iterdir(), reverse=True):  # the first is taken first, off the end
                 if not entry.name.startswith(".") and not (stored and entry.is_dir()):
                     (links if entry.is_symlink() else pending).append(entry)

@@ -16,7 +16,7 @@ from fortifai_ray.evaluation.benchmarks.local_data import ARTICLE, split_article
 from fortifai_ray.families.language import folders
 from fortifai_ray.families.language.config import CorpusConfig
 from fortifai_ray.families.language.written import read_written
-from fortifai_ray.files import check_text, read_text, read_values
+from fortifai_ray.files import check_fetched, check_text, read_text, read_values
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -53,11 +53,10 @@ class Documents:
             digest.update(b"\x00" * (number > 0) + text.encode())
         return digest.hexdigest()
 
-    @property
-    def left_out(self) -> str:
-        """What was left out, in words; empty where nothing was."""
-        counts = (f"{count:,} {name}" for count, name in ((self.null, "null"), (self.empty, "empty")) if count)
-        return " and ".join(counts)
+    def left_out(self, copies: int = 0) -> str:
+        """What was left out, in words, with ``copies`` of held-out documents; empty where nothing was."""
+        counts = ((self.null, "null"), (self.empty, "empty"), (copies, "copies of held-out ones"))
+        return ", ".join(f"{count:,} {name}" for count, name in counts if count)
 
 
 def read_documents(config: CorpusConfig) -> Documents:
@@ -87,7 +86,7 @@ def read_documents(config: CorpusConfig) -> Documents:
     different = len(set(kept))
     if different < 2:
         count = f"{len(kept)} document(s)" + (", all the same" if len(kept) > 1 else "")
-        left_out = f" beside {documents.left_out} ones" if documents.left_out else ""
+        left_out = f" beside {documents.left_out()}" if documents.left_out() else ""
         raise UserError(
             f"corpus: {where} holds {count}{left_out}; at least 2 that differ are needed, so that one can be held out"
         )
@@ -162,6 +161,7 @@ def _read_table(file: Path, suffix: str, column: str) -> Iterator[Row]:
     """The rows of a table's text column. Raises :class:`UserError` for a file that is damaged or lacks the column."""
     import pyarrow as pa
 
+    check_fetched(file)
     try:
         if suffix == ".parquet":
             import pyarrow.parquet as pq

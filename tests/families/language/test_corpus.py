@@ -136,42 +136,46 @@ def test_an_older_stage_of_a_tokenizer_that_pads_is_not_taken(pretrained: Path) 
 
 
 @pytest.mark.parametrize(
-    ("documents", "expected"),
+    ("documents", "said", "warned"),
     [
-        (["one two", "three four"], []),
-        (["a text " * 200 + END_OF_TEXT, "three four"], ["corpus: 0."]),
+        (["one two", "three four"], "; 0.0% special tokens in the text; documents left out: none", False),
+        (["a text " * 200 + END_OF_TEXT, "three four"], f"special tokens in the text (1 times '{END_OF_TEXT}')", False),
         (
             [f"a{END_OF_TEXT}b", f"c{END_OF_TEXT * 3}"],
-            ["warning: corpus: 57.1% of its text is special tokens (4 "],
+            f"57.1% special tokens in the text (4 times '{END_OF_TEXT}",
+            True,
         ),
     ],
 )
 def test_special_tokens_in_the_text_are_said(
-    documents: list[str], expected: list[str], pretrained: Path, tmp_path: Path
+    documents: list[str], said: str, warned: bool, pretrained: Path, tmp_path: Path
 ) -> None:
     """A literal end-of-text in the text becomes that token: the dry run says so, and warns where they are many."""
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(text) + "\n" for text in documents))
     config, store = CorpusConfig(path=str(tmp_path / "a.jsonl")), StageStore(tmp_path)
-    first, *special = describe_corpus(
-        config, prepare_corpus(config, ModelConfig(path=str(pretrained)), store).hash, store
-    )
-    assert first.startswith(f"corpus: {config.path}: ")
-    assert len(special) == len(expected)
-    assert all(line.startswith(start) for line, start in zip(special, expected, strict=True))
+    made = prepare_corpus(config, ModelConfig(path=str(pretrained)), store)
+    first, *warnings = describe_corpus(config, made.hash, store)
+    assert said in first
+    assert len(warnings) == warned
+    assert all(line.startswith("warning: corpus: 57.1% of the text's tokens are special tokens") for line in warnings)
 
 
 def test_the_corpus_is_described(pretrained: Path, tmp_path: Path) -> None:
-    """Documents, files, what was left out, the longest document: the figures that show a mistake at once."""
+    """Documents, files, what was left out, the longest document: the figures that show a mistake at once. A stage of
+    an older make has them too."""
     folder = tmp_path / "texts"
     folder.mkdir()
-    (folder / "a.jsonl").write_text('{"text": "a"}\n{"text": null}\n{"text": ""}\n{"text": null}')
-    (folder / "b.txt").write_text("bbbbbbbb\n\ncc")
-    config, store = CorpusConfig(path=str(folder)), StageStore(tmp_path)
+    (folder / "a.jsonl").write_text('{"text": "a"}\n{"text": null}\n{"text": ""}\n{"text": null}\n{"text": "a"}')
+    (folder / "b.txt").write_text("bbbbbbbb\n\nccc")
+    config, store = CorpusConfig(path=str(folder), held_out=0.3), StageStore(tmp_path)
     found = prepare_corpus(config, ModelConfig(path=str(pretrained)), store)
+    del found.stage.outputs["left_out"]
     longest = max(np.diff(ends, prepend=0).max() - 1 for ends in (found.train_ends, found.held_out_ends))
+    copies = 4 - len(found.train_ends) - len(found.held_out_ends)
     assert describe_corpus(config, found.hash, store) == (
-        f"corpus: {folder}: {len(found.train)} training and {len(found.held_out)} held-out tokens of 3 documents in "
-        f"2 files, the longest of {longest} tokens; 2 null and 1 empty documents are left out",
+        f"corpus: {folder}: {len(found.train)} training and {len(found.held_out)} held-out tokens of 4 documents in "
+        f"2 files, the longest of {longest} tokens; 0.0% special tokens in the text; documents left out: 2 null, "
+        "1 empty" + ", 1 copies of held-out ones" * copies,
     )
 
 

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.families.language.config import CorpusConfig
@@ -25,6 +26,7 @@ from fortifai_ray.families.language.texts import Documents, read_documents
 TWO = ["one", "two"]
 ROWS = "".join(json.dumps({"text": text}) + "\n" for text in TWO)
 CHAT = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 SHARED = [{"from": "human", "value": "Why?"}]
 
 
@@ -92,7 +94,7 @@ def test_it_is_read(case: str, tmp_path: Path) -> None:
 
 
 REFUSED: dict[str, tuple[str, bytes, str]] = {
-    "null alone": ("a.jsonl", texts(None, None, ""), r"holds 0 document\(s\) beside 2 null and 1 empty ones"),
+    "null alone": ("a.jsonl", texts(None, None, ""), r"holds 0 document\(s\) beside 2 null, 1 empty;"),
     "nothing": ("a.txt", b"", r"holds 0 document\(s\); at least 2 that differ"),
     "one document": ("a.txt", b"one paragraph", r"holds 1 document\(s\); at least 2"),
     "one document many times": ("a.jsonl", texts(*["one"] * 9), r"holds 9 document\(s\), all the same"),
@@ -125,6 +127,16 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "no Parquet": ("a.parquet", b"PAR1 and then no more", "cannot be read as Parquet"),
     "an empty Parquet file": ("a.parquet", b"", "cannot be read as Parquet"),
     "no Arrow": ("a.arrow", b"ARROW1", "cannot be read as Arrow"),
+    "a pointer of Git LFS": ("a.txt", LFS, "is a pointer of Git LFS, not the file itself: run `git lfs pull`"),
+    "a pointer to a table": ("a.parquet", LFS, "is a pointer of Git LFS"),
+    "a pointer to Arrow": ("a.arrow", LFS, "is a pointer of Git LFS"),
+    "gzip by another name": (
+        "a.jsonl",
+        gzip.compress(texts(*TWO)),
+        "by gzip .*, which its name does not say",
+    ),
+    "zstd by another name": ("a.json", zst(texts(*TWO)), "is packed by zstd"),
+    "zero bytes at the end": ("a.jsonl", texts(*["one"] * 9) + b"\x00" * 20, "line 10: is not valid JSON"),
     "another suffix": ("a.pdf", b"one", r"a file .txt, .jsonl or .json .* is needed"),
     "packed otherwise": ("a.txt.xz", b"one", "is needed"),
 }
@@ -286,6 +298,20 @@ def test_a_folder_is_refused(make: Callable[[Path], Any], message: str, tmp_path
         read(tmp_path)
 
 
+@pytest.mark.parametrize("path", ["", "nowhere", "x" * 5000, "x\x00y", "nowhere/a.txt"])
+def test_a_path_to_nothing_is_refused(path: str) -> None:
+    """Not the current folder, and no traceback for a name that no file can have."""
+    with pytest.raises(ValidationError, match="there is no "):
+        CorpusConfig(path=path)
+
+
+def test_a_pipe_is_refused(tmp_path: Path) -> None:
+    """It would be waited for."""
+    os.mkfifo(tmp_path / "a.txt")
+    with pytest.raises(UserError, match=r"a file .* is needed"):
+        read(tmp_path / "a.txt")
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 @pytest.mark.parametrize("place", ["a.txt", "b"])
 def test_what_may_not_be_read_is_refused(place: str, tmp_path: Path) -> None:
@@ -348,7 +374,7 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     (tmp_path / "b.txt").write_text("\n\n\nthree\n\n\n")
     documents = read(tmp_path)
     assert (documents.null, documents.empty, documents.files) == (2, 2, 2)
-    assert documents.left_out == "2 null and 2 empty"
+    assert documents.left_out() == "2 null, 2 empty"
 
 
 @given(st.lists(st.text(alphabet="ab\x00\x01", min_size=1, max_size=4), min_size=1, max_size=4), st.data())
