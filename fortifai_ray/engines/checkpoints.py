@@ -8,6 +8,7 @@ holds a whole model.
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,6 +133,20 @@ def adapter_parameters(model: "nn.Module") -> "dict[str, nn.Parameter]":
     }
 
 
+@contextmanager
+def layers_as_named(model: Any) -> Iterator[None]:
+    """While PEFT adds adapters to ``model``: targets are its layers as they are named, and nothing else.
+
+    By a model's configuration, PEFT would read the names of an older architecture's expert layers into them, and adapt
+    the experts' tensors.
+    """
+    config = vars(model).pop("config")
+    try:
+        yield
+    finally:
+        model.config = config
+
+
 def put_adapter(model: Any, folder: Path) -> Any:
     """Adapt ``model``, a Hugging Face model, in place by the adapter in ``folder``; returns PEFT's wrapper.
 
@@ -144,7 +159,8 @@ def put_adapter(model: Any, folder: Path) -> Any:
 
     config = LoraConfig.from_pretrained(str(folder))
     config.inference_mode = False  # always set in a file; it would freeze weights that training may continue
-    adapted = LoraModel(model, config, "default")
+    with layers_as_named(model):
+        adapted = LoraModel(model, config, "default")
     places, tensors = adapter_parameters(model), load_file(folder / ADAPTER_WEIGHTS)
     wrong = places.keys() ^ tensors.keys() | {
         n for n, p in places.items() if n in tensors and p.shape != tensors[n].shape

@@ -1,4 +1,4 @@
-"""A chain's causal LM: the starting model, adapters over it, documents kept apart in its blocks, and saving it."""
+"""A chain's causal LM: the starting model, documents kept apart in its blocks, and saving it."""
 
 import json
 from functools import lru_cache
@@ -8,13 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fortifai_ray.engines.causal_cache import row_limit
-from fortifai_ray.engines.checkpoints import (
-    ADAPTER_CONFIG,
-    ADAPTER_WEIGHTS,
-    adapter_parameters,
-    is_adapter,
-    put_adapter,
-)
 from fortifai_ray.engines.pretrained import (
     WeightsError,
     causal_config,
@@ -32,7 +25,7 @@ from fortifai_ray.engines.soundness import (
 )
 from fortifai_ray.engines.weight_files import is_complete
 from fortifai_ray.errors import UserError
-from fortifai_ray.families.language.config import LoraConfig, ModelConfig
+from fortifai_ray.families.language.config import ModelConfig
 from fortifai_ray.families.language.corpus import Corpus
 from fortifai_ray.storage.store import file_sha256
 
@@ -188,68 +181,6 @@ def _preset_shape(model: ModelConfig, corpus: Corpus) -> dict[str, Any]:
     return {**preset_shape(model), "vocab_size": vocab_size, **ends}
 
 
-def adapt(model: Any, lora: LoraConfig, start: Path, seed: int) -> None:
-    """Freeze ``model``, a Hugging Face causal LM, and add adapters: those in the folder ``start``, or new ones by
-    ``seed`` where that holds a whole model.
-
-    Raises:
-        UserError: ``lora.targets`` are not linear layers of the model's body.
-    """
-    import peft
-    import torch
-
-    check_targets(model, lora)
-    if is_adapter(start):
-        put_adapter(model, start)
-        return
-    config = peft.LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=lora.targets if isinstance(lora.targets, str) else list(lora.targets),
-        task_type=peft.TaskType.CAUSAL_LM,
-    )
-    torch.manual_seed(seed)
-    peft.LoraModel(model, config, "default")
-
-
-def check_targets(model: Any, lora: LoraConfig) -> None:
-    """Raise :class:`UserError` where ``lora.targets`` are not linear layers of the model's body. Needs no weights."""
-    from torch import nn
-
-    if isinstance(lora.targets, str):
-        return
-    head = model.get_output_embeddings()
-    linear = {name.rpartition(".")[2]: module for name, module in model.named_modules() if type(module) is nn.Linear}
-    layers = sorted(name for name, module in linear.items() if module is not head)
-    for name in lora.targets:
-        if name not in layers:
-            raise UserError(
-                f"training.lora.targets: {name} is no linear layer of {type(model).__name__}'s body; it has "
-                f"{', '.join(layers)}"
-            )
-
-
-def save_adapter(model: Any, folder: Path, base: str, rank: int) -> None:
-    """Write the adapters of ``model`` into ``folder`` in PEFT's format, from rank 0. Every worker must call it.
-
-    ``base`` names the model's own folder, beside ``folder``.
-    """
-    from safetensors.torch import save_file
-    from torch.distributed.tensor import DTensor
-
-    weights = {}
-    for name, parameter in adapter_parameters(model).items():
-        whole = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
-        if rank == 0:
-            weights[name] = whole.detach().cpu().contiguous()
-    if rank == 0:
-        save_file(weights, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
-        config = model.peft_config["default"].to_dict() | {"base_model_name_or_path": base, "inference_mode": True}
-        config["target_modules"] = sorted(config["target_modules"])  # a set, whose order changes from run to run
-        (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True, default=str))
-
-
 def save_whole(model: Any, folder: Path, rank: int) -> None:
     """Write ``model`` as a Hugging Face folder of safetensors, from rank 0. Every worker must call it.
 
@@ -280,7 +211,7 @@ def keep_documents_apart(model: Any, end_of_text: int) -> None:
     """
 
     def add_positions(_: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        place = positions(keywords["input_ids"], end_of_text)
+        place = positions(arguments[0] if arguments else keywords["input_ids"], end_of_text)
         return arguments, {**keywords, "position_ids": place, "use_cache": False}
 
     model.base_model.register_forward_pre_hook(add_positions, with_kwargs=True)
@@ -299,7 +230,7 @@ def positions(tokens: "Tensor", end_of_text: int) -> "Tensor":
 
 
 def _apart(model: Any, end_of_text: int) -> bool:
-    """Whether tokens after an end-of-text token get the hidden states that they get at the beginning of a row."""
+    """Whether tokens after an end-of-text token get the logits that they get at the beginning of a row."""
     import torch
 
     others = [token for token in range(9) if token != end_of_text][:8]
@@ -308,8 +239,8 @@ def _apart(model: Any, end_of_text: int) -> bool:
     training = model.training
     model.eval()
     with torch.no_grad():
-        alone = model.base_model(input_ids=second, use_cache=False).last_hidden_state
-        packed = model.base_model(input_ids=torch.cat([first, second], 1), use_cache=False).last_hidden_state
+        alone = model(input_ids=second, use_cache=False).logits
+        packed = model(input_ids=torch.cat([first, second], 1), use_cache=False).logits
     model.train(training)
     difference = (packed[:, first.shape[1] :] - alone).abs().max()
     return bool(difference <= 1000 * torch.finfo(alone.dtype).eps * alone.abs().max())

@@ -217,12 +217,13 @@ class LanguageRecipe(Recipe):
         lora = self.training.lora
         if lora is None or isinstance(lora.targets, str):
             return  # without importing torch
-        from fortifai_ray.families.language.models import check_targets, skeleton
+        from fortifai_ray.families.language.adapters import adapted_layers
+        from fortifai_ray.families.language.models import skeleton
 
         network = skeleton(self.family.model)
         try:
             if network is not None:
-                check_targets(network, lora)
+                adapted_layers(network, lora)
         except UserError as error:
             raise UserError(f"{source}: {error}") from None
 

@@ -19,9 +19,10 @@ from fortifai_ray.engines.checkpoints import whole_model
 from fortifai_ray.engines.pretrained import load_network
 from fortifai_ray.errors import UserError
 from fortifai_ray.families.fitting import EpochLoss, Fit, FitReport, read_report, write_report
+from fortifai_ray.families.language.adapters import adapt, save_adapter
 from fortifai_ray.families.language.config import TrainingConfig
 from fortifai_ray.families.language.data import Blocks
-from fortifai_ray.families.language.models import adapt, keep_documents_apart, save_adapter, save_whole
+from fortifai_ray.families.language.models import keep_documents_apart, save_whole
 from fortifai_ray.losses import CrossEntropy, Loss
 from fortifai_ray.recipe.executor import Executor, Workers
 from fortifai_ray.storage.store import Folder

@@ -14,9 +14,10 @@ from transformers import AutoModelForCausalLM
 from fortifai_ray.engines.checkpoints import load_causal_lm
 from fortifai_ray.errors import UserError
 from fortifai_ray.families.language import training as training_module
+from fortifai_ray.families.language.adapters import adapted_layers
 from fortifai_ray.families.language.config import LoraConfig, ModelConfig, TrainingConfig
 from fortifai_ray.families.language.data import Blocks
-from fortifai_ray.families.language.models import check_targets, skeleton
+from fortifai_ray.families.language.models import skeleton
 from fortifai_ray.families.language.recipe import LanguageRecipe
 from fortifai_ray.families.language.scoring import perplexity
 from fortifai_ray.families.language.training import TrainingReport, train
@@ -94,9 +95,9 @@ def test_a_layer_that_is_not_there_is_told_before_anything_starts() -> None:
     network = skeleton(ModelConfig(preset="llama-tiny"))
     assert network is not None
     assert next(network.parameters()).is_meta
-    check_targets(network, LORA)
+    assert {name.rpartition(".")[2] for name in adapted_layers(network, LORA)} == {"q_proj", "v_proj"}
     with pytest.raises(UserError, match=r"^training\.lora\.targets: query is no linear layer of LlamaForCausalLM"):
-        check_targets(network, LoraConfig(targets=("query",)))
+        adapted_layers(network, LoraConfig(targets=("query",)))
     assert skeleton(ModelConfig(hub="some/model")) is None
 
 
