@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import yaml
 
 from fortifai_ray.files import write_text
 from fortifai_ray.results import schema
 from fortifai_ray.statistics.chains import Reference, chain_table
 from fortifai_ray.statistics.fidelity import fidelity_table
 from fortifai_ray.study.study import Chain, Study
+from fortifai_ray.validation import dump_yaml
 
 _CHUNK = 1000  # rows that are kept as mappings before they become columns
 
@@ -113,7 +113,7 @@ class ResultsWriter:
             for name in ("samples", "pictures", "details")
         }
         (folder / "results").mkdir(parents=True, exist_ok=True)
-        write_text(folder / "study.yaml", yaml.safe_dump(study.resolved(), sort_keys=False, allow_unicode=True))
+        write_text(folder / "study.yaml", dump_yaml(study.resolved()))
 
     def add_generation(
         self,

@@ -4,14 +4,12 @@ Every mistake in it is reported before anything starts, in one line: the file, t
 be right.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag
 
 from fortifai_ray.errors import UserError
@@ -25,7 +23,7 @@ from fortifai_ray.study.claims import Claim
 from fortifai_ray.study.grid import Chain, asked_types, common, grid, put, resolve, whole_sections
 from fortifai_ray.study.resources import ResourcesConfig
 from fortifai_ray.study.search import Search, refuse_search
-from fortifai_ray.validation import Section, all_keys, parse_yaml, read_yaml, unknown_key, validated
+from fortifai_ray.validation import Section, all_keys, dump_yaml, parse_yaml, read_yaml, unknown_key, validated
 
 
 def _as_list(value: Any) -> Any:
@@ -51,8 +49,8 @@ def _is_a_list_or_range(value: Any) -> Any:
         if value == []:
             raise ValueError("this list is empty: give at least one value, or leave the key out")
         return value
-    listed = yaml.safe_dump([value], default_flow_style=True, width=math.inf, sort_keys=False, allow_unicode=True)
-    shown = f", e.g. {listed.strip()}" if value is not None and len(listed) <= 80 else ""
+    listed = dump_yaml([value], flow=True).strip()
+    shown = f", e.g. {listed}" if value is not None and len(listed) <= 80 and "\n" not in listed else ""
     raise ValueError(f"a list is needed, with an entry for each value{shown}; or a range, {{start: 0, count: 10}}")
 
 

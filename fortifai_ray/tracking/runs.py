@@ -11,11 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from fortifai_ray.results.schema import flatten
 from fortifai_ray.tracking import limits
 from fortifai_ray.tracking.address import is_server, one_line, redact
+from fortifai_ray.validation import dump_yaml
 
 if TYPE_CHECKING:  # The import takes four seconds and belongs to the background thread.
     from mlflow import MlflowClient
@@ -301,7 +300,7 @@ class StudyRuns:
         self._end(state, "FAILED" if end.status == "failed" else "FINISHED")
 
     def _log_samples(self, state: _RunState, content: RunContent) -> None:
-        recipe = yaml.safe_dump(content.recipe, sort_keys=False, allow_unicode=True)
+        recipe = dump_yaml(content.recipe)
         files = {_RECIPE: recipe.encode()} | {f"{_SAMPLES}/{name}": data for name, data in content.samples.items()}
         held = self._files(state)
         new = {path: data for path, data in files.items() if path not in held}

@@ -4,8 +4,8 @@
 ``synonyms`` holds the names that other tools give to our keys.
 """
 
-from fortifai_ray.validation.documents import parse_yaml, read_yaml
+from fortifai_ray.validation.documents import dump_yaml, parse_yaml, read_yaml
 from fortifai_ray.validation.keys import all_keys, hint, unknown_key
 from fortifai_ray.validation.sections import Section, mistake, validated
 
-__all__ = ["Section", "all_keys", "hint", "mistake", "parse_yaml", "read_yaml", "unknown_key", "validated"]
+__all__ = ["Section", "all_keys", "dump_yaml", "hint", "mistake", "parse_yaml", "read_yaml", "unknown_key", "validated"]

@@ -62,6 +62,15 @@ def parse_yaml(content: str | bytes, source: str) -> Any:
         raise UserError(f"{source}: is not valid YAML: it is nested too deeply") from None
 
 
+def dump_yaml(value: Any, *, flow: bool = False) -> str:
+    """YAML that :func:`parse_yaml` reads as the same value, as does every other reader of YAML 1.1.
+
+    ``flow``: as in ``{kind: tce}``, in one line but for text of several.
+    """
+    style = {"default_flow_style": True, "width": 1e9} if flow else {"default_flow_style": False}
+    return str(yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, **style))
+
+
 class _Mistake(Exception):
     """A mistake at a place of the document."""
 
@@ -161,6 +170,10 @@ def _unshared(value: Any) -> Any:
     return [_unshared(inner) for inner in value] if isinstance(value, list) else value
 
 
+class _Dumper(yaml.SafeDumper):
+    """Puts text into quotes that either kind of reader would take for something else, ``1e-3`` among it."""
+
+
 # Scalars: how a plain one is recognised, and what it becomes.
 
 _SCALARS: tuple[tuple[str, str, str], ...] = (  # type, pattern, first characters
@@ -219,7 +232,8 @@ def _no_constructor(loader: _Loader, node: yaml.Node) -> Any:
 
 for _name, _pattern, _first in _SCALARS:
     _characters = [character.strip("\0") for character in _first]
-    _Loader.add_implicit_resolver(_TAG + _name, re.compile(f"(?:{_pattern})$"), _characters)
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(_TAG + _name, re.compile(f"(?:{_pattern})$"), _characters)
 for _name, _build in {
     "null": lambda text: None,
     "bool": lambda text: yaml.SafeLoader.bool_values[text.lower()],

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from fortifai_ray.errors import UserError
-from fortifai_ray.validation import parse_yaml, read_yaml
+from fortifai_ray.validation import dump_yaml, parse_yaml, read_yaml
 
 _DEFAULTS = "x-tce: &tce {kind: tce, gamma: 0.9}\nx-other: &other {gamma: 0.1, alpha: 2}\n"
 
@@ -44,6 +45,55 @@ def test_an_alias_is_a_copy() -> None:
     read = parse_yaml("a: &a {x: [1]}\nb: *a\nc: [*a]", "s.yaml")
     read["a"]["x"].append(2)
     assert read["b"] == read["c"][0] == {"x": [1]}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "1e-3",
+            "1e5",
+            "0o17",
+            "010",
+            "1:30",
+            "2024-01-01",
+            "1_000",
+            "yes",
+            "y",
+            "~",
+            "",
+            ".inf",
+            "<<",
+            "=",
+            "0x1f",
+            "- a",
+        ),
+        *(
+            "a: b",
+            "#",
+            "x\ny",
+            " pad ",
+            "γ",
+            "\u2028",
+            "\0",
+            "'",
+            '"',
+            "*a",
+            "12e4567",
+            "null",
+            "!x",
+            "5.",
+            "+.5",
+            "1e+3",
+        ),
+    ],
+)
+def test_text_survives_a_file(text: str) -> None:
+    """A study as resolved is read again as it was: what looks like a number to any reader goes into quotes."""
+    value = {"a": text, "b": [text, 1e-3, 1e-5, 3, None, True], text: {}}
+    assert parse_yaml(dump_yaml(value), "s.yaml") == value
+    assert parse_yaml(dump_yaml(value, flow=True), "s.yaml") == value
+    assert yaml.safe_load(dump_yaml(value)) == value
 
 
 def test_keys_for_anchors_are_left_out(tmp_path: Path) -> None:
