@@ -202,3 +202,23 @@ def _read_head(file: Path) -> dict[str, Tensor]:
     if not tensors:
         raise WeightsError(f"{file} is empty: a complete checkpoint is needed")
     return tensors
+
+
+@lru_cache(maxsize=16)
+def hub_heads(name: str, revision: str | None) -> Mapping[str, Tensor]:
+    """The tensors of a hub's model, by name, from the first bytes of its files; none where they cannot be had: without
+    a network, or for a model without safetensors (which the hub may make when they are first asked for)."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.utils import disable_progress_bars
+
+    disable_progress_bars()
+    try:
+        found = HfApi().get_safetensors_metadata(name, revision=revision)
+    except Exception:  # of many kinds, none of which says anything of the model
+        return {}
+    files = found.files_metadata.items()
+    return {
+        tensor: Tensor(str(info.dtype), tuple(info.shape), Path(file))
+        for file, head in files
+        for tensor, info in head.tensors.items()
+    }

@@ -21,9 +21,10 @@ from fortifai_ray.engines.soundness import (
     check_causal,
     check_checkpoint,
     check_finite,
+    check_network,
     check_vocabulary,
 )
-from fortifai_ray.engines.weight_files import is_complete
+from fortifai_ray.engines.weight_files import hub_heads, is_complete
 from fortifai_ray.errors import UserError
 from fortifai_ray.families.language.config import ModelConfig
 from fortifai_ray.families.language.corpus import Corpus
@@ -99,7 +100,7 @@ def skeleton(model: ModelConfig) -> Any | None:
 def check_model(model: ModelConfig, corpus: Corpus) -> None:
     """Check a pretrained starting model and that the corpus' tokens are its own, as far as that is known here.
 
-    Of a hub's model that means what this machine has of it: the weights are checked where they are used, at the latest.
+    Of a hub's model that means its configuration and the heads of its files; nothing is downloaded for it.
 
     Raises:
         UserError: it is no sound causal LM (:mod:`fortifai_ray.engines.soundness`), or has not all the tokens.
@@ -112,6 +113,8 @@ def check_model(model: ModelConfig, corpus: Corpus) -> None:
             return
         if model.path or is_complete(folder):
             check_checkpoint(folder)
+        elif heads := hub_heads(model.checkpoint, model.revision):
+            check_network(folder, heads)
         else:
             check_causal(causal_config(folder), model.checkpoint)
         check_vocabulary(folder, corpus.tokenizer_path, _largest_token(corpus.stage.path))

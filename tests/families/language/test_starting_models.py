@@ -1,12 +1,16 @@
 """A pretrained starting model: what a dry run finds of it, what is saved of it, and that nothing of it is run."""
 
+import hashlib
 import json
 import os
 import pty
+import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +253,108 @@ def test_a_hubs_model_is_checked_where_it_lies(
 def _quantised(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     (folder / "config.json").write_text('{"model_type": "llama", "quantization_config": {"quant_method": "gptq"}}')
+
+
+_HUB = """
+import sys
+from pathlib import Path
+from fortifai_ray.families.language.config import CorpusConfig, ModelConfig
+from fortifai_ray.families.language.corpus import prepare_corpus
+from fortifai_ray.families.language.models import check_model, create_model
+from fortifai_ray.errors import UserError
+from fortifai_ray.storage.store import StageStore
+
+root = Path(sys.argv[1])
+for name in ("somebody/whole", "somebody/headless", "somebody/classifier", "somebody/absent"):
+    model = ModelConfig(hub=name)
+    try:
+        corpus = prepare_corpus(CorpusConfig(source="pydoc"), model, StageStore(root / "store"))
+        check_model(model, corpus)
+        print(f"{name}: passed")
+    except UserError as error:
+        print(f"{name}: {error}")
+print("checked", flush=True)
+assert not list(root.glob("**/blobs/*.incomplete"))
+assert not [file for file in (root / "home").glob("**/model.safetensors")]
+create_model(ModelConfig(hub="somebody/whole"), corpus, 0, root / "stage")
+"""
+
+
+class _Hub(SimpleHTTPRequestHandler):
+    """As much of a hub as its client asks for: a repository's files, by range, and the commit of its main branch."""
+
+    protocol_version = "HTTP/1.1"
+    commit = "0123456789012345678901234567890123456789"
+    root: Path
+
+    def do_HEAD(self) -> None:
+        self._answer(content=False)
+
+    def do_GET(self) -> None:
+        self._answer(content=True)
+
+    def _answer(self, *, content: bool) -> None:
+        parts = self.path.strip("/").split("/")
+        if parts[:2] == ["api", "models"]:
+            about = {"id": "/".join(parts[2:4]), "sha": self.commit, "siblings": []}
+            body = json.dumps([] if "tree" in parts else about).encode()
+            found = (self.root / parts[3]).is_dir()
+        else:
+            file = self.root / parts[1] / "/".join(parts[4:])
+            found = parts[2:3] == ["resolve"] and file.is_file()
+            body = file.read_bytes() if found else b""
+        status, whole = (200 if found else 404), len(body)
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if found and asked:
+            body, status = body[int(asked[1]) : int(asked[2] or whole) + 1], 206
+        self.send_response(status)
+        if not found:
+            self.send_header("X-Error-Code", "EntryNotFound" if (self.root / parts[1]).is_dir() else "RepoNotFound")
+        self.send_header("X-Repo-Commit", self.commit)
+        self.send_header("ETag", f'"{hashlib.sha256(body if not asked else self.path.encode()).hexdigest()}"')
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if content:
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *arguments: Any) -> None: ...
+
+
+def test_a_hubs_model_is_checked_before_it_is_fetched(corpus: Corpus, llama: Path, tmp_path: Path) -> None:
+    """Its configuration and the heads of its files say what is wrong with it; only a sound one is ever downloaded."""
+    hub = tmp_path / "hub"
+    shutil.copytree(llama, hub / "whole")
+    shutil.copytree(llama, hub / "headless")
+    weights = load_file(llama / "model.safetensors")
+    del weights["lm_head.weight"]
+    save_file(weights, hub / "headless" / "model.safetensors", metadata={"format": "pt"})
+    classifier = edited(llama, architectures=["LlamaForSequenceClassification"])
+    beside(llama, hub / "classifier", config=classifier)
+    (tmp_path / "run.py").write_text(_HUB)
+    with ThreadingHTTPServer(("127.0.0.1", 0), type("Hub", (_Hub,), {"root": hub})) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        environment = os.environ | {
+            "HF_ENDPOINT": f"http://127.0.0.1:{server.server_address[1]}",
+            "HF_HOME": str(tmp_path / "home"),
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_OFFLINE": "0",
+            "NO_PROXY": "127.0.0.1",
+            "PYTHONPATH": str(Path(__file__).parents[3]),
+        }
+        done = subprocess.run(
+            [sys.executable, str(tmp_path / "run.py"), str(tmp_path)],
+            capture_output=True, text=True, env=environment, timeout=300, check=False,
+        )  # fmt: skip
+        server.shutdown()
+    assert done.returncode == 0, done.stdout + done.stderr
+    whole, headless, classified, absent, checked = done.stdout.splitlines()
+    assert whole == "somebody/whole: passed"
+    assert "lack the tensor lm_head.weight" in headless
+    assert "LlamaForSequenceClassification, which is no causal language model" in classified
+    assert absent.startswith("somebody/absent: family.model: no tokenizer could be loaded from somebody/absent: ")
+    assert checked == "checked"
+    before, after = (load_file(folder / "model.safetensors") for folder in (llama, tmp_path / "stage"))
+    assert all(torch.equal(before[key], after[key]) for key in before)
 
 
 # Code that comes with a checkpoint
