@@ -86,7 +86,8 @@ def _walk(folder: Path) -> Iterator[Path]:
 
     Raises :class:`UserError` for a link to a text that is not there.
     """
-    seen: set[tuple[int, int]] = set()
+    above = (parent.stat() for parent in folder.resolve().parents)  # a link to one of them would come back here
+    seen = {(found.st_dev, found.st_ino) for found in above}
     pending, links = [folder], list[Path]()
     while pending or links:
         here = pending.pop() if pending else links.pop()

@@ -106,6 +106,7 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "a number in an array": ("a.json", lines(["one", 3]), "item 2: the row is a number"),
     "a missing column": ("a.jsonl", lines({"id": 1, "content": "x"}), r"line 1: has no column text; .*id, content"),
     "a later one missing": ("a.jsonl", texts("one") + lines({"title": "x"}), r"line 2: has no column text; .*: title"),
+    "a nested one": ("a.jsonl", lines({"id": 1, "data": {"text": "x"}}), r"no column text; .*: id, data\.text\)"),
     "no columns": ("a.jsonl", lines({}), r"line 1: has no column text; .*: none"),
     "a chat": ("a.jsonl", texts(CHAT), "line 1: text is a chat, a list of turns, not text; .*apply_chat_template"),
     "chats beside": ("a.jsonl", lines({"messages": CHAT}), r"has no column text; .* messages: .*apply_chat_template"),
@@ -210,7 +211,7 @@ def test_a_missing_column_of_a_table_names_those_that_it_has(column: str, tmp_pa
         ({"data": {"text": None}}, "data.text", None),
         ({"data": None}, "data.text", None),
         ({"data": "one"}, "data.text", r"line 3: has no column data.text; .*: data\)"),
-        ({"data": {"body": "one"}}, "data.text", r"line 3: has no column data.text"),
+        ({"data": {"body": "one"}}, "data.text", r"line 3: has no column data.text; .*: data\.body\)"),
         ({"data": [{"text": "one"}]}, "data.text", r"line 3: has no column data.text"),
     ],
 )
@@ -246,6 +247,8 @@ FOLDERS: dict[str, tuple[Callable[[Path], Any], int]] = {
     "the same file by a hard link": (lambda at: os.link(at / "a.jsonl", at / "b.jsonl"), 1),
     "the folder in itself": (lambda at: _link(at / "b", "."), 1),
     "a circle": (lambda at: (_text(at / "b" / "c.jsonl"), _link(at / "b" / "d", "..")), 2),
+    "a link to what is above": (lambda at: (_text(at.parent / "x.txt", "three"), _link(at / "b", "..")), 1),
+    "a circle of two links": (lambda at: (_link(at / "b", "c"), _link(at / "c", "b")), 1),
     "a folder by two links": (
         lambda at: (_text(at.parent / "x" / "c.jsonl"), _link(at / "b", "../x"), _link(at / "c", "../x")),
         2,
