@@ -57,9 +57,12 @@ def _is_a_list_or_range(value: Any) -> Any:
 def _is_a_grid(value: Any) -> Any:
     if not isinstance(value, dict):
         raise ValueError("dotted keys of the recipe are needed, each with a list of its values, e.g. seed: [0, 1, 2]")
-    for key in value:
+    for key, values in value.items():
         if str(key).partition(".")[0] in StudySettings.model_fields:
             raise ValueError(f"{key} is no key of the recipe: only those vary")
+        inside = values.items() if isinstance(values, dict) and not values.keys() & Range.model_fields.keys() else ()
+        for name in (name for name, inner in inside if isinstance(inner, list)):
+            raise ValueError(f"{key}: a key inside a section varies under its dotted path, {key}.{name}: […]")
     return value
 
 

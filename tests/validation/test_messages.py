@@ -146,6 +146,10 @@ def test_keys_and_kinds_inside(changes: dict[str, Any], answer: str) -> None:
     ("vary", "answer"),
     [
         ({"loss": {"kind": "tce", "gamma": 0.3}}, r"vary.loss: a list is needed.*e.g. [{kind: tce, gamma: 0.3}]"),
+        (
+            {"loss": {"kind": ["tce"]}},
+            "vary: loss: a key inside a section varies under its dotted path, loss.kind: […]",
+        ),
         ({"seed": 3}, "vary.seed: a list is needed, with an entry for each value, e.g. [3]; or a range, {start: 0"),
         ({"loss.gamma": 0.3}, "vary.loss.gamma: a list is needed, with an entry for each value, e.g. [0.3]"),
         ({"seed": "0, 1"}, "vary.seed: a list is needed"),

@@ -7,12 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from fortifai_ray.metrics import BENCHMARKS, COUNTS, Metric
 from fortifai_ray.metrics import METRICS as REGISTRY
-
-_CLOSED = ConfigDict(frozen=True, extra="forbid")
+from fortifai_ray.validation import Section
 
 
 def _existing(path: str) -> str:
@@ -24,10 +23,9 @@ def _existing(path: str) -> str:
 LocalPath = Annotated[str, AfterValidator(_existing)]
 
 
-class _Benchmark(BaseModel):
+class _Benchmark(Section):
     """One entry of ``benchmarks``."""
 
-    model_config = _CLOSED
     stem: ClassVar[str]  # the beginning of the names of the task's metrics
     metrics: ClassVar[tuple[Metric, ...]]  # of an entry without a name
     accuracies: ClassVar[dict[str, str]] = {}  # by suffix, the harness's metric and filter, or the KR-test's scoring
@@ -116,7 +114,7 @@ class Blimp(_Benchmark):
         ),
         _ties("blimp_ties", definition="minimal pairs of equally likely sentences", source="lm-evaluation-harness"),
     )
-    accuracies = {"accuracy": "acc,none", OF_THE_HARNESS: "acc,none"}
+    accuracies: ClassVar[dict[str, str]] = {"accuracy": "acc,none", OF_THE_HARNESS: "acc,none"}
     has_ties = True
     task: Literal["blimp"] = "blimp"
     path: LocalPath = Field(description="a folder with one file PARADIGM.jsonl per paradigm, as its authors publish it")
@@ -163,7 +161,10 @@ class Gsm8k(_Benchmark):
             rank=3,
         ),
     )
-    accuracies = {"accuracy": "exact_match,strict-match", "accuracy_flexible": "exact_match,flexible-extract"}
+    accuracies: ClassVar[dict[str, str]] = {
+        "accuracy": "exact_match,strict-match",
+        "accuracy_flexible": "exact_match,flexible-extract",
+    }
     task: Literal["gsm8k"] = "gsm8k"
     path: LocalPath = Field(description="a folder with test.jsonl, and with train.jsonl for the examples")
     num_fewshot: int = Field(
@@ -210,7 +211,11 @@ class HellaSwag(_Benchmark):
             source="Zellers et al. 2019",
         ),
     )
-    accuracies = {"accuracy": "acc_norm,none", "accuracy_unnormalised": "acc,none", OF_THE_HARNESS: "acc_norm,none"}
+    accuracies: ClassVar[dict[str, str]] = {
+        "accuracy": "acc_norm,none",
+        "accuracy_unnormalised": "acc,none",
+        OF_THE_HARNESS: "acc_norm,none",
+    }
     has_ties = True
     task: Literal["hellaswag"] = "hellaswag"
     path: LocalPath = Field(
@@ -257,7 +262,11 @@ class KrTest(_Benchmark):
         _ties("kr_ties", definition="pairs of equally likely continuations, per token of each", source="KR-test"),
     )
     has_ties = True
-    accuracies = {"accuracy": "per_token", "accuracy_fortifai": "fortifai", "accuracy_per_byte": "per_byte"}
+    accuracies: ClassVar[dict[str, str]] = {
+        "accuracy": "per_token",
+        "accuracy_fortifai": "fortifai",
+        "accuracy_per_byte": "per_byte",
+    }
     divided: ClassVar[tuple[str, ...]] = ("accuracy", "accuracy_fortifai")  # those reported for each fraction
     task: Literal["kr_test"] = "kr_test"
     path: LocalPath | None = Field(
@@ -288,10 +297,9 @@ METRICS = tuple(metric for kind in _KINDS for metric in kind.metrics)
 Benchmark = Annotated[Blimp | Gsm8k | HellaSwag | Wikitext | KrTest, Field(discriminator="task")]
 
 
-class BenchmarksConfig(BaseModel):
+class BenchmarksConfig(Section):
     """Benchmarks and how they are run."""
 
-    model_config = _CLOSED
     benchmarks: tuple[Benchmark, ...] = Field((), description="the entries, in the order in which they run")
     batch_size: int = Field(
         32,
