@@ -2,9 +2,18 @@
 
 from fortifai_ray.process.search_path import libraries_first
 
-libraries_first()  # before the imports of the command line
+libraries_first()  # before any other import
 
-from fortifai_ray.cli import main  # noqa: E402
+from fortifai_ray.process.signals import answering_signals  # noqa: E402
+
+
+def main() -> None:
+    """Entry point; see :func:`fortifai_ray.cli.main`."""
+    with answering_signals():
+        from fortifai_ray.cli import main as command_line
+
+        command_line()
+
 
 if __name__ == "__main__":
     main()

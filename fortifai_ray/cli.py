@@ -4,13 +4,14 @@ import errno
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.process.search_path import libraries_first
+from fortifai_ray.process.signals import Stopped, answering_signals, exit_code
 
 app = typer.Typer(
     name="fortifai",
@@ -62,15 +63,22 @@ def sweep(
 
     if place.tracking_note:
         console.print(place.tracking_note, highlight=False, soft_wrap=True)
-    outcome = run_sweep(study, place, console, address)
+    try:
+        outcome = run_sweep(study, place, console, address)
+    except Stopped as stopped:  # before anything was computed
+        _say_interrupted(console, str(stopped), stopped.code)
     print_tables(outcome.folder, console)
     runs = f"fortifai ui --storage {shlex.quote(storage)}"
     console.print(f"report: {outcome.report}   runs: {runs}", highlight=False, soft_wrap=True)
     if outcome.unfinished:
-        console.print("interrupted: the same command resumes from here")
-        raise typer.Exit(130)
+        _say_interrupted(console, "interrupted", exit_code())
     if outcome.failed:
         raise typer.Exit(1)
+
+
+def _say_interrupted(console: Console, what: str, code: int) -> NoReturn:
+    console.print(f"{what}: the same command resumes from here", highlight=False, soft_wrap=True)
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -193,7 +201,8 @@ def main() -> None:
     """Entry point. Prints one line for a user's mistake (exit code 2) and for a full disk (exit code 1)."""
     libraries_first()
     try:
-        app()
+        with answering_signals():
+            app()
     except UserError as error:
         print(f"fortifai: {error}", file=sys.stderr)
         sys.exit(2)

@@ -15,6 +15,7 @@ import ray
 
 from fortifai_ray.engines.engine import EngineAnswer, EngineCall, EngineConfig
 from fortifai_ray.engines.in_process import WarmEngine
+from fortifai_ray.process.temporary import VLLM_SOCKET, short_folder
 
 logger = logging.getLogger(__name__)
 
@@ -110,6 +111,7 @@ class EngineActor:
     """
 
     def __init__(self, index: int, ledger: str, namespace: str, gpu_fraction: float) -> None:
+        os.environ.setdefault("VLLM_RPC_BASE_PATH", str(short_folder(VLLM_SOCKET)))
         self._index = index
         self._ledger: Any = ray.get_actor(ledger, namespace)
         self._engine = WarmEngine(gpu_fraction, self._report, lambda seconds: self._ledger.started.remote(seconds))

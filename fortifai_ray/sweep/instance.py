@@ -3,11 +3,12 @@
 import os
 import secrets
 import socket
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ from tenacity import retry, stop_after_attempt
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.process.search_path import FOLDERS, SAFE, home_of_package, own_folders
+from fortifai_ray.process.signals import check_signals, signals_kept, signals_wait
+from fortifai_ray.process.temporary import RAY_SOCKET, short_name
 from fortifai_ray.study.resources import ResourcesConfig
 from fortifai_ray.sweep.plan import cores_here
 from fortifai_ray.user_code import modules_here
@@ -62,22 +65,26 @@ def ray_instance(address: str | None, num_cpus: int | None) -> Iterator[None]:
         "namespace": "fortifai",
         "job_config": _job_config(),
     }
-    ended = threading.Event()
-    modules = _module_folders()
-    if address is None:
-        with _environment(modules):
-            _start(address="local", num_cpus=num_cpus or cores_here(), include_dashboard=False, **arguments)
-    else:
-        sent = modules_here()
-        own = {"py_modules": sent} if sent else {}
-        _attach(address=address, runtime_env={"env_vars": _ENVIRONMENT | modules, **own}, **arguments)
-        if "://" not in address:  # by way of a Ray client's server, the head itself cannot be seen
+    modules, ended = _module_folders(), threading.Event()
+    with short_name(RAY_SOCKET) if address is None else nullcontext() as temporary:
+        with signals_kept():
+            if address is None:
+                own = {**modules, "RAY_TMPDIR": str(temporary)}
+                with _environment(own), _a_group_of_their_own(), signals_wait():
+                    _start(address="local", num_cpus=num_cpus or cores_here(), include_dashboard=False, **arguments)
+            else:
+                sent = modules_here()
+                py_modules = {"py_modules": sent} if sent else {}
+                _attach(address=address, runtime_env={"env_vars": _ENVIRONMENT | modules, **py_modules}, **arguments)
+        if address and "://" not in address:  # by way of a Ray client's server, the head itself cannot be seen
             threading.Thread(target=_watch_head, args=(address, ended), name="fortifai-head", daemon=True).start()
-    try:
-        yield
-    finally:
-        ended.set()
-        ray.shutdown()
+        try:
+            check_signals()
+            yield
+        finally:
+            ended.set()
+            with signals_wait(), signals_kept():
+                ray.shutdown()
 
 
 class _Settled(list[str]):
@@ -113,6 +120,22 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def _a_group_of_their_own() -> Iterator[None]:
+    """Processes that start within are led by themselves: `timeout` signals this program's whole group, and Ray, which
+    must outlive it for a clean end, would end first."""
+    original = subprocess.Popen.__init__
+
+    def start(self: Any, *arguments: Any, **keywords: Any) -> None:
+        original(self, *arguments, **{"process_group": 0, **keywords})
+
+    subprocess.Popen.__init__ = start  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        subprocess.Popen.__init__ = original  # type: ignore[method-assign]
 
 
 @retry(stop=stop_after_attempt(3), reraise=True)  # Ray gives a start 30 s, which a busy machine can miss

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from fortifai_ray.chain.chain import GenerationResult, Inputs
 from fortifai_ray.errors import UserError
+from fortifai_ray.process.temporary import check_temporary
 from fortifai_ray.results.schema import SECONDS
 from fortifai_ray.storage.store import MANIFEST, StageStore, Storage
 from fortifai_ray.study.search import BoundarySearch
@@ -22,6 +23,7 @@ def check_study(study: Study, store: StageStore) -> Inputs:
 
     Returns the data, prepared. Raises :class:`UserError` for what is not as it should be.
     """
+    check_temporary()
     _check_metrics(study)
     inputs = _prepare(study, store)
     # What a check looks at does not depend on the loss or the seed: chains that differ in no more are checked once.

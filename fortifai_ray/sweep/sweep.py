@@ -2,13 +2,15 @@
 
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from fortifai_ray.chain.chain import Inputs
+from fortifai_ray.process.signals import Stopped, signals_wait
 from fortifai_ray.storage.store import StageStore, Storage
 from fortifai_ray.study.search import BoundarySearch
 from fortifai_ray.study.study import Chain, Study
@@ -25,6 +27,14 @@ if TYPE_CHECKING:
 _NO_ENGINES: dict[str, Any] = {"engine_starts": 0, "engine_kind": None}
 
 
+@dataclass
+class _Ran:
+    """What a sweep ran on, and how its engines ran, as far as it came."""
+
+    plan: Plan | None = None
+    engines: dict[str, Any] = field(default_factory=lambda: dict(_NO_ENGINES))
+
+
 def run_sweep(study: Study, storage: Storage | Path, console: Console, address: str | None = None) -> SweepOutcome:
     """Run or resume ``study``: what the store holds is taken from there, the rest is computed.
 
@@ -36,6 +46,17 @@ def run_sweep(study: Study, storage: Storage | Path, console: Console, address: 
     check_address(address)
     recorder = Recorder(study, storage, console)
     work = _work(study, inputs, recorder)
+    ran = _Ran()
+    with suppress(Stopped):  # what is finished by then is recorded like the rest
+        _replay(work, store, recorder)
+        if not work.done:
+            _compute(study, inputs, work, recorder, console, address, ran)
+    with signals_wait():
+        return recorder.close(ran.plan, ran.engines, work.result())
+
+
+def _replay(work: Work, store: StageStore, recorder: Recorder) -> None:
+    """Record what the store holds whole."""
     for held in work.replay(store):
         recorder.add(held.job.chains)
         recorder.stages(0, held.stages)
@@ -44,10 +65,6 @@ def run_sweep(study: Study, storage: Storage | Path, console: Console, address: 
         for chain in held.job.chains:
             recorder.chain_finished(chain.chain_id)
     recorder.flush(at_most_every=0.0)
-    plan, engines = None, dict(_NO_ENGINES)
-    if not work.done:
-        plan, engines = _compute(study, inputs, work, recorder, console, address)
-    return recorder.close(plan, engines, work.result())
 
 
 def _work(study: Study, inputs: Inputs, recorder: Recorder) -> Work:
@@ -61,13 +78,13 @@ def _work(study: Study, inputs: Inputs, recorder: Recorder) -> Work:
 
 
 def _compute(
-    study: Study, inputs: Inputs, work: Work, recorder: Recorder, console: Console, address: str | None
-) -> tuple[Plan, dict[str, Any]]:
-    """Run on Ray what the store lacks; returns the plan, and how the engines ran."""
+    study: Study, inputs: Inputs, work: Work, recorder: Recorder, console: Console, address: str | None, ran: _Ran
+) -> None:
+    """Run on Ray what the store lacks."""
     with ray_instance(address, study.settings.resources.num_cpus):
-        plan = _planned(study, work, recorder, address)
+        ran.plan = plan = _planned(study, work, recorder, address)
         writers = [chain for chain in work.cells if chain.recipe.uses_engines]
-        with _engines(study, inputs, writers, plan, recorder) as (pool, summary):
+        with _engines(study, inputs, writers, plan, recorder, ran) as pool:
             import ray
 
             from fortifai_ray.sweep.trials import run_trials
@@ -75,7 +92,6 @@ def _compute(
             board = ray.remote(Board).options(num_cpus=0).remote()
             with SweepProgress(console, board, open_ended=work.is_search) as progress:
                 run_trials(work, recorder, plan, pool, board, progress)
-        return plan, summary
 
 
 def _planned(study: Study, work: Work, recorder: Recorder, address: str | None) -> Plan:
@@ -99,15 +115,14 @@ def _planned(study: Study, work: Work, recorder: Recorder, address: str | None) 
 
 @contextmanager
 def _engines(
-    study: Study, inputs: Inputs, writers: list[Chain], plan: Plan, recorder: Recorder
-) -> "Iterator[tuple[EnginePool | None, dict[str, Any]]]":
-    """The warm engines, and their summary, which is whole in the end.
+    study: Study, inputs: Inputs, writers: list[Chain], plan: Plan, recorder: Recorder, ran: _Ran
+) -> "Iterator[EnginePool | None]":
+    """The warm engines; in the end, what they did is known.
 
     They are started at once, with weights to come: so their start hides behind generation 0.
     """
-    summary = dict(_NO_ENGINES)
     if not writers:
-        yield None, summary
+        yield None
         return
     from fortifai_ray.engines.pool import EnginePool
 
@@ -123,9 +138,9 @@ def _engines(
     engine = first.located().engine_start(inputs.of(first), StageStore(recorder.storage), folder)
     assert engine is not None, "these chains generate on engines"
     pool.prestart(folder, engine)
-    yield pool, summary
+    yield pool
     state = pool.state()
-    summary |= {
+    ran.engines = {
         "engine_starts": state.starts,
         "engine_kind": engine.kind,
         "engine_start_seconds": state.start_seconds,

@@ -12,6 +12,7 @@ from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE
 
 from fortifai_ray.chain.chain import ChainTask, GenerationResult
 from fortifai_ray.errors import UserError
+from fortifai_ray.process.signals import check_signals, signals_kept, signals_wait
 from fortifai_ray.recipe.executor import Executor
 from fortifai_ray.storage.steps import Steps
 from fortifai_ray.storage.store import StageStore, Storage
@@ -196,7 +197,8 @@ def _tune(
                 verbose=0,
             ),
         )
-        tuner.fit()
+        with signals_kept(), signals_wait():  # the callback lets them through between two steps of Tune
+            tuner.fit()
 
 
 def _bundle(cpus: float, gpus: float) -> dict[str, float]:
@@ -240,6 +242,7 @@ class _Reports(tune.Callback):
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self._recorder.flush()  # also where a chain's next report is minutes away
+        check_signals()
 
     def _take(self, trial: Any, job: Job, result: Result | Mistake | Finished) -> None:
         if (trial.trial_id, job.id) in self._ended:  # the trial was started again, and repeats itself

@@ -20,7 +20,10 @@ STUBS = {
     "hostname": 'echo "fe80::1 10.1.2.3 172.17.0.1"',
     "ray": 'echo "ray $* [$RAY_AUTH_MODE, $(stat -c %a "$RAY_AUTH_TOKEN_PATH"), $(wc -c < "$RAY_AUTH_TOKEN_PATH")]" '
     '>> "$CALLS"; exec -a "$0 that blocks" sleep 60',
-    "fortifai": 'echo "fortifai $*" >> "$CALLS"; cat "$RAY_AUTH_TOKEN_PATH" > "$CALLS.token"; exit ${FAILS:-0}',
+    "fortifai": 'echo "fortifai $*" >> "$CALLS"; cat "$RAY_AUTH_TOKEN_PATH" > "$CALLS.token"; '
+    'if [ -n "${WARNED:-}" ]; then trap "echo ended > $CALLS.ended; exit 143" TERM; '
+    "kill -TERM $PPID; sleep 30 & wait; fi; "
+    "exit ${FAILS:-0}",
     "python": 'case "$1" in *.py) echo "python $*" >> "$CALLS"; sleep 0.3 ;; *) exec "$PYTHON" "$@" ;; esac',
 }
 
@@ -109,6 +112,14 @@ def test_a_study_that_fails_fails_the_job_and_leaves_nothing_running(job: Job) -
     while running := [process for process in psutil.process_iter(["cmdline"]) if belongs_to(process, job)]:
         assert time.monotonic() < deadline, running
         time.sleep(0.1)
+
+
+def test_slurms_warning_stops_the_study_before_its_ray(job: Job) -> None:
+    """The batch shell alone gets it (`--signal=B:`): it hands it on, waits for the study's end, and says 143."""
+    code, _ = job.run("study.yaml", nodes=("node-a",), WARNED="yes")
+    assert code == 143
+    assert Path(f"{job.calls}.ended").read_text() == "ended\n"
+    assert not list((job.folder / "runs").glob(".ray-token*"))
 
 
 def belongs_to(process: psutil.Process, job: Job) -> bool:

@@ -6,44 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from traps import BEFORE_THE_PROGRAM, LIBRARIES, set_traps
 
 from fortifai_ray.process import search_path
 from fortifai_ray.user_code import find_user_code
 
 PROJECT = Path(__file__).resolve().parents[2]
-# `python -m` itself imports these before it looks for the program: with it no program can mend them; `fortifai` does.
-BEFORE_THE_PROGRAM = {"collections", "contextlib", "functools", "importlib", "keyword", "operator", "reprlib", "runpy"}
-BEFORE_THE_PROGRAM |= {"types", "warnings"}
-LIBRARIES = """
-abc argparse ast calendar cmd code codecs copy csv dataclasses datetime email enum glob http inspect io json logging
-multiprocessing numbers os pickle platform queue random re secrets select signal site socket stat statistics string
-struct subprocess tempfile test threading time token tokenize traceback typing uuid xml
-altair datasets jinja2 mlflow numpy pandas peft polars psutil pyarrow pydantic ray rich safetensors scipy sklearn
-tenacity tokenizers torch tqdm transformers typer vllm yaml
-"""
-LOSS = "def squared(log_p, scale: float = 1.0):\n    return scale * log_p**2\n"
-STUDY = """
-name: trapped
-family: {kind: diffusion, data: {source: blobs}}
-training: {epochs: 1}
-samples_per_generation: 64
-generations: 2
-regime: {kind: replace}
-loss: {kind: "my_loss:squared"}
-early_stopping: false
-collapse: {metric: wasserstein, threshold: 5.0, direction: above}
-"""
-
-
-def set_traps(folder: Path) -> Path:
-    """A working folder with a file or folder of the name of each library, a user's loss, and a study that uses it."""
-    for number, name in enumerate(sorted({*LIBRARIES.split(), *BEFORE_THE_PROGRAM})):
-        trap = folder / f"{name}.py" if number % 3 else folder / name / "__init__.py"
-        trap.parent.mkdir(exist_ok=True)
-        trap.write_text(f"raise RuntimeError('the {name} of the working folder was imported')\n")
-    (folder / "my_loss.py").write_text(LOSS)
-    (folder / "trapped.yaml").write_text(STUDY)
-    return folder
 
 
 def remove(folder: Path, name: str) -> None:
