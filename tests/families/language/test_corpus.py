@@ -130,9 +130,22 @@ def test_a_tokenizer_that_was_saved_after_a_call_encodes_as_before(
     assert not [line for line in describe_corpus(texts, clean.hash, store) if line.startswith("tokenizer:")]
 
 
-def test_an_older_stage_of_a_tokenizer_that_pads_is_not_taken(pretrained: Path) -> None:
-    """Its tokens were padded: what is left out is part of the identity, and an ordinary tokenizer's stays as it is."""
-    assert set(_tokenizer_identity(ModelConfig(path=str(pretrained)))) == {"tokenizer.json", "tokenizer_config.json"}
+def test_what_determines_the_tokens_is_their_identity(pretrained: Path, tmp_path: Path) -> None:
+    """An ordinary tokenizer's files, as in older stages; without ``tokenizer.json`` its merges too. What a call left in
+    it enters by name, since stages that were made before it was taken out hold other tokens under the file's hash."""
+    ordinary = _tokenizer_identity(ModelConfig(path=str(pretrained)))
+    assert set(ordinary) == {"tokenizer.json", "tokenizer_config.json"}
+    folder = shutil.copytree(pretrained, tmp_path / "model")
+    (folder / "merges.txt").write_text("a b")
+    assert _tokenizer_identity(ModelConfig(path=str(folder))) == ordinary
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["padding"], content["model"]["dropout"] = {**PADDING, "strategy": "BatchLongest"}, 0.1
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    assert _tokenizer_identity(ModelConfig(path=str(folder)))["left_out"] == ["padding", "dropout"]
+    (folder / "tokenizer.json").unlink()
+    slow = _tokenizer_identity(ModelConfig(path=str(folder)))
+    (folder / "merges.txt").write_text("b a")
+    assert _tokenizer_identity(ModelConfig(path=str(folder))) != slow
 
 
 @pytest.mark.parametrize(
