@@ -15,6 +15,7 @@ from fortifai_ray.errors import UserError
 if TYPE_CHECKING:
     import polars as pl
 
+LFS_POINTER = b"version https://git-lfs"  # begins the file that stands for one that Git LFS has not fetched
 COMPRESSION = {".gz": "gzip", ".zst": "zstd"}  # by suffix, in pyarrow's words
 _OTHER_MARKS = (  # UTF-32's little-endian mark begins with UTF-16's
     (b"\xff\xfe\x00\x00", "UTF-32"),
@@ -81,7 +82,7 @@ def check_fetched(path: Path) -> None:
 
 
 def _check_start(path: Path, start: bytes) -> None:
-    if start.startswith(b"version https://git-lfs"):
+    if start.startswith(LFS_POINTER):
         raise UserError(f"{path}: is a pointer of Git LFS, not the file itself: run `git lfs pull` in {path.parent}")
     for mark, name in _PACKED.items():
         if start.startswith(mark):

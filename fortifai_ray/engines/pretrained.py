@@ -13,12 +13,13 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fortifai_ray.files import LFS_POINTER
+
 if TYPE_CHECKING:
     import torch
 
 # Buffers that older files hold and today's networks compute: rotary frequencies, and the masks of causal attention.
 _BUFFERS = re.compile(r"\b(inv_freq|cos_cached|sin_cached|position_ids|masked_bias|attn\.attention\.bias|attn\.bias)$")
-_POINTER = b"version https://git-lfs"
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -239,12 +240,12 @@ def check_content(path: Path) -> None:
     """Raise :class:`WeightsError` for an empty file, and for a pointer of Git LFS in the place of the file itself."""
     try:
         with path.open("rb") as file:
-            start = file.read(len(_POINTER))
+            start = file.read(len(LFS_POINTER))
     except OSError as error:
         raise WeightsError(f"{path} cannot be read ({error.strerror}): a complete checkpoint is needed") from None
     if not start:
         raise WeightsError(f"{path} is empty: a complete checkpoint is needed")
-    if start == _POINTER:
+    if start == LFS_POINTER:
         raise WeightsError(f"{path} is a pointer of Git LFS, not the file itself: run `git lfs pull` in {path.parent}")
 
 
