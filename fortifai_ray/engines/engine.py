@@ -77,7 +77,9 @@ def resolve_kind(kind: EngineKind) -> Literal["vllm", "huggingface"]:
 class EngineConfig(Section):
     """The settings of an engine that generates."""
 
-    kind: EngineKind = Field("auto", description="auto: vLLM where it is installed, else transformers")
+    kind: EngineKind = Field(
+        "auto", description="auto: vLLM where it is installed and serves the model on a CPU, else transformers"
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
         description="auto: float32 on a CPU, so that a killed and resumed study gives the same tokens bit for bit, and "

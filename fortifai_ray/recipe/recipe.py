@@ -96,6 +96,11 @@ class Recipe(Section):
         """
         return ()
 
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What a sweep says of the recipe when it starts: a line for each thing that is not as one might expect."""
+        return ()
+
     def check_resources(self, engine_gpus: float, source: str) -> None:
         """Raise :class:`UserError`, beginning with ``source``, where no engine can spread over ``engine_gpus`` GPUs."""
 

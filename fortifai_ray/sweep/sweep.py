@@ -108,7 +108,8 @@ def _planned(study: Study, work: Work, recorder: Recorder, address: str | None) 
     cores = cores_here() if address is None else int(cpus)
     nodes = [float(node["Resources"].get("GPU", 0.0)) for node in ray.nodes() if node["Alive"]]
     plan = make_plan(resources, work.at_once, cpus, cores, engines=engines, gpus=gpus, node_gpus=nodes)
-    for line in (plan.describe(), *plan.shrunk):
+    notices = dict.fromkeys(line for chain in work.cells for line in chain.recipe.notices)
+    for line in (plan.describe(), *plan.shrunk, *notices):
         recorder.say(line)
     return plan
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, model_validator
 
-from fortifai_ray.engines.engine import DecodingConfig, EngineConfig, resolve_kind
+from fortifai_ray.engines.engine import DecodingConfig, EngineConfig
 from fortifai_ray.errors import UserError
 from fortifai_ray.families import KEPT_FRACTION, MEAN_TARGET_PROBABILITY, TRAIN_LOSS
 from fortifai_ray.families.language.config import CorpusConfig, EvaluationConfig, ModelConfig, TrainingConfig
@@ -104,9 +104,29 @@ class LanguageRecipe(Recipe):
     @property
     def writer(self) -> EngineConfig:
         """The engine that generates: its kind resolved, and ready for adapters where the recipe trains them."""
-        kind = "huggingface" if self.decoding.num_beams > 1 else resolve_kind(self.engine.kind)
+        kind, _ = self._engine
         lora = self.training.lora if kind == "vllm" else None
         return self.engine.model_copy(update={"kind": kind, "lora_rank": None if lora is None else lora.rank})
+
+    @property
+    def _engine(self) -> tuple[str, str]:
+        """The kind of engine that generates, and why."""
+        if self.decoding.num_beams > 1:
+            return "huggingface", "decoding.num_beams"
+        if self.engine.kind != "auto":
+            return self.engine.kind, "engine.kind"
+        from fortifai_ray.families.language.network import engine_for
+
+        return engine_for(self.family.model, adapters=self.training.lora is not None)
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        from fortifai_ray.families.language.network import engine_refusal
+
+        kind, why = self._engine
+        if kind == "vllm" or why != engine_refusal(self.family.model, adapters=self.training.lora is not None):
+            return ()
+        return (f"{self.family.model.checkpoint} generates on the Hugging Face engine: {why}",)
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -178,21 +198,24 @@ class LanguageRecipe(Recipe):
             raise UserError(f"{source}: curation.by: the truth of a text is not known; generation_0 is right here")
         self._check_model(family.corpus, source)
         self._check_lengths(source)
-        self._check_adapters(source)
+        self._check_training(source)
 
     def describe(self, prepared: str | None, store: StageStore) -> tuple[str, ...]:
         from fortifai_ray.families.language.corpus import describe_corpus, open_corpus
         from fortifai_ray.families.language.models import describe_ends
+        from fortifai_ray.families.language.network import describe_model
 
         assert prepared is not None, "a language chain needs its corpus"
         ends = describe_ends(self.family.model, open_corpus(prepared, store))
-        return (*describe_corpus(self.corpus, prepared, store), *ends)
+        model = describe_model(self.family.model, self.training, self._engine)
+        return (*describe_corpus(self.corpus, prepared, store), *ends, *model)
 
     def check_resources(self, engine_gpus: float, source: str) -> None:
         """Raise :class:`UserError` where the model cannot be spread over ``engine_gpus`` GPUs of an engine."""
         from fortifai_ray.engines.vllm_engine import check_spread
         from fortifai_ray.families.language.models import known_config
 
+        self._check_engine(engine_gpus, source)
         if engine_gpus <= 1:
             return
         if self.writer.kind == "huggingface":
@@ -213,17 +236,23 @@ class LanguageRecipe(Recipe):
         except UserError as error:
             raise UserError(f"{source}: {error}") from None
 
-    def _check_adapters(self, source: str) -> None:
-        lora = self.training.lora
-        if lora is None or isinstance(lora.targets, str):
-            return  # without importing torch
-        from fortifai_ray.families.language.adapters import adapted_layers
-        from fortifai_ray.families.language.models import skeleton
+    def _check_engine(self, engine_gpus: float, source: str) -> None:
+        from fortifai_ray.families.language.network import engine_refusal
 
-        network = skeleton(self.family.model)
+        if self._engine != ("vllm", "engine.kind"):
+            return
+        refused = engine_refusal(self.family.model, adapters=self.training.lora is not None, gpu=engine_gpus > 0)
+        if refused:
+            raise UserError(
+                f"{source}: engine.kind: vllm does not serve {self.family.model.checkpoint}: {refused}; huggingface is "
+                "right, or leave it out"
+            )
+
+    def _check_training(self, source: str) -> None:
+        from fortifai_ray.families.language.network import check_training
+
         try:
-            if network is not None:
-                adapted_layers(network, lora)
+            check_training(self.family.model, self.training)
         except UserError as error:
             raise UserError(f"{source}: {error}") from None
 
