@@ -1,7 +1,6 @@
 """The vLLM engine, inside the process that calls it."""
 
 import gc
-import json
 import logging
 import os
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any, get_args
 from fortifai_ray.engines.checkpoints import architecture, whole_model
 from fortifai_ray.engines.engine import DecodingConfig, EngineConfig, check_lengths
 from fortifai_ray.engines.pretrained import WeightsError, end_of_text_ids
+from fortifai_ray.engines.served import why_not_vllm
+from fortifai_ray.engines.vllm_answers import check_answers
 
 # Read by vLLM on import. In process, because a second process costs ten seconds of start-up and a third of a small
 # model's throughput; unbound threads, because two engines would otherwise be bound to the same core.
@@ -39,10 +40,20 @@ class VllmEngine:
             own. They are this process's children, not Ray actors: Ray places one actor with all of the engine's GPUs,
             which are therefore on one node, no part of the engine waits for room that another holds, and the workers
             end with their parent, however it ends.
+        untried: whether to start for any architecture, to find out which vLLM serves.
     """
 
-    def __init__(self, config: EngineConfig, gpu: bool = False, gpu_fraction: float = 1.0, *, spread: int = 1) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        gpu: bool = False,
+        gpu_fraction: float = 1.0,
+        *,
+        spread: int = 1,
+        untried: bool = False,
+    ) -> None:
         self.config = config
+        self.untried = untried
         self.gpu = gpu
         self.gpu_fraction = gpu_fraction
         self.spread = spread
@@ -61,12 +72,14 @@ class VllmEngine:
         from vllm import LLM
 
         self.stop()
-        model_config = json.loads((config_folder / "config.json").read_text())
+        why_not = None if self.untried else why_not_vllm(config_folder, gpu=self.gpu)
+        if why_not:
+            raise ValueError(f"{why_not}: change the model, or generate with engine.kind: huggingface")
         if not self.gpu:
-            check_head_size(model_config)
-        check_spread(model_config, self.spread)
-        self._longest = longest_row(model_config, self.config)
+            share_the_process()
         dtype = self.config.dtype if self.config.dtype != "auto" else ("bfloat16" if self.gpu else "float32")
+        model = describe(config_folder, dtype)
+        self._longest = longest_row(model, self.config)
         if self.gpu:
             device: dict[str, Any] = {
                 "gpu_memory_utilization": 0.9 * self.gpu_fraction,
@@ -75,13 +88,14 @@ class VllmEngine:
         else:  # compiling takes 10 to 20 s for at most 5% more speed on the models a CPU can train
             device = {
                 "enforce_eager": True,
-                "kv_cache_memory_bytes": kv_cache_bytes(model_config, self.config, self._longest, dtype),
+                "kv_cache_memory_bytes": kv_cache_bytes(model, self.config, self._longest),
             }
         self._llm = LLM(
             str(config_folder),
             load_format="dummy",
             skip_tokenizer_init=True,
             generation_config="vllm",
+            trust_remote_code=False,
             dtype=dtype,
             max_model_len=self._longest,
             max_num_seqs=self.config.max_num_seqs,
@@ -130,13 +144,28 @@ class VllmEngine:
         base = whole_model(checkpoint)
         self._drop_adapter()
         if base == checkpoint or base != self._base:  # a stage's folder never changes: load its model once
-            self._base = None
-            self._llm.collective_rpc("swap_weights", args=(str(base),))
-            self._base = base
+            self._swap(base)
         if base != checkpoint:
             self._take_adapter(checkpoint)
         self._end_ids = end_of_text_ids(base)
         self._forget()
+
+    def _swap(self, folder: Path) -> None:
+        self._base = None
+        try:
+            rearranged = self._llm.collective_rpc("swap_weights", args=(str(folder),))
+        except WeightsError:
+            raise
+        except Exception as error:
+            self.stop()  # vLLM's model is in pieces
+            raise WeightsError(f"vLLM cannot load {folder}: {error}") from error
+        if any(rearranged):
+            self._check_answers(folder)
+        self._base = folder
+
+    def _check_answers(self, folder: Path) -> None:
+        self._forget()
+        check_answers(self._llm, folder, self._llm.model_config.dtype, self._longest)
 
     def _drop_adapter(self) -> None:
         if self._adapter is not None:
@@ -205,41 +234,45 @@ def fold(seed: int) -> int:
     return (seed ^ seed >> 32) & 0xFFFFFFFF
 
 
-def _text_config(model_config: dict[str, Any]) -> dict[str, Any]:
-    return model_config.get("text_config", model_config)
-
-
-def head_size(model_config: dict[str, Any]) -> int:
-    """Numbers per attention head."""
-    text = _text_config(model_config)
-    return text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]
-
-
-def check_head_size(model_config: dict[str, Any]) -> None:
-    """Refuse heads that vLLM's CPU attention has no kernel for: it would fail only at the first token.
+def describe(config_folder: Path, dtype: Any) -> Any:
+    """What vLLM makes of a ``config.json``: its ``ModelConfig``.
 
     Raises:
-        ValueError: with the sizes that it supports.
+        ValueError: vLLM does not serve it.
     """
-    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+    from vllm.engine.arg_utils import EngineArgs
 
-    supported = CPUAttentionBackend.get_supported_head_sizes()
-    if head_size(model_config) not in supported:
-        raise ValueError(
-            f"vLLM on a CPU has no attention for heads of size {head_size(model_config)}, only for {supported}: change "
-            "hidden_size or num_attention_heads, or generate with engine.kind: huggingface"
-        )
+    settings = EngineArgs(str(config_folder), skip_tokenizer_init=True, dtype=dtype, trust_remote_code=False)
+    return settings.create_model_config()
+
+
+def share_the_process() -> None:
+    """Let vLLM on a CPU live in a process with others, which may use Transformers' own models there.
+
+    Its generic models change Transformers' classes for compilation, which an engine on a CPU goes without. And it
+    looks at a class in a process of its own, which takes 6 s, lest CUDA be started.
+    """
+    from vllm.model_executor.models import registry
+    from vllm.model_executor.models.transformers.base import Base
+
+    generic: Any = Base
+    generic._decorate_for_torch_compile = lambda self: None
+    registry._run_in_subprocess = lambda fn: fn()
 
 
 def check_spread(model_config: dict[str, Any], spread: int) -> None:
     """Refuse a number of workers among which a model's heads cannot be divided.
 
+    Args:
+        model_config: the contents of a ``config.json``.
+        spread: the number of workers.
+
     Raises:
         ValueError: with the numbers of heads.
     """
-    text = _text_config(model_config)
-    heads = text.get("num_attention_heads", 0)  # where the key has another name, vLLM checks
-    kv_heads = text.get("num_key_value_heads") or heads or spread
+    text = model_config.get("text_config", model_config)
+    heads = next((text[key] for key in ("num_attention_heads", "n_head", "n_heads") if key in text), 0)
+    kv_heads = text.get("num_key_value_heads") or heads or spread  # where there are none of these names, vLLM checks
     if heads % spread or (kv_heads % spread and spread % kv_heads):
         raise ValueError(
             f"{heads} attention heads ({kv_heads} of keys and values) cannot be divided among {spread} GPUs; a number "
@@ -247,23 +280,40 @@ def check_spread(model_config: dict[str, Any], spread: int) -> None:
         )
 
 
-def longest_row(model_config: dict[str, Any], config: EngineConfig) -> int:
-    """Tokens of the longest row that an engine is sized for: the configured number, at most the model's maximum."""
-    allowed = _text_config(model_config).get("max_position_embeddings", LONGEST_BY_DEFAULT)
-    return min(allowed, config.max_model_len or LONGEST_BY_DEFAULT)
+def longest_row(model: Any, config: EngineConfig) -> int:
+    """Tokens of the longest row that an engine is sized for: the configured number, at most the model's maximum.
+
+    LongRoPE has frequencies for short rows and others for rows longer than those of its first training. Transformers
+    chooses by the row, vLLM by the longest row: an engine takes short ones only.
+
+    Args:
+        model: vLLM's ``ModelConfig``. A model without a maximum (ALiBi, state spaces) takes any row.
+        config: the engine's.
+    """
+    allowed, _ = model.model_arch_config.derived_max_model_len_and_key
+    rope = getattr(model.hf_text_config, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "longrope":
+        allowed = min(allowed, rope["original_max_position_embeddings"])
+    return int(min(allowed, config.max_model_len or LONGEST_BY_DEFAULT))
 
 
-def kv_cache_bytes(model_config: dict[str, Any], config: EngineConfig, longest: int, dtype: str) -> int:
+def kv_cache_bytes(model: Any, config: EngineConfig, longest: int) -> int:
     """Memory for the keys and values of ``max_num_seqs`` rows, capped; with fewer, vLLM queues rows.
 
     A fixed function of the configuration, never of the free memory: an answer must not depend on other processes.
+    Recurrent states are of a size of their own: models that keep some get the cap.
+
+    Args:
+        model: vLLM's ``ModelConfig``.
+        config: the engine's.
+        longest: tokens of a row.
     """
     if config.kv_cache_bytes is not None:
         return config.kv_cache_bytes
-    text = _text_config(model_config)
-    kv_heads = text.get("num_key_value_heads") or text["num_attention_heads"]
-    width = kv_heads * head_size(model_config)
-    per_token = 2 * text["num_hidden_layers"] * width * (4 if dtype == "float32" else 2)
+    if model.is_attention_free or model.is_hybrid:
+        return KV_CACHE_CAP
+    width = model.get_total_num_kv_heads() * model.get_head_size()
+    per_token = 2 * model.get_total_num_hidden_layers() * width * model.dtype.itemsize
     per_row = -(-longest // KV_BLOCK) * KV_BLOCK * per_token
     spare = KV_BLOCK * per_token  # vLLM keeps a block for itself
     return max(2 * per_row, min(config.max_num_seqs * per_row, KV_CACHE_CAP)) + spare

@@ -53,12 +53,14 @@ class Architecture:
     """One row of the matrix: a ``model_type`` of Transformers, with what its configuration needs to be tiny.
 
     ``settings`` come over :data:`COMMON`; those set to ``DEFAULT`` are left to the class. ``shards`` is the number of
-    files that the weights are saved in, about.
+    files that the weights are saved in, about. ``when`` are the settings, as attributes of the configuration, that tell
+    a variant which vLLM serves otherwise than its architecture.
     """
 
     model_type: str
     settings: dict[str, Any] = field(default_factory=dict)
     shards: int = 1
+    when: dict[str, Any] = field(default_factory=dict)
 
 
 DEFAULT = object()
@@ -69,7 +71,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     "gpt2-untied": A("gpt2", {"max_position_embeddings": LONGEST, "tie_word_embeddings": False}),
     "gptj": A("gptj", {"max_position_embeddings": LONGEST, "rotary_dim": 16}),
     "gpt_bigcode": A("gpt_bigcode", {"max_position_embeddings": LONGEST}),
-    "gpt_bigcode-heads": A("gpt_bigcode", {"max_position_embeddings": LONGEST, "multi_query": False}),
+    "gpt_bigcode-heads": A(
+        "gpt_bigcode", {"max_position_embeddings": LONGEST, "multi_query": False, "num_key_value_heads": 2}
+    ),
     "gpt_neo": A(
         "gpt_neo",
         {"max_position_embeddings": LONGEST, "window_size": 8, "attention_types": [[["global", "local"], 1]]},
@@ -90,7 +94,12 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "mpt": A("mpt", {"max_seq_len": LONGEST, "expansion_ratio": 2}),
     "falcon": A("falcon", {"num_ln_in_parallel_attn": DEFAULT}),
-    "falcon-alibi": A("falcon", {"alibi": True, "multi_query": False, "parallel_attn": False, "bias": True}),
+    "falcon-alibi": A(
+        "falcon",
+        {"alibi": True, "multi_query": False, "parallel_attn": False, "bias": True},
+        when={"alibi": True},
+    ),
+    "falcon-heads": A("falcon", {"multi_query": False, "parallel_attn": False, "bias": True}),
     "falcon-new": A("falcon", {"new_decoder_architecture": True, "num_kv_heads": 1}),
     "codegen": A(
         "codegen", {"max_position_embeddings": LONGEST, "rotary_dim": 16, "num_attention_heads": 4, "hidden_size": 128}
@@ -134,6 +143,11 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "llama-linear": A(
         "llama", GROUPED | {"rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}}
+    ),
+    "llama-dynamic": A(
+        "llama",
+        GROUPED | {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}},
+        when={"rope_parameters.rope_type": "dynamic"},
     ),
     "llama-yarn": A(
         "llama",
@@ -199,7 +213,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "olmoe": A("olmoe", GROUPED | {"num_experts": 4, "num_experts_per_tok": 2}),
     "flex_olmo": A("flex_olmo", GROUPED | {"num_experts": 4, "num_experts_per_tok": 2}),
     "stablelm": A("stablelm", GROUPED),
-    "stablelm-bias": A("stablelm", GROUPED | {"use_qkv_bias": True, "qk_layernorm": True}),
+    "stablelm-bias": A("stablelm", GROUPED | {"use_qkv_bias": True}),
+    "stablelm-norm": A("stablelm", GROUPED | {"qk_layernorm": True}, when={"qk_layernorm": True}),
     "granite": A(
         "granite",
         GROUPED
