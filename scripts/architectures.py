@@ -37,6 +37,12 @@ REASONS = {
     "GDN attention requires BF16": "vLLM on a CPU has its linear attention in bfloat16 only",
     "does not dispatch through the Transformers attention": "vLLM does not know its recurrent layers",
     "is supported only for CUDA": "vLLM on a CPU has no kernels for its experts",
+    "'triton' has no attribute": "vLLM on a CPU has no kernels for its linear attention",
+    "is not supported by MLA": "vLLM on a CPU has its attention for latents of one size only",
+    "does not answer as the file's model": "vLLM's answers differ from Transformers'",
+    "lacks tensors for": "vLLM does not swap all of its tensors",
+    "does not hold the file's values": "vLLM does not swap all of its tensors",
+    "cannot load": "vLLM cannot load what Transformers saves of it",
 }
 
 

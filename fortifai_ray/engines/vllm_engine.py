@@ -90,8 +90,7 @@ class VllmEngine:
                 "enforce_eager": True,
                 "kv_cache_memory_bytes": kv_cache_bytes(model, self.config, self._longest),
             }
-        self._llm = LLM(
-            str(config_folder),
+        settings = dict[str, Any](
             load_format="dummy",
             skip_tokenizer_init=True,
             generation_config="vllm",
@@ -106,6 +105,11 @@ class VllmEngine:
             **self._adapter_settings(),
             **self._spread_settings(),
         )
+        try:
+            self._llm = LLM(str(config_folder), **settings)
+        except BaseException:
+            clean_up()  # the next start would find groups of workers that are not its own
+            raise
         self.architecture = architecture(config_folder)
 
     def _adapter_settings(self) -> dict[str, Any]:
@@ -132,13 +136,10 @@ class VllmEngine:
         self._base = self._adapter = None
         if self._llm is None:
             return
-        from vllm.distributed import cleanup_dist_env_and_memory
-
         self._llm.llm_engine.engine_core.shutdown()
         self._llm = None
         self.architecture = ""
-        cleanup_dist_env_and_memory()
-        gc.collect()
+        clean_up()
 
     def load(self, checkpoint: Path) -> None:
         base = whole_model(checkpoint)
@@ -244,6 +245,14 @@ def describe(config_folder: Path, dtype: Any) -> Any:
 
     settings = EngineArgs(str(config_folder), skip_tokenizer_init=True, dtype=dtype, trust_remote_code=False)
     return settings.create_model_config()
+
+
+def clean_up() -> None:
+    """Forget the workers of an engine that has ended, or has failed to start."""
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    cleanup_dist_env_and_memory()
+    gc.collect()
 
 
 def share_the_process() -> None:

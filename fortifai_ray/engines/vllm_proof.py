@@ -26,6 +26,7 @@ from vllm.model_executor.layers.fused_moe.fused_moe_method_base import FusedMoEM
 from vllm.model_executor.layers.linear import ColumnParallelLinear, LinearBase
 from vllm.model_executor.layers.quantization.base_config import QuantizeMethodBase
 from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
+from vllm.model_executor.model_loader.reload.meta import SKIP_LOAD_TENSORS
 from vllm.platforms import current_platform
 
 from fortifai_ray.engines.checkpoints import Checkpoint
@@ -46,9 +47,7 @@ class Proof:
         self._model = model
         self._checkpoint = checkpoint
         self._sources = match_parameters(model, checkpoint)
-        self._names: dict[int, list[str]] = {}  # of each layer: experts hold others' layers under names of their own
-        for name, layer in model.named_modules(remove_duplicate=False):
-            self._names.setdefault(id(layer), []).append(name)
+        self._names = names_of(model)
         self._split = get_tensor_model_parallel_world_size() > 1
         self._columns: dict[str, tuple[int, torch.Tensor]] = {}  # of matrices before they are packed, by layer
         self._seen: set[tuple[int, str]] = set()  # layers, by their identity, and the names of their parameters
@@ -61,13 +60,13 @@ class Proof:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Within the context, a layer's parameters are compared before they are packed: experts', and all on a CPU."""
-        watched = []
+        watched: list[Any] = []
         packing = QuantizeMethodBase if current_platform.is_cpu() else FusedMoEMethodBase
-        for name, layer in self._model.named_modules():
-            method: Any = getattr(layer, "quant_method", None)
-            if isinstance(method, packing) and "process_weights_after_loading" not in vars(method):
-                method.process_weights_after_loading = self._watcher(name, method)
-                watched.append(method)
+        layers: list[tuple[str, Any]] = list(self._model.named_modules())
+        for name, layer in layers:
+            if isinstance(getattr(layer, "quant_method", None), packing) and layer.quant_method not in watched:
+                watched.append(layer.quant_method)
+                layer.quant_method.process_weights_after_loading = self._watcher(name, layer.quant_method)
         try:
             yield
         finally:
@@ -79,9 +78,11 @@ class Proof:
 
         def process(layer: Any) -> None:
             for leaf, tensor in saved_tensors(layer).items():
-                self._compare(layer, leaf, tensor)
-            if isinstance(layer, LinearBase) and layer.weight.dim() == 2:
-                self._columns[name] = _some_columns(layer.weight)
+                if leaf not in SKIP_LOAD_TENSORS:  # loaded on their own, perhaps later
+                    self._compare(layer, leaf, tensor)
+            matrix: torch.Tensor | None = getattr(layer, "weight", None) if isinstance(layer, LinearBase) else None
+            if matrix is not None and matrix.dim() == 2:
+                self._columns[name] = _some_columns(matrix)
             genuine(layer)
 
         return process
@@ -107,7 +108,13 @@ class Proof:
             self._wrong |= self._unnamed.keys() if (held - filed) % 2**64 else set()
         if self._lacking or self._wrong:
             raise WeightsError(self._complaint())
-        return sorted(self._rearranged | self._unnamed.keys())
+        derived = {
+            f"{name}.{leaf}"
+            for name, layer in self._model.named_modules()
+            if is_deferred_attention_layer(layer)
+            for leaf, _ in layer.named_parameters(recurse=False)
+        }
+        return sorted(self._rearranged | self._unnamed.keys() | derived)
 
     def _unnamed_tensors(self) -> Iterator[torch.Tensor]:
         """The file's tensors that are no parameter's by their names."""
@@ -129,7 +136,7 @@ class Proof:
     def _compare(self, layer: nn.Module, leaf: str, held: torch.Tensor) -> None:
         """Compare one parameter, not packed, with its tensors in the file."""
         self._seen.add((id(layer), leaf))
-        names = [f"{name}.{leaf}" for name in self._names[id(layer)]]
+        names = self._names[id(layer), leaf]
         name = next((name for name in names if name in self._sources), names[0])
         if held.isnan().any():
             self._lacking.add(name)
@@ -162,12 +169,26 @@ class Proof:
 
 def saved_tensors(layer: nn.Module) -> dict[str, torch.Tensor]:
     """A layer's own floating-point parameters, and buffers that belong into a file, by their names."""
-    buffers = {}
-    if not is_deferred_attention_layer(layer):  # theirs are scales of quantised keys and values, which no file here has
-        constant = layer._non_persistent_buffers_set
-        buffers = {leaf: buffer for leaf, buffer in layer.named_buffers(recurse=False) if leaf not in constant}
-    own = dict(layer.named_parameters(recurse=False)) | buffers
+    if is_deferred_attention_layer(layer):  # theirs are made from other layers', or belong to quantised keys and values
+        return {}
+    constant = layer._non_persistent_buffers_set
+    own: dict[str, torch.Tensor] = dict(layer.named_parameters(recurse=False))
+    own |= {leaf: buffer for leaf, buffer in layer.named_buffers(recurse=False) if leaf not in constant}
     return {leaf: tensor for leaf, tensor in own.items() if tensor.is_floating_point()}
+
+
+def names_of(model: nn.Module) -> dict[tuple[int, str], list[str]]:
+    """All names of each of a model's tensors, by its layer's identity and its name there.
+
+    A tied output head shares its embedding's, and experts hold layers and tensors of others under names of their own.
+    """
+    names: dict[int, list[str]] = {}
+    places: dict[tuple[int, str], int] = {}
+    for name, layer in model.named_modules(remove_duplicate=False):
+        for leaf, tensor in saved_tensors(layer).items():
+            names.setdefault(id(tensor), []).append(f"{name}.{leaf}")
+            places[id(layer), leaf] = id(tensor)
+    return {place: names[tensor] for place, tensor in places.items()}
 
 
 def match_parameters(model: nn.Module, checkpoint: Checkpoint) -> dict[str, list[str]]:
@@ -187,31 +208,17 @@ def match_parameters(model: nn.Module, checkpoint: Checkpoint) -> dict[str, list
             mapped.setdefault(target, []).append(name)
     matched = {}
     for parameter in (
-        f"{layer}.{leaf}"  # under each of its names: a tied head is packed on its own
+        f"{layer}.{leaf}"  # under each of its names
         for layer, module in model.named_modules(remove_duplicate=False)
         for leaf in saved_tensors(module)
     ):
-        aliases = (parameter, _tied_source(model, parameter), f"{parameter}_log")  # the last: of a state space's decay
-        parts = next((mapped[name] for name in aliases if name in mapped), [])
+        parts = mapped.get(parameter) or mapped.get(f"{parameter}_log", [])  # the latter: of a state space's decay
         order = next((fused[whole] for whole in fused if whole in parameter), [])
         if len(parts) == 1:
             matched[parameter] = parts
         elif parts and len(parts) == len(order):
             matched[parameter] = [next(name for name in parts if part in name) for part in order]
     return matched
-
-
-def _tied_source(model: nn.Module, parameter: str) -> str:
-    """The name under which a tied output head's weights are stored; empty for any other parameter."""
-    config = getattr(model, "config", None)
-    if not getattr(config, "tie_word_embeddings", False) or not parameter.endswith("lm_head.weight"):
-        return ""
-    embeddings = (
-        name
-        for name, module in model.named_modules()
-        if type(module) is VocabParallelEmbedding and "lm_head" not in name
-    )
-    return f"{next(embeddings, '')}.weight"
 
 
 def _equal(held: torch.Tensor, layer: nn.Module, tensors: list[torch.Tensor]) -> bool:

@@ -39,9 +39,9 @@ LATENT: dict[str, Any] = EXPERTS | {
     "first_k_dense_replace": 1,
     "n_group": 1,
     "topk_group": 1,
-    "kv_lora_rank": 32,
+    "kv_lora_rank": 512,  # with 64 more, what vLLM's CPU attention over latents has kernels for
     "q_lora_rank": 32,
-    "qk_rope_head_dim": 16,
+    "qk_rope_head_dim": 64,
     "qk_nope_head_dim": 16,
     "v_head_dim": 32,
 }
@@ -323,7 +323,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         | {"head_dim": 32, "attention_window_size": 16, "block_types": ["recurrent", "attention"], "lru_width": 64},
     ),
     "rwkv": A("rwkv", {"attention_hidden_size": 64, "intermediate_size": 96, "context_length": LONGEST}),
-    "deepseek_v2": A("deepseek_v2", LATENT | {"q_lora_rank": None, "head_dim": 16}),
+    "deepseek_v2": A("deepseek_v2", LATENT | {"q_lora_rank": None, "head_dim": 64}),
     "deepseek_v3": A("deepseek_v3", LATENT),
     "minicpm3": A("minicpm3", LATENT | {"scale_emb": 1.0, "dim_model_base": 64}),
     "gpt_oss": A(
@@ -342,7 +342,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "llama4": A(
         "llama4_text",
-        GROUPED | {"head_dim": 32, "num_local_experts": 2, "intermediate_size_mlp": 96, "attention_chunk_size": 64},
+        GROUPED | {"head_dim": 32, "num_local_experts": 2, "intermediate_size_mlp": 96, "attention_chunk_size": 128},
     ),
     "nemotron_h": A(
         "nemotron_h",
