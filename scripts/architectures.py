@@ -35,7 +35,7 @@ REASONS = {
     "failed to be inspected": "vLLM's class of it needs torchvision",
     "selective_scan_fwd": "vLLM on a CPU has no kernels for its state space",
     "GDN attention requires BF16": "vLLM on a CPU has its linear attention in bfloat16 only",
-    "does not dispatch through the Transformers attention": "vLLM does not know its recurrent layers",
+    "does not dispatch through the Transformers attention": "vLLM does not know its layers",
     "is supported only for CUDA": "vLLM on a CPU has no kernels for its experts",
     "'triton' has no attribute": "vLLM on a CPU has no kernels for its linear attention",
     "is not supported by MLA": "vLLM on a CPU has its attention for latents of one size only",
