@@ -13,8 +13,7 @@ from vllm.model_executor.model_loader.reload import meta
 from vllm.platforms import current_platform
 
 from fortifai_ray.engines.checkpoints import Checkpoint
-from fortifai_ray.engines.vllm_adapters import verify_adapter
-from fortifai_ray.engines.vllm_layers import bare
+from fortifai_ray.engines.vllm_layers import bare, verify_adapter
 from fortifai_ray.engines.vllm_proof import Proof, saved_tensors
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from fortifai_ray.engines import vllm_adapters
+from fortifai_ray.engines import vllm_layers
 from fortifai_ray.engines.engine import DecodingConfig, EngineConfig
 from fortifai_ray.engines.vllm_engine import VllmEngine
 
@@ -35,12 +35,12 @@ def refused(engine: VllmEngine, checkpoint: Path) -> str:
 
 def other_scale(engine: VllmEngine, adapter: Path) -> str:
     """What loading says where a layer holds another B than the file's: here, than twice the file's."""
-    genuine = vllm_adapters.read_scale
-    vllm_adapters.read_scale = lambda folder: 2 * genuine(folder)
+    genuine = vllm_layers.read_scale
+    vllm_layers.read_scale = lambda folder: 2 * genuine(folder)
     try:
         return refused(engine, adapter)
     finally:
-        vllm_adapters.read_scale = genuine
+        vllm_layers.read_scale = genuine
 
 
 def main() -> None:
