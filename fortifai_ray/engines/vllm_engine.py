@@ -154,13 +154,13 @@ class VllmEngine:
     def _swap(self, folder: Path) -> None:
         self._base = None
         try:
-            rearranged = self._llm.collective_rpc("swap_weights", args=(str(folder),))
-        except WeightsError:
-            raise
+            told = self._llm.collective_rpc("swap_weights", args=(str(folder),))
         except Exception as error:
             self.stop()  # vLLM's model is in pieces
             raise WeightsError(f"vLLM cannot load {folder}: {error}") from error
-        if any(rearranged):
+        if complaint := next((wrong for wrong, _ in told if wrong), ""):
+            raise WeightsError(complaint)
+        if any(rearranged for _, rearranged in told):
             self._check_answers(folder)
         self._base = folder
 

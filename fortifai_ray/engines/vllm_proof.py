@@ -30,7 +30,6 @@ from vllm.model_executor.model_loader.reload.meta import SKIP_LOAD_TENSORS
 from vllm.platforms import current_platform
 
 from fortifai_ray.engines.checkpoints import Checkpoint
-from fortifai_ray.engines.pretrained import WeightsError
 from fortifai_ray.engines.vllm_layers import held_columns, held_rows, slices
 
 # A column contains every row of a matrix, so every fused part; a stale matrix differs in nearly all columns.
@@ -87,12 +86,9 @@ class Proof:
 
         return process
 
-    def conclude(self) -> list[str]:
-        """The parameters whose values are right, in an order that only the model's answers can show to be right.
-
-        Raises:
-            WeightsError: the model does not hold the file's weights.
-        """
+    def conclude(self) -> tuple[str, list[str]]:
+        """What is wrong, empty where nothing is; and the parameters whose values are right, in an order that only the
+        model's answers can show to be right."""
         for name, layer in self._model.named_modules():
             for leaf, tensor in saved_tensors(layer).items():
                 unseen = (id(layer), leaf) not in self._seen
@@ -107,14 +103,14 @@ class Proof:
             held, filed = sum(self._unnamed.values()), sum(map(_checksum, self._unnamed_tensors()))
             self._wrong |= self._unnamed.keys() if (held - filed) % 2**64 else set()
         if self._lacking or self._wrong:
-            raise WeightsError(self._complaint())
+            return self._complaint(), []
         derived = {
             f"{name}.{leaf}"
             for name, layer in self._model.named_modules()
             if is_deferred_attention_layer(layer)
             for leaf, _ in layer.named_parameters(recurse=False)
         }
-        return sorted(self._rearranged | self._unnamed.keys() | derived)
+        return "", sorted(self._rearranged | self._unnamed.keys() | derived)
 
     def _unnamed_tensors(self) -> Iterator[torch.Tensor]:
         """The file's tensors that are no parameter's by their names."""

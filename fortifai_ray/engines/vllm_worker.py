@@ -13,6 +13,7 @@ from vllm.model_executor.model_loader.reload import meta
 from vllm.platforms import current_platform
 
 from fortifai_ray.engines.checkpoints import Checkpoint
+from fortifai_ray.engines.pretrained import WeightsError
 from fortifai_ray.engines.vllm_layers import bare, verify_adapter
 from fortifai_ray.engines.vllm_proof import Proof, saved_tensors
 
@@ -25,20 +26,22 @@ class WeightSwap:
         reload_weights: Any
         device: torch.device
 
-    def swap_weights(self, folder: str) -> list[str]:
+    def swap_weights(self, folder: str) -> tuple[str, list[str]]:
         """Replace the weights in place by those in ``folder``, and verify them.
 
-        The caller resets the prefix cache. After an error the model holds no usable weights.
+        The caller resets the prefix cache. Where an error is raised, the model is in pieces.
 
         Returns:
-            The parameters that hold the file's values, all of them, in an order or a shape that is not the file's:
-            that each value is in its place must be seen from the model's answers.
-
-        Raises:
-            WeightsError: a parameter has no tensor in the folder, or does not hold its values afterwards.
+            What is wrong, empty where nothing is: a parameter has no tensor in the folder, or does not hold its values
+            afterwards. An error would not reach the caller as what it is from a process of several. And the parameters
+            that hold the file's values, all of them, in an order or a shape that is not the file's: that each is in its
+            place must be seen from the model's answers.
         """
-        checkpoint = Checkpoint(Path(folder))
         model = self.model_runner.get_model()
+        try:
+            checkpoint = Checkpoint(Path(folder))
+        except WeightsError as error:
+            return str(error), []
         with bare(model):
             with self.device:
                 prepare_head_bias(model, checkpoint)
