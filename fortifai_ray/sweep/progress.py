@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,12 +23,18 @@ class Board:
 
     def __init__(self) -> None:
         self._steps: dict[str, tuple[str, float]] = {}
+        self._faults: Counter[tuple[str, str]] = Counter()
 
     def write(self, job_id: str, step: str) -> None:
         """A job is now at ``step``; a text that differs in brackets alone is the same step, announced again."""
         before, since = self._steps.get(job_id, ("", 0.0))
         same = before.partition(" (")[0] == step.partition(" (")[0]
         self._steps[job_id] = (step, since if same else time.time())
+
+    def fault(self, job_id: str, words: str) -> int:
+        """A job met a fault: how often it has met the very same."""
+        self._faults[job_id, words] += 1
+        return self._faults[job_id, words]
 
     def read(self) -> dict[str, tuple[str, float]]:
         """The current step of each job, and since when (seconds since the epoch)."""

@@ -7,15 +7,16 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import ray
 from ray import tune
 from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE
 
 from fortifai_ray.chain.chain import ChainTask, GenerationResult
-from fortifai_ray.errors import UserError
 from fortifai_ray.process.signals import check_signals, signals_kept, signals_wait
 from fortifai_ray.recipe.executor import Executor
 from fortifai_ray.storage.steps import Steps
 from fortifai_ray.storage.store import StageStore, Storage
+from fortifai_ray.sweep.faults import Fault, fault_of, in_words
 from fortifai_ray.sweep.plan import Plan
 from fortifai_ray.sweep.progress import SweepProgress
 from fortifai_ray.sweep.ray_executor import RayExecutor
@@ -35,7 +36,7 @@ ENV_VARS_TO_PROPAGATE.difference_update({name for name in ENV_VARS_TO_PROPAGATE 
 
 @dataclass(frozen=True)
 class Mistake:
-    """An error that the user can put right, in one line."""
+    """An error that another try would not mend, in one line."""
 
     error: str
 
@@ -101,7 +102,7 @@ class Trial(tune.Trainable):
         return {**self._outcome, "reports": reports, "done": True}
 
     def _run(self) -> Iterator[Report]:
-        """Yield the reports on all jobs. A user's mistake is reported, not raised: Tune would retry it in vain."""
+        """Yield the reports on all jobs. A fault that lasts is reported, not raised: Tune would retry it in vain."""
         jobs = self._context.work.jobs(self._config)
         verdict: Verdict | None = None
         while True:
@@ -109,8 +110,10 @@ class Trial(tune.Trainable):
                 job = jobs.send(verdict)
             except StopIteration:
                 return
-            except UserError as error:
-                yield Report(None, Mistake(str(error)))
+            except Exception as error:
+                if fault_of(error) is not Fault.LASTING:
+                    raise
+                yield Report(None, Mistake(in_words(error)))
                 return
             verdict = yield from self._run_job(job)
 
@@ -131,14 +134,24 @@ class Trial(tune.Trainable):
                 yield Report(job.key, result, steps.computed - computed, steps.reused - reused)
                 computed, reused = steps.computed, steps.reused
         except Exception as error:
-            mistake = _mistake(error)
-            if mistake is None:
+            words = self._given_up(job, error)
+            if words is None:
                 raise
-            yield Report(job.key, Mistake(str(mistake)))
+            yield Report(job.key, Mistake(words))
             return None
         if verdict is None:
             yield Report(job.key, Finished(), steps.computed - computed, steps.reused - reused)
         return verdict
+
+    def _given_up(self, job: Job, error: Exception) -> str | None:
+        """The cause, in words, where trying again cannot help; else None."""
+        fault, words = fault_of(error), in_words(error)
+        if fault is Fault.LASTING:
+            return words
+        if fault is Fault.UNCLEAR and self._context.board is not None:
+            times = ray.get(self._context.board.fault.remote(job.id, words))
+            return f"{words} (the same {times} times)" if times > 1 else None
+        return None
 
     def _announce(self, job: Job, step: str) -> None:
         if self._context.board is not None:
@@ -238,7 +251,9 @@ class _Reports(tune.Callback):
         self._say_news()  # after the searcher has the verdict
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._fail_all(trial, str(trial.get_error() or "the trial died").strip().splitlines()[-1])
+        error = trial.get_pickled_error()
+        words = in_words(error) if error else "the trial died"
+        self._fail_all(trial, f"{words} (tried {trial.num_failures} times)" if trial.num_failures > 1 else words)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self._recorder.flush()  # also where a chain's next report is minutes away
@@ -291,14 +306,6 @@ class _Reports(tune.Callback):
     def _say_news(self) -> None:
         for line in self._work.news():
             self._progress.say(line)
-
-
-def _mistake(error: BaseException) -> UserError | None:
-    """The user's mistake that an error is, or that a worker of Ray Train's group made of it."""
-    if isinstance(error, UserError):
-        return error
-    failures = getattr(error, "worker_failures", {}).values()
-    return next((failure for failure in failures if isinstance(failure, UserError)), None)
 
 
 def quiet_libraries() -> None:

@@ -109,7 +109,7 @@ def test_a_mistake_of_one_job_is_none_of_the_others(tmp_path: Path) -> None:
 
 
 def test_a_mistake_that_a_training_worker_came_upon_is_the_users_too(tmp_path: Path) -> None:
-    """Ray Train hides it in its own error; any other failure of a worker is still raised, for Tune to try again."""
+    """Ray Train hides it in its own error; a worker that died is still raised, for Tune to try again."""
     hidden = WorkerGroupError("rank 1 failed", {1: UserError("family.model: no layer to shard")})
     (report,) = reports(tmp_path, {"jobs": [hidden]})
     assert report.result == Mistake("family.model: no layer to shard")

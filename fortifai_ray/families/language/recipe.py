@@ -257,6 +257,7 @@ class LanguageRecipe(Recipe):
             raise UserError(f"{source}: {error}") from None
 
     def _check_lengths(self, source: str) -> None:
+        from fortifai_ray.engines.vllm_engine import LONGEST_BY_DEFAULT
         from fortifai_ray.families.language.models import context_length
 
         size = self.training.block_size
@@ -267,6 +268,12 @@ class LanguageRecipe(Recipe):
             raise UserError(
                 f"{source}: {key}: rows of {max(row, size)} tokens do not fit the model's context of {longest}; "
                 "context_tokens + max_new_tokens, and block_size, may be as much"
+            )
+        sized = self.writer.max_model_len or (longest if self.writer.kind == "huggingface" else LONGEST_BY_DEFAULT)
+        if sized is not None and row > sized:
+            raise UserError(
+                f"{source}: engine.max_model_len: rows of {row} tokens (context_tokens + max_new_tokens) do not fit an "
+                f"engine sized for {sized}; {row} is right, if the model takes as many"
             )
         if self.decoding.context_tokens > size:
             raise UserError(
