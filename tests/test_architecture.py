@@ -99,6 +99,18 @@ def _outside(path: Path) -> set[str]:
     return found
 
 
+def test_nothing_trusts_the_code_of_a_checkpoint() -> None:
+    """Wherever it can be said, it is said: transformers asks at the terminal where it is not."""
+    said = {
+        (path.name, ast.unparse(node.value))
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.keyword) and node.arg == "trust_remote_code"
+    }
+    assert {value for _, value in said} == {"False"}
+    assert {name for name, _ in said} >= {"pretrained.py", "vllm_engine.py", "harness.py"}
+
+
 def test_one_door_to_transformers() -> None:
     """What reads a checkpoint goes through ``engines/pretrained.py``: nothing of it is run, and no tensor made up."""
     found = {

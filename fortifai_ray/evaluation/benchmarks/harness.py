@@ -120,7 +120,7 @@ class CountingLM(HFLM):
     def __init__(self, network: Any, tokenizer: Any, batch_size: int) -> None:
         self.truncated = 0
         self.windowed = 0
-        super().__init__(pretrained=network, tokenizer=tokenizer, batch_size=batch_size)
+        super().__init__(pretrained=network, tokenizer=tokenizer, batch_size=batch_size, trust_remote_code=False)
 
     loglikelihood = partialmethod(HFLM.loglikelihood, disable_tqdm=True)
     generate_until = partialmethod(HFLM.generate_until, disable_tqdm=True)
