@@ -152,8 +152,9 @@ def about_fidelity():
     mo.md(r"""
     ### Fidelity intervals, and their ratios to the baseline
 
-    <small>In the chart, large: all seeds, with the 90 % interval (BCa bootstrap over seeds) from six uncensored pairs
-    on; small: single seeds. ▷ or ≥: at least; ◁ or ≤: at most.</small>
+    <small>In the chart, large: all seeds, with the 90 % interval from three pairs on (docs/statistics.md); where chains
+    are censored, all of them are in the estimate, by a log-normal model. Small: single seeds. ▷ or ≥: at least; ◁ or ≤:
+    at most.</small>
     """)
     return
 

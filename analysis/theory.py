@@ -56,9 +56,9 @@ def about_overlays():
     mo.md(r"""
     ### Measured and derived
 
-    <small>Lines: the closed form, dashed where it holds only in a limit. Bars: 90 % intervals (BCa bootstrap over
-    seeds). Below each: measurement minus theory, in standard errors; grey: where nine in ten should lie. The
-    generations of a chain depend on each other, so neighbouring points deviate together.</small>
+    <small>Lines: the closed form, dashed where it holds only in a limit. Bars: 90 % intervals (Student's t over seeds,
+    corrected for skewness). Below each: measurement minus theory, in standard errors; grey: where nine in ten should
+    lie. The generations of a chain depend on each other, so neighbouring points deviate together.</small>
     """)
     return
 

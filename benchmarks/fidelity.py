@@ -1,6 +1,6 @@
 """A million rows of ``generations`` through the statistics.
 
-    python -m benchmarks.fidelity [--chains 10000] [--cells 100] [--generations 100] [--resamples 1000]
+    python -m benchmarks.fidelity [--chains 10000] [--cells 100] [--generations 100]
 
 Half of the cells are cross entropy's, one for each of 50 synthetic ratios, half TCE's; perplexities grow by a random
 walk whose drift rises with the ratio, so that some chains collapse early, some late and some never. Two criteria are
@@ -67,7 +67,7 @@ def measure(
 ) -> tuple[dict[str, tuple[float, float]], dict[str, int]]:
     """One round: wall and CPU seconds of each step, and counts of the results."""
     seconds: dict[str, tuple[float, float]] = {}
-    n, resamples = arguments.generations, arguments.resamples
+    n = arguments.generations
 
     def timed(name: str, step: Callable[[], T]) -> T:
         begun = time.perf_counter(), time.process_time()
@@ -76,13 +76,13 @@ def measure(
         return result
 
     chains = timed("chain_table", lambda: chain_table(generations, [DOUBLED, SEVERE], BASELINE, VARIED, n))
-    fidelity = timed("fidelity_table", lambda: fidelity_table(chains, VARIED, BASELINE, n_resamples=resamples))
+    fidelity = timed("fidelity_table", lambda: fidelity_table(chains, VARIED, BASELINE))
     timed("first_crossings", lambda: first_crossings(chains, VARIED))
     timed("crossing_order", lambda: crossing_order(chains, VARIED))
     sentences = timed("conclusions", lambda: conclusions(fidelity, chains))
     profile = timed(
         "ratio_profile",
-        lambda: ratio_profile(generations, DOUBLED, None, BASELINE, VARIED, n, n_resamples=resamples),
+        lambda: ratio_profile(generations, DOUBLED, None, BASELINE, VARIED, n),
     )
     counts = {
         "rows": generations.height,
@@ -102,7 +102,6 @@ def main() -> None:
     parser.add_argument("--chains", type=int, default=10_000)
     parser.add_argument("--cells", type=int, default=100)
     parser.add_argument("--generations", type=int, default=100)
-    parser.add_argument("--resamples", type=int, default=1_000)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     import scipy.special
@@ -119,7 +118,6 @@ def main() -> None:
     whole = np.array([np.array(list(one.values())).sum(axis=0) for one in rounds]).min(axis=0)
     result = {
         **counts,
-        "resamples": arguments.resamples,
         "wall_seconds_by_step": {name: round(wall, 3) for name, wall in best.items()},
         "wall_seconds": round(float(whole[0]), 3),
         "cpu_seconds": round(float(whole[1]), 3),

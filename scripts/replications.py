@@ -72,6 +72,7 @@ def _entry(file: Path, folder: Path) -> dict[str, Any]:
     import polars as pl
 
     from fortifai_ray.results.reader import open_study
+    from fortifai_ray.results.words import ratio_bound
 
     results = open_study(folder)
     ratios, points = pl.DataFrame(), results.points if results.points is not None else pl.DataFrame()
@@ -84,7 +85,9 @@ def _entry(file: Path, folder: Path) -> dict[str, Any]:
         "chains": results.generations["chain_id"].n_unique(),
         "generations": results.generations_asked,
         "claims": [] if results.claims is None else results.claims.select(_CLAIM).to_dicts(),
-        "ratios": [{name: row[name] for name in ("cell", *_RATIO)} for row in ratios.to_dicts()],
+        "ratios": [
+            {name: row[name] for name in ("cell", *_RATIO)} | {"bound": ratio_bound(row)} for row in ratios.to_dicts()
+        ],
         "points": [{name: row[name] for name in ("cell", *_POINT)} for row in points.to_dicts()],
     }
 

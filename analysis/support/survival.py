@@ -27,7 +27,7 @@ from fortifai_ray.report.charts.encodings import (
 from fortifai_ray.report.tables import cell_rows
 from fortifai_ray.results.cells import Cells
 from fortifai_ray.results.reader import StudyResults
-from fortifai_ray.results.words import MARKS, number, ratio
+from fortifai_ray.results.words import MARKS, number, ratio, ratio_bound
 from fortifai_ray.statistics.criterion import CollapseCriterion
 from fortifai_ray.statistics.fidelity import ratio_profile
 from fortifai_ray.statistics.survival import kaplan_meier
@@ -112,7 +112,7 @@ def logrank_rows(results: StudyResults, criterion: CollapseCriterion) -> list[di
             "log-rank z": f"{row['logrank_z']:.2f}",
             "p": f"{row['logrank_p']:.2g}",
             "p, adjusted (Holm)": f"{row['logrank_p_holm']:.2g}",
-            "FI ratio": f"{MARKS.get(row['bound'], '')}{number(row['fi_ratio'])}",
+            "FI ratio": f"{MARKS.get(ratio_bound(row), '')}{number(row['fi_ratio'])}",
         }
         for row in cell_rows(results, criterion)
         if row["unit"] == "generations" and row["logrank_p"] is not None
@@ -150,9 +150,11 @@ def profile_chart(profile: pl.DataFrame, criterion: CollapseCriterion, cells: Ce
     table = table.filter(pl.col("fi_ratio").is_finite() & (pl.col("fi_ratio") > 0) & pl.col("cell").is_not_null())
     if table.is_empty():
         return "No cell has a ratio to the baseline at any threshold: the conclusions below say why."
-    texts = [ratio(row | {"seed_ratios": []}, False) for row in table.iter_rows(named=True)]
+    found = table.to_dicts()
+    texts = [ratio(row | {"seed_ratios": []}, False) for row in found]
     rows = table.select(
-        *("cell", "threshold", "fi_ratio", "bound", "n_chains", "n_censored", "n_pairs", "logrank_p_holm"),
+        *("cell", "threshold", "fi_ratio", "n_chains", "n_censored", "n_pairs", "logrank_p_holm"),
+        bound=pl.Series([ratio_bound(row) for row in found], dtype=pl.String),
         ratio_text=pl.Series(texts, dtype=pl.String),
         low=pl.coalesce("fi_ratio_low", pl.when(pl.col("fi_ratio_high").is_not_null()).then("fi_ratio")),
         high=pl.coalesce("fi_ratio_high", pl.when(pl.col("fi_ratio_low").is_not_null()).then("fi_ratio")),

@@ -19,7 +19,6 @@ from fortifai_ray.statistics.intervals import mean_intervals
 from fortifai_ray.theory.registry import Prediction, closed_forms_of
 
 LEVEL = 0.90
-_RESAMPLES = 2_000
 _WIDTH = 640
 _NORMAL = 1.645  # 90 % of a normal distribution lie within this many standard errors
 _SCHEMA: dict[str, Any] = {
@@ -35,7 +34,7 @@ def comparison(results: StudyResults) -> tuple[pl.DataFrame, list[str]]:
 
     Returns:
         A row per closed form, cell and generation that all of the cell's chains have reached: ``title, metric, cell,
-        form, limit, generation, measured, low, high`` (BCa interval over seeds, level 0.90; null for one seed),
+        form, limit, generation, measured, low, high`` (over seeds, level 0.90; null for one seed),
         ``error`` (the standard error), ``theory, chains``; and sentences on what cannot be compared.
     """
     rows: list[dict[str, Any]] = []
@@ -119,7 +118,7 @@ def _moments(samples: np.ndarray, summary: str) -> list[dict[str, Any]]:
         samples = (samples - samples.mean(1, keepdims=True)) ** 2 * count / (count - 1)
     columns = {"measured": samples.mean(1)}
     if count > 1:
-        low, high = mean_intervals(samples, LEVEL, _RESAMPLES, seed=0)
+        low, high = mean_intervals(samples, LEVEL)
         columns |= {"low": low, "high": high, "error": samples.std(1, ddof=1) / np.sqrt(count)}
     return pl.DataFrame(columns).to_dicts()
 

@@ -58,7 +58,8 @@ def check_claim(results: StudyResults, claim: Claim) -> ClaimResult:
     if interval is not None and n_chains < claim.min_chains:
         why = f"{n_chains} chains, and the claim asks for at least {claim.min_chains}"
     elif interval is not None:
-        verdict = region.verdict(interval.low, interval.high)
+        verdict, doubt = _verdict(region, interval)
+        why = "; ".join(part for part in (why, doubt) if part)
     return ClaimResult(
         id=claim.id,
         source=claim.source,
@@ -79,6 +80,18 @@ def check_claim(results: StudyResults, claim: Claim) -> ClaimResult:
         verdict=verdict,
         why=why,
     )
+
+
+def _verdict(region: Region, interval: Interval) -> tuple[Verdict, str]:
+    """The verdict, and why it is undecided: an approximate interval decides only where one twice as wide agrees."""
+    verdict = region.verdict(interval.low, interval.high)
+    if verdict == "undecided" or not interval.approximate:
+        return verdict, ""
+    wide = interval.doubled
+    if region.verdict(wide.low, wide.high) == verdict:
+        return verdict, ""
+    ends = f"[{number(wide.low, 4)}, {number(wide.high, 4)}]"
+    return "undecided", f"one twice as wide, {ends}, does not agree"
 
 
 def _measure(results: StudyResults, claim: Claim) -> tuple[Interval | None, int, str]:

@@ -5,13 +5,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from fortifai_ray.claims.chains import Undecided, criterion, matches
 from fortifai_ray.results.reader import StudyResults
-from fortifai_ray.statistics.criterion import CRITERION_COLUMNS, criterion_rows
-from fortifai_ray.statistics.intervals import Interval, NoInterval, geometric_mean, share
+from fortifai_ray.statistics.criterion import CRITERION_COLUMNS, CollapseCriterion, criterion_rows
+from fortifai_ray.statistics.fidelity import fidelity_table
+from fortifai_ray.statistics.intervals import Interval, NoInterval, share
 from fortifai_ray.statistics.order import collapsed_by, onset_bounds, onset_orders
 from fortifai_ray.statistics.ratios import MIN_PAIRS
 from fortifai_ray.study.claim_statistics import Criterion, CriticalPoint, FidelityRatio, OnsetOrder, OnsetShare, Where
@@ -19,33 +19,44 @@ from fortifai_ray.study.claim_statistics import Criterion, CriticalPoint, Fideli
 _A_BOUND = {"lower": "a lower", "upper": "an upper"}
 # The columns of each table read here, besides the criterion's.
 _READ = {
-    "fidelity": ("unit", "seed_ratios", "seed_bounds", "bound", "n_failed"),
     "collapse_points": ("over", "critical", "low", "high", "level", "bound", "chains_run"),
     "chains": ("chain_id", "seed", "onset", "status", "fi_generations", "horizon"),
 }
 
 
 def fidelity_ratio(results: StudyResults, statistic: FidelityRatio, where: Where, level: float) -> tuple[Interval, int]:
-    """A cell's FI ratio with its interval at ``level`` (the table's interval has its own), and the number of pairs.
+    """A cell's FI ratio with its interval at ``level``, as the fidelity table has it, and the number of pairs.
 
     The interval of a bound has an infinite end or one at zero: a ratio of at least 2 may be anything above.
 
     Raises:
         Undecided, NoInterval: see :mod:`fortifai_ray.claims.check`.
     """
-    row = _one_cell(results, "fidelity", statistic.criterion, where, pl.col("unit") == statistic.unit)
-    ratios, bounds = row["seed_ratios"] or [], row["seed_bounds"] or []
+    of = criterion(results, statistic.criterion)
+    table = _fidelity_at(results, of, level)
+    row = _single(table.filter(matches(results, table, where), pl.col("unit") == statistic.unit))
     if row["n_failed"]:
         raise Undecided(f"{row['n_failed']} chains of the cell failed; leaving them out would favour those that lasted")
-    if row["bound"] == "undetermined" or not ratios:
+    if row["fi_ratio"] is None:
         raise Undecided("the ratio is undetermined: too few chains collapsed")
-    if bounds.count("exact") < MIN_PAIRS:
-        raise Undecided(f"{bounds.count('exact')} uncensored pairs: an interval needs {MIN_PAIRS}")
-    mean = geometric_mean(np.asarray(ratios, dtype=np.float64), level)
-    low = 0.0 if row["bound"] == "upper" else mean.low
-    high = math.inf if row["bound"] == "lower" else mean.high
-    note = mean.note if row["bound"] == "exact" else f"censored chains make it {_A_BOUND[row['bound']]} bound"
-    return Interval(mean.measured, low, high, mean.method, note), len(ratios)
+    if row["fi_ratio_low"] is None and row["fi_ratio_high"] is None:
+        raise Undecided(
+            f"{row['n_pairs']} pairs give no interval: it takes {MIN_PAIRS}, none collapsed at generation 0"
+        )
+    low = 0.0 if row["fi_ratio_low"] is None else row["fi_ratio_low"]
+    high = math.inf if row["fi_ratio_high"] is None else row["fi_ratio_high"]
+    bound = row["fi_ratio_bound"]
+    note = "" if bound == "exact" else f"censored chains make it {_A_BOUND[bound]} bound"
+    return Interval(row["fi_ratio"], low, high, row["estimator"], note), row["n_pairs"]
+
+
+def _fidelity_at(results: StudyResults, of: CollapseCriterion, level: float) -> pl.DataFrame:
+    """The rows of the fidelity table under a criterion, with intervals at ``level``: the table's own is one level."""
+    columns = ("chain_id", "seed", "status", "censored", "horizon", "fi_generations", "fi_synthetic")
+    chains = results.table("chains", (*CRITERION_COLUMNS, *columns))
+    if chains is None:
+        raise Undecided("results/chains.parquet is missing")
+    return fidelity_table(chains.filter(criterion_rows(of)), [*results.varied, "seed"], results.baseline, level=level)
 
 
 def critical_point(results: StudyResults, statistic: CriticalPoint, where: Where, level: float) -> tuple[Interval, int]:
@@ -81,7 +92,10 @@ def _rows(results: StudyResults, name: str, of: Criterion, where: Where, *condit
 
 
 def _one_cell(results: StudyResults, name: str, of: Criterion, where: Where, *conditions: pl.Expr) -> Mapping[str, Any]:
-    rows = _rows(results, name, of, where, *conditions)
+    return _single(_rows(results, name, of, where, *conditions))
+
+
+def _single(rows: pl.DataFrame) -> Mapping[str, Any]:
     if rows.height != 1:
         raise Undecided("no cell matches" if rows.is_empty() else f"where matches {rows.height} cells: name one")
     return rows.row(0, named=True)

@@ -179,8 +179,8 @@ def _best(results: StudyResults, draw: bool) -> SearchTable:
     tried: list[dict[str, Any]] = searched["points"]
     ranked = sorted(tried, key=lambda point: -(point["fi_ratio"] or 0.0))
     notes = [
-        f"{len(tried)} points were tried. FI ratio: geometric mean over seeds of the fidelity interval over the "
-        "baseline's, in generations. ≥: a lower bound, because some of its chains did not collapse. The best of many "
+        f"{len(tried)} points were tried. FI ratio: the fidelity interval over the baseline's, over seeds, in "
+        "generations. ≥: a lower bound, because no chain of it is known to have collapsed. The best of many "
         "is flattered by chance: run it again with other seeds before quoting it."
     ]
     figures = []

@@ -157,10 +157,11 @@ def legend(results: StudyResults) -> list[str]:
         "FI (fidelity interval): how long a chain stays faithful, up to the crossing its criterion describes, in "
         f"generations and in synthetic {results.unit} consumed. Median by Kaplan–Meier; mean of the FI cut at the "
         "horizon that all compared cells reach. Censored: the chain ended before it collapsed.",
-        f"Ratio: FI over the baseline's ({baseline}), paired by seed, geometric mean. "
-        f"[low, high] is its {level}interval over seeds, given from six uncensored pairs on; with fewer, the single "
-        "seeds' ratios are listed. ≥ or ≤: only a lower or an upper bound, because some of its chains are censored; "
-        "undetermined: its bounds point both ways, or both chains of a pair are censored.",
+        f"Ratio: FI over the baseline's ({baseline}), paired by seed: the geometric mean, or, where chains are "
+        f"censored, the log-normal model's estimate from all chains. [low, high] is its {level}interval over seeds, "
+        "given from three pairs on; with fewer, the single seeds' ratios are listed. ≥ or ≤: a lower or an upper "
+        "bound, all chains of one side are censored. (pairs: ≥ or ≤): the bound that the pairs give without the model. "
+        "Undetermined: no chain of either side is known to have collapsed, or too few pairs are.",
     ]
 
 

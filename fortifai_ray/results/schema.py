@@ -18,7 +18,7 @@ from fortifai_ray.errors import UserError
 if TYPE_CHECKING:
     import polars as pl
 
-VERSION = 2  # bump when a column gets another name or meaning: older tables are refused
+VERSION = 3  # bump when a column gets another name or meaning: older tables are refused
 _VERSION_KEY = "fortifai.table_version"
 _METRICS_KEY = "fortifai.metrics"  # the declarations of the columns that are metrics: a reader may lack their family
 

@@ -58,19 +58,26 @@ def duration(seconds: float | None) -> str:
 def ratio(row: Mapping[str, Any], is_baseline: bool) -> str:
     """A row of the fidelity table as its ratio in words: ``1.35 [1.12, 1.61]``, ``≥1.35 (per seed 1.29, ≥1.41)``.
 
-    The interval where the table has one (one-sided for a bound), else the ratios of single seeds. A ratio is
-    undetermined, and no number, where both of its sides are censored in some pair.
+    The interval where the table has one (one-sided for a bound), else the ratios of single seeds. Beside an estimate
+    from censored chains stands what its pairs say without a model: ``1.35 [1.12, 1.61] (pairs: ≥1.2)``.
     """
     if is_baseline:
         return "baseline"
-    value, bound = row["fi_ratio"], row["bound"]
+    value, bound = row["fi_ratio"], ratio_bound(row)
     if bound not in MARKS or value is None:
         return f"undetermined {_per_seed(row)}".strip()
     low, high = row.get("fi_ratio_low"), row.get("fi_ratio_high")
     if low is None and high is None:
         return f"{MARKS[bound]}{number(value)} {_per_seed(row)}".strip()
     ends = f"{'(0' if low is None else f'[{number(low)}'}, {'∞)' if high is None else f'{number(high)}]'}"
-    return f"{MARKS[bound]}{number(value)} {ends}"
+    beside = row.get("bound_ratio") if row["bound"] != bound else None
+    model_free = "" if beside is None else f" (pairs: {MARKS[row['bound']]}{number(beside)})"
+    return f"{MARKS[bound]}{number(value)} {ends}{model_free}"
+
+
+def ratio_bound(row: Mapping[str, Any]) -> str:
+    """What the ratio of a row is: ``exact``, an estimate, or a bound; that of its pairs where it has no estimate."""
+    return str(row.get("fi_ratio_bound") or row["bound"])
 
 
 def seed_ratios(row: Mapping[str, Any]) -> list[tuple[float, str]]:

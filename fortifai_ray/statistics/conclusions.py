@@ -8,6 +8,7 @@ import polars as pl
 from fortifai_ray.statistics.criterion import criteria_of, criterion_rows
 from fortifai_ray.statistics.ratios import MIN_PAIRS
 
+_LEAST = {"exact": "", "lower": "at least ", "upper": "at most "}
 _IN = {"generations": "in generations", "synthetic": "in synthetic data consumed"}
 
 
@@ -123,11 +124,11 @@ def _ratio(row: Mapping[str, Any], keys: Sequence[str], tests: int) -> str:
     name, unit = _name(row, keys), _IN[row["unit"]]
     if row["fi_ratio"] is None:
         test = _test(row, tests).removeprefix("; ")
-        return f"{name} has no ratio to the baseline {unit}: {_why_not(row)}." + (f" {test.capitalize()}." * bool(test))
-    least = {"exact": "", "lower": "at least ", "upper": "at most "}[row["bound"]]
-    said = f"{name} stays faithful {least}{row['fi_ratio']:.3g} times as long as the baseline {unit}"
-    said += f" ({row['n_pairs']} pair{_s(row['n_pairs'])}{_interval(row)}{_test(row, tests)})"
-    return f"{said}: {_verdict(row)}."
+        said = f"{name} has no ratio to the baseline {unit}: {_why_not(row)}"
+        return f"{said}{_means(row)}." + (f" {test.capitalize()}." * bool(test))
+    said = f"{name} stays faithful {_LEAST[row['fi_ratio_bound']]}{row['fi_ratio']:.3g} times as long as the baseline"
+    said += f" {unit} ({row['n_pairs']} pair{_s(row['n_pairs'])}{_interval(row)}{_censored(row)}{_test(row, tests)})"
+    return f"{said}: {_verdict(row)}{_means(row) if row['fi_ratio_bound'] != 'exact' else ''}."
 
 
 def _why_not(row: Mapping[str, Any]) -> str:
@@ -147,10 +148,32 @@ def _interval(row: Mapping[str, Any]) -> str:
     low, high = row["fi_ratio_low"], row["fi_ratio_high"]
     percent = f"{100 * row['level']:g} %"
     if low is not None and high is not None:
-        return f"; {percent} interval {low:.3g} to {high:.3g}"
+        return f"; the same in all pairs, {low:.3g}" if low == high else f"; {percent} interval {low:.3g} to {high:.3g}"
     if low is not None:
         return f"; above {low:.3g} at {percent}"
     return f"; below {high:.3g} at {percent}" if high is not None else ""
+
+
+def _censored(row: Mapping[str, Any]) -> str:
+    """That an estimate rests on a model of censored chains, and what the pairs say without it."""
+    if row["fi_ratio_bound"] != "exact" or row["bound"] == "exact":
+        return ""
+    open_pairs = len(row["seed_bounds"]) - row["seed_bounds"].count("exact")
+    said = f"; {open_pairs} of them censored, by a log-normal model of all"
+    if row["bound_ratio"] is not None:
+        said += f"; {_LEAST[row['bound']]}{row['bound_ratio']:.3g} without it"
+    return said
+
+
+def _means(row: Mapping[str, Any]) -> str:
+    """The ratio of the mean intervals up to the common horizon, which is exact whatever is censored beyond it."""
+    low, high = row["mean_ratio_low"], row["mean_ratio_high"]
+    if row["mean_ratio"] is None or row["mean_ratio_horizon"] is None or low is None:
+        return ""
+    return (
+        f"; up to {row['mean_ratio_horizon']:.3g}, where the first chain is censored, its mean fidelity interval is "
+        f"{row['mean_ratio']:.3g} times the baseline's ({low:.3g} to {high:.3g})"
+    )
 
 
 def _test(row: Mapping[str, Any], tests: int) -> str:
@@ -162,8 +185,9 @@ def _test(row: Mapping[str, Any], tests: int) -> str:
 def _verdict(row: Mapping[str, Any]) -> str:
     low, high = row["fi_ratio_low"], row["fi_ratio_high"]
     if low is None and high is None:
-        exact = row["seed_bounds"].count("exact")
-        return f"no interval: {exact} of the pairs {'is' if exact == 1 else 'are'} exact, and it takes {MIN_PAIRS}"
+        if row["n_pairs"] < MIN_PAIRS:
+            return f"no interval: it takes {MIN_PAIRS} pairs"
+        return "no interval: a chain collapsed at generation 0, which has no logarithm"
     if low is not None and low > 1:
         return "it lasts longer"
     if high is not None and high < 1:

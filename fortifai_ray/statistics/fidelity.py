@@ -14,6 +14,8 @@ from fortifai_ray.statistics.chains import chain_table
 from fortifai_ray.statistics.criterion import CRITERION_COLUMNS, CollapseCriterion
 from fortifai_ray.statistics.crossing import Floats
 from fortifai_ray.statistics.ratios import (
+    MEANS,
+    RATIOS,
     Baseline,
     baseline_cells,
     cell_keys,
@@ -26,9 +28,8 @@ from fortifai_ray.statistics.survival import kaplan_meier, known_until, logrank_
 
 _UNITS = ("generations", "synthetic")
 _COUNTS = ("n_chains", "n_censored", "n_failed", "n_pairs")
-_INTERVALS = ("fi_median", "fi_mean", "fi_mean_horizon", "fi_ratio", "fi_ratio_low", "fi_ratio_high")
-
-_NOT_IN_A_PROFILE = ("n_failed", "fi_mean", "fi_mean_horizon", "seed_ratios", "seed_bounds", "logrank_z")
+_SURVIVAL = ("fi_median", "fi_mean", "fi_mean_horizon")
+_NOT_IN_A_PROFILE = ("n_failed", "fi_mean", "fi_mean_horizon", "seed_ratios", "seed_bounds", "logrank_z", *MEANS)
 _POINTS = 24
 
 
@@ -38,8 +39,6 @@ def fidelity_table(
     baseline: Baseline,
     *,
     level: float = 0.90,
-    n_resamples: int = 9_999,
-    seed: int = 0,
 ) -> pl.DataFrame:
     """Fidelity intervals per cell, and their ratios to the baseline's, paired by seed.
 
@@ -47,9 +46,7 @@ def fidelity_table(
         chains: as :func:`~fortifai_ray.statistics.chains.chain_table` returns it, in any order.
         varied: the varied keys; those but the seed make a cell.
         baseline: the keys and values that make a chain the baseline.
-        level: confidence level of the ratio's interval.
-        n_resamples: bootstrap resamples, over seeds.
-        seed: of the bootstrap.
+        level: confidence level of the intervals of ratios and of differences.
 
     Returns:
         A row per cell, criterion and unit, sorted: the cell's keys, ``metric, threshold, relative_to, direction,
@@ -58,16 +55,20 @@ def fidelity_table(
         - ``is_baseline``: whether other cells are compared with this one.
         - ``n_chains``: chains with an interval; ``n_censored``: those of them that are censored; ``n_failed``: chains
           without an interval.
-        - ``fi_median``: Kaplan–Meier; null where the curve never falls to one half.
+        - ``fi_median``: Kaplan–Meier; the middle of the times at which exactly half is faithful (of an even number of
+          uncensored chains); null where the curve never falls to one half.
         - ``fi_mean``: mean restricted to ``fi_mean_horizon``, the longest time up to which the curves of all cells that
           differ only inside the baseline's sections are known: before any unconfirmed crossing (null: every such chain
           collapsed, no restriction). The mean is null where that time is 0.
-        - ``n_pairs``, ``seed_ratios`` and ``seed_bounds`` by ascending seed, ``fi_ratio`` (geometric mean) and
-          ``bound``, by the rules of :mod:`~fortifai_ray.statistics.ratios`. ``seed_ratios`` is null where
-          ``seed_bounds`` is undetermined.
-        - ``fi_ratio_low``, ``fi_ratio_high``: BCa bootstrap over seeds; null under 6 uncensored pairs or where a ratio
-          is 0. A lower bound has no upper end and an upper bound no lower one.
-        - ``estimator``: what gave these three: ``geometric mean`` alone, or ``geometric mean, BCa bootstrap``.
+        - ``n_pairs``; ``fi_ratio`` with its interval ``fi_ratio_low, fi_ratio_high``, ``estimator`` (what gave the
+          three) and ``fi_ratio_bound``: whether it is an estimate (``exact``) or a ``lower`` or ``upper`` bound, which
+          has no upper or no lower end. Null, and ``undetermined``, where there is none. There is no interval under 3
+          pairs.
+        - ``seed_ratios`` and ``seed_bounds`` by ascending seed (a ratio is null where its bound is undetermined), and
+          what they say without any model: ``bound_ratio``, their geometric mean, and ``bound``.
+        - ``mean_ratio, mean_ratio_low, mean_ratio_high`` and ``mean_difference, mean_difference_low,
+          mean_difference_high``: of the pairs' intervals cut at ``mean_ratio_horizon`` (null: nothing is censored).
+          All by the rules of :mod:`~fortifai_ray.statistics.ratios`.
         - ``logrank_z``, ``logrank_p``: the log-rank test against the baseline's cell
           (:mod:`~fortifai_ray.statistics.survival`): two-sided, unpaired, of all chains with an interval; z is negative
           where the cell lasts longer. ``logrank_p_holm``: the p value adjusted by Holm's method for the number of cells
@@ -75,12 +76,10 @@ def fidelity_table(
           tests are nearly the same). Null for baseline cells and where there is no test.
 
     Raises:
-        ValueError: a level outside (0, 1) or no resamples.
+        ValueError: a level outside (0, 1).
     """
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1 (got {level})")
-    if n_resamples < 1:
-        raise ValueError(f"n_resamples must be at least 1 (got {n_resamples})")
     groups = _groups(chains, varied, baseline)
     intervals = _intervals(chains, groups, varied, baseline)
     known = intervals.filter(pl.col("fi").is_not_null())
@@ -91,7 +90,7 @@ def fidelity_table(
     )
     for part in (
         _survival(known, groups),
-        cell_ratios(pair_ratios(known), level, n_resamples, seed),
+        cell_ratios(pair_ratios(known), level),
         logrank_table(known, groups),
         groups,
     ):
@@ -101,19 +100,14 @@ def fidelity_table(
         pl.lit(level).alias("level"),
         (pl.col("group") == pl.col("base_group")).fill_null(False).alias("is_baseline"),
         *(pl.col(name).fill_null(0).cast(pl.Int64) for name in _COUNTS),
-        *_INTERVALS,
-        _estimator(),
+        *_SURVIVAL,
+        *(pl.col(name).fill_null("undetermined") if name.endswith("bound") else pl.col(name) for name in RATIOS),
         *(pl.col(name).fill_null([]) for name in ("seed_ratios", "seed_bounds")),
+        "bound_ratio",
         pl.col("bound").fill_null("undetermined"),
+        *MEANS,
         *("logrank_z", "logrank_p", "logrank_p_holm"),
     )
-
-
-def _estimator() -> pl.Expr:
-    """What gave a row's ratio and its interval; null where there is no ratio."""
-    has_interval = pl.any_horizontal(pl.col("fi_ratio_low", "fi_ratio_high").is_not_null())
-    mean = pl.when(pl.col("fi_ratio").is_not_null()).then(pl.lit("geometric mean"))
-    return pl.when(has_interval).then(pl.lit("geometric mean, BCa bootstrap")).otherwise(mean).alias("estimator")
 
 
 def _groups(chains: pl.DataFrame, varied: Sequence[str], baseline: Baseline) -> pl.DataFrame:
@@ -190,8 +184,6 @@ def ratio_profile(
     *,
     failed: Collection[str] = (),
     level: float = 0.90,
-    n_resamples: int = 9_999,
-    seed: int = 0,
 ) -> pl.DataFrame:
     """FI ratios under ``criterion`` at each of many thresholds.
 
@@ -206,12 +198,12 @@ def ratio_profile(
             :func:`~fortifai_ray.statistics.chains.chain_table`.
         criterion: its threshold is ignored, unless it is among ``thresholds``.
         thresholds: as a criterion gives them; None for :func:`spanning_thresholds`.
-        level, n_resamples, seed: as for :func:`fidelity_table`.
+        level: as for :func:`fidelity_table`.
 
     Returns:
         A row per cell, unit and threshold, sorted, the mildest threshold first: the cell's keys, the criterion's
         columns (``threshold`` varies), ``unit, level, is_baseline, n_chains, n_censored, n_pairs, fi_median, fi_ratio,
-        fi_ratio_low, fi_ratio_high, estimator, bound, logrank_p, logrank_p_holm``, all as
+        fi_ratio_low, fi_ratio_high, fi_ratio_bound, estimator, bound_ratio, bound, logrank_p, logrank_p_holm``, all as
         :func:`fidelity_table` has them: the p values are adjusted for the cells at one threshold, not for the number of
         thresholds, which judge the same chains.
 
@@ -227,7 +219,7 @@ def ratio_profile(
         for threshold in thresholds
     ]
     chains = chain_table(generations, criteria, baseline, varied, generations_asked, failed=failed)
-    fidelity = fidelity_table(chains, varied, baseline, level=level, n_resamples=n_resamples, seed=seed)
+    fidelity = fidelity_table(chains, varied, baseline, level=level)
     by_severity = pl.col("threshold") * (1 if _grows(criterion) else -1)
     return fidelity.sort(*cell_keys(varied), "unit", by_severity).drop(_NOT_IN_A_PROFILE)
 

@@ -18,20 +18,44 @@ censored at 0          any                 undetermined: it lasted 0 or longer
 the baseline itself                        exactly 1, whatever became of it
 =====================  ==================  ==========================================================
 
-The geometric mean of exact ratios is exact; with lower (or upper) bounds among them it is a lower (upper) bound, since
-it grows with each of them. With both kinds, or with any undetermined pair, it is undetermined and null: leaving out
-just the pairs that cannot be compared would favour whichever side collapsed.
+What a cell's ratio is estimated by, ``estimator``:
+
+====================================  =============================================================================
+geometric mean                        of exact ratios; with Student's t interval of their logarithms, corrected for
+                                      skewness, from 3 pairs on
+                                      (:func:`~fortifai_ray.statistics.intervals.mean_intervals`)
+censored log-normal,                  where a pair is not exact: :mod:`~fortifai_ray.statistics.censored`, from 3 pairs
+profile likelihood                    on; it takes a collapsed chain on each side
+bound, profile likelihood             where all chains of one side are censored: the ratio is a bound
+bound                                 with fewer pairs, or where a chain collapsed at generation 0, which has no
+                                      logarithm
+====================================  =============================================================================
+
+Beside it stands what the pairs say without any model (``bound``, ``bound_ratio``). The geometric mean of exact ratios
+is exact; with lower (or upper) bounds among them it is a lower (upper) bound, since it grows with each of them. With
+both kinds, or with any undetermined pair, it is undetermined and null: leaving out just the pairs that cannot be
+compared would favour whichever side collapsed.
+
+The means of the pairs' intervals cut at a common horizon, the earliest time at which any of their chains is censored,
+are exact whatever lies beyond it: ``mean_difference``, ``mean_ratio``.
 """
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import polars as pl
 
 from fortifai_ray.results.schema import equals
-from fortifai_ray.statistics.intervals import mean_intervals
+from fortifai_ray.statistics.censored import Pairs, fit
+from fortifai_ray.statistics.intervals import mean_intervals, ratio_intervals
 
 Baseline = Mapping[str, object]
-MIN_PAIRS = 6  # with fewer uncensored pairs there is no interval
+MIN_PAIRS = 3  # with fewer there is no interval
+RATIOS = ("fi_ratio", "fi_ratio_low", "fi_ratio_high", "fi_ratio_bound", "estimator")
+MEANS = (
+    *("mean_ratio", "mean_ratio_low", "mean_ratio_high"),
+    *("mean_difference", "mean_difference_low", "mean_difference_high", "mean_ratio_horizon"),
+)
 
 
 def cell_keys(varied: Sequence[str]) -> list[str]:
@@ -124,39 +148,111 @@ def pair_ratios(intervals: pl.DataFrame) -> pl.DataFrame:
     return both.with_columns(pair_bound=bound).with_columns(ratio=ratio)
 
 
-def cell_ratios(pairs: pl.DataFrame, level: float, n_resamples: int, seed: int) -> pl.DataFrame:
-    """Per ``group`` of pairs: ``n_pairs, seed_ratios, seed_bounds, fi_ratio, fi_ratio_low, fi_ratio_high, bound``."""
+def cell_ratios(pairs: pl.DataFrame, level: float) -> pl.DataFrame:
+    """Per ``group`` of pairs: ``n_pairs, seed_ratios, seed_bounds, bound, bound_ratio``, ``RATIOS`` and ``MEANS``."""
     has = {kind: (pl.col("pair_bound") == kind).any() for kind in ("lower", "upper", "undetermined")}
-    uncensored = ~pl.col("censored") & (~pl.col("base_censored"))
+    zero = ((pl.col("fi") == 0) & ~pl.col("censored")) | ((pl.col("base_fi") == 0) & ~pl.col("base_censored"))
     per_cell = pairs.group_by("group", maintain_order=True).agg(
         n_pairs=pl.len(),
         seed_ratios=pl.col("ratio"),
         seed_bounds=pl.col("pair_bound"),
         bound=pl.when(has["undetermined"] | (has["lower"] & has["upper"])).then(pl.lit("undetermined"))
         .when(has["lower"]).then(pl.lit("lower")).when(has["upper"]).then(pl.lit("upper")).otherwise(pl.lit("exact")),
-        _mean=pl.col("ratio").log().mean().exp(),
-        _interval=(uncensored.sum() >= MIN_PAIRS) & (pl.col("ratio") > 0).all(),
+        bound_ratio=pl.col("ratio").log().mean().exp(),
+        _exact=(pl.col("pair_bound") == "exact").all(),
+        _zero=zero.any(),
     )  # fmt: skip
-    known = pl.col("bound") != "undetermined"
-    per_cell = per_cell.with_columns(fi_ratio=pl.when(known).then("_mean"), _interval=pl.col("_interval") & known)
-    ends = _ratio_intervals(per_cell.filter("_interval"), level, n_resamples, seed)
-    return per_cell.join(ends, on="group", how="left")
-
-
-def _ratio_intervals(cells: pl.DataFrame, level: float, n_resamples: int, seed: int) -> pl.DataFrame:
-    """Per group: ``fi_ratio_low`` and ``fi_ratio_high``, of the geometric mean; one-sided for a bound."""
+    per_cell = per_cell.with_columns(bound_ratio=pl.when(pl.col("bound") != "undetermined").then("bound_ratio"))
+    enough = pl.col("n_pairs") >= MIN_PAIRS
+    exact, fitted = pl.col("_exact"), ~pl.col("_exact") & ~pl.col("_zero") & enough
     parts = [
-        cells.select("group", fi_ratio_low=pl.lit(None, pl.Float64), fi_ratio_high=pl.lit(None, pl.Float64)).clear()
+        _of_exact_pairs(per_cell.filter(exact), level),
+        _of_censored_pairs(per_cell.filter(fitted), pairs, level),
+        per_cell.filter(~exact & ~fitted).select("group", *_bounds("bound")),
     ]
-    for _, group in cells.group_by("n_pairs"):
-        logs = group["seed_ratios"].explode().log().to_numpy().reshape(group.height, -1)
-        low, high = mean_intervals(logs, level, n_resamples, seed)
-        ends = group.with_columns(fi_ratio_low=pl.Series(low).exp(), fi_ratio_high=pl.Series(high).exp())
-        parts.append(
-            ends.select(
-                "group",
-                fi_ratio_low=pl.when(pl.col("bound") != "upper").then("fi_ratio_low"),
-                fi_ratio_high=pl.when(pl.col("bound") != "lower").then("fi_ratio_high"),
+    table = per_cell.join(pl.concat(parts), on="group", how="left", maintain_order="left").drop("_exact", "_zero")
+    return table.join(_restricted_means(pairs, level), on="group", how="left", maintain_order="left")
+
+
+def _bounds(estimator: str) -> list[pl.Expr]:
+    """``RATIOS`` where the geometric mean of the pairs' bounds is all that is known."""
+    known = pl.when(pl.col("bound_ratio").is_not_null())
+    nothing = pl.lit(None, pl.Float64)
+    return [
+        pl.col("bound_ratio").alias("fi_ratio"),
+        *(nothing.alias(f"fi_ratio_{end}") for end in ("low", "high")),
+        pl.col("bound").alias("fi_ratio_bound"),
+        known.then(pl.lit(estimator)).alias("estimator"),
+    ]
+
+
+def _of_exact_pairs(cells: pl.DataFrame, level: float) -> pl.DataFrame:
+    """``group`` and ``RATIOS``: the geometric mean of exact ratios, with an interval where none of them is 0."""
+    parts = [cells.select("group", *_bounds("geometric mean")).clear()]
+    for (n,), some in cells.group_by("n_pairs"):
+        table = some.select("group", *_bounds("geometric mean"), positive=pl.col("seed_ratios").list.min() > 0)
+        if n >= MIN_PAIRS:
+            logs = some["seed_ratios"].explode().to_numpy().reshape(some.height, n)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                ends = [np.exp(end) for end in mean_intervals(np.log(logs), level)]
+            positive, with_interval = pl.col("positive"), pl.lit("geometric mean, Student t")
+            table = table.with_columns(
+                *(
+                    pl.when(positive).then(pl.Series(end)).alias(f"fi_ratio_{name}")
+                    for name, end in zip(("low", "high"), ends, strict=True)
+                ),
+                estimator=pl.when(positive).then(with_interval).otherwise("estimator"),
             )
-        )
+        parts.append(table.drop("positive"))
+    return pl.concat(parts)
+
+
+def _of_censored_pairs(cells: pl.DataFrame, pairs: pl.DataFrame, level: float) -> pl.DataFrame:
+    """``group`` and ``RATIOS`` by :mod:`~fortifai_ray.statistics.censored`."""
+    if cells.is_empty():
+        return cells.select("group", *_bounds("bound"))
+    numbered = cells.select("group", "bound_ratio", cell=pl.int_range(pl.len(), dtype=pl.Int64))
+    rows = pairs.join(numbered.select("group", "cell"), on="group", maintain_order="left")
+    with np.errstate(divide="ignore"):
+        base, own = (np.log(rows[name].to_numpy()) for name in ("base_fi", "fi"))
+    censored = (rows[name].to_numpy() for name in ("base_censored", "censored"))
+    fits = fit(Pairs(rows["cell"].to_numpy(), base, own, *censored), level)
+    fields = {"delta": fits.delta, "low": fits.low, "high": fits.high}
+    found = numbered.with_columns(pl.Series(name, np.exp(values), nan_to_null=True) for name, values in fields.items())
+    lower, upper = pl.col("delta").is_infinite(), pl.col("delta") == 0
+    known = pl.col("delta").is_not_null()
+    low, high = pl.min_horizontal("low", "bound_ratio"), pl.max_horizontal("high", "bound_ratio")
+    return found.select(
+        "group",
+        pl.when(lower).then(pl.coalesce("bound_ratio", "low"))
+        .when(upper).then(pl.coalesce("bound_ratio", "high")).otherwise("delta").alias("fi_ratio"),
+        pl.when(lower).then(low).when(known & ~upper).then("low").alias("fi_ratio_low"),
+        pl.when(upper).then(high).when(known & ~lower).then("high").alias("fi_ratio_high"),
+        pl.when(lower).then(pl.lit("lower")).when(upper).then(pl.lit("upper")).when(known).then(pl.lit("exact"))
+        .otherwise(pl.lit("undetermined")).alias("fi_ratio_bound"),
+        pl.when(lower | upper).then(pl.lit("bound, profile likelihood"))
+        .when(known).then(pl.lit("censored log-normal, profile likelihood")).alias("estimator"),
+    )  # fmt: skip
+
+
+def _restricted_means(pairs: pl.DataFrame, level: float) -> pl.DataFrame:
+    """Per ``group``: ``MEANS``, of the pairs' intervals cut at the earliest time at which a chain is censored."""
+    end = pl.min_horizontal(pl.col("fi").filter("censored").min(), pl.col("base_fi").filter("base_censored").min())
+    own, base = (pl.min_horizontal(pl.col(name), end) for name in ("fi", "base_fi"))
+    cut = pairs.group_by("group", maintain_order=True).agg(
+        n=pl.len(), own=own, base=base, horizon=end, itself=(pl.col("chain") == pl.col("base_chain")).any()
+    )
+    cut = cut.filter(pl.col("base").list.sum() > 0)
+    empty = dict.fromkeys(MEANS, pl.Float64)
+    parts = [pl.DataFrame(schema={"group": cut.schema["group"], **empty})]
+    for (n,), some in cut.group_by("n"):
+        own_n, base_n = (some[name].explode().to_numpy().reshape(some.height, n) for name in ("own", "base"))
+        values = {"mean_ratio": own_n.mean(axis=1) / base_n.mean(axis=1)}
+        values["mean_difference"] = (own_n - base_n).mean(axis=1)
+        if n >= MIN_PAIRS:
+            values["mean_ratio_low"], values["mean_ratio_high"] = ratio_intervals(own_n, base_n, level)
+            ends = mean_intervals(own_n - base_n, level)
+            values["mean_difference_low"], values["mean_difference_high"] = ends
+        columns = {name: pl.Series(values.get(name, np.full(some.height, np.nan)), nan_to_null=True) for name in empty}
+        parts.append(some.select("group", **columns | {"mean_ratio_horizon": pl.col("horizon")}))
     return pl.concat(parts)

@@ -28,8 +28,12 @@ def kaplan_meier(
 
 
 def median(time: str = "fi") -> pl.Expr:
-    """Aggregates a curve: the first time at which half or less is faithful; null where it never falls that far."""
-    return pl.col(time).filter(pl.col("_survival") <= _HALF).min()
+    """Aggregates a curve: the first time at which less than half is faithful, or the middle of the times at which
+    exactly half is (up to the last of them, where the curve never falls further); null where it never falls to half."""
+    at, survival = pl.col(time), pl.col("_survival")
+    half, less = at.filter(survival <= _HALF).min(), at.filter(survival < 1 - _HALF).min()
+    exactly = (survival.filter(survival <= _HALF).max() >= 1 - _HALF) & less.is_not_null()
+    return pl.when(exactly).then((half + less) / 2).otherwise(half)
 
 
 def known_until(time: str = "fi") -> pl.Expr:

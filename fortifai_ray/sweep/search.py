@@ -16,7 +16,7 @@ import polars as pl
 from fortifai_ray.chain.chain import ChainTask, Inputs
 from fortifai_ray.chain.cohort import CohortTask, cohort_rows, run_cohort
 from fortifai_ray.recipe.executor import Executor
-from fortifai_ray.results.words import MARKS, number
+from fortifai_ray.results.words import MARKS, number, ratio_bound
 from fortifai_ray.search.boundary import BoundaryFinder, CellSearches
 from fortifai_ray.search.points import CollapsePoint, Probe, collapse_points
 from fortifai_ray.statistics.chains import Reference, chain_table
@@ -269,15 +269,16 @@ class OptimiseWork(SearchWork):
     def _verdict(self, generations: pl.DataFrame, steps: Steps, executor: Executor) -> Verdict:
         """The ratio of fidelity intervals to the baseline's, in generations, by the study's first criterion.
 
-        It is None where no ratio can be given; with censored chains in it, it is the bound that ``bound`` says.
+        It is None where no ratio can be given; ``bound`` says whether it is an estimate or a bound.
         """
         criterion, study = self.study.settings.collapse[0], self.study
         chains = chain_table(generations, [criterion], study.settings.baseline, study.varied, study.generations_asked)
         fidelity = fidelity_table(chains, study.varied, study.settings.baseline)
         own = fidelity.filter(criterion_rows(criterion), ~pl.col("is_baseline"), pl.col("unit") == "generations")
         row = own.row(0, named=True)
-        ratio = row["fi_ratio"] if row["bound"] in ("exact", "lower") else None
-        return Verdict({**{name: row[name] for name in self.outcomes}, "fi_ratio": ratio})
+        bound = ratio_bound(row)
+        ratio = row["fi_ratio"] if bound in ("exact", "lower") else None
+        return Verdict({**{name: row[name] for name in self.outcomes}, "fi_ratio": ratio, "bound": bound})
 
 
 def chain_status(generations: pl.DataFrame, criterion: CollapseCriterion, baseline: float | None) -> str:

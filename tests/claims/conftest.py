@@ -37,7 +37,7 @@ class MadeStudy:
         if criteria:
             table = chain_table(self.generations, criteria, BASELINE, varied, generations, failed=failed)
             self.write("chains", table)
-            self.write("fidelity", fidelity_table(table, varied, BASELINE, n_resamples=499))
+            self.write("fidelity", fidelity_table(table, varied, BASELINE))
         self.study = {
             "name": folder.name,
             "family": {"kind": "gaussian", "dim": 3},

@@ -94,14 +94,30 @@ def test_an_fi_ratio_has_the_claims_own_level(make_study: Any) -> None:
 
 
 def test_an_fi_ratio_of_too_few_pairs_or_of_two_cells_is_undecided(make_study: Any) -> None:
-    study = make_study(_paired(5, 2.0), generations=16)
-    assert "5 uncensored pairs: an interval needs 6" in study.one({"kind": "fi_ratio"}, where={"loss.kind": "tce"}).why
+    study = make_study(_paired(2, 2.0), generations=16)
+    assert "2 pairs give no interval: it takes 3" in study.one({"kind": "fi_ratio"}, where={"loss.kind": "tce"}).why
     assert "where matches 2 cells" in study.one({"kind": "fi_ratio"}).why
 
 
-def test_a_censored_ratio_is_a_lower_bound_and_decides_only_what_it_can(make_study: Any) -> None:
-    """TCE's last chain never collapses: the ratio is at least what it is, and may be anything above."""
-    chains = _paired(8, 2.0) | {("tce", 0.3, 7): {"perplexity": _grows(0.001, 16)}}
+@pytest.mark.parametrize("censored", [0, 1, 8])
+def test_a_claims_ratio_is_the_tables(make_study: Any, censored: int) -> None:
+    """One interval for one number, whether chains are censored or not, and at whichever level the claim asks for."""
+    chains = _paired(8, 2.0) | {("tce", 0.3, seed): {"perplexity": _grows(0.001, 16)} for seed in range(censored)}
+    study = make_study(chains, generations=16)
+    result = study.one({"kind": "fi_ratio"}, where={"loss.kind": "tce"}, level=0.9)
+    table = pl.read_parquet(study.folder / "results" / "fidelity.parquet")
+    tce = table.filter(pl.col("loss.kind") == "tce", pl.col("unit") == "generations", pl.col("metric") == "perplexity")
+    row = tce.row(0, named=True)
+    high = math.inf if row["fi_ratio_high"] is None else row["fi_ratio_high"]
+    assert (result.measured, result.low, result.high) == (row["fi_ratio"], row["fi_ratio_low"], high)
+    assert result.method == row["estimator"]
+    wider = study.one({"kind": "fi_ratio"}, where={"loss.kind": "tce"}, level=0.99)
+    assert wider.low < result.low
+
+
+def test_a_ratio_whose_chains_are_all_censored_decides_only_what_a_bound_can(make_study: Any) -> None:
+    """No chain of TCE collapses: the ratio is at least what it is, and may be anything above."""
+    chains = _paired(8, 2.0) | {("tce", 0.3, seed): {"perplexity": _grows(0.001, 16)} for seed in range(8)}
     study = make_study(chains, generations=16)
     at_least = study.one({"kind": "fi_ratio"}, where={"loss.kind": "tce"}, relation="at_least", value=1.1)
     assert (at_least.verdict, at_least.high) == ("holds", math.inf)

@@ -87,7 +87,7 @@ def write_tables(
     for name, part in (
         ("generations", table),
         ("chains", judged),
-        ("fidelity", fidelity_table(judged, varied, BASELINE, n_resamples=199)),
+        ("fidelity", fidelity_table(judged, varied, BASELINE)),
     ):
         write_table(study, name, part)
     (study / "results" / "summary.json").write_text(json.dumps({"name": study.name, "wall_seconds": 12.5}))

@@ -66,7 +66,7 @@ def write_study(
     chains = chain_table(table, list(criteria), BASELINE, [*keys, "seed"], generations, failed=failed)
     write_table(study, "generations", table)
     write_table(study, "chains", chains)
-    fidelity = fidelity_table(chains, [*keys, "seed"], BASELINE, n_resamples=499)
+    fidelity = fidelity_table(chains, [*keys, "seed"], BASELINE)
     write_table(study, "fidelity", fidelity)
     write_table(study, "samples", _samples(table, text, fixed_prompts))
     (study / "results" / "summary.json").write_text(json.dumps(_summary(name, chains)))

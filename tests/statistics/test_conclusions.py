@@ -36,7 +36,7 @@ def sentences_of(
         for seed, onset in enumerate(row)
     }
     chains = chain_table(study(curves), criteria, CROSS_ENTROPY, VARIED, N)
-    return conclusions(fidelity_table(chains, VARIED, CROSS_ENTROPY, n_resamples=199), chains)
+    return conclusions(fidelity_table(chains, VARIED, CROSS_ENTROPY), chains)
 
 
 def only(sentences: list[str], *parts: str) -> str:
@@ -103,7 +103,7 @@ def test_chains_of_different_lengths(study: Study) -> None:
     lengths = {("tce", 0): 6, ("tce", 1): 8}
     sentences = sentences_of(study, {"ce": SEVEN, "tce": [None] * 7}, lengths=lengths)
     assert "(5 to 9 generations)" in only(sentences, "different lengths")
-    assert "at least" in only(sentences, "times as long", "in generations")
+    assert "at least" in only(sentences, "times as long as the baseline in generations")
     even = sentences_of(study, {"ce": SEVEN, "tce": [None] * 7})
     assert not any("different lengths" in sentence for sentence in even)
 
@@ -133,11 +133,32 @@ def test_everything_collapsed_at_generation_0(study: Study) -> None:
     assert "all 6 chains meet it at generation 0" in sentence
 
 
-def test_pairs_in_which_neither_collapsed_leave_the_test_and_no_ratio(study: Study) -> None:
-    sentences = sentences_of(study, {"ce": [*SEVEN[:6], None], "tce": [*(x * 1.5 for x in SEVEN[:6]), None]})
-    sentence = only(sentences, "has no ratio", "in generations")
-    assert "1 of 7 pairs leave the ratio open" in sentence
+def test_censored_pairs_are_in_the_estimate_and_the_sentence_says_how(study: Study) -> None:
+    tce = [x * y for x, y in zip(SEVEN[:5], [1.3, 1.6, 1.5, 1.4, 1.5], strict=True)]
+    sentences = sentences_of(study, {"ce": [*SEVEN[:6], None], "tce": [*tce, None, None]})
+    sentence = only(sentences, "times as long as the baseline in generations")
+    assert "2 of them censored, by a log-normal model of all" in sentence
+    assert "without it" not in sentence  # a pair in which neither collapsed: its bound could be anything
+    assert sentence.endswith("it lasts longer.")
+    bounded = only(sentences_of(study, {"ce": SEVEN[:6], "tce": [*tce, None]}), "times as long", "in generations")
+    assert "1 of them censored, by a log-normal model of all; at least 1.5" in bounded
+
+
+def test_where_no_chain_of_a_cell_collapsed_the_sentence_is_of_a_bound_and_of_means(study: Study) -> None:
+    sentence = only(sentences_of(study, {"ce": SEVEN, "tce": [None] * 7}), "at least", "in generations")
+    assert "above" in sentence
+    assert "it lasts longer; up to 9, where the first chain is censored, its mean fidelity interval is" in sentence
+
+
+def test_two_pairs_in_which_neither_collapsed_leave_the_test_and_no_ratio(study: Study) -> None:
+    sentence = only(sentences_of(study, {"ce": [2.0, None], "tce": [3.0, None]}), "has no ratio", "in generations")
+    assert "1 of 2 pairs leave the ratio open" in sentence
     assert "Log-rank p =" in sentence
+
+
+def test_equal_ratios_are_said_to_be_equal(study: Study) -> None:
+    sentence = only(sentences_of(study, {"ce": [2.0] * 3, "tce": [4.0] * 3}), "times as long", "in generations")
+    assert "the same in all pairs" in sentence
 
 
 def test_failed_chains_are_owned_up_to(study: Study) -> None:

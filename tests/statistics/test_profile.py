@@ -34,9 +34,7 @@ def tce_in_generations(profile: pl.DataFrame) -> list[dict[str, Any]]:
 
 def test_the_ratio_grows_with_the_threshold_as_it_was_made_to(study: Study) -> None:
     thresholds = [1.5, 2.0, 4.0, 16.0, 100.0]
-    rows = tce_in_generations(
-        ratio_profile(study(two_phases()), DOUBLED, thresholds, CROSS_ENTROPY, VARIED, N, n_resamples=199)
-    )
+    rows = tce_in_generations(ratio_profile(study(two_phases()), DOUBLED, thresholds, CROSS_ENTROPY, VARIED, N))
     assert [row["threshold"] for row in rows] == thresholds
     assert [row["bound"] for row in rows] == ["exact"] * 4 + ["lower"]  # 100: generation 12.3, after the last
     expected = [(2 * math.log2(t) - 1) / math.log2(t) if t > 2 else 1.0 for t in thresholds[:4]]
@@ -49,8 +47,8 @@ def test_the_ratio_grows_with_the_threshold_as_it_was_made_to(study: Study) -> N
 def test_at_the_criterions_own_threshold_it_is_the_fidelity_table(study: Study) -> None:
     generations = study(two_phases())
     chains = chain_table(generations, [DOUBLED], CROSS_ENTROPY, VARIED, N)
-    fidelity = fidelity_table(chains, VARIED, CROSS_ENTROPY, n_resamples=199)
-    profile = ratio_profile(generations, DOUBLED, [2.0], CROSS_ENTROPY, VARIED, N, n_resamples=199)
+    fidelity = fidelity_table(chains, VARIED, CROSS_ENTROPY)
+    profile = ratio_profile(generations, DOUBLED, [2.0], CROSS_ENTROPY, VARIED, N)
     assert profile.sort(pl.all()).equals(fidelity.select(profile.columns).sort(pl.all()))
 
 
@@ -61,7 +59,7 @@ def test_its_own_thresholds_span_from_generation_0_to_full_collapse(study: Study
     assert steps == pytest.approx([steps[0]] * 10)  # even on the log scale, the first just beyond generation 0
     worst = [2.0 ** (N - 1)] * 7 + [2.0 ** (1 + (N - 2) / 2)] * 7 + [1.3] * 7  # 7 · 3 chains: TCE's is the median
     assert thresholds[-1] == pytest.approx(sorted(worst)[10])
-    profile = ratio_profile(generations, DOUBLED, None, CROSS_ENTROPY, VARIED, N, n_resamples=99)
+    profile = ratio_profile(generations, DOUBLED, None, CROSS_ENTROPY, VARIED, N)
     collapsed = profile.filter(pl.col("is_baseline"), pl.col("unit") == "generations")
     assert collapsed["n_censored"].to_list() == [0] * collapsed.height
     assert not (profile["fi_median"] == 0).any()  # nothing has collapsed at generation 0
@@ -75,7 +73,7 @@ def test_below_and_over_chance_run_from_mild_to_severe(study: Study) -> None:
         thresholds = spanning_thresholds(generations, criterion, CROSS_ENTROPY, VARIED, N, points=4)
         end = (0.25 + 0.6 * 9 / 20 - lost) / (0.85 - lost)
         assert thresholds == pytest.approx([1 - (1 - end) * k / 4 for k in (1, 2, 3, 4)])
-        profile = ratio_profile(generations, criterion, thresholds, CROSS_ENTROPY, VARIED, N, n_resamples=9)
+        profile = ratio_profile(generations, criterion, thresholds, CROSS_ENTROPY, VARIED, N)
         medians = profile.filter(pl.col("is_baseline"), pl.col("unit") == "generations")["fi_median"].to_list()
         assert medians[:2] == pytest.approx([2.75, 5.5])  # a quarter and half of the way that 11 generations went
 
@@ -86,7 +84,7 @@ def test_an_excess_over_a_floor_grows(study: Study) -> None:
     floor = CollapseCriterion(metric="loss_in_nats", threshold=2.0, direction="above", chance=3.0, confirm=0)
     thresholds = spanning_thresholds(generations, floor, CROSS_ENTROPY, VARIED, 3, points=3)
     assert thresholds == pytest.approx([2.0, 3.0, 4.0])
-    profile = ratio_profile(generations, floor, [3.0, 1.5], CROSS_ENTROPY, VARIED, 3, n_resamples=9)
+    profile = ratio_profile(generations, floor, [3.0, 1.5], CROSS_ENTROPY, VARIED, 3)
     baselines = profile.filter(pl.col("is_baseline"), pl.col("unit") == "generations")
     assert baselines["threshold"].to_list() == [1.5, 3.0]  # the mildest first
     assert baselines["fi_median"].to_list() == pytest.approx([0.5, 1.5])

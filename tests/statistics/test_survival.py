@@ -71,4 +71,27 @@ def test_a_censored_chain_is_never_averaged_as_collapsed(rows: list[tuple[int, b
 def test_groups_do_not_mix() -> None:
     table = pl.DataFrame({"cell": [0, 1, 0, 1, None], "fi": [1.0, 5.0, 3.0, 7.0, 9.0], "censored": [False] * 5})
     curve = kaplan_meier(table, ["cell"])
-    assert curve.group_by("cell").agg(median()).sort("cell")["fi"].to_list() == [9.0, 1.0, 5.0]
+    assert curve.group_by("cell").agg(median()).sort("cell")["fi"].to_list() == [9.0, 2.0, 6.0]
+
+
+@pytest.mark.parametrize(
+    ("times", "censored", "expected"),
+    [
+        ([1.99, 2.09], [False, False], 2.04),
+        ([1, 2, 3, 4], [False] * 4, 2.5),
+        ([3, 3, 5, 5], [False] * 4, 4),
+        ([1, 3, 3, 3], [False] * 4, 3),
+        ([1, 2, 3], [False] * 3, 2),
+        ([1, 2, 3, 9], [False, False, True, False], 5.5),  # half is faithful from 2 to 9: nothing ends at 3
+        ([3, 9], [False, True], 3),  # at least 3: the curve never falls further
+        ([3, 9, 9], [False, True, True], None),
+    ],
+)
+def test_the_median_is_the_middle_of_the_times_at_which_half_is_faithful(
+    times: list[float], censored: list[bool], expected: float | None
+) -> None:
+    """As NumPy's median of an even number of values, and as R's survfit has it."""
+    table = pl.DataFrame({"cell": 0, "fi": times, "censored": censored}, schema_overrides={"fi": pl.Float64})
+    assert kaplan_meier(table, ["cell"]).select(median()).item() == (
+        None if expected is None else pytest.approx(expected)
+    )

@@ -23,7 +23,7 @@ from fortifai_ray.report.charts.encodings import (
 )
 from fortifai_ray.report.points import MANY_CHAINS
 from fortifai_ray.results.cells import Cells
-from fortifai_ray.results.words import MARKS, count, finite, number, ratio, seed_ratios
+from fortifai_ray.results.words import MARKS, count, finite, number, ratio, ratio_bound, seed_ratios
 from fortifai_ray.statistics.criterion import CollapseCriterion, criterion_rows
 from fortifai_ray.statistics.survival import kaplan_meier
 
@@ -176,7 +176,7 @@ def _ratio_values(rows: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any
     points: list[dict[str, Any]] = []
     seeds: list[dict[str, Any]] = []
     for row in rows:
-        bound = row["bound"]
+        bound = ratio_bound(row)
         if len(row["seed_ratios"] or []) <= MANY_CHAINS:
             seeds += [{"cell": row["cell"], "at": value, "bound": each} for value, each in seed_ratios(row)]
         if bound in MARKS and finite([row["fi_ratio"]]):
