@@ -160,8 +160,8 @@ def legend(results: StudyResults) -> list[str]:
         f"Ratio: FI over the baseline's ({baseline}), paired by seed: the geometric mean, or, where chains are "
         f"censored, the log-normal model's estimate from all chains. [low, high] is its {level}interval over seeds, "
         "given from three pairs on; with fewer, the single seeds' ratios are listed. ≥ or ≤: a lower or an upper "
-        "bound, all chains of one side are censored. (pairs: ≥ or ≤): the bound that the pairs give without the model. "
-        "Undetermined: no chain of either side is known to have collapsed, or too few pairs are.",
+        "bound, all chains of one side are censored. (pairs: ≥ or ≤): the bound that the pairs give without the model; "
+        "undetermined: no chain of either side is known to have collapsed, or too few pairs are.",
     ]
 
 

@@ -32,7 +32,7 @@ def test_criterion_cells_units_and_run_are_all_there(tmp_path: Path) -> None:
     for cell in ("cross entropy", "TCE γ=0.3", "TCE γ=0.9"):
         assert cell in text
     assert text.count("generations 2.57 2.47 baseline tokens") == 1
-    assert "per seed" in text
+    assert "1.45 [1.22, 1.61]" in text
     assert "FI (fidelity interval): how long a chain stays faithful" in text
     assert "wall 5 min 12 s" in text
     assert "overhead 0.301" in text
