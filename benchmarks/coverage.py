@@ -153,7 +153,7 @@ def censored(cells: int) -> dict[str, dict[str, dict[str, float]]]:
             every = np.bincount(pairs.cell[~pairs.own_censored], minlength=cells) == 0
             row = {
                 "covered": covered(found.low, found.high, math.log(1.3)),
-                "width": round(float(np.median(found.high - found.low)), 3),
+                "width": round(float(np.median((found.high - found.low)[np.isfinite(found.low)])), 3),
                 "without": round(100 * float(np.mean(np.isnan(found.delta) & ~every)), 1),
                 "every_chain_censored": round(100 * float(np.mean(every)), 1),
             }
