@@ -44,13 +44,19 @@ def chain_table(
     Returns:
         A row per criterion and chain, sorted by cell and seed: ``chain_id``, the varied keys, ``seed``, baseline keys
         that are not varied, ``metric, threshold, relative_to, direction, confirm, chance, limit`` (in the metric's
-        units), ``onset, status, censored, horizon, fi_generations, fi_synthetic, ended``.
+        units), ``onset, status, censored, horizon, fi_generations, fi_synthetic, decided_generations,
+        decided_synthetic, ended``.
 
         A chain that is ``unconfirmed`` or ``survived`` is censored: its fidelity intervals end at the last point at
         which it is known to be faithful (:mod:`~fortifai_ray.statistics.crossing`), and are lower bounds. A chain is
         ``failed``, with null ``onset``, ``censored`` and intervals, where there is no verdict: it is in ``failed`` and
         no collapse had been confirmed before, it has no generation 0, or the generation 0 that its limit is relative to
         is missing or broken.
+
+        ``decided_generations`` and ``decided_synthetic`` are the onset, or else up to when any onset would have been
+        confirmed: ``confirm`` generations before the last one. Where that is does not depend on what the chain did
+        after it, as it does for ``fi_generations``, which ends where an unconfirmed chain seems to collapse: a model of
+        onsets censors there.
 
     Raises:
         ValueError: a column is missing, a chain has a generation twice, or ``generations_asked`` is below 1.
@@ -181,6 +187,9 @@ def _judge(
     kinds = {"failed": unjudged, "collapsed": confirmed, "unconfirmed": crossings.pending}
     status = np.select(list(kinds.values()), list(kinds), default="survived")
     interval = np.where(unjudged, np.nan, crossings.faithful)
+    decided = np.where(confirmed, onset, np.maximum(observed - 1.0 - criterion.confirm, 0.0))
+    decided[unjudged] = np.nan
+    cumulated = history.of_metric("synthetic_size_cum")[0]
     columns: dict[str, pl.Series | pl.Expr] = {
         **criterion_columns(criterion),
         "limit": pl.Series(limits, nan_to_null=True),
@@ -191,7 +200,9 @@ def _judge(
         ),
         "horizon": pl.lit(history.shape[1] - 1, dtype=pl.Int64),
         "fi_generations": pl.Series(interval, nan_to_null=True),
-        "fi_synthetic": pl.Series(_at(history.of_metric("synthetic_size_cum")[0], interval), nan_to_null=True),
+        "fi_synthetic": pl.Series(_at(cumulated, interval), nan_to_null=True),
+        "decided_generations": pl.Series(decided, nan_to_null=True),
+        "decided_synthetic": pl.Series(_at(cumulated, decided), nan_to_null=True),
     }
     return pl.DataFrame({"_": np.zeros(len(limits))}).with_columns(**columns).drop("_")
 

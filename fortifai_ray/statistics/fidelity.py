@@ -132,8 +132,9 @@ def _groups(chains: pl.DataFrame, varied: Sequence[str], baseline: Baseline) -> 
 
 def _intervals(chains: pl.DataFrame, groups: pl.DataFrame, varied: Sequence[str], baseline: Baseline) -> pl.DataFrame:
     """A row per chain, criterion and unit, sorted by seed: its interval ``fi`` and whether it is ``censored``, both
-    null where it failed; ``pending``, whether it ends in a crossing that is not confirmed; ``horizon``; ``group`` and
-    ``what``; ``chain`` and ``base_chain``, the chains' numbers."""
+    null where it failed; ``decided``, up to when any onset would have been confirmed; ``pending``, whether it ends in a
+    crossing that is not confirmed; ``horizon``; ``group`` and ``what``; ``chain`` and ``base_chain``, the chains'
+    numbers."""
     paired = pair_with_baseline(chains.unique("chain_id"), varied, baseline).with_row_index("chain")
     numbers = paired.select(baseline_chain_id="chain_id", base_chain="chain")
     partners = paired.join(numbers, on="baseline_chain_id", how="left").drop("baseline_chain_id")
@@ -148,10 +149,16 @@ def _intervals(chains: pl.DataFrame, groups: pl.DataFrame, varied: Sequence[str]
             *("group", "what", "chain", "base_chain", "censored", "horizon"),
             (pl.col("status") == "unconfirmed").alias("pending"),
             fi=pl.when(usable).then(pl.col(f"fi_{unit}").cast(pl.Float64)),
+            decided=pl.when(usable).then(pl.col(f"{_decided(chains)}_{unit}").cast(pl.Float64)),
         )
         for unit in _UNITS
     ]
     return pl.concat(parts)
+
+
+def _decided(chains: pl.DataFrame) -> str:
+    """Where a model censors the chains: as they were judged; at the end of their intervals in a table without that."""
+    return "decided" if "decided_generations" in chains.columns else "fi"
 
 
 def _survival(intervals: pl.DataFrame, groups: pl.DataFrame) -> pl.DataFrame:

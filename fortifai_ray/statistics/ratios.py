@@ -126,10 +126,12 @@ def pair_ratios(intervals: pl.DataFrame) -> pl.DataFrame:
     """The pairs in which both chains have an interval: ``ratio`` and ``pair_bound``, by the module's table.
 
     Args:
-        intervals: a row per chain with an interval, criterion and unit: ``fi, censored``, ``chain`` and ``base_chain``
-            (their numbers; null: no baseline), and ``what``, the number of the criterion and unit.
+        intervals: a row per chain with an interval, criterion and unit: ``fi, decided, censored``, ``chain`` and
+            ``base_chain`` (their numbers; null: no baseline), and ``what``, the number of the criterion and unit.
     """
-    theirs = intervals.select("what", base_chain="chain", base_fi="fi", base_censored="censored")
+    theirs = intervals.select(
+        "what", base_chain="chain", base_fi="fi", base_censored="censored", base_decided="decided"
+    )
     both = intervals.join(theirs, on=["base_chain", "what"], how="inner", maintain_order="left")
     itself = pl.col("chain") == pl.col("base_chain")
     censored, base_censored = pl.col("censored"), pl.col("base_censored")
@@ -214,7 +216,7 @@ def _of_censored_pairs(cells: pl.DataFrame, pairs: pl.DataFrame, level: float) -
     numbered = cells.select("group", "bound_ratio", cell=pl.int_range(pl.len(), dtype=pl.Int64))
     rows = pairs.join(numbered.select("group", "cell"), on="group", maintain_order="left")
     with np.errstate(divide="ignore"):
-        base, own = (np.log(rows[name].to_numpy()) for name in ("base_fi", "fi"))
+        base, own = (np.log(rows[name].to_numpy()) for name in ("base_decided", "decided"))
     censored = (rows[name].to_numpy() for name in ("base_censored", "censored"))
     fits = fit(Pairs(rows["cell"].to_numpy(), base, own, *censored), level)
     fields = {"delta": fits.delta, "low": fits.low, "high": fits.high}
