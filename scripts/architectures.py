@@ -19,15 +19,21 @@ from typing import Any
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(PROJECT), str(PROJECT / "tests")]
 
-from engines.architectures import ARCHITECTURES, Architecture  # noqa: E402
+from engines.architectures import ARCHITECTURES, Architecture, make_architecture  # noqa: E402
 from engines.swapping import Outcome, try_swaps  # noqa: E402
 
 from fortifai_ray.engines.engine import EngineConfig  # noqa: E402
+from fortifai_ray.engines.pretrained import load_network  # noqa: E402
 from fortifai_ray.engines.served import TABLE  # noqa: E402
 from fortifai_ray.engines.vllm_engine import VllmEngine  # noqa: E402
+from fortifai_ray.families.language.adapters import adapted_layers  # noqa: E402
+from fortifai_ray.families.language.config import LoraConfig  # noqa: E402
+from fortifai_ray.losses.causal_lm import UnknownHead, find_head  # noqa: E402
 
 # The engines differ by 1e-6 in float32, and by 5e-4 where vLLM approximates an activation (BLOOM's).
 LARGEST_DIFFERENCE = 2e-3
+CONFIG = EngineConfig(kind="vllm", max_num_seqs=16, max_model_len=128)
+LORA = LoraConfig(rank=4, alpha=8, targets="all-linear")
 # What vLLM says where it fails, and what that means.
 REASONS = {
     "are not supported for now": "vLLM does not know it",
@@ -53,15 +59,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", nargs="*", help="which architectures; all of them if none is named")
     parser.add_argument("--table", type=Path, default=TABLE, help="the file to write")
+    parser.add_argument("--training", action="store_true", help="only what training makes of each")
     given = parser.parse_args()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    engine = VllmEngine(EngineConfig(kind="vllm", max_num_seqs=16, max_model_len=128), untried=True)
+    engine = VllmEngine(CONFIG, untried=True)
     for name in given.name or ARCHITECTURES:
-        with tempfile.TemporaryDirectory(prefix="fortifai-") as folder:
-            row = outcome(engine, name, Path(folder))
-        print(name, row, flush=True)
         rows = json.loads(given.table.read_text(encoding="utf-8")) if given.table.is_file() else {}
+        with tempfile.TemporaryDirectory(prefix="fortifai-") as folder:
+            row = rows[name] if given.training else outcome(engine, name, Path(folder, "swaps"))
+            row |= training(name, Path(folder, "training"))
+        print(name, row, flush=True)
         rows = {key: (rows | {name: row})[key] for key in ARCHITECTURES if key in rows or key == name}
         given.table.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
@@ -84,6 +92,20 @@ def outcome(engine: VllmEngine, name: str, root: Path) -> dict[str, Any]:
         why_not = f"vLLM would take a broken checkpoint: {shown.accepted[0]}" if shown.accepted else None
     difference = float(f"{shown.difference:.1e}")
     return known | {"when": row.when, "why_not": why_not, "difference": difference, "by_answers": shown.by_answers}
+
+
+def training(name: str, root: Path) -> dict[str, Any]:
+    """What training makes of an architecture: its output head, and the layers that ``all-linear`` adapts."""
+    import torch
+
+    network = load_network(make_architecture(root, name), torch.float32)
+    try:
+        find_head(network)
+        head = "fused"
+    except UnknownHead as unknown:
+        head = f"plain: {unknown}"
+    layers = sorted({layer.rpartition(".")[2] for layer in adapted_layers(network, LORA)})
+    return {"head": head, "layers": layers}
 
 
 def reason(error: Exception) -> str:

@@ -329,7 +329,66 @@ def replications() -> str:
     return page()
 
 
-PAGES: Mapping[str, Callable[[], str]] = {"studies": studies, "metrics": metrics, "replications": replications}
+_ENGINES = """# Engines: which models they serve
+
+Generated from `fortifai_ray/engines/architectures.json` (`python scripts/docs.py engines`), which
+`scripts/architectures.py` writes: it makes a small random checkpoint of each architecture, serves it with vLLM on a
+CPU, swaps it for another, compares log-probabilities and greedy tokens with Transformers', and breaks it in many ways
+(each kind of tensor left out, one row of each altered), which must be refused.
+
+`engine.kind: auto` takes vLLM where it is installed and this table says that it serves the model, else the Hugging Face
+engine, which serves every architecture that Transformers loads as a causal LM; `--dry-run` says which, and why. A
+reason that names a CPU does not hold on a GPU. vLLM's attention on a CPU has kernels for heads of some sizes only,
+which the dry run checks, too.
+
+After each swap, every parameter is compared with the file, in whatever layout vLLM holds it: those that are the file's
+tensors, stacked or transposed, value by value; those that are in another order by checksums of all their values. Where
+there are some of the latter (*values and answers*), log-probabilities are compared with Transformers' as well, after
+each swap.
+
+*Head* is what training and scoring use: the fused one never has the logits whole in memory. *Adapted* are the layers
+that `training.lora.targets: all-linear` adapts.
+
+"""
+
+
+def engines() -> str:
+    """``docs/engines.md``, from what came of trying each architecture."""
+    from fortifai_ray.engines.served import outcomes
+
+    headings = (
+        "architecture",
+        "class",
+        "vLLM",
+        "difference",
+        "proof of a swap",
+        "vLLM with adapters",
+        "head",
+        "adapted",
+    )
+    rows = []
+    for name, row in outcomes().items():
+        served = row["why_not"] is None
+        rows.append(
+            (
+                name,
+                row["class"],
+                "yes" if served else f"no: {row['why_not']}",
+                f"{row['difference']:.0e}" if served else "",
+                ("values and answers" if row["by_answers"] else "values") if served else "",
+                row["head"],
+                ", ".join(row["layers"]),
+            )
+        )
+    return _ENGINES + table(headings, rows) + "\n"
+
+
+PAGES: Mapping[str, Callable[[], str]] = {
+    "studies": studies,
+    "metrics": metrics,
+    "replications": replications,
+    "engines": engines,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -74,7 +74,8 @@ def engine_log_probabilities(llm: Any, rows: list[list[int]]) -> np.ndarray:
     from vllm import SamplingParams
 
     parameters = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
-    outputs = llm.generate([{"prompt_token_ids": row} for row in rows], parameters, use_tqdm=False)
+    prompts = [{"prompt_token_ids": row} for row in rows]
+    outputs = llm.generate(prompts, parameters, use_tqdm=False)
     return np.array(
         [
             known[token].logprob
