@@ -2,7 +2,7 @@
 
 The boundary is the value of the horizontal key at which half of the chains collapse. Where the study searched over that
 key (``collapse_points.parquet``), it is the search's. Otherwise it is read off the grid, one row of the plane at a
-time, by the search's own posterior (:mod:`fortifai_ray.search.posterior`) given the grid's chains: with an interval, as
+time, by the posterior of :mod:`support.posterior` given the grid's chains: with an interval, as
 a bound where the boundary lies beyond the grid, and undetermined where collapse is not monotone in the key.
 """
 
@@ -24,11 +24,11 @@ from fortifai_ray.results.reader import StudyResults
 from fortifai_ray.results.words import MARKS, number
 from fortifai_ray.search.monotone import PROVEN, contradiction
 from fortifai_ray.search.points import Lattice
-from fortifai_ray.search.posterior import Posterior
 from fortifai_ray.statistics.criterion import CollapseCriterion, criterion_rows
 from fortifai_ray.statistics.critical import critical_ratios
 from fortifai_ray.statistics.intervals import clopper_pearson
 from fortifai_ray.study.search import BoundarySearch
+from support.posterior import Posterior
 
 LEVEL = 0.90
 WIDTH, HEIGHT = 560, 300

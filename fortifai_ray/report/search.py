@@ -26,7 +26,16 @@ from fortifai_ray.results.words import count, number
 from fortifai_ray.statistics.criterion import CollapseCriterion, criterion_rows
 from fortifai_ray.statistics.critical import critical_ratios
 
-POINT_HEADINGS = ("cell", "critical value", "interval", "over the baseline's", "chains", "generations", "ended")
+POINT_HEADINGS = (
+    "cell",
+    "critical value",
+    "interval",
+    "over the baseline's",
+    "chains",
+    "generations",
+    "narrowest zone seen",
+    "ended",
+)
 BEST_HEADINGS = ("point", "FI ratio", "interval", "pairs")
 _MOST_TRIED = 12  # points of an optimise search in its table, best first
 _SIGN = {"exact": "", "lower": "> ", "upper": "< "}
@@ -86,8 +95,9 @@ def _points(results: StudyResults, points: pl.DataFrame, criterion: CollapseCrit
 
 def _point_row(line: Mapping[str, Any]) -> tuple[str, ...]:
     critical = "not determined" if line["critical"] is None else _SIGN[line["bound"]] + number(line["critical"])
-    interval = _ends(line["low"], line["high"]) if line["bound"] == "exact" else ""
-    counts = (count(line["chains_run"]), count(line["generations_run"]))
+    interval = _ends(line["low"], line["high"])
+    zone = "" if line["audit_width"] is None else number(line["audit_width"])
+    counts = (count(line["chains_run"]), count(line["generations_run"]), zone)
     return (line["cell"], critical, interval, _ratio_text(line), *counts, line["ended"] or "running")
 
 
@@ -108,11 +118,14 @@ def _ratio_text(line: Mapping[str, Any]) -> str:
 def _point_note(results: StudyResults, over: str) -> str:
     level = f"{100 * float(results.search.get('level', 0.9)):g}%"
     return (
-        f"Critical value: the value of {over} at which half of a cell's chains collapse within the horizon (the "
-        f"posterior's median), with its {level} interval. > and <: the boundary lies beyond the range searched. Over "
-        "the baseline's: the ratio of the critical values, with an interval made from both (MOVER). Ended: settled "
-        "(the interval is within the tolerance), budget (spent before that), refused (collapse is not monotone in the "
-        "key), failed (too many chains failed)."
+        f"Critical value: the value of {over} at which half of a cell's chains collapse within the horizon, with its "
+        f"{level} interval, whatever the form of the curve. > and <: the boundary lies above or below. Not determined: "
+        "the search ended before its interval was within the tolerance; the boundary lies within the interval, where "
+        "one is given. Over the baseline's: the ratio of the critical values, with an interval made from both (MOVER). "
+        "Narrowest zone seen: an audit of the whole range would have shown, with a probability of 90%, any wider zone "
+        "in which nine chains of ten do the opposite of those around it. Ended: settled (the interval is within the "
+        "tolerance, or the boundary outside the range), budget (spent before that), refused (collapse is not monotone "
+        "in the key), failed (too many chains failed)."
     )
 
 

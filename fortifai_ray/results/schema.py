@@ -78,6 +78,7 @@ _OTHERS["collapse_points"] = {  # after the keys of its cell
     "bound": "String",
     **dict.fromkeys(("chains_run", "generations_run", "seeds_used"), "Int64"),
     **dict.fromkeys(("ended", "evidence"), "String"),
+    "audit_width": "Float64",
 }
 # The key of a table that grows while a sweep runs: a later row with the same key replaces an earlier one.
 _KEYS = {name: ["chain_id", "generation"] for name in ("generations", "pictures", "details")}

@@ -1,12 +1,15 @@
-"""The search for the boundary of collapse by ask and tell: of one cell, and of many side by side.
+"""The search for the boundary of collapse by ask and tell.
 
 A search proceeds in rounds of a few chains that run side by side. A round depends only on the answers to the rounds
 before it, not on the order in which they arrive: a search that is run again finds all of its chains in the stage store.
 Rounds are
 
 1. a scan: the ends of the range and its quarters (does anything collapse, does everything, in which direction);
-2. places spread over the posterior of the boundary, until its interval is within the tolerance;
-3. an audit of places between those of the scan, which no round has probed.
+2. the pair of places, at most two tolerances apart, at which the fewest more chains would prove that the boundary lies
+   between them (:mod:`~fortifai_ray.search.evidence`, :mod:`~fortifai_ray.search.curve`), until they do;
+3. meanwhile, with every fourth chain, an audit of the whole range: the middle of the widest stretch without a probe,
+   until none is wider than a 32nd of the range. The widest that is left is reported: a wider zone of collapse, or of
+   survival, would have been seen.
 
 Last, it probes again those places far from the boundary whose own answers contradict the side that they are believed to
 be on, until they no longer do or it is proven that collapse is not monotone in the key
@@ -19,19 +22,24 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import betainc
 
+from fortifai_ray.search.belief import Belief, Pair, View, beliefs
+from fortifai_ray.search.evidence import Floats, threshold, votes
 from fortifai_ray.search.monotone import PROVEN, collapsed_by_part, contradiction
 from fortifai_ray.search.points import Answer, CollapsePoint, Ending, Lattice, Probe
-from fortifai_ray.search.posterior import Belief, Posterior
 from fortifai_ray.study.search import BoundarySearch
 
 _SCAN = np.linspace(0, 1, 5)
-_AUDIT = np.linspace(1 / 8, 7 / 8, 4)
-_ASIDE = 0.4  # of a width; 0.25 takes a third more chains of wide curves, with 0.5 a lopsided one is covered 83 in 100
-_FARTHEST = 1.5  # tolerances aside: without it curves ten tolerances wide take two to four times the chains
+_STRETCHES = 32  # of the range: none that is wider stays without a probe
+_AUDITS = 4  # one chain in so many is the audit's, while the boundary is sought
+_TURN = (5**0.5 - 1) / 2  # turns that spread evenly over 0 to 1, however many there are
+_DEAR = 40  # chains: within the tolerance of the range's end, what side of it the boundary is on is worth no more
 _FEW = 0.3  # of a place's chains collapse, or survive: it lies clearly on one side of the boundary
-_DOUBT = 0.15  # the most that its own answers may leave of that
+_DOUBT = 0.2  # the most that its own answers may leave of that; one chain leaves 0.18
+_CONTRARY = 0.95  # sure enough that a place is on the other side; two chains are not
+_ROUNDING = 1e-9
 _FAILURES = 3  # chains that may fail before a cell in which half of them do is given up
 
 
@@ -61,7 +69,8 @@ class BoundaryFinder:
     _round: list[Probe] = field(default_factory=list, init=False)
     _asked: set[Probe] = field(default_factory=set, init=False)
     _ended: Ending | None = field(default=None, init=False)
-    _audited: bool = field(default=False, init=False)
+    _due: bool = field(default=False, init=False)  # a round is complete, and the next was not planned yet
+    _audited: int = field(default=0, init=False)
     rounds: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
@@ -69,6 +78,7 @@ class BoundaryFinder:
 
     @property
     def done(self) -> bool:
+        self.plan()
         return self._ended is not None
 
     def ask(self, limit: int | None = None) -> list[Probe]:
@@ -76,6 +86,7 @@ class BoundaryFinder:
 
         Empty while the round waits for chains that run, and once the search is done.
         """
+        self.plan()
         waiting = [probe for probe in self._round if probe not in self._asked][:limit]
         self._asked |= set(waiting)
         return waiting
@@ -91,7 +102,7 @@ class BoundaryFinder:
         self.answers[probe] = Answer(collapsed, generations)
         if all(asked in self.answers for asked in self._round):
             self.rounds += 1
-            self._plan()
+            self._due = True
 
     def release(self) -> None:
         """Ask again for every chain without an answer: the process that ran it is gone."""
@@ -135,67 +146,90 @@ class BoundaryFinder:
         return Lattice(self.search, self.whole)
 
     @cached_property
-    def _posterior(self) -> Posterior:
-        return Posterior(int(self.lattice.places[0]), int(self.lattice.places[-1]), self._signs)
+    def _farthest(self) -> NDArray[np.int64]:
+        """(places,) For each place, the last that lies within an interval of the tolerance."""
+        places = self.lattice.places
+        return np.searchsorted(places, places + 2 * self.lattice.half_width + _ROUNDING, side="right") - 1
 
     @property
-    def _signs(self) -> tuple[int, ...]:
+    def signs(self) -> tuple[int, ...]:
+        """1: collapse may rise with the key; −1: it may fall."""
         return {"rises": (1,), "falls": (-1,), "detect": (1, -1)}[self.search.known_direction]
 
     @property
     def _judged(self) -> list[tuple[int, int, bool]]:
-        answers = sorted(self.answers.items())
+        answers = sorted(self.answers.items(), key=lambda item: (item[0].place, item[0].seed))
         return [
             (probe.place, probe.seed, answer.collapsed) for probe, answer in answers if answer.collapsed is not None
         ]
 
+    def votes(self) -> tuple[Floats, Floats]:
+        """(places,), twice: collapses and survivals at each place; a seed's count as one."""
+        return votes(self._judged, self.lattice.places)
+
+    @property
+    def step(self) -> float:
+        """Between neighbouring places, in tolerances."""
+        return 1 / self.lattice.half_width
+
     def belief(self) -> Belief:
-        """The posterior of the boundary after the answers so far."""
-        return self._posterior.belief(self._judged)
+        """What the answers so far say; their order does not matter."""
+        collapses, survivals = self.votes()
+        return beliefs(collapses[None], survivals[None], self.signs, self.step)[0]
 
     def result(self) -> CollapsePoint:
         """The boundary according to the answers so far; final once the search is done."""
-        belief = self.belief()
-        low, critical, high = self._interval(belief)
-        bottom, top = self._ends
-        bound = "exact"
-        if self._ended in ("refused", "failed") or (low < bottom and high > top):
-            bound = "undetermined"
-        elif high > top:
-            bound = "lower"
-        elif low < bottom:
-            bound = "upper"
-        between = self.lattice.between
-        ends = {
-            "exact": (between(critical), between(low), between(high)),
-            "lower": (between(min(low, top)), between(min(low, top)), None),
-            "upper": (between(max(high, bottom)), None, between(max(high, bottom))),
-            "undetermined": (None, None, None),
-        }
+        self.plan()
+        belief, settled = self.belief(), self._ended == "settled"
+        span = belief.span(threshold(self.search.level, settled=settled))
+        if span is None or self._ended in ("refused", "failed"):
+            span = (-1, self.lattice.places.size)
+        low, high = self._ends(span)
+        known = (low is not None, high is not None)
+        bound = {(True, False): "lower", (False, True): "upper", (False, False): "undetermined"}.get(known, "exact")
+        critical = low if bound == "lower" else high
+        if bound == "exact":
+            bound = "exact" if settled else "undetermined"
+            critical = self._median(belief.views[0], span) if settled else None
         return CollapsePoint(
-            *ends[bound],
+            critical,
+            low,
+            high,
             level=self.search.level,
             bound=bound,  # type: ignore[arg-type]
             chains_run=len(self.answers),
             generations_run=sum(answer.generations for answer in self.answers.values()),
             seeds_used=len({probe.seed for probe in self.answers}),
+            audit_width=self._audit_width(),
             ended=self._ended,
             evidence=self._evidence() if self._ended == "refused" else None,
         )
 
-    @property
-    def _ends(self) -> tuple[float, float]:
-        """The range's ends as places."""
-        return self.lattice.place(self.search.low), self.lattice.place(self.search.high)
+    def _ends(self, span: tuple[int, int]) -> tuple[float | None, float | None]:
+        """The values around a span; None where it goes beyond the range."""
+        low, high = span
+        places = self.lattice.places
+        return (
+            self.lattice.between(places[low]) if low >= 0 else None,
+            self.lattice.between(places[high]) if high < places.size else None,
+        )
 
-    def _interval(self, belief: Belief) -> tuple[float, float, float]:
-        """Lower end, median and upper end, in places."""
-        tail = (1 - self.search.level) / 2
-        low, middle, high = belief.quantile(np.array([tail, 0.5, 1 - tail]))
-        return float(low), float(middle), float(high)
+    def _median(self, view: View, span: tuple[int, int]) -> float:
+        """The likely curve's crossing of one half, within a span."""
+        inside = slice(span[0], span[1] + 1)
+        return self.lattice.between(float(np.interp(0.5, view.crossed[inside], self.lattice.places[inside])))
 
-    def _plan(self) -> None:
-        """The next round, or the end."""
+    def _audit_width(self) -> float:
+        """The widest stretch of the range without a judged chain, in units of the tolerance's."""
+        judged = np.unique([place for place, _, _ in self._judged])
+        ends = self.lattice.places[[0, -1]]
+        return float(np.diff(np.union1d(judged, ends)).max() * self.lattice.step)
+
+    def plan(self, belief: Belief | None = None) -> None:
+        """Plan the next round, or end, if a round is complete; ``belief`` is :meth:`belief`, where it is known."""
+        if not self._due:
+            return
+        self._due = False
         failed = sum(answer.collapsed is None for answer in self.answers.values())
         left = self.search.budget - len(self.answers)
         if failed > _FAILURES and failed * 2 >= len(self.answers):
@@ -204,46 +238,53 @@ class BoundaryFinder:
             self._ended = "refused"
         elif left <= 0:
             self._ended = "budget"
-        if self.done:
+        if self._ended:
             return
-        belief = self.belief()
-        if not self._settled(belief):
-            places = self._likely(belief, self.search.at_once)
-        elif not self._audited:
-            self._audited = True
-            places = self._spread(_AUDIT)
-        elif doubtful := self._doubtful_places(belief):
-            places = [place for place in doubtful for _ in range(2)][: max(2, self.search.at_once)]
-        else:
+        places = self._wanted(belief or self.belief(), min(left, self.search.at_once))
+        if not places:
             self._ended = "settled"
             return
         self._round = self._probes(places[:left])
         if not self._round:
             self._ended = "budget"  # every place was probed with every seed
 
-    def _settled(self, belief: Belief) -> bool:
-        """Whether the interval is within the tolerance, or lies wholly outside the range (beyond either end, while the
-        direction of collapse is unknown)."""
-        low, _, high = self._interval(belief)
-        bottom, top = self._ends
-        outside = low >= top or high <= bottom or belief.within(bottom, top) < 1 - self.search.level
-        return outside or high - low <= 2 * self.lattice.half_width
+    @property
+    def due(self) -> bool:
+        """Whether a round is complete, so that the next needs a belief."""
+        return self._due
 
-    def _likely(self, belief: Belief, count: int) -> list[int]:
-        """Places spread evenly over the posterior of the boundary, within the range.
+    def _wanted(self, belief: Belief, count: int) -> list[int]:
+        """The places of the next round; none where nothing is left to ask."""
+        pair = self._unsettled(belief)
+        if pair is None:
+            return self._audit(count) or self._doubtful_places(belief, count)
+        audit = self._audit(1) if len(self.answers) >= _AUDITS * self._audited + len(_SCAN) else []
+        self._audited += len(audit)
+        turns = [(len(self.answers) + i) * _TURN % 1 for i in range(count - len(audit))]
+        return audit + [int(self.lattice.places[at]) for at in pair.places(turns)]
 
-        Each is moved aside by a share of the curve's width, alternately down and up. Answers at the boundary itself say
-        nothing of the widths, without which the number of answers needed is unknown; answers far from it say little of
-        its place, and mislead where the curve is not of the assumed form (``_ASIDE``). Between two places on either
-        side, the boundary lies where the curve's asymmetry puts it, which no number of answers at those places reveals:
-        they must not lie much farther apart than the interval to be reached (``_FARTHEST``).
-        """
-        if count <= 0:
-            return []
-        middles = belief.quantile((np.arange(count) + 0.5) / count)
-        below, above = np.minimum(_ASIDE * np.array(belief.mean_widths), _FARTHEST * self.lattice.half_width)
-        aside = np.where((len(self.answers) + np.arange(count)) % 2, above, -below)
-        return [self._nearest(place) for place in middles + aside]
+    def _unsettled(self, belief: Belief) -> Pair | None:
+        """Where to ask as long as the boundary is neither known to within the tolerance nor to be out of range."""
+        least = threshold(self.search.level)
+        spans = [view.evidence.span(least) for view in belief.views]
+        for view, span in zip(belief.views, spans, strict=True):
+            pair = view.cheapest(least, self._farthest)
+            if span is None:
+                if not any(spans):  # the answers contradict every boundary: ask where they do
+                    low = int(np.flatnonzero(view.evidence.above >= least)[-1])
+                    return Pair(low, int(np.flatnonzero(view.evidence.below >= least)[0]), 1.0, 1.0)
+            elif not self._narrow(span, pair.chains):
+                return pair
+        return None
+
+    def _narrow(self, span: tuple[int, int], chains: float) -> bool:
+        """Whether a span that so many more ``chains`` would narrow is narrow enough."""
+        low, high = span
+        beyond = self.lattice.places.size
+        if low < 0 or high == beyond:
+            close = high <= self._farthest[0] if low < 0 else low >= 0 and self._farthest[low] == beyond - 1
+            return high == 0 or low == beyond - 1 or (bool(close) and chains > _DEAR)
+        return high <= max(self._farthest[low], low + 1)
 
     def _spread(self, shares: np.ndarray) -> list[int]:
         """Places at the given shares of the range."""
@@ -254,19 +295,45 @@ class BoundaryFinder:
         places = self.lattice.places
         return int(places[np.argmin(np.abs(places - place))])
 
-    def _doubtful_places(self, belief: Belief) -> list[int]:
-        """Places that are believed to be on one side, and whose own answers leave room for doubt.
+    def _audit(self, count: int) -> list[int]:
+        """At most ``count`` places that cut the widest stretches without a probe into parts of equal width."""
+        places, chosen = self.lattice.places, list[int]()
+        widest = (places[-1] - places[0]) / _STRETCHES
+        probed = sorted({probe.place for probe in self.answers})
+        while len(chosen) < count:
+            gaps = np.diff(probed)
+            at = int(gaps.argmax())
+            parts = int(np.ceil(gaps[at] / widest - _ROUNDING))
+            place = self._nearest(probed[at] + gaps[at] * (parts // 2) / max(1, parts))
+            if parts < 2 or place in probed:
+                break
+            chosen.append(place)
+            probed = sorted([*probed, place])
+        return chosen
+
+    def _doubtful_places(self, belief: Belief, count: int) -> list[int]:
+        """Places that are believed to be on one side, and whose own answers leave room for doubt, each twice.
 
         The doubt is the probability that more than half of a place's chains collapse (or fewer), from its answers alone
-        and Jeffreys' prior. It takes a few chains that survive to outweigh one that collapsed where few should.
+        and Jeffreys' prior. It takes a few chains that survive to outweigh one that collapsed where few should. Where
+        the likely curve is not clear, a place is doubtful if its answers and its neighbours' almost prove the contrary.
         """
+        view, span = belief.views[0], belief.span(threshold(self.search.level)) or (-1, self.lattice.places.size)
+        if span == (-1, self.lattice.places.size):  # beyond either end, while the direction is unknown
+            span = view.evidence.span(threshold(self.search.level)) or span
         places, where = np.unique([place for place, _, _ in self._judged], return_inverse=True)
-        hits = np.bincount(where, weights=[collapsed for _, _, collapsed in self._judged])
-        below_half = betainc(hits + 0.5, np.bincount(where) - hits + 0.5, 0.5)
-        chances = belief.chances(places)
-        doubt = np.where(chances < _FEW, 1 - below_half, np.where(chances > 1 - _FEW, below_half, 0.0))
+        hits, chains = np.bincount(where, weights=[fell for _, _, fell in self._judged]), np.bincount(where)
+        at = np.searchsorted(self.lattice.places, places)
+        chances, before, beyond = view.chances[at], at <= span[0], at >= span[1]
+        few, many = (before, beyond) if view.sign > 0 else (beyond, before)  # of their chains should collapse
+        near = np.abs(places[:, None] - places) <= (places[-1] - places[0]) / _STRETCHES
+        near &= (few[:, None] & few) | (many[:, None] & many)
+        alone, together = _below_half(hits, chains), _below_half(near @ hits, near @ chains)
+        one_too_many = (chances < _FEW) | (together < 1 - _CONTRARY)
+        one_too_few = (chances > 1 - _FEW) | (together > _CONTRARY)
+        doubt = np.select([few & one_too_many, many & one_too_few], [1 - alone, alone])
         order = np.argsort(-doubt, kind="stable")
-        return [int(place) for place in places[order][doubt[order] > _DOUBT]]
+        return [int(place) for place in places[order][doubt[order] > _DOUBT] for _ in range(2)][: max(2, count)]
 
     def _probes(self, places: list[int]) -> list[Probe]:
         """A round at ``places``, each with the next seed in turn; a place that had every seed gives way to the nearest
@@ -293,7 +360,7 @@ class BoundaryFinder:
     def _log_e(self) -> float:
         """How strongly the answers so far contradict that collapse is monotone in the key."""
         places = self.lattice.places
-        return contradiction(self._judged, int(places[0]), int(places[-1]), self._signs)
+        return contradiction(self._judged, int(places[0]), int(places[-1]), self.signs)
 
     def _evidence(self) -> str:
         """The answers that contradict a monotone collapse, in words."""
@@ -306,49 +373,6 @@ class BoundaryFinder:
         return f"{where}; odds against a monotone collapse e^{self._log_e:.1f}"
 
 
-@dataclass
-class CellSearches:
-    """The searches of a study's cells, by name. With several criteria, a cell has a search for each of them.
-
-    Cells take turns, so that all of them narrow down together and a sweep that is stopped early knows something of
-    each. A round of one cell waits for its slowest chain; meanwhile the others' chains fill the cluster.
-    """
-
-    finders: dict[str, BoundaryFinder]
-    _turn: int = field(default=0, init=False)
-
-    @property
-    def done(self) -> bool:
-        return all(finder.done for finder in self.finders.values())
-
-    def ask(self, limit: int) -> list[tuple[str, Probe]]:
-        """Up to ``limit`` chains to run now; none while every cell waits for its round's others."""
-        names, chains = list(self.finders), list[tuple[str, Probe]]()
-        idle = 0
-        while len(chains) < limit and idle < len(names):
-            name = names[self._turn % len(names)]
-            self._turn += 1
-            probes = self.finders[name].ask(1)
-            chains += [(name, probe) for probe in probes]
-            idle = 0 if probes else idle + 1
-        return chains
-
-    def tell(self, name: str, probe: Probe, collapsed: bool | None, generations: int = 0) -> None:
-        """Take in a chain's outcome; see :meth:`BoundaryFinder.tell`."""
-        self.finders[name].tell(probe, collapsed, generations)
-
-    def release(self) -> None:
-        """Ask again for every chain without an answer; see :meth:`BoundaryFinder.release`."""
-        for finder in self.finders.values():
-            finder.release()
-
-    def state(self) -> dict[str, Any]:
-        """The searches as JSON."""
-        return {"turn": self._turn, "finders": {name: finder.state() for name, finder in self.finders.items()}}
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> "CellSearches":
-        """The searches at the time of :meth:`state`; see :meth:`BoundaryFinder.from_state`."""
-        searches = cls({name: BoundaryFinder.from_state(one) for name, one in state["finders"].items()})
-        searches._turn = state["turn"]
-        return searches
+def _below_half(hits: Floats, chains: NDArray[np.int64]) -> Floats:
+    """Probability that fewer than half of a place's chains collapse, from so many that did and Jeffreys' prior."""
+    return betainc(hits + 0.5, chains - hits + 0.5, 0.5)

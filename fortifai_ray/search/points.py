@@ -108,16 +108,19 @@ class CollapsePoint:
     """Where half of a cell's chains collapse, in units of the searched key.
 
     Attributes:
-        critical: the boundary: the posterior's median; the known end of a bound; None where nothing is known.
+        critical: the boundary: where the likely curve crosses one half; the known end of a bound; else None.
         low, high: the interval of the given level; None where the range ended before it did.
-        bound: ``exact``; ``lower``: the boundary is above ``critical``; ``upper``: below it; ``undetermined``: the
-            answers leave it open, or the cell was refused.
+        bound: ``exact``: settled, with an interval within the tolerance; ``lower``: the boundary is above ``critical``;
+            ``upper``: below it; ``undetermined``: the answers leave it open (between ``low`` and ``high``, where they
+            are known), or the cell was refused.
         chains_run, generations_run: that the search used, taken from the store or computed.
         seeds_used: different seeds among the chains.
         ended: ``settled``: the interval is within the tolerance, or the boundary is clearly outside the range;
             ``budget``: spent before that; ``refused``: collapse is not monotone in the key; ``failed``: too many chains
             failed. None while the search runs.
         evidence: the answers that made it refuse.
+        audit_width: the widest stretch of the range in which no chain ran (of the key's logarithm on a log scale): a
+            wider zone in which nine chains of ten do the opposite of what surrounds it was seen with 90% or more.
     """
 
     critical: float | None
@@ -130,6 +133,7 @@ class CollapsePoint:
     seeds_used: int = 0
     ended: Ending | None = None
     evidence: str | None = None
+    audit_width: float | None = None
 
 
 def collapse_points(

@@ -17,7 +17,8 @@ from fortifai_ray.chain.chain import ChainTask, Inputs
 from fortifai_ray.chain.cohort import CohortTask, cohort_rows, run_cohort
 from fortifai_ray.recipe.executor import Executor
 from fortifai_ray.results.words import MARKS, number, ratio_bound
-from fortifai_ray.search.boundary import BoundaryFinder, CellSearches
+from fortifai_ray.search.boundary import BoundaryFinder
+from fortifai_ray.search.cells import CellSearches
 from fortifai_ray.search.points import CollapsePoint, Probe, collapse_points
 from fortifai_ray.statistics.chains import Reference, chain_table
 from fortifai_ray.statistics.criterion import CollapseCriterion, criterion_rows
@@ -294,9 +295,12 @@ def chain_status(generations: pl.DataFrame, criterion: CollapseCriterion, baseli
 def point_text(point: CollapsePoint, over: str) -> str:
     """A collapse point in words."""
     words = f"{over} not determined"
+    ends = "" if None in (point.low, point.high) else f" [{number(point.low, 4)}, {number(point.high, 4)}]"
     if point.bound == "exact":
-        words = f"{over} = {number(point.critical, 4)} [{number(point.low, 4)}, {number(point.high, 4)}]"
-    elif point.bound != "undetermined":
+        words = f"{over} = {number(point.critical, 4)}{ends}"
+    elif point.bound == "undetermined":
+        words += ends
+    else:
         words = f"{over} {'above' if point.bound == 'lower' else 'below'} {number(point.critical, 4)}"
     ending = f", {point.ended}" if point.ended else ""
     return f"{words} at {100 * point.level:g}% ({point.chains_run} chains{ending})"

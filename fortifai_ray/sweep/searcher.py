@@ -17,7 +17,7 @@ from ray.tune.search import Searcher
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.files import write_text
-from fortifai_ray.search.boundary import CellSearches
+from fortifai_ray.search.cells import CellSearches
 from fortifai_ray.search.points import Probe
 from fortifai_ray.study.search import OptimiseSearch
 

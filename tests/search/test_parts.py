@@ -8,7 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from fortifai_ray.errors import UserError
-from fortifai_ray.search.boundary import BoundaryFinder, CellSearches
+from fortifai_ray.search.boundary import BoundaryFinder
+from fortifai_ray.search.cells import CellSearches
 from fortifai_ray.search.monotone import PROVEN, contradiction
 from fortifai_ray.search.points import CollapsePoint, Lattice, collapse_points
 from fortifai_ray.statistics.criterion import CollapseCriterion
