@@ -8,8 +8,8 @@ Rounds are
 2. the pair of places, at most two tolerances apart, at which the fewest more chains would prove that the boundary lies
    between them (:mod:`~fortifai_ray.search.evidence`, :mod:`~fortifai_ray.search.curve`), until they do;
 3. meanwhile, with every fourth chain, an audit of the whole range: the middle of the widest stretch without a probe,
-   until none is wider than a 32nd of the range. The widest that is left is reported: a wider zone of collapse, or of
-   survival, would have been seen.
+   until none is wider than a 32nd of the range, or the tolerance. The widest that is left is reported: a wider zone of
+   collapse, or of survival, would have been seen.
 
 Last, it probes again those places far from the boundary whose own answers contradict the side that they are believed to
 be on, until they no longer do or it is proven that collapse is not monotone in the key
@@ -32,7 +32,7 @@ from fortifai_ray.search.points import Answer, CollapsePoint, Ending, Lattice, P
 from fortifai_ray.study.search import BoundarySearch
 
 _SCAN = np.linspace(0, 1, 5)
-_STRETCHES = 32  # of the range: none that is wider stays without a probe
+_STRETCHES = 32  # of the range: none that is wider, and than the tolerance, stays without a probe
 _AUDITS = 4  # one chain in so many is the audit's, while the boundary is sought
 _TURN = (5**0.5 - 1) / 2  # turns that spread evenly over 0 to 1, however many there are
 _DEAR = 40  # chains: within the tolerance of the range's end, what side of it the boundary is on is worth no more
@@ -295,10 +295,15 @@ class BoundaryFinder:
         places = self.lattice.places
         return int(places[np.argmin(np.abs(places - place))])
 
+    @property
+    def _widest(self) -> float:
+        """The widest stretch, in places, that the audit leaves without a probe."""
+        first, last = self.lattice.places[[0, -1]]
+        return max(float(last - first) / _STRETCHES, self.lattice.half_width)
+
     def _audit(self, count: int) -> list[int]:
         """At most ``count`` places that cut the widest stretches without a probe into parts of equal width."""
-        places, chosen = self.lattice.places, list[int]()
-        widest = (places[-1] - places[0]) / _STRETCHES
+        chosen, widest = list[int](), self._widest
         probed = sorted({probe.place for probe in self.answers})
         while len(chosen) < count:
             gaps = np.diff(probed)
@@ -326,7 +331,7 @@ class BoundaryFinder:
         at = np.searchsorted(self.lattice.places, places)
         chances, before, beyond = view.chances[at], at <= span[0], at >= span[1]
         few, many = (before, beyond) if view.sign > 0 else (beyond, before)  # of their chains should collapse
-        near = np.abs(places[:, None] - places) <= (places[-1] - places[0]) / _STRETCHES
+        near = np.abs(places[:, None] - places) <= self._widest
         near &= (few[:, None] & few) | (many[:, None] & many)
         alone, together = _below_half(hits, chains), _below_half(near @ hits, near @ chains)
         one_too_many = (chances < _FEW) | (together < 1 - _CONTRARY)

@@ -77,8 +77,8 @@ _ENDS = {"at": "", "low": "_low", "high": "_high", "bound": "_bound"}
 
 def _with_human_share(points: pl.DataFrame) -> pl.DataFrame:
     """Add r* as ``r_at, r_low, r_high, r_bound`` and 1 − r* as ``h_…``; null where a bound has no such end."""
-    low = pl.when(pl.col("bound") != "upper").then("low").cast(pl.Float64)
-    high = pl.when(pl.col("bound") != "lower").then("high").cast(pl.Float64)
+    low = pl.when(~pl.col("bound").is_in(["upper", "undetermined"])).then("low").cast(pl.Float64)
+    high = pl.when(~pl.col("bound").is_in(["lower", "undetermined"])).then("high").cast(pl.Float64)
     edge = pl.when(pl.col("bound") == "lower").then("low").when(pl.col("bound") == "upper").then("high")
     at = pl.when(pl.col("bound") != "undetermined").then(pl.coalesce("critical", edge)).cast(pl.Float64)
     known = points.with_columns(r_at=at, r_low=low, r_high=high, r_bound=pl.col("bound"))

@@ -10,7 +10,7 @@ from fortifai_ray.search.boundary import BoundaryFinder
 from fortifai_ray.search.cells import CellSearches
 from fortifai_ray.study.search import BoundarySearch, OptimiseSearch
 
-SEARCH = BoundarySearch(over="regime.synthetic_ratio", low=0.0, high=1.0, tolerance=0.1, at_once=2, budget=40)
+SEARCH = BoundarySearch(over="regime.synthetic_ratio", low=0.0, high=1.0, tolerance=0.1, at_once=2, budget=60)
 BOUNDARIES = {"ce": 0.3, "tce": 0.7}
 
 
