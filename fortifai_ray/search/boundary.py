@@ -378,6 +378,6 @@ class BoundaryFinder:
         return f"{where}; odds against a monotone collapse e^{self._log_e:.1f}"
 
 
-def _below_half(hits: Floats, chains: NDArray[np.int64]) -> Floats:
+def _below_half(hits: NDArray[Any], chains: NDArray[Any]) -> NDArray[Any]:
     """Probability that fewer than half of a place's chains collapse, from so many that did and Jeffreys' prior."""
     return betainc(hits + 0.5, chains - hits + 0.5, 0.5)
