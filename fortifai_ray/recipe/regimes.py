@@ -10,10 +10,10 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from fortifai_ray.seeds import generator
 from fortifai_ray.validation import Section
@@ -137,6 +137,24 @@ class _Regime(Section):
         """Units to generate after ``generation``, for the next one's training set."""
         return float(budget)
 
+    def fresh(self, human: Human, generation: int) -> Draw:
+        """The human items that no generation before ``generation`` has seen, and this one does: its *fraction*.
+
+        All of it for generation 0; nothing later, where a regime gives human data once.
+        """
+        first = human.first.size
+        start, stop = (0.0, first) if generation == 0 else self._fresh(first, generation)
+        return human.between(start, stop)
+
+    def _fresh(self, first: float, generation: int) -> tuple[float, float]:
+        """Where the fraction of a later generation begins and ends; ``first`` is generation 0's size."""
+        return (first, first)
+
+    def kept(self, budget: float) -> float:
+        """Units of generation 0's human data that later generations may be trained on again, always the first ones; for
+        the others, synthetic data alone stand from generation 1 on."""
+        return budget
+
     def training_set(
         self, human: Human, synthetic: Sequence[Pool], generation: int, seeds: Sequence[int] = (0,)
     ) -> TrainingSet:
@@ -159,6 +177,9 @@ class Replace(_Regime):
     """Each generation is trained only on the output of the last one (Shumailov et al. 2024, no original data kept)."""
 
     kind: Literal["replace"] = "replace"
+
+    def kept(self, budget: float) -> float:
+        return 0.0
 
     def _mix(self, human: Human, synthetic: Sequence[Pool], generation: int, seed: int) -> tuple[Draw, ...]:
         return (take(synthetic[-1], human.first.size),)
@@ -225,10 +246,16 @@ class Mixed(_Regime):
     def synthetic_size(self, budget: float, generation: int) -> float:
         return self.synthetic_ratio * budget
 
+    def kept(self, budget: float) -> float:
+        return (1.0 - self.synthetic_ratio) * budget if self.human == "kept" else 0.0
+
+    def _fresh(self, first: float, generation: int) -> tuple[float, float]:
+        share = (1.0 - self.synthetic_ratio) * first * (self.human == "fresh")
+        return first + (generation - 1) * share, first + generation * share
+
     def _mix(self, human: Human, synthetic: Sequence[Pool], generation: int, seed: int) -> tuple[Draw, ...]:
-        share = (1.0 - self.synthetic_ratio) * human.first.size
-        start = 0.0 if self.human == "kept" else human.first.size + (generation - 1) * share
-        own = human.between(start, start + share)
+        kept = human.between(0.0, self.kept(human.first.size))
+        own = kept if self.human == "kept" else self.fresh(human, generation)
         # Where each part is due half an item, one of them gets it: the total stays the budget.
         due, budget = self.synthetic_ratio * human.first.size, human.first.size
         either = [take(synthetic[-1], due + half) for half in (-_HALF, _HALF)]
@@ -239,34 +266,69 @@ class Incremental(_Regime):
     """ForTIFAI's regime: the last generation rewrites the whole training set, and a fresh human fraction is added.
 
     Generation g is trained on g fractions of synthetic data and the next unused fraction of human data, so that the
-    synthetic ratio grows as g/(g+1) (Shabgahi et al. 2025); a fraction is generation 0's training set.
+    synthetic ratio grows as g/(g+1) (Shabgahi et al. 2025); a fraction is generation 0's training set. The two short
+    forms keep the ratio: in sets of one fraction (``synthetic_ratio``), or of several whole ones (``fractions``).
     """
 
     kind: Literal["incremental"] = "incremental"
     synthetic_ratio: _Share | None = Field(
         None, description="short form: the set stays one fraction, this share of it synthetic; null: the set grows"
     )
+    fractions: int | None = Field(
+        None,
+        ge=1,
+        exclude_if=lambda value: value is None,  # some recipes are older than the key
+        description="short form of the authors' scripts (their `scale`): each set from generation 1 on is so many "
+        "fractions, one synthetic and the others human ones that no generation has seen; null: the set grows",
+    )
+
+    @model_validator(mode="after")
+    def _one_short_form(self) -> Self:
+        if self.synthetic_ratio is not None and self.fractions is not None:
+            raise ValueError(
+                "give synthetic_ratio (sets of one fraction) or fractions (sets of so many), not both; "
+                f"fractions: {self.fractions} has the ratio 1/{self.fractions}"
+            )
+        return self
 
     def _short(self) -> Mixed | None:
         return None if self.synthetic_ratio is None else Mixed(synthetic_ratio=self.synthetic_ratio, human="fresh")
 
+    @property
+    def _human_fractions(self) -> int:
+        """Fresh human fractions of each generation from 1 on, in the forms of whole fractions."""
+        return 1 if self.fractions is None else self.fractions - 1
+
+    def _synthetic_fractions(self, generation: int) -> int:
+        return generation if self.fractions is None else 1
+
     def human_needed(self, budget: float, generations: int) -> float:
-        short = self._short()
-        return generations * budget if short is None else short.human_needed(budget, generations)
+        if (short := self._short()) is not None:
+            return short.human_needed(budget, generations)
+        return (1 + (generations - 1) * self._human_fractions) * budget
 
     def first_share(self, generations: int) -> float:
         return 1.0 / self.human_needed(1.0, generations)
 
     def synthetic_size(self, budget: float, generation: int) -> float:
         short = self._short()
-        return (generation + 1) * budget if short is None else short.synthetic_size(budget, generation)
+        whole = self._synthetic_fractions(generation + 1) * budget
+        return whole if short is None else short.synthetic_size(budget, generation)
+
+    def kept(self, budget: float) -> float:
+        return 0.0
+
+    def _fresh(self, first: float, generation: int) -> tuple[float, float]:
+        if (short := self._short()) is not None:
+            return short._fresh(first, generation)
+        each = self._human_fractions
+        return (1 + (generation - 1) * each) * first, (1 + generation * each) * first
 
     def _mix(self, human: Human, synthetic: Sequence[Pool], generation: int, seed: int) -> tuple[Draw, ...]:
         if (short := self._short()) is not None:
             return short._mix(human, synthetic, generation, seed)
-        fraction = human.first.size
-        fresh = human.between(generation * fraction, (generation + 1) * fraction)
-        return (fresh, take(synthetic[-1], generation * fraction))
+        written = take(synthetic[-1], self._synthetic_fractions(generation) * human.first.size)
+        return (self.fresh(human, generation), written)
 
 
 class FixedHuman(_Regime):
@@ -284,6 +346,12 @@ class FixedHuman(_Regime):
 
     def synthetic_size(self, budget: float, generation: int) -> float:
         return float(self.synthetic)
+
+    def kept(self, budget: float) -> float:
+        return min(budget, float(self.human))
+
+    def _fresh(self, first: float, generation: int) -> tuple[float, float]:
+        return first, max(first, float(self.human)) if generation == 1 else first
 
     def _mix(self, human: Human, synthetic: Sequence[Pool], generation: int, seed: int) -> tuple[Draw, ...]:
         return (human.between(0.0, self.human), take(synthetic[-1], self.synthetic))

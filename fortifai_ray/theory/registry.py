@@ -31,7 +31,10 @@ _Function = TypeVar("_Function", bound=Callable[..., float])
 
 def regime_of(recipe: Recipe) -> str:
     """The regime's kind by its effect: entirely synthetic data is ``replace``, and the incremental regime with a
-    ``synthetic_ratio`` (ForTIFAI's short form) is the mixed regime with fresh human data."""
+    ``synthetic_ratio`` (a short form) is the mixed regime with fresh human data. Sets of several ``fractions``, the
+    other short form, are a regime of their own."""
+    if fractions := recipe.get("regime.fractions"):
+        return "replace" if fractions == 1 else "incremental in fractions"
     kind, ratio = str(recipe.get("regime.kind", "replace")), recipe.get("regime.synthetic_ratio")
     if kind not in ("mixed", "incremental") or ratio is None:
         return kind

@@ -109,6 +109,8 @@ CONTENTS = [
     {"kind": "mixed", "synthetic_ratio": 0.7, "human": "fresh"},
     {"kind": "incremental"},
     {"kind": "incremental", "synthetic_ratio": 0.5},
+    {"kind": "incremental", "fractions": 1},
+    {"kind": "incremental", "fractions": 3},
     {"kind": "fixed_human", "human": 30, "synthetic": 80},
 ]
 
@@ -155,7 +157,12 @@ def test_a_subsample_takes_each_corpus_by_its_share() -> None:
 
 def test_fresh_human_data_are_never_used_again() -> None:
     """Each generation's human share is data that no earlier one saw; together they are what the regime asked for."""
-    for regime in (Mixed(synthetic_ratio=0.75, human="fresh"), Incremental(), Incremental(synthetic_ratio=0.75)):
+    for regime in (
+        Mixed(synthetic_ratio=0.75, human="fresh"),
+        Incremental(),
+        Incremental(synthetic_ratio=0.75),
+        Incremental(fractions=3),
+    ):
         supply, pools = samples(regime, 40, 6)
         used = [
             draw.items
@@ -185,6 +192,47 @@ def test_incremental_in_its_short_form_is_mixed_with_fresh_human_data() -> None:
         assert (
             short.training_set(supply, pools[:g], g).describe() == mixed.training_set(supply, pools[:g], g).describe()
         )
+
+
+# By regime: the human samples of generations 0 to 3 where generation 0's fraction are samples 0 to 3, as (first, one past
+# the last); their synthetic samples; and how many of the first four stay in use.
+SEEN: list[tuple[dict[str, Any], list[tuple[int, int]], list[int], int]] = [
+    ({"kind": "replace"}, [(0, 4), (0, 0), (0, 0), (0, 0)], [0, 4, 4, 4], 0),
+    ({"kind": "accumulate"}, [(0, 4), (0, 4), (0, 4), (0, 4)], [0, 4, 8, 12], 4),
+    ({"kind": "mixed", "synthetic_ratio": 0.5}, [(0, 4), (0, 2), (0, 2), (0, 2)], [0, 2, 2, 2], 2),
+    ({"kind": "mixed", "synthetic_ratio": 0.5, "human": "fresh"}, [(0, 4), (4, 6), (6, 8), (8, 10)], [0, 2, 2, 2], 0),
+    ({"kind": "incremental"}, [(0, 4), (4, 8), (8, 12), (12, 16)], [0, 4, 8, 12], 0),
+    ({"kind": "incremental", "synthetic_ratio": 0.5}, [(0, 4), (4, 6), (6, 8), (8, 10)], [0, 2, 2, 2], 0),
+    ({"kind": "incremental", "fractions": 1}, [(0, 4), (0, 0), (0, 0), (0, 0)], [0, 4, 4, 4], 0),
+    ({"kind": "incremental", "fractions": 2}, [(0, 4), (4, 8), (8, 12), (12, 16)], [0, 4, 4, 4], 0),
+    ({"kind": "incremental", "fractions": 4}, [(0, 4), (4, 16), (16, 28), (28, 40)], [0, 4, 4, 4], 0),
+    ({"kind": "fixed_human", "human": 3, "synthetic": 5}, [(0, 4), (0, 3), (0, 3), (0, 3)], [0, 5, 5, 5], 3),
+    ({"kind": "fixed_human", "human": 6, "synthetic": 5}, [(0, 4), (0, 6), (0, 6), (0, 6)], [0, 5, 5, 5], 4),
+]
+
+
+@pytest.mark.parametrize(("content", "spans", "written", "kept"), SEEN, ids=lambda value: str(value)[:60])
+def test_which_fractions_a_generation_sees(
+    content: dict[str, Any], spans: list[tuple[int, int]], written: list[int], kept: int
+) -> None:
+    """By table; and a generation's fraction is what of it no earlier one has seen, up to what the regime asks for."""
+    regime = ANY.validate_python(content)
+    supply, pools = samples(regime, 4, 4)
+    seen: set[int] = set()
+    for g, span in enumerate(spans):
+        data = regime.training_set(supply, pools[:g], g)
+        items = [item for draw in data.draws if not draw.pool.synthetic for item in draw.items.tolist()]
+        assert (items, data.synthetic_size) == (list(range(*span)), written[g])
+        assert regime.fresh(supply, g).items.tolist() == sorted(set(items) - seen)
+        seen |= set(items)
+    assert (regime.kept(4.0), max(seen) + 1) == (kept, regime.human_needed(4, 4))
+
+
+def test_one_short_form_at_a_time() -> None:
+    """Sets of one fraction and sets of several are two forms; what has neither keeps the identity it always had."""
+    with pytest.raises(ValidationError, match="not both; fractions: 2 has the ratio 1/2"):
+        Incremental(synthetic_ratio=0.5, fractions=2)
+    assert "fractions" not in Incremental().model_dump()
 
 
 def test_fixed_human_keeps_both_numbers() -> None:

@@ -45,3 +45,12 @@ def test_a_closed_form_is_registered_where_it_is_written(monkeypatch: pytest.Mon
     assert closed_forms_of(recipe | {"regime.kind": "accumulate"}) == []
     assert evaluate("modes_left", {"components": 5}, recipe, 4) == 5 - 0.2
     assert forms["modes_left"].arguments(recipe) == {"n": 10, "components": 3}
+
+
+def test_sets_of_several_fractions_have_no_closed_form_of_another_regime() -> None:
+    """Its growing form has one, which does not hold for it; a set of one synthetic fraction is `replace`."""
+    recipe = {"family.kind": "gaussian", "regime.kind": "incremental", "samples_per_generation": 20}
+    names = [{form.name for form in closed_forms_of(recipe | {"regime.fractions": s})} for s in (None, 1, 3)]
+    assert names[0] == {"gaussian_incremental_mean_variance"}
+    assert names[1] == {form.name for form in closed_forms_of(recipe | {"regime.kind": "replace"})}
+    assert names[2] == set()

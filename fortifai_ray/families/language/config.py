@@ -76,6 +76,13 @@ class CorpusConfig(Section):
     train_tokens: int | None = Field(
         None, gt=0, description="generation 0's tokens, drawn by the recipe's seed; null: all that the regime leaves it"
     )
+    order: Literal["permuted", "sequential"] = Field(
+        "permuted",
+        exclude_if=lambda value: value == "permuted",  # some recipes are older than the key
+        description="in which the training text is used up. permuted: blocks in random order, by the recipe's seed; "
+        "sequential: as it stands, so that the fraction of generation k is the k-th part of the text, for every seed "
+        "(seeds then differ in initial weights, order of batches and sampling)",
+    )
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:

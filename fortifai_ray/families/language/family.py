@@ -51,7 +51,9 @@ class LanguageFamily:
         size = self._block_size
         blocks = len(self.corpus.train) // size
         pool = Pool(f"{self.corpus.hash}/{size}", np.full(blocks, size), synthetic=False)
-        order = generator(self._recipe.seed, "human").permutation(blocks)
+        order = np.arange(blocks)  # held-out documents are not in it, so that a fraction is one stretch of the text
+        if self._recipe.corpus.order == "permuted":
+            order = generator(self._recipe.seed, "human").permutation(blocks)
         return Human(pool, order, self._budget(blocks) * size)
 
     def _budget(self, blocks: int) -> int:
@@ -62,7 +64,7 @@ class LanguageFamily:
         return int(blocks * self._recipe.regime.first_share(self._recipe.generations))
 
     def human(self) -> Human:
-        """Blocks of the human training text, ordered by the recipe's seed."""
+        """Blocks of the human training text, in the order of ``corpus.order``."""
         return self._human
 
     def init(self, previous: Stage | None, generation: int) -> Stage:

@@ -1,0 +1,66 @@
+"""The order in which a corpus is used up: which stretch of the text each generation sees."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fortifai_ray.engines.in_process import InProcess
+from fortifai_ray.families.language.corpus import Corpus
+from fortifai_ray.families.language.family import LanguageFamily
+from fortifai_ray.families.language.recipe import LanguageRecipe
+from fortifai_ray.storage.steps import Steps
+from fortifai_ray.storage.store import StageStore
+
+MODEL = {"preset": "llama-tiny", "vocab_size": 512}
+SIZE = 64  # tokens of a block
+REGIMES: list[dict[str, Any]] = [
+    {"kind": "incremental"},
+    {"kind": "incremental", "synthetic_ratio": 0.5},
+    {"kind": "incremental", "fractions": 3},
+    {"kind": "mixed", "synthetic_ratio": 0.5, "human": "fresh"},
+]
+
+
+def family(corpus: Corpus, store: StageStore, order: str | None, **keys: Any) -> LanguageFamily:
+    recipe = LanguageRecipe(
+        family={"kind": "language", "model": MODEL},
+        corpus={"source": "pydoc", **({} if order is None else {"order": order})},
+        training={"block_size": SIZE},
+        generations=4,
+        **keys,
+    )
+    return LanguageFamily(recipe, corpus, Steps(store), InProcess())
+
+
+@pytest.fixture
+def store(corpus: Corpus) -> StageStore:
+    return StageStore(corpus.stage.path.parents[1])
+
+
+@pytest.mark.parametrize("regime", REGIMES, ids=lambda regime: "-".join(map(str, regime.values())))
+@pytest.mark.parametrize("seed", [0, 7])
+def test_fractions_of_a_sequential_corpus_follow_the_text(
+    corpus: Corpus, store: StageStore, regime: dict[str, Any], seed: int
+) -> None:
+    """Fraction after fraction is the training text from its beginning, without a gap, for every seed."""
+    made = family(corpus, store, "sequential", regime=regime, seed=seed)
+    rule, human = made._recipe.regime, made.human()
+    fractions = [rule.fresh(human, generation).items for generation in range(4)]
+    used = np.concatenate(fractions)
+    assert used.tolist() == list(range(len(used)))
+    assert min(map(len, fractions)) > 0
+    assert len(used) == pytest.approx(len(corpus.train) // SIZE, abs=4), "the corpus is used up"
+    tokens = corpus.blocks(corpus.train, SIZE)[used].reshape(-1)
+    assert np.array_equal(tokens, corpus.train[: len(tokens)])
+
+
+def test_the_order_is_a_permutation_by_the_seed_unless_asked(corpus: Corpus, store: StageStore) -> None:
+    """The default is that of older recipes, whose identity it does not enter."""
+    orders = [family(corpus, store, None, seed=seed).human().order.tolist() for seed in (0, 0, 1)]
+    assert orders[0] == orders[1] != orders[2]
+    assert sorted(orders[0]) == list(range(len(orders[0])))
+    plain, said, sequential = (
+        family(corpus, store, order)._recipe.chain_id for order in (None, "permuted", "sequential")
+    )
+    assert plain == said != sequential
