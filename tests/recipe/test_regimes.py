@@ -194,8 +194,8 @@ def test_incremental_in_its_short_form_is_mixed_with_fresh_human_data() -> None:
         )
 
 
-# By regime: the human samples of generations 0 to 3 where generation 0's fraction are samples 0 to 3, as (first, one past
-# the last); their synthetic samples; and how many of the first four stay in use.
+# By regime: the human samples of generations 0 to 3, as (first, one past the last), where generation 0 has four; their
+# synthetic samples; and how many of the first four stay in use.
 SEEN: list[tuple[dict[str, Any], list[tuple[int, int]], list[int], int]] = [
     ({"kind": "replace"}, [(0, 4), (0, 0), (0, 0), (0, 0)], [0, 4, 4, 4], 0),
     ({"kind": "accumulate"}, [(0, 4), (0, 4), (0, 4), (0, 4)], [0, 4, 8, 12], 4),

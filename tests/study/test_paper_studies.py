@@ -11,9 +11,11 @@ import yaml
 
 from fortifai_ray.chain.chain import ChainTask, run_chain
 from fortifai_ray.engines.pool import EnginePool
+from fortifai_ray.evaluation.benchmarks.kr_questions import Question, save_questions
 from fortifai_ray.families.language.config import CorpusConfig, ModelConfig
-from fortifai_ray.families.language.corpus import Corpus, prepare_corpus
+from fortifai_ray.families.language.corpus import Corpus, prepare_corpus, split_documents
 from fortifai_ray.families.language.data import read_corpus
+from fortifai_ray.families.language.texts import read_documents
 from fortifai_ray.storage.steps import Steps
 from fortifai_ray.storage.store import StageStore
 from fortifai_ray.study.study import Chain, Study, load_study
@@ -23,6 +25,7 @@ from fortifai_ray.sweep.ray_executor import RayExecutor
 SWEEPS = Path(__file__).resolve().parents[2] / "sweeps"
 PAPERS = ("fortifai2025_llama", "fortifai2025_gemma", "fortifai2025_deepseek", "shumailov2024_opt125m")
 
+HELD_OUT = 0.02
 _SHAPE = {
     "vocab_size": 512,
     "hidden_size": 64,
@@ -93,10 +96,12 @@ def benchmarks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, 
     for name, rows in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    question = {"context": "It returns", "sentence_true": "the value of x.", "sentence_false": "the value of y."}
-    (folder / "kr.json").write_text(json.dumps([question] * 6))
+    source = "".join(split_documents(read_documents(CorpusConfig(source="pydoc")).texts, HELD_OUT)[0][:20])[:8000]
+    pieces = [(source[at : at + 80], source[at + 80 : at + 160]) for at in range(0, len(source), 160)]
+    questions = [Question(before, after, " ".join(reversed(after.split()))) for before, after in pieces]
+    save_questions(questions, folder / "kr.json")
     return {
-        "kr_test": {"path": str(folder / "kr.json")},
+        "kr_test": {"path": str(folder / "kr.json"), "fractions": 2},
         "blimp": {"path": str(folder / "blimp")},
         "hellaswag": {"path": str(folder / "hellaswag.jsonl")},
         "gsm8k": {"path": str(folder / "gsm8k"), "max_new_tokens": 4},
@@ -118,7 +123,7 @@ def small(paper: str, model: Path, benchmarks: dict[str, dict[str, Any]]) -> Stu
     assert [entry["task"] for entry in asked] == ["kr_test", "blimp", "hellaswag", "gsm8k"]
     sizes = {
         "family.model": {"path": str(model)},
-        "corpus": {"source": "pydoc", "train_tokens": 1024, "held_out": 0.02},
+        "corpus": {"source": "pydoc", "train_tokens": 1024, "held_out": HELD_OUT, "order": "sequential"},
         "evaluation.benchmarks": asked,
         "training.epochs": 1,
         "training.batch_size": 4,
@@ -161,6 +166,8 @@ def test_a_study_at_the_papers_settings_runs(
         assert trained is not None
         assert trained.outputs["output_head"] == "fused"
         assert trained.outputs["diverged"] is None
+        if chain.recipe.regime.kind == "incremental":
+            assert math.isfinite(row["kr_accuracy_fortifai_synthetic"]), "the paper's time to failure"
     assert_beams(store, rows[0], chain.recipe.decoding)
 
 

@@ -88,6 +88,8 @@ _accuracy = partial(Metric, unit="share of questions", direction="below", group=
 _kr = partial(_accuracy, source="KR-test, Shabgahi et al. 2025, ForTIFAI", chance=0.5)
 _ties = partial(Metric, unit="share of questions", direction="above", group=BENCHMARKS)
 _HALF = "a tie counts as one half"
+SYNTHETIC = "synthetic"  # the fraction that has become wholly synthetic
+_TTF = "on the fraction that has become wholly synthetic (generation 0's text, never trained on again)"
 _LIKELIER = "pairs whose true continuation is likelier than the false one"
 _likelihood = partial(Metric, direction="above", source="lm-evaluation-harness", group=BENCHMARKS)
 _WIKITEXT = "of WikiText-2, whole documents"
@@ -259,6 +261,8 @@ class KrTest(_Benchmark):
         _kr("kr_accuracy", definition=f"{_LIKELIER}, per token of each; {_HALF}", role="facts", rank=1),
         _kr("kr_accuracy_per_byte", definition=f"{_LIKELIER}, per byte of each; {_HALF}", role="facts", rank=2),
         _kr("kr_accuracy_fortifai", definition=f"{_LIKELIER}, as ForTIFAI's code scores them: a tie is wrong"),
+        _kr("kr_accuracy_synthetic", definition=f"as kr_accuracy, {_TTF}"),
+        _kr("kr_accuracy_fortifai_synthetic", definition=f"as kr_accuracy_fortifai, {_TTF}: below 0.75 is failure"),
         _ties("kr_ties", definition="pairs of equally likely continuations, per token of each", source="KR-test"),
     )
     has_ties = True
@@ -274,7 +278,11 @@ class KrTest(_Benchmark):
     )
     pairs: int = Field(200, ge=2, le=100_000, description="how many questions are made if there is no path")
     fractions: int = Field(
-        1, ge=1, description="parts of the source, in the order of the questions, that get an accuracy of their own"
+        1,
+        ge=1,
+        description="parts that get an accuracy of their own. Where the regime gives later generations human text that "
+        "no earlier one saw, part k is the questions on what generation k was the first to see (a file's are placed by "
+        "their words); else equal parts in the order of the questions",
     )
 
     @property
@@ -285,7 +293,7 @@ class KrTest(_Benchmark):
     def _measures(self) -> Iterator[str]:
         yield from super()._measures()
         for suffix in self.divided if self.fractions > 1 else ():
-            yield from self._with_interval(f"{suffix}_seen")
+            yield from self._with_interval(f"{suffix}_seen", f"{suffix}_{SYNTHETIC}")
             yield from (self.metric(f"{suffix}_fraction_{number}") for number in range(self.fractions))
 
 

@@ -50,12 +50,22 @@ class Exam:
     Attributes:
         questions: by position (from 0); a position that is missing here is in ``skipped``.
         skipped: why the others cannot be scored, by position.
-        size: number of positions, skipped ones included; the source's fractions are fractions of it.
+        size: number of positions, skipped ones included.
+        fraction: the fraction of the human text on which a question is, by position; None: equal parts of the
+            positions, as ForTIFAI's code takes them.
     """
 
     questions: dict[int, Question]
     skipped: dict[int, str]
     size: int
+    fraction: dict[int, int] | None = None
+
+    def parts(self, count: int) -> list[frozenset[int]]:
+        """The positions of each of ``count`` fractions; a remainder of equal parts is in none."""
+        if self.fraction is not None:
+            return [frozenset(at for at, part in self.fraction.items() if part == number) for number in range(count)]
+        each = self.size // count
+        return [frozenset(range(number * each, (number + 1) * each)) for number in range(count)]
 
 
 def make_exam(questions: Iterable[Question], limit: int | None = None) -> Exam:

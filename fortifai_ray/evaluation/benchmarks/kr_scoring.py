@@ -1,12 +1,13 @@
 """Scores of a causal LM for the two continuations of each question, batched by length, and the accuracies they give."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from fortifai_ray.evaluation.benchmarks.config import SYNTHETIC
 from fortifai_ray.evaluation.benchmarks.kr_questions import Exam
 from fortifai_ray.evaluation.benchmarks.report import Measure, accuracy, credits, tied_for_best
 from fortifai_ray.evaluation.signs.scoring import batches
@@ -214,18 +215,21 @@ def _logits(network: Any, ids: Any, last: int) -> Any:
     return network(input_ids=ids, use_cache=False).logits[:, -last:]
 
 
-def fractions(metric: str, answers: Mapping[int, float], size: int, count: int) -> list[Measure]:
-    """ForTIFAI's fractions: an exam of ``size`` cut in order into ``count`` equal parts; a remainder is in none."""
-    part = size // count
-    parts = (range(index * part, (index + 1) * part) for index in range(count))
+def fractions(metric: str, answers: Mapping[int, float], parts: Sequence[Collection[int]]) -> list[Measure]:
+    """The accuracy in each fraction of the exam (:meth:`Exam.parts`)."""
     return [_at(f"{metric}_fraction_{index}", answers, at, detail=True) for index, at in enumerate(parts)]
 
 
-def up_to(generation: int, metric: str, answers: Mapping[int, float], size: int, count: int) -> Measure:
+def up_to(generation: int, metric: str, answers: Mapping[int, float], parts: Sequence[Collection[int]]) -> Measure:
     """Over the fractions seen up to ``generation`` by a chain in which each generation adds one."""
-    return _at(f"{metric}_seen", answers, range(min(generation + 1, count) * (size // count)))
+    return _at(f"{metric}_seen", answers, frozenset[int]().union(*parts[: generation + 1]))
 
 
-def _at(metric: str, answers: Mapping[int, float], positions: range, *, detail: bool = False) -> Measure:
+def of_synthetic(metric: str, answers: Mapping[int, float], parts: Sequence[Collection[int]]) -> Measure:
+    """In the fraction that has become wholly synthetic: generation 0's, for which only rewritings stand later."""
+    return _at(f"{metric}_{SYNTHETIC}", answers, parts[0])
+
+
+def _at(metric: str, answers: Mapping[int, float], positions: Collection[int], *, detail: bool = False) -> Measure:
     inside = [credit for at, credit in answers.items() if at in positions]
     return accuracy(metric, inside, detail=detail)

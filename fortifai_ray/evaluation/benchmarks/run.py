@@ -14,8 +14,9 @@ from fortifai_ray.engines.causal_cache import row_limit
 from fortifai_ray.engines.checkpoints import load_for_scoring
 from fortifai_ray.engines.pretrained import WeightsError, in_short, load_tokenizer
 from fortifai_ray.errors import UserError
-from fortifai_ray.evaluation.benchmarks import kr_questions, kr_scoring
+from fortifai_ray.evaluation.benchmarks import kr_fractions, kr_questions, kr_scoring
 from fortifai_ray.evaluation.benchmarks.config import OF_THE_HARNESS, TIES, Benchmark, BenchmarksConfig, KrTest
+from fortifai_ray.evaluation.benchmarks.kr_fractions import Fractions
 from fortifai_ray.evaluation.benchmarks.kr_questions import Exam, load_exam, make_exam
 from fortifai_ray.evaluation.benchmarks.report import (
     BenchmarkReport,
@@ -53,6 +54,8 @@ def identity(
         }
         if isinstance(entry, KrTest):
             known |= {"scoring": kr_scoring.VERSION, "generation": generation if entry.fractions > 1 else None}
+            if entry.fractions > 1 and generation is not None:
+                known |= {"fractions": kr_fractions.VERSION, "made_from": dict(made_from or {})}
             if entry.path is None:
                 known |= {"generator": kr_questions.VERSION, "made_from": dict(made_from or {})}
         else:
@@ -69,6 +72,7 @@ def run_benchmarks(
     tokenizer: Path | None = None,
     threads: int = 1,
     texts: Callable[[], Sequence[str]] | None = None,
+    fractions: Fractions | None = None,
     seed: int = 0,
     generation: int | None = None,
 ) -> BenchmarkReport:
@@ -80,6 +84,7 @@ def run_benchmarks(
         tokenizer: the folder of its tokenizer, if that is another one.
         threads: of torch, on a CPU.
         texts: the training text of generation 0, for ``kr_test`` without a path.
+        fractions: the human text of each generation, for ``kr_test`` with ``fractions`` > 1; None: equal parts.
         seed: the recipe's, for the same.
         generation: the chain's; with ``fractions`` > 1 the KR-test then also reports the accuracy up to it.
 
@@ -89,11 +94,13 @@ def run_benchmarks(
     if not config.benchmarks:
         return BenchmarkReport()
     check_files(config.benchmarks)
-    exams = {entry.prefix: _exam(entry, texts, seed) for entry in config.benchmarks if isinstance(entry, KrTest)}
+    exams = {
+        entry.prefix: _exam(entry, texts, fractions, seed) for entry in config.benchmarks if isinstance(entry, KrTest)
+    }
     network, words = load_checkpoint(checkpoint, tokenizer or checkpoint, config.dtype, threads)
     started = time.perf_counter()
     entries = [
-        _run_kr(network, words, entry, exams[entry.prefix], generation)
+        _run_kr(network, words, entry, exams[entry.prefix], generation, fractions)
         if isinstance(entry, KrTest)
         else _run_harness(network, words, entry, config.batch_size)
         for entry in config.benchmarks
@@ -119,7 +126,9 @@ def context_length(network: Any) -> int:
     return row_limit(network.config) or DEFAULT_CONTEXT
 
 
-def _exam(entry: KrTest, texts: Callable[[], Sequence[str]] | None, seed: int) -> Exam:
+def _exam(entry: KrTest, texts: Callable[[], Sequence[str]] | None, fractions: Fractions | None, seed: int) -> Exam:
+    if fractions is not None and entry.fractions > 1:
+        return kr_fractions.divided_exam(entry, fractions, seed)
     if entry.path is not None:
         return load_exam(Path(entry.path), entry.limit)
     if texts is None:
@@ -127,18 +136,23 @@ def _exam(entry: KrTest, texts: Callable[[], Sequence[str]] | None, seed: int) -
     return make_exam(kr_questions.make_questions(texts(), entry.pairs, seed), entry.limit)
 
 
-def _run_kr(network: Any, tokenizer: Any, entry: KrTest, exam: Exam, generation: int | None) -> EntryReport:
+def _run_kr(
+    network: Any, tokenizer: Any, entry: KrTest, exam: Exam, generation: int | None, fractions: Fractions | None
+) -> EntryReport:
     scores = kr_scoring.score_exam(network, tokenizer, exam, context_length(network))
     answers = {entry.metric(suffix): scores.answers(scoring) for suffix, scoring in entry.accuracies.items()}
     measures = [accuracy(name, given.values()) for name, given in answers.items()]
     measures.append(_ties(entry, scores.ties.tolist()))
     for name in map(entry.metric, entry.divided if entry.fractions > 1 else ()):
-        divided = (name, answers[name], scores.size, entry.fractions)
+        divided = (name, answers[name], exam.parts(entry.fractions))
         if generation is not None:
             measures.append(kr_scoring.up_to(generation, *divided))
+        if fractions is not None and fractions.replaced:
+            measures.append(kr_scoring.of_synthetic(*divided))
         measures += kr_scoring.fractions(*divided)
     provenance = {
         "questions_hash": canonical_hash({str(at): asdict(question) for at, question in exam.questions.items()}),
+        "unplaced": 0 if exam.fraction is None else exam.size - len(exam.fraction),  # on none of the fractions
         "not_finite": int((~np.isfinite(scores.total).all(1)).sum()),
         "skipped_reasons": [{"position": at, "reason": reason} for at, reason in scores.skipped.items()],
     }

@@ -146,7 +146,7 @@ class LanguageFamily:
     def measures(self) -> Measures:
         """The measures of its generations beside perplexity."""
         human = self._human.first.items
-        return Measures(self._recipe, self.corpus, human, self._steps, self._executor, self._files)
+        return Measures(self._recipe, self.corpus, human, self._human, self._steps, self._executor, self._files)
 
     def _perplexity(self, model: Stage) -> Stage:
         """Perplexity per token of the held-out human text, in the same blocks for every chain of a study."""

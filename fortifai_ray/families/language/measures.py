@@ -16,10 +16,12 @@ from fortifai_ray.families.language import data
 from fortifai_ray.families.language.corpus import Corpus
 from fortifai_ray.families.language.recipe import LanguageRecipe
 from fortifai_ray.recipe.executor import Executor
+from fortifai_ray.recipe.regimes import Human
 from fortifai_ray.storage.steps import Steps
 from fortifai_ray.storage.store import Stage, StageFiles, StageKey, canonical_hash
 
 if TYPE_CHECKING:
+    from fortifai_ray.evaluation.benchmarks.kr_fractions import Fractions
     from fortifai_ray.evaluation.benchmarks.report import BenchmarkReport
 
 DETAILS = "details"  # outputs without a column: counts, reasons, histograms, provenance
@@ -27,12 +29,13 @@ DETAILS = "details"  # outputs without a column: counts, reasons, histograms, pr
 
 @dataclass(frozen=True)
 class Measures:
-    """The measures of one chain. ``human`` are the blocks of generation 0's training text, in order; ``files(model)``
-    gives a model's files."""
+    """The measures of one chain. ``human`` are the blocks of generation 0's training text, in order, ``supply`` those
+    of all generations; ``files(model)`` gives a model's files."""
 
     recipe: LanguageRecipe
     corpus: Corpus
     human: np.ndarray
+    supply: Human
     steps: Steps
     executor: Executor
     files: Callable[[Stage], StageFiles]
@@ -53,7 +56,8 @@ class Measures:
             self.recipe.evaluation.benchmark_settings,
             self.steps.files(self.corpus.stage),
             threads=self.executor.threads,
-            held_in=self._held_in() if self._made_exams else [],
+            held_in=self._held_in(self.human) if self._made_exams else [],
+            fractions=self._fractions(),
             seed=self.recipe.seed,
             generation=generation,
         )
@@ -109,35 +113,72 @@ class Measures:
 
     def check(self) -> None:
         """Raise :class:`UserError` where the KR-test's questions cannot be made from the corpus."""
+        from fortifai_ray.evaluation.benchmarks.kr_fractions import divided_exam
         from fortifai_ray.evaluation.benchmarks.kr_questions import make_questions
 
+        fractions = self._fractions()
+        if fractions is not None:
+            for exam in self._divided_exams:
+                divided_exam(exam, fractions, self.recipe.seed)
         if self._made_exams:
-            make_questions(self._held_in(), self._made_exams[0].pairs, self.recipe.seed)
+            make_questions(self._held_in(self.human), self._made_exams[0].pairs, self.recipe.seed)
 
     @property
     def _made_exams(self) -> list[KrTest]:
         """The KR-tests whose questions are made from the corpus."""
         return [e for e in self.recipe.evaluation.benchmarks if isinstance(e, KrTest) and e.path is None]
 
-    def _text(self) -> dict[str, Any]:
-        """The identity of generation 0's training text."""
-        return {"human": canonical_hash(self.human.tolist()), "block_size": self.recipe.training.block_size}
+    @property
+    def _divided_exams(self) -> list[KrTest]:
+        """The KR-tests that report on fractions."""
+        return [e for e in self.recipe.evaluation.benchmarks if isinstance(e, KrTest) and e.fractions > 1]
 
-    def _held_in(self) -> Sequence[str]:
+    def _parts(self) -> list[np.ndarray]:
+        """The blocks that each generation is the first to see, as many as the KR-tests ask for; none where all human
+        text is generation 0's."""
+        count = max((exam.fractions for exam in self._divided_exams), default=0)
+        parts = [self.recipe.regime.fresh(self.supply, generation).items for generation in range(count)]
+        return parts if count and len(parts[1]) else []
+
+    def _fractions(self) -> "Fractions | None":
+        from fortifai_ray.evaluation.benchmarks.kr_fractions import Fractions
+
+        parts = self._parts()
+        if not parts:
+            return None
+        replaced = not self.recipe.regime.kept(self.supply.budget)
+        return Fractions([self._held_in(part) for part in parts], replaced)
+
+    def _text(self) -> dict[str, Any]:
+        """The identity of generation 0's training text, and of the fractions if they are asked for."""
+        known = {"human": canonical_hash(self.human.tolist()), "block_size": self.recipe.training.block_size}
+        parts = self._parts()
+        return {**known, "fractions": canonical_hash([part.tolist() for part in parts])} if parts else known
+
+    def _held_in(self, blocks: np.ndarray) -> Sequence[str]:
         from fortifai_ray.families.language.kr import held_in_texts
 
         corpus, size = self.corpus, self.recipe.training.block_size
-        return held_in_texts(corpus.train, corpus.train_ends, self.human, size, corpus.decode)
+        return held_in_texts(corpus.train, corpus.train_ends, blocks, size, corpus.decode)
 
 
 def _benchmarks_of(
-    model: Path, settings: BenchmarksConfig, corpus: Path, *, threads: int, held_in: Sequence[str], **place: int
+    model: Path,
+    settings: BenchmarksConfig,
+    corpus: Path,
+    *,
+    threads: int,
+    held_in: Sequence[str],
+    fractions: "Fractions | None",
+    **place: int,
 ) -> "BenchmarkReport":
     """The benchmarks of a model that was trained on ``corpus``, in a process that may be on another node."""
     from fortifai_ray.evaluation.benchmarks.run import run_benchmarks
 
     tokenizer = corpus / "tokenizer"
-    return run_benchmarks(model, settings, tokenizer=tokenizer, threads=threads, texts=lambda: held_in, **place)
+    return run_benchmarks(
+        model, settings, tokenizer=tokenizer, threads=threads, texts=lambda: held_in, fractions=fractions, **place
+    )
 
 
 def together(first: Stage, second: Stage) -> Stage:

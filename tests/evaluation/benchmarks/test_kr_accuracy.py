@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from fortifai_ray.evaluation.benchmarks.kr_questions import Exam
 from fortifai_ray.evaluation.benchmarks.kr_scoring import ExamScores, fractions, up_to
 from fortifai_ray.evaluation.benchmarks.report import accuracy
 
@@ -33,7 +34,7 @@ def test_length_normalisation_divides_each_by_its_own_length() -> None:
 def test_fractions_follow_the_order_and_leave_a_remainder_to_the_total() -> None:
     """ForTIFAI's: n equal parts by position; a skipped position keeps its place."""
     given = {0: 1.0, 1: 1.0, 2: 0.0, 4: 0.0, 5: 0.0, 6: 1.0}
-    parts = [(part.metric, part.value, part.scored) for part in fractions("kr", given, size=7, count=3)]
+    parts = [(part.metric, part.value, part.scored) for part in fractions("kr", given, Exam({}, {}, 7).parts(3))]
     assert parts == [("kr_fraction_0", 1.0, 2), ("kr_fraction_1", 0.0, 1), ("kr_fraction_2", 0.0, 2)]
     total = accuracy("kr", given.values())
     assert (total.value, total.scored) == (0.5, 6)
@@ -42,4 +43,5 @@ def test_fractions_follow_the_order_and_leave_a_remainder_to_the_total() -> None
 def test_up_to_a_generation() -> None:
     """The fractions 0 to g, and no more than there are."""
     given = {position: float(position < 3) for position in range(6)}
-    assert [up_to(generation, "kr", given, size=6, count=3).value for generation in range(4)] == [1.0, 0.75, 0.5, 0.5]
+    parts = Exam({}, {}, 6).parts(3)
+    assert [up_to(generation, "kr", given, parts).value for generation in range(4)] == [1.0, 0.75, 0.5, 0.5]
