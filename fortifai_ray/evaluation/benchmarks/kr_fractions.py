@@ -21,7 +21,9 @@ from fortifai_ray.evaluation.benchmarks.kr_questions import Exam, Question, load
 
 VERSION = 1  # bump when the same questions and texts give other fractions
 PASSAGE = 160  # words; each begins in the middle of the last one
-SHARE = 0.5  # of a question's words, weighted, that its passage must hold
+# Of a question's words, weighted, what its passage must hold. At 0.4, of 300 questions on WikiText-2 that kept 56% of
+# their words 77% are placed, all rightly, and of 4,975 questions on other articles 8%; at 0.5, 41% and 3%.
+SHARE = 0.4
 CLEAR = 0.98  # of the best passage's share, what another fraction's best must stay below
 COMMON = 0.25  # a word in more than this share of the passages says nothing of its place
 
