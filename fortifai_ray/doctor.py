@@ -25,6 +25,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fortifai_ray.errors import UserError
+from fortifai_ray.storage.location import Storage
 from fortifai_ray.tracking.address import redact, tracking_uri_for
 
 _IMPORT_SECONDS = 300.0  # vLLM's import takes 6 to 9 s on a quiet machine, over a minute on a very busy one
@@ -341,7 +343,10 @@ def check_storage(storage: str | None = None) -> Finding:
         _, error = _probe(_REMOTE_STORAGE, _REMOTE_SECONDS, storage)
         advice = "check its address, its credentials and the network"
         return Finding(name, not error, f"{redact(storage)}: {error or 'writable'}", advice)
-    folder = Path(unquote(urlsplit(storage).path) if storage.startswith("file://") else storage).expanduser().absolute()
+    try:
+        folder = Storage.of(storage).folder.absolute()
+    except UserError as mistake:
+        return Finding(name, False, str(mistake), "choose a folder that you may write to with --storage")
     if error := _unwritable(folder):
         return Finding(name, False, f"{folder}: {error}", "choose a folder that you may write to with --storage")
     free = shutil.disk_usage(_existing(folder)).free

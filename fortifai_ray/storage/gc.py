@@ -31,7 +31,7 @@ from rich.table import Table
 from fortifai_ray.errors import UserError
 from fortifai_ray.storage.lease import FOLDER as LEASES
 from fortifai_ray.storage.local import DAMAGED, LOCKS, PARTIAL
-from fortifai_ray.storage.location import Storage
+from fortifai_ray.storage.location import STAGES, Storage, reserved
 from fortifai_ray.storage.objects import Entry, Objects, connect
 from fortifai_ray.storage.remote import KNOWN, new_epoch
 from fortifai_ray.storage.stage import MANIFEST
@@ -39,7 +39,6 @@ from fortifai_ray.storage.store import RUNNING, SIGN_OF_LIFE, USES
 from fortifai_ray.validation import parse_yaml
 
 MIN_AGE = 1.0  # hours
-_STAGES = "stages"
 _SILENT = 10 * SIGN_OF_LIFE  # seconds: a process on an object store that was silent for this long has ended
 _AT_ONCE = 16
 
@@ -138,7 +137,7 @@ def print_gc(plan: GcPlan, done: bool, console: Console) -> None:
 
 
 def _studies(at: "Remover") -> list[str]:
-    names = [name for name in at.objects.folders("") if name != _STAGES]
+    names = [name for name in at.objects.folders("") if not reserved(name)]
     there = at.each(lambda name: at.objects.exists(f"{name}/study.yaml"), names)
     return [name for name, is_there in zip(names, there, strict=True) if is_there]
 
@@ -181,7 +180,7 @@ def _needed(at: "Remover", kept: Sequence[str]) -> set[str]:
 def _stage_files(objects: Objects) -> dict[str, list[Entry]]:
     """The files of each stage, and of partial and damaged ones, by their folder's name below ``stages/``."""
     files: dict[str, list[Entry]] = defaultdict(list)
-    for entry in objects.entries(_STAGES, recursive=True):
+    for entry in objects.entries(STAGES, recursive=True):
         parts = entry.name.split("/")[1:]
         depth = 2 if parts[0] in (PARTIAL, DAMAGED) else 1
         if len(parts) > depth and (depth == 2 or not parts[0].startswith(".")):
@@ -192,10 +191,10 @@ def _stage_files(objects: Objects) -> dict[str, list[Entry]]:
 def _kind(objects: Objects, name: str, files: Sequence[Entry]) -> str:
     if name.startswith("."):
         return "half-written" if name.startswith(PARTIAL) else "damaged"
-    if not any(file.name == f"{_STAGES}/{name}/{MANIFEST}" for file in files):
+    if not any(file.name == f"{STAGES}/{name}/{MANIFEST}" for file in files):
         return "half-written"
     try:
-        return str(json.loads(objects.read(f"{_STAGES}/{name}/{MANIFEST}") or b"")["kind"])
+        return str(json.loads(objects.read(f"{STAGES}/{name}/{MANIFEST}") or b"")["kind"])
     except (ValueError, KeyError):
         return "damaged"
 
@@ -211,7 +210,7 @@ def remover(storage: Storage) -> Iterator["Remover"]:
         objects: Objects = connect(storage.uri)
     else:
         objects = Objects(fs.LocalFileSystem(), str(storage.folder.absolute()))
-    if _STAGES not in objects.folders(""):
+    if STAGES not in objects.folders(""):
         raise UserError(f"{storage}: there are no stages there; give the storage of a sweep, e.g. runs")
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         yield (_ObjectRemover if storage.remote else _FolderRemover)(storage, objects, pool)
@@ -231,19 +230,19 @@ class Remover:
 
     def clock(self) -> float:
         """The time on the storage's own clock (s), which also dates its files."""
-        name = f"{_STAGES}/.clock-{uuid.uuid4().hex}"
+        name = f"{STAGES}/.clock-{uuid.uuid4().hex}"
         self.objects.write(name, b"now")
-        (now,) = (entry.modified for entry in self.objects.entries(_STAGES) if entry.name == name)
+        (now,) = (entry.modified for entry in self.objects.entries(STAGES) if entry.name == name)
         self.objects.delete(name)
         return now
 
     def recorded(self) -> list[str]:
         """The studies whose uses of stages are recorded."""
-        return self.objects.folders(f"{_STAGES}/{USES}")
+        return self.objects.folders(f"{STAGES}/{USES}")
 
     def used_by(self, studies: Sequence[str]) -> set[str]:
         """The hashes of the stages that any of ``studies`` has requested."""
-        uses = self.each(lambda name: self.objects.entries(f"{_STAGES}/{USES}/{name}"), studies)
+        uses = self.each(lambda name: self.objects.entries(f"{STAGES}/{USES}/{name}"), studies)
         return {entry.name.rpartition("/")[2] for entries in uses for entry in entries}
 
     def running(self) -> list[str]:
@@ -261,7 +260,7 @@ class Remover:
     def forget(self, studies: Collection[str]) -> None:
         """Remove the records of all studies but these and the running ones."""
         for name in set(self.recorded()) - {*studies, *self.running()}:
-            self.objects.delete_folder(f"{_STAGES}/{USES}/{name}")
+            self.objects.delete_folder(f"{STAGES}/{USES}/{name}")
 
 
 class _FolderRemover(Remover):
@@ -276,7 +275,7 @@ class _FolderRemover(Remover):
 
     @property
     def _folder(self) -> Path:
-        return self.storage.folder / _STAGES
+        return self.storage.folder / STAGES
 
     def _removed(self, name: str, kept: Sequence[str]) -> bool:
         with _locked(self._folder / LOCKS / _hash(name)) as is_free:
@@ -291,8 +290,8 @@ class _FolderRemover(Remover):
 class _ObjectRemover(Remover):
     def running(self) -> list[str]:
         now = self.clock()
-        signs = {f"{_STAGES}/{USES}/{name}/{RUNNING}": name for name in self.recorded()}
-        entries = self.each(lambda name: self.objects.entries(f"{_STAGES}/{USES}/{name}"), list(signs.values()))
+        signs = {f"{STAGES}/{USES}/{name}/{RUNNING}": name for name in self.recorded()}
+        entries = self.each(lambda name: self.objects.entries(f"{STAGES}/{USES}/{name}"), list(signs.values()))
         alive = {entry.name for each in entries for entry in each if now - entry.modified < _SILENT}
         return [name for sign, name in signs.items() if sign in alive]
 
@@ -313,12 +312,12 @@ class _ObjectRemover(Remover):
         return set(gone)
 
     def _remove(self, name: str) -> None:
-        self.objects.delete(f"{_STAGES}/{name}/{MANIFEST}")  # first: without it the stage counts as missing
-        self.objects.delete_folder(f"{_STAGES}/{name}")
+        self.objects.delete(f"{STAGES}/{name}/{MANIFEST}")  # first: without it the stage counts as missing
+        self.objects.delete_folder(f"{STAGES}/{name}")
 
     def _trim_cache(self, names: Sequence[str]) -> None:
         """Remove the same from this machine's cache, and the manifests that it keeps."""
-        stages = self.storage.folder / _STAGES
+        stages = self.storage.folder / STAGES
         for name in (*names, KNOWN, DAMAGED):
             shutil.rmtree(stages / name, ignore_errors=True)
 

@@ -10,6 +10,9 @@ from urllib.parse import unquote, urlsplit
 
 from fortifai_ray.errors import UserError
 
+STAGES, DATABASE, ARTIFACTS = "stages", "mlflow.db", "mlartifacts"  # what lies in a storage beside its studies
+_WITH_IT = ("-journal", "-wal", "-shm")  # SQLite's files beside a database
+_SCHEME = re.compile(r"(s3|gs|gcs|abfss?|az|hdfs|file|https?)(:(?!/)|//|:/$)", re.IGNORECASE)
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]+):/+(.*)", re.DOTALL)
 
 
@@ -29,22 +32,40 @@ class Storage:
 
     @classmethod
     def of(cls, value: "str | Path | Storage") -> "Storage":
-        """The storage that ``value`` names. An address that became a path (``s3:/bucket``) is read as an address.
+        """The storage that ``value`` names: ``~`` is the home, and nothing else is expanded. An address that became a
+        path (``s3:/bucket``) is read as an address.
 
-        Raises :class:`UserError` for an address without a bucket, or with credentials in it.
+        Raises :class:`UserError` for no name at all, a file, a home that there is not, and for an address that is
+        misspelt, lacks its bucket or holds credentials.
         """
         if isinstance(value, Storage):
             return value
-        address = _ADDRESS.fullmatch(str(value))
+        text = str(value)
+        if not text.strip() or not text.isprintable():
+            raise UserError(f"storage {text!r}: names no folder; give one such as runs, or s3://BUCKET/PREFIX")
+        address = _ADDRESS.fullmatch(text)
         if address is None:
-            return cls(str(Path(value).absolute()), Path(value), remote=False)
+            if _SCHEME.match(text):
+                raise UserError(f"storage {text}: is no address; it is written s3://BUCKET/PREFIX, or file:///FOLDER")
+            return cls._local(Path(value))
         scheme, rest = address[1].lower(), address[2].rstrip("/")
         if scheme == "file":
-            folder = Path("/" + unquote(rest))
-            return cls(str(folder), folder, remote=False)
+            if re.match(r"file://[^/]", text, re.IGNORECASE):
+                raise UserError(f"storage {text}: names another machine; a folder of this one is file:///FOLDER")
+            return cls._local(Path("/" + unquote(rest)))
         uri = f"{scheme}://{rest}"
         _check_address(uri)
         return cls(uri, _cache_root() / _cache_name(uri), remote=True)
+
+    @classmethod
+    def _local(cls, given: Path) -> "Storage":
+        try:
+            folder = given.expanduser()
+        except RuntimeError as error:
+            raise UserError(f"storage {given}: there is no such home; give the folder's whole path") from error
+        if folder.is_file():
+            raise UserError(f"storage {given}: is a file, and cannot be written to as a folder; give a folder")
+        return cls(str(folder.absolute()), folder, remote=False)
 
     def for_study(self, name: str) -> "Storage":
         """The same storage, for a study whose use of stages is recorded, so that ``fortifai gc`` keeps them."""
@@ -74,6 +95,12 @@ class Storage:
 
 def _there(uri: str, study: str | None) -> Storage:
     return replace(Storage.of(uri), study=study)
+
+
+def reserved(name: str) -> bool:
+    """Whether no study may have this name: something else of a storage has it, in letters of any case."""
+    taken = (STAGES, DATABASE, ARTIFACTS, *(DATABASE + end for end in _WITH_IT))
+    return name.casefold() in taken or name.endswith(".")  # some disks keep neither the case nor a last dot
 
 
 def split_study(value: str | Path) -> tuple[Storage, str]:

@@ -97,8 +97,9 @@ def opened_study(study: str | Path) -> Iterator[Path]:
 
     Raises :class:`UserError` where the address holds no study.
     """
-    if not Storage.of(study).remote:
-        yield Path(study)
+    place = Storage.of(study)
+    if not place.remote:
+        yield place.folder
         return
     storage, name = split_study(study)
     mirror = StudyMirror(storage, name)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.storage.local import LocalStages
-from fortifai_ray.storage.location import Storage
+from fortifai_ray.storage.location import STAGES, Storage
 from fortifai_ray.storage.stage import (
     MANIFEST,
     Compute,
@@ -106,7 +106,7 @@ class StageStore:
 
 def _backend(storage: Storage) -> tuple[_Stages, Callable[[str], None]]:
     """What keeps the stages, and what records their use."""
-    folder, study = storage.folder / "stages", storage.study
+    folder, study = storage.folder / STAGES, storage.study
     if not storage.remote:
         local = LocalStages(folder, str(storage))
         return local, _LocalUses(folder / USES / study).record if study else _unrecorded

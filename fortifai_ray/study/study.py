@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Discriminator, Field, Tag
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.metrics import register
@@ -18,6 +18,7 @@ from fortifai_ray.recipe.recipe import Recipe
 from fortifai_ray.results.schema import flatten, searched_keys, varied_keys
 from fortifai_ray.seeds import LARGEST_SEED
 from fortifai_ray.statistics.criterion import CollapseCriterion
+from fortifai_ray.storage.location import reserved
 from fortifai_ray.study.claim_checks import StudyFacts, checked_claims
 from fortifai_ray.study.claims import Claim
 from fortifai_ray.study.grid import Chain, asked_types, common, grid, put, resolve, whole_sections
@@ -73,10 +74,18 @@ _Values = Annotated[
 ]
 
 
+def _free(name: str) -> str:
+    if reserved(name):
+        raise ValueError(f"a storage keeps something else under {name}, or its disk would; another name is needed")
+    return name
+
+
 class StudySettings(Section):
     """The keys of a study file that are not the recipe's."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100, description="folder of its results")
+    name: Annotated[str, AfterValidator(_free)] = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100, description="folder of its results"
+    )
     vary: Annotated[dict[str, _Values], BeforeValidator(_is_a_grid)] = Field(
         {}, description="values of each varied key: a list (of whole sections too) or a range of whole numbers"
     )

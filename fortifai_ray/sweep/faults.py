@@ -1,7 +1,7 @@
 """What a trial died of: whether another try can end otherwise, and the cause in one line.
 
-Another try can help where something outside of the chain may have changed: a process, a node, a network, memory, a disk.
-It cannot where the same code meets the same data again. What might be either (torch's ``RuntimeError``) is tried
+Another try can help where something outside of the chain may have changed: a process, a node, a network, memory, a
+disk. It cannot where the same code meets the same data again. What might be either (torch's ``RuntimeError``) is tried
 once more, and given up when the same words come back.
 """
 

@@ -154,7 +154,7 @@ class SweepProgress:
         idle = not self._is_alive and all(state.status == "waiting" for state in list(self._jobs.values()))
         if idle and now - warned.get("", self._started) >= _LONG_WAIT:
             warned[""] = now
-            self.say(f"no chain could start for {now - self._started:.0f} s: {_resources_in_words()}")
+            self.say(f"no chain has started for {now - self._started:.0f} s: {_why_none_starts()}")
 
     def _render(self) -> Group:
         table = Table(box=None, padding=(0, 2, 0, 0))
@@ -177,8 +177,19 @@ class SweepProgress:
         return f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {seconds:.0f} s left"
 
 
-def _resources_in_words() -> str:
-    import ray
+def _why_none_starts() -> str:
+    """A chain that has its share of the machine is starting, however long that takes; one that has none waits for it.
 
+    What is free says nothing: the shares of chains that are starting are taken already.
+    """
+    import ray
+    from ray.util import placement_group_table
+
+    groups = [group for group in placement_group_table().values() if group["name"].startswith("__tune")]
+    waiting = [group for group in groups if group["state"] == "PENDING"]
+    if not waiting or any(group["state"] == "CREATED" for group in groups):
+        return "their processes are still starting"
     have, free = ray.cluster_resources(), ray.available_resources()
-    return f"the Ray cluster has {have.get('CPU', 0):g} CPU(s), of which {free.get('CPU', 0):g} are free"
+    (needed, *_) = waiting[0]["bundles"].values()
+    shares = (f"{needed[name]:g} {name} ({have.get(name, 0):g} there, {free.get(name, 0):g} free)" for name in needed)
+    return f"one needs {', '.join(shares)}, and waits until the Ray cluster has as much to give"

@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from fortifai_ray.errors import UserError
+from fortifai_ray.storage.location import ARTIFACTS, DATABASE
 
 
 def tracking_uri_for(storage: Path, tracking_uri: str | None = None) -> str:
@@ -85,10 +86,10 @@ def open_ui(storage: Path, host: str = "127.0.0.1", port: int = 5000) -> None:
     environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     environment.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     # Clients' artefacts must not land in whatever folder the server was started from.
-    environment.setdefault("MLFLOW_ARTIFACTS_DESTINATION", (storage.expanduser().resolve() / "mlartifacts").as_uri())
+    environment.setdefault("MLFLOW_ARTIFACTS_DESTINATION", (storage.expanduser().resolve() / ARTIFACTS).as_uri())
     server = ["-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
     os.execve(sys.executable, [sys.executable, *server], environment)
 
 
 def _database(storage: Path) -> Path:
-    return storage.expanduser().resolve() / "mlflow.db"
+    return storage.expanduser().resolve() / DATABASE

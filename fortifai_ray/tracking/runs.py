@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fortifai_ray.results.schema import flatten
+from fortifai_ray.storage.location import ARTIFACTS
 from fortifai_ray.tracking import limits
 from fortifai_ray.tracking.address import is_server, one_line, redact
 from fortifai_ray.validation import dump_yaml
@@ -203,7 +204,7 @@ class StudyRuns:
     def _find_or_make_experiment(self) -> str:
         """The experiment of the study's name. Artefacts go beside the database, unless a server places them."""
         client, name = self._connect(), self._name
-        location = None if is_server(self._uri) else (self._storage / "mlartifacts" / name).as_uri()
+        location = None if is_server(self._uri) else (self._storage / ARTIFACTS / name).as_uri()
         experiment = client.get_experiment_by_name(name)
         if experiment is not None and location not in (None, experiment.artifact_location):
             # The same study in another folder, or a database that moved: artefacts must not go to the old place.

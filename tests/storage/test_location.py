@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fortifai_ray.errors import UserError
-from fortifai_ray.storage.location import Storage, split_study
+from fortifai_ray.storage.location import Storage, reserved, split_study
 
 
 @pytest.fixture(autouse=True)
@@ -85,3 +85,41 @@ def test_a_study_is_a_storage_and_a_name() -> None:
     assert (storage.folder, name) == (Path("runs").absolute(), "quickstart")
     with pytest.raises(UserError, match="BUCKET/PREFIX/NAME"):
         split_study("s3://bucket")
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["", " ", "\t", "a\nb", "a\x00b", "s3:bucket", "S3:bucket/a", "s3//bucket", "gs:bucket", "file:runs", "file://a/b"],
+)
+def test_what_names_no_storage_is_refused_in_one_line(given: str) -> None:
+    """It would become a folder of that name, or the current folder itself."""
+    with pytest.raises(UserError) as error:
+        Storage.of(given)
+    assert "\n" not in str(error.value)
+
+
+def test_the_home_is_expanded_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shell leaves the ~ of ``--storage=~/x`` as it is; a ``$HOME`` that it left is a folder's name."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert Storage.of("~/x").folder == tmp_path / "x"
+    assert Storage.of(Path("~/x")).uri == str(tmp_path / "x")
+    assert split_study("~/x/tiny")[0].folder == tmp_path / "x"
+    assert Storage.of("$HOME/x").folder == Path("$HOME/x")
+    assert Storage.of("a~b").folder == Path("a~b")
+
+
+def test_a_file_is_no_storage(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(UserError, match="is a file"):
+        Storage.of(tmp_path / "notes.txt")
+
+
+@pytest.mark.parametrize("name", ["stages", "Stages", "STAGES", "mlflow.db", "MLflow.db", "mlflow.db-wal", "a."])
+def test_names_that_a_storage_needs_itself(name: str) -> None:
+    """A study of such a name would lie among the stages, and gc would remove it."""
+    assert reserved(name)
+
+
+@pytest.mark.parametrize("name", ["stages2", "my-stages", "mlflow", "mlflow.db2", "quickstart", "a.b"])
+def test_other_names_are_free(name: str) -> None:
+    assert not reserved(name)

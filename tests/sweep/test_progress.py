@@ -5,6 +5,7 @@ import time
 
 import pytest
 import ray
+from ray.util import placement_group, remove_placement_group
 from rich.console import Console
 
 from fortifai_ray.sweep import progress
@@ -67,7 +68,10 @@ def test_a_long_wait_has_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     board = ray.remote(Board).options(num_cpus=0).remote()
     sweep, out = view(board)
     with sweep:
-        assert "no chain could start for 1 s: the Ray cluster has 2 CPU(s)" in until(out, "no chain could start")
+        assert ": their processes are still starting" in until(out, "still starting")
+        too_much = placement_group([{"CPU": 1000}], name="__tune_0__")
+        assert "one needs 1000 CPU (2 there" in until(out, "one needs")
+        remove_placement_group(too_much)
         ray.get(board.write.remote("a", "waiting for an engine (0 of 2 generation calls done)"))
         assert "loss.kind=tce seed=0: waiting for an engine (0 of 2" in until(out, "waiting for an engine")
         ray.get(board.write.remote("a", "train generation 1"))
