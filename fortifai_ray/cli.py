@@ -104,14 +104,14 @@ def claims(
     Exit code 1 where a theory claim does not hold or is undecided; a replication that fails is a finding.
     """
     from fortifai_ray.claims.check import check_claims
-    from fortifai_ray.claims.result import exit_code, print_claims, write_claims
+    from fortifai_ray.claims.result import exit_code, print_claims, stored_claims, write_claims
+    from fortifai_ray.results.reader import open_study
     from fortifai_ray.storage.mirror import opened_study
 
     with opened_study(directory) as folder:
         results = check_claims(folder, only or [])
         print_claims(results, _console())
-        if not only:
-            write_claims(folder, results)
+        write_claims(folder, results, stored_claims(open_study(folder).claims) if only else ())
     raise typer.Exit(exit_code(results))
 
 

@@ -245,6 +245,7 @@ claims:
     relation: equals
     value: {theory: gaussian_replace_mean_log_variance, n: 20}
     tolerance: {absolute: 0.2}
+    must_reject: {name: nothing happens, value: 0.2}
   - id: wrong
     source: nobody
     kind: replication

@@ -1,13 +1,17 @@
 """Check a study's claims against its result tables."""
 
+import math
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import BaseModel
 
 from fortifai_ray.claims.chains import Sample, Undecided, sample
+from fortifai_ray.claims.looks import look
 from fortifai_ray.claims.measures import critical_point, fidelity_ratio, onset_order, onset_share
-from fortifai_ray.claims.result import MARKS, ClaimResult, Region, Verdict
+from fortifai_ray.claims.power import needed_after
+from fortifai_ray.claims.result import MARKS, ClaimResult, Region, Verdict, stored_claims
 from fortifai_ray.errors import UserError
 from fortifai_ray.results.reader import StudyResults, open_study
 from fortifai_ray.results.words import number
@@ -46,20 +50,32 @@ def check_claims(study_dir: Path, ids: Collection[str] = ()) -> list[ClaimResult
     for wanted in ids:
         if wanted not in (known := [claim.id for claim in claims]):
             raise UserError(f"{results.folder}: no claim has the id {wanted!r}{hint(wanted, known)}")
-    return [check_claim(results, claim) for claim in claims if not ids or claim.id in ids]
+    earlier = {result.id: result for result in stored_claims(results.claims if claims else None)}
+    return [check_claim(results, claim, earlier.get(claim.id)) for claim in claims if not ids or claim.id in ids]
 
 
-def check_claim(results: StudyResults, claim: Claim) -> ClaimResult:
-    """Check one claim against a study's tables."""
+def check_claim(results: StudyResults, claim: Claim, earlier: ClaimResult | None = None) -> ClaimResult:
+    """Check one claim against a study's tables.
+
+    Args:
+        earlier: the claim as it was checked before: with another number of chains, this is another look at it.
+    """
     numbers = claim.numbers()
     region = Region.of(claim, numbers)
     interval, n_chains, why = _measure(results, claim)
     verdict: Verdict = "undecided"
-    if interval is not None and n_chains < claim.min_chains:
-        why = f"{n_chains} chains, and the claim asks for at least {claim.min_chains}"
-    elif interval is not None:
+    seen = look(claim, results.study, n_chains, earlier)
+    if interval is None:
+        seen = replace(seen, number=0, looked_at=earlier.looked_at if earlier and earlier.about == seen.about else ())
+    elif seen.problem:
+        why = seen.problem
+    else:
         verdict, doubt = _verdict(region, interval)
         why = "; ".join(part for part in (why, doubt) if part)
+    needed = _needed(claim, numbers, interval, n_chains)
+    if needed is not None and needed > max(claim.min_chains, n_chains) and not seen.problem:
+        why = "; ".join(part for part in (why, f"about {needed:,} chains would decide it 19 times in 20") if part)
+    wrong = claim.wrong_numbers()
     return ClaimResult(
         id=claim.id,
         source=claim.source,
@@ -79,6 +95,13 @@ def check_claim(results: StudyResults, claim: Claim) -> ClaimResult:
         asked=_asked(claim, numbers),
         verdict=verdict,
         why=why,
+        looks=claim.looks,
+        look=seen.number,
+        looked_at=seen.looked_at,
+        about=seen.about,
+        wrong=_rejected(claim, interval),
+        wrong_value=min(wrong, key=lambda value: abs(value - numbers[0])) if wrong else None,
+        chains_needed=needed,
     )
 
 
@@ -94,17 +117,36 @@ def _verdict(region: Region, interval: Interval) -> tuple[Verdict, str]:
     return "undecided", f"one twice as wide, {ends}, does not agree"
 
 
+def _rejected(claim: Claim, interval: Interval | None) -> str:
+    """``rejects nothing happens (1), does not reject kept for fresh (0.95)``: what the interval leaves out."""
+    if interval is None:
+        return ""
+    words = []
+    for wrong, value in zip(claim.must_reject, claim.wrong_numbers(), strict=True):
+        verb = "does not reject" if interval.low <= value <= interval.high else "rejects"
+        words.append(f"{verb} {wrong.name} ({number(value)})")
+    return ", ".join(words)
+
+
+def _needed(claim: Claim, numbers: tuple[float, ...], interval: Interval | None, n_chains: int) -> int | None:
+    """The chains that decide an equality; None for another claim, or where no number of chains would."""
+    if claim.tolerance is None or interval is None:
+        return None
+    needed = needed_after(interval, n_chains, claim.tolerance.around(numbers[0]), claim.interval_level)
+    return math.ceil(needed) if math.isfinite(needed) else None
+
+
 def _measure(results: StudyResults, claim: Claim) -> tuple[Interval | None, int, str]:
     """The statistic's interval, the number of independent chains behind it, and a note: where there is no interval, why
     not."""
     statistic, n_chains = claim.statistic, 0
     try:
         if not isinstance(statistic, PerChain):
-            interval, n_chains = _OF_CELLS[type(statistic)](results, statistic, claim.where, claim.level)
+            interval, n_chains = _OF_CELLS[type(statistic)](results, statistic, claim.where, claim.interval_level)
             return interval, n_chains, interval.note
         seeds = sample(results, statistic, claim.where)
         n_chains = len(seeds.values)
-        interval = _summarise(seeds, statistic.summary, claim.level)
+        interval = _summarise(seeds, statistic.summary, claim.interval_level)
     except (Undecided, NoInterval) as error:
         return None, n_chains, str(error)
     return interval, n_chains, "; ".join(part for part in (interval.note, seeds.note) if part)

@@ -76,13 +76,23 @@ class ClaimResult:
 
     Attributes:
         statistic: what was measured, in words.
-        measured, low, high: the number and its interval at ``level``; None where there is none. An end may be infinite.
+        measured, low, high: the number and its interval; None where there is none. An end may be infinite.
+        level: of the claim, over all its looks.
         method: how the interval was computed.
         n_chains: independent chains (seeds; pairs of a comparison) behind it.
         value: the number it was compared with; None for ``between``.
         accepted_low, accepted_high: the numbers that agree with the claim.
         asked: relation and value in words.
         why: why it is undecided, or what else the reader must know; may be empty.
+        looks: how many numbers of chains the claim allows: 1 where it is fixed beforehand. The interval is at the level
+            1 − (1 − ``level``)/``looks``.
+        look: which of them this is; 0 where it is none, as there was no interval or chains are still to come.
+        looked_at: the numbers of chains at which it was looked, in order.
+        about: hash of what was measured on which recipe; another one's looks do not count.
+        wrong: the theories that the claim must reject, in words, each with whether the interval leaves its value out.
+        wrong_value: the nearest of their values; None where the claim names none.
+        chains_needed: chains with which, at this sample's spread, the claim holds 19 times in 20 where it is right, and
+            does not hold 19 times in 20 where the nearest wrong theory is; None for a claim that is no equality.
     """
 
     id: str
@@ -103,13 +113,20 @@ class ClaimResult:
     asked: str
     verdict: Verdict
     why: str
+    looks: int = 1
+    look: int = 0
+    looked_at: tuple[int, ...] = ()
+    about: str = ""
+    wrong: str = ""
+    wrong_value: float | None = None
+    chains_needed: int | None = None
 
     @property
     def measured_words(self) -> str:
         """``0.371 [0.342, 0.402] at 99 %``."""
         if self.measured is None:
             return "not measured"
-        level = f"{100 * self.level:.6g} %"
+        level = f"{100 * (1 - (1 - self.level) / self.looks):.6g} %"
         return f"{number(self.measured, 4)} [{number(self.low, 4)}, {number(self.high, 4)}] at {level}"
 
     @property
@@ -118,13 +135,26 @@ class ClaimResult:
         return counted(self.n_chains, "chain")
 
     @property
+    def looks_words(self) -> str:
+        """``number fixed beforehand``, or ``look 2 of 5, 99 % over all``."""
+        if self.looks == 1:
+            return "number fixed beforehand"
+        return f"look {self.look} of {self.looks}, {100 * self.level:.6g} % over all"
+
+    @property
     def is_finding(self) -> bool:
         """Whether it is a replication that does not hold: at this scale the published number is not reproduced."""
         return self.kind == "replication" and self.verdict == "does not hold"
 
 
-_TYPES: dict[object, type[pl.DataType]] = {int: pl.Int64, float: pl.Float64, float | None: pl.Float64}
-_SCHEMA: dict[str, type[pl.DataType]] = {one.name: _TYPES.get(one.type, pl.String) for one in fields(ClaimResult)}
+_TYPES: dict[object, pl.DataType] = {
+    int: pl.Int64(),
+    int | None: pl.Int64(),
+    float: pl.Float64(),
+    float | None: pl.Float64(),
+    tuple[int, ...]: pl.List(pl.Int64),
+}
+_SCHEMA: dict[str, pl.DataType] = {one.name: _TYPES.get(one.type, pl.String()) for one in fields(ClaimResult)}
 
 
 def claims_table(results: Sequence[ClaimResult]) -> pl.DataFrame:
@@ -132,16 +162,23 @@ def claims_table(results: Sequence[ClaimResult]) -> pl.DataFrame:
     return pl.DataFrame([asdict(result) for result in results], schema=_SCHEMA)
 
 
-def write_claims(study_dir: Path, results: Sequence[ClaimResult]) -> Path:
-    """Write ``results/claims.parquet`` (aside first, then renamed) and return its path."""
-    return write_table(study_dir, "claims", claims_table(results))
+def write_claims(study_dir: Path, results: Sequence[ClaimResult], earlier: Sequence[ClaimResult] = ()) -> Path:
+    """Write ``results/claims.parquet`` (aside first, then renamed) and return its path.
+
+    Args:
+        earlier: the rows of claims that were not checked this time, which stay in the table.
+    """
+    checked = {result.id for result in results}
+    rest = [result for result in earlier if result.id not in checked]
+    return write_table(study_dir, "claims", claims_table([*results, *rest]))
 
 
 def stored_claims(table: pl.DataFrame | None) -> list[ClaimResult]:
     """The claims of ``claims.parquet``; none where it is None or has other columns."""
     if table is None or not set(_SCHEMA) <= set(table.columns):
         return []
-    return [ClaimResult(**row) for row in table.select(list(_SCHEMA)).rows(named=True)]
+    rows = table.select(list(_SCHEMA)).rows(named=True)
+    return [ClaimResult(**{**row, "looked_at": tuple(row["looked_at"])}) for row in rows]
 
 
 def summary(results: Sequence[ClaimResult]) -> str:
@@ -182,7 +219,9 @@ def print_claims(results: Sequence[ClaimResult], console: "Console") -> None:
 
     for result in results:
         why = f" — {result.why}" if result.why else ""
-        facts = (result.measured_words, f"asked {result.asked}", result.chains_words, printable(result.statistic + why))
+        chains = f"{result.chains_words}, {result.looks_words}"
+        said = (result.measured_words, f"asked {result.asked}", result.wrong, chains, printable(result.statistic + why))
+        facts = [fact for fact in said if fact]
         text = Text.assemble(
             (f"{result.verdict:<13}", _STYLES[result.verdict]),
             f" {result.kind:<11} ",

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from fortifai_ray.errors import UserError
 from fortifai_ray.results.schema import MEASURED_COLUMNS, RECIPE_COLUMNS, same
 from fortifai_ray.study.claim_statistics import Criterion, PerChain, Where
-from fortifai_ray.study.claims import Claim, TheoryValue
+from fortifai_ray.study.claims import Claim, Number, TheoryValue
 from fortifai_ray.validation import hint
 
 _NOT_OF_A_CELL = ("seed", "unit")  # `where` may name them too, but they do not tell one cell's recipe from another's
@@ -40,7 +40,8 @@ def checked_claims(claims: Sequence[Claim], study: StudyFacts, source: str) -> l
 
     Raises:
         UserError: an id twice, an unknown key in ``where`` or ``against``, an unknown metric or collapse criterion, a
-            generation beyond the horizon, or a closed form with an argument that is neither written nor determined.
+            generation beyond the horizon, a closed form with an argument that is neither written nor determined, or a
+            claim that its nearest wrong theory would pass too.
     """
     seen: set[str] = set()
     checked = []
@@ -51,8 +52,41 @@ def checked_claims(claims: Sequence[Claim], study: StudyFacts, source: str) -> l
         seen.add(claim.id)
         if problem := _problem(claim, study):
             raise UserError(f"{place}.{': '.join(problem)} (claim {claim.id})")
-        checked.append(completed(claim, study.recipes, study.searched, place))
+        whole = completed(claim, study.recipes, study.searched, place)
+        if weakness := _weakness(whole):
+            raise UserError(f"{place}.{': '.join(weakness)} (claim {claim.id})")
+        checked.append(whole)
     return checked
+
+
+def _weakness(claim: Claim) -> tuple[str, str] | None:
+    """The key that lets a wrong theory pass, and why; None for a claim that can tell."""
+    if claim.relation != "equals":
+        for wrong, value in zip(claim.must_reject, claim.wrong_numbers(), strict=True):
+            if _satisfies(claim, value):
+                return "must_reject", f"{value:.6g} ({wrong.name}) satisfies the claim, which so cannot reject it"
+        return None
+    if not claim.must_reject:
+        example = "must_reject: {name: nothing happens, value: 1.0}"
+        needed = f"a theory claim with equals needs the value under the nearest wrong theory: {example}"
+        return ("must_reject", needed) if claim.kind == "theory" else None
+    assert claim.tolerance is not None
+    [number] = claim.numbers()
+    allowed = claim.tolerance.around(number)
+    for wrong, value in zip(claim.must_reject, claim.wrong_numbers(), strict=True):
+        half = abs(value - number) / 2
+        if allowed > half * (1 + 1e-9) or half == 0:
+            return "tolerance", (
+                f"{allowed:.4g} is more than half of the distance from {number:.6g} to {value:.6g} ({wrong.name}): at "
+                f"most {half:.4g} tells them apart"
+            )
+    return None
+
+
+def _satisfies(claim: Claim, value: float) -> bool:
+    low, high = claim.numbers()[0], claim.numbers()[-1]
+    satisfied = {"less": value < low, "at_most": value <= low, "greater": value > low, "at_least": value >= low}
+    return satisfied.get(claim.relation, low <= value <= high)
 
 
 def _problem(claim: Claim, study: StudyFacts) -> tuple[str, str] | None:
@@ -96,7 +130,8 @@ def completed(claim: Claim, recipes: Sequence[Mapping[str, Any]], searched: Coll
         UserError: at ``place``, naming the argument that must be written.
     """
     values = claim.value if isinstance(claim.value, tuple) else (claim.value,)
-    if not any(isinstance(value, TheoryValue) for value in values):
+    wrong = [theory.value for theory in claim.must_reject]
+    if not any(isinstance(value, TheoryValue) for value in (*values, *wrong)):
         return claim
     cells = [
         {key: value for key, value in recipe.items() if key not in searched}
@@ -104,14 +139,17 @@ def completed(claim: Claim, recipes: Sequence[Mapping[str, Any]], searched: Coll
         if _matches(recipe, claim.where, searched)
     ]
     try:
-        whole = [_with_arguments(value, cells) if isinstance(value, TheoryValue) else value for value in values]
+        key = "value"
+        whole = [_whole(value, cells) for value in values]
+        key = "must_reject"
+        rejected = [{"name": w.name, "value": _whole(w.value, cells)} for w in claim.must_reject]
         content = claim.model_dump(mode="json") | {"value": whole if len(whole) > 1 else whole[0]}
-        return Claim.model_validate(content)
+        return Claim.model_validate(content | {"must_reject": rejected})
     except ValidationError as error:
         message = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise UserError(f"{place}: {message} (claim {claim.id})") from None
     except ValueError as error:
-        raise UserError(f"{place}.value: {error} (claim {claim.id})") from None
+        raise UserError(f"{place}.{key}: {error} (claim {claim.id})") from None
 
 
 def _matches(recipe: Mapping[str, Any], where: Where, searched: Collection[str]) -> bool:
@@ -121,6 +159,10 @@ def _matches(recipe: Mapping[str, Any], where: Where, searched: Collection[str])
         if not any(same(recipe.get(key), item) for item in items) and key not in (*_NOT_OF_A_CELL, *searched):
             return False
     return True
+
+
+def _whole(value: Number, cells: Sequence[Mapping[str, Any]]) -> dict[str, Any] | float:
+    return _with_arguments(value, cells) if isinstance(value, TheoryValue) else value
 
 
 def _with_arguments(value: TheoryValue, cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

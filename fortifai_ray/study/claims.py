@@ -10,6 +10,7 @@
       relation: equals
       tolerance: {relative: 0.05}
       value: {theory: gaussian_replace_mean_variance}
+      must_reject: {name: nothing happens, value: 1.0}
       level: 0.99
       min_chains: 100
 """
@@ -83,6 +84,15 @@ class Tolerance(Section):
         return f"{self.absolute:g}" if self.absolute is not None else f"{100 * (self.relative or 0):g} %"
 
 
+class WrongTheory(Section):
+    """What the statistic would be if a claim were wrong in the way that is nearest to being right."""
+
+    name: str = Field(min_length=1, description="the mistake in words: `nothing happens`, `kept for fresh`")
+    value: Annotated[Number, BeforeValidator(lambda value: _readable_number(value))] = Field(
+        description="the value under it, a number or a closed form"
+    )
+
+
 class Claim(Section):
     """A statement about the study's results that can be refuted: how a statistic relates to a value."""
 
@@ -98,7 +108,22 @@ class Claim(Section):
     value: Annotated[Number | tuple[Number, Number], BeforeValidator(lambda value: _readable_value(value))] = Field(
         description="a number or a closed form, or a pair `[low, high]` of them for `between`"
     )
+    must_reject: Annotated[
+        tuple[WrongTheory, ...], BeforeValidator(lambda value: [value] if isinstance(value, dict) else value)
+    ] = Field(
+        (),
+        description="the nearest wrong theories, one or a list. A theory claim with `equals` needs one, and a "
+        "tolerance of at most half of the distance to each; of any other claim, none may satisfy it",
+    )
     level: float = Field(DEFAULT_LEVEL, gt=0.0, lt=1.0, description="confidence level of this claim's own interval")
+    looks: int = Field(
+        1,
+        strict=True,
+        ge=1,
+        le=1000,
+        description="how often chains may be counted: 1, their number is fixed beforehand; K, chains may be added up "
+        "to K − 1 times, each interval being at 1 − (1 − level)/K, so that all of them together have the level",
+    )
     min_chains: int = Field(2, strict=True, ge=1, description="fewer independent chains (seeds) give no verdict")
 
     @model_validator(mode="after")
@@ -112,9 +137,11 @@ class Claim(Section):
             raise ValueError("relation equals needs tolerance: {relative: 0.05} or {absolute: 0.1}")
         if self.relation != "equals" and self.tolerance is not None:
             raise ValueError(f"tolerance belongs to relation equals (relation is {self.relation})")
-        if not all(value.is_complete for value in self._values if isinstance(value, TheoryValue)):
+        theories = [value for value in (*self._values, *self._wrong_values) if isinstance(value, TheoryValue)]
+        if not all([value.is_complete for value in theories]):
             return self  # the study's recipes supply the rest
         numbers = self.numbers()  # raises for arguments outside a closed form's domain
+        self.wrong_numbers()
         if numbers[0] > numbers[-1]:
             raise ValueError(f"value: the lower end {numbers[0]:g} is above the upper end {numbers[1]:g}")
         return self
@@ -129,8 +156,23 @@ class Claim(Section):
         Raises:
             ValueError: a closed form that cannot be evaluated.
         """
-        generation = self.statistic.generation
-        return tuple(v.number(generation) if isinstance(v, TheoryValue) else float(v) for v in self._values)
+        return tuple(map(self._number, self._values))
+
+    def wrong_numbers(self) -> tuple[float, ...]:
+        """The value under each theory of ``must_reject``; ValueError as :meth:`numbers`."""
+        return tuple(map(self._number, self._wrong_values))
+
+    @property
+    def _wrong_values(self) -> tuple[Number, ...]:
+        return tuple(wrong.value for wrong in self.must_reject)
+
+    def _number(self, value: Number) -> float:
+        return value.number(self.statistic.generation) if isinstance(value, TheoryValue) else float(value)
+
+    @property
+    def interval_level(self) -> float:
+        """The level of the interval at each look: Bonferroni's over the looks, so valid however they depend."""
+        return 1 - (1 - self.level) / self.looks if self.looks > 1 else self.level
 
     @property
     def words(self) -> str:
@@ -145,8 +187,13 @@ def _readable_value(value: Any) -> Any:
     if isinstance(value, list | tuple) and len(items) != 2:
         raise ValueError(f"value is one number, or a pair [low, high] for between (got {len(items)} items)")
     for item in items:
-        if isinstance(item, TheoryValue) or (isinstance(item, dict) and isinstance(item.get("theory"), str)):
-            continue
-        if isinstance(item, bool) or not isinstance(item, int | float) or not math.isfinite(item):
-            raise ValueError(f"value is a number, or {{theory: NAME, …}} naming a closed form (got {item!r})")
+        _readable_number(item)
+    return value
+
+
+def _readable_number(value: Any) -> Any:
+    if isinstance(value, TheoryValue) or (isinstance(value, dict) and isinstance(value.get("theory"), str)):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"value is a number, or {{theory: NAME, …}} naming a closed form (got {value!r})")
     return value

@@ -125,6 +125,15 @@ def gaussian_mixed_mean_variance(n: int, generation: int, synthetic_ratio: float
     return _partly_human(mixed_sizes(n, generation, synthetic_ratio), first=n, kept=human == "kept")
 
 
+@closed_form("mean_error", family="gaussian", regime="mixed", when=_maximum_likelihood)
+def gaussian_mixed_mean_error(n: int, generation: int, synthetic_ratio: float, human: Human = "kept") -> float:
+    """E (μ̂_g − μ)²/σ² in the same setting: 1 − E σ̂²_g/σ². Derived: see the module docstring.
+
+    One chain's spreads by about √2 times its mean, a variance by √(2/n): it tells small losses apart with fewer chains.
+    """
+    return 1 - gaussian_mixed_mean_variance(n, generation, synthetic_ratio, human)
+
+
 @closed_form("trace_ratio", family="gaussian", regime="fixed_human", when=_maximum_likelihood)
 def gaussian_fixed_human_mean_variance(n: int, generation: int, human: int, synthetic: int) -> float:
     """E σ̂²_g/σ² where each training set has the same ``human`` samples and ``synthetic`` ones of the last generation.

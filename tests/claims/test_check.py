@@ -50,7 +50,7 @@ def test_verdicts_exit_code_table_and_lines(make_study: Any) -> None:
     assert [result.asked for result in results] == ["< 0.95", "> 1", "≤ 0.9"]
     lines = _printed(results)
     assert lines[0].startswith("holds         theory      shrinks: 0.9")
-    assert "at 99 %; asked < 0.95; 40 chains; mean of trace_ratio at generation 1" in lines[0]
+    assert "at 99 %; asked < 0.95; 40 chains, number fixed beforehand; mean of trace_ratio at generation 1" in lines[0]
     assert lines[3] == "theory: 1 holds · replication: 1 does not hold, 1 undecided"
     assert "any of the 2 decided verdicts is wrong is at most 0.02" in lines[4]
 
