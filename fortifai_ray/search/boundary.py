@@ -210,8 +210,8 @@ class BoundaryFinder:
         low, high = span
         places = self.lattice.places
         return (
-            self.lattice.between(places[low]) if low >= 0 else None,
-            self.lattice.between(places[high]) if high < places.size else None,
+            self.lattice.value(int(places[low])) if low >= 0 else None,
+            self.lattice.value(int(places[high])) if high < places.size else None,
         )
 
     def _median(self, view: View, span: tuple[int, int]) -> float:
