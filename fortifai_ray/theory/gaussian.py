@@ -144,6 +144,12 @@ def gaussian_fixed_human_mean_variance(n: int, generation: int, human: int, synt
     return _partly_human([(n, 0)] + [(human, synthetic)] * generation, first=n, kept=True)
 
 
+@closed_form("mean_error", family="gaussian", regime="fixed_human", when=_maximum_likelihood)
+def gaussian_fixed_human_mean_error(n: int, generation: int, human: int, synthetic: int) -> float:
+    """E (μ̂_g − μ)²/σ² in the same setting: 1 − E σ̂²_g/σ². Derived: see the module docstring."""
+    return 1 - gaussian_fixed_human_mean_variance(n, generation, human, synthetic)
+
+
 @closed_form("trace_ratio", family="gaussian", regime="incremental", when=_maximum_likelihood)
 def gaussian_incremental_mean_variance(n: int, generation: int) -> float:
     """E σ̂²_g/σ² under ForTIFAI's regime: g·n samples of the last generation and n fresh human ones.
