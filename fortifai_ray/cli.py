@@ -57,6 +57,8 @@ def sweep(
         from fortifai_ray.sweep.preflight import print_plan
 
         print_plan(study, place, console)
+        if address is not None:
+            console.print(f"--address {address}: is not asked in a dry run", highlight=False, soft_wrap=True)
         return
     from fortifai_ray.report import print_tables
     from fortifai_ray.sweep.sweep import run_sweep

@@ -339,14 +339,15 @@ def check_storage(storage: str | None = None) -> Finding:
     name = "Storage"
     if storage is None:
         return Finding(name, True, "none was given; `fortifai doctor --storage URI` checks one")
-    if "://" in storage and not storage.startswith("file://"):
+    try:
+        place = Storage.of(storage)
+    except UserError as mistake:
+        return Finding(name, False, redact(str(mistake)), "choose a folder that you may write to with --storage")
+    if place.remote:
         _, error = _probe(_REMOTE_STORAGE, _REMOTE_SECONDS, storage)
         advice = "check its address, its credentials and the network"
         return Finding(name, not error, f"{redact(storage)}: {error or 'writable'}", advice)
-    try:
-        folder = Storage.of(storage).folder.absolute()
-    except UserError as mistake:
-        return Finding(name, False, str(mistake), "choose a folder that you may write to with --storage")
+    folder = place.folder.absolute()
     if error := _unwritable(folder):
         return Finding(name, False, f"{folder}: {error}", "choose a folder that you may write to with --storage")
     free = shutil.disk_usage(_existing(folder)).free

@@ -131,7 +131,7 @@ def _parse(path: Path, text: str, line: int) -> Any:
         if isinstance(error, json.JSONDecodeError):
             line, reason = line + error.lineno - 1, f"{error.msg}, character {error.colno}"
         else:
-            reason = str(error)
+            reason = "it is nested too deeply" if isinstance(error, RecursionError) else "a number has too many digits"
         raise UserError(
             f"{path}: line {line}: is not valid JSON ({reason}); a JSON value on each line, or one array, is needed"
         ) from None

@@ -104,8 +104,13 @@ def test_a_dry_run_starts_nothing(
 ) -> None:
     """It says what would be done, and where; no results, no database."""
     code, out, _ = run(monkeypatch, capsys, "sweep", str(study), "--storage", str(tmp_path / "runs"), "--dry-run")
+    _, asked, _ = run(
+        monkeypatch, capsys, "sweep", str(study), "--storage", str(tmp_path / "runs"), "--dry-run", "--address", "no:1"
+    )
+    assert asked == out + "--address no:1: is not asked in a dry run\n"
     assert code == 0
     assert "1 chains of 2 generations, 0 of them in the store" in " ".join(out.split())
+    assert "--address" not in out
     assert not (tmp_path / "runs" / "tiny").exists()
     assert not (tmp_path / "runs" / "mlflow.db").exists()
 

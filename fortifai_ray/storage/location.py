@@ -36,7 +36,7 @@ class Storage:
         path (``s3:/bucket``) is read as an address.
 
         Raises :class:`UserError` for no name at all, a file, a home that there is not, and for an address that is
-        misspelt, lacks its bucket or holds credentials.
+        misspelt, is not S3's, lacks its bucket or holds credentials.
         """
         if isinstance(value, Storage):
             return value
@@ -53,6 +53,11 @@ class Storage:
             if re.match(r"file://[^/]", text, re.IGNORECASE):
                 raise UserError(f"storage {text}: names another machine; a folder of this one is file:///FOLDER")
             return cls._local(Path("/" + unquote(rest)))
+        if scheme != "s3":  # the rest of it may hold credentials
+            raise UserError(
+                f"storage {scheme}://…: such a store is not known; give a folder, or s3://BUCKET/PREFIX (any store "
+                "that speaks S3, at AWS_ENDPOINT_URL)"
+            )
         uri = f"{scheme}://{rest}"
         _check_address(uri)
         return cls(uri, _cache_root() / _cache_name(uri), remote=True)

@@ -203,10 +203,8 @@ def _endpoint() -> str | None:
 def _open(uri: str, endpoint: str | None, attempts: int) -> tuple[fs.FileSystem, str]:
     parts = urlsplit(uri)
     try:
-        if parts.scheme != "s3":
-            return fs.FileSystem.from_uri(uri)
         system = _s3(parts.netloc, endpoint, attempts)
-    except (OSError, ValueError, NotImplementedError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(
             f"--storage {uri}: cannot be opened ({_reason(error)}); an address is s3://BUCKET/PREFIX"
         ) from (error)

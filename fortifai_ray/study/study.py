@@ -24,7 +24,7 @@ from fortifai_ray.study.claims import Claim
 from fortifai_ray.study.grid import Chain, asked_types, common, grid, put, resolve, whole_sections
 from fortifai_ray.study.resources import ResourcesConfig
 from fortifai_ray.study.search import Search, refuse_search
-from fortifai_ray.validation import Section, all_keys, dump_yaml, parse_yaml, read_yaml, unknown_key, validated
+from fortifai_ray.validation import Section, a_name, all_keys, dump_yaml, parse_yaml, read_yaml, unknown_key, validated
 
 
 def _as_list(value: Any) -> Any:
@@ -83,8 +83,8 @@ def _free(name: str) -> str:
 class StudySettings(Section):
     """The keys of a study file that are not the recipe's."""
 
-    name: Annotated[str, AfterValidator(_free)] = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100, description="folder of its results"
+    name: Annotated[str, a_name("._-"), AfterValidator(_free)] = Field(
+        max_length=100, description="folder of its results"
     )
     vary: Annotated[dict[str, _Values], BeforeValidator(_is_a_grid)] = Field(
         {}, description="values of each varied key: a list (of whole sections too) or a range of whole numbers"
@@ -263,5 +263,5 @@ def _unknown_at_the_top(key: str, recipes: Sequence[type[BaseModel]], content: M
         return f"unknown key; {anchors}"
     if rest:
         return f"a dotted key stands under vary and --set alone: write {section}: {{{rest}: …}}"
-    said = unknown_key(key, "", [*recipes, StudySettings], content)
-    return f"{said}; {anchors}" if isinstance(content[key], dict | list) else said
+    said, known, listed = unknown_key(key, "", [*recipes, StudySettings], content).partition(" (known:")
+    return f"{said}; {anchors}{known}{listed}" if isinstance(content[key], dict | list) else said + known + listed

@@ -6,6 +6,17 @@
 
 from fortifai_ray.validation.documents import dump_yaml, parse_yaml, read_yaml
 from fortifai_ray.validation.keys import all_keys, hint, unknown_key
-from fortifai_ray.validation.sections import Section, mistake, validated
+from fortifai_ray.validation.sections import Section, a_name, mistake, validated
 
-__all__ = ["Section", "all_keys", "dump_yaml", "hint", "mistake", "parse_yaml", "read_yaml", "unknown_key", "validated"]
+__all__ = [
+    "Section",
+    "a_name",
+    "all_keys",
+    "dump_yaml",
+    "hint",
+    "mistake",
+    "parse_yaml",
+    "read_yaml",
+    "unknown_key",
+    "validated",
+]

@@ -1,11 +1,12 @@
 """The parts of a study file as models, and the one line that is said of content that does not fit them."""
 
 import math
+import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, TypeVar, cast, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from fortifai_ray.errors import UserError
@@ -39,6 +40,19 @@ def mistake(section: str, key: str, message: str, given: Any) -> ValidationError
     # A message may contain braces, which would otherwise be read as a template.
     error = PydanticCustomError("value_error", "{message}", {"message": message})
     return ValidationError.from_exception_data(section, [InitErrorDetails(type=error, loc=(key,), input=given)])
+
+
+def a_name(signs: str) -> AfterValidator:
+    """Checks text that becomes a file's or a column's name: of a to z, A to Z, digits and ``signs``, none of the signs
+    first."""
+
+    def check(value: str) -> str:
+        if re.fullmatch(f"[A-Za-z0-9][A-Za-z0-9{re.escape(signs)}]*", value):
+            return value
+        listed = " ".join(signs)
+        raise ValueError(f"letters (a to z), digits and {listed} are allowed, a letter or digit first, not {value!r}")
+
+    return AfterValidator(check)
 
 
 @cache

@@ -31,11 +31,6 @@ def test_nothing_that_answers(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "check AWS_ENDPOINT_URL" in complaint("s3://studies/a")
 
 
-def test_a_kind_of_address_that_is_not_known() -> None:
-    """Whatever pyarrow does not resolve."""
-    assert "s3://BUCKET/PREFIX" in complaint("sftp://host/a")
-
-
 def test_wrong_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     """Against a server that checks them: what is wrong is said, what they are is not."""
     with start_server({"INITIAL_NO_AUTH_ACTION_COUNT": "2"}) as strict:

@@ -67,6 +67,15 @@ def test_where_mlflow_goes_is_said_unless_it_was_told(monkeypatch: pytest.Monkey
     assert Storage.of("s3://bucket/a").tracking_note is None
 
 
+@pytest.mark.parametrize("scheme", ["gs", "GS", "gcs", "abfss", "az", "hdfs", "https", "sftp", "mock", "nosuch"])
+def test_stores_that_are_not_known_are_refused_at_once(scheme: str) -> None:
+    """Some clients would look for their own service for minutes; what would be right is said."""
+    for address in (f"{scheme}://key:topsecret@bucket/a", f"{scheme}:/bucket"):
+        with pytest.raises(UserError, match=rf"{scheme.lower()}://….*s3://BUCKET/PREFIX") as error:
+            Storage.of(address)
+        assert "topsecret" not in str(error.value)
+
+
 @pytest.mark.parametrize("address", ["s3://AKIAEXAMPLE:topsecret@bucket/a", "s3://"])
 def test_a_wrong_address_is_refused_and_no_secret_repeated(address: str) -> None:
     """Credentials on the command line end up in histories and process lists; an address without a bucket is none."""

@@ -113,7 +113,13 @@ def test_an_answer_is_one_that_the_family_has() -> None:
     assert said(_GAUSSIAN, family={"kind": "gaussian", "bandwidth": 1}).startswith(
         "family.bandwidth: unknown key (known: "
     )
-    assert "x-" in said(_LANGUAGE, shared={"a": 1}), "a mapping that nothing knows may be there for its anchors"
+    anchored = said(_LANGUAGE, zzz={"a": 1})
+    assert anchored.startswith("zzz: unknown key; a key that is there for its anchors begins with x- (known: ")
+
+
+@pytest.mark.parametrize("name", ["a b", "", "-a", "ä", "a/b", "a\n"])
+def test_a_name_that_no_folder_has(name: str) -> None:
+    assert said(_LANGUAGE, name=name).startswith("name: letters (a to z), digits and . _ - are allowed, ")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from fortifai_ray.metrics import BENCHMARKS, COUNTS, Metric
 from fortifai_ray.metrics import METRICS as REGISTRY
-from fortifai_ray.validation import Section
+from fortifai_ray.validation import Section, a_name
 
 
 def _existing(path: str) -> str:
@@ -31,9 +31,8 @@ class _Benchmark(Section):
     accuracies: ClassVar[dict[str, str]] = {}  # by suffix, the harness's metric and filter, or the KR-test's scoring
     has_ties: ClassVar[bool] = False  # whether its choices may score alike: it then reports how often they do
     task: str
-    name: str | None = Field(
+    name: Annotated[str, a_name("_")] | None = Field(
         None,
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*$",
         description="the beginning of its metrics' names (`mine` for `mine_accuracy`) in place of the task's own; "
         "needed if a task occurs twice",
     )

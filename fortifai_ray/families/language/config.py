@@ -1,6 +1,7 @@
 """A study file's settings of a language family: the model, its corpus, training and evaluation."""
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -91,8 +92,31 @@ class CorpusConfig(Section):
         if len(given) != 1:
             raise ValueError(f"give exactly one of {', '.join(origins)} (given: {', '.join(given) or 'none'})")
         if self.path is not None and not os.path.exists(self.path):  # False, too, where that cannot be known
-            raise ValueError(f"there is no {self.path or 'empty path'} (looked for from {Path.cwd().name}/)")
+            raise ValueError(_missing(self.path))
         return self
+
+    @field_validator("path")
+    @classmethod
+    def _at_home(cls, value: str | None) -> str | None:
+        if value is None or not value.startswith("~") or os.path.exists(value):
+            return value
+        try:
+            return str(Path(value).expanduser())
+        except RuntimeError:
+            raise ValueError(f"there is no such home as in {value}; give the whole path") from None
+
+
+def _missing(path: str) -> str:
+    """What to say of a corpus's path to nothing: what it was taken for, and what would be right."""
+    if not path.strip():
+        return "there is no path here: give a text file, or a folder of them"
+    hub = "a data set of the Hugging Face hub is named under corpus.dataset"
+    if "://" in path:
+        return f"there is no reading from an address ({path}): download it and give the file or its folder; {hub}"
+    said = f"there is no {path} (looked for from {Path.cwd().name}/)"
+    if any(sign in path for sign in "*?["):
+        return f"{said}; patterns are not expanded: give the folder, of which all files are read"
+    return f"{said}; {hub}" if re.fullmatch(r"[\w-]+(/[\w-]+)?", path) else said
 
 
 class LoraConfig(Section):

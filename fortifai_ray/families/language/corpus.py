@@ -27,6 +27,10 @@ _SUSPICIOUS = (
     "warning: corpus: {} of the text's tokens are special tokens, most of them {}: they are trained on like words; "
     "check the text, and whether the tokenizer is the model's own"
 )
+_TOO_FEW = (
+    "warning: corpus.train_tokens: {:,} are asked for, and the text has {:,}: generation 0 is trained on these; a "
+    "longer text or a smaller number is needed, or null for all that the regime leaves it"
+)
 _BATCH = 1024  # documents tokenised at a time: tokenizers needs a hundred bytes a token
 _PIECE = 1 << 22  # tokens counted at a time
 _OF_CALLS = {"max_length", "stride", "truncation_strategy", "pad_to_multiple_of", "pad_token_type_id"}
@@ -129,6 +133,8 @@ def describe_corpus(config: CorpusConfig, stage_hash: str, store: StageStore) ->
     where = config.path or config.dataset or config.source or "written text"
     ends = (corpus.train_ends, corpus.held_out_ends)
     count, longest = sum(map(len, ends)), max(int(np.diff(each, prepend=0).max()) - 1 for each in ends)
+    # Equal documents are on one side, and the held-out ones differ.
+    copies = len(corpus.train_ends) - (len(set(documents.texts)) - len(corpus.held_out_ends))
     special = corpus.count_special()
     share = sum(special.values()) / max(1, len(corpus.train) + len(corpus.held_out) - count)
     most = max(special, key=lambda token: special[token], default="")
@@ -139,13 +145,20 @@ def describe_corpus(config: CorpusConfig, stage_hash: str, store: StageStore) ->
         + (f" in {documents.files:,} files" if documents.files > 1 else "")
         + f", the longest of {longest:,} tokens; {share:.1%} special tokens in the text{often}; documents left out: "
         + (documents.left_out(len(documents.texts) - count) or "none")
+        + (f"; {copies:,} training documents are copies of others, and stay" if copies else "")
+        + (f"; files left out: {documents.files_left_out}" if documents.files_left_out else "")
     )
     left_out = corpus.stage.outputs.get("left_out", ())
     return (
         line,
         *(f"tokenizer: the {name} that its tokenizer.json carries from a call is left out" for name in left_out),
+        *([_TOO_FEW.format(config.train_tokens, len(corpus.train))] if _asks_too_much(config, corpus) else ()),
         *([_SUSPICIOUS.format(f"{share:.1%}", repr(most))] if share >= SUSPICIOUS else ()),
     )
+
+
+def _asks_too_much(config: CorpusConfig, corpus: Corpus) -> bool:
+    return config.train_tokens is not None and config.train_tokens > len(corpus.train)
 
 
 def split_documents(documents: list[str], held_out: float) -> tuple[list[str], list[str]]:

@@ -15,6 +15,7 @@ from fortifai_ray.errors import UserError
 from fortifai_ray.evaluation.benchmarks.local_data import ARTICLE, split_articles
 from fortifai_ray.families.language import folders
 from fortifai_ray.families.language.config import CorpusConfig
+from fortifai_ray.families.language.folders import Found
 from fortifai_ray.families.language.written import read_written
 from fortifai_ray.files import check_fetched, check_text, read_text, read_values
 
@@ -26,17 +27,20 @@ Row = tuple[str, Any]  # its place in its file (line 3, item 3, row 3), and what
 _WHAT = "a file that can be read"
 _CHATS = {"messages", "conversations", "conversation", "dialogue", "dialog", "chat", "turns"}
 _TURNS = ({"role", "content"}, {"from", "value"})
+_RIGHT = "corpus.text_column must name strings (nulls are left out)"
 _RENDER = "write each chat as one string, e.g. by its tokenizer's apply_chat_template, and name that column"
 
 
 @dataclass(frozen=True)
 class Documents:
-    """A corpus's documents, in a fixed order, none of them blank; how many were null or empty; from how many files."""
+    """A corpus's documents, in a fixed order, none of them blank; how many were null or empty; from how many files,
+    and which others were not read, in words."""
 
     texts: list[str]
     null: int = 0
     empty: int = 0
     files: int = 0
+    files_left_out: str = ""
 
     @property
     def hash(self) -> str:
@@ -65,7 +69,7 @@ def read_documents(config: CorpusConfig) -> Documents:
     Raises :class:`UserError`, with the file and the line or row, for what cannot be read or is no text, and for fewer
     than two documents that differ.
     """
-    where, files = config.path or config.dataset or config.source or "the text written", 0
+    where, files = config.path or config.dataset or config.source or "the text written", Found([])
     found: list[str | None]
     if config.source == "pydoc":
         from pydoc_data.topics import topics
@@ -82,7 +86,7 @@ def read_documents(config: CorpusConfig) -> Documents:
     if config.dataset is not None or (config.path is not None and folders.is_data_set(Path(config.path))):
         texts = _join_articles(texts)
     kept = [text for text in texts if text.strip()]
-    documents = Documents(kept, null, len(texts) - len(kept), files)
+    documents = Documents(kept, null, len(texts) - len(kept), len(files.files), files.said)
     different = len(set(kept))
     if different < 2:
         count = f"{len(kept)} document(s)" + (", all the same" if len(kept) > 1 else "")
@@ -93,10 +97,10 @@ def read_documents(config: CorpusConfig) -> Documents:
     return documents
 
 
-def _read_path(path: Path, config: CorpusConfig) -> tuple[list[str | None], int]:
+def _read_path(path: Path, config: CorpusConfig) -> tuple[list[str | None], Found]:
     try:
-        files = folders.files_of(path, config.split)
-        return [text for file in files for text in _read_file(file, config.text_column)], len(files)
+        found = folders.files_of(path, config.split)
+        return [text for file in found.files for text in _read_file(file, config.text_column)], found
     except UserError as error:
         raise UserError(f"corpus.path: {error}") from error
     except OSError as error:
@@ -128,7 +132,9 @@ def _text(row: Any, column: str, at: str) -> str | None:
     name = column if isinstance(row, Mapping) else "the row"
     if _is_chat(value):
         raise UserError(f"{at}: {name} is a chat, a list of turns, not text; {_RENDER} in corpus.text_column")
-    check_text(value, f"{at}: {name}", "corpus.text_column must name strings (nulls are left out)")
+    in_array = isinstance(value, list) and not isinstance(row, Mapping)
+    right = "an array of rows is read where it is the whole file" if in_array else _RIGHT
+    check_text(value, f"{at}: {name}", right)
     return str(value)
 
 
@@ -184,7 +190,9 @@ def _read_table(file: Path, suffix: str, column: str) -> Iterator[Row]:
                 yield from _rows(batches, top, str(file))
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{file}: cannot be read as {suffix[1:].capitalize()}: {reason}") from error
+        raise UserError(
+            f"{file}: cannot be read as {suffix[1:].capitalize()} ({reason}); write or fetch it again"
+        ) from error
 
 
 def _open_arrow(file: Path) -> Any:

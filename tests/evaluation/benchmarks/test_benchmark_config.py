@@ -51,6 +51,7 @@ def test_reading_a_configuration_imports_nothing_heavy() -> None:
         ({"task": "gsm8k", "path": "EMPTY"}, r"has no test\.jsonl"),
         ({"task": "mmlu", "path": "EMPTY"}, "does not match any of the expected tags"),
         ({"task": "blimp", "path": "BLIMP", "limits": 3}, "Extra inputs are not permitted"),
+        ({"task": "kr_test", "name": "a-b"}, r"letters \(a to z\), digits and _ are allowed"),
         ({"task": "kr_test", "pairs": 1}, "greater than or equal to 2"),
     ],
 )

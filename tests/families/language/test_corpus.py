@@ -188,8 +188,14 @@ def test_the_corpus_is_described(pretrained: Path, tmp_path: Path) -> None:
     assert describe_corpus(config, found.hash, store) == (
         f"corpus: {folder}: {len(found.train)} training and {len(found.held_out)} held-out tokens of 4 documents in "
         f"2 files, the longest of {longest} tokens; 0.0% special tokens in the text; documents left out: 2 null, "
-        "1 empty" + ", 1 copies of held-out ones" * copies,
+        "1 empty"
+        + (", 1 copies of held-out ones" if copies else "; 1 training documents are copies of others, and stay"),
     )
+    assert describe_corpus(config.model_copy(update={"train_tokens": 10**8}), found.hash, store)[1].startswith(
+        f"warning: corpus.train_tokens: 100,000,000 are asked for, and the text has {len(found.train)}: "
+    )
+    exact = config.model_copy(update={"train_tokens": len(found.train)})
+    assert len(describe_corpus(exact, found.hash, store)) == 1
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import gzip
 import json
 import os
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -125,9 +126,9 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "gzip that was cut": ("a.jsonl.gz", gzip.compress(texts(*map(str, range(999))))[:99], "cannot be read .*runcated"),
     "no gzip": ("a.txt.gz", b"one\n\ntwo", "cannot be read"),
     "zstd that was cut": ("a.txt.zst", zst(b"one\n\ntwo" * 99)[:20], "cannot be read"),
-    "no Parquet": ("a.parquet", b"PAR1 and then no more", "cannot be read as Parquet"),
+    "no Parquet": ("a.parquet", b"PAR1 and then no more", "cannot be read as Parquet .*; write or fetch it again"),
     "an empty Parquet file": ("a.parquet", b"", "cannot be read as Parquet"),
-    "no Arrow": ("a.arrow", b"ARROW1", "cannot be read as Arrow"),
+    "no Arrow": ("a.arrow", b"ARROW1", "cannot be read as Arrow .*; write or fetch it again"),
     "a pointer of Git LFS": ("a.txt", LFS, "is a pointer of Git LFS, not the file itself: run `git lfs pull`"),
     "a pointer to a table": ("a.parquet", LFS, "is a pointer of Git LFS"),
     "a pointer to Arrow": ("a.arrow", LFS, "is a pointer of Git LFS"),
@@ -138,8 +139,13 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     ),
     "zstd by another name": ("a.json", zst(texts(*TWO)), "is packed by zstd"),
     "zero bytes at the end": ("a.jsonl", texts(*["one"] * 9) + b"\x00" * 20, "line 10: is not valid JSON"),
-    "another suffix": ("a.pdf", b"one", r"a file .txt, .jsonl or .json .* is needed"),
-    "packed otherwise": ("a.txt.xz", b"one", "is needed"),
+    "another suffix": ("a.pdf", b"one", r"a file .txt, .jsonl or .json .* is needed, .*; write its text into a .txt"),
+    "packed otherwise": ("a.txt.xz", b"one", "is needed, .*; unpack it"),
+    "CSV": ("a.csv", b"text\none", r"is needed, .*; write the table as Parquet"),
+    "a packed table": ("a.parquet.gz", b"one", "is needed, .*; unpack it"),
+    "no suffix": ("a", b"one", "is needed, or a folder of them$"),
+    "an array and a line": ("a.jsonl", lines([{"text": "one"}], {"text": "two"}), "line 1: .* it is the whole file"),
+    "a huge number": ("a.jsonl", b'{"id": ' + b"9" * 5000 + b"}", "is not valid JSON .a number has too many digits"),
 }
 
 
@@ -229,9 +235,10 @@ def _link(path: Path, to: str) -> None:
     path.symlink_to(to)
 
 
-def _text(path: Path, content: str = ROWS) -> None:
+def _text(path: Path, content: str | None = None) -> None:
+    """The two rows where no content is given, with blank lines that make the file differ from others."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content)
+    path.write_text(ROWS + "\n" * len(str(path)) if content is None else content)
 
 
 FOLDERS: dict[str, tuple[Callable[[Path], Any], int]] = {
@@ -239,6 +246,11 @@ FOLDERS: dict[str, tuple[Callable[[Path], Any], int]] = {
     "macOS's shadows": (lambda at: (at / "._a.jsonl").write_bytes(b"\x00\x05\x16\x07"), 1),
     "a notebook's checkpoints": (lambda at: _text(at / ".ipynb_checkpoints" / "a-checkpoint.jsonl"), 1),
     "a repository": (lambda at: _text(at / ".git" / "x.txt"), 1),
+    "Python's cache": (lambda at: _text(at / "__pycache__" / "z.jsonl"), 1),
+    "what macOS packs": (lambda at: _text(at / "__MACOSX" / "z.jsonl"), 1),
+    "JavaScript's packages": (lambda at: _text(at / "b" / "node_modules" / "c" / "z.json"), 1),
+    "an equal file": (lambda at: shutil.copy(at / "a.jsonl", at / "a copy.jsonl"), 1),
+    "an equal file below": (lambda at: (_text(at / "b" / "c.jsonl"), shutil.copy(at / "a.jsonl", at / "b")), 2),
     "other suffixes": (lambda at: _text(at / "README.md"), 1),
     "an empty file": (lambda at: _text(at / "b.txt", ""), 1),
     "a folder with a file's name": (lambda at: _text(at / "b.txt" / "c.jsonl"), 2),
@@ -287,7 +299,7 @@ def test_a_folder_that_is_hidden_or_a_link_itself(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda at: _text(at / "a.pdf"), "the folder has no file .txt, .jsonl"),
+        (lambda at: _text(at / "a.pdf"), r"the folder has no file .txt, .*; it has 1 of other kinds \(a.pdf\)"),
         (lambda at: _text(at / ".a.txt"), "the folder has no file"),
         (lambda at: _link(at / "b.txt", "nowhere"), r"b\.txt: is a link that leads nowhere"),
         (lambda at: _link(at / "b.txt", "b.txt"), r"b\.txt: is a link that leads nowhere"),
@@ -301,11 +313,39 @@ def test_a_folder_is_refused(make: Callable[[Path], Any], message: str, tmp_path
         read(tmp_path)
 
 
-@pytest.mark.parametrize("path", ["", "nowhere", "x" * 5000, "x\x00y", "nowhere/a.txt"])
-def test_a_path_to_nothing_is_refused(path: str) -> None:
-    """Not the current folder, and no traceback for a name that no file can have."""
-    with pytest.raises(ValidationError, match="there is no "):
+@pytest.mark.parametrize(
+    ("path", "right"),
+    [
+        ("", "path here: give a text file, or a folder"),
+        (" ", "path here"),
+        ("nowhere", r"nowhere \(looked for from .*; a data set of the .* hub is named under corpus.dataset"),
+        ("Salesforce/wikitext", "corpus.dataset"),
+        ("x" * 5000, "xxx"),
+        ("x\x00y", "looked for"),
+        ("nowhere/a.txt", r"a\.txt \(looked for from [^ ]*/\) "),
+        ("a/b/nowhere.txt", r"nowhere\.txt \(looked for from [^ ]*/\)"),
+        ("nowhere/*.txt", "patterns are not expanded: give the folder"),
+        ("a[0-9].txt", "patterns are not expanded"),
+        ("https://a.b/c.txt", r"an address \(https://a.b/c.txt\): download it"),
+        ("s3://bucket/c.txt", "download it and give the file or its folder"),
+        ("~/nowhere.txt", r"/nowhere\.txt \(looked"),
+        ("~no such user/a.txt", "such home as in ~no such user"),
+    ],
+)
+def test_a_path_to_nothing_is_refused(path: str, right: str) -> None:
+    """Not the current folder, and no traceback for a name that no file can have; what it was taken for is said."""
+    with pytest.raises(ValidationError, match=f"there is no .*{right}"):
         CorpusConfig(path=path)
+
+
+def test_the_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No shell sees a study file; a file whose very name begins with ~ comes first."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    _text(tmp_path / "a.jsonl")
+    assert read(Path("~/a.jsonl")).texts == TWO
+    monkeypatch.chdir(tmp_path)
+    _text(Path("~/a.jsonl"), texts("three", "four").decode())
+    assert read(Path("~/a.jsonl")).texts == ["three", "four"]
 
 
 def test_a_pipe_is_refused(tmp_path: Path) -> None:
@@ -378,6 +418,20 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     documents = read(tmp_path)
     assert (documents.null, documents.empty, documents.files) == (2, 2, 2)
     assert documents.left_out() == "2 null, 2 empty"
+
+
+def test_files_that_are_not_read_are_said(tmp_path: Path) -> None:
+    """Each by its reason, some by name; what describes a data set and what is hidden are no texts."""
+    _text(tmp_path / "a.jsonl")
+    assert read(tmp_path).files_left_out == ""
+    shutil.copy(tmp_path / "a.jsonl", tmp_path / "a copy.jsonl")
+    (tmp_path / "a.jsonl.gz").write_bytes(b"")
+    for name in ("c.csv", "d.bak", "e", "f.pdf", ".g", "dataset_info.json"):
+        (tmp_path / name).touch()
+    assert read(tmp_path).files_left_out == (
+        "1 the same as another (a copy.jsonl), 1 packed beside the file itself (a.jsonl.gz), "
+        "4 of other kinds (c.csv, d.bak, e, …)"
+    )
 
 
 @given(st.lists(st.text(alphabet="ab\x00\x01", min_size=1, max_size=4), min_size=1, max_size=4), st.data())
