@@ -6,21 +6,34 @@ hub, no pickles, none of its settings of generation. And no tensor that its file
 
 import json
 import logging
-import re
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fortifai_ray.engines.reasons import parts_that_do_not_fit, wrong_key, wrong_tensors
 from fortifai_ray.files import LFS_POINTER
 
 if TYPE_CHECKING:
     import torch
 
-# Buffers that older files hold and today's networks compute: rotary frequencies, and the masks of causal attention.
-_BUFFERS = re.compile(r"\b(inv_freq|cos_cached|sin_cached|position_ids|masked_bias|attn\.attention\.bias|attn\.bias)$")
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
+_OF_TOKENIZERS = (
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.model",
+    "config.json",
+)
+
+
+_AS_SAVED = "the config.json that was saved with this model is needed"
 
 
 class WeightsError(RuntimeError):
@@ -28,6 +41,26 @@ class WeightsError(RuntimeError):
     configuration is not that of a causal LM."""
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what transformers logs off the terminal: what matters of it is raised, or is a line of a dry run."""
+    from transformers.utils import logging as transformers_logging
+
+    handlers = list(logging.getLogger(transformers_logging.__name__.partition(".")[0]).handlers)
+
+    def drop(_: logging.LogRecord) -> bool:
+        return False
+
+    for handler in handlers:
+        handler.addFilter(drop)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(drop)
+
+
+@_quiet()
 def causal_config(place: Path | str, revision: str | None = None) -> Any:
     """The configuration of the model in a folder or under a hub's name; no code that comes with it is run.
 
@@ -36,13 +69,18 @@ def causal_config(place: Path | str, revision: str | None = None) -> Any:
     """
     from transformers import CONFIG_MAPPING, AutoConfig, __version__
 
+    written: dict[str, Any] = {}
     try:
-        written = _read(_file(place, "config.json", revision))
+        file = _file(place, "config.json", revision)
+        written = read_json(file) if file is not None and file.is_file() else {}
         kind = written.get("model_type")
         if not written or kind in CONFIG_MAPPING:
             config: Any = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False)
+    except WeightsError:
+        raise
     except Exception as error:  # transformers raises many kinds here; each means that there is no configuration
-        raise WeightsError(f"{place}: its config.json cannot be used: {in_short(error)}") from error
+        reason = wrong_key(written, error) or in_short(error).rstrip(".")
+        raise WeightsError(f"{place}: its config.json cannot be used: {reason}; {_AS_SAVED}") from error
     if written and kind is None:
         raise WeightsError(
             f"{place}: its config.json has no model_type; the one that transformers saves with a model is needed"
@@ -102,6 +140,7 @@ def load_network(place: Path | str, dtype: "torch.dtype | str", revision: str | 
     return network.eval()
 
 
+@_quiet()
 def loaded(load: Any, config: Any, place: Path | str) -> Any:
     """``load``, a ``from_pretrained`` of transformers, with nothing filled in.
 
@@ -121,44 +160,15 @@ def loaded(load: Any, config: Any, place: Path | str) -> Any:
                 output_loading_info=True,
             )
         except Exception as error:  # transformers raises many kinds here; each means that nothing can be loaded
-            reason = _parts_that_do_not_fit(reports) or in_short(error)
+            key = wrong_key(config.to_dict(), error)
+            if key:
+                raise WeightsError(f"{place}: its config.json cannot be used: {key}; {_AS_SAVED}") from error
+            reason = parts_that_do_not_fit(reports) or in_short(error)
             raise WeightsError(f"{place}: cannot be loaded: {reason}") from error
-    wrong = wrong_tensors(type(network).__name__, info)
+    wrong = wrong_tensors(type(network).__name__, info, config.architectures or [])
     if wrong:
         raise WeightsError(f"{place}: {wrong}")
     return network
-
-
-def wrong_tensors(kind: str, info: Mapping[str, Any]) -> str:
-    """What transformers' loading report finds wrong, in one line with what to do; empty where nothing is."""
-    if info["missing_keys"]:
-        lacking = _named(info["missing_keys"])
-        return f"its files lack {lacking}, which {kind} needs; fetch or save the whole checkpoint again"
-    if info["mismatched_keys"]:
-        name, found, wanted = sorted(info["mismatched_keys"])[0]
-        return (
-            f"the shape of {name} is {list(found)} in its files and {list(wanted)} by its config.json; the two must "
-            "come from one checkpoint"
-        )
-    more = [name for name in info["unexpected_keys"] if not is_buffer(name)]
-    if more:
-        return (
-            f"its files hold {_named(more)}, which {kind} has no place for; the config.json of this very model is "
-            "needed, and the causal LM's tensors alone"
-        )
-    return ""
-
-
-def is_buffer(name: str) -> bool:
-    """Whether a tensor is one that older files hold and today's networks compute."""
-    return _BUFFERS.search(name) is not None
-
-
-def _named(names: Any) -> str:
-    """Up to three names, in their order, and how many more there are."""
-    ordered = sorted(names)
-    rest = f" and {len(ordered) - 3} more" if len(ordered) > 3 else ""
-    return f"the tensor{'s' * (len(ordered) > 1)} {', '.join(ordered[:3])}{rest}"
 
 
 @contextmanager
@@ -179,27 +189,79 @@ def _reports() -> Iterator[list[str]]:
         logger.removeFilter(take)
 
 
-def _parts_that_do_not_fit(reports: list[str]) -> str:
-    """The tensors that transformers could not join from several in the files (experts, for example)."""
-    found = [name for report in reports for name in re.findall(r"^(\S+)\s*\| CONVERSION", report, re.MULTILINE)]
-    return f"what its files hold of {_named(found)} is not complete; fetch or save it again" if found else ""
-
-
 def in_short(error: BaseException) -> str:
     """An error's message in one line of at most 300 characters."""
     message = " ".join(str(error).split()) or type(error).__name__
     return message if len(message) <= 300 else f"{message[:299]}…"
 
 
+@_quiet()
 def load_tokenizer(place: Path | str, revision: str | None = None) -> Any:
     """The fast tokenizer of a folder or a hub's name, without BPE's dropout, which would merge at random; no code that
-    comes with it is run. Raises what transformers raises where there is none."""
+    comes with it is run.
+
+    Raises:
+        WeightsError: none can be loaded; it names the file that is at fault where one can be told.
+    """
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, use_fast=True, trust_remote_code=False)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, use_fast=True, trust_remote_code=False)
+    except Exception as error:  # transformers raises many kinds here; each means that there is no tokenizer
+        _check_tokenizer(place, revision)
+        raise WeightsError(f"no tokenizer could be loaded from {place}: {in_short(error)}") from error
     if tokenizer.is_fast and getattr(tokenizer.backend_tokenizer.model, "dropout", None):
         tokenizer.backend_tokenizer.model.dropout = None
     return tokenizer
+
+
+def unknown_tokenizer_class(folder: Path) -> str | None:
+    """The class that a folder's ``tokenizer_config.json`` names where transformers has none of that name."""
+    from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
+
+    name = _read(folder / "tokenizer_config.json").get("tokenizer_class")
+    forms = (name, f"{name.removesuffix('Fast')}Fast", name.removesuffix("Fast")) if isinstance(name, str) else ()
+    return name if forms and not any(tokenizer_class_from_name(form) for form in forms) else None
+
+
+def _check_tokenizer(place: Path | str, revision: str | None) -> None:
+    """Find which of its files is why a tokenizer cannot be loaded. Raises :class:`WeightsError` where it is found."""
+    files: dict[str, Path] = {}
+    for name in _OF_TOKENIZERS:
+        with suppress(OSError):  # a hub out of reach
+            file = _file(place, name, revision)
+            if file is not None and file.is_file():
+                files[name] = file
+    if not files and not Path(place).is_dir():
+        return
+    contents = {name: read_json(file) for name, file in files.items() if file.suffix == ".json"}
+    for file in files.values():
+        check_content(file)
+    settings = contents.get("tokenizer_config.json", {})
+    kind, own = settings.get("tokenizer_class"), settings.get("auto_map")
+    if kind is not None and not isinstance(kind, str):
+        raise WeightsError(f"{files['tokenizer_config.json']} has tokenizer_class: {kind}; the name of one is needed")
+    if own and (not isinstance(own, Mapping) or "AutoTokenizer" in own):
+        raise WeightsError(
+            f"{place}: its tokenizer_config.json has auto_map: the code that comes with a tokenizer is never run; a "
+            "tokenizer of a class that transformers has is needed. Where its tokenizer.json is the whole tokenizer, "
+            "write tokenizer_class: PreTrainedTokenizerFast there and remove auto_map"
+        )
+    if "tokenizer.json" not in files:
+        named = ", ".join(name for name in files if name != "config.json") or "none of a tokenizer's files"
+        raise WeightsError(
+            f"no tokenizer could be loaded from {place}: it has {named}, and a tokenizer.json is needed "
+            "(save_pretrained of a fast tokenizer writes one)"
+        )
+    from tokenizers import Tokenizer
+
+    try:
+        Tokenizer.from_file(str(files["tokenizer.json"]))
+    except Exception as error:  # tokenizers raises no other kind
+        raise WeightsError(
+            f"{files['tokenizer.json']} is no tokenizer that can be read ({in_short(error)}): the one that a fast "
+            "tokenizer's save_pretrained writes is needed"
+        ) from error
 
 
 def end_of_text_ids(folder: Path) -> list[int]:
@@ -237,7 +299,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def check_content(path: Path) -> None:
-    """Raise :class:`WeightsError` for an empty file, and for a pointer of Git LFS in the place of the file itself."""
+    """Raise :class:`WeightsError` for an empty file, a byte-order mark, or a pointer of Git LFS in the file's place."""
     try:
         with path.open("rb") as file:
             start = file.read(len(LFS_POINTER))
@@ -245,6 +307,8 @@ def check_content(path: Path) -> None:
         raise WeightsError(f"{path} cannot be read ({error.strerror}): a complete checkpoint is needed") from None
     if not start:
         raise WeightsError(f"{path} is empty: a complete checkpoint is needed")
+    if start.startswith(BOM_UTF8):
+        raise WeightsError(f"{path} begins with a byte-order mark: save it as UTF-8 without one")
     if start == LFS_POINTER:
         raise WeightsError(f"{path} is a pointer of Git LFS, not the file itself: run `git lfs pull` in {path.parent}")
 

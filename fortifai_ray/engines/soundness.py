@@ -4,6 +4,7 @@ A study's starting model and what is evaluated must pass. A generation's own wei
 then they are not finite.
 """
 
+import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -15,12 +16,11 @@ from fortifai_ray.engines.pretrained import (
     WeightsError,
     causal_config,
     end_of_text_ids,
-    in_short,
-    is_buffer,
     load_tokenizer,
     loaded,
     network_class,
 )
+from fortifai_ray.engines.reasons import is_buffer
 from fortifai_ray.engines.weight_files import Tensor, check_folder
 
 if TYPE_CHECKING:
@@ -110,8 +110,6 @@ def check_causal(config: Any, place: Path | str) -> None:
     Raises:
         WeightsError: it is not; or its weights are quantised.
     """
-    from transformers import MODEL_MAPPING
-
     quantised = getattr(config, "quantization_config", None)
     if quantised:
         method = quantised.get("quant_method", "") if isinstance(quantised, dict) else ""
@@ -119,16 +117,7 @@ def check_causal(config: Any, place: Path | str) -> None:
             f"{place}: its config.json has quantization_config: {method or 'quantised'} weights cannot be trained; "
             "give the model that they were made from"
         )
-    kind = network_class(config, place).__name__
-    body = MODEL_MAPPING.get(type(config), None)
-    bodies = [each.__name__ for each in (body if isinstance(body, tuple) else (body,)) if each is not None]
-    saved = config.architectures or []
-    known = (kind.lower(), *(name.lower() for name in bodies))
-    if saved and not any(name.lower() in known or name.lower().endswith("forcausallm") for name in saved):
-        raise WeightsError(
-            f"{place}: its config.json says that it is {', '.join(saved)}, which is no causal language model; "
-            f"{kind} is needed"
-        )
+    _check_class(config, place)
     both_sides = getattr(config, "is_decoder", True) is False and config.model_type not in _CAUSAL_ANYWAY
     two_parts = getattr(config, "is_encoder_decoder", False)
     if two_parts or both_sides or not getattr(config, "causal", True) or config.model_type == "xlnet":
@@ -138,8 +127,35 @@ def check_causal(config: Any, place: Path | str) -> None:
         )
 
 
+def _check_class(config: Any, place: Path | str) -> None:
+    """Check that the classes which a configuration names are those of its ``model_type``."""
+    import transformers
+
+    kind, saved = network_class(config, place), config.architectures or []
+    if not isinstance(saved, list) or not all(isinstance(name, str) for name in saved):
+        raise WeightsError(
+            f"{place}: its config.json has architectures: {json.dumps(saved)}; a list is needed, as [{kind.__name__}]"
+        )
+    body = transformers.MODEL_MAPPING.get(type(config), None)
+    known = {each.__name__.lower() for each in (kind, *(body if isinstance(body, tuple) else (body,))) if each}
+    if not saved or any(name.lower() in known for name in saved):
+        return
+    causal = [getattr(transformers, name, None) for name in saved if name.lower().endswith("forcausallm")]
+    if not causal:
+        raise WeightsError(
+            f"{place}: its config.json says that it is {', '.join(saved)}, which is no causal language model; "
+            f"{kind.__name__} is needed"
+        )
+    room = kind.__module__.rpartition(".")[0]  # transformers keeps the classes of a model_type in one
+    if not any(getattr(each, "__module__", "").rpartition(".")[0] == room for each in causal):
+        raise WeightsError(
+            f"{place}: its config.json says architectures: {', '.join(saved)} and model_type: {config.model_type}, "
+            f"whose class is {kind.__name__}: the two must name one model"
+        )
+
+
 @lru_cache(maxsize=64)  # as above: a tokenizer takes a third of a second to load
-def check_vocabulary(folder: Path, tokenizer: Path, largest: int = 0) -> None:
+def check_vocabulary(folder: Path, tokenizer: Path, largest: int = 0, origin: Path | None = None) -> None:
     """Check that the tokens of a text are tokens of the model. It may have more: vocabularies are padded.
 
     Args:
@@ -147,22 +163,20 @@ def check_vocabulary(folder: Path, tokenizer: Path, largest: int = 0) -> None:
         tokenizer: the tokenizer's folder. Tokens that were added to it may be beyond the model's: they are written
             nowhere but where a text contains them.
         largest: the largest token of a text that is known already.
+        origin: the folder from which the tokenizer's was made, if it was: what its user knows.
 
     Raises:
         WeightsError: the tokenizer's vocabulary is larger, or an end-of-text token is none of the model's.
     """
     size = causal_config(folder).get_text_config().vocab_size
-    try:
-        words = load_tokenizer(tokenizer)
-    except Exception as error:  # transformers raises many kinds here; each means that there is no tokenizer
-        raise WeightsError(f"{tokenizer}: its tokenizer cannot be loaded: {in_short(error)}") from error
+    words, source = load_tokenizer(tokenizer), origin or tokenizer
     vocabulary = words.get_vocab()
     own = max((i for i in vocabulary.values() if i not in words.added_tokens_decoder), default=0)
     beyond = max(own, largest, words.eos_token_id or 0)
     if beyond >= size:
-        name = "its end of text" if beyond == words.eos_token_id else repr(words.convert_ids_to_tokens(beyond))
+        name = _described(words, beyond, source)
         raise WeightsError(
-            f"{folder}: the model has {size} tokens (0 to {size - 1}), and the tokenizer in {tokenizer} has "
+            f"{folder}: the model has {size} tokens (0 to {size - 1}), and the tokenizer in {source} has "
             f"{len(vocabulary)}: {name} is token {beyond}; give the model's own tokenizer, or make the model's "
             "embedding as large (resize_token_embeddings)"
         )
@@ -172,6 +186,18 @@ def check_vocabulary(folder: Path, tokenizer: Path, largest: int = 0) -> None:
                 f"{folder}: eos_token_id: {end} is none of the model's {size} tokens (0 to {size - 1}); the "
                 f"tokenizer's end of text is {words.eos_token_id}"
             )
+
+
+def _described(words: Any, token: int, folder: Path) -> str:
+    """A token of a tokenizer, in words; its end of text may be one that its files add to it."""
+    if token != words.eos_token_id:
+        return repr(words.convert_ids_to_tokens(token))
+    from tokenizers import Tokenizer
+
+    file = folder / "tokenizer.json"
+    if file.is_file() and Tokenizer.from_file(str(file)).token_to_id(words.eos_token) is None:
+        return f"its end of text, eos_token: {words.eos_token}, is not in its tokenizer.json and"
+    return "its end of text"
 
 
 def check_finite(named: "Iterable[tuple[str, torch.Tensor]]", place: Path | str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from codecs import BOM_UTF8
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -160,7 +161,12 @@ REFUSED: list[tuple[str, Damage | None, tuple[str, ...]]] = [
     ("mixtral", edit("model.layers.0.block_sparse_moe.experts.1.w1.weight"), ("layers.0.mlp.experts", "not complete")),
     ("mixtral", edit(*(f"model.layers.1.block_sparse_moe.experts.{e}.w2.weight" for e in range(4))), ("down_proj",)),
     ("mixtral", renamed(lambda name: name.replace("experts.1.", "experts.7.")), ("no experts.1", "experts.7")),
-    ("llama body", None, ("lack the tensor lm_head.weight",)),
+    ("llama body", None, ("lack the tensor lm_head.weight", "config.json says LlamaModel, the body without a head")),
+    *(("llama", renamed(lambda name, prefix=prefix: prefix + name), (  # type: ignore[misc]
+        "hold the tensors lm_head.weight", "18 more", f"prefix `{prefix}`")) for prefix in (
+        "module.", "_orig_mod.", "model.model.", "student.")),
+    ("tied", renamed(lambda name: name.replace("layers.", "layers._checkpoint_wrapped_module.")), (
+        "prefix `_checkpoint_wrapped_module.`",)),
     ("tied", edit(lm_head__weight=torch.zeros(64, 32)), ("lm_head.weight", "differ", "tie_word_embeddings: false")),
     # numbers
     ("llama", edit(model__norm__weight=with_nan), ("model.norm.weight holds 1 numbers that are not finite",)),
@@ -206,7 +212,17 @@ REFUSED: list[tuple[str, Damage | None, tuple[str, ...]]] = [
     ("llama", config(model_type="mine", auto_map={"AutoConfig": "mine.Config"}), ("model_type: mine", "never run")),
     ("llama", config(hidden_size="wide"), ("config.json cannot be used",)),
     ("llama", config(num_attention_heads=5), ("config.json cannot be used", "multiple")),
-    ("llama", config(dtype="float33"), ("float33",)),
+    ("llama", config(dtype="float33"), ("config.json cannot be used: dtype: float33:", "saved with this model")),
+    ("llama", config(hidden_act="swoosh"), ("config.json cannot be used: hidden_act: swoosh:",)),
+    ("gpt2", config(activation_function="swoosh"), ("config.json cannot be used: activation_function: swoosh:",)),
+    ("llama", config(rope_parameters={"rope_type": "foo", "factor": 2}), ("rope_parameters.rope_type: foo:",)),
+    ("llama", config(num_attention_heads=0), ("config.json cannot be used: num_attention_heads: 0:", "1 at least")),
+    ("llama", config(hidden_size="64"), ("config.json cannot be used", "hidden_size", "expected int")),
+    ("llama", lambda folder: (folder / "config.json").write_bytes(BOM_UTF8 + b"{}"), ("byte-order mark", "UTF-8")),
+    ("llama", config(architectures="LlamaForCausalLM"), ('architectures: "LlamaForCausalLM"; a list',)),
+    ("llama", config(architectures=["LlamaForCausalLM", 5]), ("architectures: [", "a list is needed")),
+    ("llama", config(architectures=["MistralForCausalLM"]), ("MistralForCausalLM and model_type: llama", "LlamaFor")),
+    ("llama", config(architectures=["MineForCausalLM"]), ("MineForCausalLM and model_type: llama", "one model")),
     ("llama", config(transformers_weights="other.safetensors"), ("transformers_weights",)),
     ("llama", config(quantization_config={"quant_method": "gptq", "bits": 4}), ("quantization_config", "gptq")),
     ("llama", config(quantization_config={"quant_method": "awq"}), ("quantization_config", "awq")),
@@ -239,7 +255,12 @@ REFUSED: list[tuple[str, Damage | None, tuple[str, ...]]] = [
 
 @pytest.mark.parametrize(("name", "damage", "said"), REFUSED)
 def test_what_is_no_whole_causal_lm_is_refused(
-    made: dict[str, Path], tmp_path: Path, name: str, damage: Damage | None, said: tuple[str, ...]
+    made: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    damage: Damage | None,
+    said: tuple[str, ...],
 ) -> None:
     """In one line, before anything is loaded; a model that passed is not made up in part."""
     folder = tmp_path / "given"
@@ -249,6 +270,7 @@ def test_what_is_no_whole_causal_lm_is_refused(
     with pytest.raises(WeightsError) as error:
         check_checkpoint(folder)
     message = str(error.value)
+    assert "".join(capsys.readouterr()) == ""  # nothing of transformers' own
     assert str(folder) in message
     assert "\n" not in message
     assert len(message) < 600

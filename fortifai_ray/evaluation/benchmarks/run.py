@@ -12,7 +12,7 @@ import numpy as np
 
 from fortifai_ray.engines.causal_cache import row_limit
 from fortifai_ray.engines.checkpoints import load_for_scoring
-from fortifai_ray.engines.pretrained import WeightsError, in_short, load_tokenizer
+from fortifai_ray.engines.pretrained import WeightsError, load_tokenizer
 from fortifai_ray.errors import UserError
 from fortifai_ray.evaluation.benchmarks import kr_fractions, kr_questions, kr_scoring
 from fortifai_ray.evaluation.benchmarks.config import OF_THE_HARNESS, TIES, Benchmark, BenchmarksConfig, KrTest
@@ -117,8 +117,6 @@ def load_checkpoint(checkpoint: Path, tokenizer: Path, dtype: str, threads: int)
         return load_for_scoring(checkpoint, dtype, threads), load_tokenizer(tokenizer)
     except WeightsError as error:
         raise UserError(str(error)) from error
-    except Exception as error:  # transformers raises many kinds here; each means that the tokenizer cannot be used
-        raise UserError(f"{tokenizer}: its tokenizer cannot be loaded: {in_short(error)}") from error
 
 
 def context_length(network: Any) -> int:

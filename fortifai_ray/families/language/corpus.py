@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fortifai_ray.engines.pretrained import in_short, load_tokenizer
+from fortifai_ray.engines.pretrained import WeightsError, in_short, load_tokenizer
 from fortifai_ray.errors import UserError
 from fortifai_ray.families.language.config import CorpusConfig, ModelConfig
 from fortifai_ray.families.language.texts import read_documents
@@ -90,6 +90,10 @@ class Corpus:
                 counts += np.bincount(tokens[start : start + _PIECE], minlength=ids[-1] + 1)[ids]
         counts[ids.index(self.end_of_text)] -= len(self.train_ends) + len(self.held_out_ends)
         return {names.get(token, f"token {token}"): int(n) for token, n in zip(ids, counts, strict=True) if n}
+
+    def added_tokens(self, size: int) -> list[str]:
+        """The tokens added to the tokenizer that are beyond a model's ``size``."""
+        return [token.content for place, token in self._tokenizer.get_added_tokens_decoder().items() if place >= size]
 
     def blocks(self, tokens: np.ndarray, block_size: int) -> np.ndarray:
         """Whole blocks of ``tokens``: a view of shape (blocks, block_size); a shorter remainder is left out."""
@@ -270,9 +274,10 @@ def _save_pretrained_tokenizer(model: ModelConfig, folder: Path) -> int:
         tokenizer = load_tokenizer(model.checkpoint, model.revision)
         if tokenizer.is_fast:
             tokenizer.save_pretrained(folder)
-    except Exception as error:  # transformers raises many kinds here; each means that there is no tokenizer
-        reason = in_short(error)
-        raise UserError(f"family.model: no tokenizer could be loaded from {model.checkpoint}: {reason}") from error
+    except WeightsError as error:
+        raise UserError(f"family.model: {error}") from error
+    except Exception as error:  # transformers raises many kinds here; each means that it is not whole
+        raise UserError(f"{where}: its tokenizer cannot be saved: {in_short(error)}") from error
     if not (folder / "tokenizer.json").is_file():
         raise UserError(
             f"{where}: its {type(tokenizer).__name__} has no fast form, which reads a corpus; a folder with a "

@@ -15,6 +15,8 @@ from fortifai_ray.engines.pretrained import (
     load_network,
     local_folder,
     network_class,
+    read_json,
+    unknown_tokenizer_class,
 )
 from fortifai_ray.engines.soundness import (
     check_attention,
@@ -117,7 +119,7 @@ def check_model(model: ModelConfig, corpus: Corpus) -> None:
             check_network(folder, heads)
         else:
             check_causal(causal_config(folder), model.checkpoint)
-        check_vocabulary(folder, corpus.tokenizer_path, _largest_token(corpus.stage.path))
+        check_vocabulary(folder, corpus.tokenizer_path, _largest_token(corpus.stage.path), folder)
     except WeightsError as error:
         raise UserError(f"family.model: {error}") from None
 
@@ -138,6 +140,36 @@ def describe_ends(model: ModelConfig, corpus: Corpus) -> tuple[str, ...]:
         f"warning: model: {model.checkpoint} names {named}, and the tokenizer's end of text is {corpus.end_of_text}: "
         f"what it generates will not end there; write eos_token_id: {corpus.end_of_text} in its config.json",
     )
+
+
+def describe_files(model: ModelConfig, corpus: Corpus) -> tuple[str, ...]:
+    """What a dry run says of a pretrained model's other files: settings that cannot be read, a tokenizer of a class
+    that transformers lacks, tokens that the model has no place for."""
+    folder = Path(model.path) if model.path else model.hub and local_folder(model.checkpoint, model.revision)
+    if not folder:
+        return ()
+    lines, settings = list[str](), folder / "generation_config.json"
+    try:
+        if settings.is_file():
+            read_json(settings)
+    except WeightsError as error:
+        lines.append(f"warning: model: {error}; its end of text is taken from config.json")
+    named = unknown_tokenizer_class(folder)
+    if named:
+        lines.append(
+            f"warning: tokenizer: {folder / 'tokenizer_config.json'} says tokenizer_class: {named}, which transformers "
+            "does not have: its tokenizer.json alone is read"
+        )
+    size = causal_config(folder).get_text_config().vocab_size
+    added = corpus.added_tokens(size)
+    if added:
+        more = f" and {len(added) - 3} more" if len(added) > 3 else ""
+        lines.append(
+            f"warning: tokenizer: the model has {size} tokens and no place for "
+            f"{', '.join(map(repr, added[:3]))}{more}, added to its tokenizer: this "
+            "text has none of them, and a text that has is refused"
+        )
+    return tuple(lines)
 
 
 def create_model(model: ModelConfig, corpus: Corpus, seed: int, folder: Path) -> None:

@@ -202,11 +202,12 @@ class LanguageRecipe(Recipe):
 
     def describe(self, prepared: str | None, store: StageStore) -> tuple[str, ...]:
         from fortifai_ray.families.language.corpus import describe_corpus, open_corpus
-        from fortifai_ray.families.language.models import describe_ends
+        from fortifai_ray.families.language.models import describe_ends, describe_files
         from fortifai_ray.families.language.network import describe_model
 
         assert prepared is not None, "a language chain needs its corpus"
-        ends = describe_ends(self.family.model, open_corpus(prepared, store))
+        corpus = open_corpus(prepared, store)
+        ends = (*describe_ends(self.family.model, corpus), *describe_files(self.family.model, corpus))
         model = describe_model(self.family.model, self.training, self._engine)
         return (*describe_corpus(self.corpus, prepared, store), *ends, *model)
 

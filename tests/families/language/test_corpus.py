@@ -201,7 +201,30 @@ def test_the_corpus_is_described(pretrained: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"tokenizer.json": "{"}, "no tokenizer could be loaded from"),
+        ({"tokenizer.json": "{"}, r"/tokenizer\.json cannot be read .*: a complete checkpoint is needed"),
+        ({"tokenizer.json": "{}"}, r"/tokenizer\.json is no tokenizer that can be read .*save_pretrained"),
+        ({"tokenizer.json": '{"model": {"type": "Mine"}}'}, r"/tokenizer\.json is no tokenizer that can be read"),
+        ({"tokenizer.json": "[]"}, r"/tokenizer\.json is no JSON mapping"),
+        ({"tokenizer.json": ""}, r"/tokenizer\.json is empty"),
+        (
+            {"tokenizer.json": "version https://git-lfs.github.com/spec/v1\n"},
+            r"/tokenizer\.json is a pointer of Git LFS",
+        ),
+        (
+            {"tokenizer_config.json": "version https://git-lfs.github.com/spec/v1\n"},
+            r"_config\.json is a pointer of Git",
+        ),
+        ({"tokenizer_config.json": "{"}, r"/tokenizer_config\.json cannot be read"),
+        ({"tokenizer_config.json": "\ufeff{}"}, r"/tokenizer_config\.json begins with a byte-order mark: save it"),
+        ({"tokenizer_config.json": "[]"}, r"/tokenizer_config\.json is no JSON mapping"),
+        (
+            {"tokenizer_config.json": '{"tokenizer_class": 5}'},
+            r"/tokenizer_config\.json has tokenizer_class: 5; the name",
+        ),
+        (
+            {"tokenizer_config.json": '{"tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": ["m.T", "m.T"]}}'},
+            "auto_map: the code that comes with a tokenizer is never run",
+        ),
         ({"tokenizer.json": None}, "no tokenizer could be loaded from|has no fast form"),
         ({"tokenizer_config.json": '{"tokenizer_class": "PreTrainedTokenizerFast"}'}, "has no end-of-text token"),
         ({"tokenizer.json": None, "tokenizer_config.json": '{"tokenizer_class": "ByT5Tokenizer"}'}, "has no fast form"),
@@ -213,7 +236,7 @@ def test_a_tokenizer_that_cannot_serve_is_said(
     """One line with the folder, whatever transformers raises: a broken file, none, no end of text, slow forms alone."""
     folder = shutil.copytree(pretrained, tmp_path / "model")
     for name, content in change.items():
-        (folder / name).unlink()
+        (folder / name).unlink(missing_ok=True)
         if content is not None:
             (folder / name).write_text(content)
     with pytest.raises(UserError, match=complaint) as refused:

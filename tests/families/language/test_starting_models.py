@@ -26,8 +26,14 @@ from fortifai_ray.engines.huggingface_engine import HuggingFaceEngine
 from fortifai_ray.engines.pretrained import end_of_text_ids, local_folder
 from fortifai_ray.errors import UserError
 from fortifai_ray.families.language.config import CorpusConfig, ModelConfig
-from fortifai_ray.families.language.corpus import Corpus, prepare_corpus
-from fortifai_ray.families.language.models import check_model, create_model, describe_ends, write_config
+from fortifai_ray.families.language.corpus import END_OF_TEXT, Corpus, prepare_corpus
+from fortifai_ray.families.language.models import (
+    check_model,
+    create_model,
+    describe_ends,
+    describe_files,
+    write_config,
+)
 from fortifai_ray.storage.store import StageStore
 
 VOCABULARY = 512
@@ -84,7 +90,7 @@ def test_tokens_beyond_the_model_are_refused(corpus: Corpus, tmp_path: Path, voc
     folder = save_llama(tmp_path, corpus, vocab_size=vocab_size)
     with pytest.raises(UserError, match=rf"the model has {vocab_size} tokens \(0 to {vocab_size - 1}\)") as error:
         check_model(ModelConfig(path=str(folder)), corpus)
-    assert f"has {VOCABULARY}" in str(error.value)
+    assert f"the tokenizer in {folder} has {VOCABULARY}" in str(error.value)
     assert "resize_token_embeddings" in str(error.value)
 
 
@@ -101,6 +107,10 @@ def test_an_end_of_text_beyond_the_model_is_refused(corpus: Corpus, llama: Path,
     folder = _with_added(llama, tmp_path / "model", eos_token="<|end|>")
     model, store = ModelConfig(path=str(folder)), StageStore(tmp_path / "store")
     with pytest.raises(UserError, match=f"its end of text is token {VOCABULARY}"):
+        check_model(model, prepare_corpus(CorpusConfig(source="pydoc"), model, store))
+    named = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<nope>"}
+    model = ModelConfig(path=str(beside(llama, tmp_path / "named", tokenizer_config=named)))
+    with pytest.raises(UserError, match=f"eos_token: <nope>, is not in its tokenizer.json and is token {VOCABULARY}"):
         check_model(model, prepare_corpus(CorpusConfig(source="pydoc"), model, store))
     padded = ModelConfig(path=str(_with_added(llama, tmp_path / "padded", pad_token="<|pad|>")))
     check_model(padded, prepare_corpus(CorpusConfig(source="pydoc"), padded, store))
@@ -121,6 +131,33 @@ def test_a_model_that_ends_elsewhere_is_said(corpus: Corpus, llama: Path, tmp_pa
         (line,) = describe_ends(model, corpus)
         assert said in line
         assert f"eos_token_id: {corpus.end_of_text}" in line
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("generation_config", "", ("generation_config.json is empty", "from config.json")),
+        ("generation_config", "{", ("generation_config.json cannot be read", "from config.json")),
+        ("generation_config", "[]", ("generation_config.json is no JSON mapping", "from config.json")),
+        ("tokenizer_config", {"tokenizer_class": "Zzz", "eos_token": END_OF_TEXT}, ("tokenizer_class: Zzz", "alone")),
+        ("tokenizer_config", {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END_OF_TEXT}, ()),
+        ("pad", None, ("has 512 tokens and no place for '[PAD]'", "none of them")),
+    ],
+)
+def test_what_is_left_of_a_models_files_is_said(
+    llama: Path, tmp_path: Path, file: str, content: Any, said: tuple[str, ...]
+) -> None:
+    """One warning in the dry run for what is not read, or would not fit: none of it stops a sweep."""
+    if file == "pad":
+        folder = _with_added(llama, tmp_path / "model", pad_token="[PAD]")
+    else:
+        folder = beside(llama, tmp_path / "model", **{file: content})
+    model = ModelConfig(path=str(folder))
+    corpus = prepare_corpus(CorpusConfig(source="pydoc"), model, StageStore(tmp_path / "store"))
+    check_model(model, corpus)
+    lines = describe_files(model, corpus)
+    assert len(lines) == bool(said)
+    assert all(line.startswith("warning: ") and part in line for line in lines for part in said)
 
 
 # Settings of generation
