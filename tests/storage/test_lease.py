@@ -57,15 +57,15 @@ def test_a_living_holder_keeps_its_lease(objects: Objects) -> None:
     holds = threading.Event()
 
     def compute() -> None:
-        with Leases(objects, "first", expiry=0.6, beat=0.1).hold("step", lambda seconds: None):
+        with Leases(objects, "first", expiry=2.0, beat=0.1).hold("step", lambda seconds: None):
             holds.set()
-            time.sleep(1.5)
+            time.sleep(3.0)
             order.append("first")
 
     thread = threading.Thread(target=compute)
     thread.start()
     holds.wait()
-    with Leases(objects, "second", expiry=0.6, beat=0.3).hold("step", lambda seconds: None):
+    with Leases(objects, "second", expiry=2.0, beat=0.3).hold("step", lambda seconds: None):
         order.append("second")
     thread.join()
     assert order == ["first", "second"]

@@ -165,5 +165,5 @@ def test_a_killed_process_leaves_no_stage_and_no_lock(tmp_path: Path) -> None:
 def test_a_storage_that_cannot_be_written_is_the_users_to_mend(tmp_path: Path) -> None:
     """A storage below a file, or in a folder without permission, is named in one line."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"--storage .*file.* cannot be written"):
+    with pytest.raises(UserError, match=r"storage .*file: is a file"):
         StageStore(tmp_path / "file")

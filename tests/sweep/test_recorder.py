@@ -138,16 +138,21 @@ def test_a_trial_that_was_started_again_repeats_itself_in_vain(sweep: Sweep) -> 
     """A job that has ended is neither recorded nor failed again; one that has not fails with its trial."""
     first, second = sweep.jobs
     callback = _Reports(sweep.work, sweep.recorder, SweepProgress(sweep.console))
-    trial = SimpleNamespace(trial_id="one", config={"jobs": [first.id, second.id]}, get_error=lambda: "it\nlost a node")
+    trial = SimpleNamespace(
+        trial_id="one",
+        config={"jobs": [first.id, second.id]},
+        get_pickled_error=lambda: RuntimeError("lost a node"),
+        num_failures=1,
+    )
     news = [*(Report(first.key, result, 1, 0) for result in sweep.results(first)), Report(first.key, Finished())]
     for _ in range(2):
         callback.on_trial_result(1, [], trial, {"reports": news})
     callback.on_trial_result(1, [], trial, {"reports": [Report(first.key, Mistake("too late"))]})
     callback.on_trial_error(1, [], trial)
     outcome = sweep.recorder.close(None, {}, None)
-    assert outcome.failed == {chain.chain_id: "lost a node" for chain in second.chains}
+    assert outcome.failed == {chain.chain_id: "RuntimeError: lost a node" for chain in second.chains}
     assert outcome.unfinished == []
     said = sweep.out.getvalue()
     assert said.count(f"{first.label}: done") == 1
-    assert f"failed: {second.label}: lost a node" in said
+    assert f"failed: {second.label}: RuntimeError: lost a node" in said
     assert "too late" not in said

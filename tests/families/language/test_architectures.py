@@ -43,7 +43,18 @@ ADAPTED = {
 # A state runs on from one document into the next, and so does attention that no position restarts.
 STATES = {"mamba", "mamba2", "falcon_mamba", "jamba", "bamba", "falcon_h1", "zamba2", "nemotron_h", "granitemoehybrid"}
 STATES |= {"lfm2", "lfm2_moe", "recurrent_gemma", "rwkv", "qwen3_next", "qwen3_5", "olmo_hybrid"}
-NO_POSITIONS = {"bloom", "mpt", "falcon", "falcon-alibi", "falcon-new", "opt", "opt-projected", "biogpt", "xglm"}
+NO_POSITIONS = {
+    "bloom",
+    "mpt",
+    "falcon",
+    "falcon-alibi",
+    "falcon-new",
+    "falcon-heads",
+    "opt",
+    "opt-projected",
+    "biogpt",
+    "xglm",
+}
 NO_POSITIONS |= {"openai-gpt", "gpt_oss", "afmoe"}
 
 
