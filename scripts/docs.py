@@ -43,7 +43,8 @@ def up_to_date(page: str) -> bool:
 
 
 def table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """A Markdown table."""
+    """A Markdown table; every row has a cell for each heading."""
+    assert all(len(row) == len(headings) for row in rows), headings
     lines = [headings, tuple("---" for _ in headings), *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 
@@ -354,7 +355,7 @@ that `training.lora.targets: all-linear` adapts.
 
 def engines() -> str:
     """``docs/engines.md``, from what came of trying each architecture."""
-    from fortifai_ray.engines.served import outcomes
+    from fortifai_ray.engines.served import ADAPTED, outcomes
 
     headings = (
         "architecture",
@@ -376,6 +377,7 @@ def engines() -> str:
                 "yes" if served else f"no: {row['why_not']}",
                 f"{row['difference']:.0e}" if served else "",
                 ("values and answers" if row["by_answers"] else "values") if served else "",
+                "yes" if served and row["model_type"] in ADAPTED else "",
                 row["head"],
                 ", ".join(row["layers"]),
             )

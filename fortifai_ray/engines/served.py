@@ -15,7 +15,7 @@ TABLE = Path(__file__).with_name("architectures.json")
 CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 # Architectures whose adapters vLLM takes, by their model_type: what all-linear adapts, compared with merged weights.
 ADAPTED = {"gemma", "gemma2", "gemma3_text", "gpt_neox", "granite", "llama", "ministral", "ministral3", "mistral"}
-ADAPTED |= {"olmo2", "opt", "phi", "phi3", "qwen2", "qwen3", "smollm3", "starcoder2"}
+ADAPTED |= {"olmo", "olmo2", "opt", "phi", "phi3", "qwen2", "qwen3", "smollm3", "starcoder2"}
 
 
 def why_not_vllm(config_folder: Path, *, gpu: bool = False) -> str | None:
