@@ -91,7 +91,10 @@ def causal_config(place: Path | str, revision: str | None = None) -> Any:
             f"{place}: its config.json says model_type: {kind}, which transformers {__version__} does not have{own}; a "
             "model of an architecture that it has is needed"
         )
-    config._attn_implementation = None  # transformers chooses: a name here may stand for code to fetch and run
+    # transformers chooses: a name here may stand for code to fetch and run. But its default kernels leave out the
+    # soft cap of attention scores (Gemma 2), which vLLM applies.
+    capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
+    config._attn_implementation = "eager" if capped else None
     config._experts_implementation = None
     vars(config).pop("auto_map", None)
     return config

@@ -85,6 +85,14 @@ def logits(model: Any, tokens: torch.Tensor) -> torch.Tensor:
         return model(input_ids=tokens, use_cache=False).logits
 
 
+def test_no_kernel_of_attention_leaves_anything_out(name: str, folder: Path, batch: Any) -> None:
+    """The network that is trained and scored has the logits of attention written out, e.g. with Gemma 2's soft cap."""
+    model = load_network(folder, torch.float32)
+    ours = logits(model, batch[0])
+    model.set_attn_implementation("eager")
+    assert (ours - logits(model, batch[0])).abs().max() <= 1000 * torch.finfo(torch.float32).eps * ours.abs().max()
+
+
 def test_the_fused_head_gives_the_models_own_loss(name: str, folder: Path, batch: Any) -> None:
     """Loss and every gradient, against transformers' logits: without dropout, which each forward pass draws anew."""
     model = load_network(folder, torch.float32)
