@@ -24,6 +24,34 @@ early_stopping: false
 collapse: {metric: wasserstein, threshold: 5.0, direction: above}
 """
 
+# A user's family, with a key of its own and what its fit does before it returns.
+HALVES = """
+import time
+from pathlib import Path
+
+import numpy as np
+
+
+class Halves:
+    metrics = ("spread",)
+
+    def __init__(self, {key}: bool = False):
+        self.{key} = {key}
+
+    def human(self, n, rng):
+        return rng.normal(size=n)
+
+    def fit(self, data):
+        {first}
+        return data.mean(), data.std()
+
+    def evaluate(self, model):
+        return {{"spread": model[1]}}
+
+    def generate(self, model, n, rng):
+        return rng.normal(*model, size=n)
+"""
+
 
 SOAK = pytest.mark.skipif("FORTIFAI_SOAK" not in os.environ, reason="takes minutes: make soak runs it")
 

@@ -16,38 +16,12 @@ from fortifai_ray.storage.store import Storage
 from fortifai_ray.sweep.trials import Mistake, Report, Trial, TrialContext
 from fortifai_ray.sweep.work import Grid, Job, Verdict
 
-from .studies import start
+from .studies import HALVES, start
 
-_FAMILY = """
-from pathlib import Path
-
-import numpy as np
-
-CALLS = Path(CALLS_FILE)
-
-
-class Halves:
-    metrics = ("spread",)
-
-    def __init__(self, wrong: bool = False):
-        self.wrong = wrong
-
-    def human(self, n, rng):
-        return rng.normal(size=n)
-
-    def fit(self, data):
-        with CALLS.open("a") as calls:
+_FIT = """with Path(CALLS_FILE).open("a") as calls:
             calls.write(f"{self.wrong}\\n")
         if self.wrong:
-            raise ZeroDivisionError("of my own making")
-        return data.mean(), data.std()
-
-    def evaluate(self, model):
-        return {"spread": model[1]}
-
-    def generate(self, model, n, rng):
-        return rng.normal(*model, size=n)
-"""
+            raise ZeroDivisionError("of my own making")"""
 _STUDY = """
 name: faults
 family: {kind: "my_halves:Halves"}
@@ -122,7 +96,8 @@ def test_a_mistake_that_a_training_worker_came_upon_is_the_users_too(tmp_path: P
 def test_a_users_own_mistake_is_not_tried_again(tmp_path: Path, ray_instance: str) -> None:
     """A family that fails in half of the cells: a line for each, its code asked once, and the other half whole."""
     calls = tmp_path / "calls"
-    (tmp_path / "my_halves.py").write_text(_FAMILY.replace("CALLS_FILE", repr(str(calls))))
+    fit = _FIT.replace("CALLS_FILE", repr(str(calls)))
+    (tmp_path / "my_halves.py").write_text(HALVES.format(key="wrong", first=fit))
     study = tmp_path / "faults.yaml"
     study.write_text(_STUDY)
     running = start(study, tmp_path / "runs", "--address", ray_instance)

@@ -10,31 +10,8 @@ import psutil
 import pytest
 from traps import BEFORE_THE_PROGRAM, set_traps
 
-from .studies import completed, wait_for
+from .studies import HALVES, completed, wait_for
 
-_FAMILY = """
-import time
-
-
-class Halves:
-    metrics = ("spread",)
-
-    def __init__(self, slow: bool = False):
-        self.slow = slow
-
-    def human(self, n, rng):
-        return rng.normal(size=n)
-
-    def fit(self, data):
-        time.sleep(60 * self.slow)
-        return data.mean(), data.std()
-
-    def evaluate(self, model):
-        return {"spread": model[1]}
-
-    def generate(self, model, n, rng):
-        return rng.normal(*model, size=n)
-"""
 _STUDY = """
 name: stopped
 family: {kind: "my_halves:Halves"}
@@ -52,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
     for name in BEFORE_THE_PROGRAM:
         (tmp_path / f"{name}.py").unlink(missing_ok=True)
         (tmp_path / name / "__init__.py").unlink(missing_ok=True)
-    (tmp_path / "my_halves.py").write_text(_FAMILY)
+    (tmp_path / "my_halves.py").write_text(HALVES.format(key="slow", first="time.sleep(60 * self.slow)"))
     (tmp_path / "stopped.yaml").write_text(_STUDY)
     long(tmp_path).mkdir()
     return tmp_path
