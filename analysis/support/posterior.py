@@ -15,9 +15,9 @@ stretch the curve.
 Priors: m uniform over the range and a margin beyond it (which detects a boundary outside), σ₋ and σ₊ uniform but for
 their ratio, which is log-normal about 1 (one standard deviation is a factor of 1.6 either way: with two free widths,
 the boundary of a wide curve may be anywhere, at twice the chains and no better coverage), ρ one of three. The prior of
-the widths keeps the interval honest although a search ends once it is narrow: answers that look sharper than the curve
-are those that end it early. So a 90% interval covers in 91 searches of 100 or more over curves of many shapes
-(``python -m benchmarks.search``), at the cost of some extra chains for sharp boundaries.
+the widths allows for answers that look sharper than the curve, as those of few chains do. On a curve with a shoulder
+near one half, a floor or seeds of two kinds, which no width describes, the interval is too narrow: the search's own
+(:mod:`fortifai_ray.search.evidence`) assumes no form of the curve.
 """
 
 from collections import Counter, defaultdict
@@ -50,9 +50,7 @@ _MARGIN = 0.25  # of the range, beyond either end
 class Belief:
     """The posterior: ``weights`` (directions, places, widths below, widths above, shares) sum to 1; places in steps."""
 
-    signs: tuple[int, ...]
     places: Floats
-    widths: Floats
     weights: Floats
 
     @cached_property
@@ -60,35 +58,14 @@ class Belief:
         """(places,) Probability of each place."""
         return self.weights.sum(axis=(0, 2, 3, 4))
 
-    @cached_property
-    def mean_widths(self) -> tuple[float, float]:
-        """The geometric means of the curve's widths below and above the boundary, in steps."""
-        below, above = self.weights.sum(axis=(0, 1, 3, 4)), self.weights.sum(axis=(0, 1, 2, 4))
-        return float(np.exp(below @ np.log(self.widths))), float(np.exp(above @ np.log(self.widths)))
-
     def quantile(self, levels: Floats) -> Floats:
         """Quantiles of the boundary's place; probability is uniform within a cell of the grid."""
         edges = np.append(self.places - 0.5 / _PER_STEP, self.places[-1] + 0.5 / _PER_STEP)
         return np.interp(levels, np.append(0.0, np.cumsum(self._at)), edges)
 
-    def within(self, low: float, high: float) -> float:
-        """Probability that the boundary lies between two places."""
-        return float(self._at[(self.places >= low) & (self.places <= high)].sum())
-
-    def chances(self, places: NDArray[np.int64]) -> Floats:
-        """Probability that a new seed's chain collapses, at each of ``places``."""
-        chances = np.zeros(len(places))
-        for sign, weights in zip(self.signs, self.weights.sum(axis=4), strict=True):
-            by_below, by_above = weights.sum(axis=2), weights.sum(axis=1)  # (boundaries, widths)
-            for i, place in enumerate(places):
-                away = place - self.places
-                side = np.where((away < 0)[:, None], by_below, by_above)
-                chances[i] += (_curve(sign * away[:, None] / self.widths) * side).sum()
-        return chances
-
 
 class Posterior:
-    """Beliefs from answers. The likelihood of a seed's answers is kept, as most do not change from round to round."""
+    """Beliefs from answers."""
 
     def __init__(self, first: int, last: int, signs: tuple[int, ...]) -> None:
         """``first`` and ``last``: places that can be probed; ``signs``: 1: collapse may rise, −1: it may fall."""
@@ -99,7 +76,6 @@ class Posterior:
         self._signs = signs
         below, above = np.meshgrid(np.log(self._widths), np.log(self._widths), indexing="ij")
         self._prior = _PRIOR * (below + above) - ((below - above) / _ASYMMETRY) ** 2 / 2  # spaced equally in log σ
-        self._known: dict[History, Floats] = {}
 
     def belief(self, answers: Iterable[Answer]) -> Belief:
         """The posterior; it does not depend on the order of the answers."""
@@ -110,17 +86,15 @@ class Posterior:
         often = [history for history in sorted(histories) if len(history) > 1]
         sides = np.zeros((len(self._signs), 2, self._places.size, self._widths.size))
         for history in sorted(histories.keys() - set(often)):
-            sides += histories[history] * self._known_as(history, self._once)
+            sides += histories[history] * self._in_each_direction(self._once, history)
         total = (sides[:, 0, :, :, None] + sides[:, 1, :, None, :] + self._prior)[..., None]
         for history in often:
-            total = total + histories[history] * self._known_as(history, self._often)
-        return Belief(self._signs, self._places, self._widths, _normalised(total))
+            total = total + histories[history] * self._in_each_direction(self._often, history)
+        return Belief(self._places, _normalised(total))
 
-    def _known_as(self, history: History, log_likelihood: Callable[[int, History], Floats]) -> Floats:
-        """(directions, …) log probability of one seed's answers, computed once."""
-        if history not in self._known:
-            self._known[history] = np.stack([log_likelihood(sign, history) for sign in self._signs])
-        return self._known[history]
+    def _in_each_direction(self, log_likelihood: Callable[[int, History], Floats], history: History) -> Floats:
+        """(directions, …) Log probability of one seed's answers."""
+        return np.stack([log_likelihood(sign, history) for sign in self._signs])
 
     def _once(self, sign: int, history: History) -> Floats:
         """(2, places, widths) Of a seed used once, for any share: it depends only on the width of one side."""
