@@ -41,7 +41,6 @@ def check_answers(llm: Any, folder: Path, dtype: "torch.dtype", longest: int) ->
     # vLLM's generic models change Transformers' classes, which then ask for a configuration of vLLM's.
     with set_current_vllm_config(VllmConfig(compilation_config=CompilationConfig(mode=CompilationMode.NONE))):
         model = load_causal_lm(folder, dtype)
-        model.set_attn_implementation("eager")  # others leave out the soft-capping of attention scores (Gemma 2)
         rows = _rows(model.config.get_text_config().vocab_size, min(LENGTH, longest - 1))
         with torch.inference_mode():
             rounded = log_probabilities(model, rows)
