@@ -1,4 +1,6 @@
-"""The one kind of error that is the user's to mend."""
+"""The one kind of error that is the user's to mend, and how any other is told."""
+
+from collections.abc import Callable
 
 
 class UserError(Exception):
@@ -6,3 +8,9 @@ class UserError(Exception):
 
     The command line prints the message alone, without a traceback, and exits with code 2.
     """
+
+
+def in_short(error: BaseException, redact: Callable[[str], str] = str) -> str:
+    """An error's message in one line of at most 300 characters, or else its class; ``redact`` sees the whole of it."""
+    message = redact(" ".join(str(error).split())) or type(error).__name__
+    return message if len(message) <= 300 else f"{message[:299]}…"

@@ -81,9 +81,14 @@ def check_fetched(path: Path) -> None:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
 
+def lfs_pointer(path: Path) -> str:
+    """What is said of a file that begins with :data:`LFS_POINTER`."""
+    return f"is a pointer of Git LFS, not the file itself: run `git lfs pull` in {path.parent}"
+
+
 def _check_start(path: Path, start: bytes) -> None:
     if start.startswith(LFS_POINTER):
-        raise UserError(f"{path}: is a pointer of Git LFS, not the file itself: run `git lfs pull` in {path.parent}")
+        raise UserError(f"{path}: {lfs_pointer(path)}")
     for mark, name in _PACKED.items():
         if start.startswith(mark):
             raise UserError(f"{path}: is {name}, which its name does not say: name it so")

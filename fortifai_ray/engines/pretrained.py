@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fortifai_ray.engines.reasons import parts_that_do_not_fit, wrong_key, wrong_tensors
-from fortifai_ray.files import LFS_POINTER
+from fortifai_ray.errors import in_short
+from fortifai_ray.files import LFS_POINTER, lfs_pointer
 
 if TYPE_CHECKING:
     import torch
@@ -192,12 +193,6 @@ def _reports() -> Iterator[list[str]]:
         logger.removeFilter(take)
 
 
-def in_short(error: BaseException) -> str:
-    """An error's message in one line of at most 300 characters."""
-    message = " ".join(str(error).split()) or type(error).__name__
-    return message if len(message) <= 300 else f"{message[:299]}…"
-
-
 @_quiet()
 def load_tokenizer(place: Path | str, revision: str | None = None) -> Any:
     """The fast tokenizer of a folder or a hub's name, without BPE's dropout, which would merge at random; no code that
@@ -313,7 +308,7 @@ def check_content(path: Path) -> None:
     if start.startswith(BOM_UTF8):
         raise WeightsError(f"{path} begins with a byte-order mark: save it as UTF-8 without one")
     if start == LFS_POINTER:
-        raise WeightsError(f"{path} is a pointer of Git LFS, not the file itself: run `git lfs pull` in {path.parent}")
+        raise WeightsError(f"{path} {lfs_pointer(path)}")
 
 
 def _read(path: Path | None) -> dict[str, Any]:

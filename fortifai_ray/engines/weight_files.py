@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fortifai_ray.engines.checkpoints import ADAPTER_CONFIG
-from fortifai_ray.engines.pretrained import WeightsError, check_content, in_short, read_json
+from fortifai_ray.engines.pretrained import WeightsError, check_content, read_json
+from fortifai_ray.errors import in_short
 
 CONFIG = "config.json"
 WHOLE = "model.safetensors"

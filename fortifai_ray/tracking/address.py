@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from fortifai_ray.errors import UserError
+from fortifai_ray.errors import UserError, in_short
 from fortifai_ray.storage.location import ARTIFACTS, DATABASE
 
 
@@ -32,9 +32,8 @@ def redact(text: str) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """An error's message in one line of at most 300 characters, without credentials."""
-    text = redact(" ".join(str(error).split())) or type(error).__name__
-    return text if len(text) <= 300 else text[:300] + "…"
+    """As :func:`fortifai_ray.errors.in_short`, without credentials."""
+    return in_short(error, redact)
 
 
 def prepare_environment() -> None:

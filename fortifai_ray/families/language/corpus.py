@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from fortifai_ray.engines.pretrained import WeightsError, in_short, load_tokenizer
-from fortifai_ray.errors import UserError
+from fortifai_ray.engines.pretrained import WeightsError, load_tokenizer
+from fortifai_ray.errors import UserError, in_short
 from fortifai_ray.families.language.config import CorpusConfig, ModelConfig
 from fortifai_ray.families.language.texts import read_documents
 from fortifai_ray.seeds import generator

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fortifai_ray.errors import UserError
+from fortifai_ray.errors import UserError, in_short
 from fortifai_ray.evaluation.benchmarks.local_data import ARTICLE, split_articles
 from fortifai_ray.families.language import folders
 from fortifai_ray.families.language.config import CorpusConfig
@@ -189,9 +189,8 @@ def _read_table(file: Path, suffix: str, column: str) -> Iterator[Row]:
                 top = _top(column, batches.schema.names, str(file))
                 yield from _rows(batches, top, str(file))
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())
         raise UserError(
-            f"{file}: cannot be read as {suffix[1:].capitalize()} ({reason}); write or fetch it again"
+            f"{file}: cannot be read as {suffix[1:].capitalize()} ({in_short(error)}); write or fetch it again"
         ) from error
 
 
