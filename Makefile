@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup quickstart test check docs lock format notebooks soak
+.PHONY: setup quickstart test check docs lock format notebooks soak architectures
 
 setup: $(STAMP)
 
@@ -47,3 +47,9 @@ lock:
 soak: $(STAMP)
 	FORTIFAI_SOAK=1 $(BIN)/python -m pytest -k soak tests/faults tests/storage
 	PYTHONPATH=tests $(BIN)/python -m soak
+
+# After an upgrade of Transformers or vLLM: every architecture is trained, sampled and swapped (20 minutes).
+architectures: $(STAMP)
+	FORTIFAI_ARCHITECTURES=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/families/language/test_architectures.py \
+	  tests/engines/test_causal_cache.py
+	$(BIN)/python scripts/architectures.py

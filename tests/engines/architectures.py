@@ -4,6 +4,7 @@ Every parameter is random, also those that a fresh model sets to zero or one (bi
 loader leaves out, puts in the wrong place or reads in the wrong layout changes what the model answers.
 """
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -414,6 +415,17 @@ ARCHITECTURES: dict[str, Architecture] = {
         },
     ),
 }
+
+
+# What every run of the tests trains and samples: the most used, and one of each kind of layer, position, state, window
+# and head. `make architectures` does so with all of them, after an upgrade of Transformers.
+_OFTEN = (
+    "gpt2 gptj gpt_bigcode gpt_neo gpt_neox bloom opt opt-projected mpt falcon falcon-alibi phi phi3 phimoe llama "
+    "llama-tied llama-shards llama-dynamic mistral mixtral qwen2 qwen2_moe qwen3 qwen3_next gemma gemma2 gemma3 gemma3n "
+    "olmo2 granite granitemoe cohere2 stablelm smollm3 glm4 nemotron biogpt mamba jamba bamba recurrent_gemma rwkv "
+    "deepseek_v3 gpt_oss llama4"
+)
+TRIED = list(ARCHITECTURES) if "FORTIFAI_ARCHITECTURES" in os.environ else _OFTEN.split()
 
 
 def make_architecture(folder: Path, name: str, seed: int = 0, **settings: Any) -> Path:

@@ -16,21 +16,15 @@ from engines.helpers import needs_vllm
 from fortifai_ray.engines.served import CPU_HEAD_SIZES, outcomes, why_not_vllm
 
 PROJECT = Path(__file__).resolve().parents[2]
-# Those that are most used, and each way of holding weights: transposed, generic, interleaved, with a bias at the head,
-# fused in the file, padded, in several files, experts, state spaces.
+# Each way of holding weights: transposed, interleaved, with a bias at the head, fused in the file, padded, experts. The
+# others' rows are made by scripts/architectures.py, after an upgrade of vLLM.
 TRIED = [
     "gpt2",
     "gpt_neox",
-    "bloom",
-    "opt",
     "phi",
     "phi3",
     "llama-odd-tied",
-    "llama-shards",
-    "qwen3",
-    "gemma2",
     "mixtral",
-    "mamba2",
 ]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from engines.architectures import ARCHITECTURES, make_architecture
+from engines.architectures import TRIED, make_architecture
 from engines.helpers import make_prompts
 from fortifai_ray.engines.causal_cache import CachedModel, row_limit
 from fortifai_ray.engines.engine import DecodingConfig, EngineConfig
@@ -27,7 +27,7 @@ def greedy(model: Any, prompt: list[int], steps: int = STEPS) -> list[int]:
     return ids[0, len(prompt) :].tolist()
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", TRIED)
 def test_every_architecture_writes_what_the_whole_row_says(name: str, tmp_path: Path) -> None:
     """Rows of several lengths in one call, longer than the table's windows (16), against one row at a time without a
     cache: protects masks, positions, states and windows, whatever the architecture has of them."""

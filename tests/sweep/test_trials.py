@@ -34,7 +34,14 @@ CONTENT = {
     "generations": 8,
     "vary": {"loss": [{"kind": "cross_entropy"}, {"kind": "tce", "gamma": 0.9}]},
     "collapse": {"metric": "wasserstein", "threshold": 3.0, "direction": "above"},
-    "search": {"kind": "boundary", "over": "regime.synthetic_ratio", "low": 0.0, "high": 1.0, "tolerance": 0.2},
+    "search": {
+        "kind": "boundary",
+        "over": "regime.synthetic_ratio",
+        "low": 0.0,
+        "high": 1.0,
+        "tolerance": 0.2,
+        "budget": 24,  # chains of either cell: it ends by that, long before it would settle
+    },
 }
 PLAN = make_plan(ResourcesConfig(), 2, 2.0, 2)
 

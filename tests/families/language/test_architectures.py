@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from engines.architectures import ARCHITECTURES, make_architecture
+from engines.architectures import TRIED, make_architecture
 
 from fortifai_ray.engines.checkpoints import load_causal_lm
 from fortifai_ray.engines.pretrained import load_network
@@ -58,7 +58,7 @@ NO_POSITIONS = {
 NO_POSITIONS |= {"openai-gpt", "gpt_oss", "afmoe"}
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
+@pytest.fixture(scope="module", params=TRIED)
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
