@@ -421,9 +421,9 @@ ARCHITECTURES: dict[str, Architecture] = {
 # and head. `make architectures` does so with all of them, after an upgrade of Transformers.
 _OFTEN = (
     "gpt2 gptj gpt_bigcode gpt_neo gpt_neox bloom opt opt-projected mpt falcon falcon-alibi phi phi3 phimoe llama "
-    "llama-tied llama-shards llama-dynamic mistral mixtral qwen2 qwen2_moe qwen3 qwen3_next gemma gemma2 gemma3 gemma3n "
-    "olmo2 granite granitemoe cohere2 stablelm smollm3 glm4 nemotron biogpt mamba jamba bamba recurrent_gemma rwkv "
-    "deepseek_v3 gpt_oss llama4"
+    "llama-tied llama-shards llama-dynamic mistral mixtral qwen2 qwen2_moe qwen3 qwen3_next gemma gemma2 gemma3 "
+    "gemma3n olmo2 granite granitemoe cohere2 stablelm smollm3 glm4 nemotron biogpt mamba jamba bamba recurrent_gemma "
+    "rwkv deepseek_v3 gpt_oss llama4"
 )
 TRIED = list(ARCHITECTURES) if "FORTIFAI_ARCHITECTURES" in os.environ else _OFTEN.split()
 
