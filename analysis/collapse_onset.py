@@ -12,8 +12,10 @@ with app.setup(hide_code=True):
     from fortifai_ray.report import tables
     from fortifai_ray.report.charts.curves import collapse_curves
     from fortifai_ray.report.charts.onset import onset_chart, ratio_chart
+    from fortifai_ray.results.words import fi_unit
     from fortifai_ray.statistics.conclusions import conclusions
     from fortifai_ray.statistics.criterion import criterion_rows
+    from fortifai_ray.statistics.fidelity import fi_units
     from support import controls, survival
 
     DATA = Path(__file__).parent / "data"
@@ -53,7 +55,7 @@ def open_results(picked):
 @app.cell(hide_code=True)
 def pick_criterion(results):
     criterion_picker = controls.criterion_picker(results)
-    unit_picker = controls.choice(["generations", "synthetic"], "time in")
+    unit_picker = controls.choice(fi_units(results.chains), "time in")
     mo.hstack([criterion_picker, unit_picker], widths=[3, 1])
     return criterion_picker, unit_picker
 
@@ -121,9 +123,8 @@ def about_survival():
 @app.cell(hide_code=True)
 def show_survival(criterion, results, unit):
     _table = survival.survival_table(results.chains, criterion, results.cells, unit)
-    _time = "generations" if unit == "generations" else f"synthetic {results.unit} consumed"
     controls.drawn(
-        survival.survival_chart(_table, results.cells, time=_time)
+        survival.survival_chart(_table, results.cells, time=fi_unit(unit, results.unit))
         or "No chain has a verdict under this criterion: there is no survival curve."
     )
     return

@@ -7,7 +7,6 @@ log-rank tests against the baseline, and the fidelity-interval ratio as a functi
 from __future__ import annotations
 
 from statistics import NormalDist
-from typing import Literal
 
 import altair as alt
 import polars as pl
@@ -27,17 +26,17 @@ from fortifai_ray.report.charts.encodings import (
 from fortifai_ray.report.tables import cell_rows
 from fortifai_ray.results.cells import Cells
 from fortifai_ray.results.reader import StudyResults
+from fortifai_ray.results.schema import FiUnit
 from fortifai_ray.results.words import MARKS, number, ratio, ratio_bound
 from fortifai_ray.statistics.criterion import CollapseCriterion
 from fortifai_ray.statistics.fidelity import ratio_profile
 from fortifai_ray.statistics.survival import kaplan_meier
 
-Unit = Literal["generations", "synthetic"]
 _WIDTH, _HEIGHT = 640, 300
 
 
 def survival_table(
-    chains: pl.DataFrame, criterion: CollapseCriterion, cells: Cells, unit: Unit = "generations", level: float = 0.90
+    chains: pl.DataFrame, criterion: CollapseCriterion, cells: Cells, unit: FiUnit = "generations", level: float = 0.90
 ) -> pl.DataFrame:
     """The Kaplan–Meier curve of each cell.
 
@@ -45,7 +44,7 @@ def survival_table(
         chains: ``chains.parquet``.
         criterion: the criterion that decides when a chain has collapsed.
         cells: the study's cells.
-        unit: the unit of time: generations, or synthetic tokens (samples) consumed.
+        unit: the unit of time.
         level: of the pointwise band (Greenwood's variance on the log–log scale: Kalbfleisch and Prentice 2002).
 
     Returns:

@@ -34,6 +34,11 @@ def fidelity_ratio(results: StudyResults, statistic: FidelityRatio, where: Where
     """
     of = criterion(results, statistic.criterion)
     table = _fidelity_at(results, of, level)
+    if statistic.unit not in table["unit"]:
+        raise Undecided(
+            "there is nothing to count it in: the training sets do not grow from generation to generation, or no chain "
+            "is known to be faithful beyond generation 1"
+        )
     row = _single(table.filter(matches(results, table, where), pl.col("unit") == statistic.unit))
     if row["n_failed"]:
         raise Undecided(f"{row['n_failed']} chains of the cell failed; leaving them out would favour those that lasted")

@@ -34,8 +34,8 @@ from fortifai_ray.report.tables import (
     outcomes,
 )
 from fortifai_ray.results.reader import StudyResults
-from fortifai_ray.results.schema import metric_columns
-from fortifai_ray.results.words import counted
+from fortifai_ray.results.schema import FI_UNITS, metric_columns
+from fortifai_ray.results.words import counted, fi_unit
 from fortifai_ray.statistics.criterion import CollapseCriterion, criterion_rows
 
 FEW_METRICS = 6  # up to this many, further measurements are open; above, they are folded into groups of small charts
@@ -151,12 +151,10 @@ def section(results: StudyResults, criterion: CollapseCriterion) -> CriterionSec
         f"Large: all seeds, with the interval where there is one; small: single seeds (up to {MANY_CHAINS}). "
         "▷ at least, ◁ at most."
     )
-    units = {"generations": "generations", "synthetic": f"synthetic {results.unit}"}
-    for unit, name in units.items():
-        if results.fidelity is None:
-            break
+    for unit in FI_UNITS if results.fidelity is not None else ():
         chart = ratio_chart(results.fidelity, criterion, results.cells, unit, width="container")
         if chart is not None:
+            name = fi_unit(unit, results.unit)
             figures.append(Figure(f"Ratio to the baseline, in {name}", caption, chart.to_dict()))
     return CriterionSection(criterion.words, fidelity_rows(results, criterion), figures)
 

@@ -15,7 +15,8 @@ from rich.text import Text
 
 from fortifai_ray.report.search import search_tables
 from fortifai_ray.results.reader import StudyResults
-from fortifai_ray.results.words import count, duration, number, printable, ratio
+from fortifai_ray.results.schema import FI_UNITS
+from fortifai_ray.results.words import count, duration, fi_unit, number, printable, ratio
 from fortifai_ray.statistics.conclusions import conclusions
 from fortifai_ray.statistics.criterion import CollapseCriterion, criterion_rows
 from fortifai_ray.statistics.order import onset_orders
@@ -48,14 +49,14 @@ class FidelityRow(NamedTuple):
 def cell_rows(results: StudyResults, criterion: CollapseCriterion) -> list[dict[str, Any]]:
     """The rows of ``fidelity.parquet`` under one criterion, each with its ``cell``.
 
-    Cells are in the study's order, and generations come before the synthetic size.
+    Cells are in the study's order, and generations come before the synthetic sizes.
     """
     if results.fidelity is None:
         return []
     place = {cell: index for index, cell in enumerate(results.cells.order)}
     rows = results.cells.name(results.fidelity.filter(criterion_rows(criterion))).to_dicts()
     known = [row for row in rows if row["cell"] is not None]
-    return sorted(known, key=lambda row: (place[row["cell"]], row["unit"] != "generations"))
+    return sorted(known, key=lambda row: (place[row["cell"]], FI_UNITS.index(row["unit"])))
 
 
 def median_intervals(results: StudyResults, criterion: CollapseCriterion) -> dict[str, float | None]:
@@ -83,12 +84,17 @@ def _fidelity_row(results: StudyResults, line: dict[str, Any], first: bool) -> F
         cell=line["cell"],
         chains=f"{line['n_chains']:,}" + (f" (+{failed:,} failed)" if failed else ""),
         censored=f"{censored:,}",
-        unit="generations" if generations else results.units.get(line["cell"], results.unit),
+        unit=_short_unit(line["unit"], results.units.get(line["cell"], results.unit)),
         median="not reached" if median is None and censored else write(median),
         mean=mark + write(mean),
         ratio=ratio(line, line["cell"] in results.cells.baselines),
         first=first,
     )
+
+
+def _short_unit(unit: str, counted: str) -> str:
+    """A unit as the table's column has room for it; the legend says it whole."""
+    return {"generations": unit, "synthetic": counted, "synthetic_now": f"{counted} at onset"}[unit]
 
 
 class Order(NamedTuple):
@@ -151,12 +157,13 @@ def legend(results: StudyResults) -> list[str]:
     if not results.cells.baselines:
         baseline += "; not in this study"
     table = results.fidelity
+    units = [unit for unit in FI_UNITS if table is not None and unit in table["unit"]]
     levels = table["level"].drop_nulls().unique().to_list() if table is not None and "level" in table.columns else []
     level = f"{100 * levels[0]:g}% " if len(levels) == 1 else ""
     return [
         "FI (fidelity interval): how long a chain stays faithful, up to the crossing its criterion describes, in "
-        f"generations and in synthetic {results.unit} consumed. Median by Kaplan–Meier; mean of the FI cut at the "
-        "horizon that all compared cells reach. Censored: the chain ended before it collapsed.",
+        f"{', in '.join(fi_unit(unit, results.unit) for unit in units)}. Median by Kaplan–Meier; mean of the FI cut at "
+        "the horizon that all compared cells reach. Censored: the chain ended before it collapsed.",
         f"Ratio: FI over the baseline's ({baseline}), paired by seed: the geometric mean, or, where chains are "
         f"censored, the log-normal model's estimate from all chains. [low, high] is its {level}interval over seeds, "
         "given from three pairs on; with fewer, the single seeds' ratios are listed. ≥ or ≤: a lower or an upper "

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from fortifai_ray import files, metrics
 from fortifai_ray.errors import UserError
@@ -51,6 +51,10 @@ _RUN = {
     "synthetic_stage": "String",
 }
 RECIPE_COLUMNS = tuple(_RECIPE)
+FiUnit = Literal["generations", "synthetic", "synthetic_now"]
+FI_UNITS: tuple[FiUnit, ...] = get_args(FiUnit)
+"""What a fidelity interval is counted in: generations, synthetic tokens or samples consumed over all training sets up
+to the onset, or those in the training set at the onset. ``chains.parquet`` has a column ``fi_UNIT`` for each."""
 SECONDS = ("train_seconds", "generate_seconds", "evaluate_seconds")  # useful: first batch to last, nothing else
 # Numbers of a generation that are not metrics of its model; claims may be about them too.
 MEASURED_COLUMNS = (*(name for name in _SIZES if name != "unit"), *SECONDS)

@@ -14,6 +14,18 @@ _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _MOST_SEEDS = 6  # the table and the chart have the rest
 
 
+_FI_UNITS = {
+    "generations": "generations",
+    "synthetic": "synthetic {counted} consumed",
+    "synthetic_now": "synthetic {counted} in the training set at the onset",
+}
+
+
+def fi_unit(unit: str, counted: str = "units") -> str:
+    """A unit of fidelity intervals in words; ``counted`` is what a synthetic size counts: tokens or samples."""
+    return _FI_UNITS[unit].format(counted=counted)
+
+
 def number(value: float | None, digits: int = 3) -> str:
     """``value`` to ``digits`` significant digits; ``–`` for null, ``NaN`` and ``∞`` as they are."""
     if value is None:

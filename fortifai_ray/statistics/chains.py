@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import polars as pl
 
+from fortifai_ray.results.schema import FI_UNITS, FiUnit
 from fortifai_ray.statistics.criterion import CollapseCriterion, criterion_columns
 from fortifai_ray.statistics.crossing import Floats, Integers, find_crossings
 from fortifai_ray.statistics.ratios import Baseline, cell_keys, pair_with_baseline
@@ -44,8 +45,10 @@ def chain_table(
     Returns:
         A row per criterion and chain, sorted by cell and seed: ``chain_id``, the varied keys, ``seed``, baseline keys
         that are not varied, ``metric, threshold, relative_to, direction, confirm, chance, limit`` (in the metric's
-        units), ``onset, status, censored, horizon, fi_generations, fi_synthetic, decided_generations,
-        decided_synthetic, ended``.
+        units), ``onset, status, censored, horizon, fi_generations, fi_synthetic, fi_synthetic_now, decided_generations,
+        decided_synthetic, decided_synthetic_now, ended``. ``fi_synthetic`` is what all training sets up to the onset
+        held, ``fi_synthetic_now`` what the largest of them held: under ``incremental`` the one grows with the square of
+        the generations, the other in proportion to them.
 
         A chain that is ``unconfirmed`` or ``survived`` is censored: its fidelity intervals end at the last point at
         which it is known to be faithful (:mod:`~fortifai_ray.statistics.crossing`), and are lower bounds. A chain is
@@ -53,8 +56,8 @@ def chain_table(
         no collapse had been confirmed before, it has no generation 0, or the generation 0 that its limit is relative to
         is missing or broken.
 
-        ``decided_generations`` and ``decided_synthetic`` are the onset, or else up to when any onset would have been
-        confirmed: ``confirm`` generations before the last one. Where that is does not depend on what the chain did
+        ``decided_generations`` (and the same in the other units) is the onset, or else up to when any onset would have
+        been confirmed: ``confirm`` generations before the last one. Where that is does not depend on what the chain did
         after it, as it does for ``fi_generations``, which ends where an unconfirmed chain seems to collapse: a model of
         onsets censors there.
 
@@ -127,6 +130,16 @@ class _History:
             self._seen[column] = self._matrix(column), self._observed(column)
         return self._seen[column]
 
+    def clocks(self) -> dict[FiUnit, Floats]:
+        """What each unit of fidelity intervals has come to by each generation: it never falls, so that a longer
+        interval is never a smaller number."""
+        consumed = self.of_metric("synthetic_size_cum")[0]
+        return {
+            "generations": np.broadcast_to(np.arange(self.shape[1], dtype=np.float64), self.shape),
+            "synthetic": consumed,
+            "synthetic_now": np.maximum.accumulate(np.diff(consumed, prepend=0.0), axis=1),
+        }
+
     def _matrix(self, column: str) -> Floats:
         values = np.full(self.shape, np.nan)
         if self.table.height:
@@ -189,7 +202,7 @@ def _judge(
     interval = np.where(unjudged, np.nan, crossings.faithful)
     decided = np.where(confirmed, onset, np.maximum(observed - 1.0 - criterion.confirm, 0.0))
     decided[unjudged] = np.nan
-    cumulated = history.of_metric("synthetic_size_cum")[0]
+    clocks = history.clocks()
     columns: dict[str, pl.Series | pl.Expr] = {
         **criterion_columns(criterion),
         "limit": pl.Series(limits, nan_to_null=True),
@@ -199,10 +212,11 @@ def _judge(
             [None if u else not c for u, c in zip(unjudged, confirmed, strict=True)], dtype=pl.Boolean
         ),
         "horizon": pl.lit(history.shape[1] - 1, dtype=pl.Int64),
-        "fi_generations": pl.Series(interval, nan_to_null=True),
-        "fi_synthetic": pl.Series(_at(cumulated, interval), nan_to_null=True),
-        "decided_generations": pl.Series(decided, nan_to_null=True),
-        "decided_synthetic": pl.Series(_at(cumulated, decided), nan_to_null=True),
+        **{
+            f"{name}_{unit}": pl.Series(_at(clocks[unit], at), nan_to_null=True)
+            for name, at in (("fi", interval), ("decided", decided))
+            for unit in FI_UNITS
+        },
     }
     return pl.DataFrame({"_": np.zeros(len(limits))}).with_columns(**columns).drop("_")
 

@@ -5,11 +5,13 @@ from typing import Any
 
 import polars as pl
 
+from fortifai_ray.results.schema import FI_UNITS
+from fortifai_ray.results.words import fi_unit
 from fortifai_ray.statistics.criterion import criteria_of, criterion_rows
 from fortifai_ray.statistics.ratios import MIN_PAIRS
 
 _LEAST = {"exact": "", "lower": "at least ", "upper": "at most "}
-_IN = {"generations": "in generations", "synthetic": "in synthetic data consumed"}
+_IN = {unit: f"in {fi_unit(unit, 'data')}" for unit in FI_UNITS}
 
 
 def conclusions(fidelity: pl.DataFrame, chains: pl.DataFrame) -> list[str]:
@@ -110,7 +112,7 @@ def _cell_by_cell(cells: pl.DataFrame, others: pl.DataFrame, keys: Sequence[str]
     for row in others.iter_rows(named=True):
         yield _ratio(row, keys, tests)
         same = pl.all_horizontal(pl.col(key).eq_missing(pl.lit(row[key])) for key in keys) if keys else pl.lit(True)
-        for other in cells.filter(same & (pl.col("unit") == "synthetic")).iter_rows(named=True):
+        for other in cells.filter(same & (pl.col("unit") != "generations")).iter_rows(named=True):
             if other["fi_ratio"] is not None:
                 yield _ratio(other, keys, tests)
     if tests > 1:

@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import polars as pl
 
+from fortifai_ray.results.schema import FI_UNITS, FiUnit
 from fortifai_ray.statistics.chains import chain_table
 from fortifai_ray.statistics.criterion import CRITERION_COLUMNS, CollapseCriterion
 from fortifai_ray.statistics.crossing import Floats
@@ -26,11 +27,11 @@ from fortifai_ray.statistics.ratios import (
 )
 from fortifai_ray.statistics.survival import kaplan_meier, known_until, logrank_table, median, restricted_mean
 
-_UNITS = ("generations", "synthetic")
 _COUNTS = ("n_chains", "n_censored", "n_failed", "n_pairs")
 _SURVIVAL = ("fi_median", "fi_mean", "fi_mean_horizon")
 _NOT_IN_A_PROFILE = ("n_failed", "fi_mean", "fi_mean_horizon", "seed_ratios", "seed_bounds", "logrank_z", *MEANS)
 _POINTS = 24
+_GROWTH = 1.05  # sets that double reach 1.125 halfway through generation 2; rows of any length keep constant ones below
 
 
 def fidelity_table(
@@ -49,8 +50,9 @@ def fidelity_table(
         level: confidence level of the intervals of ratios and of differences.
 
     Returns:
-        A row per cell, criterion and unit, sorted: the cell's keys, ``metric, threshold, relative_to, direction,
-        confirm, chance, unit, level`` and
+        A row per cell, criterion and unit (:data:`~fortifai_ray.results.schema.FI_UNITS`; ``synthetic_now`` only where
+        training sets grow from generation to generation: elsewhere their size tells no generations apart), sorted: the
+        cell's keys, ``metric, threshold, relative_to, direction, confirm, chance, unit, level`` and
 
         - ``is_baseline``: whether other cells are compared with this one.
         - ``n_chains``: chains with an interval; ``n_censored``: those of them that are censored; ``n_failed``: chains
@@ -72,7 +74,7 @@ def fidelity_table(
         - ``logrank_z``, ``logrank_p``: the log-rank test against the baseline's cell
           (:mod:`~fortifai_ray.statistics.survival`): two-sided, unpaired, of all chains with an interval; z is negative
           where the cell lasts longer. ``logrank_p_holm``: the p value adjusted by Holm's method for the number of cells
-          tested under the same criterion in the same unit (not for the number of criteria, nor for the two units, whose
+          tested under the same criterion in the same unit (not for the number of criteria, nor for that of units, whose
           tests are nearly the same). Null for baseline cells and where there is no test.
 
     Raises:
@@ -119,7 +121,7 @@ def _groups(chains: pl.DataFrame, varied: Sequence[str], baseline: Baseline) -> 
     rows = chains.select(*keys, *CRITERION_COLUMNS).unique().sort(*keys, *CRITERION_COLUMNS)
     cells = baseline_cells(chains, varied, baseline)
     rows = rows.join(cells, on=keys, how="left", nulls_equal=True) if keys else rows.join(cells, how="cross")
-    groups = rows.join(pl.DataFrame({"unit": _UNITS}), how="cross", maintain_order="left_right").select(
+    groups = rows.join(pl.DataFrame({"unit": fi_units(chains)}), how="cross", maintain_order="left_right").select(
         *keys, *what, "cell", "baseline_cell", pl.int_range(pl.len(), dtype=pl.Int64).alias("group")
     )
     groups = groups.with_columns(
@@ -151,9 +153,20 @@ def _intervals(chains: pl.DataFrame, groups: pl.DataFrame, varied: Sequence[str]
             fi=pl.when(usable).then(pl.col(f"fi_{unit}").cast(pl.Float64)),
             decided=pl.when(usable).then(pl.col(f"{_decided(chains)}_{unit}").cast(pl.Float64)),
         )
-        for unit in _UNITS
+        for unit in fi_units(chains)
     ]
     return pl.concat(parts)
+
+
+def fi_units(chains: pl.DataFrame) -> list[FiUnit]:
+    """The units in which the chains can be compared. ``synthetic_now`` is one where in some chain the training set at
+    the onset held more than the mean of those up to it: the sets grow."""
+    known = [unit for unit in FI_UNITS if f"fi_{unit}" in chains.columns]
+    if "synthetic_now" in known:
+        now, consumed, generations = (pl.col(f"fi_{unit}") for unit in ("synthetic_now", "synthetic", "generations"))
+        if not chains.select((now * generations > _GROWTH * consumed).any()).item():
+            known.remove("synthetic_now")
+    return known
 
 
 def _decided(chains: pl.DataFrame) -> str:

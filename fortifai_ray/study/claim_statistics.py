@@ -21,6 +21,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, FiniteFloat, model_serializer, model_validator
 from pydantic.json_schema import WithJsonSchema
 
+from fortifai_ray.results.schema import FiUnit
+from fortifai_ray.results.words import fi_unit
 from fortifai_ray.validation import Section
 
 # Types of fields, each with a check that reports in one line what would be right.
@@ -341,14 +343,15 @@ class FidelityRatio(_OfCriterion):
     """A cell's FI ratio to the baseline: the geometric mean of the ratios per seed (``fidelity.parquet``)."""
 
     kind: Literal["fi_ratio"]
-    unit: Literal["generations", "synthetic"] = Field(
-        "generations", description="fidelity intervals in generations, or in synthetic units consumed"
+    unit: FiUnit = Field(
+        "generations",
+        description="of the fidelity intervals: generations, synthetic units consumed over all training sets up to the "
+        "onset, or those in the training set at the onset (of a regime whose sets grow)",
     )
 
     @property
     def words(self) -> str:
-        unit = "generations" if self.unit == "generations" else "synthetic units consumed"
-        return f"FI ratio in {unit} ({criterion_words(self.criterion)})"
+        return f"FI ratio in {fi_unit(self.unit)} ({criterion_words(self.criterion)})"
 
 
 class CriticalPoint(_OfCriterion):

@@ -162,3 +162,73 @@ def test_the_table_agrees_with_the_single_chain_whatever_the_row_order(
         assert row["fi_generations"] == known[single.status]
         assert row["fi_generations"] <= single.last
         assert row["fi_synthetic"] == pytest.approx(1_000 * row["fi_generations"])
+
+
+def grown(onsets: dict[tuple[str, int], float], sizes: list[int]) -> pl.DataFrame:
+    """Chains that collapse at the onsets given, whose training sets hold so many synthetic tokens."""
+    rows = [
+        {
+            "chain_id": f"{name}-{seed}",
+            "generation": generation,
+            "seed": seed,
+            "loss.kind": {"ce": "cross_entropy"}.get(name, name),
+            "score": 1.0 + generation - at,  # crosses 1 at the onset
+            "synthetic_size": size,
+            "synthetic_size_cum": sum(sizes[: generation + 1]),
+        }
+        for (name, seed), at in onsets.items()
+        for generation, size in enumerate(sizes)
+    ]
+    return pl.DataFrame(rows)
+
+
+SCORE = CollapseCriterion(metric="score", threshold=1.0, direction="above", relative_to="absolute", confirm=0)
+SIZES = {
+    "incremental": [0, 100, 200, 300, 400],
+    "accumulate": [0, 90, 190, 280, 385],
+    "subsample": [0, 50, 67, 75, 80],
+    "shrinks at last": [0, 100, 200, 300, 120],
+    "replace": [0, 100, 100, 100, 100],
+    "replace, in rows of any length": [0, 100, 101, 99, 102],
+    "human only": [0, 0, 0, 0, 0],
+}
+
+
+@pytest.mark.parametrize("regime", SIZES)
+def test_an_interval_in_the_training_sets_synthetic_tokens(regime: str) -> None:
+    """In tokens of the set at the onset, interpolated as the onset is; a set that shrinks does not shorten it."""
+    sizes = SIZES[regime]
+    onsets = {("ce", 0): 0.4, ("ce", 1): 1.0, ("tce", 0): 2.75, ("tce", 1): 3.5, ("tce", 2): 9.0}
+    chains = rows(chain_table(grown(onsets, sizes), [SCORE], CROSS_ENTROPY, ["loss.kind", "seed"], 5))
+    largest = [max(sizes[: g + 1]) for g in range(5)]
+    for (name, seed), at in onsets.items():
+        before = min(int(at), 4)
+        within = min(at, 4.0) - before
+        wanted = largest[before] + within * (largest[min(before + 1, 4)] - largest[before])
+        assert chains[f"{name}-{seed}"]["fi_synthetic_now"] == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("regime", SIZES)
+def test_sets_that_do_not_grow_are_no_unit_of_time(regime: str) -> None:
+    """Under `replace` every generation's set is as large: a ratio of sizes is 1 whatever happens, and is not given."""
+    onsets = {(name, seed): at + 0.1 * seed for name, at in (("ce", 1.3), ("tce", 3.1)) for seed in range(3)}
+    chains = chain_table(grown(onsets, SIZES[regime]), [SCORE], CROSS_ENTROPY, ["loss.kind", "seed"], 5)
+    table = fidelity_table(chains, ["loss.kind", "seed"], CROSS_ENTROPY)
+    grows = regime in ("incremental", "accumulate", "subsample", "shrinks at last")
+    assert ("synthetic_now" in table["unit"]) == grows
+    assert {"generations", "synthetic"} <= set(table["unit"])
+    assert set(fidelity_table(chains.drop("fi_synthetic_now"), ["loss.kind", "seed"], CROSS_ENTROPY)["unit"]) == {
+        "generations",
+        "synthetic",
+    }, "a table that is older than the unit"
+
+
+def test_under_incremental_the_cumulative_count_is_quadratic() -> None:
+    """A loss that lasts 1.7 times as long reads as 2.3 times and more in tokens consumed, not in those of the set."""
+    onsets = {(name, seed): at for name, at in (("ce", 2.0), ("tce", 3.4)) for seed in range(3)}
+    chains = chain_table(grown(onsets, SIZES["incremental"]), [SCORE], CROSS_ENTROPY, ["loss.kind", "seed"], 5)
+    table = fidelity_table(chains, ["loss.kind", "seed"], CROSS_ENTROPY).filter(pl.col("loss.kind") == "tce")
+    ratios = dict(table.select("unit", "fi_ratio").iter_rows())
+    assert ratios["generations"] == pytest.approx(1.7)
+    assert ratios["synthetic_now"] == pytest.approx(1.7)
+    assert ratios["synthetic"] == pytest.approx((100 + 200 + 300 + 0.4 * 400) / 300)  # 2.53

@@ -139,7 +139,7 @@ def ratio_chart(
         fidelity: ``fidelity.parquet``.
         criterion: the criterion to show.
         cells: the study's cells.
-        unit: ``generations`` or ``synthetic``.
+        unit: one of :data:`~fortifai_ray.results.schema.FI_UNITS`.
         width: in pixels, or "container".
 
     Returns:
