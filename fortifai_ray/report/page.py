@@ -151,7 +151,9 @@ def section(results: StudyResults, criterion: CollapseCriterion) -> CriterionSec
         f"Large: all seeds, with the interval where there is one; small: single seeds (up to {MANY_CHAINS}). "
         "▷ at least, ◁ at most."
     )
-    for unit in FI_UNITS if results.fidelity is not None else ():
+    for unit in FI_UNITS:
+        if results.fidelity is None:
+            break
         chart = ratio_chart(results.fidelity, criterion, results.cells, unit, width="container")
         if chart is not None:
             name = fi_unit(unit, results.unit)

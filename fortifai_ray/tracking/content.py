@@ -128,7 +128,7 @@ class StudyContent:
         return {
             row["chain_id"]: (
                 row,
-                RunEnd(row["status"], reasons.get(row["chain_id"]), {key: row[key] for key in _RESULTS}),
+                RunEnd(row["status"], reasons.get(row["chain_id"]), {key: row.get(key) for key in _RESULTS}),
             )
             for row in rows
         }

@@ -91,6 +91,9 @@ def test_an_fi_ratio_has_the_claims_own_level(make_study: Any) -> None:
     assert (result.verdict, result.n_chains) == ("holds", 8)
     synthetic = study.one({"kind": "fi_ratio", "unit": "synthetic"}, where={"loss.kind": "tce"})
     assert synthetic.measured == pytest.approx(expected.measured)
+    of_one_set = study.one({"kind": "fi_ratio", "unit": "synthetic_now"}, where={"loss.kind": "tce"})
+    assert of_one_set.verdict == "undecided"
+    assert "the training sets do not grow" in of_one_set.why
 
 
 def test_an_fi_ratio_of_too_few_pairs_or_of_two_cells_is_undecided(make_study: Any) -> None:
