@@ -74,9 +74,12 @@ def test_every_metric_of_every_analytic_family_is_declared() -> None:
         assert all(METRICS[each.name] is each for each in family.metrics)
 
 
+OF_PROMPTS = {"prompt_overlap", "distinct_prompts", "duplicate_rows"}
+
+
 def test_corpus_signs_are_computed_as_declared() -> None:
     values = corpus_signs(np.zeros((2, 4), dtype=np.int32), pa.array([[1, 2]]), SignsConfig()).values
-    assert values.keys() == {name for name, each in METRICS.items() if each.group == CORPUS} - {"prompt_overlap"}
+    assert values.keys() == {name for name, each in METRICS.items() if each.group == CORPUS} - OF_PROMPTS
 
 
 def test_what_multiplies_is_on_a_log_scale_and_nothing_else() -> None:

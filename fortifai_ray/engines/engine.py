@@ -41,7 +41,14 @@ class DecodingConfig(Section):
         112, description="tokens generated per row"
     )
     context_tokens: Annotated[int, _within(1, 2**20, "context_tokens is at least 1: a row starts from some text")] = (
-        Field(16, description="tokens of human text that a row starts from")
+        Field(16, description="tokens of text that a row starts from, across blocks where it is more than a block")
+    )
+    prompts: Literal["human", "training_set"] = Field(
+        "human",
+        exclude_if=lambda value: value == "human",  # some recipes are older than the key
+        description="the text that rows start from. human: generation 0's, the same contexts in each generation; "
+        "training_set: that of the generation which writes, a context every `max_new_tokens`, so that the rows rewrite "
+        "it (ForTIFAI)",
     )
     repetition_penalty: Annotated[
         float, _within(0.0, 100.0, "repetition_penalty is above 0; 1.0 is none", low_open=True)
@@ -62,6 +69,11 @@ class DecodingConfig(Section):
         if self.num_beams > 1 and (self.temperature, self.top_p, self.top_k) != (1.0, 1.0, 0):
             raise ValueError("beam search draws nothing: leave temperature, top_p and top_k out, or num_beams at 1")
         return self
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether equal prompts get equal rows, whatever the seed."""
+        return self.num_beams > 1 or self.temperature == 0 or self.top_k == 1
 
 
 EngineKind = Literal["auto", "vllm", "huggingface"]

@@ -26,6 +26,7 @@ SWEEPS = Path(__file__).resolve().parents[2] / "sweeps"
 PAPERS = ("fortifai2025_llama", "fortifai2025_gemma", "fortifai2025_deepseek", "shumailov2024_opt125m")
 
 HELD_OUT = 0.02
+TRAIN_TOKENS = 1536
 _SHAPE = {
     "vocab_size": 512,
     "hidden_size": 64,
@@ -123,7 +124,7 @@ def small(paper: str, model: Path, benchmarks: dict[str, dict[str, Any]]) -> Stu
     assert [entry["task"] for entry in asked] == ["kr_test", "blimp", "hellaswag", "gsm8k"]
     sizes = {
         "family.model": {"path": str(model)},
-        "corpus": {"source": "pydoc", "train_tokens": 1024, "held_out": HELD_OUT, "order": "sequential"},
+        "corpus": {"source": "pydoc", "train_tokens": TRAIN_TOKENS, "held_out": HELD_OUT, "order": "sequential"},
         "evaluation.benchmarks": asked,
         "training.epochs": 1,
         "training.batch_size": 4,
@@ -157,8 +158,11 @@ def test_a_study_at_the_papers_settings_runs(
     rows = [dict(result.row) for result in run_chain(task, Steps(store), RayExecutor(pool=pool))]
 
     assert [row["generation"] for row in rows] == [0, 1]
-    share = 0.5 if chain.recipe.regime.kind == "incremental" else 1.0
+    rewritten = TRAIN_TOKENS - chain.recipe.decoding.context_tokens  # the first context is no row's continuation
+    share = rewritten / (rewritten + TRAIN_TOKENS) if chain.recipe.regime.kind == "incremental" else 1.0
     assert [row["synthetic_ratio_realised"] for row in rows] == [0.0, pytest.approx(share, abs=0.02)]
+    if chain.recipe.decoding.prompts == "training_set":
+        assert [row["distinct_prompts"] for row in rows] == [rewritten // 32, 4], "the last generation writes samples"
     for row in rows:
         for metric in ("perplexity", "kr_accuracy", "blimp_accuracy", "hellaswag_accuracy", "gsm8k_accuracy"):
             assert math.isfinite(row[metric]), metric

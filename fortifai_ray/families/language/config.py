@@ -16,6 +16,8 @@ from fortifai_ray.families.fitting import FitConfig
 from fortifai_ray.metrics import Metric
 from fortifai_ray.validation import Section
 
+Pack = Literal["documents", "running"]
+
 
 class ModelConfig(Section):
     """Which causal LM: a preset trained from scratch, a Hugging Face folder (``path``) or a hub name (``hub``)."""
@@ -156,6 +158,12 @@ class TrainingConfig(FitConfig):
         False,
         exclude_if=lambda value: not value,
         description="the documents of a block do not see each other: attention and positions restart with each",
+    )
+    pack: Pack = Field(
+        "documents",
+        exclude_if=lambda value: value == "documents",
+        description="how generated rows become blocks. documents: each row is ended by the end-of-text token; running: "
+        "rows are joined as running text, in the order of what they continue, and what fills no block is left out",
     )
     gradient_accumulation: int = Field(
         1,

@@ -12,7 +12,8 @@ import numpy as np
 from fortifai_ray.engines.checkpoints import AdapterFiles
 from fortifai_ray.engines.corpus import Request
 from fortifai_ray.families.fitting import check_finished, curate_step, fit_step, synthetic_folders
-from fortifai_ray.families.language import data, models, scoring, training
+from fortifai_ray.families.language import data, models, prompts, scoring, training
+from fortifai_ray.families.language.config import Pack
 from fortifai_ray.families.language.corpus import Corpus, open_corpus
 from fortifai_ray.families.language.measures import Measures, together
 from fortifai_ray.families.language.recipe import LanguageRecipe
@@ -40,6 +41,7 @@ class LanguageFamily:
         self._block_size = recipe.training.block_size
         self._first: Stage | None = None  # generation 0's model, the reference for later corpora
         self._base: Stage | None = None  # the starting model, to which adapters belong
+        self._data = TrainingSet(())  # of the generation that was fitted last
 
     @classmethod
     def of(cls, recipe: LanguageRecipe, prepared: str, steps: Steps, executor: Executor) -> Self:
@@ -93,6 +95,7 @@ class LanguageFamily:
         With ``training.lora`` the folder holds an adapter and names its model's stage, which is beside it.
         """
         settings, end_of_text = self._recipe.training, self.corpus.end_of_text
+        self._data = self._check_length(data)
         order_seed = derive_seed(self._recipe.seed, "order", generation)
 
         def train(folder: Path) -> training.TrainingReport:
@@ -118,6 +121,20 @@ class LanguageFamily:
             self._first = stage
         return check_finished(stage)
 
+    def _check_length(self, training_set: TrainingSet) -> TrainingSet:
+        """``training_set``; raises :class:`Collapsed` where its rows fill no block, or are too short for a prompt."""
+        pack, size, context = self._pack, self._block_size, self._recipe.decoding.context_tokens
+        if training_set.draws and pack == "running" and all(draw.size < size for draw in training_set.draws):
+            raise Collapsed(f"the running text of the training set is shorter than a block of {size} tokens")
+        own = self._recipe.decoding.prompts == "training_set"
+        if training_set.draws and own and prompts.text_length(training_set, pack) < context:
+            raise Collapsed(f"the training set is shorter than a context of {context} tokens")
+        return training_set
+
+    @property
+    def _pack(self) -> Pack:
+        return self._recipe.training.pack
+
     def _beside_base(self, adapter: Stage) -> Stage:
         """The stage of an adapter, whose files are fetched together with those of its model."""
         return replace(adapter, where=lambda: self._files(adapter).path)
@@ -132,8 +149,10 @@ class LanguageFamily:
         return files if model.hash == self._base.hash else AdapterFiles(model, files.storage, base)
 
     def _blocks(self, training_set: TrainingSet) -> data.Blocks:
-        folders = {stage: path / "corpus" for stage, path in synthetic_folders(training_set, self._steps).items()}
-        return data.fetch_blocks(training_set, self.corpus, folders, self._block_size)
+        return data.fetch_blocks(training_set, self.corpus, self._folders(training_set), self._block_size, self._pack)
+
+    def _folders(self, training_set: TrainingSet) -> dict[str, Path]:
+        return {stage: path / "corpus" for stage, path in synthetic_folders(training_set, self._steps).items()}
 
     def evaluate(self, model: Stage, *, generation: int) -> Stage:
         """Perplexity on held-out human text, and the benchmarks: a stage each, combined into one."""
@@ -170,9 +189,10 @@ class LanguageFamily:
         return stage
 
     def generate(self, model: Stage, size: float, *, generation: int) -> Synthetic[Stage]:
-        """Continuations of human contexts by the warm engines; at least ``evaluation.sample_texts`` of them."""
+        """Continuations of contexts by the warm engines; at least ``evaluation.sample_texts`` of them."""
         decoding, engine = self._recipe.decoding, self._recipe.writer
-        rows = max(math.ceil(size / decoding.max_new_tokens), self._recipe.evaluation.sample_texts, self._sign_rows())
+        drawn = self._prompts(self._data, self._rows(size), generation)
+        rows = len(drawn)
         key = StageKey(
             "generate",
             GENERATION_VERSION,
@@ -186,14 +206,50 @@ class LanguageFamily:
                 "seed": self._recipe.seed,
                 "generation": generation,
                 "rows": rows,
+                **drawn.identity,
             },
         )
         stage = self._steps.run(
-            key, f"generate {rows} rows", lambda folder: self._write(folder, model, generation, rows)
+            key, f"generate {rows} rows", lambda folder: self._write(folder, model, generation, drawn)
         )
         assert self._first is not None, "generation 0 is fitted before anything is generated"
         signs = self.measures.signs(stage, model, self._first)
         return Synthetic(stage, self._pool(stage), () if signs is None else (signs,))
+
+    def _rows(self, size: float) -> int:
+        return max(
+            math.ceil(size / self._recipe.decoding.max_new_tokens),
+            self._recipe.evaluation.sample_texts,
+            self._sign_rows(),
+        )
+
+    def _prompts(self, training_set: TrainingSet, rows: int, generation: int) -> prompts.Prompts:
+        """The prompts of ``rows`` rows of a generation that was trained on ``training_set``."""
+        recipe = self._recipe
+        if recipe.decoding.prompts == "training_set":
+            return prompts.from_training_set(training_set, rows, recipe.seed, generation, recipe.decoding, self._pack)
+        first = TrainingSet((self._human.first,))
+        return prompts.from_human(first, rows, recipe.seed, recipe.decoding, self._block_size, self._pack)
+
+    def check_prompts(self) -> None:
+        """Raise :class:`UserError` where the prompts of a generation do not suffice (:func:`prompts.check`). Where they
+        are those of its training set, that is what it will be, each row whole."""
+        recipe, human, decoding = self._recipe, self._human, self._recipe.decoding
+        pools, length, different, step = list[Pool](), human.first.size, 0, decoding.max_new_tokens
+        if decoding.prompts == "human" and decoding.deterministic and length >= decoding.context_tokens:
+            different = prompts.different_in_human(self.corpus, human.first, decoding.context_tokens, self._block_size)
+        for generation in range(recipe.generations):
+            last = generation == recipe.generations - 1
+            size = 0.0 if last else recipe.regime.synthetic_size(human.first.size, generation)
+            rows = self._rows(recipe.curation.to_generate(size))
+            if decoding.prompts == "training_set":
+                training_set = recipe.regime.training_set(human, pools, generation, (recipe.seed,))
+                length = prompts.text_length(training_set, self._pack)
+                different = length - decoding.context_tokens + 1
+                written = len(self._prompts(training_set, rows, generation))
+                kept = np.full(min(written, math.ceil(size / step)), step)
+                pools.append(Pool(f"generation {generation}", kept, synthetic=True))
+            prompts.check(length, rows, different, generation, decoding, self._pack)
 
     def _sign_rows(self) -> int:
         """Rows that the signs of collapse need, in the last generation too, after which nothing is trained."""
@@ -236,36 +292,27 @@ class LanguageFamily:
         lengths = np.asarray(data.read_generated(stage.path / "corpus").value_lengths())
         return Pool(stage.hash, lengths, synthetic=True)
 
-    def _write(self, folder: Path, model: Stage, generation: int, rows: int) -> dict[str, Any]:
-        human, recipe = self._human.first.items, self._recipe
-        prompts = data.draw_prompts(
-            self.corpus,
-            human,
-            rows,
-            seed=recipe.seed,
-            generation=generation,
-            block_size=self._block_size,
-            context_tokens=recipe.decoding.context_tokens,
-        )
+    def _write(self, folder: Path, model: Stage, generation: int, drawn: prompts.Prompts) -> dict[str, Any]:
+        recipe, size = self._recipe, self._block_size
+        text = prompts.Text.of(drawn.source, self.corpus, self._folders(drawn.source), size, self._pack)
+        table = text.table(drawn, recipe.seed, generation, recipe.decoding.context_tokens)
         report = self._executor.write(
             Request(self._files(model), model.hash, recipe.decoding, recipe.writer),
-            prompts,
+            table,
             folder / "corpus",
             on_wait=lambda stall: self._steps.announce(f"{WAITING} for an engine ({stall})"),
         )
+        generated = data.read_generated(folder / "corpus")
+        few = len(drawn) <= recipe.evaluation.sample_texts  # too few rows to measure anything
+        overlap = prompts.prompt_overlap(self.corpus, text.blocks_of(drawn.starts), generated, size)
         return {
             "rows": report.rows,
             "generated_tokens": report.generated_tokens,
             "generate_seconds": report.seconds,
-            "prompt_overlap": self._prompt_overlap(folder, rows),
+            "prompt_overlap": None if few or math.isnan(overlap) else overlap,
+            "distinct_prompts": prompts.distinct(table["prompt_ids"].combine_chunks()),
+            "duplicate_rows": report.rows - prompts.distinct(generated),
         }
-
-    def _prompt_overlap(self, folder: Path, rows: int) -> float | None:
-        if rows <= self._recipe.evaluation.sample_texts:  # too few rows to measure anything
-            return None
-        generated = data.read_generated(folder / "corpus")
-        overlap = data.prompt_overlap(self.corpus, self._human.first.items, generated, self._block_size)
-        return None if math.isnan(overlap) else overlap
 
     def samples(self, synthetic: Synthetic[Stage]) -> list[dict[str, Any]]:
         """The first rows of a synthetic corpus as text: row, prompt_text, generated_text."""

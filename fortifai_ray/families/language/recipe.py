@@ -46,7 +46,22 @@ METRICS = (
         "prompt_overlap",
         "share of 4-grams",
         "share of the generated 4-grams that occur in the document of their prompt",
-        "fortifai_ray.families.language.data",
+        "fortifai_ray.families.language.prompts",
+        direction="above",
+        group=CORPUS,
+    ),
+    Metric(
+        "distinct_prompts",
+        "prompts",
+        "number of different prompts from which the generation's rows were written",
+        "fortifai_ray.families.language.prompts",
+        group=CORPUS,
+    ),
+    Metric(
+        "duplicate_rows",
+        "rows",
+        "number of generated rows that are copies of an earlier row of the generation",
+        "fortifai_ray.families.language.prompts",
         direction="above",
         group=CORPUS,
     ),
@@ -124,9 +139,17 @@ class LanguageRecipe(Recipe):
         from fortifai_ray.families.language.network import engine_refusal
 
         kind, why = self._engine
-        if kind == "vllm" or why != engine_refusal(self.family.model, adapters=self.training.lora is not None):
-            return ()
-        return (f"{self.family.model.checkpoint} generates on the Hugging Face engine: {why}",)
+        refused = engine_refusal(self.family.model, adapters=self.training.lora is not None)
+        said = [f"{self.family.model.checkpoint} generates on the Hugging Face engine: {why}"] * (
+            kind == "huggingface" and why == refused
+        )
+        across = self.decoding.context_tokens > self.training.block_size or self.decoding.prompts == "training_set"
+        if across and self.corpus.order == "permuted":
+            said.append(
+                "decoding: contexts reach over blocks that are no neighbours in the text, since corpus.order is "
+                "permuted; sequential keeps them so"
+            )
+        return tuple(said)
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -189,6 +212,10 @@ class LanguageRecipe(Recipe):
                 f"generations, and the corpus has {len(human.order) * size}; a smaller corpus.train_tokens, fewer "
                 "generations or a longer text is needed"
             )
+        try:
+            family.check_prompts()
+        except UserError as error:
+            raise UserError(f"{source}: {error}") from None
         try:
             check_files(self.evaluation.benchmarks)
             family.measures.check()
@@ -266,6 +293,7 @@ class LanguageRecipe(Recipe):
         row = self.decoding.context_tokens + self.decoding.max_new_tokens
         if longest is not None and max(row, size) > longest:
             key = "decoding.max_new_tokens" if row > longest else "training.block_size"
+            key = "decoding.context_tokens" if self.decoding.context_tokens > longest else key
             raise UserError(
                 f"{source}: {key}: rows of {max(row, size)} tokens do not fit the model's context of {longest}; "
                 "context_tokens + max_new_tokens, and block_size, may be as much"
@@ -275,9 +303,4 @@ class LanguageRecipe(Recipe):
             raise UserError(
                 f"{source}: engine.max_model_len: rows of {row} tokens (context_tokens + max_new_tokens) do not fit an "
                 f"engine sized for {sized}; {row} is right, if the model takes as many"
-            )
-        if self.decoding.context_tokens > size:
-            raise UserError(
-                f"{source}: decoding.context_tokens: {self.decoding.context_tokens} is more than a block of "
-                f"{size} tokens; at most training.block_size is right"
             )
