@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from fortifai_ray.metrics import METRICS
+from tests.skips import pytest_sessionfinish, pytest_terminal_summary  # noqa: F401 (hooks: every skip is listed)
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # this suite's Ray listens on loopback only
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
