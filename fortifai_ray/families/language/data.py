@@ -1,27 +1,16 @@
 """From a regime's draws to the token blocks that a model is trained on, and the corpora of a generation."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fortifai_ray.families.language.blocks import Blocks
 from fortifai_ray.families.language.config import Pack
 from fortifai_ray.families.language.corpus import Corpus
 from fortifai_ray.recipe.regimes import TrainingSet
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """Token blocks: ``tokens`` int32 of shape (blocks, block_size); the first ``lengths[i]`` of row i are text."""
-
-    tokens: np.ndarray
-    lengths: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.tokens)
 
 
 def fetch_blocks(

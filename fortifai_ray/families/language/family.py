@@ -13,6 +13,7 @@ from fortifai_ray.engines.checkpoints import AdapterFiles
 from fortifai_ray.engines.corpus import Request
 from fortifai_ray.families.fitting import check_finished, curate_step, fit_step, synthetic_folders
 from fortifai_ray.families.language import data, models, prompts, scoring, training
+from fortifai_ray.families.language.blocks import Blocks
 from fortifai_ray.families.language.config import Pack
 from fortifai_ray.families.language.corpus import Corpus, open_corpus
 from fortifai_ray.families.language.measures import Measures, together
@@ -148,7 +149,7 @@ class LanguageFamily:
         base = self._steps.files(self._base)
         return files if model.hash == self._base.hash else AdapterFiles(model, files.storage, base)
 
-    def _blocks(self, training_set: TrainingSet) -> data.Blocks:
+    def _blocks(self, training_set: TrainingSet) -> Blocks:
         return data.fetch_blocks(training_set, self.corpus, self._folders(training_set), self._block_size, self._pack)
 
     def _folders(self, training_set: TrainingSet) -> dict[str, Path]:

@@ -3,12 +3,15 @@
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 
 from fortifai_ray.engines.checkpoints import load_for_scoring
 from fortifai_ray.evaluation.signs.scoring import exp
+
+if TYPE_CHECKING:  # perplexity is measured without Arrow
+    import pyarrow as pa
 
 PERPLEXITY_VERSION = 1  # bump when the same model and text give other scores
 CURATION_VERSION = 1  # likewise, for curation
@@ -42,7 +45,7 @@ def perplexity(model: Path, blocks: np.ndarray, *, batch_size: int, threads: int
     return PerplexityReport(exp(total / targets), targets, time.perf_counter() - started)
 
 
-def row_scores(model: Path, rows: pa.Table, *, batch_size: int, threads: int = 1) -> np.ndarray:
+def row_scores(model: Path, rows: "pa.Table", *, batch_size: int, threads: int = 1) -> np.ndarray:
     """(rows,) The mean log-likelihood (nats) of each row's generated tokens, given its prompt and those before.
 
     A row without generated tokens scores −inf.

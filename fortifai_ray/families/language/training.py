@@ -20,8 +20,8 @@ from fortifai_ray.engines.pretrained import load_network
 from fortifai_ray.errors import UserError
 from fortifai_ray.families.fitting import EpochLoss, Fit, FitReport, read_report, write_report
 from fortifai_ray.families.language.adapters import adapt, save_adapter
+from fortifai_ray.families.language.blocks import Blocks
 from fortifai_ray.families.language.config import TrainingConfig
-from fortifai_ray.families.language.data import Blocks
 from fortifai_ray.families.language.models import keep_documents_apart, save_whole
 from fortifai_ray.losses import CrossEntropy, Loss
 from fortifai_ray.recipe.executor import Executor, Workers
@@ -108,7 +108,7 @@ def train_loop(
     if training.document_mask:
         assert end_of_text is not None
         keep_documents_apart(network, end_of_text)
-    fit = _LanguageFit(spread(objective, training, workers), Blocks(tokens, lengths), training, order_seed, workers)
+    fit = LanguageFit(spread(objective, training, workers), Blocks(tokens, lengths), training, order_seed, workers)
     held = _held_share(fit.network)
     report = fit.run(loss)
     if training.lora is None:
@@ -147,7 +147,9 @@ def _rows(blocks: Blocks, share: np.ndarray, any_row: np.ndarray) -> "tuple[Tens
     return torch.from_numpy(blocks.tokens[share]).long(), torch.from_numpy(lengths)
 
 
-class _LanguageFit(Fit[Batch]):
+class LanguageFit(Fit[Batch]):
+    """One worker's share of a language model's training: blocks of tokens, of which the next token is the target."""
+
     COLUMNS: ClassVar[tuple[str, ...]] = ("loss", "divisor", "kept", "probability", "targets")
     training: TrainingConfig
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fortifai_ray.families.language.blocks import Blocks
 from fortifai_ray.families.language.config import CorpusConfig, ModelConfig
 from fortifai_ray.families.language.corpus import Corpus, prepare_corpus
-from fortifai_ray.families.language.data import Blocks
 from fortifai_ray.families.language.models import create_model
 from fortifai_ray.storage.store import StageStore
 

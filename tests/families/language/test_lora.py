@@ -15,8 +15,8 @@ from fortifai_ray.engines.checkpoints import load_causal_lm
 from fortifai_ray.errors import UserError
 from fortifai_ray.families.language import training as training_module
 from fortifai_ray.families.language.adapters import adapted_layers
+from fortifai_ray.families.language.blocks import Blocks
 from fortifai_ray.families.language.config import LoraConfig, ModelConfig, TrainingConfig
-from fortifai_ray.families.language.data import Blocks
 from fortifai_ray.families.language.models import skeleton
 from fortifai_ray.families.language.recipe import LanguageRecipe
 from fortifai_ray.families.language.scoring import perplexity

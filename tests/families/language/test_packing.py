@@ -10,9 +10,9 @@ import transformers
 from executors import executor
 
 from fortifai_ray.errors import UserError
+from fortifai_ray.families.language.blocks import Blocks
 from fortifai_ray.families.language.config import TrainingConfig
 from fortifai_ray.families.language.corpus import Corpus
-from fortifai_ray.families.language.data import Blocks
 from fortifai_ray.families.language.models import keep_documents_apart, positions
 from fortifai_ray.families.language.training import train
 from fortifai_ray.losses import CrossEntropy

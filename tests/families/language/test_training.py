@@ -9,9 +9,9 @@ import torch
 from executors import executor
 from transformers import AutoModelForCausalLM
 
+from fortifai_ray.families.language.blocks import Blocks
 from fortifai_ray.families.language.config import TrainingConfig
 from fortifai_ray.families.language.corpus import Corpus
-from fortifai_ray.families.language.data import Blocks
 from fortifai_ray.families.language.scoring import perplexity
 from fortifai_ray.families.language.training import TrainingReport, train
 from fortifai_ray.losses import CrossEntropy, DynamicTruncatedCrossEntropy, Loss, LovaszSoftmax, TruncatedCrossEntropy

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from transformers import AutoModelForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
+from fortifai_ray.families.language.blocks import Blocks
 from fortifai_ray.families.language.config import TrainingConfig
-from fortifai_ray.families.language.data import Blocks
 from fortifai_ray.families.language.training import TrainingReport, train
 from fortifai_ray.losses import CrossEntropy, Loss, TruncatedCrossEntropy
 
