@@ -140,9 +140,9 @@ class LanguageRecipe(Recipe):
 
         kind, why = self._engine
         refused = engine_refusal(self.family.model, adapters=self.training.lora is not None)
-        said = [f"{self.family.model.checkpoint} generates on the Hugging Face engine: {why}"] * (
-            kind == "huggingface" and why == refused
-        )
+        said = list[str]()
+        if kind == "huggingface" and why == refused:
+            said.append(f"{self.family.model.checkpoint} generates on the Hugging Face engine: {why}")
         across = self.decoding.context_tokens > self.training.block_size or self.decoding.prompts == "training_set"
         if across and self.corpus.order == "permuted":
             said.append(
