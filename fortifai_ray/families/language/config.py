@@ -17,12 +17,17 @@ from fortifai_ray.metrics import Metric
 from fortifai_ray.validation import Section
 
 Pack = Literal["documents", "running"]
+_PRESETS = Path(__file__).parent / "presets"  # a folder for each that is pretrained
 
 
 class ModelConfig(Section):
-    """Which causal LM: a preset trained from scratch, a Hugging Face folder (``path``) or a hub name (``hub``)."""
+    """Which causal LM: a preset, a Hugging Face folder (``path``) or a hub name (``hub``)."""
 
-    preset: Literal["llama-tiny"] | None = Field(None, description="an architecture, trained from random weights")
+    preset: Literal["llama-tiny", "llama-docs"] | None = Field(
+        None,
+        description="llama-tiny: an architecture, trained from random weights; llama-docs: the same with the sizes "
+        "below, pretrained on the docstrings of Python packages (it comes with this one)",
+    )
     vocab_size: int = Field(2048, ge=258, le=65536, description="of the preset's byte-level BPE tokenizer")
     hidden_size: int = Field(128, ge=32, le=4096, multiple_of=32, description="of the preset; its heads are 32 wide")
     layers: int = Field(4, ge=1, le=64, description="of the preset")
@@ -42,12 +47,36 @@ class ModelConfig(Section):
                 raise ValueError(str(error)) from None
         return self
 
+    @model_validator(mode="after")
+    def _pretrained_as_it_is(self) -> Self:
+        if self.preset is None or self.random:
+            return self
+        for name in ("vocab_size", "hidden_size", "layers"):
+            size = type(self).model_fields[name].default
+            if getattr(self, name) != size:
+                raise ValueError(
+                    f"{name}: {self.preset} is pretrained with {size}: leave it out, or take preset: llama-tiny"
+                )
+        return self
+
+    @property
+    def random(self) -> bool:
+        """Whether it starts from random weights and trains a tokenizer of its own."""
+        return self.preset == "llama-tiny"
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of a model given by its path, or of a pretrained preset."""
+        if self.preset is not None:
+            return None if self.random else _PRESETS / self.preset
+        return None if self.path is None else Path(self.path)
+
     @property
     def checkpoint(self) -> str:
         """The folder or hub name of a pretrained model."""
-        name = self.path or self.hub
-        assert name is not None, "a preset has no checkpoint"
-        return name
+        place = self.folder or self.hub
+        assert place is not None, "random weights have no checkpoint"
+        return str(place)
 
 
 class WrittenBy(Section):

@@ -185,12 +185,12 @@ def split_documents(documents: list[str], held_out: float) -> tuple[list[str], l
 
 def _tokenise(documents: list[str], config: CorpusConfig, model: ModelConfig, folder: Path) -> dict[str, Any]:
     train, held_out = split_documents(documents, config.held_out)
-    if model.preset:
+    if model.random:
         end_of_text = _train_tokenizer(train, model.vocab_size, folder / "tokenizer")
     else:
         end_of_text = _save_pretrained_tokenizer(model, folder / "tokenizer")
         _forget_calls(folder / "tokenizer", _origin(model, "tokenizer_config.json"))
-    left_out = [] if model.preset else _call_state(_origin(model, "tokenizer.json"))
+    left_out = [] if model.random else _call_state(_origin(model, "tokenizer.json"))
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer" / "tokenizer.json"))
@@ -296,12 +296,12 @@ def _tokenizer_identity(model: ModelConfig) -> dict[str, Any]:
 
     A state of calls that is left out is part of it: older stages were made with it.
     """
-    if model.preset:
+    if model.random:
         return {"train": "byte-level BPE", "vocab_size": model.vocab_size}
-    if model.path is None:
+    folder = model.folder
+    if folder is None:
         identity: dict[str, Any] = {"hub": model.hub, "revision": model.revision}
     else:
-        folder = Path(model.path)
         names = [file.name for file in sorted(folder.iterdir()) if file.is_file() and _is_of_tokenizer(file, folder)]
         identity = {name: file_sha256(folder / name) for name in names}
     left_out = _call_state(_origin(model, "tokenizer.json"))
@@ -318,8 +318,8 @@ def _is_of_tokenizer(file: Path, folder: Path) -> bool:
 
 def _origin(model: ModelConfig, name: str) -> Path:
     """A file of a pretrained model's folder, or the copy here of the hub's; a path to nothing where there is none."""
-    if model.path is not None:
-        return Path(model.path) / name
+    if folder := model.folder:
+        return folder / name
     from huggingface_hub import hf_hub_download
 
     try:

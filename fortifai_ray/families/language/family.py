@@ -78,7 +78,7 @@ class LanguageFamily:
         model = self._recipe.family.model
         inputs: dict[str, Any] = {"model": models.model_identity(model), "corpus": self.corpus.hash}
         seed = 0
-        if model.preset:  # only a preset's weights are random
+        if model.random:
             seed = derive_seed(self._recipe.seed, "init", generation if init == "scratch" else 0)
             inputs["seed"] = seed
         key = StageKey("model", models.VERSION, inputs)

@@ -60,26 +60,26 @@ def preset_shape(model: ModelConfig) -> dict[str, Any]:
 
 def model_identity(model: ModelConfig) -> dict[str, Any]:
     """What determines the starting model apart from its seed: the preset's shape, or the checkpoint's content."""
-    if model.preset:
+    if model.random:
         return {"preset": preset_shape(model), "vocab_size": model.vocab_size}
-    if model.path:
-        files = [*sorted(Path(model.path).glob("*.safetensors")), Path(model.path) / "config.json"]
+    if folder := model.folder:
+        files = [*sorted(folder.glob("*.safetensors")), folder / "config.json"]
         return {file.name: file_sha256(file) for file in files}
     return {"hub": model.hub, "revision": model.revision}
 
 
 def known_config(model: ModelConfig) -> dict[str, Any] | None:
     """The model's ``config.json``, as far as it is known before anything starts; None for a hub's model."""
-    if model.preset:
+    if model.random:
         return preset_shape(model)
-    if model.path:
-        return json.loads((Path(model.path) / "config.json").read_text())
+    if folder := model.folder:
+        return json.loads((folder / "config.json").read_text())
     return None
 
 
 def context_length(model: ModelConfig) -> int | None:
     """The longest row of tokens that the model takes; None where that is not known before anything starts."""
-    if model.preset:
+    if model.random:
         return _CONTEXT
     if model.hub:
         return None
@@ -94,7 +94,7 @@ def skeleton(model: ModelConfig) -> Any | None:
     import torch
     import transformers
 
-    config: Any = transformers.LlamaConfig(**preset_shape(model)) if model.preset else causal_config(model.checkpoint)
+    config: Any = transformers.LlamaConfig(**preset_shape(model)) if model.random else causal_config(model.checkpoint)
     with torch.device("meta"):
         return transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
@@ -107,13 +107,13 @@ def check_model(model: ModelConfig, corpus: Corpus) -> None:
     Raises:
         UserError: it is no sound causal LM (:mod:`fortifai_ray.engines.soundness`), or has not all the tokens.
     """
-    if model.preset:
+    if model.random:
         return
     try:
-        folder = Path(model.path) if model.path else local_folder(model.checkpoint, model.revision)
+        folder = model.folder or local_folder(model.checkpoint, model.revision)
         if folder is None:  # no hub can be reached: the store may hold all that is needed
             return
-        if model.path or is_complete(folder):
+        if model.folder or is_complete(folder):
             check_checkpoint(folder)
         elif heads := hub_heads(model.checkpoint, model.revision):
             check_network(folder, heads)
@@ -131,7 +131,7 @@ def _largest_token(corpus: Path) -> int:
 
 def describe_ends(model: ModelConfig, corpus: Corpus) -> tuple[str, ...]:
     """What a dry run says where a pretrained model's texts do not end as the corpus' documents do."""
-    folder = Path(model.path) if model.path else model.hub and local_folder(model.checkpoint, model.revision)
+    folder = model.folder or (model.hub and local_folder(model.checkpoint, model.revision))
     ends = end_of_text_ids(folder) if folder else [corpus.end_of_text]
     if corpus.end_of_text in ends:
         return ()
@@ -145,7 +145,7 @@ def describe_ends(model: ModelConfig, corpus: Corpus) -> tuple[str, ...]:
 def describe_files(model: ModelConfig, corpus: Corpus) -> tuple[str, ...]:
     """What a dry run says of a pretrained model's other files: settings that cannot be read, a tokenizer of a class
     that transformers lacks, tokens that the model has no place for."""
-    folder = Path(model.path) if model.path else model.hub and local_folder(model.checkpoint, model.revision)
+    folder = model.folder or (model.hub and local_folder(model.checkpoint, model.revision))
     if not folder:
         return ()
     lines, settings = list[str](), folder / "generation_config.json"
@@ -177,7 +177,7 @@ def create_model(model: ModelConfig, corpus: Corpus, seed: int, folder: Path) ->
     import torch
     import transformers
 
-    if model.preset:
+    if model.random:
         torch.manual_seed(seed)
         network: Any = transformers.LlamaForCausalLM(transformers.LlamaConfig(**_preset_shape(model, corpus)))
     else:
@@ -201,7 +201,7 @@ def _pretrained(model: ModelConfig) -> Any:
 def write_config(model: ModelConfig, corpus: Corpus, folder: Path) -> None:
     """Write only the starting model's ``config.json``, from which an engine starts before there are weights."""
     folder.mkdir(parents=True, exist_ok=True)
-    if model.preset:  # by hand: transformers would import torch, which takes the driver three seconds
+    if model.random:  # by hand: transformers would import torch, which takes the driver three seconds
         config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", **_preset_shape(model, corpus)}
         (folder / "config.json").write_text(json.dumps(config))
     else:

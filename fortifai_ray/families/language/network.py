@@ -6,7 +6,6 @@ A network too large to be made for this is tried with two of its layers and rand
 import copy
 from functools import lru_cache
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from fortifai_ray.engines.pretrained import local_folder
@@ -23,9 +22,9 @@ _TRIED = 300_000_000  # the most that are made for a trial
 @lru_cache(maxsize=64)
 def engine_refusal(model: ModelConfig, *, adapters: bool = False, gpu: bool = False) -> str | None:
     """Why vLLM does not serve a model, in half a line; None where it does, or where nothing is known of it yet."""
-    if model.preset:
+    if model.random:
         return None  # Llama
-    folder = Path(model.checkpoint) if model.path else local_folder(model.checkpoint, model.revision)
+    folder = model.folder or local_folder(model.checkpoint, model.revision)
     if folder is None:
         return None
     return why_not_vllm(folder, gpu=gpu) or (why_no_adapters(folder) if adapters else None)
@@ -75,13 +74,13 @@ def describe_model(model: ModelConfig, training: TrainingConfig, engine: tuple[s
     kind, why = engine
     name = model.preset or model.checkpoint
     written = f"generates on {'vLLM' if kind == 'vllm' else 'the Hugging Face engine'} ({why})"
-    network: Any = None if model.preset and not training.lora else skeleton(model)  # without importing torch
+    network: Any = None if model.random and not training.lora else skeleton(model)  # without importing torch
     if model.hub:
         return (f"model: {name}: {written}; its head and layers are known once it is here",)
     limit = context_length(model)
     rows = f"rows of at most {limit:,} tokens" if limit else "rows of any length"
     size, kind = _preset_size(model), "LlamaForCausalLM"
-    if not model.preset:
+    if not model.random:
         size, kind = sum(parameter.numel() for parameter in network.parameters()), type(network).__name__
     return (
         f"model: {name}: {kind}, {size:,} parameters, {rows}; {written}",
@@ -97,7 +96,7 @@ def _preset_size(model: ModelConfig) -> int:
 
 
 def _head(model: ModelConfig) -> str:
-    if model.preset:
+    if model.random:
         return "fused output head"
     from fortifai_ray.losses.causal_lm import UnknownHead, find_head
 

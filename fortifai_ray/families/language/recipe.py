@@ -109,7 +109,7 @@ class LanguageRecipe(Recipe):
     def _adapters_need_their_model(self) -> Self:
         if self.engine.lora_rank is not None:
             raise ValueError("engine.lora_rank: it is that of training.lora: leave it out")
-        if self.training.lora is not None and self.training.init == "scratch" and self.family.model.preset:
+        if self.training.lora is not None and self.training.init == "scratch" and self.family.model.random:
             raise ValueError(
                 "training.init: scratch with training.lora would adapt new random weights each generation, which "
                 "learns next to nothing: base or previous is right, or leave lora out"

@@ -1,0 +1,113 @@
+"""Make the preset llama-docs: collect its text, run generation 0 of its study, and put the model into the package.
+
+    python scripts/pretrain.py [FOLDER]
+
+The text is the prose of docstrings, of CPython and of packages in ``requirements-cpu.lock``, a document a file of
+source: ``FOLDER/docstrings.jsonl``. None of it is the quickstart's, which is `pydoc_data.topics`. The study is beside
+the model. It trains on one core, without Ray; its stages are in FOLDER too.
+"""
+
+import argparse
+import ast
+import hashlib
+import json
+import re
+import shutil
+import sysconfig
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import yaml
+
+from fortifai_ray.engines.in_process import InProcess
+from fortifai_ray.families.language.recipe import LanguageRecipe
+from fortifai_ray.storage.steps import Steps
+from fortifai_ray.storage.store import StageStore
+
+PRESET = Path(__file__).parents[1] / "fortifai_ray" / "families" / "language" / "presets" / "llama-docs"
+PACKAGES = ("mlflow", "numpy", "pandas", "ray", "sklearn", "sqlalchemy", "torch", "transformers")
+_LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "lib2to3", "pydoc_data", "encodings", "_vendor", "vendor"}
+_LEFT_OUT |= {"thirdparty_files", "thirdparty"}
+_SHORTEST = 80  # characters of a paragraph
+_LETTERS = 0.9  # share of letters and spaces: less is code, a table or a formula
+_NO_PROSE = (">>>", "...", "..", "#", ":", "|", "+-", "$", "@", "-", "*")  # how a line of something else begins
+
+
+def documents(root: Path) -> Iterator[list[str]]:
+    """The paragraphs of each source file below ``root``, in the order of the files' names and lines."""
+    for file in sorted(root.rglob("*.py")):
+        if _LEFT_OUT.isdisjoint(file.relative_to(root).parts[:-1]):
+            yield [paragraph for docstring in _docstrings(file) for paragraph in _prose(docstring)]
+
+
+def _docstrings(file: Path) -> list[str]:
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError):
+        return []
+    kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    nodes = [tree, *sorted((n for n in ast.walk(tree) if isinstance(n, kinds)), key=lambda node: node.lineno)]
+    return [text for node in nodes if (text := ast.get_docstring(node))]
+
+
+def _prose(docstring: str) -> Iterator[str]:
+    for part in re.split(r"\n\s*\n", docstring):
+        lines = [line.rstrip() for line in part.splitlines() if line.strip()]
+        text = " ".join(part.split())
+        if any(line.lstrip().startswith(_NO_PROSE) for line in lines) or "http" in text or not text.isascii():
+            continue
+        letters = sum(character.isalpha() or character == " " for character in text)
+        if len(text) >= _SHORTEST and text[0].isalpha() and text[-1] in ".:!?" and letters >= _LETTERS * len(text):
+            yield "\n".join(lines)
+
+
+def collect(target: Path) -> str:
+    """Write the text into ``target``, each paragraph once; returns its SHA-256."""
+    places = [find_spec(name) for name in PACKAGES]
+    roots = [Path(spec.origin).parent for spec in places if spec is not None and spec.origin is not None]
+    seen: set[str] = set()
+    rows = []
+    for root in [Path(sysconfig.get_path("stdlib")), *roots]:
+        for paragraphs in documents(root):
+            new = [text for text in dict.fromkeys(paragraphs) if text not in seen]
+            seen.update(new)
+            if new:
+                rows.append(json.dumps({"text": "\n\n".join(new)}))
+    target.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return hashlib.sha256(target.read_bytes()).hexdigest()
+
+
+def pretrain(text: Path, storage: Path) -> float:
+    """Train generation 0 of the preset's study on ``text``; put model and tokenizer into the package.
+
+    Returns the perplexity per token of its held-out documents.
+    """
+    study = yaml.safe_load((PRESET / "pretrain.yaml").read_text(encoding="utf-8"))
+    study["corpus"]["path"] = str(text)
+    recipe = LanguageRecipe(**{key: study[key] for key in study if key not in ("name", "collapse")})
+    store = StageStore(storage)
+    prepared = recipe.prepare(store, "pretrain.yaml")
+    print(*recipe.describe(prepared, store), sep="\n")
+    family = recipe.build(prepared, Steps(store), InProcess())
+    human = recipe.regime.training_set(family.human(), [], 0)
+    model = family.fit(human, recipe.loss, start_from=family.init(None, 0), generation=0)
+    for folder in (family.corpus.tokenizer_path, model.path):
+        for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+            if (folder / name).is_file():
+                shutil.copyfile(folder / name, PRESET / name)
+    return family.evaluate(model, generation=0).outputs["perplexity"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("runs/llama-docs"))
+    folder = parser.parse_args().folder.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    text = folder / "docstrings.jsonl"
+    print(f"{text}: SHA-256 {collect(text)}")
+    print(f"held-out perplexity {pretrain(text, folder):.1f}")
+
+
+if __name__ == "__main__":
+    main()
