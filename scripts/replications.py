@@ -22,6 +22,7 @@ _CLAIM = (
     "kind",
     "statistic",
     "asked",
+    "wrong",
     "measured",
     "low",
     "high",
@@ -106,7 +107,7 @@ def page() -> str:
         file = PROJECT / "sweeps" / f"{entry['study']}.yaml"
         parts.append(f"\n## {entry['study']}\n\n[{file.name}](../sweeps/{file.name}): {_about(file)}\n")
         if entry["claims"]:
-            headings = ("claim", "kind", "asked", "measured", "chains", "verdict")
+            headings = ("claim", "kind", "asked", "wrong theories", "measured", "chains", "verdict")
             parts.append(table(headings, [_claim(claim) for claim in entry["claims"]]) + "\n")
         if entry["points"]:
             rows = [
@@ -147,10 +148,11 @@ def _verdicts(claims: Iterable[Mapping[str, Any]]) -> str:
 
 def _claim(claim: Mapping[str, Any]) -> tuple[str, ...]:
     level = f" at {100 * claim['level']:.4g}%"
-    measured = "not measured" if claim["measured"] is None else _interval(claim, "measured", "low", "high") + level
+    measured = "not measured" if claim["low"] is None else _interval(claim, "measured", "low", "high") + level
     why = f" ({claim['why']})" if claim["why"] else ""
     statistic = f"{claim['statistic']} — {claim['source']}"
-    return statistic, claim["kind"], claim["asked"], measured, f"{claim['n_chains']:,}", f"**{claim['verdict']}**{why}"
+    verdict = f"**{claim['verdict']}**{why}"
+    return statistic, claim["kind"], claim["asked"], claim.get("wrong", ""), measured, f"{claim['n_chains']:,}", verdict
 
 
 def _interval(row: Mapping[str, Any], value: str, low: str, high: str) -> str:
@@ -158,7 +160,8 @@ def _interval(row: Mapping[str, Any], value: str, low: str, high: str) -> str:
     from fortifai_ray.results.words import number
 
     if row[value] is None:
-        return "undetermined"
+        known = row[low] is not None and row[high] is not None
+        return f"undetermined [{number(row[low], 4)}, {number(row[high], 4)}]" if known else "undetermined"
     sign = {"lower": "≥ ", "upper": "≤ "}.get(row.get("bound", ""), "")
     if row[low] is None and row[high] is None:
         return f"{sign}{number(row[value], 4)}"

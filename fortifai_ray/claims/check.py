@@ -81,7 +81,7 @@ def check_claim(results: StudyResults, claim: Claim, earlier: ClaimResult | None
         source=claim.source,
         kind=claim.kind,
         statistic=claim.words,
-        measured=interval.measured if interval else None,
+        measured=interval.measured if interval and not math.isnan(interval.measured) else None,
         low=interval.low if interval else None,
         high=interval.high if interval else None,
         level=claim.level,

@@ -42,17 +42,18 @@ def fidelity_ratio(results: StudyResults, statistic: FidelityRatio, where: Where
     row = _single(table.filter(matches(results, table, where), pl.col("unit") == statistic.unit))
     if row["n_failed"]:
         raise Undecided(f"{row['n_failed']} chains of the cell failed; leaving them out would favour those that lasted")
-    if row["fi_ratio"] is None:
-        raise Undecided("the ratio is undetermined: too few chains collapsed")
     if row["fi_ratio_low"] is None and row["fi_ratio_high"] is None:
+        if row["fi_ratio"] is None:
+            raise Undecided("the ratio is undetermined: too few chains collapsed")
         raise Undecided(
             f"{row['n_pairs']} pairs give no interval: it takes {MIN_PAIRS}, none collapsed at generation 0"
         )
     low = 0.0 if row["fi_ratio_low"] is None else row["fi_ratio_low"]
     high = math.inf if row["fi_ratio_high"] is None else row["fi_ratio_high"]
-    bound = row["fi_ratio_bound"]
-    note = "" if bound == "exact" else f"censored chains make it {_A_BOUND[bound]} bound"
-    return Interval(row["fi_ratio"], low, high, row["estimator"], note), row["n_pairs"]
+    bound = _A_BOUND.get(row["fi_ratio_bound"])
+    note = f"censored chains make it {bound} bound" if bound else ""
+    measured = math.nan if row["fi_ratio"] is None else row["fi_ratio"]
+    return Interval(measured, low, high, row["estimator"] or "", note), row["n_pairs"]
 
 
 def _fidelity_at(results: StudyResults, of: CollapseCriterion, level: float) -> pl.DataFrame:
@@ -67,24 +68,24 @@ def _fidelity_at(results: StudyResults, of: CollapseCriterion, level: float) -> 
 def critical_point(results: StudyResults, statistic: CriticalPoint, where: Where, level: float) -> tuple[Interval, int]:
     """A cell's critical value with the search's own interval, and the number of chains run.
 
+    A search that has not settled has no value (NaN), but it has an interval where the answers leave some values out: a
+    claim that all of it agrees with is decided. An end that the range did not reach is infinite.
+
     Raises:
         Undecided, NoInterval: see :mod:`fortifai_ray.claims.check`; also where the search's level is below ``level``.
     """
     over = pl.lit(True) if statistic.over is None else pl.col("over") == statistic.over
     row = _one_cell(results, "collapse_points", statistic.criterion, where, over)
-    if row["bound"] == "undetermined":
+    low, high = row["low"], row["high"]
+    if low is None and high is None:
         raise Undecided("the search could not determine the critical value")
     if row["level"] < level:
         raise NoInterval(f"the search's interval is at {100 * row['level']:g} %, the claim asks for {100 * level:g} %")
-    low, high = row["low"], row["high"]
-    if row["bound"] == "lower":
-        high = math.inf
-    elif row["bound"] == "upper":
-        low = -math.inf
-    if low is None or high is None:
-        raise NoInterval("the search gave no interval")
-    measured = next((row[name] for name in ("critical", "low", "high") if row[name] is not None), math.nan)
-    note = "" if row["bound"] == "exact" else f"the search gave {_A_BOUND[row['bound']]} bound"
+    notes = {"exact": "", "lower": "the search gave a lower bound", "upper": "the search gave an upper bound"}
+    note = notes.get(row["bound"], "the search has not settled")
+    low = -math.inf if low is None or row["bound"] == "upper" else low
+    high = math.inf if high is None or row["bound"] == "lower" else high
+    measured = math.nan if row["critical"] is None else row["critical"]
     return Interval(measured, low, high, "the search's own", note), row["chains_run"]
 
 

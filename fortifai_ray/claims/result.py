@@ -76,7 +76,8 @@ class ClaimResult:
 
     Attributes:
         statistic: what was measured, in words.
-        measured, low, high: the number and its interval; None where there is none. An end may be infinite.
+        measured, low, high: the number and its interval; None where there is none. An end may be infinite. The number
+            alone is None where a search has not settled: its interval may decide all the same.
         level: of the claim, over all its looks.
         method: how the interval was computed.
         n_chains: independent chains (seeds; pairs of a comparison) behind it.
@@ -123,11 +124,12 @@ class ClaimResult:
 
     @property
     def measured_words(self) -> str:
-        """``0.371 [0.342, 0.402] at 99 %``."""
-        if self.measured is None:
+        """``0.371 [0.342, 0.402] at 99 %``; ``[0.342, 0.402] at 99 %`` where the interval is all that is known."""
+        if self.low is None or self.high is None:
             return "not measured"
         level = f"{100 * (1 - (1 - self.level) / self.looks):.6g} %"
-        return f"{number(self.measured, 4)} [{number(self.low, 4)}, {number(self.high, 4)}] at {level}"
+        point = "" if self.measured is None else f"{number(self.measured, 4)} "
+        return f"{point}[{number(self.low, 4)}, {number(self.high, 4)}] at {level}"
 
     @property
     def chains_words(self) -> str:

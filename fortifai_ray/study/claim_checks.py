@@ -61,15 +61,14 @@ def checked_claims(claims: Sequence[Claim], study: StudyFacts, source: str) -> l
 
 def _weakness(claim: Claim) -> tuple[str, str] | None:
     """The key that lets a wrong theory pass, and why; None for a claim that can tell."""
+    if claim.kind == "theory" and not claim.must_reject:
+        example = "must_reject: {name: nothing happens, value: 1.0}"
+        return "must_reject", f"a theory claim needs the value under the nearest wrong theory: {example}"
     if claim.relation != "equals":
         for wrong, value in zip(claim.must_reject, claim.wrong_numbers(), strict=True):
             if _satisfies(claim, value):
                 return "must_reject", f"{value:.6g} ({wrong.name}) satisfies the claim, which so cannot reject it"
         return None
-    if not claim.must_reject:
-        example = "must_reject: {name: nothing happens, value: 1.0}"
-        needed = f"a theory claim with equals needs the value under the nearest wrong theory: {example}"
-        return ("must_reject", needed) if claim.kind == "theory" else None
     assert claim.tolerance is not None
     [number] = claim.numbers()
     allowed = claim.tolerance.around(number)
@@ -134,9 +133,8 @@ def completed(claim: Claim, recipes: Sequence[Mapping[str, Any]], searched: Coll
     if not any(isinstance(value, TheoryValue) for value in (*values, *wrong)):
         return claim
     cells = [
-        {key: value for key, value in recipe.items() if key not in searched}
-        for recipe in recipes
-        if _matches(recipe, claim.where, searched)
+        {key: value for key, value in recipes[index].items() if key not in searched}
+        for index in matching(recipes, claim.where, searched)
     ]
     try:
         key = "value"
@@ -152,13 +150,15 @@ def completed(claim: Claim, recipes: Sequence[Mapping[str, Any]], searched: Coll
         raise UserError(f"{place}.{key}: {error} (claim {claim.id})") from None
 
 
-def _matches(recipe: Mapping[str, Any], where: Where, searched: Collection[str]) -> bool:
-    """Whether a cell has every value that ``where`` asks for."""
-    for key, wanted in where.items():
-        items = wanted if isinstance(wanted, list) else [wanted]
-        if not any(same(recipe.get(key), item) for item in items) and key not in (*_NOT_OF_A_CELL, *searched):
-            return False
-    return True
+def matching(recipes: Sequence[Mapping[str, Any]], where: Where, searched: Collection[str] = ()) -> list[int]:
+    """Which of the cells, by their flat recipes, have every value that ``where`` asks for (searched keys have any)."""
+    free = (*_NOT_OF_A_CELL, *searched)
+    asked = {key: wanted if isinstance(wanted, list) else [wanted] for key, wanted in where.items() if key not in free}
+    return [
+        index
+        for index, recipe in enumerate(recipes)
+        if all(any(same(recipe.get(key), item) for item in items) for key, items in asked.items())
+    ]
 
 
 def _whole(value: Number, cells: Sequence[Mapping[str, Any]]) -> dict[str, Any] | float:

@@ -112,8 +112,8 @@ class Claim(Section):
         tuple[WrongTheory, ...], BeforeValidator(lambda value: [value] if isinstance(value, dict) else value)
     ] = Field(
         (),
-        description="the nearest wrong theories, one or a list. A theory claim with `equals` needs one, and a "
-        "tolerance of at most half of the distance to each; of any other claim, none may satisfy it",
+        description="the nearest wrong theories, one or a list; a theory claim needs one. None may satisfy the claim, "
+        "and with `equals` the tolerance is at most half of the distance to each",
     )
     level: float = Field(DEFAULT_LEVEL, gt=0.0, lt=1.0, description="confidence level of this claim's own interval")
     looks: int = Field(

@@ -114,6 +114,12 @@ def gaussian_accumulate_subsample_mean_variance(n: int, generation: int) -> floa
     return float((1 - 1 / n) * np.prod(1 - (3 * n - 1) / (pool * (pool - 1))))
 
 
+@closed_form("mean_error", family="gaussian", regime="accumulate_subsample", when=_maximum_likelihood)
+def gaussian_accumulate_subsample_mean_error(n: int, generation: int) -> float:
+    """E (μ̂_g − μ)²/σ² in the same setting: 1 − E σ̂²_g/σ². Derived: see the module docstring."""
+    return 1 - gaussian_accumulate_subsample_mean_variance(n, generation)
+
+
 @closed_form("trace_ratio", family="gaussian", regime="mixed", when=_maximum_likelihood)
 def gaussian_mixed_mean_variance(n: int, generation: int, synthetic_ratio: float, human: Human = "kept") -> float:
     """E σ̂²_g/σ² where a share of n samples is the last generation's and the rest human, always the same or fresh.

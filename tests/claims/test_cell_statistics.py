@@ -158,3 +158,46 @@ def test_a_critical_point_is_the_searchs_own(make_study: Any) -> None:
     study.write("collapse_points", _points(bound="lower", high=None))
     assert study.one(asked, where=AT_CE, relation="at_least", value=0.7).verdict == "holds"
     assert study.one(asked, where=AT_CE, relation="at_most", value=0.9).verdict == "undecided"
+
+
+OPEN: dict[str, Any] = {"critical": None, "bound": "undetermined"}
+ABOVE: dict[str, Any] = {"critical": 0.75, "high": None, "bound": "lower"}
+BELOW: dict[str, Any] = {"critical": 0.85, "low": None, "bound": "upper"}
+NOTHING: dict[str, Any] = {"critical": None, "low": None, "high": None, "bound": "undetermined"}
+
+
+@pytest.mark.parametrize(
+    ("row", "relation", "value", "verdict"),
+    [
+        (OPEN, "at_least", 0.7, "holds"),
+        (OPEN, "at_least", 0.75, "holds"),
+        (OPEN, "at_least", 0.8, "undecided"),
+        (OPEN, "at_least", 0.9, "does not hold"),
+        (OPEN, "at_most", 0.85, "holds"),
+        (OPEN, "less", 0.85, "undecided"),
+        (OPEN, "less", 0.7, "does not hold"),
+        (OPEN, "between", [0.7, 0.9], "holds"),
+        (ABOVE, "greater", 0.7, "holds"),
+        (ABOVE, "at_most", 0.7, "does not hold"),
+        (ABOVE, "between", [0.7, 0.9], "undecided"),
+        (BELOW, "less", 0.9, "holds"),
+        (BELOW, "at_least", 0.9, "does not hold"),
+        (BELOW, "at_least", 0.1, "undecided"),
+        (NOTHING, "at_least", 0.0, "undecided"),
+        (NOTHING, "at_most", 1.0, "undecided"),
+    ],
+)
+def test_a_search_that_has_not_settled_decides_what_its_interval_leaves_out(
+    make_study: Any, row: dict[str, Any], relation: str, value: Any, verdict: str
+) -> None:
+    """The critical value is not known, but not every value is possible: [0.75, 0.85], or an end of it."""
+    study = make_study(CHAINS)
+    study.write("collapse_points", _points(**row))
+    result = study.one({"kind": "critical_point"}, where=AT_CE, relation=relation, value=value)
+    assert result.verdict == verdict
+    assert result.measured == row["critical"]
+    if row is OPEN:
+        assert result.measured_words == "[0.75, 0.85] at 99 %"
+        assert "has not settled" in result.why
+    if row is NOTHING:
+        assert result.measured_words == "not measured"
