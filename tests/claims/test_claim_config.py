@@ -22,6 +22,7 @@ VALID: dict[str, Any] = {
     "where": {"regime.kind": "replace"},
     "relation": "at_most",
     "value": 0.9,
+    "must_reject": {"name": "it grows", "value": 100.0},
 }
 METRIC = {"kind": "metric", "metric": "trace_ratio"}
 FORMS = {
