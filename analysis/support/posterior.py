@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
-from fortifai_ray.search.monotone import Answer
+from fortifai_ray.search.monotone import Judged
 
 Floats = NDArray[np.float64]
 History = tuple[tuple[int, bool], ...]
@@ -77,7 +77,7 @@ class Posterior:
         below, above = np.meshgrid(np.log(self._widths), np.log(self._widths), indexing="ij")
         self._prior = _PRIOR * (below + above) - ((below - above) / _ASYMMETRY) ** 2 / 2  # spaced equally in log σ
 
-    def belief(self, answers: Iterable[Answer]) -> Belief:
+    def belief(self, answers: Iterable[Judged]) -> Belief:
         """The posterior; it does not depend on the order of the answers."""
         seeds: Mapping[int, list[tuple[int, bool]]] = defaultdict(list)
         for place, seed, collapsed in answers:

@@ -34,6 +34,31 @@ class View:
         """(places,) The likely share of chains that collapse."""
         return self.mean if self.sign > 0 else 1 - self.mean
 
+    @property
+    def _growth(self) -> Floats:
+        """(places,) Nats that a chain adds to the evidence, at best."""
+        return np.log(2) + self.mean * np.log(self.mean) + (1 - self.mean) * np.log1p(-self.mean)
+
+    def backing(self, span: tuple[int, int], least: float, reach: int) -> "Pair | None":
+        """Where the fewest more chains would prove, by ``least``, that the boundary is no more than ``reach`` places
+        outside ``span``; None where that is proven, or the range ends before."""
+        last, growth = self.mean.size - 1, self._growth
+        sides: list[tuple[int | None, float]] = []
+        found = self.evidence
+        for inner, outer, known, alone in (
+            (span[0], span[0] - reach, found.above, found.above_alone),
+            (span[1], span[1] + reach, found.below, found.below_alone),
+        ):
+            if not 0 <= outer <= last or known[outer] >= least:
+                sides.append((None, 0.0))
+                continue
+            places = np.arange(min(inner, outer), max(inner, outer) + 1).clip(0, last)
+            chains = np.maximum(least + _ABOVE_NEED - alone[places], 0) / growth[places]
+            best = int(chains.argmin())
+            sides.append((int(places[best]), float(chains[best])))
+        (low, at_low), (high, at_high) = sides
+        return None if low is None and high is None else Pair(low, high, at_low, at_high)
+
     def cheapest(self, least: float, farthest: NDArray[np.int64]) -> "Pair":
         """The two places at which the fewest more chains would settle the search.
 
@@ -41,7 +66,7 @@ class View:
             least: the evidence wanted, on either side.
             farthest: (places,) for each place, the last one that is near enough to settle the search between both.
         """
-        growth = np.log(2) + self.mean * np.log(self.mean) + (1 - self.mean) * np.log1p(-self.mean)
+        growth = self._growth
         last, crossing = self.mean.size - 1, int(np.count_nonzero(self.mean < 0.5))
         above = np.maximum(least + _ABOVE_NEED - self.evidence.above, 0) / growth
         below = np.maximum(least + _ABOVE_NEED - self.evidence.below, 0) / growth
@@ -104,7 +129,7 @@ def beliefs(collapses: Floats, survivals: Floats, signs: Sequence[int], step: fl
         votes = (collapses, survivals) if sign > 0 else (survivals, collapses)
         found, curve = evidence(*votes, step), curve_posterior(*votes)
         for cell, of_cell in enumerate(views):
-            own = Evidence(found.above[cell], found.below[cell])
+            own = Evidence(*(part[cell] for part in (found.above, found.below, found.above_alone, found.below_alone)))
             probability = float(curve.log_probability[cell])
             of_cell.append(View(sign, own, curve.mean[cell], curve.crossed[cell], probability))
     return [Belief(tuple(sorted(each, key=lambda view: -view.log_probability))) for each in views]

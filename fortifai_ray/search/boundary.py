@@ -16,7 +16,7 @@ be on, until they no longer do or it is proven that collapse is not monotone in 
 (:mod:`~fortifai_ray.search.monotone`): then the cell is refused, with those answers as evidence.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from scipy.special import betainc
 
 from fortifai_ray.search.belief import Belief, Pair, View, beliefs
-from fortifai_ray.search.evidence import Floats, threshold, votes
-from fortifai_ray.search.monotone import PROVEN, collapsed_by_part, contradiction
+from fortifai_ray.search.evidence import BACKING, Floats, threshold, votes
+from fortifai_ray.search.monotone import PROVEN, Judged, collapsed_by_part, contradiction
 from fortifai_ray.search.points import Answer, CollapsePoint, Ending, Lattice, Probe
 from fortifai_ray.study.search import BoundarySearch
 
@@ -40,6 +40,7 @@ _FEW = 0.3  # of a place's chains collapse, or survive: it lies clearly on one s
 _DOUBT = 0.2  # the most that its own answers may leave of that; one chain leaves 0.18
 _CONTRARY = 0.95  # sure enough that a place is on the other side; two chains are not
 _ROUNDING = 1e-9
+_MORE = np.linspace(BACKING[-1][1], 0, 25).tolist()  # nats of evidence beyond the threshold, as much as was asked for
 _FAILURES = 3  # chains that may fail before a cell in which half of them do is given up
 
 
@@ -71,6 +72,7 @@ class BoundaryFinder:
     _ended: Ending | None = field(default=None, init=False)
     _due: bool = field(default=False, init=False)  # a round is complete, and the next was not planned yet
     _audited: int = field(default=0, init=False)
+    _sorted: list[Judged] | None = field(default=None, init=False)
     rounds: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
@@ -99,7 +101,7 @@ class BoundaryFinder:
         """
         if probe not in self._asked or probe in self.answers:
             raise ValueError(f"no chain at {probe.value:g}, seed {probe.seed} waits for an answer")
-        self.answers[probe] = Answer(collapsed, generations)
+        self.answers[probe], self._sorted = Answer(collapsed, generations), None
         if all(asked in self.answers for asked in self._round):
             self.rounds += 1
             self._due = True
@@ -157,11 +159,11 @@ class BoundaryFinder:
         return {"rises": (1,), "falls": (-1,), "detect": (1, -1)}[self.search.known_direction]
 
     @property
-    def _judged(self) -> list[tuple[int, int, bool]]:
-        answers = sorted(self.answers.items(), key=lambda item: (item[0].place, item[0].seed))
-        return [
-            (probe.place, probe.seed, answer.collapsed) for probe, answer in answers if answer.collapsed is not None
-        ]
+    def _judged(self) -> list[Judged]:
+        if self._sorted is None:
+            known = ((probe.place, probe.seed, answer.collapsed) for probe, answer in self.answers.items())
+            self._sorted = sorted((place, seed, fell) for place, seed, fell in known if fell is not None)
+        return self._sorted
 
     def votes(self) -> tuple[Floats, Floats]:
         """(places,), twice: collapses and survivals at each place; a seed's count as one."""
@@ -181,7 +183,7 @@ class BoundaryFinder:
         """The boundary according to the answers so far; final once the search is done."""
         self.plan()
         belief, settled = self.belief(), self._ended == "settled"
-        span = belief.span(threshold(self.search.level, settled=settled))
+        span = self._settled_span(belief) if settled else belief.span(threshold(self.search.level, settled=False))
         if span is None or self._ended in ("refused", "failed"):
             span = (-1, self.lattice.places.size)
         low, high = self._ends(span)
@@ -200,10 +202,16 @@ class BoundaryFinder:
             chains_run=len(self.answers),
             generations_run=sum(answer.generations for answer in self.answers.values()),
             seeds_used=len({probe.seed for probe in self.answers}),
-            audit_width=self._audit_width(),
+            audit_width=self._audit_width(belief),
             ended=self._ended,
             evidence=self._evidence() if self._ended == "refused" else None,
         )
+
+    def _settled_span(self, belief: Belief) -> tuple[int, int] | None:
+        """The widest span within the tolerance: all the evidence that the search has is put to use."""
+        least = threshold(self.search.level)
+        spans = [belief.span(least + more) for more in _MORE]
+        return next((span for span in spans if span and self._narrow(span, 0.0)), belief.span(least))
 
     def _ends(self, span: tuple[int, int]) -> tuple[float | None, float | None]:
         """The values around a span; None where it goes beyond the range."""
@@ -219,11 +227,13 @@ class BoundaryFinder:
         inside = slice(span[0], span[1] + 1)
         return self.lattice.between(float(np.interp(0.5, view.crossed[inside], self.lattice.places[inside])))
 
-    def _audit_width(self) -> float:
-        """The widest stretch of the range without a judged chain, in units of the tolerance's."""
-        judged = np.unique([place for place, _, _ in self._judged])
+    def _audit_width(self, belief: Belief) -> float:
+        """The widest stretch of the range without a judged chain, in units of the tolerance's. A search that did not
+        settle has not seen the places whose own answers leave room for doubt."""
+        places, doubt, _ = self._doubts(belief)
+        seen = places if self._ended == "settled" else places[doubt <= _DOUBT]
         ends = self.lattice.places[[0, -1]]
-        return float(np.diff(np.union1d(judged, ends)).max() * self.lattice.step)
+        return float(np.diff(np.union1d(seen, ends)).max() * self.lattice.step)
 
     def plan(self, belief: Belief | None = None) -> None:
         """Plan the next round, or end, if a round is complete; ``belief`` is :meth:`belief`, where it is known."""
@@ -275,6 +285,11 @@ class BoundaryFinder:
                     return Pair(low, int(np.flatnonzero(view.evidence.below >= least)[0]), 1.0, 1.0)
             elif not self._narrow(span, pair.chains):
                 return pair
+        for view, span in zip(belief.views, spans, strict=True):
+            for distance, more in BACKING if span else ():
+                backing = view.backing(span, least + more, round(distance * self.lattice.half_width))
+                if backing:
+                    return backing
         return None
 
     def _narrow(self, span: tuple[int, int], chains: float) -> bool:
@@ -317,16 +332,27 @@ class BoundaryFinder:
         return chosen
 
     def _doubtful_places(self, belief: Belief, count: int) -> list[int]:
-        """Places that are believed to be on one side, and whose own answers leave room for doubt, each twice.
+        """Places whose own answers leave room for doubt, each twice, where the likely curve is clear, or where their
+        answers and their neighbours' almost prove the contrary. It takes a few chains that survive to outweigh one that
+        collapsed where few should."""
+        places, doubt, clear = self._doubts(belief)
+        order = np.argsort(-doubt, kind="stable")
+        asked = order[(doubt[order] > _DOUBT) & clear[order]]
+        return [int(place) for place in places[asked] for _ in range(2)][: max(2, count)]
+
+    def _doubts(self, belief: Belief) -> tuple[NDArray[np.int64], Floats, NDArray[np.bool_]]:
+        """The places probed, and for each the doubt that it lies on the side of the boundary that it is believed to be
+        on (0 inside the interval), and whether it is worth asking again.
 
         The doubt is the probability that more than half of a place's chains collapse (or fewer), from its answers alone
-        and Jeffreys' prior. It takes a few chains that survive to outweigh one that collapsed where few should. Where
-        the likely curve is not clear, a place is doubtful if its answers and its neighbours' almost prove the contrary.
+        and Jeffreys' prior.
         """
-        view, span = belief.views[0], belief.span(threshold(self.search.level)) or (-1, self.lattice.places.size)
-        if span == (-1, self.lattice.places.size):  # beyond either end, while the direction is unknown
-            span = view.evidence.span(threshold(self.search.level)) or span
-        places, where = np.unique([place for place, _, _ in self._judged], return_inverse=True)
+        level, view, whole = self.search.level, belief.views[0], (-1, self.lattice.places.size)
+        span = belief.span(threshold(level)) or belief.span(threshold(level, settled=False)) or whole
+        if span == whole:  # beyond either end, while the direction is unknown
+            span = view.evidence.span(threshold(level)) or span
+        probed = np.array([place for place, _, _ in self._judged], dtype=np.int64)
+        places, where = np.unique(probed, return_inverse=True)
         hits, chains = np.bincount(where, weights=[fell for _, _, fell in self._judged]), np.bincount(where)
         at = np.searchsorted(self.lattice.places, places)
         chances, before, beyond = view.chances[at], at <= span[0], at >= span[1]
@@ -334,11 +360,9 @@ class BoundaryFinder:
         near = np.abs(places[:, None] - places) <= self._widest
         near &= (few[:, None] & few) | (many[:, None] & many)
         alone, together = _below_half(hits, chains), _below_half(near @ hits, near @ chains)
-        one_too_many = (chances < _FEW) | (together < 1 - _CONTRARY)
-        one_too_few = (chances > 1 - _FEW) | (together > _CONTRARY)
-        doubt = np.select([few & one_too_many, many & one_too_few], [1 - alone, alone])
-        order = np.argsort(-doubt, kind="stable")
-        return [int(place) for place in places[order][doubt[order] > _DOUBT] for _ in range(2)][: max(2, count)]
+        one_too_many = few & ((chances < _FEW) | (together < 1 - _CONTRARY))
+        one_too_few = many & ((chances > 1 - _FEW) | (together > _CONTRARY))
+        return places, np.select([few, many], [1 - alone, alone], 0.0), one_too_many | one_too_few
 
     def _probes(self, places: list[int]) -> list[Probe]:
         """A round at ``places``, each with the next seed in turn; a place that had every seed gives way to the nearest
@@ -347,13 +371,18 @@ class BoundaryFinder:
         chosen: list[Probe] = []
         for wanted in places:
             start = len(self.answers) + len(chosen)
-            for place in sorted(self.lattice.places.tolist(), key=lambda place: (abs(place - wanted), place)):
+            for place in self._from(wanted):
                 seed = self._free_seed(place, start, taken)
                 if seed is not None:
                     taken.add((place, seed))
                     chosen.append(Probe(place, self.lattice.value(place), seed))
                     break
         return chosen
+
+    def _from(self, wanted: int) -> Iterator[int]:
+        """Every place, the nearest to ``wanted`` first."""
+        yield wanted
+        yield from sorted(self.lattice.places.tolist(), key=lambda place: (abs(place - wanted), place))
 
     def _free_seed(self, place: int, start: int, taken: set[tuple[int, int]]) -> int | None:
         """The first seed, from the ``start``-th in turn, that was not used at ``place``."""

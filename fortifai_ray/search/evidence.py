@@ -22,7 +22,6 @@ counts 1/m, which has at most the expectation of a single bet (the geometric mea
 """
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,31 +29,34 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
-from fortifai_ray.search.monotone import Answer
+from fortifai_ray.search.monotone import Judged
 
 Floats = NDArray[np.float64]
 
-_STAKES = np.array([0.2, 0.08])  # the larger wins on steep curves, the smaller on those that are ten tolerances wide
-_SHARES = np.log([0.75, 0.25])
+_STAKES = np.array([0.5, 0.2, 0.08])  # the largest wins on steep curves, the least on those ten tolerances wide
+_SHARES = np.log([0.25, 0.5, 0.25])
 _WON, _LOST = np.log1p(_STAKES), np.log1p(-_STAKES)
 _CALIBRATED = 0.5  # of 1/α; with 1, wide curves take twice the chains
-_UNSETTLED = 1.0  # nats more, where a search ends before it settles: it may have wandered over a flat part of the curve
+_UNSETTLED = 2.0  # nats more, where a search ends before it settles: it may have wandered over a flat part of the curve
 
 
-def votes(answers: Sequence[Answer], places: NDArray[np.int64]) -> tuple[Floats, Floats]:
+def votes(answers: Sequence[Judged], places: NDArray[np.int64]) -> tuple[Floats, Floats]:
     """(places,), twice: collapses and survivals at each of ``places``; a seed's votes add to 1."""
-    counted = np.zeros((2, places.size))
-    of_seed = Counter(seed for _, seed, _ in answers)
-    for at, (_, seed, collapsed) in zip(
-        np.searchsorted(places, [place for place, _, _ in answers]), answers, strict=True
-    ):
-        counted[0 if collapsed else 1, at] += 1 / of_seed[seed]
-    return counted[0], counted[1]
+    if not answers:
+        return np.zeros(places.size), np.zeros(places.size)
+    place, seed, collapsed = np.array(answers).T
+    _, which, used = np.unique(seed, return_inverse=True, return_counts=True)
+    at, share = np.searchsorted(places, place), 1 / used[which]
+    fell, survived = (np.bincount(at, share * (collapsed == one), places.size) for one in (1, 0))
+    return fell, survived
 
 
 def threshold(level: float, *, settled: bool = True) -> float:
     """The evidence that rules a place out, in nats, for an interval of the given level."""
     return math.log(_CALIBRATED / (1 - level)) + (0.0 if settled else _UNSETTLED)
+
+
+BACKING = ((2.0, 1.0), (4.0, 2.4))
 
 
 @dataclass(frozen=True)
@@ -64,10 +66,13 @@ class Evidence:
     Attributes:
         above: (…, places) that the boundary is above each place: that too few chains collapse there.
         below: (…, places) that it is below: that too many do.
+        above_alone, below_alone: of those, from windows that begin at the place itself.
     """
 
     above: Floats
     below: Floats
+    above_alone: Floats
+    below_alone: Floats
 
     def span(self, least: float) -> tuple[int, int] | None:
         """The places around the boundary that less evidence than ``least`` leaves: it is above the first, −1 where it
@@ -88,17 +93,20 @@ def evidence(collapses: Floats, survivals: Floats, step: float) -> Evidence:
     """
     above = _ahead(survivals[..., None] * _WON + collapses[..., None] * _LOST, step)
     below = _ahead((collapses[..., None] * _WON + survivals[..., None] * _LOST)[..., ::-1, :], step)[..., ::-1]
-    return Evidence(above, below)
+    return Evidence(
+        np.maximum.accumulate(above[..., ::-1], axis=-1)[..., ::-1],
+        np.maximum.accumulate(below, axis=-1),
+        above,
+        below,
+    )
 
 
 def _ahead(bets: Floats, step: float) -> Floats:
-    """(…, places) The evidence at each place: the most that windows which begin there or later have won, from the bets
-    (…, places, stakes)."""
+    """(…, places) What windows that begin at each place have won, from the bets (…, places, stakes)."""
     stays = 2 * step * math.log(0.5)  # log share of the windows that go on to the next place
     ends = math.log1p(-math.exp(stays))
     won = np.empty_like(bets)
     now = np.zeros(bets[..., 0, :].shape)
     for place in range(bets.shape[-2] - 1, -1, -1):
         won[..., place, :] = now = bets[..., place, :] + np.logaddexp(ends, stays + now)
-    total = logsumexp(won + _SHARES, axis=-1)
-    return np.maximum.accumulate(total[..., ::-1], axis=-1)[..., ::-1]
+    return logsumexp(won + _SHARES, axis=-1)

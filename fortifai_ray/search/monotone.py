@@ -17,14 +17,14 @@ import numpy as np
 from scipy.optimize import isotonic_regression
 from scipy.special import gammaln
 
-Answer = tuple[int, int, bool]
+Judged = tuple[int, int, bool]
 """(place, seed, collapsed) of a chain."""
 
 PROVEN = math.log(1e3)  # −ln α: at most one false alarm in a thousand searches
 _PARTS = 16
 
 
-def contradiction(answers: Sequence[Answer], first: int, last: int, signs: Sequence[int]) -> float:
+def contradiction(answers: Sequence[Judged], first: int, last: int, signs: Sequence[int]) -> float:
     """How strongly ``answers`` contradict every curve that is monotone in one of ``signs``: the logarithm of the
     e-process, which proves it above ``PROVEN``.
 
@@ -38,7 +38,7 @@ def contradiction(answers: Sequence[Answer], first: int, last: int, signs: Seque
     places, seeds = np.array([place for place, _, _ in answers]), np.array([seed for _, seed, _ in answers])
     collapsed = np.array([answer for _, _, answer in answers], dtype=np.float64)
     part = _part_of(places, first, last)
-    forecast = sum(_forecast(collapsed[part == one]) for one in np.unique(part))
+    forecast = _forecast(np.bincount(part, weights=collapsed), np.bincount(part)).sum()
     _, group, count = np.unique(seeds, return_inverse=True, return_counts=True)
     group = np.where(count[group] == 1, -1, group)
     best = max(
@@ -48,7 +48,7 @@ def contradiction(answers: Sequence[Answer], first: int, last: int, signs: Seque
     return float(forecast - best)
 
 
-def collapsed_by_part(answers: Sequence[Answer], first: int, last: int) -> list[tuple[int, int, int, int]]:
+def collapsed_by_part(answers: Sequence[Judged], first: int, last: int) -> list[tuple[int, int, int, int]]:
     """The lowest and highest place probed in each part of the range, the chains there, and how many collapsed."""
     places = np.array([place for place, _, _ in answers])
     collapsed, part = np.array([answer for _, _, answer in answers]), _part_of(places, first, last)
@@ -60,10 +60,9 @@ def _part_of(places: np.ndarray, first: int, last: int) -> np.ndarray:
     return np.minimum((places - first) * _PARTS // max(1, last - first), _PARTS - 1)
 
 
-def _forecast(collapsed: np.ndarray) -> float:
-    """Log probability of a part's answers under its forecasts: B(k + ½, n − k + ½) / B(½, ½)."""
-    hits, count = collapsed.sum(), collapsed.size
-    return float(gammaln(hits + 0.5) + gammaln(count - hits + 0.5) - gammaln(count + 1) - np.log(np.pi))
+def _forecast(hits: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """Log probability of each part's answers under its forecasts: B(k + ½, n − k + ½) / B(½, ½)."""
+    return gammaln(hits + 0.5) + gammaln(count - hits + 0.5) - gammaln(count + 1) - np.log(np.pi)
 
 
 def _monotone(places: np.ndarray, collapsed: np.ndarray, sign: int) -> float:

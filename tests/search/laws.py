@@ -4,10 +4,10 @@ The recursions are simulated with plain NumPy: the package's families play no pa
 Noise is a function of the seed alone, so that chains of one seed at neighbouring ratios are alike, as real ones are.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from scipy.optimize import brentq
@@ -18,6 +18,9 @@ from fortifai_ray.search.boundary import BoundaryFinder
 from fortifai_ray.search.points import CollapsePoint
 from fortifai_ray.seeds import generator
 from fortifai_ray.study.search import BoundarySearch
+
+_ROUNDING = 1e-9
+Setting = float | int | str | None
 
 
 class Law(Protocol):
@@ -43,7 +46,7 @@ class Curve:
     generations: int = 6
 
     def collapsed(self, value: float, seed: int) -> bool:
-        common = generator(seed, "law", "shared").standard_normal()
+        common = generator(seed, "law", "shared").standard_normal() if self.shared else 0.0
         own = generator(seed, "law", "own", repr(value)).standard_normal()
         return bool(ndtr(np.sqrt(self.shared) * common + np.sqrt(1 - self.shared) * own) < self.probability(value))
 
@@ -203,7 +206,7 @@ def dense_boundary(law: Gaussian | Discrete, chains: int = 2_000, at_once: int =
     return (low + (0.5 - share(low)) / (share(high) - share(low))) / law.samples
 
 
-def search(law: Law, repeat: int, **settings: float | int | str | None) -> BoundaryFinder:
+def search(law: Law, repeat: int, **settings: Setting) -> BoundaryFinder:
     """A whole search of a law's boundary; ``repeat`` chooses the seeds."""
     finder = BoundaryFinder(_settings(settings), first_seed=repeat * 10_000)
     while not finder.done:
@@ -211,22 +214,32 @@ def search(law: Law, repeat: int, **settings: float | int | str | None) -> Bound
     return finder
 
 
-def searches(law: Law, count: int, **settings: float | int | str | None) -> list[BoundaryFinder]:
-    """``count`` whole searches round by round, all beliefs at once: ten times as fast as one by one."""
-    finders = [BoundaryFinder(_settings(settings), first_seed=repeat * 10_000) for repeat in range(count)]
-    running = finders
-    while running:
-        for finder in running:
-            _answer(finder, law)
-        votes = [finder.votes() for finder in running]
-        found = beliefs(*map(np.stack, zip(*votes, strict=True)), running[0].signs, running[0].step)
-        for finder, belief in zip(running, found, strict=True):
-            finder.plan(belief)
-        running = [finder for finder in running if not finder.done]
+def searches(law: Law, count: int, **settings: Setting) -> list[BoundaryFinder]:
+    """``count`` whole searches of one law."""
+    return searches_of([(law, settings)] * count)
+
+
+def searches_of(cases: Sequence[tuple[Law, Mapping[str, Setting]]]) -> list[BoundaryFinder]:
+    """A whole search of each law with its settings, round by round, all beliefs of like searches at once: ten times as
+    fast as one by one."""
+    finders = [BoundaryFinder(_settings(of_law), first_seed=at * 10_000) for at, (_, of_law) in enumerate(cases)]
+    alike: dict[tuple[Any, ...], list[tuple[BoundaryFinder, Law]]] = {}
+    for finder, (law, _) in zip(finders, cases, strict=True):
+        key = (finder.lattice.places.size, finder.signs, round(finder.step, 9))
+        alike.setdefault(key, []).append((finder, law))
+    for running in alike.values():
+        while running:
+            for finder, law in running:
+                _answer(finder, law)
+            votes = map(np.stack, zip(*(finder.votes() for finder, _ in running), strict=True))
+            found = beliefs(*votes, running[0][0].signs, running[0][0].step)
+            for (finder, _), belief in zip(running, found, strict=True):
+                finder.plan(belief)
+            running = [(finder, law) for finder, law in running if not finder.done]
     return finders
 
 
-def _settings(changes: Mapping[str, float | int | str | None]) -> BoundarySearch:
+def _settings(changes: Mapping[str, Setting]) -> BoundarySearch:
     given = {"over": "regime.synthetic_ratio", "low": 0.0, "high": 1.0, "tolerance": 0.02, "budget": 600}
     return BoundarySearch.model_validate({**given, **changes})
 
@@ -238,8 +251,8 @@ def _answer(finder: BoundaryFinder, law: Law) -> None:
 
 def holds(point: CollapsePoint, boundary: float) -> bool:
     """Whether what a collapse point says is true; a bound or an open interval says less than an exact one. Where there
-    is no boundary (NaN), only an ``exact`` one is false."""
+    is no boundary (NaN), only an ``exact`` one is false; ±inf is a boundary beyond the range."""
     if np.isnan(boundary):
         return point.bound != "exact"
-    above = point.low is None or point.low <= boundary
-    return above and (point.high is None or boundary <= point.high)
+    above = point.low is None or point.low <= boundary + _ROUNDING
+    return above and (point.high is None or boundary <= point.high + _ROUNDING)

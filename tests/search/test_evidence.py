@@ -23,12 +23,12 @@ def test_chance_hardly_ever_rules_out_the_boundary() -> None:
 
 
 def test_few_chains_of_a_steep_curve_settle_it() -> None:
-    """15 survivors at 40 and 15 collapses at 41 leave nothing else; 13 do not, and no answer anything."""
+    """9 survivors at 40 and 9 collapses at 41 leave nothing else; 8 do not, and no answer anything."""
     survivals, collapses = np.zeros(101), np.zeros(101)
     assert evidence(collapses, survivals, 0.5).span(threshold(0.9)) == (-1, 101)
-    survivals[40] = collapses[41] = 15
+    survivals[40] = collapses[41] = 9
     assert evidence(collapses, survivals, 0.5).span(threshold(0.9)) == (40, 41)
-    survivals[40] = collapses[41] = 13
+    survivals[40] = collapses[41] = 8
     assert evidence(collapses, survivals, 0.5).span(threshold(0.9)) == (-1, 101)
 
 
