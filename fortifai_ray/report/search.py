@@ -123,7 +123,7 @@ def _point_note(results: StudyResults, over: str) -> str:
         "the search ended before its interval was within the tolerance; the boundary lies within the interval, where "
         "one is given. Over the baseline's: the ratio of the critical values, with an interval made from both (MOVER). "
         "Narrowest zone seen: an audit of the whole range would have shown, with a probability of 90%, any wider zone "
-        "in which nine chains of ten do the opposite of those around it. Ended: settled (the interval is within the "
+        "in which 19 chains of 20 do the opposite of those around it. Ended: settled (the interval is within the "
         "tolerance, or the boundary outside the range), budget (spent before that), refused (collapse is not monotone "
         "in the key), failed (too many chains failed)."
     )

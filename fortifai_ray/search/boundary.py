@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betainc
 
+from fortifai_ray.search.audit import Doubts, doubts, unprobed
 from fortifai_ray.search.belief import Belief, Pair, View, beliefs
 from fortifai_ray.search.evidence import BACKING, Floats, threshold, votes
 from fortifai_ray.search.monotone import PROVEN, Judged, collapsed_by_part, contradiction
@@ -36,9 +36,6 @@ _STRETCHES = 32  # of the range: none that is wider, and than the tolerance, sta
 _AUDITS = 4  # one chain in so many is the audit's, while the boundary is sought
 _TURN = (5**0.5 - 1) / 2  # turns that spread evenly over 0 to 1, however many there are
 _DEAR = 40  # chains: within the tolerance of the range's end, what side of it the boundary is on is worth no more
-_FEW = 0.3  # of a place's chains collapse, or survive: it lies clearly on one side of the boundary
-_DOUBT = 0.2  # the most that its own answers may leave of that; one chain leaves 0.18
-_CONTRARY = 0.95  # sure enough that a place is on the other side; two chains are not
 _ROUNDING = 1e-9
 _MORE = np.linspace(BACKING[-1][1], 0, 25).tolist()  # nats of evidence beyond the threshold, as much as was asked for
 _FAILURES = 3  # chains that may fail before a cell in which half of them do is given up
@@ -230,8 +227,8 @@ class BoundaryFinder:
     def _audit_width(self, belief: Belief) -> float:
         """The widest stretch of the range without a judged chain, in units of the tolerance's. A search that did not
         settle has not seen the places whose own answers leave room for doubt."""
-        places, doubt, _ = self._doubts(belief)
-        seen = places if self._ended == "settled" else places[doubt <= _DOUBT]
+        found = self._doubts(belief)
+        seen = found.places if self._ended == "settled" else found.undoubted
         ends = self.lattice.places[[0, -1]]
         return float(np.diff(np.union1d(seen, ends)).max() * self.lattice.step)
 
@@ -267,7 +264,7 @@ class BoundaryFinder:
         """The places of the next round; none where nothing is left to ask."""
         pair = self._unsettled(belief)
         if pair is None:
-            return self._audit(count) or self._doubtful_places(belief, count)
+            return self._audit(count) or self._doubts(belief).again(count)
         audit = self._audit(1) if len(self.answers) >= _AUDITS * self._audited + len(_SCAN) else []
         self._audited += len(audit)
         turns = [(len(self.answers) + i) * _TURN % 1 for i in range(count - len(audit))]
@@ -287,8 +284,8 @@ class BoundaryFinder:
                 return pair
         for view, span in zip(belief.views, spans, strict=True):
             for distance, more in BACKING if span else ():
-                backing = view.backing(span, least + more, round(distance * self.lattice.half_width))
-                if backing:
+                assert span
+                if backing := view.backing(span, least + more, round(distance * self.lattice.half_width)):
                     return backing
         return None
 
@@ -317,52 +314,16 @@ class BoundaryFinder:
         return max(float(last - first) / _STRETCHES, self.lattice.half_width)
 
     def _audit(self, count: int) -> list[int]:
-        """At most ``count`` places that cut the widest stretches without a probe into parts of equal width."""
-        chosen, widest = list[int](), self._widest
-        probed = sorted({probe.place for probe in self.answers})
-        while len(chosen) < count:
-            gaps = np.diff(probed)
-            at = int(gaps.argmax())
-            parts = int(np.ceil(gaps[at] / widest - _ROUNDING))
-            place = self._nearest(probed[at] + gaps[at] * (parts // 2) / max(1, parts))
-            if parts < 2 or place in probed:
-                break
-            chosen.append(place)
-            probed = sorted([*probed, place])
-        return chosen
+        """At most ``count`` places in the widest stretches without a probe."""
+        return unprobed((probe.place for probe in self.answers), self._widest, self._nearest, count)
 
-    def _doubtful_places(self, belief: Belief, count: int) -> list[int]:
-        """Places whose own answers leave room for doubt, each twice, where the likely curve is clear, or where their
-        answers and their neighbours' almost prove the contrary. It takes a few chains that survive to outweigh one that
-        collapsed where few should."""
-        places, doubt, clear = self._doubts(belief)
-        order = np.argsort(-doubt, kind="stable")
-        asked = order[(doubt[order] > _DOUBT) & clear[order]]
-        return [int(place) for place in places[asked] for _ in range(2)][: max(2, count)]
-
-    def _doubts(self, belief: Belief) -> tuple[NDArray[np.int64], Floats, NDArray[np.bool_]]:
-        """The places probed, and for each the doubt that it lies on the side of the boundary that it is believed to be
-        on (0 inside the interval), and whether it is worth asking again.
-
-        The doubt is the probability that more than half of a place's chains collapse (or fewer), from its answers alone
-        and Jeffreys' prior.
-        """
+    def _doubts(self, belief: Belief) -> Doubts:
+        """The places whose answers contradict the side of the boundary that they are believed to be on."""
         level, view, whole = self.search.level, belief.views[0], (-1, self.lattice.places.size)
         span = belief.span(threshold(level)) or belief.span(threshold(level, settled=False)) or whole
         if span == whole:  # beyond either end, while the direction is unknown
             span = view.evidence.span(threshold(level)) or span
-        probed = np.array([place for place, _, _ in self._judged], dtype=np.int64)
-        places, where = np.unique(probed, return_inverse=True)
-        hits, chains = np.bincount(where, weights=[fell for _, _, fell in self._judged]), np.bincount(where)
-        at = np.searchsorted(self.lattice.places, places)
-        chances, before, beyond = view.chances[at], at <= span[0], at >= span[1]
-        few, many = (before, beyond) if view.sign > 0 else (beyond, before)  # of their chains should collapse
-        near = np.abs(places[:, None] - places) <= self._widest
-        near &= (few[:, None] & few) | (many[:, None] & many)
-        alone, together = _below_half(hits, chains), _below_half(near @ hits, near @ chains)
-        one_too_many = few & ((chances < _FEW) | (together < 1 - _CONTRARY))
-        one_too_few = many & ((chances > 1 - _FEW) | (together > _CONTRARY))
-        return places, np.select([few, many], [1 - alone, alone], 0.0), one_too_many | one_too_few
+        return doubts(self._judged, self.lattice.places, view, span, self._widest)
 
     def _probes(self, places: list[int]) -> list[Probe]:
         """A round at ``places``, each with the next seed in turn; a place that had every seed gives way to the nearest
@@ -405,8 +366,3 @@ class BoundaryFinder:
         ]
         where = f"collapsed at {self.search.over} = {', '.join(parts)}"
         return f"{where}; odds against a monotone collapse e^{self._log_e:.1f}"
-
-
-def _below_half(hits: NDArray[Any], chains: NDArray[Any]) -> NDArray[Any]:
-    """Probability that fewer than half of a place's chains collapse, from so many that did and Jeffreys' prior."""
-    return betainc(hits + 0.5, chains - hits + 0.5, 0.5)

@@ -47,8 +47,8 @@ def votes(answers: Sequence[Judged], places: NDArray[np.int64]) -> tuple[Floats,
     place, seed, collapsed = np.array(answers).T
     _, which, used = np.unique(seed, return_inverse=True, return_counts=True)
     at, share = np.searchsorted(places, place), 1 / used[which]
-    fell, survived = (np.bincount(at, share * (collapsed == one), places.size) for one in (1, 0))
-    return fell, survived
+    fell = np.bincount(at, share * collapsed, places.size).astype(np.float64)
+    return fell, np.bincount(at, share, places.size) - fell
 
 
 def threshold(level: float, *, settled: bool = True) -> float:

@@ -120,7 +120,7 @@ class CollapsePoint:
             failed. None while the search runs.
         evidence: the answers that made it refuse.
         audit_width: the widest stretch of the range in which no chain ran (of the key's logarithm on a log scale): a
-            wider zone in which nine chains of ten do the opposite of what surrounds it was seen with 90% or more.
+            wider zone in which 19 chains of 20 do the opposite of those around it was seen with 90% or more.
     """
 
     critical: float | None

@@ -70,7 +70,7 @@ def test_no_shoulder_floor_or_end_of_the_range_misleads_it(law: Law) -> None:
 
 
 def test_what_it_says_of_curves_drawn_at_random_is_true_as_often_as_it_says() -> None:
-    """Plateaus, ledges, staircases, kinds of seed, dips, zones, hills and any monotone curve, over ranges, in directions
+    """Plateaus, ledges, staircases, kinds of seed, dips, zones, hills, any monotone curve, over ranges, in directions
     and with tolerances of their own: true in 90 of 100 searches, and so is what it calls exact."""
     rng, each = np.random.default_rng(0), 6
     drawn = [draw(kind, rng) for kind in KINDS if kind != "weak zone" for _ in range(each)]
