@@ -18,9 +18,10 @@ from fortifai_ray import metrics
 from fortifai_ray.claims.result import multiplicity, stored_claims, summary
 from fortifai_ray.report.charts.curves import draw
 from fortifai_ray.report.charts.encodings import MOST_BANDS, MOST_IN_LEGEND, key
+from fortifai_ray.report.charts.histograms import TEXTS, histogram_chart, probability_table
 from fortifai_ray.report.charts.onset import onset_chart, ratio_chart
 from fortifai_ray.report.points import BAND, MANY_CHAINS, MOST_POINTS, Curve, curve
-from fortifai_ray.report.samples import sample_tables, strips
+from fortifai_ray.report.samples import MOST_CELLS, sample_tables, strips
 from fortifai_ray.report.search import Figure, search_tables
 from fortifai_ray.report.tables import (
     HEADINGS,
@@ -72,7 +73,7 @@ def _render(results: StudyResults) -> str:
         searches=search_tables(results),
         sections=[] if results.search else [section(results, criterion) for criterion in results.criteria],
         curves=[] if results.search else curves(results),  # a search's chains differ in more than their cell and seed
-        groups=[] if results.search else other_curves(results),
+        groups=[] if results.search else [*other_curves(results), *histograms(results)],
         key=key(results.cells),
         orders=order_tables(results),
         claims=claims_section(results),
@@ -185,6 +186,20 @@ def other_curves(results: StudyResults) -> list[FigureGroup]:
         FigureGroup(title, [_curve(results, name, 170, small=True) for name in members], small=True)
         for title, members in groups.items()
     ]
+
+
+def histograms(results: StudyResults) -> list[FigureGroup]:
+    """The probability histograms of the first cells; none where the study computes no signs of its models."""
+    if "mean_target_probability_human" not in results.generations.columns or results.details is None:
+        return []
+    table = probability_table(results.details, results.generations, results.cells)
+    figures = []
+    for (cell, text), part in table.group_by("cell", "text", maintain_order=True):
+        if cell in results.cells.order[:MOST_CELLS] and part["blocks"].sum():
+            caption = f"{part['blocks'].sum():,} blocks or documents of all seeds and generations."
+            chart = histogram_chart(part, width="container")
+            figures.append(Figure(f"{cell}: {TEXTS[str(text)]}", caption, chart.to_dict()))
+    return [FigureGroup("Probability of the tokens, block by block", figures, small=True)] if figures else []
 
 
 def _curve(results: StudyResults, metric: str, height: int, small: bool = False) -> Figure:

@@ -28,6 +28,7 @@ _REQUIRED = {
         *("seed_ratios", "bound"),
     ),
     "samples": ("chain_id", "generation", "row", "prompt_text", "generated_text"),
+    "details": ("chain_id", "generation", "details"),
     "pictures": ("chain_id", "generation", "png"),
     "claims": ("id", "source", "kind", "statistic", "verdict"),
 }
@@ -35,6 +36,7 @@ _WHAT_IS_LOST = {
     "chains": "onsets are not shown",
     "fidelity": "fidelity intervals and ratios are not shown",
     "samples": "sample texts are not shown",
+    "details": "histograms are not shown",
     "pictures": "pictures of samples are not shown",
     "claims": "claims are not shown",
     "collapse_points": "what the search measured is not shown",
@@ -142,6 +144,11 @@ class StudyResults:
         """Sample texts: a row per chain, generation and row of its corpus."""
         families = self.generations["family.kind"] if "family.kind" in self.generations.columns else pl.Series()
         return self._optional("samples", expected=families.eq("language").any())
+
+    @cached_property
+    def details(self) -> pl.DataFrame | None:
+        """What no column holds, as JSON: a row per chain and generation."""
+        return self._optional("details")
 
     @cached_property
     def pictures(self) -> pl.DataFrame | None:

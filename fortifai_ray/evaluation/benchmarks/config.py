@@ -84,6 +84,9 @@ TIES = "ties"
 OF_THE_HARNESS = "accuracy_lm_eval"  # its own number: of choices that tie, it takes the first
 
 _accuracy = partial(Metric, unit="share of questions", direction="below", group=BENCHMARKS)
+_FORTIFAI = "Shabgahi et al. 2025, ForTIFAI: evaluate_utils.py"
+_AS_PUBLISHED = "as ForTIFAI's code scores: a tie is wrong"
+_LEFT = "padded on the left, as in its curves of training"
 _kr = partial(_accuracy, source="KR-test, Shabgahi et al. 2025, ForTIFAI", chance=0.5)
 _ties = partial(Metric, unit="share of questions", direction="above", group=BENCHMARKS)
 _HALF = "a tie counts as one half"
@@ -113,9 +116,23 @@ class Blimp(_Benchmark):
             definition="as lm-evaluation-harness counts: a tie is right, since the grammatical sentence comes first",
             source="lm-evaluation-harness",
         ),
+        _accuracy(
+            "blimp_accuracy_fortifai",
+            definition=f"by the mean over the shorter sentence's length, {_AS_PUBLISHED}, padded on the right",
+            source=_FORTIFAI,
+            chance=0.5,
+        ),
+        _accuracy(
+            "blimp_accuracy_fortifai_left",
+            title="BLiMP accuracy (as ForTIFAI, padded left)",
+            definition=f"by the mean over the shorter sentence's length, {_AS_PUBLISHED}, {_LEFT}",
+            source=_FORTIFAI,
+            chance=0.5,
+        ),
         _ties("blimp_ties", definition="minimal pairs of equally likely sentences", source="lm-evaluation-harness"),
     )
     accuracies: ClassVar[dict[str, str]] = {"accuracy": "acc,none", OF_THE_HARNESS: "acc,none"}
+    published: ClassVar[dict[str, str]] = {"accuracy_fortifai": "right", "accuracy_fortifai_left": "left"}
     has_ties = True
     task: Literal["blimp"] = "blimp"
     path: LocalPath = Field(description="a folder with one file PARADIGM.jsonl per paradigm, as its authors publish it")
@@ -146,6 +163,7 @@ class Blimp(_Benchmark):
 
     def _measures(self) -> Iterator[str]:
         yield from super()._measures()
+        yield from self._with_interval(*self.published)
         yield from (self.metric(f"accuracy_{part}") for part in self.files)
 
 
@@ -259,18 +277,29 @@ class KrTest(_Benchmark):
     metrics = (
         _kr("kr_accuracy", definition=f"{_LIKELIER}, per token of each; {_HALF}", role="facts", rank=1),
         _kr("kr_accuracy_per_byte", definition=f"{_LIKELIER}, per byte of each; {_HALF}", role="facts", rank=2),
-        _kr("kr_accuracy_fortifai", definition=f"{_LIKELIER}, as ForTIFAI's code scores them: a tie is wrong"),
+        _kr("kr_accuracy_fortifai", definition=f"{_LIKELIER}, {_AS_PUBLISHED}"),
+        _kr(
+            "kr_accuracy_fortifai_left",
+            title="KR accuracy (as ForTIFAI, padded left)",
+            definition=f"as kr_accuracy_fortifai, {_LEFT}",
+        ),
         _kr("kr_accuracy_synthetic", definition=f"as kr_accuracy, {_TTF}"),
         _kr("kr_accuracy_fortifai_synthetic", definition=f"as kr_accuracy_fortifai, {_TTF}: below 0.75 is failure"),
+        _kr(
+            "kr_accuracy_fortifai_left_synthetic",
+            title="KR accuracy (as ForTIFAI, padded left) synthetic",
+            definition=f"as kr_accuracy_fortifai_left, {_TTF}",
+        ),
         _ties("kr_ties", definition="pairs of equally likely continuations, per token of each", source="KR-test"),
     )
     has_ties = True
     accuracies: ClassVar[dict[str, str]] = {
         "accuracy": "per_token",
         "accuracy_fortifai": "fortifai",
+        "accuracy_fortifai_left": "fortifai_left",
         "accuracy_per_byte": "per_byte",
     }
-    divided: ClassVar[tuple[str, ...]] = ("accuracy", "accuracy_fortifai")  # those reported for each fraction
+    divided: ClassVar[tuple[str, ...]] = ("accuracy", "accuracy_fortifai", "accuracy_fortifai_left")  # by fraction too
     task: Literal["kr_test"] = "kr_test"
     path: LocalPath | None = Field(
         None, description="a JSON file of questions; if null, they are made from the training text of generation 0"

@@ -14,10 +14,11 @@ from fortifai_ray.engines.causal_cache import row_limit
 from fortifai_ray.engines.checkpoints import load_for_scoring
 from fortifai_ray.engines.pretrained import WeightsError, load_tokenizer
 from fortifai_ray.errors import UserError
-from fortifai_ray.evaluation.benchmarks import kr_fractions, kr_questions, kr_scoring
-from fortifai_ray.evaluation.benchmarks.config import OF_THE_HARNESS, TIES, Benchmark, BenchmarksConfig, KrTest
+from fortifai_ray.evaluation.benchmarks import kr_fractions, kr_questions, kr_scoring, pair_scoring
+from fortifai_ray.evaluation.benchmarks.config import OF_THE_HARNESS, TIES, Benchmark, BenchmarksConfig, Blimp, KrTest
 from fortifai_ray.evaluation.benchmarks.kr_fractions import Fractions
 from fortifai_ray.evaluation.benchmarks.kr_questions import Exam, load_exam, make_exam
+from fortifai_ray.evaluation.benchmarks.local_data import read_blimp
 from fortifai_ray.evaluation.benchmarks.report import (
     BenchmarkReport,
     EntryReport,
@@ -60,6 +61,7 @@ def identity(
                 known |= {"generator": kr_questions.VERSION, "made_from": dict(made_from or {})}
         else:
             known |= {"lm_eval": version("lm_eval"), "tasks": {file.name: file.sha256 for file in task_files(entry)}}
+            known |= {"published": pair_scoring.BLIMP_VERSION} if isinstance(entry, Blimp) else {}
             known |= {"skipped": [*skipped]} if (skipped := skipped_rows(entry)) else {}
         entries.append(known)
     return {"version": VERSION, "dtype": config.dtype, "benchmarks": entries}
@@ -177,6 +179,8 @@ def _run_harness(network: Any, tokenizer: Any, entry: Benchmark, batch_size: int
         given: dict[str, dict[Any, float]] = {}
     else:
         measures, given = _accuracies(entry, files, result.samples)
+    if isinstance(entry, Blimp):
+        measures += _as_published(network, tokenizer, entry)
     provenance = {
         "lm_eval": version("lm_eval"),
         "task_versions": result.versions,
@@ -222,6 +226,18 @@ def _accuracies(
         logged = [sample for file in files for sample in samples[file.name]]
         measures.append(_ties(entry, [bool(tied_for_best(_scores(each, metric)).sum() > 1) for each in logged]))
     return measures, given
+
+
+def _as_published(network: Any, tokenizer: Any, entry: Blimp) -> list[Measure]:
+    """BLiMP's accuracies as ForTIFAI's code scores pairs: means over the paradigms."""
+    answers: dict[str, list[Measure]] = {suffix: [] for suffix in entry.published}
+    for file in entry.files.values():
+        pairs = [(row["sentence_good"], row["sentence_bad"]) for row in read_blimp(file)[: entry.limit]]
+        scores = pair_scoring.score_sentences(network, tokenizer, pairs, context_length(network))
+        for suffix, padding in entry.published.items():
+            good, bad = getattr(scores, padding).T
+            answers[suffix].append(accuracy(entry.metric(suffix), (good > bad).astype(float).tolist()))
+    return [mean_accuracy(entry.metric(suffix), parts) for suffix, parts in answers.items()]
 
 
 def _scores(sample: Mapping[str, Any], metric: str) -> np.ndarray:

@@ -10,8 +10,9 @@ from fortifai_ray.evaluation.signs.repetition import self_bleu
 from fortifai_ray.evaluation.signs.rows import Rows, Texts, as_rows, draw, ngram_keys
 from fortifai_ray.metrics import CORPUS, Metric
 
-VERSION = 1  # bump when the same texts give other signs
+VERSION = 2  # bump when the same texts give other signs
 DECILES = 10
+FLOOR = 1e-10  # what ForTIFAI's notebook takes a share of 0 for
 
 _up = partial(Metric, group=CORPUS, direction="above")
 _down = partial(Metric, group=CORPUS, direction="below")
@@ -23,6 +24,12 @@ _DISTINCT_RANKS = {3: 1, 2: 2}  # among the signs of repetition
 METRICS = (
     _up("unigram_kl", "nats per n-gram", "KL(human ‖ synthetic) of the distributions of tokens", _KL),
     _up("bigram_kl", "nats per n-gram", "KL(human ‖ synthetic) of the distributions of token pairs", _KL),
+    _up(
+        "unigram_kl_fortifai",
+        "nats per token",
+        "KL(synthetic ‖ human) of the tokens of the whole corpora, a share of 0 taken as 1e-10",
+        "Shabgahi et al. 2025, ForTIFAI: kl-divregence.ipynb",
+    ),
     _down(
         "tail_coverage",
         "share of types",
@@ -90,7 +97,9 @@ METRICS = (
 """The signs in the order of the tables; :func:`corpus_signs` gives each of them a value."""
 
 
-def corpus_signs(synthetic: Texts, human: Texts, settings: SignsConfig, *, seed: int = 0) -> Signs:
+def corpus_signs(
+    synthetic: Texts, human: Texts, settings: SignsConfig, *, seed: int = 0, all_human: Texts | None = None
+) -> Signs:
     """Compute the signs of collapse that token ids show; the function of its name in this package defines each sign.
 
     Both corpora are first cut to the same number of tokens: the first ``settings.tokens``, or as many as the smaller
@@ -102,6 +111,8 @@ def corpus_signs(synthetic: Texts, human: Texts, settings: SignsConfig, *, seed:
         human: the reference: lists of ids, blocks (blocks, block_size), or a flat stream.
         settings: the amounts, and the pseudo-count.
         seed: the recipe's; draws the documents of self-BLEU if there are more than it takes.
+        all_human: the human training text of all generations, which ForTIFAI's divergence is from (None: ``human``);
+            neither that nor the synthetic corpus is cut for it.
 
     Returns:
         Values by name, None with a reason if a corpus is too small; counts ``corpus_rows``, ``corpus_rows_empty`` (no
@@ -124,6 +135,8 @@ def corpus_signs(synthetic: Texts, human: Texts, settings: SignsConfig, *, seed:
         "corpus_tokens": size,
     }
     values = _values(rows, reference.first_tokens(size).without_empty(), settings, seed)
+    whole = reference if all_human is None else as_rows(all_human)
+    values["unigram_kl_fortifai"] = _number(floored_kl(written.tokens, whole.tokens))
     return finite(values, _why_missing(written, reference, rows), counts)
 
 
@@ -144,7 +157,11 @@ def _values(rows: Rows, human: Rows, settings: SignsConfig, seed: int) -> dict[s
         "duplicate_share": repetition.duplicate_share(rows),
         "compression_ratio": repetition.compression_ratio(rows),
     }
-    return {name: None if math.isnan(value) else value for name, value in values.items()}
+    return {name: _number(value) for name, value in values.items()}
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def _why_missing(written: Rows, human: Rows, rows: Rows) -> str:
@@ -182,6 +199,25 @@ def ngram_kl(human: Rows, synthetic: Rows, n: int, smoothing: float) -> float:
     unseen[place[shared]] = -1.0
     p = (np.concatenate([own, np.zeros(new)]) + smoothing) / (own.sum() + smoothing * support)
     q = (np.concatenate([counterpart, unseen[unseen >= 0]]) + smoothing) / (other.sum() + smoothing * support)
+    return float(np.sum(p * np.log(p / q)))
+
+
+def floored_kl(synthetic: np.ndarray, human: np.ndarray) -> float:
+    """KL(synthetic ‖ human) of the distributions of tokens, in nats, as ForTIFAI's notebook computes it.
+
+    Σ_x p(x) ln(p(x) / q(x)) over the vocabulary, p the shares of the synthetic tokens and q those of the human ones, a
+    share of 0 in either taken as :data:`FLOOR`. In this direction what the model writes and no human wrote costs most,
+    ln(p / 1e-10) each; a human token that is no longer written costs nothing, which :func:`ngram_kl` sees. NaN if
+    either is empty.
+
+    Source: Shabgahi et al. 2025, ForTIFAI, kl-divregence.ipynb: p of a generation's whole output, q of the whole
+    training split of WikiText-2.
+    """
+    if not len(synthetic) or not len(human):
+        return math.nan
+    size = int(max(synthetic.max(), human.max())) + 1  # beyond, both shares are 0 and add nothing
+    p, q = (np.bincount(tokens, minlength=size) / len(tokens) for tokens in (synthetic, human))
+    p, q = np.where(p == 0, FLOOR, p), np.where(q == 0, FLOOR, q)
     return float(np.sum(p * np.log(p / q)))
 
 

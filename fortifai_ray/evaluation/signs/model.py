@@ -15,7 +15,7 @@ from fortifai_ray.evaluation.signs.rows import as_rows, draw
 from fortifai_ray.evaluation.signs.scoring import Scorer, Scores, Text
 from fortifai_ray.metrics import BOTH, MODEL, Metric
 
-VERSION = 2  # bump when the same model and texts give other signs
+VERSION = 3  # bump when the same model and texts give other signs
 
 _FORTIFAI = "Shabgahi et al. 2025, ForTIFAI"
 _SHUMAILOV = "Shumailov et al. 2024, AI models collapse when trained on recursively generated data"
@@ -99,6 +99,9 @@ METRICS = (
 
 HISTOGRAM_EDGES = np.geomspace(1.0, 1e6, 61)
 """Of the perplexity histograms: ten bins per decade. Larger values, infinity and NaN count in the last bin."""
+PROBABILITY_BINS = 100
+"""Of the probability histograms: of equal width over [0, 1], as ForTIFAI's notebook draws them. NaN counts in none."""
+PROBABILITIES = "probability_histogram"
 
 
 def model_signs(
@@ -121,7 +124,10 @@ def model_signs(
     quantile shows the growing tail of improbable text (Shumailov et al. 2024). A document's perplexity is exp of the
     mean negative log-likelihood of its generated part; Gambetta et al. 2024, who rank documents by it, take the whole.
     The histograms ``perplexity_histogram`` and ``perplexity_histogram_generation_0`` count synthetic documents by
-    perplexity in the bins of :data:`HISTOGRAM_EDGES` (Shumailov et al. 2024, figure 1).
+    perplexity in the bins of :data:`HISTOGRAM_EDGES` (Shumailov et al. 2024, figure 1). The histograms
+    ``probability_histogram_human``, ``…_synthetic`` and ``…_synthetic_generation_0`` count blocks of the held-out text
+    and synthetic documents by the mean probability of their targets, in :data:`PROBABILITY_BINS` bins
+    (ForTIFAI's loss_dist.ipynb: per block, model and data set; generation 0's of the human text is in its own row).
 
     Args:
         checkpoint: Hugging Face folder of this generation's model.
@@ -151,10 +157,12 @@ def model_signs(
     del scorer  # one model in memory at a time
     signs = _describe(on_human, "human", human_set) | _describe(own, "synthetic", synthetic_set)
     signs |= _of_human(on_human, human_bytes) | _of_documents(own, "", "surplexity", np.mean)
+    signs |= probability_histogram(on_human, "human") | probability_histogram(own, "synthetic")
     if reference is not None:
         first = own if reference == checkpoint else Scorer(reference, threads).score(synthetic_set.texts)
         q95 = partial(np.quantile, q=0.95)
         signs |= _of_documents(first, "_generation_0", "perplexity_synthetic_generation_0_q95", q95)
+        signs |= probability_histogram(first, "synthetic_generation_0")
     return signs
 
 
@@ -197,6 +205,12 @@ def histogram(perplexities: np.ndarray) -> list[int]:
     """Number of documents in each bin of :data:`HISTOGRAM_EDGES`; every document is counted."""
     inside = np.nan_to_num(perplexities, nan=np.inf, posinf=np.inf).clip(HISTOGRAM_EDGES[0], HISTOGRAM_EDGES[-1])
     return np.histogram(inside, HISTOGRAM_EDGES)[0].tolist()
+
+
+def probability_histogram(scores: Scores, name: str) -> Signs:
+    """Number of texts by the mean probability of their targets."""
+    counts = np.histogram(scores.mean_probabilities, PROBABILITY_BINS, range=(0.0, 1.0))[0]
+    return Signs(histograms={f"{PROBABILITIES}_{name}": counts.tolist()})
 
 
 def count_target_bytes(

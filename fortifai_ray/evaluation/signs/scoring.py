@@ -35,6 +35,7 @@ class Scores:
 
     Attributes:
         nll: (texts,) summed negative log-likelihood of each text's targets, float64.
+        probabilities: (texts,) summed probability of each text's targets, float64.
         targets: (texts,) number of targets of each text.
         probability, entropy: summed over all targets: the target's probability, and the entropy −Σ p ln p of the
             predicted distribution.
@@ -44,6 +45,7 @@ class Scores:
     """
 
     nll: np.ndarray
+    probabilities: np.ndarray
     targets: np.ndarray
     probability: float
     entropy: float
@@ -67,6 +69,12 @@ class Scores:
         scored = self.targets > 0
         with np.errstate(over="ignore"):
             return np.exp(self.nll[scored] / self.targets[scored])
+
+    @property
+    def mean_probabilities(self) -> np.ndarray:
+        """(texts with targets,) The mean probability of the targets of each text that has any, float64."""
+        scored = self.targets > 0
+        return self.probabilities[scored] / self.targets[scored]
 
     @property
     def calibration_error(self) -> float:
@@ -108,7 +116,7 @@ class Scorer:
         """Score texts, batched by length; no text may be longer than :attr:`context`."""
         import torch
 
-        nll = np.zeros(len(texts))
+        of_texts = np.zeros((2, len(texts)))  # log-likelihood and probability, summed
         targets = np.array([text.targets for text in texts], dtype=np.int64)
         lengths = np.array([len(text.tokens) for text in texts], dtype=np.int64)
         order = np.argsort(-lengths, kind="stable")
@@ -118,16 +126,19 @@ class Scorer:
         with torch.inference_mode():
             for batch in batches(order, lengths, TOKENS_PER_BATCH):
                 tokens, counted = self._pad([texts[i] for i in batch])
-                of_texts = torch.zeros(len(batch), dtype=torch.float64, device=self._device)
+                of_batch = torch.zeros(2, len(batch), dtype=torch.float64, device=self._device)
                 for row, target, logits in self._predictions(tokens, counted):
                     of_chunk = _measure(logits, target, math.log(gamma), bins)
-                    of_texts.index_add_(0, row, -of_chunk.log_p)
+                    of_batch.index_add_(1, row, torch.stack([of_chunk.log_p, of_chunk.log_p.exp()]))
                     sums += of_chunk.sums
                     calibration += of_chunk.calibration
-                nll[batch] = of_texts.cpu().numpy()
+                of_texts[:, batch] = of_batch.cpu().numpy()
         probability, entropy, kept = sums.tolist()
         confidence, correct, count = calibration.cpu().numpy()
-        return Scores(nll, targets, probability, entropy, int(kept), confidence, correct, count.astype(np.int64))
+        nll, probabilities = -of_texts[0], of_texts[1]
+        return Scores(
+            nll, probabilities, targets, probability, entropy, int(kept), confidence, correct, count.astype(np.int64)
+        )
 
     def _pad(self, texts: Sequence[Text]) -> tuple["Tensor", "Tensor"]:
         """(texts, longest) Tokens, padded on the right, where causal attention ignores them, and (texts, longest − 1)

@@ -90,7 +90,9 @@ class Measures:
         signs = Signs()
         if settings.corpus:
             blocks = self.corpus.blocks(self.corpus.train, self.recipe.training.block_size)[self.human]
-            signs |= corpus_side.corpus_signs(table["generated_ids"], blocks, settings, seed=seed)
+            signs |= corpus_side.corpus_signs(
+                table["generated_ids"], blocks, settings, seed=seed, all_human=self.corpus.train
+            )
         if settings.model:
             signs |= self._model_signs(model, first, table, settings)
         values = {name: value for name, value in signs.values.items() if name != "perplexity"}  # evaluated before

@@ -82,9 +82,11 @@ def test_an_entry_with_a_name_declares_its_metrics_under_it(tmp_path: Path, wiki
     plain, mine, taken, other = _config(
         blimp, blimp | {"name": "mine"}, blimp | {"name": "hellaswag"}, text | {"name": "other"}
     ).benchmarks
-    assert plain.declared == taken.declared == ()
-    accuracy, theirs, ties = mine.declared
-    assert (theirs.name, ties.name) == ("mine_accuracy_lm_eval", "mine_ties")
+    assert plain.declared == ()
+    published = ["accuracy_fortifai", "accuracy_fortifai_left"]
+    assert [metric.name for metric in taken.declared] == [f"hellaswag_{name}" for name in published]
+    accuracy, *others = mine.declared
+    assert [metric.name for metric in others] == [f"mine_{name}" for name in ("accuracy_lm_eval", *published, "ties")]
     assert (accuracy.name, accuracy.title, accuracy.chance) == ("mine_accuracy", "mine accuracy", 0.5)
     assert {metric.name: metric.scale for metric in other.declared} == {
         "other_word_perplexity": "log",

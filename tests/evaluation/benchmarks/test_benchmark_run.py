@@ -114,7 +114,9 @@ def test_a_diverged_model_gets_no_marks(
     entries = (blimp, {"task": "wikitext", "path": str(wikitext)}, {"task": "kr_test", "pairs": 4})
     report = run_benchmarks(broken, _config(*entries), texts=_texts)
     metrics = report.metrics()
-    assert metrics["blimp_accuracy"] == metrics["kr_accuracy"] == metrics["kr_accuracy_fortifai"] == 0.0
+    for name in ("blimp_accuracy", "blimp_accuracy_fortifai", "blimp_accuracy_fortifai_left"):
+        assert metrics[name] == 0.0
+    assert metrics["kr_accuracy"] == metrics["kr_accuracy_fortifai"] == metrics["kr_accuracy_fortifai_left"] == 0.0
     assert metrics["word_perplexity"] is None
     assert [entry["not_finite"] for entry in report.details()["entries"]] == [5, 2, 4]
     json.dumps(report.details(), allow_nan=False)

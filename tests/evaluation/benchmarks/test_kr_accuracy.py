@@ -12,7 +12,9 @@ from fortifai_ray.evaluation.benchmarks.report import accuracy
 def _scores(true: list[float], false: list[float]) -> ExamScores:
     total = np.stack([true, false], 1)
     tokens = np.tile([2, 4], (len(true), 1))
-    return ExamScores(np.arange(len(true)), total, total, tokens, tokens, np.zeros(len(true), bool), {9: "x"}, 10)
+    return ExamScores(
+        np.arange(len(true)), total, total, total, tokens, tokens, np.zeros(len(true), bool), {9: "x"}, 10
+    )
 
 
 def test_a_question_is_right_where_the_truth_scores_higher() -> None:
@@ -20,7 +22,8 @@ def test_a_question_is_right_where_the_truth_scores_higher() -> None:
     scores = _scores([-1.0, -1.0, -2.0, np.nan, -np.inf], [-2.0, -1.0, -1.0, -1.0, -np.inf])
     same = replace(scores, tokens=np.full((5, 2), 2), bytes=np.full((5, 2), 2))
     assert same.answers("per_token") == same.answers("per_byte") == {0: 1.0, 1: 0.5, 2: 0.0, 3: 0.0, 4: 0.0}
-    assert scores.answers("fortifai") == {0: 1.0, 1: 0.0, 2: 0.0, 3: 0.0, 4: 0.0}
+    for scoring in ("fortifai", "fortifai_left"):
+        assert scores.answers(scoring) == {0: 1.0, 1: 0.0, 2: 0.0, 3: 0.0, 4: 0.0}
     assert same.ties.tolist() == [False, True, False, False, False]
 
 

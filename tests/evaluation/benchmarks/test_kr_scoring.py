@@ -1,14 +1,16 @@
 """Scores of continuations against plain references, one text at a time."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from fortifai_ray.evaluation.benchmarks import kr_scoring as scoring
+from fortifai_ray.evaluation.benchmarks import pair_scoring as scoring
 from fortifai_ray.evaluation.benchmarks.kr_questions import Exam, Question, load_exam, make_exam
 from fortifai_ray.evaluation.benchmarks.kr_scoring import score_exam
+from fortifai_ray.evaluation.benchmarks.pair_scoring import score_sentences
 
 CONTEXT = 512
 # Sums of up to 100 log-probabilities of size 10 in float32: 100 × 10 × 2⁻²³ ≈ 1e-4 at worst, where all err alike.
@@ -30,16 +32,15 @@ def _log_probabilities(network: Any, ids: list[int]) -> np.ndarray:
     return logits.log_softmax(-1)[range(len(ids) - 1), ids[1:]].numpy()
 
 
-def _as_published(network: Any, tokenizer: Any, question: Question) -> list[float]:
-    """ForTIFAI's question_answerer, retold: both texts padded to one length with the end-of-text token."""
-    texts = [f"{question.context} {answer}" for answer in (question.sentence_true, question.sentence_false)]
+def _as_published(network: Any, tokenizer: Any, texts: tuple[str, str], start: int, side: str) -> list[float]:
+    """ForTIFAI's question_answerer, retold: both texts padded to one length with the end-of-text token, no mask."""
     rows = [tokenizer(text)["input_ids"] for text in texts]
     width = max(map(len, rows))
-    start = len(tokenizer.tokenize(question.context))
     end = min(len(tokenizer.tokenize(text)) for text in texts)
     scores = []
     for row in rows:
-        padded = row + [tokenizer.eos_token_id] * (width - len(row))
+        padding = [tokenizer.eos_token_id] * (width - len(row))
+        padded = row + padding if side == "right" else padding + row
         values = _log_probabilities(network, padded)
         kept = [
             value for token, value in zip(padded[1:], values, strict=True) if token not in tokenizer.all_special_ids
@@ -48,17 +49,57 @@ def _as_published(network: Any, tokenizer: Any, question: Question) -> list[floa
     return scores
 
 
+def _published_exam(network: Any, tokenizer: Any, exam: Exam, side: str) -> list[list[float]]:
+    found = []
+    for question in exam.questions.values():
+        true, false = (f"{question.context} {answer}" for answer in question.sentences)
+        start = len(tokenizer.tokenize(question.context))
+        found.append(_as_published(network, tokenizer, (true, false), start, side))
+    return found
+
+
 @pytest.mark.parametrize("which", ["tokenizer", "tokenizer_with_start"])
 def test_fortifai_score_is_the_published_codes(
     network: Any, exam: Exam, which: str, request: pytest.FixtureRequest
 ) -> None:
-    """Parity with the published scoring, whether or not the tokenizer starts each text with a token."""
+    """Parity with the published scoring, padded on either side, whether or not the tokenizer starts each text with a
+    token."""
     tokenizer = request.getfixturevalue(which)
     scores = score_exam(network, tokenizer, exam, CONTEXT)
-    expected = [_as_published(network, tokenizer, question) for question in exam.questions.values()]
-    np.testing.assert_allclose(scores.fortifai, expected, rtol=0, atol=TOLERANCE)
+    for side, found in (("right", scores.fortifai), ("left", scores.fortifai_left)):
+        expected = _published_exam(network, tokenizer, exam, side)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
+    alike = np.isclose(scores.fortifai, scores.fortifai_left, rtol=0, atol=TOLERANCE)
+    assert alike.any(axis=1).all(), "the longer text is never padded"
+    assert not alike.all()
     assert len(scores.position) == 40
     assert not scores.truncated.any()
+
+
+@pytest.mark.parametrize("which", ["tokenizer", "tokenizer_with_start"])
+def test_blimp_is_scored_as_published(network: Any, which: str, request: pytest.FixtureRequest) -> None:
+    """The mean over the shorter sentence's length, padded on either side; also a single token."""
+    tokenizer = request.getfixturevalue(which)
+    pairs = [
+        ("Who ate the fish?", "Who the fish ate?"),
+        ("The cats sleep on the mat.", "The cats sleeps on the mat, all of them."),
+        ("Many girls insulted themselves there and then.", "Many girls insulted herself."),
+        ("a", "The cats"),
+    ]
+    scores = score_sentences(network, tokenizer, pairs, CONTEXT)
+    for side in ("right", "left"):
+        expected = [_as_published(network, tokenizer, pair, 0, side) for pair in pairs]
+        np.testing.assert_allclose(getattr(scores, side), expected, rtol=0, atol=TOLERANCE)
+
+
+def test_without_a_token_to_pad_with_the_padded_score_is_left_out(network: Any, tokenizer: Any) -> None:
+    """No answer is given for it; where both texts are as long, nothing needs padding."""
+    bare = copy.deepcopy(tokenizer)
+    bare.eos_token = None
+    exam = make_exam([Question("A b.", "C d.", "C d, e and f."), Question("A b.", "c", "d")])
+    scores = score_exam(network, bare, exam, CONTEXT)
+    assert list(scores.answers("fortifai")) == [0, 1]
+    assert list(scores.answers("fortifai_left")) == [1]
 
 
 @pytest.mark.parametrize("which", ["tokenizer", "tokenizer_with_start"])

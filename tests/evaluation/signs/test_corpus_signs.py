@@ -48,16 +48,22 @@ def test_every_sign_of_a_collapsed_corpus_moves_as_the_registry_says() -> None:
 
 
 def test_both_corpora_are_cut_to_the_smaller_ones_size() -> None:
-    """Signs depend on size: twice the human text, or a longer corpus than was asked for, changes nothing."""
+    """Signs depend on size: twice the human text, or a longer corpus than was asked for, changes nothing but ForTIFAI's
+    divergence, which takes whatever there is."""
+
+    def cut(signs: Signs) -> dict[str, float | None]:
+        return {name: value for name, value in signs.values.items() if name != "unigram_kl_fortifai"}
+
     settings = SignsConfig(tokens=320)
     expected = corpus_signs(uniform(10), uniform(10, seed=1), settings)
     longer = corpus_signs(uniform(20), uniform(30, seed=1), settings)
     # NumPy fills row by row from one stream, so that a larger draw begins as a smaller one does.
-    assert longer.values == expected.values
+    assert cut(longer) == cut(expected)
+    assert longer.values != expected.values
     assert longer.counts["corpus_tokens"] == 320
     assert longer.counts["corpus_rows_beyond"] == 10
     assert longer.counts["corpus_tokens_beyond"] == 320
-    assert corpus_signs(uniform(20), uniform(10, seed=1), SETTINGS).values == expected.values
+    assert cut(corpus_signs(uniform(20), uniform(10, seed=1), SETTINGS)) == cut(expected)
 
 
 def test_the_order_of_rows_changes_nothing_but_what_a_compressor_sees() -> None:

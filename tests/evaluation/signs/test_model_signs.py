@@ -144,6 +144,13 @@ def test_synthetic_text_is_scored_given_its_prompt(checkpoints: dict[str, Path])
     tail = np.quantile(np.exp(of_model["first"]), 0.95)
     assert values["perplexity_synthetic_generation_0_q95"] == pytest.approx(tail, rel=1e-4)
     assert values["surplexity"] == pytest.approx(np.exp(of_model["second"]).mean(), rel=1e-4)
+    for name, kept in (("second", "synthetic"), ("first", "synthetic_generation_0")):
+        log_p = plain(checkpoints[name], scored, torch.float64)["log_p"].reshape(10, 9)  # a row per document
+        means = np.exp(log_p).mean(axis=1)
+        assert np.abs(means * 100 - np.rint(means * 100)).min() > 1e-3, "a mean too near to a bin's edge to say"
+        expected = np.bincount((means * 100).astype(int), minlength=100).tolist()
+        assert signs.histograms[f"probability_histogram_{kept}"] == expected
+    assert sum(signs.histograms["probability_histogram_human"]) == 3
     assert signs.histograms["perplexity_histogram"] == histogram(np.exp(of_model["second"]))
     assert signs.histograms["perplexity_histogram_generation_0"] == histogram(np.exp(of_model["first"]))
     assert signs.reasons == {"held_out_bits_per_byte": "the bytes of the human text were not given"}
@@ -234,7 +241,7 @@ def test_probabilities_of_zero_have_no_entropy() -> None:
 
 
 def test_a_text_of_no_targets_has_no_perplexity() -> None:
-    none = Scores(np.zeros(1), np.zeros(1, dtype=np.int64), 0.0, 0.0, 0, *np.zeros((3, 1)))
+    none = Scores(np.zeros(1), np.zeros(1), np.zeros(1, dtype=np.int64), 0.0, 0.0, 0, *np.zeros((3, 1)))
     assert math.isnan(none.perplexity)
     assert math.isnan(none.calibration_error)
     assert len(none.document_perplexities) == 0

@@ -66,7 +66,8 @@ def test_a_table_intervals_and_a_paired_test(checkpoints: list[Path], exam: Path
     found = evaluate_checkpoints(checkpoints, load_benchmarks([f"kr_test={exam}"]), announce=told.append)
     assert told == [f"evaluating {path.name}" for path in checkpoints]
     rows = found.rows()
-    names = ["kr_accuracy", "kr_accuracy_fortifai", "kr_accuracy_per_byte", "kr_ties"]
+    accuracies = ("accuracy", "accuracy_fortifai", "accuracy_fortifai_left", "accuracy_per_byte")
+    names = [f"kr_{name}" for name in (*accuracies, "ties")]
     assert [row["metric"] for row in rows] == names * 2
     assert {(row["scored"], row["skipped"]) for row in rows} == {(19, 1)}
     first, second = rows[0], rows[4]
