@@ -45,7 +45,7 @@ def probability_table(details: pl.DataFrame, chains: pl.DataFrame, cells: Cells)
     table = rows.drop("share").group_by(*key, "probability").agg(pl.col("blocks").sum())
     share = pl.col("blocks") / pl.col("blocks").sum().over(key)
     order = pl.col("cell").replace_strict({cell: place for place, cell in enumerate(cells.order)}, default=None)
-    return table.with_columns(share=share).sort(order, "text", "generation", "probability").select(_SCHEMA)
+    return table.with_columns(share=share).sort(order, "text", "generation", "probability").select(*_SCHEMA)
 
 
 def _counts(details: pl.DataFrame, cell_of: dict[str, str]) -> Iterator[dict[str, object]]:

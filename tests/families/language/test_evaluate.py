@@ -70,7 +70,7 @@ def test_a_table_intervals_and_a_paired_test(checkpoints: list[Path], exam: Path
     names = [f"kr_{name}" for name in (*accuracies, "ties")]
     assert [row["metric"] for row in rows] == names * 2
     assert {(row["scored"], row["skipped"]) for row in rows} == {(19, 1)}
-    first, second = rows[0], rows[4]
+    first, second = rows[0], rows[len(names)]
     test = next(row.test for row in found.comparisons if row.metric == "kr_accuracy")
     assert test.items == 19
     assert first["value"] - second["value"] == pytest.approx((test.only_first - test.only_second) / 19)
