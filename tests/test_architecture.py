@@ -66,8 +66,8 @@ def _walk(name: str, graph: dict[str, set[str]], trail: list[str], done: set[str
 
 def test_few_modules_at_the_top_and_few_files_in_all() -> None:
     assert len(list(PACKAGE.glob("*.py"))) <= 10
-    assert len(FILES) <= 212
-    assert sum(map(lines, FILES)) <= 34_000
+    assert len(FILES) <= 214
+    assert sum(map(lines, FILES)) <= 34_400
 
 
 def test_files_are_neither_crumbs_nor_novels() -> None:
@@ -123,4 +123,7 @@ def test_one_door_to_transformers() -> None:
     assert elsewhere == {
         ("engines/checkpoints.py", "LoraConfig"),  # of an adapter's own JSON
         ("engines/soundness.py", "kind"),  # handed to pretrained.loaded
+        ("engines/gguf_files.py", "kind"),  # handed to pretrained.loaded
+        ("engines/gguf_files.py", "AutoConfig"),  # a GGUF holds keys and tensors, and no code
+        ("engines/gguf_files.py", "AutoTokenizer"),
     }

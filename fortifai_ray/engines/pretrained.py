@@ -43,7 +43,7 @@ class WeightsError(RuntimeError):
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep what transformers logs off the terminal: what matters of it is raised, or is a line of a dry run."""
     from transformers.utils import logging as transformers_logging
 
@@ -61,7 +61,7 @@ def _quiet() -> Iterator[None]:
             handler.removeFilter(drop)
 
 
-@_quiet()
+@quiet()
 def causal_config(place: Path | str, revision: str | None = None) -> Any:
     """The configuration of the model in a folder or under a hub's name; no code that comes with it is run.
 
@@ -144,7 +144,7 @@ def load_network(place: Path | str, dtype: "torch.dtype | str", revision: str | 
     return network.eval()
 
 
-@_quiet()
+@quiet()
 def loaded(load: Any, config: Any, place: Path | str) -> Any:
     """``load``, a ``from_pretrained`` of transformers, with nothing filled in.
 
@@ -193,7 +193,7 @@ def _reports() -> Iterator[list[str]]:
         logger.removeFilter(take)
 
 
-@_quiet()
+@quiet()
 def load_tokenizer(place: Path | str, revision: str | None = None) -> Any:
     """The fast tokenizer of a folder or a hub's name, without BPE's dropout, which would merge at random; no code that
     comes with it is run.

@@ -28,8 +28,6 @@ _OTHER_FORMATS = {
     ".pth": f"PyTorch's pickles, which can run code and are not read; {_CONVERT}",
     ".ckpt": f"pickles, which can run code and are not read; {_CONVERT}",
     ".pkl": f"pickles, which can run code and are not read; {_CONVERT}",
-    ".gguf": "GGUF, whose weights are quantised; load it with transformers (gguf_file=…) and save it with "
-    "save_pretrained(FOLDER), or fetch the model's own safetensors",
     ".h5": f"TensorFlow's weights; {_CONVERT}",
     ".msgpack": f"Flax's weights; {_CONVERT}",
     ".onnx": "an ONNX graph, which cannot be trained; fetch the model's own safetensors",
@@ -130,6 +128,10 @@ def _instead(folder: Path, names: set[str]) -> str:
 
 
 def _other_format(folder: Path) -> str:
+    ggufs = sorted(file.name for file in folder.iterdir() if file.suffix.lower() == ".gguf")
+    if ggufs:
+        which = "a GGUF is" if len(ggufs) == 1 else f"one of these {len(ggufs)} GGUFs is"
+        return f"{', '.join(ggufs[:3])}: {which} to be named itself, as {folder / ggufs[0]}"
     files = sorted(
         file for file in folder.iterdir() if file.suffix in _OTHER_FORMATS and "training_args" not in file.name
     )

@@ -60,7 +60,7 @@ class Storage:
             )
         uri = f"{scheme}://{rest}"
         _check_address(uri)
-        return cls(uri, _cache_root() / _cache_name(uri), remote=True)
+        return cls(uri, cache_root() / _cache_name(uri), remote=True)
 
     @classmethod
     def _local(cls, given: Path) -> "Storage":
@@ -135,7 +135,7 @@ def _check_address(uri: str) -> None:
         raise UserError(f"--storage {uri}: names no bucket; an address is s3://BUCKET/PREFIX")
 
 
-def _cache_root() -> Path:
+def cache_root() -> Path:
     home = os.environ.get("FORTIFAI_CACHE", "").strip()
     if home:
         return Path(home).expanduser().absolute()

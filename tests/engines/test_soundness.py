@@ -197,7 +197,7 @@ REFUSED: list[tuple[str, Damage | None, tuple[str, ...]]] = [
     ("llama", instead("pytorch_model.bin"), ("pytorch_model.bin", "pickles", "save_pretrained")),
     ("llama", instead("pytorch_model-00001-of-00002.bin"), ("pickles", "save_pretrained")),
     ("llama", instead("consolidated.00.pth"), ("pickles",)),
-    ("llama", instead("llama.Q4_K_M.gguf"), ("GGUF", "gguf_file")),
+    ("llama", instead("llama.Q4_K_M.gguf"), ("GGUF", "named itself", "llama.Q4_K_M.gguf")),
     ("llama", instead("tf_model.h5"), ("TensorFlow",)),
     ("llama", instead("flax_model.msgpack"), ("Flax",)),
     ("llama", instead("model.fp16.safetensors"), ("model.fp16.safetensors is not read", WHOLE)),

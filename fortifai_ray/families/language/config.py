@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from fortifai_ray.engines.gguf_files import opened
 from fortifai_ray.engines.pretrained import WeightsError
 from fortifai_ray.engines.weight_files import check_folder
 from fortifai_ray.evaluation.benchmarks.config import Benchmark, BenchmarksConfig
@@ -21,7 +22,7 @@ _PRESETS = Path(__file__).parent / "presets"  # a folder for each that is pretra
 
 
 class ModelConfig(Section):
-    """Which causal LM: a preset, a Hugging Face folder (``path``) or a hub name (``hub``)."""
+    """Which causal LM: a preset, a Hugging Face folder or a GGUF file (``path``), or a hub name (``hub``)."""
 
     preset: Literal["llama-tiny", "llama-docs"] | None = Field(
         None,
@@ -31,7 +32,9 @@ class ModelConfig(Section):
     vocab_size: int = Field(2048, ge=258, le=65536, description="of the preset's byte-level BPE tokenizer")
     hidden_size: int = Field(128, ge=32, le=4096, multiple_of=32, description="of the preset; its heads are 32 wide")
     layers: int = Field(4, ge=1, le=64, description="of the preset")
-    path: str | None = Field(None, description="a checkpoint folder: config.json, *.safetensors and a tokenizer")
+    path: str | None = Field(
+        None, description="a checkpoint folder: config.json, *.safetensors and a tokenizer; or a GGUF file"
+    )
     hub: str | None = Field(None, description="a name on the Hugging Face hub")
     revision: str | None = Field(None, description="of the hub's model: branch, tag or commit; null: its main branch")
 
@@ -42,7 +45,7 @@ class ModelConfig(Section):
             raise ValueError(f"give exactly one of preset, path and hub (given: {', '.join(given) or 'none'})")
         if self.path is not None:
             try:
-                check_folder(Path(self.path))
+                check_folder(opened(Path(self.path)))
             except WeightsError as error:
                 raise ValueError(str(error)) from None
         return self
@@ -66,17 +69,22 @@ class ModelConfig(Section):
 
     @property
     def folder(self) -> Path | None:
-        """The folder of a model given by its path, or of a pretrained preset."""
+        """The folder of a model given by its path, which a GGUF file was made into, or of a pretrained preset."""
         if self.preset is not None:
             return None if self.random else _PRESETS / self.preset
-        return None if self.path is None else Path(self.path)
+        return None if self.path is None else opened(Path(self.path))
 
     @property
     def checkpoint(self) -> str:
-        """The folder or hub name of a pretrained model."""
+        """The folder or hub name of a pretrained model: what it is loaded from."""
         place = self.folder or self.hub
         assert place is not None, "random weights have no checkpoint"
         return str(place)
+
+    @property
+    def name(self) -> str:
+        """The model as the study names it."""
+        return self.preset or self.path or str(self.hub)
 
 
 class WrittenBy(Section):

@@ -269,13 +269,13 @@ def _write_json(file: Path, content: dict[str, Any]) -> None:
 
 
 def _save_pretrained_tokenizer(model: ModelConfig, folder: Path) -> int:
-    where = f"family.model: {model.checkpoint}"
+    where = f"family.model: {model.name}"
     try:
         tokenizer = load_tokenizer(model.checkpoint, model.revision)
         if tokenizer.is_fast:
             tokenizer.save_pretrained(folder)
     except WeightsError as error:
-        raise UserError(f"family.model: {error}") from error
+        raise UserError(f"family.model: {str(error).replace(model.checkpoint, model.name)}") from error
     except Exception as error:  # transformers raises many kinds here; each means that it is not whole
         raise UserError(f"{where}: its tokenizer cannot be saved: {in_short(error)}") from error
     if not (folder / "tokenizer.json").is_file():

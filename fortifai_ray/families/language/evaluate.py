@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fortifai_ray.engines.checkpoints import whole_model
+from fortifai_ray.engines.gguf_files import opened
 from fortifai_ray.engines.pretrained import WeightsError
 from fortifai_ray.engines.soundness import check_checkpoint, check_vocabulary
 from fortifai_ray.errors import UserError
@@ -96,7 +97,7 @@ def evaluate_checkpoints(
     """Run the benchmarks on each checkpoint, and McNemar's exact test between every two on the items both answered.
 
     Args:
-        checkpoints: Hugging Face folders, made here or elsewhere.
+        checkpoints: Hugging Face folders, made here or elsewhere, or GGUF files.
         config: the benchmarks.
         tokenizer: a folder with a tokenizer for all checkpoints. Without it each uses its own or, if it is a model in a
             study's store, that of the corpus it was trained on.
@@ -108,7 +109,7 @@ def evaluate_checkpoints(
     """
     from fortifai_ray.evaluation.benchmarks.run import run_benchmarks
 
-    folders = dict(zip(_names(checkpoints), checkpoints, strict=True))
+    folders = dict(zip(_names(checkpoints), map(_opened, checkpoints), strict=True))
     tokenizers = {name: _check(folder, tokenizer) for name, folder in folders.items()}
     reports = {}
     for name, folder in folders.items():
@@ -120,6 +121,14 @@ def evaluate_checkpoints(
         for metric in one.answers
     ]
     return Evaluation(reports, comparisons)
+
+
+def _opened(checkpoint: Path) -> Path:
+    """A checkpoint's folder: for a GGUF file, the one that it is made into."""
+    try:
+        return opened(checkpoint)
+    except WeightsError as error:
+        raise UserError(f"evaluate: {error}") from None
 
 
 def _names(checkpoints: Sequence[Path]) -> list[str]:

@@ -121,7 +121,12 @@ def check_model(model: ModelConfig, corpus: Corpus) -> None:
             check_causal(causal_config(folder), model.checkpoint)
         check_vocabulary(folder, corpus.tokenizer_path, _largest_token(corpus.stage.path), folder)
     except WeightsError as error:
-        raise UserError(f"family.model: {error}") from None
+        raise _said(model, error) from None
+
+
+def _said(model: ModelConfig, error: WeightsError) -> UserError:
+    """What is wrong with a model, under the name that its user gave: a GGUF file's folder is in the cache."""
+    return UserError(f"family.model: {str(error).replace(model.checkpoint, model.name)}")
 
 
 @lru_cache(maxsize=16)  # most of a study's recipes share one corpus
@@ -137,7 +142,7 @@ def describe_ends(model: ModelConfig, corpus: Corpus) -> tuple[str, ...]:
         return ()
     named = f"eos_token_id {', '.join(map(str, ends))}" if ends else "no eos_token_id"
     return (
-        f"warning: model: {model.checkpoint} names {named}, and the tokenizer's end of text is {corpus.end_of_text}: "
+        f"warning: model: {model.name} names {named}, and the tokenizer's end of text is {corpus.end_of_text}: "
         f"what it generates will not end there; write eos_token_id: {corpus.end_of_text} in its config.json",
     )
 
@@ -194,7 +199,7 @@ def _pretrained(model: ModelConfig) -> Any:
     except WeightsError as error:
         if model.hub and isinstance(error.__cause__, OSError):  # of the network, perhaps: another try may do
             raise error.__cause__ from None
-        raise UserError(f"family.model: {error}") from None
+        raise _said(model, error) from None
     return network
 
 

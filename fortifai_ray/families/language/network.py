@@ -72,7 +72,7 @@ def describe_model(model: ModelConfig, training: TrainingConfig, engine: tuple[s
         engine: the kind that generates, and why.
     """
     kind, why = engine
-    name = model.preset or model.checkpoint
+    name = model.name
     written = f"generates on {'vLLM' if kind == 'vllm' else 'the Hugging Face engine'} ({why})"
     network: Any = None if model.random and not training.lora else skeleton(model)  # without importing torch
     if model.hub:

@@ -142,7 +142,7 @@ class LanguageRecipe(Recipe):
         refused = engine_refusal(self.family.model, adapters=self.training.lora is not None)
         said = list[str]()
         if kind == "huggingface" and why == refused:
-            said.append(f"{self.family.model.checkpoint} generates on the Hugging Face engine: {why}")
+            said.append(f"{self.family.model.name} generates on the Hugging Face engine: {why}")
         across = self.decoding.context_tokens > self.training.block_size or self.decoding.prompts == "training_set"
         if across and self.corpus.order == "permuted":
             said.append(
@@ -272,7 +272,7 @@ class LanguageRecipe(Recipe):
         refused = engine_refusal(self.family.model, adapters=self.training.lora is not None, gpu=engine_gpus > 0)
         if refused:
             raise UserError(
-                f"{source}: engine.kind: vllm does not serve {self.family.model.checkpoint}: {refused}; huggingface is "
+                f"{source}: engine.kind: vllm does not serve {self.family.model.name}: {refused}; huggingface is "
                 "right, or leave it out"
             )
 

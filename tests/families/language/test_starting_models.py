@@ -18,6 +18,7 @@ import pytest
 import torch
 import transformers
 from engines.architectures import make_architecture
+from engines.gguf_writing import make_llama, make_tokenizer, write_gguf
 from safetensors.torch import load_file, save_file
 
 from fortifai_ray.engines.checkpoints import architecture, load_causal_lm
@@ -32,6 +33,7 @@ from fortifai_ray.families.language.models import (
     create_model,
     describe_ends,
     describe_files,
+    model_identity,
     write_config,
 )
 from fortifai_ray.storage.store import StageStore
@@ -489,3 +491,29 @@ def test_code_that_comes_with_a_checkpoint_is_never_run(corpus: Corpus, llama: P
     for folder in (tmp_path / "stage", tmp_path / "config"):
         assert "auto_map" not in (folder / "config.json").read_text()
         assert not list(folder.glob("*.py"))
+
+
+# GGUF
+
+
+def test_a_gguf_file_is_a_starting_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checked, tokenised, hashed and saved as the folder that it is made into; messages name the file itself."""
+    monkeypatch.setenv("FORTIFAI_CACHE", str(tmp_path / "cache"))
+    network, store = make_llama(), StageStore(tmp_path / "store")
+    model = ModelConfig(path=str(write_gguf(tmp_path / "model.gguf", network, make_tokenizer())))
+    folder = ModelConfig(path=str(shutil.copytree(str(model.folder), tmp_path / "folder")))
+    text = prepare_corpus(CorpusConfig(source="pydoc"), model, store)
+    check_model(model, text)
+    assert model_identity(model) == model_identity(folder)
+    assert prepare_corpus(CorpusConfig(source="pydoc"), folder, store).stage.hash == text.stage.hash
+    create_model(model, text, 0, tmp_path / "saved")
+    saved = load_file(tmp_path / "saved" / "model.safetensors")
+    assert saved.keys() == {name for name, _ in network.named_parameters()}
+    assert all(torch.equal(saved[name], parameter) for name, parameter in network.named_parameters())
+    small = ModelConfig(path=str(write_gguf(tmp_path / "small.gguf", make_llama(vocab_size=200))))
+    with pytest.raises(UserError, match="the model has 200 tokens") as error:
+        check_model(small, text)
+    assert str(tmp_path / "small.gguf") in str(error.value)
+    assert str(tmp_path / "cache") not in str(error.value)
+    with pytest.raises(ValueError, match=r"there is no file .*none\.gguf"):
+        ModelConfig(path=str(tmp_path / "none.gguf"))
