@@ -23,7 +23,7 @@ from .large import add_claims, add_metrics, add_pictures, claim, write_samples_s
 from .studies import write_study
 
 CLAIMS = [
-    claim("variance-decay", "theory", "holds"),
+    claim("variance-decay", "theory", "holds", wrong="rejects nothing happens (0.99)"),
     claim("tce-delays", "replication", "does not hold", source="ForTIFAI, <b>table 2</b>"),
     claim("bounded", "theory", "does not hold"),
     claim("too-few", "replication", "undecided", measured=None, low=None, high=None, why="3 chains, 100 asked for"),
@@ -50,6 +50,8 @@ def test_a_replication_that_does_not_hold_is_a_finding_and_a_theory_is_not(tmp_p
     assert "theory: 1 holds, 1 does not hold · replication: 1 does not hold, 1 undecided" in page
     assert "0.37 [0.34, 0.41] at 99 %" in page
     assert "3 chains, 100 asked for" in page
+    assert "<td>rejects nothing happens (0.99)</td>" in page
+    assert "number fixed beforehand" in page
     assert "ForTIFAI, &lt;b&gt;table 2&lt;/b&gt;" in page
 
 
