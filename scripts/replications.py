@@ -40,10 +40,10 @@ _HEAD = """# What the papers claim, and what came out
 Generated from the studies' results (`python scripts/replications.py STORAGE`, then `make docs`). The `claims:` of a
 study state what a paper says it will show: a statistic, a relation and a value, which may be a closed form. The verdict
 comes from the whole interval, at the level that the claim names: *holds*, *does not hold*, *undecided*. A theory claim
-that does not hold is a defect, and it names the nearest wrong theories, which its interval must leave out; a replication
-that fails at this scale is a finding. Settings were committed before a study's first run; where a claim changed after it,
-the study runs on seeds not used before (`start: 1000000`). Each file says where it uses a smaller model or fewer chains
-than its paper.
+that does not hold is a defect, and it names the nearest wrong theories, which its interval must leave out; a
+replication that fails at this scale is a finding. Settings were committed before a study's first run; where a claim
+changed after it, the study runs on seeds not used before (`start: 1000000`). Each file says where it uses a smaller
+model or fewer chains than its paper.
 
 To check one yourself: `fortifai sweep sweeps/NAME.yaml`, then `fortifai claims runs/NAME`.
 """
