@@ -1,13 +1,17 @@
 """The presets: llama-tiny's stages stay where they are, and the checkpoint that comes with the package is whole."""
 
 import importlib.util
+import json
+import math
+import shutil
+import sysconfig
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import yaml
 
-from fortifai_ray.engines.pretrained import load_network, load_tokenizer
+from fortifai_ray.engines.pretrained import load_network, load_tokenizer, read_json
 from fortifai_ray.families.language.config import CorpusConfig, ModelConfig
 from fortifai_ray.families.language.corpus import prepare_corpus, split_documents
 from fortifai_ray.families.language.models import check_model, create_model, model_identity, preset_shape
@@ -19,6 +23,7 @@ from fortifai_ray.study.study import make_study
 PROJECT = Path(__file__).parents[3]
 DOCS = ModelConfig(preset="llama-docs")
 TINY_IDENTITY = "c4599ef09d05f5808c525e7bd31b617e"
+STDLIB = Path(sysconfig.get_path("stdlib"))
 PYDOC = CorpusConfig(source="pydoc")
 
 
@@ -82,19 +87,33 @@ def test_the_quickstart_starts_from_it() -> None:
 
 
 def test_its_text_is_prose_and_none_of_it_is_the_quickstarts(script: ModuleType) -> None:
-    """On the parts of CPython whose docstrings are likest to its language reference."""
-    import email
-    import json
-
+    """On parts of CPython whose docstrings are like its language reference."""
     text = ""
-    for module in (email, json):
-        paragraphs = [p for file in script.documents(Path(module.__file__).parent) for p in file]
+    for part in ("email", "json", "importlib"):
+        paragraphs = [p for file in script.documents(STDLIB / part) for p in file]
         assert len(paragraphs) >= 10
         assert not [p for p in paragraphs if ">>>" in p]
         text += "\n".join(paragraphs)
     _, held_out = split_documents(read_documents(PYDOC).texts, PYDOC.held_out)
     assert not words(text) & words("\n".join(held_out))
     assert "pydoc_data" in script._LEFT_OUT
+
+
+def test_its_recipe_makes_such_a_checkpoint(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The study beside it, on a short text: what comes out is a model and its tokenizer, in the preset's files."""
+    assert DOCS.folder == script.PRESET
+    made = tmp_path / "made"
+    made.mkdir()
+    shutil.copy(script.PRESET / "pretrain.yaml", made)
+    monkeypatch.setattr(script, "PRESET", made)
+    paragraphs = [p for part in ("email", "asyncio") for file in script.documents(STDLIB / part) for p in file]
+    text = tmp_path / "docstrings.jsonl"
+    text.write_text("\n".join(json.dumps({"text": paragraph}) for paragraph in paragraphs))
+    assert math.isfinite(script.pretrain(text, tmp_path))
+    assert {file.name for file in made.iterdir()} == {f.name for f in DOCS.folder.iterdir()} - {"README.md"}
+    assert read_json(made / "config.json") == read_json(DOCS.folder / "config.json")
 
 
 def words(text: str, run: int = 8) -> set[tuple[str, ...]]:
