@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 PROJECT = Path(__file__).resolve().parent.parent
 MEASURED = PROJECT / "docs" / "data" / "replications.json"
+PAPERS = PROJECT / "docs" / "data" / "papers.yaml"
 _CLAIM = (
     "id",
     "source",
@@ -33,6 +37,7 @@ _CLAIM = (
 )
 _POINT = ("over", "critical", "low", "high", "level", "bound", "chains_run", "ended")
 _RATIO = ("metric", "threshold", "fi_ratio", "fi_ratio_low", "fi_ratio_high", "level", "bound", "n_pairs")
+_OTHER_NAMES = ("fi_ratio", "probability_histogram_human", "evaluation.signs", "incremental")  # in the papers' table
 _MOST_ROWS = 12  # of FI ratios and collapse points: a wider grid's are in its report
 
 _HEAD = """# What the papers claim, and what came out
@@ -128,9 +133,32 @@ def page() -> str:
                 for row in entry["ratios"]
             ]
             parts.append(table(("cell", "criterion", "FI ratio to the baseline", "pairs"), rows[:_MOST_ROWS]) + "\n")
+    parts.append(_papers())
     parts.append("\n## Measured before the tables had their present form\n")
     parts.append(table(("study", "what came out"), [(f"`{e['study']}`", e["note"]) for e in entries if "note" in e]))
     return "\n".join(parts).rstrip() + "\n"
+
+
+def _papers() -> str:
+    """Which key computes which of the papers' numbers.
+
+    Raises ValueError where a name in backticks looks like a study's, a claim's or a metric's and is none.
+    """
+    from docs import table
+    from fortifai_ray.metrics import METRICS
+
+    studies = {file.stem: file.read_text(encoding="utf-8") for file in (PROJECT / "sweeps").glob("*.yaml")}
+    claims = {claim for text in studies.values() for claim in re.findall(r"- id: (\S+)", text)}
+    rows = []
+    for entry in yaml.safe_load(PAPERS.read_text(encoding="utf-8")):
+        for row in entry["numbers"]:
+            names = re.findall(r"`([a-z0-9_.-]+)`", row["by"])
+            unknown = [name for name in names if name not in {*studies, *claims, *METRICS, *_OTHER_NAMES}]
+            if unknown:
+                raise ValueError(f"{PAPERS.name}: {unknown[0]} is no study, no claim and no metric ({row['number']})")
+            rows.append((entry["paper"], row["number"], row["by"], row["differs"]))
+    head = "\n## Which key computes which of a paper's numbers, and where ours differs\n"
+    return f"{head}\n{table(('paper', 'its number', 'computed by', 'where ours differs'), rows)}\n"
 
 
 def _line(entry: Mapping[str, Any]) -> tuple[str, ...]:
