@@ -127,8 +127,8 @@ def evaluate(
         typer.Option(
             "--tasks",
             metavar="FILE|NAME=PATH",
-            help="A YAML file with a list `benchmarks`, or blimp=FOLDER, gsm8k=FOLDER, hellaswag=FILE, wikitext=FILE, "
-            "kr_test=FILE; may be repeated.",
+            help="A YAML file with a list `benchmarks`, or blimp=FOLDER, gsm8k=FOLDER, hellaswag=FILE, mathqa=FILE, "
+            "wikitext=FILE, kr_test=FILE; may be repeated.",
         ),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Write the results here: .json or .parquet.")] = None,

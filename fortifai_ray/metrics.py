@@ -44,6 +44,7 @@ _WORDS = {
     "kr": "KR",
     "blimp": "BLiMP",
     "hellaswag": "HellaSwag",
+    "mathqa": "MathQA",
     "gsm8k": "GSM8K",
     "fortifai": "(as ForTIFAI)",
 }

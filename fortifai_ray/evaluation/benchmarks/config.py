@@ -247,6 +247,40 @@ class HellaSwag(_Benchmark):
         return {"validation": Path(self.path)}
 
 
+class MathQa(_Benchmark):
+    """MathQA (Amini et al. 2019): which of five answers follows a mathematical word problem?"""
+
+    stem = "mathqa"
+    metrics = (
+        _accuracy(
+            "mathqa_accuracy",
+            definition="problems whose right answer of five is the likeliest; 1/k where k tie",
+            source="Amini et al. 2019, MathQA",
+            chance=0.2,
+        ),
+        _accuracy(
+            "mathqa_accuracy_lm_eval",
+            title="MathQA accuracy (as lm-eval)",
+            definition="as lm-evaluation-harness counts: of answers that tie, the first is taken",
+            source="lm-evaluation-harness",
+        ),
+        _ties("mathqa_ties", definition="problems whose likeliest answer is not one alone", source="Amini et al. 2019"),
+    )
+    accuracies: ClassVar[dict[str, str]] = {
+        "accuracy": "acc,none",
+        "accuracy_normalised": "acc_norm,none",
+        OF_THE_HARNESS: "acc,none",
+    }
+    has_ties = True
+    task: Literal["mathqa"] = "mathqa"
+    path: LocalPath = Field(description="a .json file in the official format (Problem, options, correct)")
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """The split and its file."""
+        return {"test": Path(self.path)}
+
+
 class Wikitext(_Benchmark):
     """Perplexity per word and per byte of text (WikiText-2: Merity et al. 2017), independent of the tokenizer."""
 
@@ -325,12 +359,12 @@ class KrTest(_Benchmark):
             yield from (self.metric(f"{suffix}_fraction_{number}") for number in range(self.fractions))
 
 
-_KINDS = (Blimp, Gsm8k, HellaSwag, Wikitext, KrTest)
+_KINDS = (Blimp, Gsm8k, HellaSwag, MathQa, Wikitext, KrTest)
 TASKS: tuple[str, ...] = tuple(kind.model_fields["task"].default for kind in _KINDS)
 METRICS = tuple(metric for kind in _KINDS for metric in kind.metrics)
 """Those of entries without a name; an entry with one declares its own (:attr:`_Benchmark.declared`)."""
 
-Benchmark = Annotated[Blimp | Gsm8k | HellaSwag | Wikitext | KrTest, Field(discriminator="task")]
+Benchmark = Annotated[Blimp | Gsm8k | HellaSwag | MathQa | Wikitext | KrTest, Field(discriminator="task")]
 
 
 class BenchmarksConfig(Section):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 SPLITS = ("train", "validation", "test")
 _WHAT = "the benchmark's file"
 CHOICES = 4  # HellaSwag's endings
+_OPTION = re.compile(r"[abcd] \) .*?, |e \) .*?$")  # as lm-evaluation-harness finds MathQA's choices in their text
 ARTICLE = re.compile(r"^ = [^=].* = $", re.MULTILINE)  # a WikiText article's title
 
 
@@ -118,6 +119,36 @@ def _empty_ending(row: Mapping[str, Any]) -> int:
     return next((number for number, ending in enumerate(left, 1) if not ending.strip()), 0)
 
 
+def read_mathqa(path: Path) -> list[dict[str, Any]]:
+    """``Problem, options, correct``, of the rows that can be scored; see :func:`read_rows`."""
+    rows = [row for _, row in _mathqa(path) if not _unusable_options(row)]
+    if not rows:
+        raise UserError(f"{path}: no row can be scored: none has its five choices, `a ) …, b ) …, …`, all with a text")
+    return rows
+
+
+def skipped_mathqa(path: Path) -> dict[str, str]:
+    """The places of the rows that cannot be scored, and why."""
+    skipped = {place: _unusable_options(row) for place, row in _mathqa(path)}
+    return {place: why for place, why in skipped.items() if why}
+
+
+def _mathqa(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    rows = read_rows(path, ("Problem", "options", "correct"))
+    for place, row in rows:
+        if row["correct"] not in tuple("abcde"):
+            raise UserError(f"{path}: {place}: correct must be a, b, c, d or e, not {row['correct']!r}")
+    return rows
+
+
+def _unusable_options(row: Mapping[str, Any]) -> str:
+    """Why lm-evaluation-harness cannot tell a row's five choices apart; empty where it can."""
+    choices = [choice[4:].rstrip(" ,") for choice in _OPTION.findall(row["options"])]
+    if len(choices) != len("abcde"):
+        return f"its options are {len(choices)} choices, not 5"
+    return next((f"choice {name} is empty" for name, text in zip("abcde", choices, strict=True) if not text), "")
+
+
 def split_articles(text: str) -> list[str]:
     """WikiText's articles, each from its title on; any other text whole."""
     titles = [match.start() for match in ARTICLE.finditer(text)]
@@ -149,6 +180,7 @@ def _dataset(rows: list[dict[str, Any]]) -> "Dataset":
 blimp = partial(_splits, read_blimp)
 gsm8k = partial(_splits, read_gsm8k)
 hellaswag = partial(_splits, read_hellaswag)
+mathqa = partial(_splits, read_mathqa)
 pages = partial(_splits, read_pages)
 
 

@@ -24,12 +24,14 @@ _UPSTREAM = {
     "blimp": "blimp/_template_yaml",
     "gsm8k": "gsm8k/gsm8k.yaml",
     "hellaswag": "hellaswag/hellaswag.yaml",
+    "mathqa": "mathqa/mathqa.yaml",
     "wikitext": "wikitext/wikitext.yaml",
 }
 _READERS: dict[str, Callable[[Path], Any]] = {
     "blimp": local_data.read_blimp,
     "gsm8k": local_data.read_gsm8k,
     "hellaswag": local_data.read_hellaswag,
+    "mathqa": local_data.read_mathqa,
     "wikitext": local_data.read_pages,
     "kr_test": load_exam,
 }
@@ -119,5 +121,7 @@ def check_files(entries: Sequence[Benchmark]) -> None:
 
 def skipped_rows(entry: Benchmark) -> dict[str, str]:
     """The rows of an entry's files that cannot be scored and are left out, by their place, and why."""
-    files = entry.files.values() if entry.task == "hellaswag" else ()
-    return {place: why for file in files for place, why in local_data.skipped_hellaswag(file).items()}
+    skipped = {"hellaswag": local_data.skipped_hellaswag, "mathqa": local_data.skipped_mathqa}.get(entry.task)
+    return (
+        {} if skipped is None else {place: why for file in entry.files.values() for place, why in skipped(file).items()}
+    )

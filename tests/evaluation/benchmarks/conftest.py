@@ -114,6 +114,30 @@ def hellaswag(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+MATHQA = [
+    {
+        "Problem": "a shopkeeper sold it offering a discount of 5 % and earned a profit of 31.1 % . what is it?",
+        "options": "a ) 38 , b ) 27.675 , c ) 30 , d ) data inadequate , e ) none of these",
+        "correct": "a",
+        "category": "gain",
+    },
+    {
+        "Problem": "average age of students of an adult school is 40 years . how many new students joined ?",
+        "options": "a ) 1,200 , b ) 120 , c ) 360 , d ) 240 , e ) 100",
+        "correct": "b",
+        "category": "general",
+    },
+]
+
+
+@pytest.fixture(scope="session")
+def mathqa(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two problems in the official format, an array."""
+    path = tmp_path_factory.mktemp("mathqa") / "test.json"
+    path.write_text(json.dumps(MATHQA))
+    return path
+
+
 @pytest.fixture(scope="session")
 def wikitext(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two articles as WikiText writes them; the second is longer than the model's context."""

@@ -11,9 +11,9 @@ from pydantic import ValidationError
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.evaluation.benchmarks.config import BenchmarksConfig
-from fortifai_ray.evaluation.benchmarks.local_data import read_blimp
+from fortifai_ray.evaluation.benchmarks.local_data import read_blimp, read_mathqa
 from fortifai_ray.evaluation.benchmarks.run import identity
-from fortifai_ray.evaluation.benchmarks.tasks import check_files
+from fortifai_ray.evaluation.benchmarks.tasks import check_files, skipped_rows
 
 PAIR = {"sentence_good": "Who ate it?", "sentence_bad": "Who it ate?"}
 
@@ -168,3 +168,30 @@ def test_identity_is_content_and_settings_not_place(tmp_path: Path) -> None:
     assert identity(_config(entry | {"paradigms": ["a"]})) != known
     assert identity(_config({"task": "kr_test"}), {"corpus": "x"}) != identity(_config({"task": "kr_test"}))
     json.dumps(known)
+
+
+def test_mathqa_needs_five_choices_and_a_letter(tmp_path: Path, mathqa: Path) -> None:
+    """A row whose choices lm-evaluation-harness cannot tell apart is left out; a wrong letter is refused."""
+    entry = {"task": "mathqa", "path": str(tmp_path / "m.json")}
+    row, other = json.loads(mathqa.read_text())
+    cases = {
+        "a ) 1 , b ) 2 , c ) 3 , d ) 4": "its options are 4 choices, not 5",
+        "a ) 1 , b )  , c ) 3 , d ) 4 , e ) 5": "choice b is empty",
+        "1, 2, 3, 4, 5": "its options are 0 choices, not 5",
+    }
+    for options, why in cases.items():
+        (tmp_path / "m.json").write_text(json.dumps([row | {"options": options}, other]))
+        config = _config(entry)
+        check_files(config.benchmarks)
+        assert skipped_rows(config.benchmarks[0]) == {"item 1": why}
+        assert len(read_mathqa(tmp_path / "m.json")) == 1
+        (tmp_path / "m.json").write_text(json.dumps([row | {"options": options}]))
+        with pytest.raises(UserError, match="no row can be scored"):
+            check_files(_config(entry).benchmarks)
+    for change, message in (
+        ({"correct": "f"}, "correct must be a, b, c, d or e, not 'f'"),
+        ({"Problem": ""}, "has no"),
+    ):
+        (tmp_path / "m.json").write_text(json.dumps([row | change]))
+        with pytest.raises(UserError, match=message):
+            check_files(_config(entry).benchmarks)

@@ -21,7 +21,7 @@ BATCH = 8
 
 
 @pytest.fixture(scope="module")
-def config(data_dir: Path, hellaswag: Path, wikitext: Path) -> BenchmarksConfig:
+def config(data_dir: Path, hellaswag: Path, mathqa: Path, wikitext: Path) -> BenchmarksConfig:
     """Every task, on real data where it is at hand."""
     paradigms = ["adjunct_island", "anaphor_gender_agreement", "transitive"]
     return BenchmarksConfig.model_validate(
@@ -32,6 +32,7 @@ def config(data_dir: Path, hellaswag: Path, wikitext: Path) -> BenchmarksConfig:
                 {"task": "gsm8k", "path": str(data_dir / "gsm8k"), "num_fewshot": 1, "max_new_tokens": 24,
                  "limit": LIMIT},
                 {"task": "hellaswag", "path": str(hellaswag)},
+                {"task": "mathqa", "path": str(mathqa)},
                 {"task": "wikitext", "path": str(wikitext)},
                 {"task": "kr_test", "path": str(data_dir / "kr_test" / "wikitext2_kr_questions.json"), "limit": LIMIT},
             ],
@@ -82,7 +83,7 @@ def test_metrics_agree_to_four_decimals(ours: HarnessResult, theirs: Any) -> Non
             if "," in name and "stderr" not in name:
                 assert ours.results[task][name] == pytest.approx(value, abs=5e-5, rel=1e-5), (task, name)
                 compared += 1
-    assert compared >= 3 + 2 + 2 + 3 + 2
+    assert compared >= 3 + 2 + 2 + 2 + 3 + 2
 
 
 def test_log_likelihoods_agree_per_document(ours: HarnessResult, theirs: Any, files: list[TaskFile]) -> None:
@@ -121,6 +122,9 @@ def test_the_reports_accuracies_and_errors_are_theirs(checkpoint: Path, config: 
     mean = sum(result["acc,none"] for task, result in found.items() if "blimp" in task) / 3
     assert measures["blimp_accuracy"].value == pytest.approx(mean, abs=5e-5)
     assert measures["hellaswag_accuracy"].value == pytest.approx(found["fortifai_hellaswag"]["acc_norm,none"], abs=5e-5)
+    mathqa = found["fortifai_mathqa"]
+    assert measures["mathqa_accuracy"].value == pytest.approx(mathqa["acc,none"], abs=5e-5)
+    assert measures["mathqa_accuracy_normalised"].value == pytest.approx(mathqa["acc_norm,none"], abs=5e-5)
     gsm8k = found["fortifai_gsm8k"]["exact_match,strict-match"]
     assert measures["gsm8k_accuracy"].value == pytest.approx(gsm8k, abs=5e-5)
     for name in ("word_perplexity", "byte_perplexity", "bits_per_byte"):
