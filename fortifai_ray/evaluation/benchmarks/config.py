@@ -1,86 +1,17 @@
 """Benchmarks of a generation's model as a study file or ``fortifai evaluate`` names them, and what each measures."""
 
-import os
+import re
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from fortifai_ray.metrics import BENCHMARKS, COUNTS, Metric
-from fortifai_ray.metrics import METRICS as REGISTRY
-from fortifai_ray.validation import Section, a_name
+from fortifai_ray.evaluation.benchmarks.entry import Entry, LocalPath
+from fortifai_ray.metrics import BENCHMARKS, Metric
+from fortifai_ray.validation import Section
 
-
-def _existing(path: str) -> str:
-    if not os.path.exists(path):  # False, too, where that cannot be known
-        raise ValueError(f"there is no {path or 'empty path'} (looked for from {Path.cwd().name}/)")
-    return path
-
-
-LocalPath = Annotated[str, AfterValidator(_existing)]
-
-
-class _Benchmark(Section):
-    """One entry of ``benchmarks``."""
-
-    stem: ClassVar[str]  # the beginning of the names of the task's metrics
-    metrics: ClassVar[tuple[Metric, ...]]  # of an entry without a name
-    accuracies: ClassVar[dict[str, str]] = {}  # by suffix, the harness's metric and filter, or the KR-test's scoring
-    has_ties: ClassVar[bool] = False  # whether its choices may score alike: it then reports how often they do
-    task: str
-    name: Annotated[str, a_name("_")] | None = Field(
-        None,
-        description="the beginning of its metrics' names (`mine` for `mine_accuracy`) in place of the task's own; "
-        "needed if a task occurs twice",
-    )
-    limit: int | None = Field(
-        None, ge=1, description="use only the first so many documents (of each paradigm for BLiMP); null for all"
-    )
-
-    @property
-    def prefix(self) -> str:
-        """The beginning of the names of this entry's metrics."""
-        return self.name or self.stem
-
-    def metric(self, suffix: str) -> str:
-        """A metric's full name, e.g. ``blimp_accuracy``."""
-        return f"{self.prefix}_{suffix}" if self.prefix else suffix
-
-    @property
-    def counts(self) -> dict[str, str]:
-        """The columns of the entry's counts, by count."""
-        return {count: f"{self.prefix or self.task}_{count}" for count in COUNTS}
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """What the entry adds to a generation's row: the keys of :meth:`.report.BenchmarkReport.metrics`."""
-        return (*self._measures(), *self.counts.values())
-
-    @property
-    def declared(self) -> tuple[Metric, ...]:
-        """The metrics of an entry that reports under a name of its own, but for names that are built in."""
-        names = {self.metric(metric.name.removeprefix(f"{self.stem}_")): metric for metric in self.metrics}
-        return tuple(
-            replace(metric, name=name, title="", role=None, rank=0)
-            for name, metric in names.items()
-            if name not in REGISTRY.built_in
-        )
-
-    def _measures(self) -> Iterator[str]:
-        """Names of its measures and of the ends of their intervals."""
-        yield from self._with_interval(*self.accuracies)
-        if self.has_ties:
-            yield self.metric(TIES)
-
-    def _with_interval(self, *suffixes: str) -> Iterator[str]:
-        for suffix in suffixes:
-            yield from (self.metric(f"{suffix}{end}") for end in ("", "_low", "_high"))
-
-
-TIES = "ties"
 OF_THE_HARNESS = "accuracy_lm_eval"  # its own number: of choices that tie, it takes the first
 
 _accuracy = partial(Metric, unit="share of questions", direction="below", group=BENCHMARKS)
@@ -97,7 +28,7 @@ _likelihood = partial(Metric, direction="above", source="lm-evaluation-harness",
 _WIKITEXT = "of WikiText-2, whole documents"
 
 
-class Blimp(_Benchmark):
+class Blimp(Entry):
     """BLiMP (Warstadt et al. 2020): of two sentences that differ minimally, is the grammatical one likelier?"""
 
     stem = "blimp"
@@ -167,7 +98,7 @@ class Blimp(_Benchmark):
         yield from (self.metric(f"accuracy_{part}") for part in self.files)
 
 
-class Gsm8k(_Benchmark):
+class Gsm8k(Entry):
     """GSM8K (Cobbe et al. 2021): grade-school mathematics, greedily generated after worked examples."""
 
     stem = "gsm8k"
@@ -207,7 +138,7 @@ class Gsm8k(_Benchmark):
         return {name: Path(self.path) / f"{name}.jsonl" for name in names}
 
 
-class HellaSwag(_Benchmark):
+class HellaSwag(Entry):
     """HellaSwag (Zellers et al. 2019): which of four endings follows?"""
 
     stem = "hellaswag"
@@ -247,7 +178,7 @@ class HellaSwag(_Benchmark):
         return {"validation": Path(self.path)}
 
 
-class MathQa(_Benchmark):
+class MathQa(Entry):
     """MathQA (Amini et al. 2019): which of five answers follows a mathematical word problem?"""
 
     stem = "mathqa"
@@ -281,7 +212,7 @@ class MathQa(_Benchmark):
         return {"test": Path(self.path)}
 
 
-class Wikitext(_Benchmark):
+class Wikitext(Entry):
     """Perplexity per word and per byte of text (WikiText-2: Merity et al. 2017), independent of the tokenizer."""
 
     stem = ""
@@ -304,7 +235,50 @@ class Wikitext(_Benchmark):
         yield from (self.metric(metric.name) for metric in self.metrics)
 
 
-class KrTest(_Benchmark):
+class LmEval(Entry):
+    """Any task of lm-evaluation-harness, its own or one in a folder, with its own data: from the hub unless local."""
+
+    metrics: ClassVar[tuple[Metric, ...]] = ()
+    stem: ClassVar[str] = ""
+    task: Literal["lm_eval"] = "lm_eval"
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9_.-]+$",
+        description="the task's name in lm-evaluation-harness (not a group's); its metrics' names begin with it",
+    )
+    measures: tuple[str, ...] = Field(
+        ("acc",),
+        min_length=1,
+        description="which of the task's metrics, by their names there, each a column: `acc` becomes `NAME_acc`; that "
+        "of one filter: `exact_match,strict-match`",
+    )
+    num_fewshot: int | None = Field(None, ge=0, description="examples before each document; null: as the task has it")
+    path: LocalPath | None = Field(None, description="a folder with task files of one's own, beside the harness's")
+
+    @property
+    def prefix(self) -> str:
+        return _word(self.name)
+
+    @property
+    def declared(self) -> tuple[Metric, ...]:
+        return tuple(
+            Metric(name, definition=f"{of} of {self.name}", source="lm-evaluation-harness", group=BENCHMARKS)
+            for of, name in zip(self.measures, self._measures(), strict=True)
+        )
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """None that are read here: the task names its data."""
+        return {}
+
+    def _measures(self) -> Iterator[str]:
+        yield from (self.metric(_word(measure.removesuffix(",none"))) for measure in self.measures)
+
+
+def _word(text: str) -> str:
+    return re.sub(r"\W+", "_", text)
+
+
+class KrTest(Entry):
     """The knowledge-retention test (ForTIFAI): is the true continuation of a context likelier than the false one?"""
 
     stem = "kr"
@@ -359,12 +333,12 @@ class KrTest(_Benchmark):
             yield from (self.metric(f"{suffix}_fraction_{number}") for number in range(self.fractions))
 
 
-_KINDS = (Blimp, Gsm8k, HellaSwag, MathQa, Wikitext, KrTest)
+_KINDS = (Blimp, Gsm8k, HellaSwag, MathQa, Wikitext, KrTest, LmEval)
 TASKS: tuple[str, ...] = tuple(kind.model_fields["task"].default for kind in _KINDS)
 METRICS = tuple(metric for kind in _KINDS for metric in kind.metrics)
-"""Those of entries without a name; an entry with one declares its own (:attr:`_Benchmark.declared`)."""
+"""Those of entries without a name; an entry with one declares its own (:attr:`Entry.declared`)."""
 
-Benchmark = Annotated[Blimp | Gsm8k | HellaSwag | MathQa | Wikitext | KrTest, Field(discriminator="task")]
+Benchmark = Annotated[Blimp | Gsm8k | HellaSwag | MathQa | Wikitext | KrTest | LmEval, Field(discriminator="task")]
 
 
 class BenchmarksConfig(Section):

@@ -54,11 +54,19 @@ def run_tasks(
         limit: how many documents of each task are used, the first ones; None for all.
         batch_size: texts per batch.
     """
-    with _quiet():
+    with quiet():
+        loaded = _load(files)
+    return evaluate_loaded(network, tokenizer, loaded, limit=limit, batch_size=batch_size)
+
+
+def evaluate_loaded(network: Any, tokenizer: Any, loaded: Any, *, limit: int | None, batch_size: int) -> HarnessResult:
+    """As :func:`run_tasks`, of tasks that are loaded."""
+    with quiet():
         from lm_eval.evaluator import evaluate
 
         model = CountingLM(network, tokenizer, batch_size)
-        loaded = _load(files)
+        for task in loaded["tasks"].values():
+            task.set_fewshot_seed(seed=_FEWSHOT_SEED)
         _check_room(loaded, model.max_length, model.max_gen_toks)
         outcome: Any = evaluate(lm=model, task_dict=loaded, limit=limit, bootstrap_iters=0, log_samples=True)
     return HarnessResult(outcome["results"], outcome["samples"], outcome["versions"], model.truncated, model.windowed)
@@ -74,7 +82,6 @@ def _load(files: Sequence[TaskFile]) -> Any:
     for task in loaded["tasks"].values():
         if task.get_config("num_fewshot") is None:
             task.set_config(key="num_fewshot", value=0)
-        task.set_fewshot_seed(seed=_FEWSHOT_SEED)
     return loaded
 
 
@@ -90,7 +97,7 @@ def _check_room(loaded: Any, max_length: int, default: int) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Log errors only, and show no progress bar, not even where there is no switch for it (building requests)."""
     import datasets
     import lm_eval.api.task as harness_tasks

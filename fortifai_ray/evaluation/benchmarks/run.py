@@ -15,7 +15,9 @@ from fortifai_ray.engines.checkpoints import load_for_scoring
 from fortifai_ray.engines.pretrained import WeightsError, load_tokenizer
 from fortifai_ray.errors import UserError
 from fortifai_ray.evaluation.benchmarks import kr_fractions, kr_questions, kr_scoring, pair_scoring
-from fortifai_ray.evaluation.benchmarks.config import OF_THE_HARNESS, TIES, Benchmark, BenchmarksConfig, Blimp, KrTest
+from fortifai_ray.evaluation.benchmarks.any_task import content_hash, load_task
+from fortifai_ray.evaluation.benchmarks.config import OF_THE_HARNESS, Benchmark, BenchmarksConfig, Blimp, KrTest, LmEval
+from fortifai_ray.evaluation.benchmarks.entry import TIES
 from fortifai_ray.evaluation.benchmarks.kr_fractions import Fractions
 from fortifai_ray.evaluation.benchmarks.kr_questions import Exam, load_exam, make_exam
 from fortifai_ray.evaluation.benchmarks.local_data import read_blimp
@@ -59,6 +61,8 @@ def identity(
                 known |= {"fractions": kr_fractions.VERSION, "made_from": dict(made_from or {})}
             if entry.path is None:
                 known |= {"generator": kr_questions.VERSION, "made_from": dict(made_from or {})}
+        elif isinstance(entry, LmEval):
+            known |= {"lm_eval": version("lm_eval"), "content": content_hash(entry.model_dump_json())}
         else:
             known |= {"lm_eval": version("lm_eval"), "tasks": {file.name: file.sha256 for file in task_files(entry)}}
             known |= {"published": pair_scoring.BLIMP_VERSION} if isinstance(entry, Blimp) else {}
@@ -104,6 +108,8 @@ def run_benchmarks(
     entries = [
         _run_kr(network, words, entry, exams[entry.prefix], generation, fractions)
         if isinstance(entry, KrTest)
+        else _run_any(network, words, entry, config.batch_size)
+        if isinstance(entry, LmEval)
         else _run_harness(network, words, entry, config.batch_size)
         for entry in config.benchmarks
     ]
@@ -193,6 +199,25 @@ def _run_harness(network: Any, tokenizer: Any, entry: Benchmark, batch_size: int
     if skipped:
         provenance["skipped_reasons"] = [{"position": at, "reason": reason} for at, reason in skipped.items()]
     return EntryReport(entry, measures, given, documents, result.truncated, len(skipped), provenance)
+
+
+def _run_any(network: Any, tokenizer: Any, entry: LmEval, batch_size: int) -> EntryReport:
+    from fortifai_ray.evaluation.benchmarks.harness import evaluate_loaded
+
+    result = evaluate_loaded(network, tokenizer, load_task(entry), limit=entry.limit, batch_size=batch_size)
+    (values,), (samples,) = result.results.values(), result.samples.values()
+    measures = []
+    for name, asked in zip(entry.declared, entry.measures, strict=True):
+        metric, _, chosen = asked.partition(",")
+        found = [key for key in values if key.split(",")[0] == metric and chosen in ("", key.split(",")[1])]
+        if len(found) != 1:
+            raise UserError(f"lm_eval: measures: {asked} of {entry.name} must be one of {', '.join(found or values)}")
+        value, error = float(values[found[0]]), values.get(found[0].replace(",", "_stderr,"))
+        stderr = error if isinstance(error, float) and math.isfinite(error) else None
+        finite = value if math.isfinite(value) else None
+        measures.append(Measure(name.name, finite, stderr=stderr, scored=len({each["doc_id"] for each in samples})))
+    provenance = {"lm_eval": version("lm_eval"), "task_versions": result.versions, "windowed": result.windowed}
+    return EntryReport(entry, measures, {}, measures[0].scored, result.truncated, 0, provenance)
 
 
 def _perplexity(entry: Benchmark, name: str, results: Mapping[str, Any], documents: int) -> Measure:

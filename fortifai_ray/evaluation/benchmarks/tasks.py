@@ -16,7 +16,8 @@ import yaml
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.evaluation.benchmarks import local_data
-from fortifai_ray.evaluation.benchmarks.config import Benchmark, Blimp, Gsm8k
+from fortifai_ray.evaluation.benchmarks.any_task import load_task
+from fortifai_ray.evaluation.benchmarks.config import Benchmark, Blimp, Gsm8k, LmEval
 from fortifai_ray.evaluation.benchmarks.kr_questions import load_exam
 
 _OWN = Path(__file__).parent / "task_files"
@@ -115,6 +116,8 @@ def check_files(entries: Sequence[Benchmark]) -> None:
         UserError: a file cannot be read or a row lacks a key that its task needs; names the file, the line and the key.
     """
     for entry in entries:
+        if isinstance(entry, LmEval):
+            load_task(entry)
         for file in entry.files.values():
             _READERS[entry.task](file)
 
