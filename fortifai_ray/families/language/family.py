@@ -222,6 +222,7 @@ class LanguageFamily:
             math.ceil(size / self._recipe.decoding.max_new_tokens),
             self._recipe.evaluation.sample_texts,
             self._sign_rows(),
+            1,  # in a chain's last generation, of which nothing else is asked: no corpus is without rows
         )
 
     def _prompts(self, training_set: TrainingSet, rows: int, generation: int) -> prompts.Prompts:

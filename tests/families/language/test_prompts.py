@@ -227,6 +227,14 @@ def test_prompts_that_do_not_suffice_are_refused_at_once(
         made.check_prompts()
 
 
+def test_the_last_generation_writes_a_row_even_where_no_samples_are_kept(corpus: Corpus) -> None:
+    """Nothing is trained on it, and an engine has nothing to say of no prompts."""
+    store = StageStore(corpus.stage.path.parents[1])
+    made = LanguageFamily(recipe(evaluation={"sample_texts": 0}), corpus, Steps(store), InProcess())
+    assert made._rows(0.0) == 1
+    assert made._rows(500.0) == -(-500 // made._recipe.decoding.max_new_tokens)
+
+
 def test_keys_at_their_defaults_are_those_of_older_recipes() -> None:
     """`prompts`, `pack` enter a recipe's hash where they are given."""
     plain = recipe()
