@@ -1,7 +1,10 @@
 """Any task of lm-evaluation-harness, loaded by name: checked before anything starts, and what its results depend on."""
 
 import json
-from functools import lru_cache
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache, partial
 from typing import Any
 
 from fortifai_ray.errors import UserError
@@ -15,8 +18,6 @@ def load_task(entry: LmEval) -> dict[str, Any]:
     Raises:
         UserError: there is no such task, it is a group, its data cannot be had, or it lacks a metric asked for.
     """
-    from fortifai_ray.evaluation.benchmarks.harness import quiet
-
     with quiet():
         try:
             manager = _tasks(entry.path) if entry.path else None
@@ -56,3 +57,23 @@ def content_hash(entry: str) -> str:
     (task,) = load_task(LmEval.model_validate_json(entry))["tasks"].values()
     documents = [json.dumps(dict(row), sort_keys=True, default=str) for row in task.eval_docs]
     return canonical_hash({"task": json.dumps(task.dump_config(), sort_keys=True, default=str), "documents": documents})
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Log errors only, and show no progress bar, not even where there is no switch for it (building requests)."""
+    import datasets
+    import lm_eval.api.task as harness_tasks
+
+    log = logging.getLogger("lm_eval")
+    level, bar, shown = log.level, harness_tasks.tqdm, not datasets.are_progress_bars_disabled()
+    log.setLevel(logging.ERROR)
+    harness_tasks.tqdm = partial(bar, disable=True)
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        harness_tasks.tqdm = bar
+        if shown:
+            datasets.enable_progress_bars()

@@ -3,18 +3,17 @@
 Importing this module imports lm_eval: import it where an evaluation starts.
 """
 
-import logging
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial, partialmethod
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
 from lm_eval.models.huggingface import HFLM
 
 from fortifai_ray.errors import UserError
+from fortifai_ray.evaluation.benchmarks.any_task import quiet
 from fortifai_ray.evaluation.benchmarks.tasks import TaskFile
 
 _FEWSHOT_SEED = 1234  # lm-evaluation-harness's default, so that its command line draws the same examples
@@ -94,26 +93,6 @@ def _check_room(loaded: Any, max_length: int, default: int) -> None:
                 f"{name}: max_new_tokens: {wanted} leaves no room for a question in a context of {max_length} "
                 "tokens; give less"
             )
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Log errors only, and show no progress bar, not even where there is no switch for it (building requests)."""
-    import datasets
-    import lm_eval.api.task as harness_tasks
-
-    log = logging.getLogger("lm_eval")
-    level, bar, shown = log.level, harness_tasks.tqdm, not datasets.are_progress_bars_disabled()
-    log.setLevel(logging.ERROR)
-    harness_tasks.tqdm = partial(bar, disable=True)
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        log.setLevel(level)
-        harness_tasks.tqdm = bar
-        if shown:
-            datasets.enable_progress_bars()
 
 
 class CountingLM(HFLM):
