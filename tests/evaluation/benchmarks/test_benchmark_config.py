@@ -175,7 +175,7 @@ def test_mathqa_needs_five_choices_and_a_letter(tmp_path: Path, mathqa: Path) ->
     entry = {"task": "mathqa", "path": str(tmp_path / "m.json")}
     row, other = json.loads(mathqa.read_text())
     cases = {
-        "a ) 1 , b ) 2 , c ) 3 , d ) 4": "its options are 4 choices, not 5",
+        "a ) 1 , b ) 2 , c ) 3 , d ) 4": "its options are 3 choices, not 5",
         "a ) 1 , b )  , c ) 3 , d ) 4 , e ) 5": "choice b is empty",
         "1, 2, 3, 4, 5": "its options are 0 choices, not 5",
     }
