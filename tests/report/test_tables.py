@@ -10,7 +10,8 @@ from rich.console import Console
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.report import print_tables
-from fortifai_ray.report.tables import fidelity_rows
+from fortifai_ray.report.page import section
+from fortifai_ray.report.tables import conclusion_lines, fidelity_rows, legend
 from fortifai_ray.results.reader import open_study
 from fortifai_ray.results.schema import write_table
 from fortifai_ray.statistics.criterion import CollapseCriterion
@@ -43,6 +44,25 @@ def test_the_numbers_are_the_fidelity_tables(tmp_path: Path) -> None:
     row = pl.read_parquet(study / "results/fidelity.parquet").filter(pl.col("loss.gamma") == 0.9, unit="synthetic")
     assert f"[{row['fi_ratio_low'][0]:.3g}, {row['fi_ratio_high'][0]:.3g}]" in printed(study)
     assert f"{row['fi_median'][0] / 1000:.0f}k" in printed(study)
+
+
+def test_where_training_sets_grow_their_size_at_the_onset_is_a_unit_too(tmp_path: Path) -> None:
+    """A third line a cell, a third chart, a third sentence; where they do not, there are two."""
+    study = write_study(tmp_path)
+    assert "training set at the onset" not in printed(study)
+    generations = pl.read_parquet(study / "results/generations.parquet")
+    g = pl.col("generation")
+    write_table(study, "generations", generations.with_columns(synthetic_size_cum=95_000 * g * (g + 1) // 2))
+    for name in ("chains", "fidelity"):
+        (study / f"results/{name}.parquet").unlink()
+    results = open_study(study, judge=True)
+    lines = fidelity_rows(results, results.criteria[0])
+    assert [line.unit for line in lines] == ["generations", "tokens", "tokens at onset"] * 3
+    text = " ".join([*legend(results), *conclusion_lines(results)])
+    assert "in synthetic tokens in the training set at the onset" in text
+    assert "times as long as the baseline in synthetic data in the training set at the onset" in text
+    charts = [figure.title for figure in section(results, results.criteria[0]).figures]
+    assert charts[-1] == "Ratio to the baseline, in synthetic tokens in the training set at the onset"
 
 
 def test_every_criterion_has_its_own_table(tmp_path: Path) -> None:
