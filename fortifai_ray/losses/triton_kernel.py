@@ -6,9 +6,9 @@ reads the rows with f′ ≠ 0 once more and writes f′·(onehot − softmax) o
 the kept rows are contiguous for the two products of the backward pass and the logits are never copied.
 
 Verified: both kernels in Triton's interpreter on a CPU (``TRITON_INTERPRET=1``), against float64 and beside the PyTorch
-back end; and that Triton 3.9 compiles them for NVIDIA GPUs of compute capability 8.0, 9.0 and 10.0, with no register
+back end; and that Triton 3.7 compiles them for NVIDIA GPUs of compute capability 8.0, 9.0 and 10.0, with no register
 spilled. Not verified, for want of a GPU: the numbers of the compiled code, and any speed. Where there is a GPU,
-``tests/losses/test_triton.py`` runs compiled, and ``python -m benchmarks.losses`` measures.
+``tests/losses/test_triton.py`` runs compiled, and ``python -m benchmarks.gpu`` measures.
 
 The running maximum and sum are those of the online softmax (Milakov and Gimelshein 2018, algorithm 3); writing the
 gradient over the logits is Liger-Kernel's (Hsu et al. 2024).
