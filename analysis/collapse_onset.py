@@ -69,7 +69,7 @@ def choices(criterion_picker, unit_picker):
 @app.cell(hide_code=True)
 def about_curves(criterion):
     controls.heading(
-        f"{metric(criterion.metric).title} by generation",
+        f"{', '.join(metric(_member.metric).title for _member in criterion.members)} by generation",
         "Thick: median over seeds; band: lowest to highest seed (5 to 95 % quantiles above 12 seeds), as far as every "
         "chain has a value. Dashed: the criterion's limit. Click a name to highlight it.",
     )
@@ -78,12 +78,14 @@ def about_curves(criterion):
 
 @app.cell(hide_code=True)
 def show_curves(criterion, results):
-    _table, _name = results.generations, criterion.metric
-    _measured = _name in _table.columns and _table[_name].count() > 0
-    controls.drawn(
-        collapse_curves(_table, results.chains, _name, results.cells, criteria=[criterion])
-        if _measured
-        else f"{_name} was not measured in this study."
+    _table = results.generations
+    mo.vstack(
+        controls.drawn(
+            collapse_curves(_table, results.chains, _name, results.cells, criteria=[criterion])
+            if _name in _table.columns and _table[_name].count() > 0
+            else f"{_name} was not measured in this study."
+        )
+        for _name in dict.fromkeys(_member.metric for _member in criterion.members)
     )
     return
 

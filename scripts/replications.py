@@ -36,7 +36,8 @@ _CLAIM = (
     "why",
 )
 _POINT = ("over", "critical", "low", "high", "level", "bound", "chains_run", "ended")
-_RATIO = ("metric", "threshold", "fi_ratio", "fi_ratio_low", "fi_ratio_high", "level", "bound", "n_pairs")
+_CRITERION = ("metric", "threshold", "threshold_high", "any_of")
+_RATIO = (*_CRITERION, "fi_ratio", "fi_ratio_low", "fi_ratio_high", "level", "bound", "n_pairs")
 _OTHER_NAMES = ("fi_ratio", "probability_histogram_human", "evaluation.signs", "incremental")  # in the papers' table
 _MOST_ROWS = 12  # of FI ratios and collapse points: a wider grid's are in its report
 
@@ -126,7 +127,7 @@ def page() -> str:
             rows = [
                 (
                     row["cell"],
-                    f"{row['metric']}, {row['threshold']:g}",
+                    _criterion(row),
                     _interval(row, "fi_ratio", "fi_ratio_low", "fi_ratio_high"),
                     str(row["n_pairs"]),
                 )
@@ -159,6 +160,14 @@ def _papers() -> str:
             rows.append((entry["paper"], row["number"], row["by"], row["differs"]))
     head = "\n## Which key computes which of a paper's numbers, and where ours differs\n"
     return f"{head}\n{table(('paper', 'its number', 'computed by', 'where ours differs'), rows)}\n"
+
+
+def _criterion(row: Mapping[str, Any]) -> str:
+    """A criterion by its metric and threshold; any of several by those of each."""
+    if row.get("any_of"):
+        return " or ".join(_criterion(one) for one in json.loads(row["any_of"]))
+    ends = row["threshold"] if isinstance(row["threshold"], list) else [row["threshold"], row.get("threshold_high")]
+    return f"{row['metric']}, {' to '.join(f'{end:g}' for end in ends if end is not None)}"
 
 
 def _line(entry: Mapping[str, Any]) -> tuple[str, ...]:

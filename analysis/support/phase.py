@@ -24,7 +24,7 @@ from fortifai_ray.results.reader import StudyResults
 from fortifai_ray.results.words import MARKS, number
 from fortifai_ray.search.monotone import PROVEN, contradiction
 from fortifai_ray.search.points import Lattice
-from fortifai_ray.statistics.criterion import CollapseCriterion, criterion_rows
+from fortifai_ray.statistics.criterion import Collapse, criterion_rows
 from fortifai_ray.statistics.critical import critical_ratios
 from fortifai_ray.statistics.intervals import clopper_pearson
 from fortifai_ray.study.search import BoundarySearch
@@ -84,7 +84,7 @@ def numeric_keys(results: StudyResults) -> list[str]:
     return sorted(keys, key=lambda key: next((i for i, name in enumerate(order) if key.endswith(name)), len(order)))
 
 
-def plane(results: StudyResults, criterion: CollapseCriterion, x: str, y: str | None) -> Plane:
+def plane(results: StudyResults, criterion: Collapse, x: str, y: str | None) -> Plane:
     """The plane of ``x`` and ``y``, judged by ``criterion``.
 
     Raises:
@@ -107,7 +107,7 @@ def plane(results: StudyResults, criterion: CollapseCriterion, x: str, y: str | 
     return Plane(x, y, shares.sort("panel", "y", "x"), boundaries.sort("panel", "y"))
 
 
-def tolerated(results: StudyResults, criterion: CollapseCriterion, x: str) -> pl.DataFrame | None:
+def tolerated(results: StudyResults, criterion: Collapse, x: str) -> pl.DataFrame | None:
     """How much more of ``x`` each cell tolerates than the baseline, with the cell's name as ``cell``
     (:func:`~fortifai_ray.statistics.critical.critical_ratios`); None where the study did not search over ``x``
     under this criterion."""
@@ -119,7 +119,7 @@ def tolerated(results: StudyResults, criterion: CollapseCriterion, x: str) -> pl
     return Cells.of(ratios, keys, results.baseline, results.study).name(ratios)
 
 
-def _verdicts(results: StudyResults, criterion: CollapseCriterion, x: str, y: str | None) -> pl.DataFrame:
+def _verdicts(results: StudyResults, criterion: Collapse, x: str, y: str | None) -> pl.DataFrame:
     """``panel, x, y, seed, collapsed`` of the chains with a verdict. As in the search, a chain that ended in an
     unconfirmed crossing did not collapse within its horizon."""
     assert results.chains is not None
@@ -151,14 +151,14 @@ def _points(results: StudyResults) -> pl.DataFrame | None:
     return None if table is None or table.is_empty() else table
 
 
-def _points_over(results: StudyResults, criterion: CollapseCriterion, x: str) -> pl.DataFrame | None:
+def _points_over(results: StudyResults, criterion: Collapse, x: str) -> pl.DataFrame | None:
     """The collapse points of a search over ``x`` under one criterion; None where there are none."""
     points = _points(results)
     over = None if points is None else points.filter(criterion_rows(criterion), pl.col("over") == x)
     return None if over is None or over.is_empty() else over
 
 
-def _searched(results: StudyResults, criterion: CollapseCriterion, x: str, y: str | None) -> pl.DataFrame:
+def _searched(results: StudyResults, criterion: Collapse, x: str, y: str | None) -> pl.DataFrame:
     """The boundaries that a search over ``x`` located."""
     points = _points_over(results, criterion, x)
     if points is None:

@@ -28,7 +28,7 @@ from fortifai_ray.results.cells import Cells
 from fortifai_ray.results.reader import StudyResults
 from fortifai_ray.results.schema import FiUnit
 from fortifai_ray.results.words import MARKS, number, ratio, ratio_bound
-from fortifai_ray.statistics.criterion import CollapseCriterion
+from fortifai_ray.statistics.criterion import Collapse, CollapseCriterion
 from fortifai_ray.statistics.fidelity import ratio_profile
 from fortifai_ray.statistics.survival import kaplan_meier
 
@@ -36,7 +36,7 @@ _WIDTH, _HEIGHT = 640, 300
 
 
 def survival_table(
-    chains: pl.DataFrame, criterion: CollapseCriterion, cells: Cells, unit: FiUnit = "generations", level: float = 0.90
+    chains: pl.DataFrame, criterion: Collapse, cells: Cells, unit: FiUnit = "generations", level: float = 0.90
 ) -> pl.DataFrame:
     """The Kaplan–Meier curve of each cell.
 
@@ -101,7 +101,7 @@ def survival_chart(survival: pl.DataFrame, cells: Cells, *, time: str = "generat
 _SHAPES = {"exact": "circle", "lower": "triangle-up", "upper": "triangle-down"}
 
 
-def logrank_rows(results: StudyResults, criterion: CollapseCriterion) -> list[dict[str, str]]:
+def logrank_rows(results: StudyResults, criterion: Collapse) -> list[dict[str, str]]:
     """The log-rank tests against the baseline's cell, in generations; empty where there is nothing to test."""
     return [
         {
@@ -118,8 +118,10 @@ def logrank_rows(results: StudyResults, criterion: CollapseCriterion) -> list[di
     ]
 
 
-def profile(results: StudyResults, criterion: CollapseCriterion) -> alt.LayerChart | str:
+def profile(results: StudyResults, criterion: Collapse) -> alt.LayerChart | str:
     """The FI ratio at thresholds from just beyond generation 0 to full collapse; or why there is none."""
+    if not isinstance(criterion, CollapseCriterion) or criterion.direction == "outside":
+        return "This criterion has several thresholds: there is no ratio as a function of one."
     if not results.cells.baselines:
         return "This study has no baseline cell: there is no ratio at any threshold."
     try:
@@ -185,7 +187,7 @@ def profile_chart(profile: pl.DataFrame, criterion: CollapseCriterion, cells: Ce
         chart_of([{"fi_ratio": 1.0}]).mark_rule(color=GREY).encode(y=y),
         base.mark_line(strokeWidth=2).encode(x=x, y=y, color=colour),
         points.encode(x=x, y=y, color=colour, shape=bound_shape(_SHAPES), tooltip=tooltip),
-        chart_of([{"threshold": criterion.threshold}]).mark_rule(color=GREY, strokeDash=[6, 4]).encode(x=x),
+        chart_of([{"threshold": criterion.thresholds[0]}]).mark_rule(color=GREY, strokeDash=[6, 4]).encode(x=x),
     ]
     return alt.LayerChart(layer=marks, width=_WIDTH, height=_HEIGHT)
 

@@ -12,7 +12,7 @@ from fortifai_ray.metrics import register
 from fortifai_ray.recipe.executor import Executor
 from fortifai_ray.recipe.family import Family, Metrics
 from fortifai_ray.recipe.recipe import Recipe
-from fortifai_ray.statistics.criterion import CollapseCriterion
+from fortifai_ray.statistics.criterion import Collapse
 from fortifai_ray.storage.steps import Steps
 from fortifai_ray.storage.store import Stage
 from fortifai_ray.study.search import BoundarySearch, SurvivalRules
@@ -40,7 +40,7 @@ class ChainTask:
     """
 
     chain: Chain
-    criteria: Sequence[CollapseCriterion]
+    criteria: Sequence[Collapse]
     recipe: Recipe
     prepared: str | None
     baseline: Recipe

@@ -7,7 +7,7 @@ import polars as pl
 
 from fortifai_ray.results.reader import StudyResults
 from fortifai_ray.results.schema import equals, flatten, same, varied_keys
-from fortifai_ray.statistics.criterion import CollapseCriterion
+from fortifai_ray.statistics.criterion import Collapse, one_metric
 from fortifai_ray.statistics.crossing import Floats
 from fortifai_ray.study.claim_statistics import (
     MEANS,
@@ -42,14 +42,16 @@ def matches(results: StudyResults, table: pl.DataFrame, where: Where) -> pl.Expr
     return condition
 
 
-def criterion(results: StudyResults, name: int | str) -> CollapseCriterion:
+def criterion(results: StudyResults, name: int | str) -> Collapse:
     """One of the study's collapse criteria, by its place or its metric.
 
     Raises:
         Undecided: there is none, or several have that metric.
     """
     criteria = results.criteria_asked
-    chosen = criteria[name : name + 1] if isinstance(name, int) else [one for one in criteria if one.metric == name]
+    chosen = (
+        criteria[name : name + 1] if isinstance(name, int) else [one for one in criteria if one_metric(one) == name]
+    )
     if len(chosen) != 1:
         many = "several criteria: give its place instead" if chosen else "no criterion"
         raise Undecided(f"collapse has {many} for {name!r}")

@@ -9,7 +9,8 @@ import polars as pl
 
 from fortifai_ray.claims.chains import Undecided, criterion, matches
 from fortifai_ray.results.reader import StudyResults
-from fortifai_ray.statistics.criterion import CRITERION_COLUMNS, CollapseCriterion, criterion_rows
+from fortifai_ray.results.schema import CRITERION_COLUMNS
+from fortifai_ray.statistics.criterion import Collapse, criterion_rows
 from fortifai_ray.statistics.fidelity import fidelity_table
 from fortifai_ray.statistics.intervals import Interval, NoInterval, share
 from fortifai_ray.statistics.order import collapsed_by, onset_bounds, onset_orders
@@ -56,7 +57,7 @@ def fidelity_ratio(results: StudyResults, statistic: FidelityRatio, where: Where
     return Interval(measured, low, high, row["estimator"] or "", note), row["n_pairs"]
 
 
-def _fidelity_at(results: StudyResults, of: CollapseCriterion, level: float) -> pl.DataFrame:
+def _fidelity_at(results: StudyResults, of: Collapse, level: float) -> pl.DataFrame:
     """The rows of the fidelity table under a criterion, with intervals at ``level``: the table's own is one level."""
     columns = ("chain_id", "seed", "status", "censored", "horizon", "fi_generations", "fi_synthetic")
     chains = results.table("chains", (*CRITERION_COLUMNS, *columns))

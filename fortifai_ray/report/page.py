@@ -37,7 +37,7 @@ from fortifai_ray.report.tables import (
 from fortifai_ray.results.reader import StudyResults
 from fortifai_ray.results.schema import FI_UNITS, metric_columns
 from fortifai_ray.results.words import counted, fi_unit
-from fortifai_ray.statistics.criterion import CollapseCriterion, criterion_rows
+from fortifai_ray.statistics.criterion import Collapse, criterion_rows
 
 FEW_METRICS = 6  # up to this many, further measurements are open; above, they are folded into groups of small charts
 SMALL_POINTS = 600  # in a small chart
@@ -140,7 +140,7 @@ class CriterionSection:
     figures: list[Figure]
 
 
-def section(results: StudyResults, criterion: CollapseCriterion) -> CriterionSection:
+def section(results: StudyResults, criterion: Collapse) -> CriterionSection:
     """A criterion's fidelity table, onsets and ratios."""
     figures: list[Figure] = []
     if results.chains is not None:
@@ -164,14 +164,14 @@ def section(results: StudyResults, criterion: CollapseCriterion) -> CriterionSec
 
 def curves(results: StudyResults) -> list[Figure]:
     """A chart for each metric that a criterion judges."""
-    judged = dict.fromkeys(criterion.metric for criterion in results.criteria)
+    judged = dict.fromkeys(member.metric for criterion in results.criteria for member in criterion.members)
     return [_curve(results, metric, 360) for metric in judged if _drawable(results.generations, metric)]
 
 
 def other_curves(results: StudyResults) -> list[FigureGroup]:
     """The kept fraction, where a loss truncates, and every other metric: a few are open, many are folded by group."""
     table = results.generations
-    judged = {criterion.metric for criterion in results.criteria}
+    judged = {member.metric for criterion in results.criteria for member in criterion.members}
     names = [name for name in metric_columns(table.columns, results.varied) if name not in {*judged, "kept_fraction"}]
     names = [name for name in names if not metrics.is_bookkeeping(name)]
     if "kept_fraction" not in judged and _drawable(table, "kept_fraction"):

@@ -23,7 +23,7 @@ from fortifai_ray.report.charts.encodings import (
 from fortifai_ray.results.cells import Cells
 from fortifai_ray.results.reader import StudyResults
 from fortifai_ray.results.words import count, number
-from fortifai_ray.statistics.criterion import CollapseCriterion, criterion_rows
+from fortifai_ray.statistics.criterion import Collapse, criterion_rows
 from fortifai_ray.statistics.critical import critical_ratios
 
 POINT_HEADINGS = (
@@ -73,7 +73,7 @@ def search_tables(results: StudyResults, *, draw: bool = True) -> list[SearchTab
     return [_points(results, results.points, criterion, draw) for criterion in results.criteria]
 
 
-def _points(results: StudyResults, points: pl.DataFrame, criterion: CollapseCriterion, draw: bool) -> SearchTable:
+def _points(results: StudyResults, points: pl.DataFrame, criterion: Collapse, draw: bool) -> SearchTable:
     over = str(results.search["over"])
     judged = points.filter(criterion_rows(criterion))
     ratios = critical_ratios(judged, results.varied, results.baseline)

@@ -18,7 +18,7 @@ from fortifai_ray.results.reader import StudyResults
 from fortifai_ray.results.schema import FI_UNITS
 from fortifai_ray.results.words import count, duration, fi_unit, number, printable, ratio
 from fortifai_ray.statistics.conclusions import conclusions
-from fortifai_ray.statistics.criterion import CollapseCriterion, criterion_rows
+from fortifai_ray.statistics.criterion import Collapse, criterion_rows
 from fortifai_ray.statistics.order import onset_orders
 
 MOST_CELLS = 24  # per criterion in the terminal; the page has them all
@@ -46,7 +46,7 @@ class FidelityRow(NamedTuple):
         return self[:-1]
 
 
-def cell_rows(results: StudyResults, criterion: CollapseCriterion) -> list[dict[str, Any]]:
+def cell_rows(results: StudyResults, criterion: Collapse) -> list[dict[str, Any]]:
     """The rows of ``fidelity.parquet`` under one criterion, each with its ``cell``.
 
     Cells are in the study's order, and generations come before the synthetic sizes.
@@ -59,13 +59,13 @@ def cell_rows(results: StudyResults, criterion: CollapseCriterion) -> list[dict[
     return sorted(known, key=lambda row: (place[row["cell"]], FI_UNITS.index(row["unit"])))
 
 
-def median_intervals(results: StudyResults, criterion: CollapseCriterion) -> dict[str, float | None]:
+def median_intervals(results: StudyResults, criterion: Collapse) -> dict[str, float | None]:
     """The median fidelity interval of each cell in generations; None where it is not reached."""
     rows = cell_rows(results, criterion)
     return {row["cell"]: row["fi_median"] for row in rows if row["unit"] == "generations"}
 
 
-def fidelity_rows(results: StudyResults, criterion: CollapseCriterion) -> list[FidelityRow]:
+def fidelity_rows(results: StudyResults, criterion: Collapse) -> list[FidelityRow]:
     """The lines of one criterion's fidelity table."""
     lines = cell_rows(results, criterion)
     before = [None, *(line["cell"] for line in lines)]
@@ -139,7 +139,7 @@ def order_tables(results: StudyResults) -> list[OrderTable]:
     return [OrderTable(names[a], names[b], _orders(results, chains, a, b)) for a, b in pairs]
 
 
-def _orders(results: StudyResults, chains: pl.DataFrame, a: CollapseCriterion, b: CollapseCriterion) -> list[Order]:
+def _orders(results: StudyResults, chains: pl.DataFrame, a: Collapse, b: Collapse) -> list[Order]:
     named = results.cells.name(chains.filter(criterion_rows(a))).select("chain_id", "cell")
     both = onset_orders(chains, a, b).join(named, on="chain_id").filter(pl.col("cell").is_not_null())
     cells = results.cells.order
@@ -238,7 +238,7 @@ def render_tables(results: StudyResults) -> Group:
     return Group(*parts, *(Text(warning, style="yellow") for warning in warnings))
 
 
-def _fidelity_table(results: StudyResults, criterion: CollapseCriterion) -> list[Table | Text]:
+def _fidelity_table(results: StudyResults, criterion: Collapse) -> list[Table | Text]:
     """A criterion's fidelity table, and a line that says where to read the cells that do not fit."""
     rows = fidelity_rows(results, criterion)
     starts = [index for index, row in enumerate(rows) if row.first]

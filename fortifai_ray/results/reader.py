@@ -13,9 +13,16 @@ from pydantic import ValidationError
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.results.cells import BASELINE, Cells
-from fortifai_ray.results.schema import read_json, read_table, searched_keys, table_path, varied_keys
+from fortifai_ray.results.schema import (
+    CRITERION_COLUMNS,
+    read_json,
+    read_table,
+    searched_keys,
+    table_path,
+    varied_keys,
+)
 from fortifai_ray.statistics.chains import chain_table, failed_chains
-from fortifai_ray.statistics.criterion import CRITERION_COLUMNS, CollapseCriterion, criteria_of
+from fortifai_ray.statistics.criterion import Collapse, criteria_of, criterion_from
 from fortifai_ray.statistics.fidelity import fidelity_table
 from fortifai_ray.validation import read_yaml
 
@@ -214,7 +221,7 @@ class StudyResults:
         return Cells.of(table, self.varied, self.baseline, self.study)
 
     @cached_property
-    def criteria_asked(self) -> list[CollapseCriterion]:
+    def criteria_asked(self) -> list[Collapse]:
         """The criteria of the study file: one mapping or a list under ``collapse``.
 
         Raises:
@@ -222,12 +229,12 @@ class StudyResults:
         """
         asked = self.study.get("collapse") or []
         try:
-            return [CollapseCriterion.model_validate(item) for item in (asked if isinstance(asked, list) else [asked])]
+            return [criterion_from(item) for item in (asked if isinstance(asked, list) else [asked])]
         except ValidationError as error:
             raise UserError(f"{self.folder}: no valid collapse criterion: {error.errors()[0]['msg']}") from error
 
     @cached_property
-    def criteria(self) -> list[CollapseCriterion]:
+    def criteria(self) -> list[Collapse]:
         """The collapse criteria, in the order of the tables (of the study file where there is no table).
 
         Raises:

@@ -65,7 +65,11 @@ _OTHERS = {
     "pictures": {**_GENERATION, "png": "Binary"},
     "details": {**_GENERATION, "details": "String"},  # JSON: counts, reasons, histograms, provenance of benchmarks
 }
-# What names a collapse criterion in a table. ``chance`` is null in most: compare it as ``eq_missing`` does.
+# What names a collapse criterion in a table; null where it has none: compare as ``eq_missing`` does. A criterion that
+# is outside [a, b] has a as its ``threshold`` and b as its ``threshold_high``. Any of several criteria as one is
+# ``any_of`` alone: a JSON list of them, with the keys of the study file. A table without such criteria may lack these
+# two columns.
+_TWO_SIDED_AND_COMBINED = {"threshold_high": "Float64", "any_of": "String"}
 _CRITERION = {
     "metric": "String",
     "threshold": "Float64",
@@ -73,6 +77,7 @@ _CRITERION = {
     "direction": "String",
     "confirm": "Int64",
     "chance": "Float64",
+    **_TWO_SIDED_AND_COMBINED,
 }
 CRITERION_COLUMNS = tuple(_CRITERION)
 _OTHERS["collapse_points"] = {  # after the keys of its cell
@@ -104,6 +109,14 @@ def generations_schema(varied: Iterable[str], metrics: Iterable[str]) -> dict[st
 def table_schema(name: str) -> dict[str, Any]:
     """The columns of ``samples``, ``pictures``, ``details`` or ``collapse_points``, in their order."""
     return _types(_OTHERS[name])
+
+
+def with_criterion_columns(table: pl.DataFrame) -> pl.DataFrame:
+    """A table of rows under criteria with all of :data:`CRITERION_COLUMNS`: those that it may lack are null there."""
+    import polars as pl
+
+    lacking = {name: dtype for name, dtype in _TWO_SIDED_AND_COMBINED.items() if name not in table.columns}
+    return table.with_columns(pl.lit(None, dtype=dtype).alias(name) for name, dtype in _types(lacking).items())
 
 
 def metric_columns(columns: Iterable[str], varied: Iterable[str] = ()) -> list[str]:
@@ -280,8 +293,11 @@ def _read(path: Path, name: str, columns: Sequence[str] | None, rows: pl.Expr | 
             )
         metrics.from_json(metadata.get(_METRICS_KEY, "[]"), str(path))
         lazy = pl.scan_parquet(path, glob=False)  # a folder's name may hold [ or *
-        if missing := sorted(needed - set(lazy.collect_schema())):
+        there = set(lazy.collect_schema())
+        if missing := sorted(needed - there - _TWO_SIDED_AND_COMBINED.keys()):
             raise UserError(f"{path} lacks the columns {', '.join(missing)}: sweep the study again")
+        lacking = {column: dtype for column, dtype in _TWO_SIDED_AND_COMBINED.items() if column in needed - there}
+        lazy = lazy.with_columns(pl.lit(None, dtype=dtype).alias(column) for column, dtype in _types(lacking).items())
         lazy = lazy if rows is None else lazy.filter(rows)
         if columns is not None:
             lazy = lazy.select(list(dict.fromkeys([*_KEYS.get(name, ()), *columns])))

@@ -10,8 +10,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from fortifai_ray.results.schema import CRITERION_COLUMNS, table_schema
-from fortifai_ray.statistics.criterion import CollapseCriterion
+from fortifai_ray.results.schema import table_schema
+from fortifai_ray.statistics.criterion import Collapse, criterion_values
 from fortifai_ray.study.search import BoundarySearch
 
 Bound = Literal["exact", "lower", "upper", "undetermined"]
@@ -136,9 +136,7 @@ class CollapsePoint:
     audit_width: float | None = None
 
 
-def collapse_points(
-    points: Iterable[tuple[Mapping[str, Any], CollapseCriterion, CollapsePoint]], over: str
-) -> pl.DataFrame:
+def collapse_points(points: Iterable[tuple[Mapping[str, Any], Collapse, CollapsePoint]], over: str) -> pl.DataFrame:
     """``collapse_points.parquet``: a row per cell and criterion, in the order given.
 
     Args:
@@ -148,8 +146,7 @@ def collapse_points(
     rows = []
     for cell, criterion, point in points:
         keys = {key: value for key, value in cell.items() if key not in ("seed", over)}
-        of_criterion = {name: getattr(criterion, name) for name in CRITERION_COLUMNS}
-        rows.append({**keys, **of_criterion, "over": over, **asdict(point)})
+        rows.append({**keys, **criterion_values(criterion), "over": over, **asdict(point)})
     schema = table_schema("collapse_points")
     if not rows:
         return pl.DataFrame(schema=schema)

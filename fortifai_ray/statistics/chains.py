@@ -1,22 +1,23 @@
 """``chains.parquet``: from a row per chain and generation to a row per chain and criterion."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import polars as pl
 
 from fortifai_ray.results.schema import FI_UNITS, FiUnit
-from fortifai_ray.statistics.criterion import CollapseCriterion, criterion_columns
-from fortifai_ray.statistics.crossing import Floats, Integers, find_crossings
+from fortifai_ray.statistics.criterion import Collapse, CollapseCriterion, criterion_columns
+from fortifai_ray.statistics.crossing import Crossings, Floats, Integers, earliest, sure_crossings
 from fortifai_ray.statistics.ratios import Baseline, cell_keys, pair_with_baseline
 
 Reference = tuple[str, str, float]  # a chain's id, a metric, and its value at the baseline's generation 0
+Given = Callable[[str], Floats]  # (chains,) of a metric: the references of single chains, NaN for none
 
 
 def chain_table(
     generations: pl.DataFrame,
-    criteria: Sequence[CollapseCriterion],
+    criteria: Sequence[Collapse],
     baseline: Baseline,
     varied: Sequence[str],
     generations_asked: int,
@@ -44,17 +45,19 @@ def chain_table(
 
     Returns:
         A row per criterion and chain, sorted by cell and seed: ``chain_id``, the varied keys, ``seed``, baseline keys
-        that are not varied, ``metric, threshold, relative_to, direction, confirm, chance, limit`` (in the metric's
-        units), ``onset, status, censored, horizon, fi_generations, fi_synthetic, fi_synthetic_now, decided_generations,
-        decided_synthetic, decided_synthetic_now, ended``. ``fi_synthetic`` is what all training sets up to the onset
-        held, ``fi_synthetic_now`` what the largest of them held: under ``incremental`` the one grows with the square of
-        the generations, the other in proportion to them.
+        that are not varied, the criterion's columns (:data:`~fortifai_ray.results.schema.CRITERION_COLUMNS`), ``limit``
+        (in the metric's units; null where there are several), ``limits`` (all of them: the low and the high one of a
+        two-sided criterion, and those of each of several criteria), ``onset, status, censored, horizon, fi_generations,
+        fi_synthetic, fi_synthetic_now, decided_generations, decided_synthetic, decided_synthetic_now, ended``.
+        ``fi_synthetic`` is what all training sets up to the onset held, ``fi_synthetic_now`` what the largest of them
+        held: under ``incremental`` the one grows with the square of the generations, the other in proportion to them.
 
         A chain that is ``unconfirmed`` or ``survived`` is censored: its fidelity intervals end at the last point at
-        which it is known to be faithful (:mod:`~fortifai_ray.statistics.crossing`), and are lower bounds. A chain is
-        ``failed``, with null ``onset``, ``censored`` and intervals, where there is no verdict: it is in ``failed`` and
-        no collapse had been confirmed before, it has no generation 0, or the generation 0 that its limit is relative to
-        is missing or broken.
+        which it is known to be faithful (:mod:`~fortifai_ray.statistics.crossing`), and are lower bounds. Under any of
+        several criteria it is also ``unconfirmed`` where it collapsed by one of them, and may turn out to have done so
+        earlier by another. A chain is ``failed``, with null ``onset``, ``censored`` and intervals, where there is no
+        verdict: it is in ``failed`` and no collapse had been confirmed before, it has no generation 0, or the
+        generation 0 that a limit of it is relative to is missing or broken.
 
         ``decided_generations`` (and the same in the other units) is the onset, or else up to when any onset would have
         been confirmed: ``confirm`` generations before the last one. Where that is does not depend on what the chain did
@@ -78,10 +81,11 @@ def chain_table(
     has_failed = chains["chain_id"].is_in(list(failed)).to_numpy()
     ended = _ended(measured, chains)
     measured_apart = {(chain_id, metric): value for chain_id, metric, value in references}
-    verdicts = []
-    for criterion in dict.fromkeys(criteria):
-        given = np.array([measured_apart.get((one, criterion.metric), np.nan) for one in chains["chain_id"]])
-        verdicts.append(_judge(history, criterion, baselines, has_failed, given))
+
+    def given(metric: str) -> Floats:
+        return np.array([measured_apart.get((one, metric), np.nan) for one in chains["chain_id"]])
+
+    verdicts = [_judge(history, criterion, baselines, has_failed, given) for criterion in dict.fromkeys(criteria)]
     return pl.concat([chains.hstack(verdict).with_columns(ended) for verdict in verdicts])
 
 
@@ -187,26 +191,44 @@ def _positions(ids: pl.Series, among: pl.Series) -> Integers:
     return joined["position"].fill_null(-1).cast(pl.Int64).to_numpy()
 
 
-def _judge(
-    history: _History, criterion: CollapseCriterion, baselines: Integers, has_failed: np.ndarray, given: Floats
-) -> pl.DataFrame:
+@dataclass(frozen=True)
+class _Verdicts:
+    """(chains,) of each chain under one criterion: its crossings, NaN where there is no verdict, and up to when any
+    onset would have been confirmed; and (chains, limits) its limits, in the order of the criterion's members."""
+
+    crossings: Crossings
+    decided: Floats
+    limits: Floats
+
+
+def _verdicts(history: _History, criterion: CollapseCriterion, baselines: Integers, given: Given) -> _Verdicts:
     values, observed = history.of_metric(criterion.metric)
-    limits = _limits(criterion, values[:, 0], baselines, given)
-    crossings = find_crossings(values, limits, observed=observed, recorded=history.recorded, criterion=criterion)
-    onset = crossings.onset
-    # Without a limit an earlier crossing cannot be ruled out, unless there is no earlier generation.
-    confirmed = ~np.isnan(onset) & (~np.isnan(limits) | (onset == 0))
-    unjudged = ~confirmed & (has_failed | (observed == 0) | np.isnan(limits))
+    limits = _limits(criterion, values[:, 0], baselines, given(criterion.metric))
+    crossings = sure_crossings(values, limits, observed=observed, recorded=history.recorded, criterion=criterion)
+    decided = np.maximum(observed - 1.0 - criterion.confirm, 0.0)
+    return _Verdicts(crossings, decided, limits.reshape(len(observed), len(criterion.thresholds)))
+
+
+def _judge(
+    history: _History, criterion: Collapse, baselines: Integers, has_failed: np.ndarray, given: Given
+) -> pl.DataFrame:
+    members = [_verdicts(history, member, baselines, given) for member in criterion.members]
+    crossings = earliest([member.crossings for member in members])
+    onset, confirmed = crossings.onset, ~np.isnan(crossings.onset)
+    unknown = np.any([np.isnan(member.crossings.faithful) for member in members], axis=0)
+    unjudged = ~confirmed & (has_failed | unknown)
     kinds = {"failed": unjudged, "collapsed": confirmed, "unconfirmed": crossings.pending}
     status = np.select(list(kinds.values()), list(kinds), default="survived")
     interval = np.where(unjudged, np.nan, crossings.faithful)
-    decided = np.where(confirmed, onset, np.maximum(observed - 1.0 - criterion.confirm, 0.0))
+    decided = np.where(confirmed, onset, np.min([member.decided for member in members], axis=0))
     decided[unjudged] = np.nan
+    limits = np.concatenate([member.limits for member in members], axis=1)
     clocks = history.clocks()
     columns: dict[str, pl.Series | pl.Expr] = {
         **criterion_columns(criterion),
-        "limit": pl.Series(limits, nan_to_null=True),
-        "onset": pl.Series(np.where(confirmed, onset, np.nan), nan_to_null=True),
+        "limit": pl.Series(limits[:, 0] if limits.shape[1] == 1 else np.full(len(onset), np.nan), nan_to_null=True),
+        "limits": pl.Series(limits.tolist(), dtype=pl.List(pl.Float64)).list.eval(pl.element().fill_nan(None)),
+        "onset": pl.Series(onset, nan_to_null=True),
         "status": pl.Series(status.astype(object), dtype=pl.String),
         "censored": pl.Series(
             [None if u else not c for u, c in zip(unjudged, confirmed, strict=True)], dtype=pl.Boolean
@@ -218,14 +240,15 @@ def _judge(
             for unit in FI_UNITS
         },
     }
-    return pl.DataFrame({"_": np.zeros(len(limits))}).with_columns(**columns).drop("_")
+    return pl.DataFrame({"_": np.zeros(len(onset))}).with_columns(**columns).drop("_")
 
 
 def _limits(criterion: CollapseCriterion, own: Floats, baselines: Integers, given: Floats) -> Floats:
-    """(chains,) The limit of each chain (:meth:`CollapseCriterion.limit`), NaN where it has none. A baseline chain in
-    the table takes precedence over the reference ``given``."""
+    """(chains,) The limit of each chain (:meth:`CollapseCriterion.limit`), NaN where it has none; (chains, 2) where the
+    direction is outside. A baseline chain in the table takes precedence over the reference ``given``."""
     if criterion.relative_to == "absolute":
-        return np.full(own.shape, criterion.threshold)
+        limits = np.tile(np.array(criterion.thresholds), (len(own), 1))
+        return limits if criterion.direction == "outside" else limits[:, 0]
     if criterion.relative_to == "own_generation_0":
         return criterion.limits(own)
     beside = np.append(own, np.nan)[baselines]

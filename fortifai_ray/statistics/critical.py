@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from fortifai_ray.statistics.criterion import CRITERION_COLUMNS
+from fortifai_ray.results.schema import CRITERION_COLUMNS, with_criterion_columns
 from fortifai_ray.statistics.ratios import Baseline, baseline_cells, cell_keys
 
 _TURNED = {"exact": "exact", "lower": "upper", "upper": "lower", "undetermined": "undetermined"}
@@ -48,6 +48,7 @@ def critical_ratios(points: pl.DataFrame, varied: Sequence[str], baseline: Basel
     Raises:
         ValueError: a column is missing.
     """
+    points = with_criterion_columns(points)
     keys = [key for key in cell_keys(varied) if key in points.columns and not (points["over"] == key).any()]
     what = [*CRITERION_COLUMNS, "over"]
     if missing := [name for name in (*what, "critical", "low", "high", "level", "bound") if name not in points.columns]:

@@ -1,9 +1,11 @@
 """Collapse onset: where a metric first crosses its limit and stays beyond it.
 
 The onset is the first crossing that ``confirm`` further crossings follow, interpolated between the generations around
-it. Edge cases:
+it. Of any of several criteria as one it is the earliest onset (:func:`earliest`). Edge cases:
 
 - Crossing is strict: a metric that equals its limit has not crossed it.
+- A criterion that is ``outside`` has two limits; a crossing of either confirms one of the other, and the onset is
+  interpolated at the limit that is crossed.
 - A generation whose metric is NaN or infinite counts as crossed in either direction: its model is broken.
 - A generation recorded as collapsed (diverged training, empty corpus) ends its chain, so no later generation can
   confirm it. It counts as crossed and as confirmed, and confirms the crossings directly before it.
@@ -43,12 +45,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fortifai_ray.statistics.criterion import CollapseCriterion, Direction
+from fortifai_ray.statistics.criterion import Collapse, CollapseCriterion, Limit
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Booleans = NDArray[np.bool_]
 Ruling = Literal["collapsed", "no_room_left", "too_far", "open"]
+Status = Literal["collapsed", "unconfirmed", "survived", "failed"]
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,16 @@ class Crossings:
     faithful: Floats
 
 
-def onset(values: Sequence[float], limit: float, criterion: CollapseCriterion, *, recorded: bool = False) -> Onset:
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of one chain under one criterion: the arguments of :func:`judge`."""
+
+    values: Sequence[float]
+    limit: Limit | None
+    recorded: bool = False
+
+
+def onset(values: Sequence[float], limit: Limit, criterion: CollapseCriterion, *, recorded: bool = False) -> Onset:
     """The onset of one chain from its metric at generations 0, 1, … as far as it went.
 
     Args:
@@ -84,58 +96,67 @@ def onset(values: Sequence[float], limit: float, criterion: CollapseCriterion, *
     """
     if len(values) == 0:
         raise ValueError("onset needs the metric of at least one generation")
-    if not np.isfinite(limit):
+    if not np.isfinite(limit).all():
         raise ValueError(f"the limit of {criterion.metric} must be a finite number (got {limit})")
-    at, pending = _crossing_of_one(values, limit, criterion, recorded)
-    if not math.isnan(at):
-        return Onset(at, "collapsed", len(values) - 1)
-    return Onset(None, "unconfirmed" if pending else "survived", len(values) - 1)
+    status, at = _status([Evidence(values, limit, recorded)], criterion)
+    assert status != "failed", "there are values and a limit"
+    return Onset(at if status == "collapsed" else None, status, len(values) - 1)
 
 
 def judge(
-    values: Sequence[float], limit: float | None, criterion: CollapseCriterion, *, recorded: bool = False
-) -> Literal["collapsed", "unconfirmed", "survived", "failed"]:
+    values: Sequence[float], limit: Limit | None, criterion: CollapseCriterion, *, recorded: bool = False
+) -> Status:
     """The status that :func:`fortifai_ray.statistics.chains.chain_table` gives one chain, without a table.
 
     Arguments as for :func:`onset`; ``failed`` where there is no verdict: no values, or a limit of None (its reference
     is missing or broken) and no broken generation 0.
     """
-    if len(values) == 0:
-        return "failed"
-    if limit is not None:
-        return onset(values, limit, criterion, recorded=recorded).status
-    return "collapsed" if _crossing_of_one(values, math.nan, criterion, recorded)[0] == 0 else "failed"
+    return judge_any([Evidence(values, limit, recorded)], criterion)
 
 
-def _crossing_of_one(
-    values: Sequence[float], limit: float, criterion: CollapseCriterion, recorded: bool
-) -> tuple[float, bool]:
-    count = len(values)
-    crossings = find_crossings(
-        np.asarray(values, dtype=np.float64)[None, :],
-        np.array([limit]),
+def judge_any(evidence: Sequence[Evidence], criterion: Collapse) -> Status:
+    """:func:`judge` for a criterion of either kind, from the evidence for each of its members."""
+    return _status(evidence, criterion)[0]
+
+
+def _status(evidence: Sequence[Evidence], criterion: Collapse) -> tuple[Status, float]:
+    """The status of one chain, and up to when it is known to be faithful."""
+    verdicts = [_crossings_of_one(one, member) for one, member in zip(evidence, criterion.members, strict=True)]
+    verdict = earliest(verdicts)
+    faithful = float(verdict.faithful[0])
+    if not math.isnan(verdict.onset[0]):
+        return "collapsed", faithful
+    if any(math.isnan(one.faithful[0]) for one in verdicts):
+        return "failed", faithful
+    return "unconfirmed" if verdict.pending[0] else "survived", faithful
+
+
+def _crossings_of_one(evidence: Evidence, criterion: CollapseCriterion) -> Crossings:
+    count = len(evidence.values)
+    unknown = (math.nan, math.nan) if criterion.direction == "outside" else math.nan
+    limit = unknown if evidence.limit is None else evidence.limit
+    return sure_crossings(
+        np.asarray(evidence.values, dtype=np.float64).reshape(1, -1) if count else np.full((1, 1), math.nan),
+        np.array([limit], dtype=np.float64),
         observed=np.array([count]),
-        recorded=np.array([count - 1 if recorded else count]),
+        recorded=np.array([count - 1 if evidence.recorded and count else count + 1]),
         criterion=criterion,
     )
-    return float(crossings.onset[0]), bool(crossings.pending[0])
 
 
 def collapse_confirmed(
-    values: Sequence[float], limit: float | None, criterion: CollapseCriterion, *, recorded: bool = False
+    values: Sequence[float], limit: Limit | None, criterion: CollapseCriterion, *, recorded: bool = False
 ) -> bool:
     """Whether the collapse of a running chain is confirmed, so that no further generation moves its onset.
 
     Arguments as for :func:`onset`; with a limit of None (its reference is not known yet), nothing is confirmed.
     """
-    return (
-        limit is not None and len(values) > 0 and onset(values, limit, criterion, recorded=recorded).onset is not None
-    )
+    return limit is not None and judge(values, limit, criterion, recorded=recorded) == "collapsed"
 
 
 def ruling(
     values: Sequence[float],
-    limit: float | None,
+    limit: Limit | None,
     criterion: CollapseCriterion,
     generations: int,
     *,
@@ -170,25 +191,46 @@ def ruling(
     return "open"
 
 
-def _crossings_at_the_end(values: Sequence[float], limit: float, criterion: CollapseCriterion) -> int:
+def ruling_on_any(
+    evidence: Sequence[Evidence],
+    criterion: Collapse,
+    generations: int,
+    *,
+    never_recorded: bool = False,
+    largest_step: float | None = None,
+) -> Ruling:
+    """:func:`ruling` for a criterion of either kind, from the evidence for each of its members.
+
+    Any of several criteria is decided where no later generation moves the earliest onset, or where none of them can be
+    met any more: a confirmed collapse under one leaves it open while an earlier crossing of another may be confirmed.
+    """
+    rulings = {
+        ruling(one.values, one.limit, member, generations, never_recorded=never_recorded, largest_step=largest_step)
+        for one, member in zip(evidence, criterion.members, strict=True)
+    }
+    if "collapsed" in rulings:
+        return "collapsed" if judge_any(evidence, criterion) == "collapsed" else "open"
+    if "open" in rulings:
+        return "open"
+    return "no_room_left" if "no_room_left" in rulings else "too_far"
+
+
+def _crossings_at_the_end(values: Sequence[float], limit: Limit, criterion: CollapseCriterion) -> int:
     """The number of consecutive crossings at the end."""
-    run = 0
-    for value in reversed(values):
-        beyond = value > limit if criterion.direction == "above" else value < limit
-        if math.isfinite(value) and not beyond:
-            break
-        run += 1
-    return run
+    crossed = _crossed(np.asarray(values, dtype=np.float64), *_range(np.array(limit), criterion))
+    faithful = np.flatnonzero(~crossed)
+    return len(values) - 1 - int(faithful[-1]) if len(faithful) else len(values)
 
 
-def _reaches(value: float, limit: float, steps: int, largest: float, criterion: CollapseCriterion) -> bool:
-    """Whether ``steps`` steps of the largest size lead from ``value`` beyond the limit, to within rounding."""
-    sign = 1.0 if criterion.direction == "above" else -1.0
+def _reaches(value: float, limit: Limit, steps: int, largest: float, criterion: CollapseCriterion) -> bool:
+    """Whether ``steps`` steps of the largest size lead from ``value`` beyond a limit, to within rounding."""
+    low, high = _range(np.array(limit), criterion)
+    distances = [(sign, float(edge)) for sign, edge in ((-1.0, low), (1.0, high)) if math.isfinite(edge)]
     if criterion.log_scale:
-        if value <= 0 or limit <= 0:
+        if value <= 0 or any(edge <= 0 for _, edge in distances):
             return True  # no factor leads from or to zero: nothing can be ruled out
-        return sign * math.log(limit / value) < steps * math.log(largest) + 1e-12
-    return sign * (limit - value) < steps * largest + 1e-12 * max(1.0, abs(limit))
+        return any(sign * math.log(edge / value) < steps * math.log(largest) + 1e-12 for sign, edge in distances)
+    return any(sign * (edge - value) < steps * largest + 1e-12 * max(1.0, abs(edge)) for sign, edge in distances)
 
 
 def find_crossings(
@@ -198,14 +240,16 @@ def find_crossings(
 
     Args:
         values: (chains, generations), arbitrary where not observed.
-        limits: (chains,), NaN where unknown: only broken generations cross.
+        limits: (chains,), or (chains, 2) where the direction is outside; NaN where unknown: only broken generations
+            cross.
         observed: (chains,), the number of generations observed, from 0 on.
         recorded: (chains,), the generation recorded as collapsed; at or after ``observed`` for none.
     """
     chains, generations = values.shape
     index = np.arange(generations + criterion.confirm)
     crossed = np.zeros((chains, index.size), dtype=np.bool_)
-    crossed[:, :generations] = ~np.isfinite(values) | _beyond(values, limits[:, None], criterion.direction)
+    low, high = _range(limits, criterion)
+    crossed[:, :generations] = _crossed(values, low[:, None], high[:, None])
     crossed &= index < observed[:, None]
     crossed |= (index >= recorded[:, None]) & (recorded < observed)[:, None]
     confirmed = crossed[:, :generations].copy()
@@ -217,7 +261,7 @@ def find_crossings(
     faithful_then = ~crossed & (index < observed[:, None])
     last_faithful = np.where(faithful_then.any(axis=1), index.size - 1 - np.argmax(faithful_then[:, ::-1], axis=1), -1)
     first = np.where(any_confirmed, np.argmax(confirmed, axis=1), np.where(pending, last_faithful + 1, 0))
-    at = _interpolate(values, limits, first, criterion)
+    at = _interpolate(values, low, high, first, criterion.log_scale)
     return Crossings(
         onset=np.where(any_confirmed, at, np.nan),
         pending=pending,
@@ -225,18 +269,55 @@ def find_crossings(
     )
 
 
-def _beyond(values: Floats, limits: Floats, direction: Direction) -> Booleans:
-    return values > limits if direction == "above" else values < limits
+def sure_crossings(
+    values: Floats, limits: Floats, *, observed: Integers, recorded: Integers, criterion: CollapseCriterion
+) -> Crossings:
+    """:func:`find_crossings` with NaN as ``onset`` and ``faithful`` where there is no verdict: nothing was observed, or
+    the limit is unknown, so that an earlier crossing cannot be ruled out, unless there is no earlier generation."""
+    found = find_crossings(values, limits, observed=observed, recorded=recorded, criterion=criterion)
+    low, high = _range(limits, criterion)
+    known = ~(np.isnan(low) | np.isnan(high)) | (found.onset == 0)
+    return Crossings(np.where(known, found.onset, np.nan), found.pending, np.where(known, found.faithful, np.nan))
 
 
-def _interpolate(values: Floats, limits: Floats, first: Integers, criterion: CollapseCriterion) -> Floats:
-    """Where between ``first - 1`` and ``first`` the limit was crossed; 0 for a crossing at generation 0."""
+def earliest(crossings: Sequence[Crossings]) -> Crossings:
+    """Any of several criteria as one, from the :func:`sure_crossings` of the same chains under each.
+
+    A chain is known to be faithful as far as it is under every criterion. Where a confirmed onset lies no later, that
+    is its onset. An earlier crossing of another criterion that is still to be confirmed, or generations in which
+    another was not observed, leave it pending. ``faithful`` is 0 where there is no verdict under one of several
+    criteria: it may have been met at once.
+    """
+    if len(crossings) == 1:
+        return crossings[0]
+    onset = np.min([np.where(np.isnan(one.onset), np.inf, one.onset) for one in crossings], axis=0)
+    faithful = np.min([np.nan_to_num(one.faithful, nan=0.0) for one in crossings], axis=0)
+    confirmed = onset <= faithful
+    pending = ~confirmed & (np.isfinite(onset) | np.any([one.pending for one in crossings], axis=0))
+    return Crossings(np.where(confirmed, onset, np.nan), pending, faithful)
+
+
+def _range(limits: Floats, criterion: CollapseCriterion) -> tuple[Floats, Floats]:
+    """(…,) The lowest and the highest faithful value, from limits (…,), or (…, 2) where the direction is outside."""
+    if criterion.direction == "outside":
+        return limits[..., 0], limits[..., 1]
+    endless = np.where(np.isnan(limits), np.nan, np.inf)
+    return (-endless, limits) if criterion.direction == "above" else (limits, endless)
+
+
+def _crossed(values: Floats, low: Floats, high: Floats) -> Booleans:
+    return ~np.isfinite(values) | (values < low) | (values > high)
+
+
+def _interpolate(values: Floats, low: Floats, high: Floats, first: Integers, log_scale: bool) -> Floats:
+    """Where between ``first - 1`` and ``first`` a limit was crossed; 0 for a crossing at generation 0."""
     rows = np.arange(values.shape[0])
     before, after = values[rows, np.maximum(first - 1, 0)], values[rows, first]
-    crossed = _beyond(after, limits, criterion.direction)
+    limits = np.where(after > high, high, low)
+    crossed = (after > high) | (after < low)
     with np.errstate(all="ignore"):  # values outside the scale become non-finite, and are replaced below
         fraction = (limits - before) / (after - before)
-        if criterion.log_scale:
+        if log_scale:
             logarithmic = np.log(limits / before) / np.log(after / before)
             fraction = np.where((before > 0) & (after > 0) & (limits > 0), logarithmic, fraction)
         known = crossed & np.isfinite(fraction) & np.isfinite(after)

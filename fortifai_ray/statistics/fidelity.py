@@ -10,9 +10,9 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import polars as pl
 
-from fortifai_ray.results.schema import FI_UNITS, FiUnit
+from fortifai_ray.results.schema import CRITERION_COLUMNS, FI_UNITS, FiUnit, with_criterion_columns
 from fortifai_ray.statistics.chains import chain_table
-from fortifai_ray.statistics.criterion import CRITERION_COLUMNS, CollapseCriterion
+from fortifai_ray.statistics.criterion import AnyOf, Collapse, CollapseCriterion
 from fortifai_ray.statistics.crossing import Floats
 from fortifai_ray.statistics.ratios import (
     MEANS,
@@ -52,7 +52,7 @@ def fidelity_table(
     Returns:
         A row per cell, criterion and unit (:data:`~fortifai_ray.results.schema.FI_UNITS`; ``synthetic_now`` only where
         training sets grow from generation to generation: elsewhere their size tells no generations apart), sorted: the
-        cell's keys, ``metric, threshold, relative_to, direction, confirm, chance, unit, level`` and
+        cell's keys, the criterion's columns, ``unit, level`` and
 
         - ``is_baseline``: whether other cells are compared with this one.
         - ``n_chains``: chains with an interval; ``n_censored``: those of them that are censored; ``n_failed``: chains
@@ -82,6 +82,7 @@ def fidelity_table(
     """
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1 (got {level})")
+    chains = with_criterion_columns(chains)
     groups = _groups(chains, varied, baseline)
     intervals = _intervals(chains, groups, varied, baseline)
     known = intervals.filter(pl.col("fi").is_not_null())
@@ -196,7 +197,7 @@ def _survival(intervals: pl.DataFrame, groups: pl.DataFrame) -> pl.DataFrame:
 
 def ratio_profile(
     generations: pl.DataFrame,
-    criterion: CollapseCriterion,
+    criterion: Collapse,
     thresholds: Sequence[float] | None,
     baseline: Baseline,
     varied: Sequence[str],
@@ -216,7 +217,7 @@ def ratio_profile(
     Args:
         generations, baseline, varied, generations_asked, failed: as for
             :func:`~fortifai_ray.statistics.chains.chain_table`.
-        criterion: its threshold is ignored, unless it is among ``thresholds``.
+        criterion: its threshold, which must be one number, is ignored, unless it is among ``thresholds``.
         thresholds: as a criterion gives them; None for :func:`spanning_thresholds`.
         level: as for :func:`fidelity_table`.
 
@@ -228,8 +229,11 @@ def ratio_profile(
         thresholds, which judge the same chains.
 
     Raises:
-        ValueError: no threshold, or one that the criterion refuses; see also the two tables.
+        ValueError: a criterion with several limits, no threshold, or one that the criterion refuses; see also the two
+            tables.
     """
+    if isinstance(criterion, AnyOf) or criterion.direction == "outside":
+        raise ValueError(f"a profile varies one threshold, and this criterion has several: {criterion.words}")
     if thresholds is None:
         thresholds = spanning_thresholds(generations, criterion, baseline, varied, generations_asked)
     if len(thresholds) == 0:
@@ -278,10 +282,10 @@ def _in_thresholds(values: Floats, limits: pl.Series, criterion: CollapseCriteri
         return values
     chance = criterion.chance or 0.0
     with np.errstate(all="ignore"):
-        return (values - chance) / ((limits.to_numpy() - chance) / criterion.threshold)
+        return (values - chance) / ((limits.to_numpy() - chance) / criterion.thresholds[0])
 
 
 def _grows(criterion: CollapseCriterion) -> bool:
     """Whether a later collapse has a larger threshold. With chance, fidelity falls from 1 in either direction, unless
     the threshold is above 1."""
-    return criterion.direction == "above" if criterion.chance is None else criterion.threshold > 1
+    return criterion.direction == "above" if criterion.chance is None else criterion.thresholds[0] > 1

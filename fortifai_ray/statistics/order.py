@@ -24,7 +24,8 @@ from typing import Literal
 
 import polars as pl
 
-from fortifai_ray.statistics.criterion import CRITERION_COLUMNS, CollapseCriterion, criterion_rows
+from fortifai_ray.results.schema import CRITERION_COLUMNS, with_criterion_columns
+from fortifai_ray.statistics.criterion import Collapse, criterion_rows
 from fortifai_ray.statistics.intervals import clopper_pearson
 from fortifai_ray.statistics.ratios import cell_keys
 
@@ -59,7 +60,7 @@ def collapsed_by(generation: float) -> pl.Expr:
     return pl.when(pl.col("latest") <= by).then(True).when(surely_before(by)).then(False)
 
 
-def onset_orders(chains: pl.DataFrame, first: CollapseCriterion, second: CollapseCriterion) -> pl.DataFrame:
+def onset_orders(chains: pl.DataFrame, first: Collapse, second: Collapse) -> pl.DataFrame:
     """The order of two onsets in each chain that has a row under both criteria.
 
     Args:
@@ -97,7 +98,7 @@ def first_crossings(chains: pl.DataFrame, varied: Sequence[str]) -> pl.DataFrame
     at_onset = judged & (pl.col("latest") == onset)
     unsure = (judged & pl.col("latest").is_infinite() & ~surely_before(onset)).any()
     firsts = (
-        onset_bounds(chains)
+        onset_bounds(with_criterion_columns(chains))
         .group_by(keys, maintain_order=True)
         .agg(
             n_criteria=judged.sum().cast(pl.Int64),
@@ -133,7 +134,8 @@ def crossing_order(chains: pl.DataFrame, varied: Sequence[str], *, level: float 
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1 (got {level})")
     keys = cell_keys(varied)
-    counts = _counts(_pairs(onset_bounds(chains.filter(pl.col("status") != "failed")), keys), keys)
+    judged = with_criterion_columns(chains).filter(pl.col("status") != "failed")
+    counts = _counts(_pairs(onset_bounds(judged), keys), keys)
     n, n_open, before = (counts[name].to_numpy() for name in ("n_chains", "n_open", "n_before"))
     low, _ = clopper_pearson(before, n, level)
     _, high = clopper_pearson(before + n_open, n, level)

@@ -24,13 +24,13 @@ class StudyFacts:
         recipes: the flat recipe (dotted keys) of each cell.
         searched: keys whose values a search sets: no recipe determines them.
         metrics: what the study's families measure.
-        criteria: the metric of each collapse criterion, in their order.
+        criteria: the metric of each collapse criterion, in their order; None for one of several metrics.
         generations: of the longest chain.
     """
 
     recipes: Sequence[Mapping[str, Any]]
     metrics: Collection[str]
-    criteria: Sequence[str]
+    criteria: Sequence[str | None]
     generations: int
     searched: Collection[str] = ()
 
@@ -110,13 +110,13 @@ def _problem(claim: Claim, study: StudyFacts) -> tuple[str, str] | None:
     return None
 
 
-def _criterion_problem(criterion: Criterion, criteria: Sequence[str]) -> str | None:
+def _criterion_problem(criterion: Criterion, criteria: Sequence[str | None]) -> str | None:
     if isinstance(criterion, int):
         if criterion < len(criteria):
             return None
         return f"there is no collapse criterion {criterion}; there are {len(criteria)}, counted from 0"
     if criterion not in criteria:
-        return f"no collapse criterion has the metric {criterion!r}{hint(criterion, criteria)}"
+        return f"no collapse criterion has the metric {criterion!r}{hint(criterion, list(filter(None, criteria)))}"
     if criteria.count(criterion) > 1:
         return f"several collapse criteria have the metric {criterion!r}: give the place of one, 0, 1, …"
     return None

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, FiniteFloat, model_validator
 
 from fortifai_ray.errors import UserError
-from fortifai_ray.statistics.criterion import CollapseCriterion
+from fortifai_ray.statistics.criterion import Collapse
 from fortifai_ray.validation import Section, hint
 
 Direction = Literal["rises", "falls", "detect"]
@@ -129,7 +129,7 @@ def refuse_search(
     search: BoundarySearch | OptimiseSearch,
     recipes: Sequence[Mapping[str, Any]],
     varied: Sequence[str],
-    criteria: Sequence[CollapseCriterion],
+    criteria: Sequence[Collapse],
     *,
     is_baseline: bool,
     source: str,
@@ -170,16 +170,14 @@ def _key_problems(
                 yield f"search: {key} takes only whole numbers, not {corner[key]:g}"
 
 
-def _boundary_problems(
-    search: BoundarySearch, varied: Sequence[str], criteria: Sequence[CollapseCriterion]
-) -> Iterator[str]:
+def _boundary_problems(search: BoundarySearch, varied: Sequence[str], criteria: Sequence[Collapse]) -> Iterator[str]:
     if "seed" in varied:
         yield (
             "vary: a boundary search chooses the seeds of its chains; take seed out of vary (search.seeds limits their "
             "number)"
         )
     step = search.survival.largest_step
-    for criterion in criteria:
+    for criterion in (member for one in criteria for member in one.members):
         if step is not None and criterion.log_scale and step <= 1:
             yield f"search.survival.largest_step: for {criterion.metric} it is a factor, above 1, not {step:g}"
 

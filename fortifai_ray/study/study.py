@@ -17,7 +17,7 @@ from fortifai_ray.metrics import register
 from fortifai_ray.recipe.recipe import Recipe
 from fortifai_ray.results.schema import flatten, searched_keys, varied_keys
 from fortifai_ray.seeds import LARGEST_SEED
-from fortifai_ray.statistics.criterion import CollapseCriterion
+from fortifai_ray.statistics.criterion import Collapse, one_metric
 from fortifai_ray.storage.location import reserved
 from fortifai_ray.study.claim_checks import StudyFacts, checked_claims
 from fortifai_ray.study.claims import Claim
@@ -89,8 +89,8 @@ class StudySettings(Section):
     vary: Annotated[dict[str, _Values], BeforeValidator(_is_a_grid)] = Field(
         {}, description="values of each varied key: a list (of whole sections too) or a range of whole numbers"
     )
-    collapse: Annotated[list[CollapseCriterion], BeforeValidator(_as_list), Field(min_length=1)] = Field(
-        description="the collapse criterion, or a list of them, each judged by itself"
+    collapse: Annotated[list[Collapse], BeforeValidator(_as_list), Field(min_length=1)] = Field(
+        description="the collapse criterion, or a list of them, each judged by itself; any_of makes one of several"
     )
     baseline: dict[str, Any] = Field(
         {"loss.kind": "cross_entropy"}, description="the keys in which a chain's baseline differs from the chain"
@@ -217,7 +217,7 @@ def _facts(study: Study) -> StudyFacts:
     return StudyFacts(
         recipes=[cell.recipe.flat() for cell in study.cells],
         metrics={metric for cell in study.cells for metric in cell.recipe.metrics},
-        criteria=[criterion.metric for criterion in settings.collapse],
+        criteria=[one_metric(criterion) for criterion in settings.collapse],
         generations=study.generations_asked,
         searched=searched_keys(settings.model_dump(include={"search"})),
     )

@@ -54,7 +54,7 @@ def _corners(study: Study) -> list[Chain]:
 
 
 def _check_metrics(study: Study) -> None:
-    for criterion in study.settings.collapse:
+    for criterion in (member for one in study.settings.collapse for member in one.members):
         for chain in study.cells:
             if criterion.metric not in chain.recipe.metrics:
                 raise UserError(

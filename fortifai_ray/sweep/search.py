@@ -21,8 +21,8 @@ from fortifai_ray.search.boundary import BoundaryFinder
 from fortifai_ray.search.cells import CellSearches
 from fortifai_ray.search.points import CollapsePoint, Probe, collapse_points
 from fortifai_ray.statistics.chains import Reference, chain_table
-from fortifai_ray.statistics.criterion import CollapseCriterion, criterion_rows
-from fortifai_ray.statistics.crossing import judge
+from fortifai_ray.statistics.criterion import Collapse, CollapseCriterion, criterion_rows
+from fortifai_ray.statistics.crossing import Evidence, judge_any
 from fortifai_ray.statistics.fidelity import fidelity_table
 from fortifai_ray.storage.steps import Steps
 from fortifai_ray.storage.store import StageStore
@@ -74,7 +74,7 @@ class BoundaryWork(SearchWork):
         assert isinstance(study.settings.search, BoundarySearch)
         self.search = study.settings.search
         criteria = enumerate(study.settings.collapse)
-        self.names: dict[str, tuple[Chain, CollapseCriterion]] = {
+        self.names: dict[str, tuple[Chain, Collapse]] = {
             f"{cell.cell_id}/{index}": (cell, criterion)
             for cell, (index, criterion) in itertools.product(study.cells, criteria)
         }
@@ -180,14 +180,14 @@ class BoundaryWork(SearchWork):
         """Whether the chain collapsed within its horizon by the cell's criterion; None where it cannot be judged."""
         _, criterion = self.names[key["cell"]]
         references = self._references(key, steps, executor)
-        baseline = {metric: value for _, metric, value in references}.get(criterion.metric)
-        status = chain_status(generations, criterion, baseline)
+        status = chain_status(generations, criterion, {metric: value for _, metric, value in references})
         collapsed = None if status == "failed" else status == "collapsed"
         return Verdict({"collapsed": collapsed, "generations": generations.height}, references)
 
     def _references(self, key: Any, steps: Steps, executor: Executor) -> list[Reference]:
         """What the study's criteria are relative to, where that is another chain's."""
-        wanted = {c.metric for c in self.study.settings.collapse if c.relative_to == "baseline_generation_0"}
+        members = (member for criterion in self.study.settings.collapse for member in criterion.members)
+        wanted = {member.metric for member in members if member.relative_to == "baseline_generation_0"}
         if not wanted:
             return []
         chain = self.chain(key)
@@ -282,14 +282,22 @@ class OptimiseWork(SearchWork):
         return Verdict({**{name: row[name] for name in self.outcomes}, "fi_ratio": ratio, "bound": bound})
 
 
-def chain_status(generations: pl.DataFrame, criterion: CollapseCriterion, baseline: float | None) -> str:
+def chain_status(generations: pl.DataFrame, criterion: Collapse, baseline: Mapping[str, float]) -> str:
     """The status that :func:`fortifai_ray.statistics.chain_table` gives one chain, from its rows in order, without the
-    milliseconds of a table; ``baseline`` is the metric at the baseline's generation 0."""
-    values = list(itertools.takewhile(lambda value: value is not None, generations[criterion.metric].to_list()))
-    reasons = generations["collapse_reason"].to_list()
-    recorded = len(values) < len(reasons) and reasons[len(values)] is not None
-    limit = criterion.limit(values[0] if values else None, baseline)
-    return judge([*values, math.nan] if recorded else values, limit, criterion, recorded=recorded)
+    milliseconds of a table; ``baseline`` has the metrics of the baseline's generation 0."""
+    return judge_any([_evidence(generations, member, baseline) for member in criterion.members], criterion)
+
+
+def _evidence(generations: pl.DataFrame, criterion: CollapseCriterion, baseline: Mapping[str, float]) -> Evidence:
+    measured = generations[criterion.metric].to_list()
+    end = next((g for g, reason in enumerate(generations["collapse_reason"]) if reason is not None), None)
+    values = list(
+        itertools.takewhile(lambda value: value is not None, measured if end is None else measured[: end + 1])
+    )
+    limit = criterion.limit(values[0] if values else None, baseline.get(criterion.metric))
+    if end is not None and len(values) == end:
+        values.append(math.nan)  # recorded as collapsed before it was measured
+    return Evidence(values, limit, recorded=end is not None and len(values) == end + 1)
 
 
 def point_text(point: CollapsePoint, over: str) -> str:

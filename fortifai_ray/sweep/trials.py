@@ -224,7 +224,7 @@ class _Reports(tune.Callback):
     def __init__(self, work: Work, recorder: Recorder, progress: SweepProgress) -> None:
         self._work, self._recorder, self._progress = work, recorder, progress
         criteria = [] if work.is_search else work.study.settings.collapse  # a search has a line for each verdict
-        self._metrics = list(dict.fromkeys(criterion.metric for criterion in criteria))
+        self._metrics = list(dict.fromkeys(member.metric for criterion in criteria for member in criterion.members))
         self._ended: set[tuple[str, str]] = set()  # trials and their jobs
 
     def __getstate__(self) -> dict[str, Any]:

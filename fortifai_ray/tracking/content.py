@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fortifai_ray.results.schema import FI_UNITS, read_json, read_table, searched_keys
+from fortifai_ray.results.schema import FI_UNITS, read_json, read_table, searched_keys, with_criterion_columns
 from fortifai_ray.search.points import CollapsePoint, Lattice
 from fortifai_ray.study.search import BoundarySearch
 from fortifai_ray.study.study import Chain, Study, load_study
@@ -18,7 +18,7 @@ from fortifai_ray.validation import read_yaml
 
 RECORDED_COLLAPSE = "recorded_collapse"  # a metric: 1 where a generation was recorded as collapsed
 _SIZES = ("synthetic_ratio_realised", "synthetic_size_cum")
-_RESULTS = ("metric", "onset", "censored", *(f"fi_{unit}" for unit in FI_UNITS))
+_RESULTS = ("metric", "any_of", "onset", "censored", *(f"fi_{unit}" for unit in FI_UNITS))
 _STEPS = 200  # A longer series over a cell's seeds is thinned to this many generations, evenly spread.
 _QUANTILES = {"q05": 0.05, "median": 0.5, "q95": 0.95}
 
@@ -124,7 +124,7 @@ class StudyContent:
             return {}
         summaries = read_json(self.folder, "summary")["chains"]
         reasons = {one["chain_id"]: one["reason"] for one in summaries if one["status"] == "failed"}
-        rows = table.unique("chain_id", keep="first", maintain_order=True).to_dicts()
+        rows = with_criterion_columns(table).unique("chain_id", keep="first", maintain_order=True).to_dicts()
         return {
             row["chain_id"]: (
                 row,

@@ -12,6 +12,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from fortifai_ray.errors import UserError
 from fortifai_ray.validation.keys import described_keys, hint, is_required, unknown_key
 
+_FORMS = ("range", "list", "one criterion", "several criteria")  # tags of unions that no file has
 _NO_SECTION = ("model_type", "model_attributes_type", "dict_type")  # pydantic's errors where a section is needed
 
 _Checked = TypeVar("_Checked", bound=BaseModel)
@@ -145,7 +146,7 @@ def _location(parts: tuple[int | str, ...], content: Any) -> str:
             break
         tagged = isinstance(content, Mapping) and part in (content.get("kind"), content.get("task"))
         is_kind = tagged and not isinstance(content.get(part), dict)
-        is_form = part in ("range", "list") and not _has(content, part)
+        is_form = part in _FORMS and not _has(content, part)
         is_entry = isinstance(part, int) and not isinstance(content, list | tuple)
         if is_form or is_kind or is_entry:
             continue

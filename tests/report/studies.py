@@ -11,7 +11,7 @@ import yaml
 
 from fortifai_ray.results.schema import write_table
 from fortifai_ray.statistics.chains import chain_table
-from fortifai_ray.statistics.criterion import CollapseCriterion
+from fortifai_ray.statistics.criterion import Collapse, CollapseCriterion
 from fortifai_ray.statistics.crossing import collapse_confirmed
 from fortifai_ray.statistics.fidelity import fidelity_table
 
@@ -37,7 +37,7 @@ def write_study(
     perplexity: dict[tuple[float | None, int, int], float] | None = None,
     text: str = "the module defines the following functions",
     fixed_prompts: bool = True,
-    criteria: Sequence[CollapseCriterion] = (CRITERION,),
+    criteria: Sequence[Collapse] = (CRITERION,),
     failed: Sequence[str] = (),
 ) -> Path:
     """Write ``folder/name`` and return it.

@@ -11,6 +11,7 @@ from fortifai_ray.report.charts.curves import MOST_POINTS, collapse_curves
 from fortifai_ray.report.charts.encodings import colours
 from fortifai_ray.report.charts.onset import onset_chart, ratio_chart
 from fortifai_ray.results.cells import BASELINE, Cells
+from fortifai_ray.statistics.criterion import AnyOf
 
 from .large import TRACE, write_samples_study
 from .studies import CRITERION, write_study
@@ -202,6 +203,23 @@ def luminance(colour: str) -> float:
     parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
     return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_both_limits_of_a_range_are_drawn_and_those_of_every_criterion_on_its_own_metric(tmp_path: Path) -> None:
+    two = {"metric": "perplexity", "threshold": [0.5, 3.0], "direction": "outside", "relative_to": "own_generation_0"}
+    other = {"metric": "kept_fraction", "threshold": 0.2, "direction": "below", "relative_to": "absolute"}
+    either = AnyOf.model_validate({"any_of": [two, other]})
+    generations, chains, _ = tables(write_study(tmp_path, criteria=[either]))
+    starts = generations.filter(pl.col("loss.kind") == "cross_entropy", generation=0)["perplexity"]
+
+    def limits(metric: str) -> list[float]:
+        rules = layers(collapse_curves(generations, chains, metric, cells_of(generations)), "rule")
+        return [rows[0]["value"] for _, rows in rules]
+
+    assert limits("perplexity") == pytest.approx([0.5 * starts.median(), 3 * starts.median()])
+    assert limits("kept_fraction") == [0.2]
+    onsets = onset_chart(chains, either, cells_of(generations))
+    assert onsets is not None
 
 
 def test_a_limit_without_a_place_on_a_log_axis_is_left_out(tmp_path: Path) -> None:

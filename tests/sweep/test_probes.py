@@ -11,7 +11,7 @@ from fortifai_ray.chain.chain import Inputs
 from fortifai_ray.engines.in_process import InProcess
 from fortifai_ray.errors import UserError
 from fortifai_ray.statistics.chains import chain_table
-from fortifai_ray.statistics.criterion import CollapseCriterion
+from fortifai_ray.statistics.criterion import AnyOf, Collapse, CollapseCriterion
 from fortifai_ray.storage.steps import Steps
 from fortifai_ray.storage.store import StageStore
 from fortifai_ray.study.study import Study, make_study
@@ -60,32 +60,41 @@ def test_whole_numbers_stay_whole() -> None:
     assert isinstance(recipe.flat()["samples_per_generation"], int)
 
 
-def test_a_verdict_is_that_of_the_chain_table() -> None:
+@pytest.mark.parametrize("kind", ["above", "outside", "any of several"])
+def test_a_verdict_is_that_of_the_chain_table(kind: str) -> None:
     """One chain's status by rows alone equals the table's: missing, broken and recorded generations too."""
     rng = np.random.default_rng(0)
     seen = set()
-    for case in range(300):
+    for case in range(200):
         relative = ("absolute", "own_generation_0", "baseline_generation_0")[case % 3]
-        criterion = CollapseCriterion(
-            metric="perplexity", threshold=2.0, direction="above", relative_to=relative, confirm=int(rng.integers(0, 3))
-        )
+        common = {"metric": "perplexity", "relative_to": relative, "confirm": int(rng.integers(0, 3))}
+        criterion: Collapse = CollapseCriterion(threshold=2.0, direction="above", **common)
+        if kind == "outside":
+            criterion = CollapseCriterion(threshold=(0.7, 4.0), direction="outside", **common)
+        elif kind == "any of several":
+            losses = CollapseCriterion(metric="loss", threshold=2.0, direction="above", relative_to="own_generation_0")
+            criterion = AnyOf(any_of=(criterion, losses))
         count = int(rng.integers(1, 7))
         values: list[float | None] = list(
             rng.choice([0.5, 1.0, 3.0, 5.0, float("nan")], count, p=[0.3, 0.3, 0.2, 0.15, 0.05])
         )
         reasons: list[str | None] = [None] * count
         if rng.random() < 0.3:
-            values[-1], reasons[-1] = None, "diverged"
+            values[-1], reasons[-1] = (None if rng.random() < 0.5 else values[-1]), "diverged"
         elif rng.random() < 0.2:
             values[int(rng.integers(0, count))] = None
         baseline = None if rng.random() < 0.2 else 1.0
         rows = pl.DataFrame(
             {"chain_id": "c", "generation": range(count), "seed": 0, "loss.kind": "tce", "perplexity": values}
-            | {"synthetic_size_cum": 0, "collapse_reason": pl.Series(reasons, dtype=pl.String)}
+            | {
+                "loss": rng.choice([1.0, 1.5, 2.5], count),
+                "synthetic_size_cum": 0,
+                "collapse_reason": pl.Series(reasons, dtype=pl.String),
+            }
         )
         references = [] if baseline is None else [("c", "perplexity", baseline)]
         table = chain_table(rows, [criterion], {"loss.kind": "cross_entropy"}, ["loss.kind"], 7, references=references)
-        status = chain_status(rows, criterion, baseline)
+        status = chain_status(rows, criterion, {metric: value for _, metric, value in references})
         assert status == table["status"].item(), (values, reasons, criterion, baseline)
         seen.add(status)
     assert seen == {"collapsed", "unconfirmed", "survived", "failed"}

@@ -27,7 +27,7 @@ from fortifai_ray.report.charts.encodings import (
 )
 from fortifai_ray.report.points import MOST_POINTS, Curve, curve, thin
 from fortifai_ray.results.cells import Cells
-from fortifai_ray.statistics.criterion import CollapseCriterion, criteria_of
+from fortifai_ray.statistics.criterion import Collapse, criteria_of
 
 MOST_SYMBOLS = 25  # the most generations with a symbol on the median: more run into each other
 # 5,000 and 1e+9: thousands are read at a glance, rows of zeros are not. A label that the axis leaves empty stays so.
@@ -40,7 +40,7 @@ def collapse_curves(
     metric: str,
     cells: Cells,
     *,
-    criteria: Sequence[CollapseCriterion] | None = None,
+    criteria: Sequence[Collapse] | None = None,
     log_scale: bool | None = None,
 ) -> alt.LayerChart:
     """A metric by generation: a colour per cell, the median over seeds, a band over seeds and a thin line per seed.
@@ -55,7 +55,7 @@ def collapse_curves(
         chains: ``chains.parquet``, for the limits and the failed chains; None draws neither.
         metric: the column to draw, in its own unit.
         cells: the study's cells; the baseline's comes first.
-        criteria: whose limits to draw; by default those in ``chains`` for this metric.
+        criteria: whose limits on this metric to draw; by default all those in ``chains``.
         log_scale: None uses a log axis for positive values that span decades, and for metrics on a log scale.
 
     Raises:
@@ -70,7 +70,7 @@ def draw(
     drawn: Curve,
     chains: pl.DataFrame | None,
     cells: Cells,
-    criteria: Sequence[CollapseCriterion] | None = None,
+    criteria: Sequence[Collapse] | None = None,
     *,
     small: bool = False,
     most_points: int = MOST_POINTS,
@@ -83,13 +83,16 @@ def draw(
     they have more than ``most_points`` points.
     """
     if criteria is None:
-        criteria = [] if chains is None else [item for item in criteria_of(chains) if item.metric == drawn.metric]
+        criteria = [] if chains is None else criteria_of(chains)
     metric = metrics.metric(drawn.metric)
     y = _value_axis(metric.unit if small else metric.axis, drawn.log_scale)
     names = None if small else legend_of(cells, drawn.cells)
     colour = colour_of(cells, names)
     layers = [*_median_layers(drawn, y, colour, names, cells), *_chain_layers(drawn, y, colour, most_points)]
-    layers += [*_broken_layers(drawn, colour, height), *limit_layers(chains, criteria, cells, y, drawn.log_scale)]
+    layers += [
+        *_broken_layers(drawn, colour, height),
+        *limit_layers(chains, drawn.metric, criteria, cells, y, drawn.log_scale),
+    ]
     return alt.LayerChart(layer=layers, width=width, height=height)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import cycle, islice
 from typing import Any, Literal, TypeVar
 
@@ -10,7 +10,7 @@ import altair as alt
 import polars as pl
 
 from fortifai_ray.results.cells import Cells
-from fortifai_ray.statistics.criterion import CollapseCriterion, criterion_rows
+from fortifai_ray.statistics.criterion import Collapse, CollapseCriterion, criterion_rows
 
 # Okabe & Ito (2008), "Color Universal Design", without black and yellow, which vanish on one of the two grounds.
 PALETTE = ["#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7F7F7F"]
@@ -85,7 +85,7 @@ def bound_shape(of: Mapping[str, str] = BOUNDS) -> alt.Shape:
     return alt.Shape("bound:N", legend=None, scale=alt.Scale(domain=list(of), range=list(of.values())))
 
 
-def verdicts_of(chains: pl.DataFrame, criterion: CollapseCriterion, cells: Cells) -> pl.DataFrame:
+def verdicts_of(chains: pl.DataFrame, criterion: Collapse, cells: Cells) -> pl.DataFrame:
     """The rows of the chains with a verdict under a criterion, with a column ``cell``."""
     judged = cells.name(chains.filter(criterion_rows(criterion), pl.col("status") != "failed"))
     return judged.filter(pl.col("cell").is_not_null())
@@ -127,9 +127,10 @@ def height_of(cells: Cells, without: int = 0) -> int:
 
 
 def limit_layers(
-    chains: pl.DataFrame | None, criteria: Sequence[CollapseCriterion], cells: Cells, y: alt.Y, log_scale: bool
+    chains: pl.DataFrame | None, metric: str, criteria: Sequence[Collapse], cells: Cells, y: alt.Y, log_scale: bool
 ) -> list[alt.Chart]:
-    """A dashed line at each criterion's limit: in a cell's colour where the cells' limits differ, else grey.
+    """A dashed line at each of the criteria's limits on a metric: in a cell's colour where the cells' limits differ,
+    else grey.
 
     With more than ``MOST_BANDS`` cells the limits are drawn as one, with their range over cells and seeds. On a log
     axis, a limit of zero or less is left out.
@@ -139,18 +140,29 @@ def limit_layers(
     layers: list[alt.Chart] = []
     limit = pl.col("limit")
     for criterion in criteria:
-        limits = cells.name(chains.filter(criterion_rows(criterion))).filter(pl.col("cell").is_not_null())
-        if len(cells.order) > MOST_BANDS:
-            limits = limits.with_columns(cell=pl.lit("all cells"))
-        spread = limits.filter(limit.is_finite() & ((limit > 0) | (not log_scale))).group_by(
-            "cell", maintain_order=True
-        )
-        table = spread.agg(value=limit.median(), low=limit.min(), high=limit.max())
-        if not table.is_empty():
-            shared = table.select("value", "low", "high").n_unique() == 1
-            rows = table.with_columns(text=pl.lit(f"collapse: {criterion.limit_words}")).to_dicts()
-            layers += _limit_lines(rows[:1] if shared else rows, shared, y, cells)
+        for member, limits in _limits_on(metric, cells.name(chains.filter(criterion_rows(criterion))), criterion):
+            if len(cells.order) > MOST_BANDS:
+                limits = limits.with_columns(cell=pl.lit("all cells"))
+            drawn = limits.filter(limit.is_finite() & ((limit > 0) | (not log_scale)))
+            spread = drawn.group_by("cell", maintain_order=True)
+            table = spread.agg(value=limit.median(), low=limit.min(), high=limit.max())
+            if not table.is_empty():
+                shared = table.select("value", "low", "high").n_unique() == 1
+                rows = table.with_columns(text=pl.lit(f"collapse: {member.limit_words}")).to_dicts()
+                layers += _limit_lines(rows[:1] if shared else rows, shared, y, cells)
     return layers
+
+
+def _limits_on(
+    metric: str, rows: pl.DataFrame, criterion: Collapse
+) -> Iterator[tuple[CollapseCriterion, pl.DataFrame]]:
+    """Each limit of a criterion on a metric: whose it is, and the ``cell`` and ``limit`` of each chain."""
+    limits = pl.col("limits") if "limits" in rows.columns else pl.concat_list("limit")  # null for the one limit
+    owners = [member for member in criterion.members for _ in member.thresholds]
+    named = rows.filter(pl.col("cell").is_not_null())
+    for place, member in enumerate(owners):
+        if member.metric == metric:
+            yield member, named.select("cell", limit=limits.list.get(place, null_on_oob=True))
 
 
 def _limit_lines(rows: list[dict[str, Any]], shared: bool, y: alt.Y, cells: Cells) -> list[alt.Chart]:

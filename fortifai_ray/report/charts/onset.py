@@ -24,13 +24,13 @@ from fortifai_ray.report.charts.encodings import (
 from fortifai_ray.report.points import MANY_CHAINS
 from fortifai_ray.results.cells import Cells
 from fortifai_ray.results.words import MARKS, count, finite, number, ratio, ratio_bound, seed_ratios
-from fortifai_ray.statistics.criterion import CollapseCriterion, criterion_rows
+from fortifai_ray.statistics.criterion import Collapse, criterion_rows
 from fortifai_ray.statistics.survival import kaplan_meier
 
 
 def onset_chart(
     chains: pl.DataFrame,
-    criterion: CollapseCriterion,
+    criterion: Collapse,
     cells: Cells,
     *,
     medians: Mapping[str, float | None] | None = None,
@@ -128,7 +128,7 @@ def _onset_quantiles(verdicts: pl.DataFrame) -> list[dict[str, Any]]:
 
 
 def ratio_chart(
-    fidelity: pl.DataFrame, criterion: CollapseCriterion, cells: Cells, unit: str, *, width: Width = 640
+    fidelity: pl.DataFrame, criterion: Collapse, cells: Cells, unit: str, *, width: Width = 640
 ) -> alt.LayerChart | None:
     """Fidelity-interval ratios to the baseline: point and interval, and up to a dozen seeds' ratios as small dots.
 
