@@ -77,6 +77,10 @@ vary:
 collapse:  # a list, or one criterion by itself
   - {metric: trace_ratio, threshold: 0.5, direction: below}  # half of the baseline's generation 0
   - {metric: wasserstein, threshold: 0.5, direction: above, relative_to: absolute, confirm: 2}
+  - {metric: trace_ratio, threshold: [0.5, 2.0], direction: outside}  # less than half of it, or more than twice
+  - any_of:  # whichever of these comes first, as one criterion
+      - {metric: trace_ratio, threshold: 0.1, direction: below}
+      - {metric: mean_error, threshold: 1.0, direction: above, relative_to: absolute}
 claims:  # mixed over replace, paired by seed and size: above 1
   - id: human-data-preserves-the-variance
     source: Kazdan et al. 2025
@@ -120,6 +124,7 @@ def studies() -> str:
 
 
 _TAGS = ("kind", "task")  # the keys that tell the models of one place apart
+_UNTAGGED = {"CollapseCriterion": "", "AnyOf": " with `any_of`"}  # models that no such key tells apart, by their title
 
 
 class _Keys:
@@ -172,7 +177,10 @@ class _Keys:
             if isinstance(key.get("additionalProperties"), Mapping):
                 place += ".KEY"
             for model, form in forms.items():
-                if (place, model) not in self._headings:
+                around = (h for (outer, m), h in self._headings.items() if m == model and place.startswith(f"{outer}."))
+                if (place, model) not in self._headings and (same := next(around, None)):
+                    self._headings[place, model] = same  # a model inside another form of its own place
+                elif (place, model) not in self._headings:
                     self._headings[place, model] = self._heading(place, form, len(forms) > 1)
                     new.setdefault(place, []).append(form)
             links = [_link("see below", self._headings[place, model]) for model in forms]
@@ -192,6 +200,9 @@ class _Keys:
             values = [key["const"]] if "const" in key else key.get("enum", []) if several else []
             if values:
                 return f"`{place}` with `{tag}: {' or '.join(values)}`"
+        untagged = _UNTAGGED.get(form.get("title", ""))
+        if several and untagged is not None:
+            return f"`{place}`{untagged}"
         return f"`{place}`{' of your own' if several else self._of}"
 
 

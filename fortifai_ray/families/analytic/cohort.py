@@ -9,8 +9,8 @@ rank u in (0, 1] of the sample's likelihood among the training samples, under th
 repeated with the weights −f′(log u). Cross entropy is weight 1. TCE omits the samples whose likelihood lies above the
 γ-quantile. On densities that *inflates* the variance: the likeliest samples lie in the middle. For a Gaussian at
 γ = 0.9 the central tenth is omitted, and the variance of the rest is 1.11 times as large, in each generation. So a
-criterion that looks for shrinking never fires: such studies need a two-sided one, the KL divergence or the Wasserstein
-distance to the truth.
+criterion that looks for shrinking never fires: such studies need a two-sided one (``direction: outside``), the KL
+divergence or the Wasserstein distance to the truth.
 """
 
 import math
