@@ -31,6 +31,7 @@ import numpy as np
 from fortifai_ray.statistics.crossing import Floats, Integers
 
 MIN_FOR_VARIANCE = 10  # chains; with fewer, squared deviations from their own mean underestimate their own spread
+_FEW = 6  # values; fewer do not show whether their law is skewed, so that any skewness of theirs counts
 _CHAINS_PER_KURTOSIS = 20  # a variance's interval is approximate for fewer chains: 60 of a normal law, 180 exponential
 
 
@@ -205,9 +206,10 @@ def mean_intervals(samples: Floats, level: float) -> tuple[Floats, Floats]:
     """Intervals of the mean of each row of independent values.
 
     Student's t covers 84, 85 and 87 % at nominal 90 % for 6, 10 and 20 values of an exponential law. So the end on the
-    side of the longer tail is moved outwards: by 2 to 2.5 times Johnson's correction (2.5 up to six values, 2 from nine
+    side of the longer tail is moved outwards: by 2 to 2.5 times Johnson's correction (2.5 for six values, 2 from nine
     on), since so small a sample shows half of its law's skewness or less, and by no more than the half-width of
-    Student's interval. A skewness within half a standard error of a normal sample's counts as none.
+    Student's interval (0.7 of it for three values, lest it cover a normal law more than 93 times in 100). A skewness
+    within half a standard error of a normal sample's counts as none, from 6 values on.
 
     Args:
         samples: (rows, n), finite, n at least 2.
@@ -220,7 +222,8 @@ def mean_intervals(samples: Floats, level: float) -> tuple[Floats, Floats]:
     t, mean = student(level, n - 1), samples.mean(axis=1)
     error = samples.std(axis=1, ddof=1) / math.sqrt(n)
     johnson = _skewness(samples) * (1 + 2 * t**2) / (6 * math.sqrt(n))
-    moved = np.clip(min(2.5, max(2.0, 1 + 9 / n)) * johnson, -t, t)
+    factor, most = max(2.0, 1 + 9 / n) if n >= _FEW else 2.0, 0.7 * t if n == 3 else t
+    moved = np.clip(factor * johnson, -most, most)
     low, high = mean + error * (np.minimum(moved, 0) - t), mean + error * (np.maximum(moved, 0) + t)
     constant = np.ptp(samples, axis=1) == 0
     return np.where(constant, samples[:, 0], low), np.where(constant, samples[:, 0], high)
@@ -275,7 +278,7 @@ def _skewness(samples: Floats) -> Floats:
         biased = (deviations**3).mean(axis=1) / (deviations**2).mean(axis=1) ** 1.5
     skewness = np.nan_to_num(biased) * math.sqrt(n * (n - 1)) / (n - 2)
     error = math.sqrt(6 * n * (n - 1) / ((n - 2) * (n + 1) * (n + 3)))  # of a normal sample's
-    return np.where(np.abs(skewness) > 0.5 * error, skewness, 0.0)
+    return np.where((np.abs(skewness) > 0.5 * error) | (n < _FEW), skewness, 0.0)
 
 
 def student(level: float, degrees: int) -> float:
