@@ -28,9 +28,9 @@ prepare() {
   done
   data="${FORTIFAI_DATA:-../shared/data}/wikitext-2"
   if [ -d "$data" ]; then cp "$data"/*.txt "$carried/text/"; else echo "no text at $data: part 5 takes Python's own" >&2; fi
-  size=$(du -sm "$carried" | cut -f1)
-  [ "$size" -lt "$limit" ] || { echo "$carried has $size MiB: more than the $limit that travel" >&2; exit 1; }
-  echo "$carried is ready ($size MiB). There: sh scripts/gpu_check.sh run FOLDER"
+  size=$({ git ls-files -z && find "$carried" -type f -print0; } | du -cm --files0-from=- | tail -n 1 | cut -f1)
+  [ "$size" -lt "$limit" ] || { echo "the tree and $carried have $size MiB: more than the $limit that travel" >&2; exit 1; }
+  echo "$carried is ready, with the tree $size MiB. There: sh scripts/gpu_check.sh run FOLDER"
 }
 
 run() {
