@@ -188,7 +188,8 @@ def fetch(
     """
     from fortifai_ray.engines.fetch import fetch as get
 
-    get(model, into, _console().print)
+    console = _console()
+    get(model, into, lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True))
 
 
 @app.command()
