@@ -40,10 +40,21 @@ class FitConfig(Section):
 
     epochs: int = Field(1, ge=1, description="passes over the training set")
     batch_size: int = Field(16, ge=1)
-    optimizer: Literal["adamw", "adam"] = Field("adamw", description="Adam, its weight decay decoupled in adamw")
+    optimizer: Literal["adamw", "adam", "sgd"] = Field(
+        "adamw", description="Adam, its weight decay decoupled in adamw; or stochastic gradient descent with momentum"
+    )
+    momentum: float = Field(
+        0.9,
+        ge=0.0,
+        lt=1.0,
+        exclude_if=lambda value: value == 0.9,  # some recipes are older than the key
+        description="of sgd",
+    )
     learning_rate: float = Field(1e-3, gt=0.0, description="peak of the schedule")
-    schedule: Literal["cosine", "linear", "constant"] = Field(
-        "cosine", description="how the learning rate falls to 0 after its warm-up; constant: neither"
+    schedule: Literal["cosine", "linear", "constant", "rising"] = Field(
+        "cosine",
+        description="how the learning rate falls to 0 after its warm-up; constant: neither; rising: neither, but from "
+        "a third of it, epoch by epoch, towards the whole (PyTorch's LinearLR, as ForTIFAI's sgd has it)",
     )
     warmup_ratio: float = Field(0.05, ge=0.0, lt=1.0, description="share of the steps in which the rate rises from 0")
     weight_decay: float = Field(0.01, ge=0.0, description="of the optimizer")
@@ -162,6 +173,7 @@ class Fit(ABC, Generic[Batch]):
         self._optimizer, self._schedule = _make_optimizer(network, training, self._steps)
         self._sums = torch.zeros(self._steps, len(self.COLUMNS), dtype=torch.float64, device=self.device)
         self._gammas: list[float] = []
+        self._seconds_beside = 0.0  # of what is no training
 
     @abstractmethod
     def batches(
@@ -176,6 +188,9 @@ class Fit(ABC, Generic[Batch]):
     def add_gradients(self, step: int, batch: Batch, loss: EpochLoss) -> None:
         """Run the batch forward and backward, and record the step."""
 
+    def after_epoch(self, epoch: int) -> None:
+        """What is done with the network after each epoch, on every rank; nothing, but where a subclass says so."""
+
     @abstractmethod
     def target_probabilities(self, module: Any, batch: Batch) -> "list[Tensor]":
         """p of the batch's targets under ``module``, the unwrapped network: tensors of shape (targets,)."""
@@ -188,7 +203,7 @@ class Fit(ABC, Generic[Batch]):
         """Train for every epoch, or until training diverges. Every worker calls it once."""
         started = time.perf_counter()
         diverged = self._train(loss)
-        seconds = time.perf_counter() - started
+        seconds = time.perf_counter() - started - self._seconds_beside
         self.reduce()
         total = dict(zip(self.COLUMNS, self._sums.sum(0).tolist(), strict=True))
         targets = max(total["targets"], 1.0)
@@ -229,6 +244,9 @@ class Fit(ABC, Generic[Batch]):
                 if not self._step(step, batch, of_epoch):
                     return f"the gradient is not finite at step {step}"
                 step += 1
+            started = time.perf_counter()
+            self.after_epoch(epoch)
+            self._seconds_beside += time.perf_counter() - started
         return None
 
     def _step(self, step: int, batch: Batch, loss: EpochLoss) -> bool:
@@ -302,8 +320,20 @@ def _make_optimizer(
     import torch
     import transformers
 
-    kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[training.optimizer]
-    optimizer = kind(network.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay, fused=True)
+    common: dict[str, Any] = {"lr": training.learning_rate, "weight_decay": training.weight_decay, "fused": True}
+    optimizer: torch.optim.Optimizer
+    if training.optimizer == "sgd":
+        optimizer = torch.optim.SGD(network.parameters(), momentum=training.momentum, **common)
+    else:
+        kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[training.optimizer]
+        optimizer = kind(network.parameters(), **common)
+    if training.schedule == "rising":
+        of_an_epoch = steps // training.epochs
+
+        def share(step: int) -> float:
+            return (1 + 2 * (step // of_an_epoch) / training.epochs) / 3
+
+        return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, share)
     schedule = transformers.get_scheduler(
         training.schedule, optimizer, num_warmup_steps=round(training.warmup_ratio * steps), num_training_steps=steps
     )

@@ -98,6 +98,21 @@ class WrittenBy(Section):
         return hash(self.model_dump_json())
 
 
+class ValidationConfig(Section):
+    """Text that is held out instead of a share of the corpus."""
+
+    path: str | None = Field(None, description="a file of text, or a folder of them, as `corpus.path`")
+    split: str | None = Field(None, description="another split of the corpus's data set, e.g. validation")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if (self.path is None) == (self.split is None):
+            raise ValueError("give exactly one of path and split")
+        if self.path is not None and not os.path.exists(self.path):
+            raise ValueError(_missing(self.path))
+        return self
+
+
 class CorpusConfig(Section):
     """The human text, and the share of it that is held out.
 
@@ -112,7 +127,13 @@ class CorpusConfig(Section):
     name: str | None = Field(None, description="configuration of the dataset")
     split: str = Field("train", description="split of the dataset, also of one that was saved to a folder")
     text_column: str = Field("text", description="column of the text in JSON, tables and datasets; nested: `data.text`")
-    held_out: float = Field(0.1, gt=0.0, lt=1.0, description="share of the text")
+    held_out: float = Field(0.1, gt=0.0, lt=1.0, description="share of the text, where validation names no other")
+    validation: ValidationConfig | None = Field(
+        None,
+        exclude_if=lambda value: value is None,  # some recipes are older than the key
+        description="the held-out text, where it is one of its own: `{path: FILE}` or `{split: validation}`; the whole "
+        "corpus is then trained on",
+    )
     train_tokens: int | None = Field(
         None, gt=0, description="generation 0's tokens, drawn by the recipe's seed; null: all that the regime leaves it"
     )
@@ -132,6 +153,8 @@ class CorpusConfig(Section):
             raise ValueError(f"give exactly one of {', '.join(origins)} (given: {', '.join(given) or 'none'})")
         if self.path is not None and not os.path.exists(self.path):  # False, too, where that cannot be known
             raise ValueError(_missing(self.path))
+        if self.validation is not None and self.validation.split is not None and self.dataset is self.path is None:
+            raise ValueError(f"validation.split: {given[0]} has no splits: give validation.path")
         return self
 
     @field_validator("path")
@@ -223,6 +246,25 @@ class TrainingConfig(FitConfig):
         exclude_if=lambda value: value is None,
         description="train adapters over a frozen model; init: previous trains the last generation's adapter further",
     )
+
+    keep: Literal["last", "best"] = Field(
+        "last",
+        exclude_if=lambda value: value == "last",
+        description="which epoch's model is the generation's: the last one, or the best one by `keep_by`, the earlier "
+        "of equals",
+    )
+    keep_by: str = Field(
+        "perplexity",
+        exclude_if=lambda value: value == "perplexity",
+        description="the measure that chooses: held-out perplexity, or that of a benchmark, e.g. `kr_accuracy`; what "
+        "chooses a model makes it look good, so judge collapse by another one",
+    )
+
+    @model_validator(mode="after")
+    def _only_the_best_is_chosen(self) -> Self:
+        if self.keep == "last" and self.keep_by != "perplexity":
+            raise ValueError(f"keep_by: {self.keep_by} chooses the epoch with keep: best: give that, or leave it out")
+        return self
 
     @model_validator(mode="after")
     def _micro_batches_have_blocks(self) -> Self:

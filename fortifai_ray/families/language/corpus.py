@@ -16,7 +16,7 @@ import numpy as np
 from fortifai_ray.engines.pretrained import WeightsError, load_tokenizer
 from fortifai_ray.errors import UserError, in_short
 from fortifai_ray.families.language.config import CorpusConfig, ModelConfig
-from fortifai_ray.families.language.texts import read_documents
+from fortifai_ray.families.language.texts import Documents, read_documents, read_validation
 from fortifai_ray.seeds import generator
 from fortifai_ray.storage.store import Stage, StageKey, StageStore, file_sha256
 
@@ -117,9 +117,17 @@ def prepare_corpus(config: CorpusConfig, model: ModelConfig, store: StageStore) 
     Raises :class:`UserError` for a text that cannot be read or split, or a tokenizer that cannot be loaded.
     """
     documents = read_documents(config)
-    inputs = {"text": documents.hash, "held_out": config.held_out, "tokenizer": _tokenizer_identity(model)}
-    key = StageKey("corpus", VERSION, inputs)
-    return Corpus(store.step(key, lambda folder: _tokenise(documents.texts, config, model, folder)))
+    validation = read_validation(config, documents)
+    held_out = {"held_out": config.held_out} if validation is None else {"validation": validation.hash}
+    key = StageKey("corpus", VERSION, {"text": documents.hash, **held_out, "tokenizer": _tokenizer_identity(model)})
+
+    def compute(folder: Path) -> dict[str, Any]:
+        parts = split_documents(documents.texts, config.held_out)
+        if validation is not None:
+            parts = documents.texts, list(dict.fromkeys(validation.texts))
+        return {"documents": len(documents.texts), **_tokenise(*parts, model, folder)}
+
+    return Corpus(store.step(key, compute))
 
 
 def open_corpus(stage_hash: str, store: StageStore) -> Corpus:
@@ -134,31 +142,41 @@ def open_corpus(stage_hash: str, store: StageStore) -> Corpus:
 def describe_corpus(config: CorpusConfig, stage_hash: str, store: StageStore) -> tuple[str, ...]:
     """What a dry run says of a corpus: its size, its longest document, special tokens in its text."""
     corpus, documents = open_corpus(stage_hash, store), read_documents(config)
+    validation = read_validation(config, documents)
     where = config.path or config.dataset or config.source or "written text"
     ends = (corpus.train_ends, corpus.held_out_ends)
     count, longest = sum(map(len, ends)), max(int(np.diff(each, prepend=0).max()) - 1 for each in ends)
-    # Equal documents are on one side, and the held-out ones differ.
-    copies = len(corpus.train_ends) - (len(set(documents.texts)) - len(corpus.held_out_ends))
+    # Equal documents of one text are on one side, and the held-out ones differ.
+    held_out, read = (len(corpus.held_out_ends), documents) if validation is None else (0, validation.after(documents))
+    copies = len(corpus.train_ends) - (len(set(documents.texts)) - held_out)
     special = corpus.count_special()
     share = sum(special.values()) / max(1, len(corpus.train) + len(corpus.held_out) - count)
     most = max(special, key=lambda token: special[token], default="")
     often = f" ({special[most]:,} times {most!r})" if special else ""
     line = (
         f"corpus: {where}: {len(corpus.train):,} training and {len(corpus.held_out):,} held-out tokens of "
-        f"{len(documents.texts):,} documents"
-        + (f" in {documents.files:,} files" if documents.files > 1 else "")
+        f"{len(read.texts):,} documents"
+        + (f" in {read.files:,} files" if read.files > 1 else "")
         + f", the longest of {longest:,} tokens; {share:.1%} special tokens in the text{often}; documents left out: "
-        + (documents.left_out(len(documents.texts) - count) or "none")
+        + (read.left_out(len(read.texts) - count) or "none")
         + (f"; {copies:,} training documents are copies of others, and stay" if copies else "")
-        + (f"; files left out: {documents.files_left_out}" if documents.files_left_out else "")
+        + (f"; files left out: {read.files_left_out}" if read.files_left_out else "")
     )
     left_out = corpus.stage.outputs.get("left_out", ())
     return (
         line,
         *(f"tokenizer: the {name} that its tokenizer.json carries from a call is left out" for name in left_out),
+        *_leaks(documents, validation),
         *([_TOO_FEW.format(config.train_tokens, len(corpus.train))] if _asks_too_much(config, corpus) else ()),
         *([_SUSPICIOUS.format(f"{share:.1%}", repr(most))] if share >= SUSPICIOUS else ()),
     )
+
+
+def _leaks(documents: Documents, validation: Documents | None) -> list[str]:
+    """What to say of validation documents that are trained on."""
+    both = set(documents.texts).intersection(() if validation is None else validation.texts)
+    said = "warning: corpus.validation: {:,} of its documents are in the training text, too: the model knows them"
+    return [said.format(len(both))] * bool(both)
 
 
 def _asks_too_much(config: CorpusConfig, corpus: Corpus) -> bool:
@@ -183,8 +201,7 @@ def split_documents(documents: list[str], held_out: float) -> tuple[list[str], l
     return [text for text in documents if text not in chosen], [text for text in unique if text in chosen]
 
 
-def _tokenise(documents: list[str], config: CorpusConfig, model: ModelConfig, folder: Path) -> dict[str, Any]:
-    train, held_out = split_documents(documents, config.held_out)
+def _tokenise(train: list[str], held_out: list[str], model: ModelConfig, folder: Path) -> dict[str, Any]:
     if model.random:
         end_of_text = _train_tokenizer(train, model.vocab_size, folder / "tokenizer")
     else:
@@ -194,7 +211,7 @@ def _tokenise(documents: list[str], config: CorpusConfig, model: ModelConfig, fo
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer" / "tokenizer.json"))
-    outputs: dict[str, Any] = {"end_of_text": end_of_text, "documents": len(documents), "left_out": left_out}
+    outputs: dict[str, Any] = {"end_of_text": end_of_text, "left_out": left_out}
     for name, texts in (("train", train), ("held_out", held_out)):
         rows = [
             np.array([*row.ids, end_of_text], dtype=np.int32)

@@ -99,10 +99,21 @@ class LanguageFamily:
         self._data = self._check_length(data)
         order_seed = derive_seed(self._recipe.seed, "order", generation)
 
+        best = settings.keep == "best"
+        chosen = {"chosen": self.measures.chooses(generation)} if best else {}
+
         def train(folder: Path) -> training.TrainingReport:
             files, blocks = self._files(start_from), self._blocks(data)
             return training.train(
-                self._executor, files, folder, blocks, loss, settings, order_seed, end_of_text=end_of_text
+                self._executor,
+                files,
+                folder,
+                blocks,
+                loss,
+                settings,
+                order_seed,
+                end_of_text=end_of_text,
+                measure=self.measures.measure(generation) if best else None,
             )
 
         stage = fit_step(
@@ -113,7 +124,7 @@ class LanguageFamily:
             settings,
             start_from=start_from,
             generation=generation,
-            inputs={"corpus": self.corpus.hash, "order_seed": order_seed},
+            inputs={"corpus": self.corpus.hash, "order_seed": order_seed, **chosen},
             train=train,
         )
         if settings.lora is not None:

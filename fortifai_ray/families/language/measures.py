@@ -1,5 +1,6 @@
 """Further stages that measure a generation: benchmarks of its model, signs of collapse in its corpus."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -12,9 +13,10 @@ from fortifai_ray.evaluation.benchmarks.config import BenchmarksConfig, KrTest
 from fortifai_ray.evaluation.signs import Signs, SignsConfig
 from fortifai_ray.evaluation.signs import corpus as corpus_side
 from fortifai_ray.evaluation.signs import model as model_side
-from fortifai_ray.families.language import data
+from fortifai_ray.families.language import data, scoring
 from fortifai_ray.families.language.corpus import Corpus
-from fortifai_ray.families.language.recipe import LanguageRecipe
+from fortifai_ray.families.language.keeping import Measure
+from fortifai_ray.families.language.recipe import PERPLEXITY, LanguageRecipe
 from fortifai_ray.recipe.executor import Executor
 from fortifai_ray.recipe.regimes import Human
 from fortifai_ray.storage.steps import Steps
@@ -50,19 +52,46 @@ class Measures:
         return self.steps.run(key, "run the benchmarks", lambda _: self._run_benchmarks(model, generation))
 
     def _run_benchmarks(self, model: Stage, generation: int) -> dict[str, Any]:
-        report = self.executor.score(
-            _benchmarks_of,
-            self.files(model),
-            self.recipe.evaluation.benchmark_settings,
-            self.steps.files(self.corpus.stage),
-            threads=self.executor.threads,
-            held_in=self._held_in(self.human) if self._made_exams else [],
-            fractions=self._fractions(),
-            seed=self.recipe.seed,
-            generation=generation,
-        )
+        settings, corpus = self.recipe.evaluation.benchmark_settings, self.steps.files(self.corpus.stage)
+        known = self._asked(generation)
+        report = self.executor.score(_benchmarks_of, self.files(model), settings, corpus, **known)
         seconds = {"evaluate_seconds": report.evaluate_seconds}
         return {**report.metrics(), **seconds, DETAILS: {"benchmarks": report.details()}}
+
+    def _asked(self, generation: int) -> dict[str, Any]:
+        return {
+            "threads": self.executor.threads,
+            "held_in": self._held_in(self.human) if self._made_exams else [],
+            "fractions": self._fractions(),
+            "seed": self.recipe.seed,
+            "generation": generation,
+        }
+
+    def chooses(self, generation: int) -> dict[str, Any]:
+        """What determines which epoch is kept (``training.keep_by``), but the model and the held-out text."""
+        from fortifai_ray.evaluation.benchmarks.run import identity
+
+        if self.recipe.training.keep_by == PERPLEXITY:
+            return {"perplexity": scoring.PERPLEXITY_VERSION}
+        return identity(self._choosing, {**self._text(), "seed": self.recipe.seed}, generation)
+
+    def measure(self, generation: int) -> Measure:
+        """The measure that chooses it."""
+        name, recipe = self.recipe.training.keep_by, self.recipe
+        highest = recipe.direction_of(name) == "below"  # collapse moves it down
+        if name == PERPLEXITY:
+            blocks = self.corpus.blocks(self.corpus.held_out, recipe.training.block_size)
+            sizes = {"batch_size": recipe.evaluation.batch_size, "threads": self.executor.threads}
+            return Measure(highest, scoring.perplexity_value, (np.array(blocks),), sizes)
+        arguments = (name, self._choosing, self.steps.files(self.corpus.stage))
+        return Measure(highest, _benchmark_value, arguments, self._asked(generation))
+
+    @property
+    def _choosing(self) -> BenchmarksConfig:
+        """The benchmark that has the measure."""
+        name, evaluation = self.recipe.training.keep_by, self.recipe.evaluation
+        entry = next(entry for entry in evaluation.benchmarks if name in entry.columns)
+        return BenchmarksConfig(benchmarks=(entry,), batch_size=evaluation.batch_size)
 
     def signs(self, written: Stage, model: Stage, first: Stage) -> Stage | None:
         """The signs of collapse, with generation 0's model ``first`` as reference; None where the recipe has none."""
@@ -162,6 +191,12 @@ class Measures:
 
         corpus, size = self.corpus, self.recipe.training.block_size
         return held_in_texts(corpus.train, corpus.train_ends, blocks, size, corpus.decode)
+
+
+def _benchmark_value(model: Path, name: str, settings: BenchmarksConfig, corpus: Path, **asked: Any) -> float:
+    """One measure of the benchmarks; NaN where it could not be taken."""
+    value = _benchmarks_of(model, settings, corpus, **asked).metrics().get(name)
+    return math.nan if value is None else float(value)
 
 
 def _benchmarks_of(

@@ -9,18 +9,26 @@ from fortifai_ray.engines.engine import DecodingConfig, EngineConfig
 from fortifai_ray.errors import UserError
 from fortifai_ray.families import KEPT_FRACTION, MEAN_TARGET_PROBABILITY, TRAIN_LOSS
 from fortifai_ray.families.language.config import CorpusConfig, EvaluationConfig, ModelConfig, TrainingConfig
-from fortifai_ray.metrics import CORPUS, MODEL, TRAINING, Metric
+from fortifai_ray.metrics import CORPUS, MODEL, TRAINING, Metric, metric
 from fortifai_ray.recipe.curation import Verifier
 from fortifai_ray.recipe.recipe import Recipe, Unit
 from fortifai_ray.storage.store import StageStore
-from fortifai_ray.validation import Section
+from fortifai_ray.validation import Section, hint
 
 if TYPE_CHECKING:
     pass
 
+PERPLEXITY = "perplexity"
+KEPT_EPOCH = Metric(
+    "kept_epoch",
+    "epochs",
+    "the epoch, from 0, whose model is the generation's, with training.keep: best",
+    "fortifai_ray.families.language.keeping",
+    group=TRAINING,
+)
 METRICS = (
     Metric(
-        "perplexity",
+        PERPLEXITY,
         "per token",
         "exp of the mean −ln p per token of the held-out human text",
         "Jelinek et al. 1977",
@@ -65,6 +73,7 @@ METRICS = (
         direction="above",
         group=CORPUS,
     ),
+    KEPT_EPOCH,
 )
 
 
@@ -106,6 +115,18 @@ class LanguageRecipe(Recipe):
         return self
 
     @model_validator(mode="after")
+    def _a_measure_chooses(self) -> Self:
+        chooses = self.training.keep_by
+        known = [PERPLEXITY, *(name for entry in self.evaluation.benchmarks for name in entry.columns)]
+        known = [name for name in known if self.direction_of(name) is not None]
+        if self.training.keep == "best" and chooses not in known:
+            raise ValueError(
+                f"training.keep_by: {chooses} is not measured of a model{hint(chooses, known)}; a "
+                "benchmark's measure needs the benchmark in evaluation.benchmarks"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _adapters_need_their_model(self) -> Self:
         if self.engine.lora_rank is not None:
             raise ValueError("engine.lora_rank: it is that of training.lora: leave it out")
@@ -115,6 +136,10 @@ class LanguageRecipe(Recipe):
                 "learns next to nothing: base or previous is right, or leave lora out"
             )
         return self
+
+    def direction_of(self, name: str) -> str | None:
+        """The side to which collapse moves a measure of this recipe's."""
+        return next((each.direction for each in self.declared if each.name == name), metric(name).direction)
 
     @property
     def writer(self) -> EngineConfig:
@@ -149,11 +174,17 @@ class LanguageRecipe(Recipe):
                 "decoding: contexts reach over blocks that are no neighbours in the text, since corpus.order is "
                 "permuted; sequential keeps them so"
             )
+        if self.training.keep == "best":
+            said.append(
+                f"training.keep: each generation keeps the epoch with the best {self.training.keep_by}, which is then "
+                "too good as a measure of the generation"
+            )
         return tuple(said)
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        return (*(metric.name for metric in (*METRICS, *self.loss.metrics)), *self.evaluation.metrics)
+        own = [each for each in METRICS if each is not KEPT_EPOCH or self.training.keep == "best"]
+        return (*(each.name for each in (*own, *self.loss.metrics)), *self.evaluation.metrics)
 
     @property
     def declared(self) -> tuple[Metric, ...]:

@@ -45,6 +45,11 @@ def perplexity(model: Path, blocks: np.ndarray, *, batch_size: int, threads: int
     return PerplexityReport(exp(total / targets), targets, time.perf_counter() - started)
 
 
+def perplexity_value(model: Path, blocks: np.ndarray, *, batch_size: int, threads: int = 1) -> float:
+    """The value of :func:`perplexity` alone."""
+    return perplexity(model, blocks, batch_size=batch_size, threads=threads).perplexity
+
+
 def row_scores(model: Path, rows: "pa.Table", *, batch_size: int, threads: int = 1) -> np.ndarray:
     """(rows,) The mean log-likelihood (nats) of each row's generated tokens, given its prompt and those before.
 

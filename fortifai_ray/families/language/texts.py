@@ -57,17 +57,43 @@ class Documents:
             digest.update(b"\x00" * (number > 0) + text.encode())
         return digest.hexdigest()
 
+    def after(self, others: "Documents") -> "Documents":
+        """Both, as what is said of a corpus."""
+        said = ", ".join(filter(None, (others.files_left_out, self.files_left_out)))
+        counts = (others.null + self.null, others.empty + self.empty, others.files + self.files)
+        return Documents([*others.texts, *self.texts], *counts, said)
+
     def left_out(self, copies: int = 0) -> str:
         """What was left out, in words, with ``copies`` of held-out documents; empty where nothing was."""
         counts = ((self.null, "null"), (self.empty, "empty"), (copies, "copies of held-out ones"))
         return ", ".join(f"{count:,} {name}" for count, name in counts if count)
 
 
+def read_validation(config: CorpusConfig, corpus: Documents) -> Documents | None:
+    """The held-out documents where they are a text of their own; None where they are a share of the corpus.
+
+    Raises :class:`UserError` as :func:`read_documents`, and where the corpus is that very text.
+    """
+    given = config.validation
+    if given is None:
+        return None
+    other: dict[str, Any] = {"split": given.split}
+    if given.path is not None:
+        other = dict.fromkeys(("source", "dataset", "written_by", "name")) | {"path": given.path}
+    try:
+        found = read_documents(config.model_copy(update=other))
+    except UserError as error:
+        raise UserError(str(error).replace("corpus", "corpus.validation", 1)) from None
+    if set(found.texts) >= set(corpus.texts):
+        raise UserError(f"corpus.validation: {given.path or given.split}: the corpus is the same text; give another")
+    return found
+
+
 def read_documents(config: CorpusConfig) -> Documents:
     """The corpus as whole documents.
 
     Raises :class:`UserError`, with the file and the line or row, for what cannot be read or is no text, and for fewer
-    than two documents that differ.
+    documents that differ than are needed: two, so that one can be held out, or one beside a validation text.
     """
     where, files = config.path or config.dataset or config.source or "the text written", Found([])
     found: list[str | None]
@@ -88,11 +114,12 @@ def read_documents(config: CorpusConfig) -> Documents:
     kept = [text for text in texts if text.strip()]
     documents = Documents(kept, null, len(texts) - len(kept), len(files.files), files.said)
     different = len(set(kept))
-    if different < 2:
+    if different < (least := 2 if config.validation is None else 1):
         count = f"{len(kept)} document(s)" + (", all the same" if len(kept) > 1 else "")
         left_out = f" beside {documents.left_out()}" if documents.left_out() else ""
         raise UserError(
-            f"corpus: {where} holds {count}{left_out}; at least 2 that differ are needed, so that one can be held out"
+            f"corpus: {where} holds {count}{left_out}; "
+            + ("at least 2 that differ are needed, so that one can be held out" if least == 2 else "one is needed")
         )
     return documents
 

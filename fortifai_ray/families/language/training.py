@@ -7,9 +7,10 @@ fused loss multiplies by it, and a head that is tied to the embeddings stays so.
 """
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -22,6 +23,7 @@ from fortifai_ray.families.fitting import EpochLoss, Fit, FitReport, read_report
 from fortifai_ray.families.language.adapters import adapt, save_adapter
 from fortifai_ray.families.language.blocks import Blocks
 from fortifai_ray.families.language.config import TrainingConfig
+from fortifai_ray.families.language.keeping import BestEpoch, Measure
 from fortifai_ray.families.language.models import keep_documents_apart, save_whole
 from fortifai_ray.losses import CrossEntropy, Loss
 from fortifai_ray.recipe.executor import Executor, Workers
@@ -52,6 +54,8 @@ class TrainingReport(FitReport):
     target_probability_q75: float | None
     output_head: str  # "fused", or "plain: " and why
     held_share: float  # of the weights, by rank 0 between steps: 1 unless they are sharded
+    kept_epoch: int | None = None  # with training.keep: best, from 0
+    epoch_values: list[float | None] = field(default_factory=list)  # of keep_by; None for what is not finite
 
 
 def train(
@@ -64,17 +68,27 @@ def train(
     order_seed: int,
     *,
     end_of_text: int | None = None,
+    measure: Measure | None = None,
 ) -> TrainingReport:
     """Train ``model`` (a Hugging Face folder) on ``blocks``; write the result, a Hugging Face folder, to ``output``.
 
     With ``training.lora`` an adapter is trained and written, and ``model`` may be one, whose training continues. The
     folder of the model it belongs to must end up beside ``output`` (:mod:`fortifai_ray.engines.checkpoints`).
     ``order_seed`` shuffles the blocks, epoch by epoch. ``end_of_text`` is the token that ends a document, which
-    ``training.document_mask`` needs. Raises ValueError where it is missing.
+    ``training.document_mask`` needs, ``measure`` what chooses an epoch, for ``training.keep: best``. Raises ValueError
+    where one is missing.
     """
+    if (training.keep == "best") != (measure is not None):
+        raise ValueError("training.keep: best, and no other, needs a measure")
     if training.document_mask and end_of_text is None:
         raise ValueError("training.document_mask needs the token that ends a document")
-    settings = {"loss": loss, "training": training, "order_seed": order_seed, "end_of_text": end_of_text}
+    settings: dict[str, Any] = {
+        "loss": loss,
+        "training": training,
+        "order_seed": order_seed,
+        "end_of_text": end_of_text,
+    }
+    settings |= {} if measure is None else {"measure": measure}
     arrays = {"tokens": blocks.tokens, "lengths": blocks.lengths}
     executor.fit(train_loop, settings, arrays, model, output)
     return TrainingReport(**read_report(output))
@@ -91,6 +105,7 @@ def train_loop(
     training: TrainingConfig,
     order_seed: int,
     end_of_text: int | None,
+    measure: Measure | None = None,
 ) -> None:
     """Run by every training worker (see :func:`train`)."""
     import torch
@@ -110,11 +125,18 @@ def train_loop(
         keep_documents_apart(network, end_of_text)
     fit = LanguageFit(spread(objective, training, workers), Blocks(tokens, lengths), training, order_seed, workers)
     held = _held_share(fit.network)
+
+    def save(folder: Path) -> None:
+        if training.lora is None:
+            save_whole(network, folder, workers.rank)
+        else:
+            save_adapter(network, folder, base.name, workers.rank)
+
+    if measure is not None:
+        fit.best = BestEpoch(measure, save, output, workers.rank, None if training.lora is None else base)
     report = fit.run(loss)
-    if training.lora is None:
-        save_whole(network, output, workers.rank)
-    else:
-        save_adapter(network, output, base.name, workers.rank)
+    if fit.best is None or not fit.best.finish(diverged=report.diverged is not None):
+        save(output)
     if workers.rank == 0:
         fit.write(output, report, objective.output_head, held)
 
@@ -160,12 +182,17 @@ class LanguageFit(Fit[Batch]):
 
         super().__init__(network, len(blocks), training, order_seed, workers)
         self._blocks = blocks
+        self.best: BestEpoch | None = None
         self._counts = torch.zeros(_BINS, dtype=torch.int64, device=self.device)  # of targets, by their probability
 
     def batches(
         self, order: np.ndarray, rank: int, world: int, purpose: tuple[str | int, ...], first: int
     ) -> Iterator[Batch]:
         return batches(self._blocks, order, self.training, rank, world)
+
+    def after_epoch(self, epoch: int) -> None:
+        if self.best is not None:
+            self.best.after(epoch)
 
     def add_gradients(self, step: int, batch: Batch, loss: EpochLoss) -> None:
         """The gradients of the loss divided by its count of targets over all micro-batches and workers."""
@@ -219,6 +246,8 @@ class LanguageFit(Fit[Batch]):
             target_probability_q75=self._quantile(0.75),
             output_head=output_head,
             held_share=held_share,
+            kept_epoch=None if self.best is None else self.best.kept,
+            epoch_values=[] if self.best is None else [x if math.isfinite(x) else None for x in self.best.values],
         )
         write_report(whole, output)
 

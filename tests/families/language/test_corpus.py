@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from transformers import AutoTokenizer
 
 from fortifai_ray.errors import UserError
@@ -243,3 +244,74 @@ def test_a_tokenizer_that_cannot_serve_is_said(
         prepare_corpus(CorpusConfig(source="pydoc"), ModelConfig(path=str(folder)), StageStore(tmp_path))
     assert str(folder) in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+TINY = ModelConfig(preset="llama-tiny", vocab_size=512)
+
+
+def write(folder: Path, **texts: str) -> dict[str, str]:
+    for name, text in texts.items():
+        (folder / f"{name}.txt").write_text(text)
+    return {name: str(folder / f"{name}.txt") for name in texts}
+
+
+def test_a_validation_text_is_all_that_is_held_out(tmp_path: Path) -> None:
+    """The corpus is trained on whole, even one document; what of the validation text stands in it is said."""
+    files = write(tmp_path, train="one two three\n\nfour five six", own="seven eight\n\nfour five six\n\nseven eight")
+    config = CorpusConfig(path=files["train"], validation={"path": files["own"]})
+    store = StageStore(tmp_path / "store")
+    made = prepare_corpus(config, TINY, store)
+    documents = made.decode([made.train.tolist()])[0].split(END_OF_TEXT)
+    assert [text.strip() for text in documents if text.strip()] == ["one two three", "four five six"]
+    held_out = made.decode([made.held_out.tolist()])[0].split(END_OF_TEXT)
+    assert [text.strip() for text in held_out if text.strip()] == ["seven eight", "four five six"]
+    said = describe_corpus(config, made.hash, store)
+    assert "of 5 documents in 2 files" in said[0]
+    assert "1 copies of held-out ones" in said[0]
+    assert any("corpus.validation: 1 of its documents" in line for line in said)
+    other = prepare_corpus(config.model_copy(update={"held_out": 0.3}), TINY, store)
+    assert other.hash == made.hash, "the share is not used"
+    assert prepare_corpus(CorpusConfig(path=files["train"]), TINY, store).hash != made.hash
+
+
+@pytest.mark.parametrize(
+    ("train", "own", "said"),
+    [
+        ("one two", "one two", "the corpus is the same text"),
+        ("one two", "one two\n\nthree", "the corpus is the same text"),
+        ("one two", "  \n", r"corpus\.validation: .*own.txt holds 0 document"),
+        ("one two", None, "there is no"),
+    ],
+)
+def test_a_validation_text_that_tests_nothing_is_refused(
+    tmp_path: Path, train: str, own: str | None, said: str
+) -> None:
+    """With its file, before anything starts."""
+    write(tmp_path, train=train, **({} if own is None else {"own": own}))
+
+    def prepare() -> None:
+        config = CorpusConfig(path=str(tmp_path / "train.txt"), validation={"path": str(tmp_path / "own.txt")})
+        prepare_corpus(config, TINY, StageStore(tmp_path / "store"))
+
+    with pytest.raises((UserError, ValidationError), match=said):
+        prepare()
+
+
+def test_another_split_of_a_saved_data_set_is_a_validation_text(tmp_path: Path) -> None:
+    """As WikiText-2's own; a text without splits has none to give."""
+    import datasets
+
+    splits = {
+        name: datasets.Dataset.from_dict({"text": [f"{name} {n}" for n in range(3)]})
+        for name in ("train", "validation")
+    }
+    datasets.DatasetDict(splits).save_to_disk(str(tmp_path / "saved"))
+    made = prepare_corpus(
+        CorpusConfig(path=str(tmp_path / "saved"), validation={"split": "validation"}), TINY, StageStore(tmp_path / "s")
+    )
+    assert "validation 2" in made.decode([made.held_out.tolist()])[0]
+    assert "validation" not in made.decode([made.train.tolist()])[0]
+    with pytest.raises(ValidationError, match="source has no splits"):
+        CorpusConfig(source="pydoc", validation={"split": "validation"})
+    with pytest.raises(ValidationError, match="exactly one of path and split"):
+        CorpusConfig(source="pydoc", validation={})
