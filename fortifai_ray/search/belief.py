@@ -59,6 +59,17 @@ class View:
         (low, at_low), (high, at_high) = sides
         return None if low is None and high is None else Pair(low, high, at_low, at_high)
 
+    def narrowest(self, least: float, chains: float) -> "Pair | None":
+        """The narrowest interval around the likely boundary that ``chains`` would prove; None where they prove none."""
+        growth, crossing = self._growth, int(np.count_nonzero(self.mean < 0.5))
+        above = np.maximum(least + _ABOVE_NEED - self.evidence.above_alone, 0) / growth
+        below = np.maximum(least + _ABOVE_NEED - self.evidence.below_alone, 0) / growth
+        lows = np.flatnonzero(above[:crossing] <= chains / 2)
+        highs = crossing + np.flatnonzero(below[crossing:] <= chains / 2)
+        low, high = (int(lows[-1]) if lows.size else None), (int(highs[0]) if highs.size else None)
+        at_low, at_high = (0.0 if low is None else float(above[low])), (0.0 if high is None else float(below[high]))
+        return Pair(low, high, at_low, at_high) if at_low + at_high > 0 else None
+
     def cheapest(self, least: float, farthest: NDArray[np.int64]) -> "Pair":
         """The two places at which the fewest more chains would settle the search.
 

@@ -36,6 +36,7 @@ _STRETCHES = 32  # of the range: none that is wider, and than the tolerance, sta
 _AUDITS = 4  # one chain in so many is the audit's, while the boundary is sought
 _TURN = (5**0.5 - 1) / 2  # turns that spread evenly over 0 to 1, however many there are
 _DEAR = 40  # chains: within the tolerance of the range's end, what side of it the boundary is on is worth no more
+_LAST, _LAST_SHARE = 40, 0.15  # chains: the last ones of a budget too small to settle find what interval they can
 _ROUNDING = 1e-9
 _MORE = np.linspace(BACKING[-1][1], 0, 25).tolist()  # nats of evidence beyond the threshold, as much as was asked for
 _FAILURES = 3  # chains that may fail before a cell in which half of them do is given up
@@ -265,6 +266,9 @@ class BoundaryFinder:
         pair = self._unsettled(belief)
         if pair is None:
             return self._audit(count) or self._doubts(belief).again(count)
+        left = self.search.budget - len(self.answers)
+        if pair.chains > left <= max(_LAST, _LAST_SHARE * self.search.budget):
+            pair = belief.views[0].narrowest(threshold(self.search.level, settled=False), left) or pair
         audit = self._audit(1) if len(self.answers) >= _AUDITS * self._audited + len(_SCAN) else []
         self._audited += len(audit)
         turns = [(len(self.answers) + i) * _TURN % 1 for i in range(count - len(audit))]

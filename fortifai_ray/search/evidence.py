@@ -37,7 +37,7 @@ _STAKES = np.array([0.5, 0.2, 0.08])  # the largest wins on steep curves, the le
 _SHARES = np.log([0.25, 0.5, 0.25])
 _WON, _LOST = np.log1p(_STAKES), np.log1p(-_STAKES)
 _CALIBRATED = 0.5  # of 1/α; with 1, wide curves take twice the chains
-_UNSETTLED = 2.0  # nats more, where a search ends before it settles: it may have wandered over a flat part of the curve
+_UNSETTLED = 1.5  # nats more, where a search ends before it settles: it may have wandered over a flat part of the curve
 
 
 def votes(answers: Sequence[Judged], places: NDArray[np.int64]) -> tuple[Floats, Floats]:

@@ -70,13 +70,13 @@ def low_ceiling(boundary: float, width: float) -> Curve:
 
 def steps(name: str, *rises: tuple[float, float, float]) -> Curve:
     """Logistic rises (where, width, by how much), one above the other: shoulders, a floor (a rise below the range), a
-    ceiling, or several kinds of seed. The boundary is the lowest place with at least one half; NaN without one."""
+    ceiling, or several kinds of seed. The boundary is the lowest place with at least one half; inf without one."""
 
     def probability(value: float) -> float:
         return float(sum(height * expit((value - where) / width) for where, width, height in rises))
 
     if probability(2.0) < 0.5:
-        return Curve(name, probability, float("nan"))
+        return Curve(name, probability, float("inf"))
     return Curve(name, probability, float(brentq(lambda value: probability(value) - 0.5, -1.0, 2.0)))
 
 

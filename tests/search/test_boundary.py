@@ -72,7 +72,7 @@ def test_no_shoulder_floor_or_end_of_the_range_misleads_it(law: Law) -> None:
 def test_what_it_says_of_curves_drawn_at_random_is_true_as_often_as_it_says() -> None:
     """Plateaus, ledges, staircases, kinds of seed, dips, zones, hills, any monotone curve, over ranges, in directions
     and with tolerances of their own: true in 90 of 100 searches, and so is what it calls exact."""
-    rng, each = np.random.default_rng(0), 6
+    rng, each = np.random.default_rng(0), 5
     drawn = [draw(kind, rng) for kind in KINDS if kind != "weak zone" for _ in range(each)]
     points = [finder.result() for finder in searches_of([(one.law, {**one.settings, "budget": 160}) for one in drawn])]
     true = [holds(point, one.law.boundary) for point, one in zip(points, drawn, strict=True)]
@@ -82,11 +82,11 @@ def test_what_it_says_of_curves_drawn_at_random_is_true_as_often_as_it_says() ->
     assert sum(exact) >= at_least(len(exact))
 
 
-@pytest.mark.parametrize("level", [0.47, 0.5, 0.53])
+@pytest.mark.parametrize("level", [0.47, 0.5])
 def test_a_curve_that_lingers_beside_one_half_is_not_called_exact(level: float) -> None:
     """A plateau over 0.4 to 0.8 takes 2/(level − ½)² chains to tell from one half with the evidence that is asked for
     four tolerances outside an interval: here 2,000 and more. Chance settles it in 1 of 50 searches at most."""
-    law, count = steps("lingering", (0.4, 0.005, level), (0.8, 0.005, 1 - level)), 24
+    law, count = steps("lingering", (0.4, 0.005, level), (0.8, 0.005, 1 - level)), 16
     points = [finder.result() for finder in searches(law, count, budget=200)]
     assert sum(point.bound == "exact" for point in points) <= binom.ppf(0.999, count, 0.02)
 
@@ -200,6 +200,49 @@ def test_a_boundary_outside_the_range_is_a_bound(
     point = finder.result()
     assert (point.bound, point.critical, point.low, point.high) == (bound, critical, low, high)
     assert point.chains_run <= 60
+
+
+HALF = Curve("one half", lambda _: 0.5, float("nan"))
+NEVER, ALWAYS = (Curve(str(share), lambda _, share=share: share, float("nan")) for share in (0.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("law", "settings", "bound", "ended", "critical", "low", "high"),
+    [
+        (logistic(0.4, 0.001), {}, "exact", "settled", True, True, True),
+        (logistic(0.4, 0.001), {"low": 0.333, "high": 0.876}, "exact", "settled", True, True, True),
+        (logistic(0.5, 0.04), {"budget": 150}, "undetermined", "budget", None, True, True),
+        (steps("ceiling", (0.3, 0.005, 0.4)), {"budget": 100}, "lower", "budget", True, True, None),
+        (steps("floor", (-1.0, 0.005, 0.6), (0.7, 0.005, 0.4)), {"budget": 100}, "upper", "budget", True, None, True),
+        (HALF, {"budget": 120}, "undetermined", "budget", None, None, None),
+        (NEVER, {}, "lower", "settled", 1.0, 1.0, None),
+        (NEVER, {"low": 0.333, "high": 0.876}, "lower", "settled", 0.87, 0.87, None),
+        (ALWAYS, {}, "upper", "settled", 0.0, None, 0.0),
+        (NEVER, {"direction": "falls"}, "upper", "settled", 0.0, None, 0.0),
+        (ALWAYS, {"direction": "falls"}, "lower", "settled", 1.0, 1.0, None),
+        (ALWAYS, {"direction": "detect", "budget": 120}, "undetermined", "settled", None, None, None),
+    ],
+)  # fmt: skip
+def test_a_point_says_which_of_its_ends_are_known(
+    law: Curve,
+    settings: dict[str, float | int | str | None],
+    bound: str,
+    ended: str,
+    critical: float | bool | None,
+    low: float | bool | None,
+    high: float | bool | None,
+) -> None:
+    """Settled or not, with a boundary in the range or none: an end is null exactly where the range ended before it was
+    found, and the critical value of a bound is its known end. True: any value that agrees with the law."""
+    point = search(law, 0, **settings).result()
+    assert (point.bound, point.ended) == (bound, ended)
+    for found, wanted in ((point.critical, critical), (point.low, low), (point.high, high)):
+        assert (found is not None) if wanted is True else found == wanted
+    assert holds(point, law.boundary)
+    if bound != "exact" and point.critical is not None:
+        assert point.critical == (point.low if bound == "lower" else point.high)
+    if bound == "exact":
+        assert point.low <= point.critical <= point.high
 
 
 def test_without_a_direction_nothing_collapsed_says_nothing() -> None:
