@@ -108,9 +108,7 @@ class Claim(Section):
     value: Annotated[Number | tuple[Number, Number], BeforeValidator(lambda value: _readable_value(value))] = Field(
         description="a number or a closed form, or a pair `[low, high]` of them for `between`"
     )
-    must_reject: Annotated[
-        tuple[WrongTheory, ...], BeforeValidator(lambda value: [value] if isinstance(value, dict) else value)
-    ] = Field(
+    must_reject: Annotated[tuple[WrongTheory, ...], BeforeValidator(lambda value: _wrong_theories(value))] = Field(
         (),
         description="the nearest wrong theories, one or a list; a theory claim needs one. None may satisfy the claim, "
         "and with `equals` the tolerance is at most half of the distance to each",
@@ -179,6 +177,14 @@ class Claim(Section):
         """What is measured, in words."""
         where = f", at {where_words(self.where)}" if self.where else ""
         return f"{self.statistic.words}{where}{self.statistic.against_words}"
+
+
+def _wrong_theories(value: Any) -> Any:
+    entries = value if isinstance(value, list | tuple) else [value]
+    for one in entries:
+        if not isinstance(one, dict | WrongTheory):
+            raise ValueError(f"{{name: …, value: …}} is needed, or a list of such (got {one!r})")
+    return entries
 
 
 def _readable_value(value: Any) -> Any:

@@ -176,8 +176,10 @@ def _boundary_problems(search: BoundarySearch, varied: Sequence[str], criteria: 
             "vary: a boundary search chooses the seeds of its chains; take seed out of vary (search.seeds limits their "
             "number)"
         )
-    step = search.survival.largest_step
-    for criterion in (member for one in criteria for member in one.members):
+    step, members = search.survival.largest_step, [member for one in criteria for member in one.members]
+    if step is not None and len(metrics := {member.metric: None for member in members}) > 1:
+        yield f"search.survival.largest_step: it bounds one metric's steps, and collapse has {', '.join(metrics)}"
+    for criterion in members:
         if step is not None and criterion.log_scale and step <= 1:
             yield f"search.survival.largest_step: for {criterion.metric} it is a factor, above 1, not {step:g}"
 

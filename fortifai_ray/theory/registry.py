@@ -15,6 +15,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Real
 from typing import Any, Literal, TypeVar, get_args
 
 from fortifai_ray.validation import hint
@@ -159,6 +160,10 @@ def lookup(name: str) -> ClosedForm:
     return CLOSED_FORMS[name]
 
 
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and float(value).is_integer()
+
+
 def evaluate(name: str, given: Mapping[str, Any], recipe: Recipe, generation: int | None) -> float:
     """The value of a closed form.
 
@@ -177,6 +182,8 @@ def evaluate(name: str, given: Mapping[str, Any], recipe: Recipe, generation: in
         if generation is None:
             raise ValueError(f"{name} depends on the generation, and the statistic names none: give generation: …")
         arguments[GENERATION] = generation
+    if form.needs_generation and not _is_whole(arguments[GENERATION]):
+        raise ValueError(f"{name}: generation is a whole number (got {arguments[GENERATION]!r})")
     try:
         form.signature.bind(**arguments)
     except TypeError as error:

@@ -94,6 +94,22 @@ def test_a_claim_that_cannot_fail_is_refused_in_one_line(change: dict[str, Any],
 
 
 @pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (0.0, r"\{name: …, value: …\} is needed, or a list of such \(got 0.0\)"),
+        (["nothing"], r"or a list of such \(got 'nothing'\)"),
+        (
+            {"name": "x", "value": {"theory": "gaussian_replace_mean_variance", "n": 9, "generation": 1.5}},
+            "whole number",
+        ),
+    ],
+)
+def test_what_is_no_wrong_theory_is_refused(wrong: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Claim.model_validate(CLAIM | {"value": 0.86, "must_reject": wrong})
+
+
+@pytest.mark.parametrize(
     "change",
     [
         {},

@@ -154,6 +154,18 @@ def test_a_probe_measured_against_the_baseline_has_a_limit(tmp_path: Path) -> No
             },
             "largest_step: for trace_ratio it is a factor, above 1",
         ),
+        (
+            {
+                "collapse": {
+                    "any_of": [
+                        {"metric": "trace_ratio", "threshold": 0.5, "direction": "below"},
+                        {"metric": "mean_error", "threshold": 1.0, "direction": "above", "relative_to": "absolute"},
+                    ]
+                },
+                "search": {**SEARCH, "survival": {"never_recorded": True, "largest_step": 1.5}},
+            },
+            "largest_step: it bounds one metric's steps, and collapse has trace_ratio, mean_error",
+        ),
     ],
 )
 def test_a_search_that_does_not_fit_is_refused(changes: dict[str, Any], message: str) -> None:
