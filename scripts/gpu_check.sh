@@ -47,6 +47,10 @@ case "${1:-}" in
   prepare) prepare ;;
   run)
     [ $# -ge 2 ] || { echo "run: name the folder of the results" >&2; exit 2; }
+    ls "$carried"/wheels/*.whl >/dev/null 2>&1 || {
+      echo "run: no packages in $carried/wheels: first sh scripts/gpu_check.sh prepare, where pip has an index" >&2
+      exit 2
+    }
     shift
     run "$@"
     ;;

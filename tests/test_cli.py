@@ -9,6 +9,7 @@ import pytest
 
 from fortifai_ray.cli import main
 
+LICENCE = Path(__file__).parents[1] / "LICENSE"  # a short text
 STUDY = """
 name: tiny
 family: {kind: language, model: {preset: llama-tiny, vocab_size: 512}}
@@ -46,6 +47,10 @@ def study(tmp_path: Path) -> Path:
         (["family.model={path: no-such-model}"], "no-such-model"),
         (["corpus.train_tokens=300"], "too few for one batch"),
         (["training.block_size=60000", "training.batch_size=1"], "held-out tokens are less than one block"),
+        (
+            [f"corpus.validation={{path: {LICENCE}}}", "training.block_size=9000", "training.batch_size=1"],
+            "corpus.validation.path: ",
+        ),
         (["decoding.context_tokens=3000"], "decoding.context_tokens: rows of 3112 tokens do not fit"),
         (["decoding.context_tokens=600", "corpus.train_tokens=512", "training.batch_size=4"], "than the 512 tokens"),
         (["decoding={temperature: 0, context_tokens: 128}", "decoding.max_new_tokens=32"], "has 32 different contexts"),

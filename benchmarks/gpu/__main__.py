@@ -13,6 +13,7 @@ each part ended. Without a GPU, ``--scale toy`` rehearses everything in seconds.
 import argparse
 import contextlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -106,6 +107,14 @@ def main() -> None:
         import_module(f"benchmarks.gpu.{options.alone}").measure(record, options.scale)
         return
     names = [_named(part.strip(), parser) for part in options.parts.split(",")]
+    if len(set(names)) < len(names):
+        parser.error(f"--parts {options.parts}: a part is named twice")
+    if not 0 < options.budget < math.inf:
+        parser.error(f"--budget {options.budget:g}: a number of seconds above 0 is needed")
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--out {options.out}: no folder can be made there ({error.strerror}); give another one")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the part under way ends too
     summary = run(names, options.out, options.scale, options.budget)
     print(json.dumps(summary))

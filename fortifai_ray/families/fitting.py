@@ -11,10 +11,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fortifai_ray.losses import DynamicTruncatedCrossEntropy, Loss, PointwiseLoss, SequenceLoss
 from fortifai_ray.recipe.curation import Curation, NoCuration, Surplexity, Verifier
@@ -48,7 +48,7 @@ class FitConfig(Section):
         ge=0.0,
         lt=1.0,
         exclude_if=lambda value: value == 0.9,  # some recipes are older than the key
-        description="of sgd",
+        description="of sgd alone",
     )
     learning_rate: float = Field(1e-3, gt=0.0, description="peak of the schedule")
     schedule: Literal["cosine", "linear", "constant", "rising"] = Field(
@@ -60,6 +60,14 @@ class FitConfig(Section):
     weight_decay: float = Field(0.01, ge=0.0, description="of the optimizer")
     max_grad_norm: float = Field(1.0, gt=0.0, allow_inf_nan=False, description="largest norm; 1.0e+9 clips nothing")
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on a GPU that has it")
+
+    @model_validator(mode="after")
+    def _every_setting_has_an_effect(self) -> Self:
+        if self.optimizer != "sgd" and self.momentum != 0.9:
+            raise ValueError(f"momentum: {self.optimizer} has none: leave it out, or take optimizer: sgd")
+        if self.schedule == "rising" and self.warmup_ratio not in (0.0, 0.05):
+            raise ValueError("warmup_ratio: schedule: rising has no warm-up: leave it out, or take schedule: constant")
+        return self
 
 
 @dataclass(frozen=True)

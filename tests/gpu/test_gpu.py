@@ -3,6 +3,8 @@ what was measured is on disk at every moment."""
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +16,7 @@ import psutil
 import pytest
 
 from benchmarks.gpu import head, llamas, recursion, step
-from benchmarks.gpu.__main__ import LIMITS, run, run_part
+from benchmarks.gpu.__main__ import LIMITS, main, run, run_part
 from benchmarks.gpu.record import Record, read
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -94,6 +96,40 @@ def test_a_part_ends_at_its_limit_and_none_begins_without_time(tmp_path: Path) -
     summary = run(["kernels", "head"], tmp_path, "toy", 0.0)
     assert {part["ended"] for part in summary["parts"].values()} == {"not begun"}
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--out", __file__], "--out .*: no folder can be made there"),
+        (["--budget", "-5"], "--budget -5: a number of seconds above 0"),
+        (["--budget", "nan"], "--budget nan: a number of seconds above 0"),
+        (["--parts", "1,1"], "--parts 1,1: a part is named twice"),
+        (["--parts", "1,kernels"], "a part is named twice"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    said: str,
+) -> None:
+    """In one line after the usage, before a part begins."""
+    monkeypatch.setattr(sys, "argv", ["gpu", "--out", str(tmp_path), *options])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert re.search(f"error: .*{said}", capsys.readouterr().err.splitlines()[-1])
+
+
+def test_a_run_without_its_packages_is_refused(tmp_path: Path) -> None:
+    """The script copied to where nothing was prepared."""
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(SCRIPT, tmp_path / "scripts")
+    command = ["sh", str(tmp_path / "scripts" / SCRIPT.name), "run", "out"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr.count("\n")) == (2, 1)
+    assert "first sh scripts/gpu_check.sh prepare" in ran.stderr
 
 
 def test_only_what_such_a_machine_has_can_be_imported() -> None:

@@ -134,6 +134,13 @@ def test_every_study_that_ships_is_valid(
         ),
         ({"family": {"kind": "language", "model": {"path": "no/such/model"}}}, r"family\.model: there is no folder"),
         ({"family": {"kind": "langauge", "model": {"preset": "llama-tiny"}}}, r"family\.kind: .*language"),
+        (
+            {"family": {"kind": "language", "model": {"preset": "llama-docs", "revision": "main"}}},
+            r"family\.model: revision: it is of a hub's model, and preset has none",
+        ),
+        ({"training": {"momentum": 0.5}}, r"training: momentum: adamw has none"),
+        ({"training": {"optimizer": "adam", "momentum": 0.0}}, r"training: momentum: adam has none"),
+        ({"training": {"schedule": "rising", "warmup_ratio": 0.1}}, r"training: warmup_ratio: schedule: rising"),
         ({"decoding": {"temperature": -1}}, r"decoding\.temperature: .*0 \(greedy\)"),
         ({"collapse": {"metric": "perplexity", "threshold": 0, "direction": "above"}}, r"collapse.*threshold"),
         ({"collapse": []}, r"collapse: "),

@@ -43,6 +43,8 @@ class ModelConfig(Section):
         given = [name for name in ("preset", "path", "hub") if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"give exactly one of preset, path and hub (given: {', '.join(given) or 'none'})")
+        if self.revision is not None and self.hub is None:
+            raise ValueError(f"revision: it is of a hub's model, and {given[0]} has none: leave it out, or give hub")
         if self.path is not None:
             try:
                 check_folder(opened(Path(self.path)))
@@ -209,7 +211,7 @@ class TrainingConfig(FitConfig):
 
     init: Literal["scratch", "base", "previous"] = Field(
         "previous",
-        description="a new model each generation, the given one each time, or the last one trained further",
+        description="a new model each generation (pretrained: as base), the given one, or the last one trained further",
     )
     batch_size: int = Field(16, ge=1, description="blocks a step, over all workers")
     block_size: int = Field(128, ge=2, description="tokens a block")

@@ -1,7 +1,7 @@
 """The recipe of a chain of causal language models: corpus, decoding, training, evaluation and engine."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, model_validator
 
@@ -14,9 +14,6 @@ from fortifai_ray.recipe.curation import Verifier
 from fortifai_ray.recipe.recipe import Recipe, Unit
 from fortifai_ray.storage.store import StageStore
 from fortifai_ray.validation import Section, hint
-
-if TYPE_CHECKING:
-    pass
 
 PERPLEXITY = "perplexity"
 KEPT_EPOCH = Metric(
@@ -232,9 +229,11 @@ class LanguageRecipe(Recipe):
                 f"{batch} blocks of {size}; a longer text or a smaller training.batch_size is needed"
             )
         if held_out < size:
+            own = self.corpus.validation
+            key = "held_out" if own is None else "validation.path" if own.path else "validation.split"
             raise UserError(
-                f"{source}: corpus.held_out: {held_out} held-out tokens are less than one block "
-                f"of {size}; hold out more or make training.block_size smaller"
+                f"{source}: corpus.{key}: {held_out} held-out tokens are less than one block "
+                f"of {size}; hold out more text or make training.block_size smaller"
             )
         needed = self.regime.human_needed(human.budget, self.generations)
         if needed > len(human.order) * size:
