@@ -16,6 +16,7 @@ from tests.search.laws import Curve, Setting
 
 Floats = NDArray[np.float64]
 Shape = Callable[[Floats], Floats]
+Ends = tuple[float, float]
 
 _FINE = np.linspace(-0.05, 1.05, 22_001)
 
@@ -165,24 +166,22 @@ def _dip(rng: np.random.Generator) -> Shape:
 
 def _zone(rng: np.random.Generator) -> Shape:
     """Beyond the boundary a zone of survival, or before it an island of collapse, 0.05 to 0.3 wide."""
-    where = rng.uniform(0.1, 0.45)
-    base, start = rises((where, _width(rng, most=0.02), 1.0)), where + rng.uniform(0.1, 0.25)
-    length, level, turned = rng.uniform(0.05, 0.3), rng.uniform(0.0, 0.1), rng.random() < 0.5
-
-    def hollow(at: Floats) -> Floats:
-        return np.where((at > start) & (at < start + length), level, base(at))
-
-    return (lambda at: 1 - hollow(1 - at)) if turned else hollow
+    return _hollow(rng, where=(0.1, 0.45), beyond=(0.1, 0.25), length=(0.05, 0.3), level=(0.0, 0.1))
 
 
 def _weak_zone(rng: np.random.Generator) -> Shape:
     """As a zone, 0.1 to 0.3 wide, but with 20 to 40% of the chains doing as those around it."""
-    where = rng.uniform(0.1, 0.4)
-    base, start = rises((where, _width(rng, most=0.02), 1.0)), where + rng.uniform(0.1, 0.2)
-    length, level, turned = rng.uniform(0.1, 0.3), rng.uniform(0.2, 0.4), rng.random() < 0.5
+    return _hollow(rng, where=(0.1, 0.4), beyond=(0.1, 0.2), length=(0.1, 0.3), level=(0.2, 0.4))
+
+
+def _hollow(rng: np.random.Generator, *, where: Ends, beyond: Ends, length: Ends, level: Ends) -> Shape:
+    """A sharp boundary, and so far ``beyond`` it a zone of that ``length`` with one ``level``; either way round."""
+    at_first = rng.uniform(*where)
+    base, start = rises((at_first, _width(rng, most=0.02), 1.0)), at_first + rng.uniform(*beyond)
+    wide, share, turned = rng.uniform(*length), rng.uniform(*level), rng.random() < 0.5
 
     def hollow(at: Floats) -> Floats:
-        return np.where((at > start) & (at < start + length), level, base(at))
+        return np.where((at > start) & (at < start + wide), share, base(at))
 
     return (lambda at: 1 - hollow(1 - at)) if turned else hollow
 
