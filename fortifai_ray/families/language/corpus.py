@@ -16,6 +16,7 @@ import numpy as np
 from fortifai_ray.engines.pretrained import WeightsError, load_tokenizer
 from fortifai_ray.errors import UserError, in_short
 from fortifai_ray.families.language.config import CorpusConfig, ModelConfig
+from fortifai_ray.families.language.leaks import MANY, RUN, shared_runs
 from fortifai_ray.families.language.texts import Documents, read_documents, read_validation
 from fortifai_ray.seeds import generator
 from fortifai_ray.storage.store import Stage, StageKey, StageStore, file_sha256
@@ -31,6 +32,7 @@ _TOO_FEW = (
     "warning: corpus.train_tokens: {:,} are asked for, and the text has {:,}: generation 0 is trained on these; a "
     "longer text or a smaller number is needed, or null for all that the regime leaves it"
 )
+_KNOWN = "the model knows it, and its perplexity is too low"
 _BATCH = 1024  # documents tokenised at a time: tokenizers needs a hundred bytes a token
 _PIECE = 1 << 22  # tokens counted at a time
 _OF_CALLS = {"max_length", "stride", "truncation_strategy", "pad_to_multiple_of", "pad_token_type_id"}
@@ -166,17 +168,23 @@ def describe_corpus(config: CorpusConfig, stage_hash: str, store: StageStore) ->
     return (
         line,
         *(f"tokenizer: the {name} that its tokenizer.json carries from a call is left out" for name in left_out),
-        *_leaks(documents, validation),
+        *_leaks(corpus, documents, validation),
         *([_TOO_FEW.format(config.train_tokens, len(corpus.train))] if _asks_too_much(config, corpus) else ()),
         *([_SUSPICIOUS.format(f"{share:.1%}", repr(most))] if share >= SUSPICIOUS else ()),
     )
 
 
-def _leaks(documents: Documents, validation: Documents | None) -> list[str]:
-    """What to say of validation documents that are trained on."""
+def _leaks(corpus: Corpus, documents: Documents, validation: Documents | None) -> list[str]:
+    """What to say of held-out text that is trained on: whole documents of a validation text, and passages."""
     both = set(documents.texts).intersection(() if validation is None else validation.texts)
-    said = "warning: corpus.validation: {:,} of its documents are in the training text, too: the model knows them"
-    return [said.format(len(both))] * bool(both)
+    if both:
+        return [f"warning: corpus.validation: {len(both):,} of its documents are in the training text, too: {_KNOWN}"]
+    share = corpus.stage.outputs.get("shared_runs")  # stages of an older make lack it
+    share = shared_runs(corpus.train, corpus.held_out) if share is None else share
+    return [
+        f"warning: corpus: {share:.0%} of the held-out text stands in the training text, too, in passages of "
+        f"{RUN} tokens and more: {_KNOWN}; keep documents that share passages together, or leave the copies out"
+    ] * (share >= MANY)
 
 
 def _asks_too_much(config: CorpusConfig, corpus: Corpus) -> bool:
@@ -221,7 +229,7 @@ def _tokenise(train: list[str], held_out: list[str], model: ModelConfig, folder:
         np.save(folder / f"{name}.npy", np.concatenate(rows))
         np.save(folder / f"{name}_ends.npy", np.cumsum([len(row) for row in rows]))
         outputs[f"{name}_tokens"] = int(sum(len(row) for row in rows))
-    return outputs
+    return outputs | {"shared_runs": shared_runs(*(np.load(folder / f"{name}.npy") for name in ("train", "held_out")))}
 
 
 def _train_tokenizer(texts: list[str], vocab_size: int, folder: Path) -> int:
