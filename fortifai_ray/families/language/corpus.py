@@ -33,6 +33,11 @@ _TOO_FEW = (
     "longer text or a smaller number is needed, or null for all that the regime leaves it"
 )
 _KNOWN = "the model knows it, and its perplexity is too low"
+_PASSAGES = (
+    "warning: corpus: {:.0%} of the held-out text stands in the training text, too, in passages of {} words and more: "
+    + _KNOWN
+    + "; make one document of those that share passages, or leave the copies out"
+)
 _BATCH = 1024  # documents tokenised at a time: tokenizers needs a hundred bytes a token
 _PIECE = 1 << 22  # tokens counted at a time
 _OF_CALLS = {"max_length", "stride", "truncation_strategy", "pad_to_multiple_of", "pad_token_type_id"}
@@ -179,12 +184,8 @@ def _leaks(corpus: Corpus, documents: Documents, validation: Documents | None) -
     both = set(documents.texts).intersection(() if validation is None else validation.texts)
     if both:
         return [f"warning: corpus.validation: {len(both):,} of its documents are in the training text, too: {_KNOWN}"]
-    share = corpus.stage.outputs.get("shared_runs")  # stages of an older make lack it
-    share = shared_runs(corpus.train, corpus.held_out) if share is None else share
-    return [
-        f"warning: corpus: {share:.0%} of the held-out text stands in the training text, too, in passages of "
-        f"{RUN} tokens and more: {_KNOWN}; keep documents that share passages together, or leave the copies out"
-    ] * (share >= MANY)
+    share = corpus.stage.outputs.get("shared_runs", 0.0)  # which stages of an older make lack
+    return [_PASSAGES.format(share, RUN)] * (share >= MANY)
 
 
 def _asks_too_much(config: CorpusConfig, corpus: Corpus) -> bool:
@@ -229,7 +230,7 @@ def _tokenise(train: list[str], held_out: list[str], model: ModelConfig, folder:
         np.save(folder / f"{name}.npy", np.concatenate(rows))
         np.save(folder / f"{name}_ends.npy", np.cumsum([len(row) for row in rows]))
         outputs[f"{name}_tokens"] = int(sum(len(row) for row in rows))
-    return outputs | {"shared_runs": shared_runs(*(np.load(folder / f"{name}.npy") for name in ("train", "held_out")))}
+    return outputs | {"shared_runs": shared_runs(train, held_out)}
 
 
 def _train_tokenizer(texts: list[str], vocab_size: int, folder: Path) -> int:

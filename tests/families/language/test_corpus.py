@@ -322,7 +322,7 @@ def test_another_split_of_a_saved_data_set_is_a_validation_text(tmp_path: Path) 
     ("passages", "warned"),
     [
         ([" ".join(f"word{n}" for n in range(200))], True),  # a long section of two documents
-        ([" ".join(f"word{n}" for n in range(k, k + 9)) for k in range(0, 200, 3)], False),  # shorter than a run
+        (["a", "b c"], False),  # shorter than a run
         ([], False),
     ],
 )
@@ -331,14 +331,14 @@ def test_passages_of_the_held_out_text_that_are_trained_on_are_said(
 ) -> None:
     """Documents that differ may share whole sections: a person must know that perplexity is then too low."""
     texts = [" ".join(f"n{document}x{n}" for n in range(60)) for document in range(10)]
-    texts = [f"{text} {' '.join(passages) if number < 9 else ''}" for number, text in enumerate(texts)]
+    texts = [f"{text} {' '.join(passages)}" for text in texts]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts))
     config, store = CorpusConfig(path=str(tmp_path / "a.jsonl")), StageStore(tmp_path)
     made = prepare_corpus(config, ModelConfig(path=str(pretrained)), store)
     said = describe_corpus(config, made.hash, store)[1:]
-    assert [line.partition(" of the")[2][:30] for line in said] == [" held-out text stands in the tr"] * warned
+    assert ["% of the held-out text stands in the training text" in line for line in said] == [True] * warned
 
 
-def test_little_of_python_s_documentation_is_on_both_sides(corpus: Corpus) -> None:
+def test_little_of_python_s_documentation_is_on_both_sides() -> None:
     """A fifth of it stands in several topics; each passage is read once, so held-out topics are new to the model."""
-    assert shared_runs(corpus.train, corpus.held_out) < 0.02
+    assert shared_runs(*split_documents(read_documents(CorpusConfig(source="pydoc")).texts, 0.1)) < 0.02
