@@ -35,11 +35,12 @@ from fortifai_ray.families.analytic.cohort import CohortFamily
 from fortifai_ray.recipe.recipe import Recipe
 from fortifai_ray.results.reader import StudyResults
 from fortifai_ray.statistics.crossing import Floats
+from fortifai_ray.statistics.intervals import MIN_FOR_VARIANCE
 from fortifai_ray.study.claim_checks import matching
 from fortifai_ray.study.claim_statistics import MetricStatistic
 from fortifai_ray.study.claims import Claim, TheoryValue
 from fortifai_ray.study.grid import put, resolve
-from fortifai_ray.study.study import Range, Study, load_study
+from fortifai_ray.study.study import Range, Study, make_study
 from fortifai_ray.theory.registry import GENERATION, closed_forms_of
 from fortifai_ray.validation import read_yaml
 
@@ -117,16 +118,21 @@ class ClaimedStudy:
         self.name = file.stem
         self.planned = max(2, round(share * len(list(Range(**seeds) if isinstance(seeds, dict) else seeds))))
         self.asked = any(claim["kind"] == "theory" for claim in content.get("claims") or [])
-        self._file = file
+        self._file, self._content = file, content
 
     @cached_property
     def study(self) -> Study:
-        """One chain of each cell."""
-        return load_study(self._file, ["vary.seed=[0]"])
+        """A few chains of each cell, and claims that ask for no more."""
+        content = self._content
+        asked = [{key: value for key, value in claim.items() if key != "min_chains"} for claim in content["claims"]]
+        few = {"count": MIN_FOR_VARIANCE}
+        return make_study({**content, "vary": {**content["vary"], "seed": few}, "claims": asked}, str(self._file))
 
     @property
     def claims(self) -> list[Claim]:
-        return [one for one in self.study.settings.claims if one.kind == "theory"] if self.asked else []
+        least = {claim["id"]: claim.get("min_chains") for claim in self._content.get("claims") or []}
+        given = [one for one in self.study.settings.claims if one.kind == "theory"] if self.asked else []
+        return [one.model_copy(update={"min_chains": least[one.id] or one.min_chains}) for one in given]
 
     @cached_property
     def _resolved(self) -> dict[str, Any]:

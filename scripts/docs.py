@@ -85,7 +85,7 @@ claims:  # mixed over replace, paired by seed and size: above 1
   - id: human-data-preserves-the-variance
     source: Kazdan et al. 2025
     kind: replication
-    statistic: {kind: metric, metric: trace_ratio, at: last, summary: median, against: {regime.kind: replace}}
+    statistic: {kind: metric, metric: trace_ratio, summary: geometric_mean, against: {regime.kind: replace}}
     where: {regime.kind: mixed, loss.kind: cross_entropy, samples_per_generation: [50, 100]}
     relation: greater
     value: 1.0

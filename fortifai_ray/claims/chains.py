@@ -66,8 +66,9 @@ def _replaced(key: str, changes: Where) -> bool:
 
 @dataclass(frozen=True)
 class Sample:
-    """One number per seed: ``values`` (n,); ``tops`` and ``bottoms`` (n,) where the summary is a ratio of means."""
+    """One number per seed: ``values`` (n,) of ``seeds`` (n,); ``tops`` and ``bottoms`` (n,) for a ratio of means."""
 
+    seeds: list[int]
     values: Floats
     tops: Floats
     bottoms: Floats
@@ -89,7 +90,7 @@ def sample(results: StudyResults, statistic: PerChain, where: Where) -> Sample:
         chains, note = _pairs(results, statistic, chains, others)
     seeds, pooled = _per_seed(chains, statistic)
     values, tops, bottoms = (seeds[name].to_numpy() for name in ("value", "top", "bottom"))
-    return Sample(values, tops, bottoms, "; ".join(part for part in (note, pooled) if part))
+    return Sample(seeds["seed"].to_list(), values, tops, bottoms, "; ".join(part for part in (note, pooled) if part))
 
 
 def _values(results: StudyResults, statistic: PerChain, where: Where) -> pl.DataFrame:

@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Callable, Collection
-from dataclasses import replace
 from pathlib import Path
 
 from pydantic import BaseModel
 
 from fortifai_ray.claims.chains import Sample, Undecided, sample
 from fortifai_ray.claims.looks import look
-from fortifai_ray.claims.measures import critical_point, fidelity_ratio, onset_order, onset_share
+from fortifai_ray.claims.measures import Measured, critical_point, fidelity_ratio, onset_order, onset_share
 from fortifai_ray.claims.power import needed_after
 from fortifai_ray.claims.result import MARKS, ClaimResult, Region, Verdict, stored_claims
 from fortifai_ray.errors import UserError
@@ -22,7 +21,7 @@ from fortifai_ray.study.claim_statistics import CriticalPoint, FidelityRatio, On
 from fortifai_ray.study.claims import Claim
 from fortifai_ray.validation import hint, validated
 
-_OF_CELLS: dict[type, Callable[..., tuple[Interval, int]]] = {
+_OF_CELLS: dict[type, Callable[..., Measured]] = {
     OnsetShare: onset_share,
     OnsetOrder: onset_order,
     FidelityRatio: fidelity_ratio,
@@ -58,15 +57,15 @@ def check_claim(results: StudyResults, claim: Claim, earlier: ClaimResult | None
     """Check one claim against a study's tables.
 
     Args:
-        earlier: the claim as it was checked before: with another number of chains, this is another look at it.
+        earlier: the claim as it was checked before: with other chains, this is another look at it.
     """
     numbers = claim.numbers()
     region = Region.of(claim, numbers)
-    interval, n_chains, why = _measure(results, claim)
+    interval, n_chains, seeds, why = _measure(results, claim)
     verdict: Verdict = "undecided"
-    seen = look(claim, results.study, n_chains, earlier)
+    seen = look(claim, results.study, n_chains, seeds, earlier)
     if interval is None:
-        seen = replace(seen, number=0, looked_at=earlier.looked_at if earlier and earlier.about == seen.about else ())
+        seen = seen.without_one(earlier)
     elif seen.problem:
         why = seen.problem
     else:
@@ -98,6 +97,7 @@ def check_claim(results: StudyResults, claim: Claim, earlier: ClaimResult | None
         looks=claim.looks,
         look=seen.number,
         looked_at=seen.looked_at,
+        looked_at_seeds=seen.looked_at_seeds,
         about=seen.about,
         wrong=_rejected(claim, interval),
         wrong_value=min(wrong, key=lambda value: abs(value - numbers[0])) if wrong else None,
@@ -136,26 +136,27 @@ def _needed(claim: Claim, numbers: tuple[float, ...], interval: Interval | None,
     return math.ceil(needed) if math.isfinite(needed) else None
 
 
-def _measure(results: StudyResults, claim: Claim) -> tuple[Interval | None, int, str]:
-    """The statistic's interval, the number of independent chains behind it, and a note: where there is no interval, why
-    not."""
+def _measure(results: StudyResults, claim: Claim) -> tuple[Interval | None, int, list[int], str]:
+    """The statistic's interval, the number of independent chains behind it, their seeds, and a note: where there is no
+    interval, why not."""
     statistic, n_chains = claim.statistic, 0
     try:
         if not isinstance(statistic, PerChain):
-            interval, n_chains = _OF_CELLS[type(statistic)](results, statistic, claim.where, claim.interval_level)
-            return interval, n_chains, interval.note
-        seeds = sample(results, statistic, claim.where)
-        n_chains = len(seeds.values)
-        interval = _summarise(seeds, statistic.summary, claim.interval_level)
+            measure = _OF_CELLS[type(statistic)]
+            interval, n_chains, seeds = measure(results, statistic, claim.where, claim.interval_level)
+            return interval, n_chains, seeds, interval.note
+        chains = sample(results, statistic, claim.where)
+        n_chains = len(chains.values)
+        interval = _summarise(chains, statistic.summary, claim.interval_level)
     except (Undecided, NoInterval) as error:
-        return None, n_chains, str(error)
-    return interval, n_chains, "; ".join(part for part in (interval.note, seeds.note) if part)
+        return None, n_chains, [], str(error)
+    return interval, n_chains, chains.seeds, "; ".join(part for part in (interval.note, chains.note) if part)
 
 
-def _summarise(seeds: Sample, summary: Summary, level: float) -> Interval:
-    values, name = seeds.values, summary.name
+def _summarise(chains: Sample, summary: Summary, level: float) -> Interval:
+    values, name = chains.values, summary.name
     if name == "ratio_of_means":
-        return intervals.ratio_of_means(seeds.tops, seeds.bottoms, level)
+        return intervals.ratio_of_means(chains.tops, chains.bottoms, level)
     if summary.number is None:
         simple = {"mean": intervals.mean, "geometric_mean": intervals.geometric_mean, "variance": intervals.variance}
         return simple[name](values, level) if name in simple else intervals.quantile(values, 0.5, level)

@@ -25,8 +25,13 @@ _READ = {
 }
 
 
-def fidelity_ratio(results: StudyResults, statistic: FidelityRatio, where: Where, level: float) -> tuple[Interval, int]:
-    """A cell's FI ratio with its interval at ``level``, as the fidelity table has it, and the number of pairs.
+Measured = tuple[Interval, int, list[int]]
+"""A statistic's interval, the number of independent chains behind it, and the seeds of the chains that it is about."""
+
+
+def fidelity_ratio(results: StudyResults, statistic: FidelityRatio, where: Where, level: float) -> Measured:
+    """A cell's FI ratio with its interval at ``level``, as the fidelity table has it, the number of pairs, and the
+    cell's seeds.
 
     The interval of a bound has an infinite end or one at zero: a ratio of at least 2 may be anything above.
 
@@ -54,7 +59,8 @@ def fidelity_ratio(results: StudyResults, statistic: FidelityRatio, where: Where
     bound = _A_BOUND.get(row["fi_ratio_bound"])
     note = f"censored chains make it {bound} bound" if bound else ""
     measured = math.nan if row["fi_ratio"] is None else row["fi_ratio"]
-    return Interval(measured, low, high, row["estimator"] or "", note), row["n_pairs"]
+    seeds = _rows(results, "chains", statistic.criterion, where)["seed"].to_list()
+    return Interval(measured, low, high, row["estimator"] or "", note), row["n_pairs"], seeds
 
 
 def _fidelity_at(results: StudyResults, of: Collapse, level: float) -> pl.DataFrame:
@@ -66,8 +72,9 @@ def _fidelity_at(results: StudyResults, of: Collapse, level: float) -> pl.DataFr
     return fidelity_table(chains.filter(criterion_rows(of)), [*results.varied, "seed"], results.baseline, level=level)
 
 
-def critical_point(results: StudyResults, statistic: CriticalPoint, where: Where, level: float) -> tuple[Interval, int]:
-    """A cell's critical value with the search's own interval, and the number of chains run.
+def critical_point(results: StudyResults, statistic: CriticalPoint, where: Where, level: float) -> Measured:
+    """A cell's critical value with the search's own interval, the number of chains run, and the seed from which the
+    search's seeds follow.
 
     A search that has not settled has no value (NaN), but it has an interval where the answers leave some values out: a
     claim that all of it agrees with is decided. An end that the range did not reach is infinite.
@@ -87,7 +94,8 @@ def critical_point(results: StudyResults, statistic: CriticalPoint, where: Where
     low = -math.inf if low is None or row["bound"] == "upper" else low
     high = math.inf if high is None or row["bound"] == "lower" else high
     measured = math.nan if row["critical"] is None else row["critical"]
-    return Interval(measured, low, high, "the search's own", note), row["chains_run"]
+    seed = results.study.get("seed", 0)
+    return Interval(measured, low, high, "the search's own", note), row["chains_run"], [seed]
 
 
 def _rows(results: StudyResults, name: str, of: Criterion, where: Where, *conditions: pl.Expr) -> pl.DataFrame:
@@ -108,8 +116,8 @@ def _single(rows: pl.DataFrame) -> Mapping[str, Any]:
     return rows.row(0, named=True)
 
 
-def onset_share(results: StudyResults, statistic: OnsetShare, where: Where, level: float) -> tuple[Interval, int]:
-    """The share of chains that collapsed by a generation, and the number of chains.
+def onset_share(results: StudyResults, statistic: OnsetShare, where: Where, level: float) -> Measured:
+    """The share of chains that collapsed by a generation, the number of chains and their seeds.
 
     Raises:
         Undecided, NoInterval: see :mod:`fortifai_ray.claims.check`.
@@ -124,8 +132,8 @@ def onset_share(results: StudyResults, statistic: OnsetShare, where: Where, leve
     return _share(onset_bounds(chains).with_columns(verdict=collapsed_by(by)), level)
 
 
-def onset_order(results: StudyResults, statistic: OnsetOrder, where: Where, level: float) -> tuple[Interval, int]:
-    """The share of chains in which one onset lies strictly before the other, and the number of chains.
+def onset_order(results: StudyResults, statistic: OnsetOrder, where: Where, level: float) -> Measured:
+    """The share of chains in which one onset lies strictly before the other, the number of chains and their seeds.
 
     Raises:
         Undecided, NoInterval: see :mod:`fortifai_ray.claims.check`.
@@ -137,9 +145,9 @@ def onset_order(results: StudyResults, statistic: OnsetOrder, where: Where, leve
     return _share(onset_orders(pl.concat(rows), first, second).rename({"precedes": "verdict"}), level)
 
 
-def _share(chains: pl.DataFrame, level: float) -> tuple[Interval, int]:
+def _share(chains: pl.DataFrame, level: float) -> Measured:
     if chains["seed"].is_duplicated().any():
         raise Undecided("where matches several chains of one seed, and a share over seeds needs one: narrow it")
     verdicts = chains["verdict"]
     yes, no = int(verdicts.sum()), int((~verdicts).sum())
-    return share(yes, no, chains.height - yes - no, level), chains.height
+    return share(yes, no, chains.height - yes - no, level), chains.height, chains["seed"].to_list()

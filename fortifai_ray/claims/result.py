@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 
@@ -85,10 +85,11 @@ class ClaimResult:
         accepted_low, accepted_high: the numbers that agree with the claim.
         asked: relation and value in words.
         why: why it is undecided, or what else the reader must know; may be empty.
-        looks: how many numbers of chains the claim allows: 1 where it is fixed beforehand. The interval is at the level
+        looks: how many sets of chains the claim allows: 1 where it is fixed beforehand. The interval is at the level
             1 − (1 − ``level``)/``looks``.
         look: which of them this is; 0 where it is none, as there was no interval or chains are still to come.
-        looked_at: the numbers of chains at which it was looked, in order.
+        looked_at: the numbers of chains with which it was looked at, the earliest look first.
+        looked_at_seeds: for each of these, a hash of which chains they were; empty text where that is not known.
         about: hash of what was measured on which recipe; another one's looks do not count.
         wrong: the theories that the claim must reject, in words, each with whether the interval leaves its value out.
         wrong_value: the nearest of their values; None where the claim names none.
@@ -117,6 +118,7 @@ class ClaimResult:
     looks: int = 1
     look: int = 0
     looked_at: tuple[int, ...] = ()
+    looked_at_seeds: tuple[str, ...] = ()
     about: str = ""
     wrong: str = ""
     wrong_value: float | None = None
@@ -155,6 +157,7 @@ _TYPES: dict[object, pl.DataType] = {
     float: pl.Float64(),
     float | None: pl.Float64(),
     tuple[int, ...]: pl.List(pl.Int64),
+    tuple[str, ...]: pl.List(pl.String),
 }
 _SCHEMA: dict[str, pl.DataType] = {one.name: _TYPES.get(one.type, pl.String()) for one in fields(ClaimResult)}
 
@@ -177,10 +180,17 @@ def write_claims(study_dir: Path, results: Sequence[ClaimResult], earlier: Seque
 
 def stored_claims(table: pl.DataFrame | None) -> list[ClaimResult]:
     """The claims of ``claims.parquet``; none where it is None or has other columns."""
-    if table is None or not set(_SCHEMA) <= set(table.columns):
+    if table is None or not set(_SCHEMA) - {"looked_at_seeds"} <= set(table.columns):
         return []
-    rows = table.select(list(_SCHEMA)).rows(named=True)
-    return [ClaimResult(**{**row, "looked_at": tuple(row["looked_at"])}) for row in rows]
+    rows = table.select([name for name in _SCHEMA if name in table.columns]).rows(named=True)
+    return [_stored(row) for row in rows]
+
+
+def _stored(row: dict[str, Any]) -> ClaimResult:
+    """A row of ``claims.parquet``, which may be older than one of its columns."""
+    counts = tuple(row["looked_at"])
+    seeds = tuple(row.get("looked_at_seeds", [""] * len(counts)))
+    return ClaimResult(**{**row, "looked_at": counts, "looked_at_seeds": seeds})
 
 
 def summary(results: Sequence[ClaimResult]) -> str:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 REPORT = "training.json"  # a training report, in the model's folder
 
 EpochLoss = PointwiseLoss | SequenceLoss
+_MOMENTUM, _WARMUP = 0.9, 0.05  # where a study file says nothing
 
 
 class FitConfig(Section):
@@ -44,10 +45,10 @@ class FitConfig(Section):
         "adamw", description="Adam, its weight decay decoupled in adamw; or stochastic gradient descent with momentum"
     )
     momentum: float = Field(
-        0.9,
+        _MOMENTUM,
         ge=0.0,
         lt=1.0,
-        exclude_if=lambda value: value == 0.9,  # some recipes are older than the key
+        exclude_if=lambda value: value == _MOMENTUM,  # some recipes are older than the key
         description="of sgd alone",
     )
     learning_rate: float = Field(1e-3, gt=0.0, description="peak of the schedule")
@@ -56,16 +57,18 @@ class FitConfig(Section):
         description="how the learning rate falls to 0 after its warm-up; constant: neither; rising: neither, but from "
         "a third of it, epoch by epoch, towards the whole (PyTorch's LinearLR, as ForTIFAI's sgd has it)",
     )
-    warmup_ratio: float = Field(0.05, ge=0.0, lt=1.0, description="share of the steps in which the rate rises from 0")
+    warmup_ratio: float = Field(
+        _WARMUP, ge=0.0, lt=1.0, description="share of the steps in which the rate rises from 0"
+    )
     weight_decay: float = Field(0.01, ge=0.0, description="of the optimizer")
     max_grad_norm: float = Field(1.0, gt=0.0, allow_inf_nan=False, description="largest norm; 1.0e+9 clips nothing")
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on a GPU that has it")
 
     @model_validator(mode="after")
     def _every_setting_has_an_effect(self) -> Self:
-        if self.optimizer != "sgd" and self.momentum != 0.9:
+        if self.optimizer != "sgd" and self.momentum != _MOMENTUM:
             raise ValueError(f"momentum: {self.optimizer} has none: leave it out, or take optimizer: sgd")
-        if self.schedule == "rising" and self.warmup_ratio not in (0.0, 0.05):
+        if self.schedule == "rising" and self.warmup_ratio not in (0.0, _WARMUP):
             raise ValueError("warmup_ratio: schedule: rising has no warm-up: leave it out, or take schedule: constant")
         return self
 

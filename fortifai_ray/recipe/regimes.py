@@ -125,6 +125,11 @@ class _Regime(Section):
     memory: ClassVar[Literal["last", "all"]] = "last"  # which synthetic corpora a training set may draw from
     random: ClassVar[bool] = False  # whether items are drawn at random, so that each seed draws others
 
+    @property
+    def grows(self) -> bool:
+        """Whether training sets hold more synthetic data from generation to generation."""
+        return self.memory == "all"
+
     def human_needed(self, budget: float, generations: int) -> float:
         """Units of human data that a chain uses in ``generations`` generations; ``budget`` is generation 0's."""
         return budget
@@ -290,6 +295,10 @@ class Incremental(_Regime):
                 f"fractions: {self.fractions} has the ratio 1/{self.fractions}"
             )
         return self
+
+    @property
+    def grows(self) -> bool:
+        return self.synthetic_ratio is None and self.fractions is None
 
     def _short(self) -> Mixed | None:
         return None if self.synthetic_ratio is None else Mixed(synthetic_ratio=self.synthetic_ratio, human="fresh")

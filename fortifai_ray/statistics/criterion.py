@@ -3,7 +3,7 @@ crossing), or any of several criteria; and how a result table names either."""
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -114,6 +114,14 @@ class CollapseCriterion(Section):
     def members(self) -> "tuple[CollapseCriterion, ...]":
         """The criteria of which any is collapse: this one."""
         return (self,)
+
+    @property
+    def earliest(self) -> int:
+        """The first generation that can meet it: 1 where generation 0 is its own reference and within the limit."""
+        if self.relative_to != "own_generation_0":
+            return 0
+        within = {"above": min(self.thresholds) >= 1, "below": max(self.thresholds) <= 1, "outside": True}
+        return int(self.chance is not None or within[self.direction])
 
     @property
     def _shown_threshold(self) -> str:
@@ -259,6 +267,15 @@ def criterion_from(content: Any) -> Collapse:
         if _form(content) == "several criteria"
         else CollapseCriterion.model_validate(content)
     )
+
+
+def first_repeated(criteria: Sequence[Collapse]) -> tuple[int, int] | None:
+    """The places of two criteria that are the same, any of several in whatever order; None where all differ."""
+    seen: dict[Any, int] = {}
+    for place, criterion in enumerate(criteria):
+        if (first := seen.setdefault(frozenset(criterion.members), place)) != place:
+            return first, place
+    return None
 
 
 def one_metric(criterion: Collapse) -> str | None:

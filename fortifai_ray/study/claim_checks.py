@@ -1,7 +1,7 @@
 """A study's claims against the rest of its study file, before anything runs: what is unknown is refused, and the
 arguments of closed forms that a claim leaves out are read off the recipes that it is about."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +9,18 @@ from pydantic import ValidationError
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.results.schema import MEASURED_COLUMNS, RECIPE_COLUMNS, same
-from fortifai_ray.study.claim_statistics import Criterion, PerChain, Where
+from fortifai_ray.study.claim_statistics import (
+    MEANS,
+    Criterion,
+    CriticalPoint,
+    FidelityRatio,
+    OnsetShare,
+    PerChain,
+    Where,
+    where_words,
+)
 from fortifai_ray.study.claims import Claim, Number, TheoryValue
+from fortifai_ray.study.search import BoundarySearch, Search
 from fortifai_ray.validation import hint
 
 _NOT_OF_A_CELL = ("seed", "unit")  # `where` may name them too, but they do not tell one cell's recipe from another's
@@ -26,6 +36,9 @@ class StudyFacts:
         metrics: what the study's families measure.
         criteria: the metric of each collapse criterion, in their order; None for one of several metrics.
         generations: of the longest chain.
+        search: the study's; None where it runs its grid.
+        seeds: of each cell, where no search chooses them; empty: not known.
+        growing: of each cell, whether its regime's training sets hold more synthetic data with each generation.
     """
 
     recipes: Sequence[Mapping[str, Any]]
@@ -33,6 +46,9 @@ class StudyFacts:
     criteria: Sequence[str | None]
     generations: int
     searched: Collection[str] = ()
+    search: Search | None = None
+    seeds: Collection[int] = ()
+    growing: Sequence[bool] = ()
 
 
 def checked_claims(claims: Sequence[Claim], study: StudyFacts, source: str) -> list[Claim]:
@@ -40,8 +56,8 @@ def checked_claims(claims: Sequence[Claim], study: StudyFacts, source: str) -> l
 
     Raises:
         UserError: an id twice, an unknown key in ``where`` or ``against``, an unknown metric or collapse criterion, a
-            generation beyond the horizon, a closed form with an argument that is neither written nor determined, or a
-            claim that its nearest wrong theory would pass too.
+            generation beyond the horizon, a closed form with an argument that is neither written nor determined, a
+            claim that its nearest wrong theory would pass too, or one that no result of the study could decide.
     """
     seen: set[str] = set()
     checked = []
@@ -53,8 +69,8 @@ def checked_claims(claims: Sequence[Claim], study: StudyFacts, source: str) -> l
         if problem := _problem(claim, study):
             raise UserError(f"{place}.{': '.join(problem)} (claim {claim.id})")
         whole = completed(claim, study.recipes, study.searched, place)
-        if weakness := _weakness(whole):
-            raise UserError(f"{place}.{': '.join(weakness)} (claim {claim.id})")
+        if fault := _weakness(whole) or _undecidable(whole, study):
+            raise UserError(f"{place}.{': '.join(fault)} (claim {claim.id})")
         checked.append(whole)
     return checked
 
@@ -86,6 +102,76 @@ def _satisfies(claim: Claim, value: float) -> bool:
     low, high = claim.numbers()[0], claim.numbers()[-1]
     satisfied = {"less": value < low, "at_most": value <= low, "greater": value > low, "at_least": value >= low}
     return satisfied.get(claim.relation, low <= value <= high)
+
+
+def _undecidable(claim: Claim, study: StudyFacts) -> tuple[str, str] | None:
+    """The key for which the claim stays undecided whatever is measured, and why; None where it may be decided."""
+    statistic, cells = claim.statistic, matching(study.recipes, claim.where, study.searched)
+    if not cells:
+        return "where", f"no cell of the study matches {where_words(claim.where)}"
+    if len(cells) > 1 and study.search is None and not _averages(claim):
+        return "where", f"it matches {len(cells)} cells, and this statistic is of one: name its keys"
+    last = study.generations - 1
+    if isinstance(statistic, OnsetShare) and statistic.by is not None and statistic.by > last:
+        return "statistic.by", f"generation {statistic.by:g} is not computed: the last one is {last}"
+    if isinstance(statistic, FidelityRatio) and statistic.unit == "synthetic_now":
+        if study.growing and not any(study.growing[cell] for cell in cells):
+            return "statistic.unit", (
+                "synthetic_now tells no generations apart where training sets hold as much synthetic data in each; "
+                "generations or synthetic is right, or a regime whose sets grow (accumulate, incremental)"
+            )
+        if last < 2:
+            return "statistic.unit", f"synthetic_now takes three generations at least, and the study has {last + 1}"
+    if isinstance(statistic, CriticalPoint) and (problem := _unsearched(statistic, claim, study)):
+        return problem
+    return _too_few_chains(claim, study, len(cells))
+
+
+def _averages(claim: Claim) -> bool:
+    """Whether chains of one seed, in several cells, are averaged."""
+    return isinstance(claim.statistic, PerChain) and claim.statistic.summary.name in MEANS
+
+
+def _unsearched(statistic: CriticalPoint, claim: Claim, study: StudyFacts) -> tuple[str, str] | None:
+    search = study.search
+    if not isinstance(search, BoundarySearch):
+        return "statistic", "a critical point is found by a search: add search: {kind: boundary, …}"
+    if statistic.over not in (None, search.over):
+        return "statistic.over", f"{statistic.over} is not searched; {search.over} is"
+    if search.level < claim.interval_level:
+        return "level", (
+            f"the search's interval is at {search.level:g}, and the claim asks for {claim.interval_level:g}: a search."
+            "level as high, or a lower level here, is right"
+        )
+    return None
+
+
+def _too_few_chains(claim: Claim, study: StudyFacts, cells: int) -> tuple[str, str] | None:
+    """Whether the study can have fewer independent chains than a verdict takes."""
+    statistic, search = claim.statistic, study.search
+    if isinstance(search, BoundarySearch):
+        most = search.budget if isinstance(statistic, CriticalPoint) else search.seeds or search.budget * cells
+        why = f"the search takes at most {most:,}"
+    else:
+        most = len(seeds_named(study.seeds, claim.where))
+        why = f"the study has {most:,}{' of those that where names' if 'seed' in claim.where else ''}"
+    if not study.seeds or most >= max(claim.min_chains, statistic.least_chains):
+        return None
+    key, least = "min_chains", claim.min_chains
+    if most < statistic.least_chains:
+        key, least = "statistic", statistic.least_chains
+    needed = "give a verdict" if key == "min_chains" else "have an interval"
+    return key, (
+        f"{least:,} independent chains (seeds) {needed}, and {why}: more seeds under vary.seed, a smaller min_chains "
+        "or claims: [] is right"
+    )
+
+
+def seeds_named(seeds: Iterable[int], where: Where) -> frozenset[int]:
+    """Those of a study's seeds that ``where`` names; all of them where it names none."""
+    wanted = where.get("seed")
+    named = wanted if isinstance(wanted, list) else [wanted]
+    return frozenset(seeds) if "seed" not in where else frozenset(seeds).intersection(named)
 
 
 def _problem(claim: Claim, study: StudyFacts) -> tuple[str, str] | None:

@@ -17,7 +17,7 @@ from fortifai_ray.metrics import register
 from fortifai_ray.recipe.recipe import Recipe
 from fortifai_ray.results.schema import flatten, searched_keys, varied_keys
 from fortifai_ray.seeds import LARGEST_SEED
-from fortifai_ray.statistics.criterion import Collapse, one_metric
+from fortifai_ray.statistics.criterion import Collapse, first_repeated, one_metric
 from fortifai_ray.storage.location import reserved
 from fortifai_ray.study.claim_checks import StudyFacts, checked_claims
 from fortifai_ray.study.claims import Claim
@@ -29,6 +29,13 @@ from fortifai_ray.validation import Section, a_name, all_keys, dump_yaml, parse_
 
 def _as_list(value: Any) -> Any:
     return value if isinstance(value, list) else [value]
+
+
+def _different(criteria: list[Collapse]) -> list[Collapse]:
+    if repeated := first_repeated(criteria):
+        first, second = repeated
+        raise ValueError(f"entries {first} and {second} (counted from 0) are the same criterion: give it once")
+    return criteria
 
 
 class Range(Section):
@@ -89,8 +96,10 @@ class StudySettings(Section):
     vary: Annotated[dict[str, _Values], BeforeValidator(_is_a_grid)] = Field(
         {}, description="values of each varied key: a list (of whole sections too) or a range of whole numbers"
     )
-    collapse: Annotated[list[Collapse], BeforeValidator(_as_list), Field(min_length=1)] = Field(
-        description="the collapse criterion, or a list of them, each judged by itself; any_of makes one of several"
+    collapse: Annotated[list[Collapse], BeforeValidator(_as_list), Field(min_length=1), AfterValidator(_different)] = (
+        Field(
+            description="the collapse criterion, or a list of them, each judged by itself; any_of makes one of several"
+        )
     )
     baseline: dict[str, Any] = Field(
         {"loss.kind": "cross_entropy"}, description="the keys in which a chain's baseline differs from the chain"
@@ -191,6 +200,7 @@ def make_study(content: dict[str, Any], source: str, overrides: Sequence[str] = 
     for chain in study.cells:
         register(*chain.recipe.declared)
         study.baseline_of(chain)  # raises where the baseline's keys do not fit the recipe
+    _refuse_unconfirmable(study)
     if settings.search is not None:
         _refuse_search(study)
     claims = checked_claims(settings.claims, _facts(study), source)
@@ -220,7 +230,25 @@ def _facts(study: Study) -> StudyFacts:
         criteria=[one_metric(criterion) for criterion in settings.collapse],
         generations=study.generations_asked,
         searched=searched_keys(settings.model_dump(include={"search"})),
+        search=settings.search,
+        seeds={chain.recipe.seed for chain in study.chains},
+        growing=[cell.recipe.regime.grows for cell in study.cells],
     )
+
+
+def _refuse_unconfirmable(study: Study) -> None:
+    """Raise :class:`UserError` where not even the longest chain has the generations that confirm a crossing."""
+    criteria, generations = study.settings.collapse, study.generations_asked
+    for place, criterion in enumerate(criteria):
+        for entry, one in enumerate(criterion.members):
+            most = max(0, generations - 1 - one.earliest)
+            if one.confirm > most:
+                at = f".{place}" * (len(criteria) > 1) + f".any_of.{entry}" * (len(criterion.members) > 1)
+                raise UserError(
+                    f"{study.source}: collapse{at}.confirm: {one.confirm} further generations never follow a crossing, "
+                    f"for the longest chain has {generations} and generation {one.earliest} is the first that can "
+                    f"cross: at most {most} is right, or more generations"
+                )
 
 
 def _with_searched(base: Mapping[str, Any], search: Search, source: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from fortifai_ray.errors import UserError
 from fortifai_ray.study.claim_checks import StudyFacts, checked_claims
 from fortifai_ray.study.claims import Claim
+from fortifai_ray.study.search import BoundarySearch
 from fortifai_ray.theory.registry import CLOSED_FORMS, ClosedForm
 
 VALID: dict[str, Any] = {
@@ -210,6 +211,81 @@ def test_a_claim_on_what_the_study_does_not_have_is_refused(change: dict[str, An
     with pytest.raises(UserError) as caught:
         checked_claims(claims, _facts({"regime.kind": "replace", "loss.kind": "cross_entropy"}), "study.yaml")
     assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+GROWING = [{"regime.kind": kind, "loss.kind": loss} for kind in ("replace", "accumulate") for loss in ("tce", "ce")]
+BOUNDARY = BoundarySearch(over="regime.synthetic_ratio", low=0.0, high=1.0, tolerance=0.02, level=0.9, budget=40)
+OF_CE: dict[str, Any] = {"where": {"regime.kind": "replace", "loss.kind": "ce"}}
+FI = {"kind": "fi_ratio"}
+NOW = {"kind": "fi_ratio", "unit": "synthetic_now"}
+POINT = {"kind": "critical_point"}
+
+
+@pytest.mark.parametrize(
+    ("change", "facts", "message"),
+    [
+        ({}, {}, None),
+        ({"where": {"loss.kind": "focal"}}, {}, "where: no cell of the study matches loss.kind=focal"),
+        ({"where": {"regime.kind": "replace", "loss.gamma": 0.3}}, {}, "where: no cell of the study matches"),
+        ({"statistic": {**METRIC, "summary": "median"}}, {}, "where: it matches 2 cells, and this statistic is of one"),
+        ({"statistic": {**METRIC, "summary": "median"}, **OF_CE}, {}, None),
+        ({"statistic": {"kind": "onset_share"}}, {}, "where: it matches 2 cells"),
+        ({"statistic": FI}, {}, "where: it matches 2 cells"),
+        ({"statistic": {"kind": "onset_share", "by": 9}, **OF_CE}, {}, None),
+        (
+            {"statistic": {"kind": "onset_share", "by": 9.5}, **OF_CE},
+            {},
+            "statistic.by: generation 9.5 is not computed",
+        ),
+        # chains
+        ({"min_chains": 5}, {}, None),
+        ({"min_chains": 6}, {}, "min_chains: 6 independent chains (seeds) give a verdict, and the study has 5: more"),
+        ({}, {"seeds": {3}}, "statistic: 2 independent chains (seeds) have an interval, and the study has 1:"),
+        ({"min_chains": 1}, {"seeds": {3}}, "statistic: 2 independent chains (seeds) have an interval"),
+        ({"statistic": FI, **OF_CE}, {"seeds": {1, 2}}, "statistic: 3 independent chains (seeds) have an interval"),
+        ({"statistic": {**METRIC, "summary": "variance"}, **OF_CE}, {}, "statistic: 10 independent chains"),
+        ({"where": {"seed": [0, 1], "regime.kind": "replace"}, "min_chains": 3}, {}, "the study has 2 of those that"),
+        ({"where": {"seed": [0, 9], "regime.kind": "replace"}}, {}, "the study has 1 of those that where names"),
+        ({"where": {"seed": 9, "regime.kind": "replace"}}, {}, "the study has 0 of those that where names"),
+        ({"min_chains": 80}, {"search": BOUNDARY, "seeds": {0}}, None),  # 40 in each of two cells
+        ({"min_chains": 81}, {"search": BOUNDARY, "seeds": {0}}, "and the search takes at most 80"),
+        ({"statistic": POINT, "level": 0.9, "min_chains": 41}, {"search": BOUNDARY}, "takes at most 40"),
+        # training sets that grow
+        ({"statistic": NOW, **OF_CE}, {}, "statistic.unit: synthetic_now tells no generations apart"),
+        ({"statistic": NOW, "where": {"regime.kind": "accumulate", "loss.kind": "ce"}}, {}, None),
+        (
+            {"statistic": NOW, "where": {"regime.kind": "accumulate", "loss.kind": "ce"}},
+            {"generations": 2},
+            "statistic.unit: synthetic_now takes three generations at least, and the study has 2",
+        ),
+        # searches
+        ({"statistic": POINT, **OF_CE}, {}, "statistic: a critical point is found by a search"),
+        ({"statistic": POINT, "level": 0.9, **OF_CE}, {"search": BOUNDARY}, None),
+        ({"statistic": POINT, "level": 0.9}, {"search": BOUNDARY, "searched": ["regime.synthetic_ratio"]}, None),
+        ({"statistic": POINT, "level": 0.95}, {"search": BOUNDARY}, "level: the search's interval is at 0.9"),
+        ({"statistic": POINT, "level": 0.9, "looks": 2}, {"search": BOUNDARY}, "level: the search's interval is at"),
+        ({"statistic": {**POINT, "over": "seed"}, "level": 0.9}, {"search": BOUNDARY}, "statistic.over: seed is not"),
+    ],
+)
+def test_a_claim_that_nothing_could_decide_is_refused(
+    change: dict[str, Any], facts: dict[str, Any], message: str | None
+) -> None:
+    """Before anything runs, in one line with what would be right."""
+    study = StudyFacts(
+        **{
+            **{"recipes": GROWING, "growing": [False, False, True, True], "seeds": set(range(5)), "generations": 10},
+            **{"metrics": ["trace_ratio"], "criteria": ["trace_ratio"], **facts},
+        }
+    )
+    claim = Claim.model_validate({**VALID, **change})
+    if message is None:
+        assert checked_claims([claim], study, "study.yaml")
+        return
+    with pytest.raises(UserError) as caught:
+        checked_claims([claim], study, "study.yaml")
+    assert message in str(caught.value)
+    assert str(caught.value).startswith("study.yaml: claims.0.")
     assert "\n" not in str(caught.value)
 
 

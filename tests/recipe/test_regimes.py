@@ -64,6 +64,29 @@ def test_generation_0_is_human_whatever_the_regime() -> None:
     assert regimes[0].training_set(human(20), [], 0).synthetic_ratio == 0
 
 
+@pytest.mark.parametrize(
+    "regime",
+    [
+        Replace(),
+        Accumulate(),
+        AccumulateSubsample(),
+        Mixed(synthetic_ratio=0.5),
+        Mixed(synthetic_ratio=0.5, human="fresh"),
+        Incremental(),
+        Incremental(synthetic_ratio=0.5),
+        Incremental(fractions=3),
+        FixedHuman(human=1280, synthetic=1120),
+    ],
+    ids=lambda regime: "-".join(map(str, regime.model_dump(exclude_none=True).values())),
+)
+def test_which_training_sets_grow(regime: Regime) -> None:
+    """In synthetic data, from generation 1 on: what a size at the onset can be counted in."""
+    given = human(200, budget=20 * 128)
+    pools = [corpus(f"g{g}", math.ceil(regime.synthetic_size(given.budget, g) / 112)) for g in range(6)]
+    sizes = [regime.training_set(given, pools[:g], g).synthetic_size for g in range(1, 7)]
+    assert regime.grows == (max(sizes[1:]) > sizes[0])
+
+
 def test_all_synthetic_is_replace() -> None:
     """A ratio of 1 is the replace regime, to the hash: such chains share their stages."""
     pools = [corpus("g0", 25), corpus("g1", 25)]

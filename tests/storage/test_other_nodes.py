@@ -31,7 +31,7 @@ training: {epochs: 1, batch_size: 8, block_size: 64, learning_rate: 2.0e-3}
 engine: {kind: huggingface, dtype: float32}
 generations: 1
 resources: {train: {workers: 2}, engines: {count: 1}}
-collapse: {metric: perplexity, threshold: 2.0, direction: above}
+collapse: {metric: perplexity, threshold: 2.0, direction: above, confirm: 0}
 """
 
 HERE = Path(__file__).parent

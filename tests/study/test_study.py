@@ -105,6 +105,11 @@ def test_every_study_that_ships_is_valid(
     assert load_study(file, overrides).chains
 
 
+CRITERION = {"metric": "perplexity", "threshold": 2.0, "direction": "above"}
+TAIL = {"metric": "kept_fraction", "threshold": 0.5, "direction": "below"}
+ANY = {"any_of": [CRITERION, TAIL]}
+
+
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
@@ -144,6 +149,9 @@ def test_every_study_that_ships_is_valid(
         ({"decoding": {"temperature": -1}}, r"decoding\.temperature: .*0 \(greedy\)"),
         ({"collapse": {"metric": "perplexity", "threshold": 0, "direction": "above"}}, r"collapse.*threshold"),
         ({"collapse": []}, r"collapse: "),
+        ({"collapse": [CRITERION, CRITERION]}, r"collapse: entries 0 and 1 \(counted from 0\) are the same criterion"),
+        ({"collapse": [CRITERION, TAIL, {**CRITERION, "threshold": 2}]}, r"collapse: entries 0 and 2 .* are the same"),
+        ({"collapse": [ANY, {"any_of": [TAIL, CRITERION]}]}, r"collapse: entries 0 and 1 .* are the same criterion"),
         ({"vary": {"seed": []}}, r"vary\.seed: "),
         ({"vary": {"seed": [1, 1]}}, r"vary: the same chain comes out twice"),
         ({"name": "../elsewhere"}, r"name: "),
@@ -157,6 +165,41 @@ def test_a_mistake_gets_one_line(changes: dict[str, Any], complaint: str) -> Non
     with pytest.raises(UserError, match=r"^s\.yaml: " + complaint) as error:
         make_study(study_content(**changes), "s.yaml")
     assert "\n" not in str(error.value)
+
+
+OWN = {"relative_to": "own_generation_0"}
+
+
+@pytest.mark.parametrize(
+    ("generations", "collapse", "at", "most"),
+    [
+        (4, {**CRITERION, "confirm": 3}, None, 3),  # generation 0 may cross: the baseline's is its reference
+        (4, {**CRITERION, "confirm": 4}, "collapse.confirm", 3),
+        (4, {**CRITERION, "confirm": 40}, "collapse.confirm", 3),
+        (4, {**CRITERION, **OWN, "confirm": 2}, None, 2),
+        (4, {**CRITERION, **OWN, "confirm": 3}, "collapse.confirm", 2),
+        (4, {**CRITERION, **OWN, "threshold": 0.5, "confirm": 3}, None, 3),  # beyond its limit from the start
+        (4, {**TAIL, **OWN, "confirm": 3}, "collapse.confirm", 2),
+        (4, {**TAIL, **OWN, "direction": "outside", "threshold": [0.5, 2], "confirm": 3}, "collapse.confirm", 2),
+        (4, {**TAIL, "relative_to": "absolute", "confirm": 3}, None, 3),
+        (1, CRITERION, "collapse.confirm", 0),
+        (1, {**CRITERION, **OWN, "confirm": 0}, None, 0),
+        (2, [CRITERION, {**TAIL, "confirm": 2}], "collapse.1.confirm", 1),
+        (2, {"any_of": [CRITERION, {**TAIL, "confirm": 2}]}, "collapse.any_of.1.confirm", 1),
+        (2, [TAIL, {"any_of": [{**CRITERION, "confirm": 2}, TAIL]}], "collapse.1.any_of.0.confirm", 1),
+    ],
+)
+def test_a_crossing_must_be_confirmable(generations: int, collapse: Any, at: str | None, most: int) -> None:
+    """The longest chain has room for a crossing and for what confirms it."""
+    content = study_content(generations=generations, collapse=collapse)
+    if at is None:
+        assert make_study(content, "s.yaml").generations_asked == generations
+        return
+    with pytest.raises(UserError, match=rf"^s\.yaml: {at}: .*at most {most} is right, or more generations$") as error:
+        make_study(content, "s.yaml")
+    assert "\n" not in str(error.value)
+    longer = content | {"vary": {"generations": [generations, 50]}}
+    assert make_study(longer, "s.yaml").generations_asked == 50
 
 
 def test_a_checkpoint_without_weights_is_refused(tmp_path: Path) -> None:
