@@ -4,9 +4,11 @@ A full disk raises ``OSError`` in every function that writes.
 """
 
 import io
+import itertools
 import json
+import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 LFS_POINTER = b"version https://git-lfs"  # begins the file that stands for one that Git LFS has not fetched
 COMPRESSION = {".gz": "gzip", ".zst": "zstd"}  # by suffix, in pyarrow's words
+_ROW_GROUP = 1 << 14  # rows of a large table that are read together: few chains' samples do not cost the reading of all
 _OTHER_MARKS = (  # UTF-32's little-endian mark begins with UTF-16's
     (b"\xff\xfe\x00\x00", "UTF-32"),
     (b"\x00\x00\xfe\xff", "UTF-32"),
@@ -154,7 +157,7 @@ def check_text(value: Any, at: str, right: str = "strings alone are read") -> No
         raise UserError(f"{at} holds half a surrogate pair ({half}); mend or remove that row") from None
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Write ``content`` to ``path``; a reader sees all of it, or the file's previous content."""
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
@@ -175,4 +178,33 @@ def write_table(path: Path, table: "pl.DataFrame", metadata: dict[str, str] | No
     damaged file."""
     content = io.BytesIO()
     table.write_parquet(content, metadata=metadata)
-    write_bytes(path, content.getvalue())
+    write_bytes(path, content.getbuffer())
+
+
+def write_slices(
+    path: Path, slices: Iterable["pl.DataFrame"], metadata: Callable[[Sequence[str]], dict[str, str]]
+) -> None:
+    """As :func:`write_table`, from slices of a table, one in memory at a time: the packed table is, too.
+
+    ``metadata`` makes the file's metadata of its columns. There is at least one slice.
+    """
+    import polars as pl
+
+    first, *others = itertools.islice(slices := iter(slices), 2)
+    if not others:
+        write_table(path, first, metadata(first.columns))
+        return
+    aside = path.with_name(f".{path.name}.slices")
+    shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed
+    aside.mkdir()
+    try:
+        written = list[Path]()
+        for part in itertools.chain([first, *others], slices):
+            written.append(aside / f"{len(written):06d}.parquet")
+            write_table(written[-1], part)
+        content = io.BytesIO()
+        whole = pl.concat([pl.scan_parquet(file, glob=False) for file in written])
+        whole.sink_parquet(content, metadata=metadata(first.columns), row_group_size=_ROW_GROUP)
+        write_bytes(path, content.getbuffer())
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

@@ -19,7 +19,7 @@ import polars as pl
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.report.points import thin
-from fortifai_ray.report.samples import SampleTable, address, pictures_of, sample_tables
+from fortifai_ray.report.samples import SampleTable, address, pictures_of, sample_tables, texts_of
 from fortifai_ray.results.reader import StudyResults
 from fortifai_ray.results.schema import read_table
 
@@ -44,9 +44,9 @@ def prompts(results: StudyResults) -> dict[str, pl.Expr]:
     Raises:
         UserError: the study keeps no sample texts.
     """
-    samples = results.samples
-    if samples is None or samples.is_empty():
+    if results.samples is None or results.samples.is_empty():
         raise UserError("this study keeps no sample texts: only language models write them (results/samples.parquet)")
+    samples = texts_of(results, columns=["row", "prompt_text"])
     seen = samples.group_by("prompt_text", maintain_order=True).agg(
         pl.col("generation").n_unique().alias("generations")
     )
@@ -73,9 +73,8 @@ def passage(results: StudyResults, prompt: pl.Expr, seed: int) -> SampleTable:
     Raises:
         UserError: that seed has no sample of the prompt.
     """
-    assert results.samples is not None
     chains = results.generations.filter(pl.col("seed") == seed)["chain_id"].unique().to_list()
-    tables, _ = sample_tables(results, results.samples.filter(prompt, pl.col("chain_id").is_in(chains)))
+    tables, _ = sample_tables(results, prompt & pl.col("chain_id").is_in(chains))
     if not tables:
         raise UserError(f"seed {seed} has no sample of this prompt")
     return tables[0]

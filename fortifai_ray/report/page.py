@@ -192,7 +192,7 @@ def histograms(results: StudyResults) -> list[FigureGroup]:
     """The probability histograms of the first cells; none where the study computes no signs of its models."""
     if "mean_target_probability_human" not in results.generations.columns or results.details is None:
         return []
-    table = probability_table(results.details, results.generations, results.cells)
+    table = probability_table(results.batches("details"), results.generations, results.cells)
     figures = []
     for (cell, text), part in table.group_by("cell", "text", maintain_order=True):
         if cell in results.cells.order[:MOST_CELLS] and part["blocks"].sum():

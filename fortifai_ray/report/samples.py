@@ -47,15 +47,19 @@ class Strip:
     pictures: list[tuple[int, str | None]]
 
 
-def sample_tables(results: StudyResults, samples: pl.DataFrame | None = None) -> tuple[list[SampleTable], str]:
-    """Tables of sample texts (by default all of the study's), and a sentence that says which they show.
+def sample_tables(results: StudyResults, wanted: pl.Expr | None = None) -> tuple[list[SampleTable], str]:
+    """Tables of sample texts, and a sentence that says which they show.
 
-    Where each generation has its own prompts, samples are matched by row and shown with their prompt.
+    Where each generation has its own prompts, samples are matched by row and shown with their prompt. Only the texts
+    shown are read.
+
+    Args:
+        wanted: which rows of ``samples.parquet``, by default all.
     """
-    samples = results.samples if samples is None else samples
-    if samples is None or samples.is_empty():
+    if results.samples is None or results.samples.is_empty():
         return [], ""
-    table = _named(results, samples)
+    there = results.samples if wanted is None else texts_of(results, wanted, columns=["row"])
+    table = _named(results, there)
     if table.is_empty():
         return [], ""
     table = table.filter(pl.col("seed") == pl.col("seed").min().over("cell"))
@@ -63,9 +67,21 @@ def sample_tables(results: StudyResults, samples: pl.DataFrame | None = None) ->
     cells = [cell for cell in results.cells.order if cell in set(table["cell"])]
     generations = thin(sorted(table["generation"].unique()), MOST_GENERATIONS)
     shown = table.filter(pl.col("cell").is_in(cells[:MOST_CELLS]), pl.col("generation").is_in(generations))
+    own = pl.col("chain_id").is_in(shown["chain_id"].unique().implode()) & pl.col("generation").is_in(generations)
+    texts = texts_of(results, own if wanted is None else own & wanted)
+    shown = shown.join(texts, on=["chain_id", "generation", "row"], how="left", maintain_order="left")
     tables = [_table(rows, cells[:MOST_CELLS], generations, key) for key, rows in _prompts(shown)]
     more = _left_out(len(cells) - MOST_CELLS, "samples.parquet")
     return tables, f"Each cell's lowest seed; texts are cut at {MOST_CHARACTERS} characters.{more}"
+
+
+def texts_of(results: StudyResults, rows: pl.Expr | None = None, columns: list[str] | None = None) -> pl.DataFrame:
+    """The sample texts of some rows, by default of all; with ``columns``, only these and what names a row's chain and
+    generation."""
+    names = ["row", "prompt_text", "generated_text"] if columns is None else columns
+    table = read_table(results.folder, "samples", columns=["chain_id", "generation", *names], rows=rows)
+    assert table is not None, "called only where there are samples"
+    return table
 
 
 def strips(results: StudyResults) -> tuple[list[Strip], str]:

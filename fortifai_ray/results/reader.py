@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ _WHAT_IS_LOST = {
     "claims": "claims are not shown",
     "collapse_points": "what the search measured is not shown",
 }
+_BATCH = 1000  # chains
 _TABLES = ("generations", "chains", "fidelity", "samples", "pictures", "claims", "points")
 
 
@@ -148,14 +149,16 @@ class StudyResults:
 
     @cached_property
     def samples(self) -> pl.DataFrame | None:
-        """Sample texts: a row per chain, generation and row of its corpus."""
+        """Which sample texts there are (``chain_id, generation, row``), without the texts themselves."""
         families = self.generations["family.kind"] if "family.kind" in self.generations.columns else pl.Series()
-        return self._optional("samples", expected=families.eq("language").any())
+        return self._optional(
+            "samples", columns=["chain_id", "generation", "row"], expected=families.eq("language").any()
+        )
 
     @cached_property
     def details(self) -> pl.DataFrame | None:
-        """What no column holds, as JSON: a row per chain and generation."""
-        return self._optional("details")
+        """Of which generations there are details (``chain_id, generation``), what no column holds, as JSON."""
+        return self._optional("details", columns=["chain_id", "generation"])
 
     @cached_property
     def pictures(self) -> pl.DataFrame | None:
@@ -257,6 +260,20 @@ class StudyResults:
         if name not in self._read:
             self._read[name] = read_table(self.folder, name, required=(*_REQUIRED.get(name, ()), *required))
         return self._read[name]
+
+    def batches(self, name: str) -> Iterator[pl.DataFrame]:
+        """The rows of a table of texts or pictures, those of a thousand chains at a time.
+
+        Raises:
+            UserError: it cannot be read, or lacks a column.
+        """
+        ids = self.generations["chain_id"].unique().sort()
+        for start in range(0, len(ids), _BATCH):
+            first, *_, last = (*ids[start : start + _BATCH], *ids[start : start + _BATCH])
+            chains = pl.col("chain_id").is_between(pl.lit(first), pl.lit(last))
+            table = read_table(self.folder, name, rows=chains, required=_REQUIRED.get(name, ()))
+            if table is not None:
+                yield table
 
     def _optional(self, name: str, *, columns: list[str] | None = None, expected: bool = False) -> pl.DataFrame | None:
         """A table; None, and a note, where it cannot be read or is missing though ``expected``."""

@@ -210,6 +210,20 @@ def write_part(folder: Path, name: str, number: int, rows: pl.DataFrame) -> Path
     return _write(_part_path(folder, name, number), rows)
 
 
+def write_slices(folder: Path, name: str, slices: Iterable[pl.DataFrame]) -> Path:
+    """As :func:`write_table`, from slices of the table in their order, of which one is in memory at a time."""
+    path = table_path(folder, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_slices(path, slices, _metadata)
+    return path
+
+
+def publish_part(folder: Path, name: str, number: int, *, as_table: bool = False) -> None:
+    """Show readers a part file that was written under a name that begins with a dot; ``as_table``: as the table."""
+    shown = table_path(folder, name) if as_table else _part_path(folder, name, number)
+    _part_path(folder, f".{name}", number).replace(shown)
+
+
 def read_part(folder: Path, name: str, number: int) -> pl.DataFrame:
     """The rows of one part file of a table."""
     return _read(_part_path(folder, name, number), name, None, None, set())
@@ -310,8 +324,12 @@ def _read(path: Path, name: str, columns: Sequence[str] | None, rows: pl.Expr | 
 
 def _write(path: Path, table: pl.DataFrame) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_table(path, table, {_VERSION_KEY: str(VERSION), _METRICS_KEY: metrics.to_json(table.columns)})
+    files.write_table(path, table, _metadata(table.columns))
     return path
+
+
+def _metadata(columns: Sequence[str]) -> dict[str, str]:
+    return {_VERSION_KEY: str(VERSION), _METRICS_KEY: metrics.to_json(columns)}
 
 
 def _types(names: Mapping[str, str]) -> dict[str, Any]:

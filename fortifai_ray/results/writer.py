@@ -1,7 +1,9 @@
 """The writer of a study's result tables: rows are appended while a sweep runs, and whole tables are left at its end."""
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,87 +17,153 @@ from fortifai_ray.study.study import Chain, Study
 from fortifai_ray.validation import dump_yaml
 
 _CHUNK = 1000  # rows that are kept as mappings before they become columns
+_SLICE = 32 << 20  # bytes: so much of a table's texts and pictures is in memory at once
 
 
 class GrowingTable:
     """A table that rows are appended to: columns in memory, then part files beside the table (``results/parts/``).
 
-    A new part file absorbs those before it that are no larger. So N rows make at most log₂ N part files, and each row
-    is written at most that often. The first write replaces the table of an earlier sweep. An ``optional`` table without
-    rows is not written.
+    A new part file absorbs those before it that are no larger, up to 32 MiB. So N rows make at most log₂ N part files
+    and one for every 16 MiB, and each row is written at most log₂ N times. The first flush replaces the table of an
+    earlier sweep; what does not fit into memory until then waits in part files that no reader sees. An ``optional``
+    table without rows is not written.
     """
 
     def __init__(self, folder: Path, name: str, columns: Mapping[str, Any], *, optional: bool = False) -> None:
         self._folder, self._name, self._columns, self._optional = folder, name, pl.Schema(columns), optional
         self._rows: list[Mapping[str, Any]] = []
         self._chunks: list[pl.DataFrame] = []
-        self._parts: list[tuple[int, int]] = []  # number and rows of each
+        self._pending = 0  # bytes of both, about
+        self._parts: list[_Part] = []
+        self._bytes = 0  # written so far
         self._begun = False
+        schema.remove_parts(folder, f".{name}")  # of a sweep that was killed
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Append rows, as mappings; keys that are no columns are left out."""
-        self._rows += rows
+        for row in rows:
+            self._rows.append(row)
+            self._pending += sum(len(v) if isinstance(v, str | bytes) else 8 for v in row.values())
         if len(self._rows) >= _CHUNK:
             self._chunk()
+        self._make_room()
 
     def extend(self, table: pl.DataFrame) -> None:
         """Append rows, as a table; columns that it lacks are null."""
         self._chunk()
         missing = (pl.lit(None).alias(name) for name in self._columns if name not in table.columns)
         self._chunks.append(table.with_columns(missing).select(list(self._columns)).cast(self._columns))
+        self._pending += int(table.estimated_size())
+        self._make_room()
 
     def flush(self) -> bool:
         """Write the rows appended since the last flush; returns whether there were any.
 
         Raises ``OSError`` where they cannot be written; the next flush tries them again.
         """
-        self._chunk()
-        rows = schema.latest(pl.concat(self._chunks or [self._columns.to_frame()]), self._name)
+        rows = self._latest_rows()
         if not self._begun:
-            schema.remove_parts(self._folder, self._name)
-            if self._optional and rows.is_empty():
-                schema.table_path(self._folder, self._name).unlink(missing_ok=True)
-            else:
-                schema.write_table(self._folder, self._name, rows)
-            self._begun = True
+            self._begin(rows)
         elif not rows.is_empty():
             self._write_part(rows)
-        self._chunks = []
         return not rows.is_empty()
 
-    def close(self, order: pl.DataFrame | None = None) -> pl.DataFrame | None:
-        """Merge the part files into the table; returns it, None if it is optional and has no rows.
+    def close(self, order: pl.DataFrame | None = None) -> None:
+        """Merge the part files into the table, unless it is optional and has no rows.
 
         Its rows are sorted by chain, in the order of ``order`` (``chain_id`` and ``place``) or of their ids, and by
-        generation.
+        generation. They are read and written some chains at a time.
         """
         self.flush()
-        table = schema.read_table(self._folder, self._name)
-        if table is None:
-            return None
-        if order is None:
-            table = table.sort("chain_id", "generation", maintain_order=True)
-        else:
-            table = table.join(order, on="chain_id", how="left").sort("place", "generation").drop("place")
-        schema.write_table(self._folder, self._name, table)
+        keys = schema.read_table(self._folder, self._name, columns=["chain_id"])
+        if keys is None:
+            return
+        schema.write_slices(self._folder, self._name, self._sorted(keys, order))
         schema.remove_parts(self._folder, self._name)
         self._parts = []
-        return table
+
+    def _sorted(self, keys: pl.DataFrame, order: pl.DataFrame | None) -> Iterator[pl.DataFrame]:
+        """The whole table, sorted, in slices of whole chains; ``keys`` has the chain of each of its rows."""
+        chains = keys.group_by("chain_id").len("rows")
+        if order is not None:
+            chains = chains.join(order, on="chain_id", how="left")
+        by = "chain_id" if order is None else "place"
+        before = pl.col("rows").cum_sum() - pl.col("rows")
+        size = self._bytes / max(1, keys.height)
+        chains = chains.sort(by).with_columns(slice=(before * size / _SLICE).floor())
+        for part in chains.partition_by("slice") or [chains]:
+            chosen = pl.col("chain_id").is_in(part["chain_id"].implode()) if part.height < chains.height else None
+            table = schema.read_table(self._folder, self._name, rows=chosen)
+            assert table is not None, "it has been flushed"
+            if order is not None:
+                table = table.join(part.select("chain_id", "place"), on="chain_id", how="left")
+            table = table.sort(by, "generation", maintain_order=True)
+            yield table.select(list(self._columns))
+
+    def _begin(self, rows: pl.DataFrame) -> None:
+        """Replace the table of an earlier sweep, by what no reader saw until now and by ``rows``."""
+        schema.remove_parts(self._folder, self._name)
+        if self._parts:
+            self._publish()
+            if not rows.is_empty():
+                self._write_part(rows)
+        elif self._optional and rows.is_empty():
+            schema.table_path(self._folder, self._name).unlink(missing_ok=True)
+        else:
+            schema.write_table(self._folder, self._name, rows)
+            self._written()
+        self._begun = True
 
     def _chunk(self) -> None:
         if self._rows:
             self._chunks.append(pl.DataFrame(self._rows, schema=self._columns, strict=False))
             self._rows = []
 
+    def _latest_rows(self) -> pl.DataFrame:
+        self._chunk()
+        return schema.latest(pl.concat(self._chunks or [self._columns.to_frame()]), self._name)
+
+    def _make_room(self) -> None:
+        """Write what has grown large since the last flush; where the disk is full, the next flush meets it again."""
+        if self._pending > _SLICE:
+            with suppress(OSError):
+                self._write_part(self._latest_rows())
+
     def _write_part(self, rows: pl.DataFrame) -> None:
-        number = self._parts[-1][0] + 1 if self._parts else 0
+        shown = self._name if self._begun else f".{self._name}"
+        number, size = (self._parts[-1].number + 1 if self._parts else 0), self._pending
         kept, merged = list(self._parts), []
-        while kept and kept[-1][1] <= rows.height:
-            merged.append(kept.pop()[0])
-            rows = schema.latest(pl.concat([schema.read_part(self._folder, self._name, merged[-1]), rows]), self._name)
-        schema.write_part(self._folder, self._name, number, rows)
-        self._parts = [*kept, (number, rows.height)]
-        schema.remove_parts(self._folder, self._name, merged)
+        while kept and kept[-1].rows <= rows.height and kept[-1].size + size <= _SLICE:
+            last = kept.pop()
+            merged.append(last.number)
+            size += last.size
+            rows = schema.latest(pl.concat([schema.read_part(self._folder, shown, last.number), rows]), self._name)
+        schema.write_part(self._folder, shown, number, rows)
+        self._parts = [*kept, _Part(number, rows.height, size)]
+        schema.remove_parts(self._folder, shown, merged)
+        self._written()
+
+    def _written(self) -> None:
+        """What was appended is on disk."""
+        self._bytes += self._pending
+        self._chunks, self._pending = [], 0
+
+    def _publish(self) -> None:
+        """Make the part files that no reader saw the table, oldest rows first."""
+        first, *others = self._parts
+        schema.publish_part(self._folder, self._name, first.number, as_table=True)
+        for part in others:
+            schema.publish_part(self._folder, self._name, part.number)
+        self._parts, self._begun = others, True
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A part file: its number, its rows, and about how many bytes they take in memory."""
+
+    number: int
+    rows: int
+    size: int
 
 
 class ResultsWriter:
@@ -151,10 +219,11 @@ class ResultsWriter:
             references: what chains are measured against that have no baseline chain beside them.
         """
         places = {"chain_id": [chain.chain_id for chain in chains], "place": range(len(chains))}
-        generations = self._generations.close(pl.DataFrame(places, schema={"chain_id": pl.String, "place": pl.Int64}))
-        assert generations is not None, "it is written even where it is empty"
+        self._generations.close(pl.DataFrame(places, schema={"chain_id": pl.String, "place": pl.Int64}))
         for table in self._others.values():
             table.close()
+        generations = schema.read_table(self.folder, "generations")
+        assert generations is not None, "it is written even where it is empty"
         settings, study = self._study.settings, self._study
         judged = chain_table(
             generations,

@@ -26,6 +26,8 @@ from fortifai_ray.study.resources import ResourcesConfig
 from fortifai_ray.study.search import Search, refuse_search
 from fortifai_ray.validation import Section, a_name, all_keys, dump_yaml, parse_yaml, read_yaml, unknown_key, validated
 
+_CELLS_KNOWN = 1000  # whose baselines are kept: a search makes cells as it goes
+
 
 def _as_list(value: Any) -> Any:
     return value if isinstance(value, list) else [value]
@@ -167,11 +169,23 @@ class Study:
         return Chain(recipe, {key: flat.get(key) for key in self.varied})
 
     def baseline_of(self, chain: Chain) -> Recipe:
-        """The recipe whose generation 0 a chain is compared with: its own, with the baseline's keys put in."""
-        return resolve(
-            f"{self.source}: baseline",
-            put(chain.recipe.model_dump(mode="json"), whole_sections(self.settings.baseline)),
-        )
+        """The recipe whose generation 0 a chain is compared with: its own, with the baseline's keys put in.
+
+        It is checked once for a cell, however many thousand seeds that has.
+        """
+        keys = whole_sections(self.settings.baseline)
+        if chain.cell_id not in self._baselines:
+            if len(self._baselines) >= _CELLS_KNOWN:
+                self._baselines.clear()
+            content = put(chain.recipe.model_dump(mode="json"), keys)
+            self._baselines[chain.cell_id] = resolve(f"{self.source}: baseline", content)
+        baseline = self._baselines[chain.cell_id]
+        return baseline if "seed" in keys else baseline.model_copy(update={"seed": chain.recipe.seed})
+
+    @cached_property
+    def _baselines(self) -> dict[str, Recipe]:
+        """The baselines of the cells asked for so far, of one seed each."""
+        return {}
 
 
 def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:

@@ -36,8 +36,7 @@ def study(tmp_path: Path) -> Path:
 def test_a_cells_seeds_are_counted_together(study: Path) -> None:
     """Three seeds' blocks in one histogram, whose shares add up to 1."""
     results = open_study(study)
-    assert results.details is not None
-    table = probability_table(results.details, results.generations, results.cells)
+    table = probability_table(results.batches("details"), results.generations, results.cells)
     first = table.filter(cell=results.cells.order[0], generation=1, text="human")
     assert first.filter(pl.col("blocks") > 0).select("probability", "blocks", "share").row(0) == (0.015, 30, 1.0)
     assert first.height == 100

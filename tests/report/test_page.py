@@ -17,7 +17,7 @@ import yaml
 from fortifai_ray.report import write_report
 from fortifai_ray.report.samples import sample_tables
 from fortifai_ray.results.reader import open_study
-from fortifai_ray.results.schema import write_table
+from fortifai_ray.results.schema import read_table, write_table
 from fortifai_ray.statistics.criterion import CollapseCriterion
 
 from .browser import Opened
@@ -168,6 +168,24 @@ def test_samples_follow_a_prompt_through_the_generations(tmp_path: Path) -> None
     generation, samples = tables[0].lines[2]
     assert (generation, tables[0].cells) == (2, ["cross entropy", "TCE γ=0.3", "TCE γ=0.9"])
     assert samples == [(None, "word word word ")] * 3
+
+
+def test_only_the_sample_texts_that_are_shown_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One chain's of each cell: a study of thousands of chains has gigabytes of them."""
+    folder, read = write_study(tmp_path, seeds=9), dict[str, int]()
+
+    def noted(*arguments: Any, columns: list[str] | None = None, **options: Any) -> pl.DataFrame | None:
+        table = read_table(*arguments, columns=columns, **options)
+        read.update({name: table.height for name in columns or table.columns} if table is not None else {})
+        return table
+
+    for module in ("fortifai_ray.report.samples", "fortifai_ray.results.reader"):
+        monkeypatch.setattr(f"{module}.read_table", noted)
+    tables, _ = sample_tables(open_study(folder))
+    assert len(tables) == 3
+    whole = read_table(folder, "samples")
+    assert whole is not None
+    assert read["generated_text"] == whole.height / 9
 
 
 def test_samples_with_prompts_of_their_own_are_followed_by_row(tmp_path: Path) -> None:

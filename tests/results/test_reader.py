@@ -8,12 +8,14 @@ from typing import Any
 import polars as pl
 import pytest
 import yaml
+from polars.testing import assert_frame_equal
 
 from fortifai_ray.claims.check import check_claims
 from fortifai_ray.errors import UserError
 from fortifai_ray.families.language.config import WrittenBy
 from fortifai_ray.families.language.written import read_written
 from fortifai_ray.report import write_report
+from fortifai_ray.results import reader
 from fortifai_ray.results.reader import open_study
 from fortifai_ray.results.schema import write_table
 from support.opening import open_folder
@@ -135,3 +137,19 @@ def test_missing_tables_are_noted_or_computed(folder: Path) -> None:
     spaced = folder.rename(folder.with_name("my study's"))
     command = f"`fortifai claims {shlex.quote(str(spaced))}`"
     assert any(command in note for note in open_study(spaced).notes), "a command that can be pasted into a shell"
+
+
+@pytest.mark.parametrize("chains", [1, 3, 1000])
+def test_a_table_in_batches_is_the_table(folder: Path, chains: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each row once, those of a chain together, and of chains that have none nothing."""
+    monkeypatch.setattr(reader, "_BATCH", chains)
+    names = ["tce-1", "cross_entropy-0", "tce-0"]
+    rows = [{"chain_id": name, "generation": g, "details": f"{name} {g}"} for name in names for g in (0, 1)]
+    write_table(folder, "details", pl.DataFrame(rows))
+    results = open_study(folder)
+    batches = list(results.batches("details"))
+    assert len(batches) == -(-4 // chains)
+    assert_frame_equal(pl.concat(batches), pl.DataFrame(rows), check_row_order=False)
+    assert results.details is not None
+    assert results.details.columns == ["chain_id", "generation"]
+    assert list(results.batches("pictures")) == []

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from fortifai_ray.results import schema
+from fortifai_ray.results import schema, writer
 from fortifai_ray.results.writer import GrowingTable
 
 COLUMNS = {"chain_id": pl.String, "generation": pl.Int64, "details": pl.String}
@@ -26,6 +26,12 @@ def read(folder: Path) -> list[int] | None:
     return None if table is None else sorted(table["generation"].to_list())
 
 
+def closed(table: GrowingTable, order: pl.DataFrame | None = None) -> pl.DataFrame:
+    """The file that a table is in the end."""
+    table.close(order)
+    return pl.read_parquet(schema.table_path(table._folder, "details"))
+
+
 def test_rows_are_read_as_soon_as_they_are_flushed(tmp_path: Path) -> None:
     """The rows of a sweep that is killed now, part files included; once it is closed there are none of these."""
     table = growing(tmp_path)
@@ -40,11 +46,10 @@ def test_rows_are_read_as_soon_as_they_are_flushed(tmp_path: Path) -> None:
     table.flush()
     assert read(tmp_path) == [0, 1, 2]
     assert schema.part_paths(tmp_path, "details")
-    whole = table.close()
-    assert whole is not None
+    whole = closed(table)
     assert whole["generation"].to_list() == [0, 1, 2]
     assert schema.part_paths(tmp_path, "details") == []
-    assert_frame_equal(whole, pl.read_parquet(schema.table_path(tmp_path, "details")))
+    assert whole.columns == list(COLUMNS)
 
 
 def test_a_row_costs_the_same_however_many_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +77,7 @@ def test_a_row_costs_the_same_however_many_there_are(tmp_path: Path, monkeypatch
     assert parts <= 9
     assert written["write_part"] <= 9 * 500
     table.close()
-    assert written["write_table"] == 500
+    assert written["write_table"] == 0, "its end is no growing of it"
     assert read(tmp_path) == list(range(500))
 
 
@@ -89,8 +94,7 @@ def test_a_later_row_replaces_an_earlier_one(tmp_path: Path) -> None:
     held = schema.read_table(tmp_path, "details")
     assert held is not None
     assert held.sort("generation")["details"].to_list() == ["third", "second"]
-    whole = table.close()
-    assert whole is not None
+    whole = closed(table)
     assert whole["details"].to_list() == ["third", "second"]
 
 
@@ -109,7 +113,8 @@ def test_a_sweep_begins_its_tables_anew(tmp_path: Path) -> None:
     empty = growing(tmp_path, optional=True)
     empty.flush()
     assert read(tmp_path) is None, "a table that this study does not have"
-    assert empty.close() is None
+    empty.close()
+    assert read(tmp_path) is None
 
 
 def test_rows_that_a_full_disk_refused_are_written_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,8 +132,7 @@ def test_rows_that_a_full_disk_refused_are_written_later(tmp_path: Path, monkeyp
                 table.flush()
         table.flush()
     assert read(tmp_path) == [0, 1, 2]
-    whole = table.close()
-    assert whole is not None
+    whole = closed(table)
     assert whole["generation"].to_list() == [0, 1, 2]
 
 
@@ -152,7 +156,83 @@ def test_chains_come_in_the_order_of_the_grid(tmp_path: Path) -> None:
     for one in (row(1, chain_id="b"), row(0, chain_id="a"), row(0, chain_id="b")):
         table.append([one])
         table.flush()
-    whole = table.close(pl.DataFrame({"chain_id": ["b", "a"], "place": [0, 1]}))
-    assert whole is not None
+    whole = closed(table, pl.DataFrame({"chain_id": ["b", "a"], "place": [0, 1]}))
     assert whole.select("chain_id", "generation").rows() == [("b", 0), ("b", 1), ("a", 0)]
     assert whole.columns == list(COLUMNS)
+
+
+@pytest.fixture
+def small_slices(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Tables that keep a kilobyte in memory."""
+    monkeypatch.setattr(writer, "_SLICE", 1000)
+    return 1000
+
+
+SHUFFLED = [row(number % 4, "x" * 100 + str(number), f"chain-{7 * number % 30:02d}") for number in range(120)]
+ORDER = pl.DataFrame({"chain_id": [f"chain-{9 * number % 31:02d}" for number in range(30)], "place": range(30)})
+
+
+@pytest.mark.parametrize("order", [None, ORDER])
+@pytest.mark.parametrize("flush_every", [1, 7, 1000])
+def test_a_table_beyond_memory_is_the_same_table(
+    tmp_path: Path, small_slices: int, flush_every: int, order: pl.DataFrame | None
+) -> None:
+    """Whatever is flushed when: no part file is merged into a large one, a slice of the end's table holds whole chains,
+    and rows that are replaced are."""
+    table = growing(tmp_path)
+    for number, one in enumerate([*SHUFFLED[:60], *SHUFFLED[:7], *SHUFFLED[60:]]):
+        table.append([one])
+        if number % flush_every == flush_every - 1:
+            table.flush()
+    sizes = [pl.read_parquet(path).estimated_size() for path in schema.part_paths(tmp_path, "details")]
+    assert all(size <= 1.5 * small_slices for size in sizes)
+    whole = closed(table, order)
+    by = ["chain_id", "generation"] if order is None else ["place", "generation"]
+    expected = pl.DataFrame(SHUFFLED, schema=COLUMNS).unique(
+        ["chain_id", "generation"], keep="last", maintain_order=True
+    )
+    if order is not None:
+        expected = expected.join(order, on="chain_id", how="left")
+    assert_frame_equal(whole, expected.sort(by).select(list(COLUMNS)))
+    assert [path.name for path in (tmp_path / "results").rglob("*") if path.is_file()] == ["details.parquet"]
+    metadata = pl.read_parquet_metadata(schema.table_path(tmp_path, "details"))
+    assert metadata["fortifai.table_version"] == str(schema.VERSION)
+
+
+def test_what_is_beyond_memory_is_not_shown_before_the_first_flush(tmp_path: Path, small_slices: int) -> None:
+    """A replay of thousands of chains leaves the tables of the last sweep until it is done; what a killed one has put
+    aside is removed."""
+    before = growing(tmp_path)
+    before.append([row(0)])
+    before.flush()
+    killed = growing(tmp_path)
+    killed.append(SHUFFLED)
+    again = growing(tmp_path)
+    assert not list((tmp_path / "results" / "parts").iterdir())
+    for one in SHUFFLED:
+        again.append([one])
+    assert read(tmp_path) == [0]
+    assert again._pending <= small_slices
+    again.flush()
+    held = read(tmp_path)
+    assert held is not None
+    assert len(held) == pl.DataFrame(SHUFFLED).select("chain_id", "generation").n_unique()
+
+
+def test_a_full_disk_does_not_stop_what_comes_before_a_flush(
+    tmp_path: Path, small_slices: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that cannot be put aside stay in memory; the flush says so."""
+
+    def full(*arguments: Any) -> Path:
+        raise OSError(28, "No space left on device")
+
+    table = growing(tmp_path)
+    with monkeypatch.context() as patched:
+        for name in ("write_part", "write_table"):
+            patched.setattr(schema, name, full)
+        table.append(SHUFFLED)
+        with pytest.raises(OSError, match="No space left"):
+            table.flush()
+    whole = closed(table)
+    assert whole.height == pl.DataFrame(SHUFFLED).select("chain_id", "generation").n_unique()

@@ -1,5 +1,6 @@
 """Study files: what varies becomes chains, and every mistake gets one line that names the key."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,9 @@ import yaml
 from safetensors.numpy import save_file
 
 from fortifai_ray.errors import UserError
+from fortifai_ray.recipe.recipe import Recipe
+from fortifai_ray.study import study as study_module
+from fortifai_ray.study.grid import put, resolve, whole_sections
 from fortifai_ray.study.study import load_study, make_study
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -54,6 +58,26 @@ def test_the_baseline_keeps_no_key_of_the_loss_it_replaces() -> None:
     study = make_study(study_content(), "s.yaml")
     assert study.baseline_of(study.chains[3]).chain_id == study.chains[1].chain_id
     assert study.baseline_of(study.chains[0]).chain_id == study.chains[0].chain_id
+
+
+@pytest.mark.parametrize("baseline", [{"loss.kind": "cross_entropy"}, {"loss.kind": "cross_entropy", "seed": 7}])
+def test_a_baseline_is_checked_once_for_each_cell(baseline: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not once for each of thousands of seeds; each chain's is what it would be by itself, also where the baseline is
+    of one seed."""
+    varied = {"loss.gamma": [0.3, 0.5], "seed": {"start": 0, "count": 50}}
+    study = make_study(study_content(loss={"kind": "tce"}, vary=varied, baseline=baseline), "s.yaml")
+    fresh, asked = replace(study), list[str]()
+
+    def counted(source: str, content: dict[str, Any]) -> Recipe:
+        asked.append(source)
+        return resolve(source, content)
+
+    monkeypatch.setattr(study_module, "resolve", counted)
+    found = [fresh.baseline_of(chain) for chain in fresh.chains]
+    assert len(asked) == 2
+    keys = whole_sections(baseline)
+    for chain, recipe in zip(fresh.chains, found, strict=True):
+        assert recipe == resolve("s.yaml", put(chain.recipe.model_dump(mode="json"), keys))
 
 
 @pytest.mark.parametrize(

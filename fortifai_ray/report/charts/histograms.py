@@ -4,9 +4,11 @@ own text, and how unsure of human text (ForTIFAI's loss_dist.ipynb)."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import altair as alt
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from fortifai_ray.evaluation.signs.model import PROBABILITIES
@@ -26,11 +28,11 @@ _SCHEMA = {
 }
 
 
-def probability_table(details: pl.DataFrame, chains: pl.DataFrame, cells: Cells) -> pl.DataFrame:
+def probability_table(details: Iterable[pl.DataFrame], chains: pl.DataFrame, cells: Cells) -> pl.DataFrame:
     """The histograms of a study.
 
     Args:
-        details: ``details.parquet``, whose JSON holds them where the study computes the signs of its models.
+        details: ``details.parquet`` in batches, whose JSON holds them where the study computes the signs of its models.
         chains: ``chain_id`` and the varied keys of each chain.
         cells: the study's cells.
 
@@ -48,14 +50,19 @@ def probability_table(details: pl.DataFrame, chains: pl.DataFrame, cells: Cells)
     return table.with_columns(share=share).sort(order, "text", "generation", "probability").select(*_SCHEMA)
 
 
-def _counts(details: pl.DataFrame, cell_of: dict[str, str]) -> Iterator[dict[str, object]]:
-    for row in details.iter_rows(named=True):
+def _counts(details: Iterable[pl.DataFrame], cell_of: dict[str, str]) -> Iterator[dict[str, object]]:
+    """The counts of each bin, summed over a cell's chains whose histograms have as many bins."""
+    sums: dict[tuple[str, int, str, int], npt.NDArray[np.int64]] = {}
+    for row in (row for batch in details for row in batch.iter_rows(named=True) if row["chain_id"] in cell_of):
         histograms = (json.loads(row["details"]).get("signs") or {}).get("histograms") or {}
-        for text in TEXTS if row["chain_id"] in cell_of else ():
-            counts = histograms.get(f"{PROBABILITIES}_{text}") or []
-            of = {"cell": cell_of[row["chain_id"]], "generation": row["generation"], "text": text, "share": None}
-            for place, blocks in enumerate(counts):
-                yield of | {"probability": (place + 0.5) / len(counts), "blocks": blocks}
+        for text in TEXTS:
+            if counts := histograms.get(f"{PROBABILITIES}_{text}"):
+                key = (cell_of[row["chain_id"]], row["generation"], text, len(counts))
+                sums[key] = sums.get(key, np.int64(0)) + np.asarray(counts, np.int64)
+    for (cell, generation, text, bins), total in sums.items():
+        of = {"cell": cell, "generation": generation, "text": text, "share": None}
+        for place, blocks in enumerate(total.tolist()):
+            yield of | {"probability": (place + 0.5) / bins, "blocks": blocks}
 
 
 def histogram_chart(table: pl.DataFrame, *, width: Width = 640, height: int = 170) -> alt.Chart:
