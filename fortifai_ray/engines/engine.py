@@ -64,6 +64,25 @@ class DecodingConfig(Section):
         "size and a chain's synthetic ratio is exactly the recipe's",
     )
 
+    min_new_tokens: Annotated[int, _within(0, 2**20, "min_new_tokens is 0 (none) or a number of tokens")] = Field(
+        0,
+        exclude_if=lambda value: value == 0,  # some recipes are older than the key
+        description="tokens of a row before which its end-of-text token is not drawn; as many as max_new_tokens: never "
+        "(transformers' and vLLM's own min_new_tokens; ForTIFAI). 0: drawn as any other",
+    )
+
+    @model_validator(mode="after")
+    def _the_least_is_no_more_than_the_most(self) -> Self:
+        least, most = self.min_new_tokens, self.max_new_tokens
+        if least > most:
+            raise ValueError(f"min_new_tokens: {least} is more than max_new_tokens, {most}")
+        if self.ignore_eos and least not in (0, most):
+            raise ValueError(
+                f"min_new_tokens: with ignore_eos, every row has {most} tokens: {most} (no end-of-text token is drawn) "
+                f"or 0 is right, or ignore_eos: false for rows of {least} to {most}"
+            )
+        return self
+
     @model_validator(mode="after")
     def _beams_draw_nothing(self) -> Self:
         if self.num_beams > 1 and (self.temperature, self.top_p, self.top_k) != (1.0, 1.0, 0):

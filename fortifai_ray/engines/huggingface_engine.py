@@ -96,10 +96,22 @@ class HuggingFaceEngine:
                 repetition_penalty=decoding.repetition_penalty,
                 max_new_tokens=decoding.max_new_tokens,
                 eos_token_id=ends,
+                logits_processor=self._forbidding_ends(ids.shape[1], decoding),
                 pad_token_id=PAD,
             )
         rows = output[:, ids.shape[1] :].tolist()
         return rows if ends is None else [_until_end(row, ends) for row in rows]
+
+    def _forbidding_ends(self, width: int, decoding: DecodingConfig) -> Any:
+        """transformers' LogitsProcessorList, which forbids the end-of-text tokens among the first ``min_new_tokens`` of
+        rows after prompts of ``width``."""
+        from transformers import LogitsProcessorList, MinNewTokensLengthLogitsProcessor
+
+        if not (decoding.min_new_tokens and self._end_ids):
+            return LogitsProcessorList()
+        return LogitsProcessorList(
+            [MinNewTokensLengthLogitsProcessor(width, decoding.min_new_tokens, self._end_ids, device=self.device)]
+        )
 
     def _generate_batch(self, prompts: list[list[int]], seeds: list[int], decoding: DecodingConfig) -> list[list[int]]:
         import torch
@@ -110,11 +122,12 @@ class HuggingFaceEngine:
         ends = torch.tensor([] if decoding.ignore_eos else self._end_ids, dtype=torch.long, device=self.device)
         ended = torch.zeros(rows, dtype=torch.bool, device=self.device)
         lengths = torch.full((rows,), decoding.max_new_tokens, device=self.device)
+        forbid = self._forbidding_ends(width, decoding)
         cache: dict[str, Any] = {}
         with torch.inference_mode():
             for step in range(decoding.max_new_tokens):
                 logits, cache = self._model.read(ids, cache, new=1 if step else width, keep=1)
-                chosen = choose(logits[:, 0].float(), ids, noise[:, step], decoding)
+                chosen = choose(forbid(ids, logits[:, 0].float()), ids, noise[:, step], decoding)
                 ids = torch.cat([ids, chosen[:, None]], 1)
                 ending = torch.isin(chosen, ends) & ~ended
                 lengths[ending] = step + 1

@@ -198,6 +198,7 @@ class VllmEngine:
 
         check_lengths(prompts, decoding, self._longest)
         self._forget()
+        known = decoding.min_new_tokens or not decoding.ignore_eos  # what ends a text
         parameters = [
             SamplingParams(
                 temperature=decoding.temperature,
@@ -205,8 +206,9 @@ class VllmEngine:
                 top_k=decoding.top_k,
                 repetition_penalty=decoding.repetition_penalty,
                 max_tokens=decoding.max_new_tokens,
+                min_tokens=decoding.min_new_tokens,
                 ignore_eos=decoding.ignore_eos,
-                stop_token_ids=None if decoding.ignore_eos else self._end_ids,
+                stop_token_ids=self._end_ids if known else None,
                 detokenize=False,
                 seed=fold(seed),
             )

@@ -101,6 +101,10 @@ class Recipe(Section):
         """What a sweep says of the recipe when it starts: a line for each thing that is not as one might expect."""
         return ()
 
+    def flattery(self, metric: str) -> str | None:
+        """Why the models of a chain look better by a metric than they are; None where it chose none of them."""
+        return None
+
     def check_resources(self, engine_gpus: float, source: str) -> None:
         """Raise :class:`UserError`, beginning with ``source``, where no engine can spread over ``engine_gpus`` GPUs."""
 

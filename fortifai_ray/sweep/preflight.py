@@ -79,7 +79,7 @@ def print_plan(study: Study, storage: Storage | Path, console: Console) -> None:
     store = StageStore(storage)
     inputs = check_study(study, store)
     plan = _search_lines(study) if study.settings.search else _grid_lines(study, store, inputs)
-    for line in [*_descriptions(study, store, inputs), *plan]:
+    for line in [*_descriptions(study, store, inputs), *plan, *_flattering(study)]:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -88,6 +88,25 @@ def _descriptions(study: Study, store: StageStore, inputs: Inputs) -> list[str]:
     recipes = [chain.recipe for chain in study.cells] + [study.baseline_of(chain) for chain in study.cells]
     distinct = {recipe.model_dump_json(exclude={"seed"}): recipe for recipe in recipes}
     lines = [line for recipe in distinct.values() for line in recipe.describe(inputs.of(recipe), store)]
+    return list(dict.fromkeys(lines))
+
+
+def notices(study: Study) -> list[str]:
+    """What a sweep says when it starts: what of its recipes is not as one might expect, and what flatters a model."""
+    own = (line for chain in study.cells for line in chain.recipe.notices)
+    return list(dict.fromkeys([*own, *_flattering(study)]))
+
+
+def _flattering(study: Study) -> list[str]:
+    """A line for each metric of the collapse criteria by which models are chosen."""
+    metrics = dict.fromkeys(member.metric for one in study.settings.collapse for member in one.members)
+    found = ((metric, chain.recipe.flattery(metric)) for metric in metrics for chain in study.cells)
+    lines = [
+        f"warning: collapse.metric: {metric} flatters the models, and its fidelity intervals with them: {why}; another "
+        "metric beside it shows how far, or training.keep: last"
+        for metric, why in found
+        if why is not None
+    ]
     return list(dict.fromkeys(lines))
 
 

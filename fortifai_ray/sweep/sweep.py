@@ -16,7 +16,7 @@ from fortifai_ray.study.search import BoundarySearch
 from fortifai_ray.study.study import Chain, Study
 from fortifai_ray.sweep.instance import bring_nodes, check_address, ray_instance
 from fortifai_ray.sweep.plan import Plan, cores_here, make_plan
-from fortifai_ray.sweep.preflight import check_study
+from fortifai_ray.sweep.preflight import check_study, notices
 from fortifai_ray.sweep.progress import Board, SweepProgress
 from fortifai_ray.sweep.recorder import Recorder, SweepOutcome
 from fortifai_ray.sweep.work import Grid, Work
@@ -108,8 +108,7 @@ def _planned(study: Study, work: Work, recorder: Recorder, address: str | None) 
     cores = cores_here() if address is None else int(cpus)
     nodes = [float(node["Resources"].get("GPU", 0.0)) for node in ray.nodes() if node["Alive"]]
     plan = make_plan(resources, work.at_once, cpus, cores, engines=engines, gpus=gpus, node_gpus=nodes)
-    notices = dict.fromkeys(line for chain in work.cells for line in chain.recipe.notices)
-    for line in (plan.describe(), *plan.shrunk, *notices):
+    for line in (plan.describe(), *plan.shrunk, *notices(study)):
         recorder.say(line)
     return plan
 

@@ -37,7 +37,8 @@ _KEYS = {
     "decoding.temperature": "temp, sampling_temperature, t, tau",
     "decoding.max_new_tokens": "max_tokens, max_gen_toks, max_gen_len, max_generated_tokens, gen_length, "
     "generation_length, num_tokens, n_tokens, new_tokens, max_output_tokens, max_completion_tokens, "
-    "gen_len, min_tokens",
+    "gen_len",
+    "decoding.min_new_tokens": "min_tokens, min_length, min_gen_len, min_output_tokens",
     "decoding.context_tokens": "prompt_length, prompt_len, prompt_tokens, context_len, prefix_length, "
     "max_prompt_length, max_prompt_len",
     "decoding.top_p": "nucleus, p, typical_p, nucleus_p",

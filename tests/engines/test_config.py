@@ -1,5 +1,7 @@
 """Decoding and engine settings out of range are refused with what would be right."""
 
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
@@ -24,6 +26,27 @@ def test_decoding_out_of_range_says_what_is_right(key: str, value: float, messag
     """Protects a user from a study that starts with settings no engine can honour."""
     with pytest.raises(ValidationError, match=message):
         DecodingConfig(**{key: value})
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"min_new_tokens": 33}, "33 is more than max_new_tokens, 32"),
+        ({"min_new_tokens": -1}, "0 .none. or a number"),
+        ({"min_new_tokens": 8}, "every row has 32 tokens: 32 .* or 0 is right, or ignore_eos: false"),
+        ({"min_new_tokens": 32}, None),
+        ({"min_new_tokens": 8, "ignore_eos": False}, None),
+        ({"min_new_tokens": 32, "ignore_eos": False, "num_beams": 5}, None),
+    ],
+)
+def test_the_least_of_a_row_has_an_effect(keys: dict[str, Any], message: str | None) -> None:
+    """Where every row has as many tokens, its end-of-text token is drawn or it is not; the key's default is no key."""
+    if message is None:
+        assert DecodingConfig(max_new_tokens=32, **keys).model_dump()["min_new_tokens"] == keys["min_new_tokens"]
+    else:
+        with pytest.raises(ValidationError, match=message):
+            DecodingConfig(max_new_tokens=32, **keys)
+    assert "min_new_tokens" not in DecodingConfig(min_new_tokens=0).model_dump()
 
 
 @pytest.mark.parametrize("config", [DecodingConfig, EngineConfig])

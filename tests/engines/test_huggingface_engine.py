@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 from engines.helpers import ENGINE, GREEDY, SAMPLED, VOCABULARY, chi_square_p_value, make_prompts, next_probabilities
@@ -83,6 +84,44 @@ def test_a_row_ends_at_its_end_of_text_token(checkpoints: dict[str, Path], tmp_p
     ended = engine.generate(prompts, [0] * 6, GREEDY.model_copy(update={"ignore_eos": False}))
     assert ended == [row[: row.index(end) + 1] if end in row else row for row in whole]
     assert len(ended[0]) <= 5
+
+
+@pytest.mark.parametrize("beams", [1, 5])
+@pytest.mark.parametrize(("least", "ignore"), [(12, True), (12, False), (6, False)])
+def test_the_end_of_text_token_is_not_written_before_its_time(
+    checkpoints: dict[str, Path], tmp_path: Path, beams: int, least: int, ignore: bool
+) -> None:
+    """``min_new_tokens`` as transformers' own ``generate`` has it, for beams and greedy rows; a sampled row of a token
+    that a plain draw would give has another one."""
+    folder = tmp_path / "ending"
+    shutil.copytree(checkpoints["tied0"], folder)
+    prompts = make_prompts(4, 16)
+    engine = HuggingFaceEngine(ENGINE)
+    engine.start(folder)
+    engine.load(folder)
+    plain = GREEDY if beams == 1 else DecodingConfig(num_beams=beams, max_new_tokens=12)
+    end = engine.generate(prompts, [0] * 4, plain)[0][3]
+    (folder / "generation_config.json").write_text(f'{{"eos_token_id": {end}}}')
+    engine.load(folder)
+    decoding = plain.model_copy(update={"min_new_tokens": least, "ignore_eos": ignore})
+    written = engine.generate(prompts, [0] * 4, decoding)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    for prompt, row in zip(prompts, written, strict=True):
+        ids = torch.tensor([prompt])
+        expected = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            num_beams=beams,
+            min_new_tokens=least,
+            max_new_tokens=12,
+            eos_token_id=end,
+            pad_token_id=0,
+        )
+        assert row == expected[0, 16:].tolist()
+        assert end not in row[:least]
+    drawn = DecodingConfig(max_new_tokens=12, min_new_tokens=12)
+    assert all(end not in row for row in engine.generate(prompts, [1] * 4, drawn))
 
 
 def test_a_missing_or_misshapen_tensor_fails_loudly(checkpoints: dict[str, Path], tmp_path: Path) -> None:

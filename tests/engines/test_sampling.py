@@ -69,7 +69,7 @@ def test_nucleus_and_top_k_draws_stay_inside(pool: EnginePool, checkpoints: dict
 
 
 def test_rows_end_where_transformers_ends_them(pool: EnginePool, checkpoints: dict[str, Path], tmp_path: Path) -> None:
-    """Protects ``ignore_eos: false``, and the pool when it is asked for the other engine."""
+    """Protects ``ignore_eos: false`` and ``min_new_tokens``, and the pool when it is asked for the other engine."""
     folder = tmp_path / "ending"
     shutil.copytree(checkpoints["tied0"], folder)
     prompts = make_prompts(6, 16)
@@ -82,3 +82,8 @@ def test_rows_end_where_transformers_ends_them(pool: EnginePool, checkpoints: di
     assert ask(pool, ending, prompts, decoding).generated_ids.to_pylist() == expected
     other = ENGINE.model_copy(update={"kind": "huggingface"})
     assert ask(pool, ending, prompts, decoding, engine=other).generated_ids.to_pylist() == expected
+    for least, ignore in ((12, True), (6, False)):
+        later = GREEDY.model_copy(update={"min_new_tokens": least, "ignore_eos": ignore})
+        rows = ask(pool, ending, prompts, later).generated_ids.to_pylist()
+        assert all(end not in row[:least] for row in rows)
+        assert ask(pool, ending, prompts, later, engine=other).generated_ids.to_pylist() == rows

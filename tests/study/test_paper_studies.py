@@ -19,7 +19,7 @@ from fortifai_ray.families.language.texts import read_documents
 from fortifai_ray.storage.steps import Steps
 from fortifai_ray.storage.store import StageStore
 from fortifai_ray.study.study import Chain, Study, load_study
-from fortifai_ray.sweep.preflight import check_study
+from fortifai_ray.sweep.preflight import check_study, notices
 from fortifai_ray.sweep.ray_executor import RayExecutor
 
 SWEEPS = Path(__file__).resolve().parents[2] / "sweeps"
@@ -91,12 +91,17 @@ def benchmarks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, 
         "blimp/causative.jsonl": [pair] * 2,
         "gsm8k/test.jsonl": [{"question": "What is 2 + 2?", "answer": "It is 4.\n#### 4"}] * 2,
         "gsm8k/train.jsonl": [{"question": f"What is {n} + 1?", "answer": f"#### {n + 1}"} for n in range(6)],
+        "mathqa.json": [
+            {"Problem": "What is 1 + 1?", "options": "a ) 2 , b ) 3 , c ) 4 , d ) 5 , e ) 6", "correct": "a"}
+        ]
+        * 2,
         "hellaswag.jsonl": [{"activity_label": "a", "ctx_a": "He", "ctx_b": "", "endings": list("stuv"), "label": 1}]
         * 2,
     }
     for name, rows in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        whole = json.dumps(rows) if name.endswith(".json") else "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / name).write_text(whole)
     source = "".join(split_documents(read_documents(CorpusConfig(source="pydoc")).texts, HELD_OUT)[0][:20])[:8000]
     pieces = [(source[at : at + 80], source[at + 80 : at + 160]) for at in range(0, len(source), 160)]
     questions = [Question(before, after, " ".join(reversed(after.split()))) for before, after in pieces]
@@ -106,6 +111,7 @@ def benchmarks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, 
         "blimp": {"path": str(folder / "blimp")},
         "hellaswag": {"path": str(folder / "hellaswag.jsonl")},
         "gsm8k": {"path": str(folder / "gsm8k"), "max_new_tokens": 4},
+        "mathqa": {"path": str(folder / "mathqa.json")},
     }
 
 
@@ -116,12 +122,13 @@ def pool(ray_instance: str) -> Iterator[EnginePool]:
     created.shutdown()
 
 
-def small(paper: str, model: Path, benchmarks: dict[str, dict[str, Any]]) -> Study:
+def small(paper: str, model: Path, benchmarks: dict[str, dict[str, Any]], *more: str) -> Study:
     """The study as it ships, but for its model, its sizes and where its data lie."""
     file = SWEEPS / f"{paper}.yaml"
     content = yaml.safe_load(file.read_text())
     asked = [{**entry, **benchmarks[entry["task"]]} for entry in content["evaluation"]["benchmarks"]]
-    assert [entry["task"] for entry in asked] == ["kr_test", "blimp", "hellaswag", "gsm8k"]
+    tasks = [entry["task"] for entry in asked]
+    assert tasks == ["kr_test", "blimp", "hellaswag", "gsm8k", "mathqa"][: len(asked)]
     sizes = {
         "family.model": {"path": str(model)},
         "corpus": {"source": "pydoc", "train_tokens": TRAIN_TOKENS, "held_out": HELD_OUT, "order": "sequential"},
@@ -134,7 +141,7 @@ def small(paper: str, model: Path, benchmarks: dict[str, dict[str, Any]]) -> Stu
     }
     if "gradient_accumulation" in content["training"]:
         sizes["training.gradient_accumulation"] = 2
-    return load_study(file, [f"{key}={json.dumps(value)}" for key, value in sizes.items()])
+    return load_study(file, [*(f"{key}={json.dumps(value)}" for key, value in sizes.items()), *more])
 
 
 def chosen(study: Study) -> Chain:
@@ -159,31 +166,39 @@ def test_a_study_at_the_papers_settings_runs(
 
     assert [row["generation"] for row in rows] == [0, 1]
     rewritten = TRAIN_TOKENS - chain.recipe.decoding.context_tokens  # the first context is no row's continuation
-    share = rewritten / (rewritten + TRAIN_TOKENS) if chain.recipe.regime.kind == "incremental" else 1.0
-    assert [row["synthetic_ratio_realised"] for row in rows] == [0.0, pytest.approx(share, abs=0.02)]
-    if chain.recipe.decoding.prompts == "training_set":
-        assert [row["distinct_prompts"] for row in rows] == [rewritten // 32, 4], "the last generation writes samples"
+    incremental = chain.recipe.regime.kind == "incremental"
+    if incremental:
+        signs = TRAIN_TOKENS // 32  # what they are measured on, after the last generation too
+        assert [row["distinct_prompts"] for row in rows] == [rewritten // 32, signs]
+        written = read_corpus(store.path(rows[0]["synthetic_stage"]) / "corpus")["generated_ids"].combine_chunks()
+        rewritten = len(written.flatten())  # tokens of the text, once tokenised again
+        assert all(row["kept_epoch"] == 0 for row in rows)
+        assert all(math.isfinite(row["unigram_kl"]) for row in rows), "a sign of collapse"
+    share = rewritten / (rewritten + TRAIN_TOKENS) if incremental else 1.0
+    assert [row["synthetic_ratio_realised"] for row in rows] == [0.0, pytest.approx(share, abs=1e-6)]
     for row in rows:
-        for metric in ("perplexity", "kr_accuracy", "blimp_accuracy", "hellaswag_accuracy", "gsm8k_accuracy"):
+        measured = [f"{task}_accuracy" for task in ("kr", "blimp", "hellaswag", "gsm8k", *["mathqa"] * incremental)]
+        for metric in ("perplexity", *measured):
             assert math.isfinite(row[metric]), metric
         trained = store.open(row["stage"])
         assert trained is not None
         assert trained.outputs["output_head"] == "fused"
         assert trained.outputs["diverged"] is None
-        if chain.recipe.regime.kind == "incremental":
+        if incremental:
             assert math.isfinite(row["kr_accuracy_fortifai_synthetic"]), "the paper's time to failure"
-    assert_beams(store, rows[0], chain.recipe.decoding)
+    assert_beams(store, rows[0], chain.recipe, text)
 
 
-def assert_beams(store: StageStore, row: dict[str, Any], decoding: Any) -> None:
-    """What the engine wrote is what transformers' own ``generate`` gives the trained model, row by row."""
+def assert_beams(store: StageStore, row: dict[str, Any], recipe: Any, text: Corpus) -> None:
+    """What the engine wrote is what transformers' own ``generate`` gives the trained model, row by row; where it is
+    tokenised again, its text is."""
     import torch
     import transformers
 
+    decoding = recipe.decoding
     model = transformers.AutoModelForCausalLM.from_pretrained(store.path(row["stage"])).eval()
     written = read_corpus(store.path(row["synthetic_stage"]) / "corpus")
     assert set(written["weights_version"].to_pylist()) == {row["stage"]}
-    assert {len(ids) for ids in written["generated_ids"].to_pylist()} == {decoding.max_new_tokens}
     prompts = torch.tensor(written["prompt_ids"].to_pylist()[:2])
     with torch.inference_mode():
         expected = model.generate(
@@ -194,6 +209,32 @@ def assert_beams(store: StageStore, row: dict[str, Any], decoding: Any) -> None:
             repetition_penalty=decoding.repetition_penalty,
             max_new_tokens=decoding.max_new_tokens,
             min_new_tokens=decoding.max_new_tokens,
-            eos_token_id=None,
-        )[:, prompts.shape[1] :]
-    assert written["generated_ids"].to_pylist()[:2] == expected.tolist()
+            eos_token_id=text.end_of_text if decoding.min_new_tokens else None,
+            pad_token_id=0,
+        )[:, prompts.shape[1] :].tolist()
+    if recipe.training.retokenise:
+        whole = text.decode([written["generated_ids"].combine_chunks().flatten().to_pylist()])[0]
+        assert whole.startswith("".join(text.decode(expected)))
+        assert text.end_of_text not in expected[0] + expected[1]
+    else:
+        assert {len(ids) for ids in written["generated_ids"].to_pylist()} == {decoding.max_new_tokens}
+        assert written["generated_ids"].to_pylist()[:2] == expected
+
+
+@pytest.mark.parametrize("paper", [paper for paper in PAPERS if paper.startswith("fortifai2025")])
+def test_a_study_of_the_authors_pipeline_has_its_details(
+    paper: str, text: Corpus, benchmarks: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    """What their scripts do, key by key; that the epoch is chosen by what is judged is told, and two keys undo it."""
+    content = yaml.safe_load((SWEEPS / f"{paper}.yaml").read_text())
+    assert content["corpus"]["validation"] == {"split": "validation"}, "nothing of the training split is held out"
+    model = checkpoint(paper, text, tmp_path / "model")
+    recipe: Any = small(paper, model, benchmarks).chains[0].recipe
+    assert (recipe.training.keep, recipe.training.keep_by) == ("best", "kr_accuracy_fortifai_left")
+    assert (recipe.training.pack, recipe.training.retokenise) == ("running", True)
+    assert recipe.decoding.min_new_tokens == recipe.decoding.max_new_tokens == 32
+    assert {"mathqa_accuracy", "unigram_kl_fortifai", "kr_accuracy_fortifai_synthetic"} <= set(recipe.metrics)
+    (told,) = [line for line in notices(small(paper, model, benchmarks)) if "flatters" in line and "synthetic" in line]
+    assert "kr_accuracy_fortifai_left chooses each generation's epoch" in told
+    last = small(paper, model, benchmarks, "training.keep=last", "training.keep_by=perplexity")
+    assert not any("flatters" in line for line in notices(last))

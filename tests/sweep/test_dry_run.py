@@ -1,6 +1,7 @@
 """What a dry run says about GPUs that this machine may not have, and about those that no plan could use."""
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,11 @@ import yaml
 from rich.console import Console
 
 from fortifai_ray.errors import UserError
+from fortifai_ray.evaluation.benchmarks.kr_questions import Question, save_questions
 from fortifai_ray.families.language.recipe import LanguageRecipe
 from fortifai_ray.study.resources import ResourcesConfig
-from fortifai_ray.study.study import load_study
-from fortifai_ray.sweep.preflight import print_plan
+from fortifai_ray.study.study import load_study, make_study
+from fortifai_ray.sweep.preflight import notices, print_plan
 
 STUDY: dict[str, Any] = {
     "name": "spread",
@@ -69,3 +71,49 @@ def test_the_data_are_described_once(tmp_path: Path) -> None:
     assert len(lines) == 1
     assert "training and" in lines[0]
     assert "the longest of" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("keys", "metrics", "said"),
+    [
+        ({"keep": "best"}, ["perplexity"], ["perplexity flatters the models, .*: it chooses each generation's epoch"]),
+        ({"keep": "best"}, ["kr_accuracy"], []),
+        ({}, ["perplexity"], []),
+        (
+            {"keep": "best", "keep_by": "kr_accuracy_fortifai_left"},
+            ["perplexity", "kr_accuracy"],
+            ["kr_accuracy flatters .*: kr_accuracy_fortifai_left chooses each .* by the same questions"],
+        ),
+        (
+            {"keep": "best", "keep_by": "kr_accuracy"},
+            ["kr_accuracy", "kr_ties", "perplexity"],
+            ["kr_accuracy flatters .*: it chooses", "kr_ties flatters .*: kr_accuracy chooses"],
+        ),
+    ],
+)
+def test_a_criterion_by_which_models_are_chosen_is_told(
+    tmp_path: Path, keys: dict[str, Any], metrics: list[str], said: list[str]
+) -> None:
+    """A line for each such metric, in the dry run and when the sweep starts: alone, one of a list, or within any_of."""
+    sides = {"kr_accuracy": "below"}
+    criteria = [
+        {"metric": name, "relative_to": "absolute", "threshold": 0.5, "direction": sides.get(name, "above")}
+        for name in metrics
+    ]
+    save_questions([Question("It was late.", "They slept.", "They sleeps.")] * 2, tmp_path / "kr.json")
+    exam = {"task": "kr_test", "path": str(tmp_path / "kr.json")}
+    given = {**STUDY["training"], **keys}
+    for collapse in (criteria, [{"any_of": criteria}] if len(criteria) > 1 else criteria[0]):
+        content = {
+            **STUDY,
+            "training": given,
+            "evaluation": {"benchmarks": [exam]},
+            "collapse": collapse,
+        }
+        study = make_study(content, "study")
+        out = io.StringIO()
+        print_plan(study, tmp_path / "runs", Console(file=out, width=1000))
+        for lines in (out.getvalue().splitlines(), notices(study)):
+            found = [line for line in lines if "flatter" in line]
+            assert len(found) == len(said)
+            assert all(re.search(wanted, line) for wanted, line in zip(said, found, strict=True))

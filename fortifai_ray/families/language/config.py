@@ -227,6 +227,12 @@ class TrainingConfig(FitConfig):
         description="how generated rows become blocks. documents: each row is ended by the end-of-text token; running: "
         "rows are joined as running text, in the order of what they continue, and what fills no block is left out",
     )
+    retokenise: bool = Field(
+        False,
+        exclude_if=lambda value: not value,
+        description="with pack: running, generated rows are read as text: decoded, joined and tokenised again, so that "
+        "a corpus holds the tokens that a file of its text would give, each with the row in which it begins (ForTIFAI)",
+    )
     gradient_accumulation: int = Field(
         1,
         ge=1,
@@ -266,6 +272,12 @@ class TrainingConfig(FitConfig):
     def _only_the_best_is_chosen(self) -> Self:
         if self.keep == "last" and self.keep_by != "perplexity":
             raise ValueError(f"keep_by: {self.keep_by} chooses the epoch with keep: best: give that, or leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _text_runs_on(self) -> Self:
+        if self.retokenise and self.pack != "running":
+            raise ValueError("retokenise: rows are joined as text with pack: running: give that, or leave it out")
         return self
 
     @model_validator(mode="after")

@@ -111,6 +111,13 @@ class Corpus:
         """Texts of token rows."""
         return self._tokenizer.decode_batch([list(row) for row in rows], skip_special_tokens=False)
 
+    def encode(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """The tokens of a text, none added to its ends, and the character at which each begins: int32 and int64 of
+        shape (tokens,), the latter ascending."""
+        found = self._tokenizer.encode(text, add_special_tokens=False)
+        starts = np.array([start for start, _ in found.offsets], dtype=np.int64)
+        return np.array(found.ids, dtype=np.int32), np.maximum.accumulate(starts)
+
     @cached_property
     def _tokenizer(self) -> Any:
         from tokenizers import Tokenizer

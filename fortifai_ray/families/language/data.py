@@ -1,5 +1,6 @@
 """From a regime's draws to the token blocks that a model is trained on, and the corpora of a generation."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -62,6 +63,16 @@ def running_tokens(rows: pa.ListArray, items: np.ndarray, end_of_text: int | Non
     return _joined(rows, np.sort(items), end_of_text)
 
 
+def retokenised(rows: pa.ListArray, corpus: Corpus) -> pa.ListArray:
+    """The tokens that the text of all rows, joined, is tokenised to: as many rows, each with the tokens that begin in
+    its text (a row may have none)."""
+    texts = corpus.decode(rows.to_pylist())
+    tokens, starts = corpus.encode("".join(texts))
+    row_ends = np.cumsum([len(text) for text in texts])
+    offsets = np.concatenate([[0], np.searchsorted(starts, row_ends)])
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(tokens, pa.int32()))
+
+
 def human_blocks(training_set: TrainingSet) -> np.ndarray:
     """The blocks of a training set's human part, in the order of the text."""
     items = [draw.items for draw in training_set.draws if not draw.pool.synthetic]
@@ -71,6 +82,15 @@ def human_blocks(training_set: TrainingSet) -> np.ndarray:
 def read_corpus(folder: Path) -> pa.Table:
     """Read a synthetic corpus, by ascending row."""
     return pq.read_table(folder).sort_by("row")
+
+
+def retokenise(folder: Path, corpus: Corpus) -> None:
+    """Replace the generated tokens of the synthetic corpus in ``folder`` by those of its text (:func:`retokenised`)."""
+    table = read_corpus(folder)
+    place = table.schema.get_field_index("generated_ids")
+    column = retokenised(table["generated_ids"].combine_chunks(), corpus)
+    shutil.rmtree(folder)
+    write_corpus(table.set_column(place, table.schema.field(place), column), folder)
 
 
 def write_corpus(table: pa.Table, folder: Path) -> None:

@@ -202,7 +202,7 @@ class LanguageFamily:
 
     def generate(self, model: Stage, size: float, *, generation: int) -> Synthetic[Stage]:
         """Continuations of contexts by the warm engines; at least ``evaluation.sample_texts`` of them."""
-        decoding, engine = self._recipe.decoding, self._recipe.writer
+        recipe, decoding, engine = self._recipe, self._recipe.decoding, self._recipe.writer
         drawn = self._prompts(self._data, self._rows(size), generation)
         rows = len(drawn)
         key = StageKey(
@@ -219,6 +219,7 @@ class LanguageFamily:
                 "generation": generation,
                 "rows": rows,
                 **drawn.identity,
+                **({"retokenise": True} if recipe.training.retokenise else {}),
             },
         )
         stage = self._steps.run(
@@ -258,11 +259,22 @@ class LanguageFamily:
             if decoding.prompts == "training_set":
                 training_set = recipe.regime.training_set(human, pools, generation, (recipe.seed,))
                 length = prompts.text_length(training_set, self._pack)
-                different = length - decoding.context_tokens + 1
+                if decoding.deterministic and self._pack == "documents":
+                    different = prompts.different_in_training_set(
+                        self.corpus, training_set, decoding.context_tokens, self._block_size, self._pack
+                    )
                 written = len(self._prompts(training_set, rows, generation))
                 kept = np.full(min(written, math.ceil(size / step)), step)
                 pools.append(Pool(f"generation {generation}", kept, synthetic=True))
             prompts.check(length, rows, different, generation, decoding, self._pack)
+
+    def copied_prompts(self) -> str | None:
+        """What is to be said of generation 0's rows that will be copies (:func:`prompts.copies`)."""
+        recipe, first = self._recipe, TrainingSet((self._human.first,))
+        size = recipe.regime.synthetic_size(self._human.first.size, 0) if recipe.generations > 1 else 0.0
+        drawn = self._prompts(first, self._rows(recipe.curation.to_generate(size)), 0)
+        text = prompts.Text.of(first, self.corpus, {}, self._block_size, self._pack)
+        return prompts.copies(text, drawn, recipe.decoding)
 
     def _sign_rows(self) -> int:
         """Rows that the signs of collapse need, in the last generation too, after which nothing is trained."""
@@ -316,6 +328,8 @@ class LanguageFamily:
             on_wait=lambda stall: self._steps.announce(f"{WAITING} for an engine ({stall})"),
         )
         generated = data.read_generated(folder / "corpus")
+        if recipe.training.retokenise:
+            data.retokenise(folder / "corpus", self.corpus)
         few = len(drawn) <= recipe.evaluation.sample_texts  # too few rows to measure anything
         overlap = prompts.prompt_overlap(self.corpus, text.blocks_of(drawn.starts), generated, size)
         return {

@@ -69,6 +69,21 @@ def check(length: int, rows: int, different: int, generation: int, decoding: Dec
         )
 
 
+def copies(text: "Text", prompts: Prompts, decoding: DecodingConfig) -> str | None:
+    """What a dry run says of generation 0's rows that will be copies, since their contexts, though they stand at
+    different places of its ``text``, are of the same tokens; None where a decoding draws, or none are."""
+    if not decoding.deterministic:
+        return None
+    rows, different = len(prompts), distinct(text.contexts(prompts, decoding.context_tokens))
+    if different == rows:
+        return None
+    return (
+        f"warning: decoding: {rows - different:,} of generation 0's {rows:,} rows will be copies: {different:,} of "
+        f"their contexts of {decoding.context_tokens} tokens differ, and a deterministic decoding ({_why(decoding)}) "
+        "writes the same row from the same context; longer context_tokens, or a decoding that draws, is right"
+    )
+
+
 def _why(decoding: DecodingConfig) -> str:
     name = "num_beams" if decoding.num_beams > 1 else "temperature" if decoding.temperature == 0 else "top_k"
     return f"{name}: {getattr(decoding, name):g}"
@@ -80,7 +95,22 @@ def different_in_human(corpus: Corpus, first: Draw, context: int, block_size: in
     order, rooms = np.argsort(np.argsort(first.items)), _rooms(first, context, block_size)
     starts = np.repeat(order * block_size, rooms) + np.arange(rooms.sum()) - np.repeat(np.cumsum(rooms) - rooms, rooms)
     tokens = corpus.blocks(corpus.train, block_size)[np.sort(first.items)].reshape(-1)
-    return len(np.unique(_hash_ngrams(tokens, context, np.zeros(len(tokens), np.uint64))[starts]))
+    return len(np.unique(_contexts(tokens, context)[starts]))
+
+
+def different_in_training_set(corpus: Corpus, data: TrainingSet, context: int, block_size: int, pack: Pack) -> int:
+    """How many different prompts the text of a training set has, at most: places at which a context may begin, but for
+    those in its human part whose tokens are the same. What is still to be written counts by its places."""
+    places = text_length(data, pack) - context + 1
+    human = corpus.blocks(corpus.train, block_size)[human_blocks(data)].reshape(-1)
+    if len(human) < context:
+        return places
+    return places - (len(human) - context + 1) + len(np.unique(_contexts(human, context)))
+
+
+def _contexts(tokens: np.ndarray, context: int) -> np.ndarray:
+    """A hash of the context at each place of a text."""
+    return _hash_ngrams(tokens, context, np.zeros(len(tokens), np.uint64))
 
 
 def _rooms(first: Draw, context: int, block_size: int) -> np.ndarray:
@@ -206,16 +236,20 @@ class Text:
         The sampling seed of a row is by (seed, generation, row).
         """
         rows = len(prompts)
-        ids = self.tokens[prompts.starts[:, None] + np.arange(context_tokens)]
-        offsets = pa.array(np.arange(0, rows * context_tokens + 1, context_tokens), type=pa.int32())
         seeds = [derive_seed(seed, "sampling", generation, row) for row in range(rows)]
         return pa.table(
             {
                 "row": pa.array(np.arange(rows), type=pa.int64()),
                 "seed": pa.array(seeds, type=pa.int64()),
-                "prompt_ids": pa.ListArray.from_arrays(offsets, pa.array(ids.ravel(), type=pa.int32())),
+                "prompt_ids": self.contexts(prompts, context_tokens),
             }
         )
+
+    def contexts(self, prompts: Prompts, context_tokens: int) -> pa.ListArray:
+        """The tokens of each prompt: list<int32>."""
+        ids = self.tokens[prompts.starts[:, None] + np.arange(context_tokens)]
+        offsets = pa.array(np.arange(0, len(prompts) * context_tokens + 1, context_tokens), type=pa.int32())
+        return pa.ListArray.from_arrays(offsets, pa.array(ids.ravel(), type=pa.int32()))
 
     def blocks_of(self, starts: np.ndarray) -> np.ndarray:
         """The block of the corpus in which each prompt begins; −1 for synthetic text."""

@@ -58,7 +58,7 @@ METRICS = (
     Metric(
         "distinct_prompts",
         "prompts",
-        "number of different prompts from which the generation's rows were written",
+        "number of different prompts, by their tokens, from which the generation's rows were written",
         "fortifai_ray.families.language.prompts",
         group=CORPUS,
     ),
@@ -178,6 +178,17 @@ class LanguageRecipe(Recipe):
             )
         return tuple(said)
 
+    def flattery(self, metric: str) -> str | None:
+        chooses = self.training.keep_by
+        if self.training.keep == "last":
+            return None
+        if metric == chooses:
+            return "it chooses each generation's epoch (training.keep_by)"
+        asked = (entry.columns for entry in self.evaluation.benchmarks)
+        if any({metric, chooses} <= set(columns) for columns in asked):
+            return f"{chooses} chooses each generation's epoch (training.keep_by) by the same questions"
+        return None
+
     @property
     def metrics(self) -> tuple[str, ...]:
         own = [each for each in METRICS if each is not KEPT_EPOCH or self.training.keep == "best"]
@@ -258,15 +269,19 @@ class LanguageRecipe(Recipe):
         self._check_training(source)
 
     def describe(self, prepared: str | None, store: StageStore) -> tuple[str, ...]:
+        from fortifai_ray.engines.in_process import InProcess
         from fortifai_ray.families.language.corpus import describe_corpus, open_corpus
         from fortifai_ray.families.language.models import describe_ends, describe_files
         from fortifai_ray.families.language.network import describe_model
+        from fortifai_ray.storage.steps import Steps
 
         assert prepared is not None, "a language chain needs its corpus"
         corpus = open_corpus(prepared, store)
         ends = (*describe_ends(self.family.model, corpus), *describe_files(self.family.model, corpus))
         model = describe_model(self.family.model, self.training, self._engine)
-        return (*describe_corpus(self.corpus, prepared, store), *ends, *model)
+        family: Any = self.build(prepared, Steps(store), InProcess())
+        copied = family.copied_prompts() if self.decoding.deterministic else None
+        return (*describe_corpus(self.corpus, prepared, store), *ends, *model, *([copied] if copied else []))
 
     def check_resources(self, engine_gpus: float, source: str) -> None:
         """Raise :class:`UserError` where the model cannot be spread over ``engine_gpus`` GPUs of an engine."""

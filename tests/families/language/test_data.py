@@ -7,8 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fortifai_ray.families.language.config import TrainingConfig
 from fortifai_ray.families.language.corpus import Corpus
-from fortifai_ray.families.language.data import fetch_blocks
+from fortifai_ray.families.language.data import fetch_blocks, read_corpus, retokenise, retokenised
 from fortifai_ray.recipe.regimes import Draw, Pool, TrainingSet
 
 
@@ -55,3 +56,55 @@ def test_running_text_has_no_ends_and_no_leftover(corpus: Corpus, tmp_path: Path
     count = len(stream) // block_size
     assert blocks.tokens.tolist() == [stream[i * block_size : (i + 1) * block_size] for i in range(count)]
     assert blocks.lengths.tolist() == [block_size] * count
+
+
+def lists(rows: list[list[int]]) -> pa.ListArray:
+    return pa.array(rows, type=pa.list_(pa.int32()))
+
+
+def test_human_text_cut_into_rows_is_tokenised_as_it_was(corpus: Corpus) -> None:
+    """The tokens of a text are its own, wherever rows begin; end-of-text tokens stay tokens."""
+    stream = np.array(corpus.train[:2000]).tolist()
+    assert corpus.end_of_text in stream
+    rows = [stream[at : at + 32] for at in range(0, len(stream), 32)]
+    assert retokenised(lists(rows), corpus).to_pylist() == rows
+
+
+def test_generated_tokens_become_those_of_their_text(corpus: Corpus) -> None:
+    """Random tokens, bytes that are no characters among them, and rows without any: the text stays, its tokens are the
+    tokenizer's own and so fewer, each in the row in whose text it begins; a second time changes nothing."""
+    random = np.random.default_rng(0)
+    rows = [random.integers(0, 512, size).tolist() for size in (32, 0, 32, 1, 32, 32)]
+    texts = corpus.decode(rows)
+    found = retokenised(lists(rows), corpus)
+    assert len(found) == len(rows)
+    tokens = found.flatten().to_pylist()
+    assert tokens == corpus.encode("".join(texts))[0].tolist()
+    assert corpus.decode([tokens]) == ["".join(texts)]
+    begun = np.cumsum([0, *map(len, texts)])
+    for row, part in enumerate(found.to_pylist()):
+        before = sum(map(len, found.to_pylist()[:row]))
+        starts = corpus.encode("".join(texts))[1][before : before + len(part)]
+        assert ((starts >= begun[row]) & (starts < begun[row + 1])).all()
+    readable = [row for row, text in zip(rows, texts, strict=True) if "\ufffd" not in text]
+    assert len(retokenised(lists(readable), corpus).flatten()) <= sum(map(len, readable))
+    again = retokenised(found, corpus)
+    assert again.flatten().to_pylist() == corpus.encode("".join(corpus.decode(found.to_pylist())))[0].tolist()
+    assert retokenised(lists([]), corpus).to_pylist() == []
+
+
+def test_a_corpus_that_is_tokenised_again_keeps_its_other_columns(corpus: Corpus, tmp_path: Path) -> None:
+    """Rows, prompts and the version of the weights stay, whatever the parts; the key needs running text."""
+    split = corpus.encode("ever")[0].tolist()
+    letters = [corpus.encode(sign)[0].tolist()[0] for sign in "ever"]
+    assert len(split) < len(letters)
+    synthetic_corpus(tmp_path / "s", [letters[:2], letters[2:], letters])
+    before = read_corpus(tmp_path / "s")
+    retokenise(tmp_path / "s", corpus)
+    after = read_corpus(tmp_path / "s")
+    assert after.drop(["generated_ids"]).equals(before.drop(["generated_ids"]))
+    assert after.schema.equals(before.schema)
+    assert corpus.decode([after["generated_ids"].combine_chunks().flatten().to_pylist()]) == ["everever"]
+    with pytest.raises(ValueError, match="pack: running"):
+        TrainingConfig(retokenise=True)
+    assert "retokenise" not in TrainingConfig(pack="running").model_dump()

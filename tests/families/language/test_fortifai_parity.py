@@ -59,7 +59,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ends = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), 0)
     model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, **ends, max_position_embeddings=1024))
     with torch.no_grad():
-        model.lm_head.weight[0] = 0.0  # it ends nothing: their generation forbids that token, ours may write it
+        model.lm_head.weight[0] = 0.0  # as when the numbers were recorded
     model.save_pretrained(folder / "model")
     (folder / "train.txt").write_text(text(3 * FRACTION, 1))
     (folder / "validation.txt").write_text(text(6, 2))
@@ -80,6 +80,7 @@ def recipe(given: Path) -> LanguageRecipe:
             "num_beams": 5,
             "repetition_penalty": 3.0,
             "max_new_tokens": 32,
+            "min_new_tokens": 32,
             "context_tokens": 512,
             "prompts": "training_set",
         },
@@ -87,6 +88,7 @@ def recipe(given: Path) -> LanguageRecipe:
             "epochs": 2,
             "batch_size": 4,
             "pack": "running",
+            "retokenise": True,
             "optimizer": "sgd",
             "schedule": "rising",
             "learning_rate": 1e-6,

@@ -205,6 +205,10 @@ REWRITTEN = {"prompts": "training_set", "context_tokens": 512, **BEAMS}
             "rewrites its training set of 9,344 tokens once .*, as 276 rows, and 584 are asked for",
         ),
         ({"decoding": REWRITTEN, "curation": {"kind": "verifier", "keep": 0.5}}, None),
+        (  # a place for each of 9,344 tokens, and not as many different tokens
+            {"decoding": {"prompts": "training_set", "temperature": 0.0, "context_tokens": 1, "max_new_tokens": 16}},
+            r"generation 0 is asked for 584 rows, and generation 0's training set has \d{3} different contexts of 1",
+        ),
         (
             {
                 "decoding": {**REWRITTEN, "context_tokens": 4000},
@@ -225,6 +229,31 @@ def test_prompts_that_do_not_suffice_are_refused_at_once(
         return
     with pytest.raises(UserError, match=said):
         made.check_prompts()
+
+
+@pytest.mark.parametrize("pack", ["documents", "running"])
+@pytest.mark.parametrize("source", ["human", "training_set"])
+def test_rows_that_will_be_copies_are_told_by_their_tokens(corpus: Corpus, source: Any, pack: Any) -> None:
+    """Contexts at different places that are of the same tokens: as many copies as rows less different contexts, where
+    a decoding draws nothing; nothing is said where it draws, or where all contexts differ."""
+    store = StageStore(corpus.stage.path.parents[1])
+
+    def made(**keys: Any) -> LanguageFamily:
+        given = {"prompts": source, "context_tokens": 2, "max_new_tokens": 32, **keys}
+        return LanguageFamily(recipe(decoding=given, training={"pack": pack}), corpus, Steps(store), InProcess())
+
+    family = made(temperature=0.0)
+    first = TrainingSet((family.human().first,))
+    drawn = family._prompts(first, 292, 0)
+    tokens = np.array(corpus.train[: 73 * BLOCK])
+    different = len({tuple(tokens[start : start + 2]) for start in drawn.starts})
+    assert different < len(drawn)
+    said = family.copied_prompts()
+    assert said is not None
+    assert f"{len(drawn) - different} of generation 0's {len(drawn)} rows" in said
+    assert f": {different} of their contexts of 2 tokens differ" in said
+    assert made().copied_prompts() is None
+    assert made(temperature=0.0, context_tokens=64).copied_prompts() is None
 
 
 def test_the_last_generation_writes_a_row_even_where_no_samples_are_kept(corpus: Corpus) -> None:
