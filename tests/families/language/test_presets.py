@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import math
-import shutil
 import sysconfig
 from pathlib import Path
 from types import ModuleType
@@ -99,20 +98,18 @@ def test_its_text_is_prose_and_none_of_it_is_the_quickstarts(script: ModuleType)
     assert "pydoc_data" in script._LEFT_OUT
 
 
-def test_its_recipe_makes_such_a_checkpoint(
-    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_its_recipe_makes_such_a_checkpoint(script: ModuleType, tmp_path: Path) -> None:
     """The study beside it, on a short text: what comes out is a model and its tokenizer, in the preset's files."""
     assert DOCS.folder == script.PRESET
     made = tmp_path / "made"
-    made.mkdir()
-    shutil.copy(script.PRESET / "pretrain.yaml", made)
-    monkeypatch.setattr(script, "PRESET", made)
     paragraphs = [p for part in ("email", "asyncio") for file in script.documents(STDLIB / part) for p in file]
     text = tmp_path / "docstrings.jsonl"
     text.write_text("\n".join(json.dumps({"text": paragraph}) for paragraph in paragraphs))
-    assert math.isfinite(script.pretrain(text, tmp_path))
-    assert {file.name for file in made.iterdir()} == {f.name for f in DOCS.folder.iterdir()} - {"README.md"}
+    assert math.isfinite(script.pretrain(script.PRESET / "pretrain.yaml", made, tmp_path, text))
+    assert {file.name for file in made.iterdir()} == {f.name for f in DOCS.folder.iterdir()} - {
+        "README.md",
+        "pretrain.yaml",
+    }
     assert read_json(made / "config.json") == read_json(DOCS.folder / "config.json")
 
 
