@@ -7,7 +7,7 @@ import numpy as np
 
 from fortifai_ray.engines.causal_cache import CachedModel, row_limit
 from fortifai_ray.engines.checkpoints import architecture, is_adapter, merge_adapter, whole_model
-from fortifai_ray.engines.engine import DecodingConfig, EngineConfig, check_lengths
+from fortifai_ray.engines.engine import NO_DRAW, DecodingConfig, EngineConfig, check_lengths
 from fortifai_ray.engines.pretrained import causal_config, end_of_text_ids, load_network
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def choose(
         seen = torch.zeros_like(logits).scatter_(1, ids, 1.0) > 0
         penalised = torch.where(logits > 0, logits / decoding.repetition_penalty, logits * decoding.repetition_penalty)
         logits = torch.where(seen, penalised, logits)
-    if decoding.temperature == 0:
+    if decoding.temperature < NO_DRAW:
         return logits.argmax(-1)
     probabilities = keep_likeliest((logits / decoding.temperature).softmax(-1), decoding.top_k, decoding.top_p)
     cumulative = probabilities.double().cumsum(-1)

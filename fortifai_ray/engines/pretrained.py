@@ -128,7 +128,6 @@ def load_network(place: Path | str, dtype: "torch.dtype | str", revision: str | 
     Raises:
         WeightsError: tensors are missing, misshapen or more than the architecture has, or nothing can be loaded.
     """
-    from transformers import GenerationConfig
     from transformers.utils import ADAPTER_CONFIG_NAME
 
     config = causal_config(place, revision)
@@ -136,12 +135,40 @@ def load_network(place: Path | str, dtype: "torch.dtype | str", revision: str | 
     adapter = _file(place, ADAPTER_CONFIG_NAME, revision)
     if adapter is not None and adapter.is_file():  # transformers would load the model that it names, and adapt that
         raise WeightsError(f"{place} holds a LoRA adapter, no whole model: merge it into its model first")
-    text, own = config.get_text_config(), _read(_file(place, "generation_config.json", revision))
-    settings = GenerationConfig(**special_ids(own, {key: getattr(text, key, None) for key in _SPECIAL}))
+    settings = _ends(config, place, revision)
     load = partial(kind.from_pretrained, place, dtype=dtype, revision=revision or "main", generation_config=settings)
     network = loaded(load, config, place)
     network.generation_config = settings  # where from_pretrained reads none, the configuration's own would stay
     return network.eval()
+
+
+@quiet()
+def fresh_network(place: Path | str, revision: str | None = None) -> Any:
+    """A causal LM of the architecture of a folder or a hub's name, whose weights are not read: random ones in float32,
+    by torch's generator and transformers' own law for that architecture.
+
+    Raises:
+        WeightsError: the configuration is not that of a causal LM, or no network can be made of it.
+    """
+    import torch
+
+    config = causal_config(place, revision)
+    kind = network_class(config, place)
+    try:
+        network = kind._from_config(config, dtype=torch.float32)
+    except Exception as error:  # transformers raises many kinds here; each means that it cannot be made
+        key = wrong_key(config.to_dict(), error) or in_short(error)
+        raise WeightsError(f"{place}: its config.json cannot be used: {key}; {_AS_SAVED}") from error
+    network.generation_config = _ends(config, place, revision)
+    return network.eval()
+
+
+def _ends(config: Any, place: Path | str, revision: str | None) -> Any:
+    """Settings of generation that are empty but for the tokens that begin, end and pad a text."""
+    from transformers import GenerationConfig
+
+    text, own = config.get_text_config(), _read(_file(place, "generation_config.json", revision))
+    return GenerationConfig(**special_ids(own, {key: getattr(text, key, None) for key in _SPECIAL}))
 
 
 @quiet()

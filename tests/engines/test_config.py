@@ -49,6 +49,37 @@ def test_the_least_of_a_row_has_an_effect(keys: dict[str, Any], message: str | N
     assert "min_new_tokens" not in DecodingConfig(min_new_tokens=0).model_dump()
 
 
+@pytest.mark.parametrize(
+    ("settings", "by"),
+    [
+        ({}, None),
+        ({"temperature": 0.0}, "temperature"),
+        ({"temperature": 1e-45}, "temperature"),
+        ({"temperature": 1e-6}, "temperature"),
+        ({"temperature": 1e-3}, "temperature"),
+        ({"temperature": 0.01}, "temperature"),
+        ({"temperature": 0.05}, None),
+        ({"temperature": 0.2}, None),
+        ({"top_k": 1}, "top_k"),
+        ({"top_k": 1, "temperature": 100.0}, "top_k"),
+        ({"top_k": 2}, None),
+        ({"top_k": 2, "temperature": 1e-4}, "temperature"),
+        ({"top_p": 1e-9}, "top_p"),
+        ({"top_p": 0.01}, "top_p"),
+        ({"top_p": 0.1}, None),
+        ({"top_p": 0.1, "temperature": 0.3}, "top_p"),
+        ({"top_p": 0.01, "temperature": 2.0}, None),  # a flatter law keeps more than one token
+        ({"top_p": 1e-5, "temperature": 2.0}, "top_p"),
+        ({"top_p": 0.9, "temperature": 0.05}, None),
+        ({"num_beams": 2}, "num_beams"),
+    ],
+)
+def test_a_decoding_that_is_greedy_in_effect_is_deterministic(settings: dict[str, Any], by: str | None) -> None:
+    """By which setting: what is asked of it for each prompt again would be a copy."""
+    said = DecodingConfig(**settings).deterministic
+    assert said == (by and f"{by}: {settings[by]:g}")
+
+
 @pytest.mark.parametrize("config", [DecodingConfig, EngineConfig])
 def test_an_unknown_key_is_refused(config: type) -> None:
     """Protects a user from a misspelt key that changes nothing."""

@@ -211,7 +211,10 @@ class TrainingConfig(FitConfig):
 
     init: Literal["scratch", "base", "previous"] = Field(
         "previous",
-        description="a new model each generation (pretrained: as base), the given one, or the last one trained further",
+        description="what a generation's training starts from. scratch: new random weights each generation, also of a "
+        "pretrained model's architecture, whose own weights are not used then; base: the given model each time, a "
+        "pretrained one's weights or llama-tiny's first random ones; previous: generation 0 as base, then the last "
+        "generation's model trained further",
     )
     batch_size: int = Field(16, ge=1, description="blocks a step, over all workers")
     block_size: int = Field(128, ge=2, description="tokens a block")

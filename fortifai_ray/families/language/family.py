@@ -71,20 +71,22 @@ class LanguageFamily:
         return self._human
 
     def init(self, previous: Stage | None, generation: int) -> Stage:
-        """The starting model: the previous generation's, or a stage that holds the preset's or checkpoint's weights."""
+        """The starting model: the previous generation's, or a stage of random weights or of the checkpoint's."""
         init = self._recipe.training.init
         if previous is not None and init == "previous":
             return previous
         model = self._recipe.family.model
-        inputs: dict[str, Any] = {"model": models.model_identity(model), "corpus": self.corpus.hash}
+        scratch = init == "scratch"
+        identity = models.model_identity(model, scratch=scratch)
+        inputs: dict[str, Any] = {"model": identity, "corpus": self.corpus.hash}
         seed = 0
-        if model.random:
-            seed = derive_seed(self._recipe.seed, "init", generation if init == "scratch" else 0)
+        if model.random or scratch:
+            seed = derive_seed(self._recipe.seed, "init", generation if scratch else 0)
             inputs["seed"] = seed
         key = StageKey("model", models.VERSION, inputs)
 
         def compute(folder: Path) -> dict[str, Any]:
-            models.create_model(model, self.corpus, seed, folder)
+            models.create_model(model, self.corpus, seed, folder, scratch=scratch)
             return {}
 
         self._base = self._steps.run(key, "create the starting model", compute)

@@ -12,6 +12,7 @@ from fortifai_ray.engines.pretrained import (
     WeightsError,
     causal_config,
     end_of_text_ids,
+    fresh_network,
     load_network,
     local_folder,
     network_class,
@@ -58,12 +59,15 @@ def preset_shape(model: ModelConfig) -> dict[str, Any]:
     }
 
 
-def model_identity(model: ModelConfig) -> dict[str, Any]:
-    """What determines the starting model apart from its seed: the preset's shape, or the checkpoint's content."""
+def model_identity(model: ModelConfig, *, scratch: bool = False) -> dict[str, Any]:
+    """What determines the starting model apart from its seed: the preset's shape, or the checkpoint's content.
+
+    Where random weights take the place of the checkpoint's (``scratch``), that is its configuration alone.
+    """
     if model.random:
         return {"preset": preset_shape(model), "vocab_size": model.vocab_size}
     if folder := model.folder:
-        files = [*sorted(folder.glob("*.safetensors")), folder / "config.json"]
+        files = [*([] if scratch else sorted(folder.glob("*.safetensors"))), folder / "config.json"]
         return {file.name: file_sha256(file) for file in files}
     return {"hub": model.hub, "revision": model.revision}
 
@@ -177,23 +181,28 @@ def describe_files(model: ModelConfig, corpus: Corpus) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def create_model(model: ModelConfig, corpus: Corpus, seed: int, folder: Path) -> None:
-    """Write the starting model into ``folder``: random weights by ``seed`` for a preset, else the checkpoint's own."""
+def create_model(model: ModelConfig, corpus: Corpus, seed: int, folder: Path, *, scratch: bool = False) -> None:
+    """Write the starting model into ``folder``: random weights by ``seed`` for a preset that has none of its own, and
+    for any other model from ``scratch``; else the checkpoint's own."""
     import torch
     import transformers
 
-    if model.random:
+    if model.random or scratch:
         torch.manual_seed(seed)
+    if model.random:
         network: Any = transformers.LlamaForCausalLM(transformers.LlamaConfig(**_preset_shape(model, corpus)))
     else:
-        network = _pretrained(model)
+        network = _of_checkpoint(model, scratch)
     network.save_pretrained(folder)
 
 
-def _pretrained(model: ModelConfig) -> Any:
+def _of_checkpoint(model: ModelConfig, scratch: bool) -> Any:
     try:
         check_causal(causal_config(model.checkpoint, model.revision), model.checkpoint)
-        network = load_network(model.checkpoint, "auto", model.revision)
+        if scratch:
+            network = fresh_network(model.checkpoint, model.revision)
+        else:
+            network = load_network(model.checkpoint, "auto", model.revision)
         check_finite(network.named_parameters(), model.checkpoint)
         check_attention(network, model.checkpoint)
     except WeightsError as error:

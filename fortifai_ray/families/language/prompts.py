@@ -63,9 +63,9 @@ def check(length: int, rows: int, different: int, generation: int, decoding: Dec
     elif decoding.deterministic and rows > different:
         raise UserError(
             f"decoding: generation {generation} is asked for {rows:,} rows, and {text} has {different:,} different "
-            f"contexts of {context} tokens: a deterministic decoding ({_why(decoding)}) would write the same rows "
-            "again and again; other context_tokens, prompts: training_set, a longer text, or a decoding that draws is "
-            "right"
+            f"contexts of {context} tokens: a deterministic decoding ({decoding.deterministic}) would write the same "
+            "rows again and again; other context_tokens, prompts: training_set, a longer text, or a decoding that "
+            "draws is right"
         )
 
 
@@ -79,14 +79,10 @@ def copies(text: "Text", prompts: Prompts, decoding: DecodingConfig) -> str | No
         return None
     return (
         f"warning: decoding: {rows - different:,} of generation 0's {rows:,} rows will be copies: {different:,} of "
-        f"their contexts of {decoding.context_tokens} tokens differ, and a deterministic decoding ({_why(decoding)}) "
-        "writes the same row from the same context; longer context_tokens, or a decoding that draws, is right"
+        f"their contexts of {decoding.context_tokens} tokens differ, and a deterministic decoding "
+        f"({decoding.deterministic}) writes the same row from the same context; longer context_tokens, or a "
+        "decoding that draws, is right"
     )
-
-
-def _why(decoding: DecodingConfig) -> str:
-    name = "num_beams" if decoding.num_beams > 1 else "temperature" if decoding.temperature == 0 else "top_k"
-    return f"{name}: {getattr(decoding, name):g}"
 
 
 def different_in_human(corpus: Corpus, first: Draw, context: int, block_size: int) -> int:

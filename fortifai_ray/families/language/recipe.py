@@ -127,7 +127,7 @@ class LanguageRecipe(Recipe):
     def _adapters_need_their_model(self) -> Self:
         if self.engine.lora_rank is not None:
             raise ValueError("engine.lora_rank: it is that of training.lora: leave it out")
-        if self.training.lora is not None and self.training.init == "scratch" and self.family.model.random:
+        if self.training.lora is not None and self.training.init == "scratch":
             raise ValueError(
                 "training.init: scratch with training.lora would adapt new random weights each generation, which "
                 "learns next to nothing: base or previous is right, or leave lora out"
@@ -165,6 +165,11 @@ class LanguageRecipe(Recipe):
         said = list[str]()
         if kind == "huggingface" and why == refused:
             said.append(f"{self.family.model.name} generates on the Hugging Face engine: {why}")
+        if self.training.init == "scratch" and not self.family.model.random:
+            said.append(
+                f"training.init: scratch begins each generation with new random weights of the architecture of "
+                f"{self.family.model.name}, whose own are not used; base begins with those"
+            )
         across = self.decoding.context_tokens > self.training.block_size or self.decoding.prompts == "training_set"
         if across and self.corpus.order == "permuted":
             said.append(

@@ -74,7 +74,7 @@ def test_settings_that_cannot_be_are_refused(given: dict[str, Any], message: str
 
 
 def test_new_random_weights_are_not_adapted() -> None:
-    """``scratch`` means a new model each generation: of a preset that is noise, which an adapter hardly changes."""
+    """``scratch`` is a new model each generation, also of a pretrained one: noise, which an adapter hardly changes."""
     recipe = {
         "family": {"kind": "language", "model": {"preset": "llama-tiny"}},
         "corpus": {"source": "pydoc"},
@@ -82,6 +82,9 @@ def test_new_random_weights_are_not_adapted() -> None:
     }
     with pytest.raises(ValidationError, match="base or previous is right"):
         LanguageRecipe(**recipe, training={"init": "scratch", "lora": {}})
+    pretrained = {**recipe, "family": {"kind": "language", "model": {"preset": "llama-docs"}}}
+    with pytest.raises(ValidationError, match="base or previous is right"):
+        LanguageRecipe(**pretrained, training={"init": "scratch", "lora": {}})
     for init in ("base", "previous"):
         written = LanguageRecipe(**recipe, training={"init": init, "lora": {"rank": 4}}, engine={"kind": "vllm"})
         assert written.writer.lora_rank == 4

@@ -182,6 +182,8 @@ REWRITTEN = {"prompts": "training_set", "context_tokens": 512, **BEAMS}
         ({"decoding": {"context_tokens": 128, "max_new_tokens": 32}}, None),  # sampled rows differ
         ({"decoding": {"context_tokens": 128, "max_new_tokens": 32, "temperature": 0.0}}, r"\(temperature: 0\)"),
         ({"decoding": {"context_tokens": 128, "max_new_tokens": 32, "top_k": 1}}, r"\(top_k: 1\)"),
+        ({"decoding": {"context_tokens": 128, "max_new_tokens": 32, "temperature": 1e-6}}, r"\(temperature: 1e-06\)"),
+        ({"decoding": {"context_tokens": 128, "max_new_tokens": 32, "top_p": 1e-4}}, r"\(top_p: 0\.0001\)"),
         ({"decoding": {"context_tokens": 1, "max_new_tokens": 32, "temperature": 0.0}}, r"has \d{3} different"),
         ({"decoding": {**BEAMS, "context_tokens": 128}, "regime": {"kind": "mixed", "synthetic_ratio": 0.2}}, None),
         (
