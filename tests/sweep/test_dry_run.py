@@ -77,7 +77,15 @@ def test_the_data_are_described_once(tmp_path: Path) -> None:
     ("keys", "metrics", "said"),
     [
         ({"keep": "best"}, ["perplexity"], ["perplexity flatters the models, .*: it chooses each generation's epoch"]),
-        ({"keep": "best"}, ["kr_accuracy"], []),
+        ({"keep": "best"}, ["kr_accuracy", "calibration_error_synthetic"], []),
+        (
+            {"keep": "best"},
+            ["held_out_bits_per_byte", "calibration_error_human"],
+            [
+                "held_out_bits_per_byte flatters .*: perplexity chooses .* by the same held-out text",
+                "calibration_error",
+            ],
+        ),
         ({}, ["perplexity"], []),
         (
             {"keep": "best", "keep_by": "kr_accuracy_fortifai_left"},
@@ -107,7 +115,7 @@ def test_a_criterion_by_which_models_are_chosen_is_told(
         content = {
             **STUDY,
             "training": given,
-            "evaluation": {"benchmarks": [exam]},
+            "evaluation": {"benchmarks": [exam], "signs": {}},
             "collapse": collapse,
         }
         study = make_study(content, "study")

@@ -96,6 +96,8 @@ METRICS = (
     *_of_both_texts(),
 )
 """The signs in the order of the tables; :func:`model_signs` gives each of them a value."""
+ON_HUMAN = tuple(each.name for each in METRICS if each.name.startswith("held_out_") or each.name.endswith("_human"))
+"""Those of the held-out human text."""
 
 HISTOGRAM_EDGES = np.geomspace(1.0, 1e6, 61)
 """Of the perplexity histograms: ten bins per decade. Larger values, infinity and NaN count in the last bin."""

@@ -242,6 +242,13 @@ class TrainingConfig(FitConfig):
         exclude_if=lambda value: value == 1,
         description="micro-batches into which a step's blocks are divided, to save memory: the same step",
     )
+    short_steps: Literal["mean", "share"] = Field(
+        "mean",
+        exclude_if=lambda value: value == "mean",
+        description="the last step of an epoch, which may have fewer blocks than batch_size. mean: the gradient of its "
+        "mean loss, as in any other; share: that times its blocks over batch_size, as trainers have it that divide by "
+        "the micro-batches of a whole step (PyTorch Lightning, so ForTIFAI)",
+    )
     gradient_checkpointing: bool = Field(
         False,
         exclude_if=lambda value: not value,

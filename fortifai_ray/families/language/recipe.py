@@ -192,6 +192,10 @@ class LanguageRecipe(Recipe):
         asked = (entry.columns for entry in self.evaluation.benchmarks)
         if any({metric, chooses} <= set(columns) for columns in asked):
             return f"{chooses} chooses each generation's epoch (training.keep_by) by the same questions"
+        from fortifai_ray.evaluation.signs.model import ON_HUMAN
+
+        if chooses == PERPLEXITY and metric in ON_HUMAN:
+            return f"{chooses} chooses each generation's epoch (training.keep_by) by the same held-out text"
         return None
 
     @property

@@ -143,10 +143,12 @@ def train_loop(
 
 class Batch(NamedTuple):
     """One rank's share of a step's blocks. ``parts`` are its micro-batches, tokens (rows, block_size) and lengths
-    (rows,), equally many on every rank; ``targets`` counts the targets of all ranks."""
+    (rows,), equally many on every rank; ``targets`` counts the targets of all ranks, ``weight`` multiplies their mean
+    loss."""
 
     parts: "list[tuple[Tensor, Tensor]]"
     targets: int
+    weight: float
 
 
 def batches(blocks: Blocks, order: np.ndarray, training: TrainingConfig, rank: int, world: int) -> Iterator[Batch]:
@@ -156,7 +158,8 @@ def batches(blocks: Blocks, order: np.ndarray, training: TrainingConfig, rank: i
         targets = int((blocks.lengths[batch] - 1).clip(0).sum())
         parts = min(training.gradient_accumulation, -(-len(batch) // world))
         shares = np.array_split(batch[rank::world], parts)
-        yield Batch([_rows(blocks, share, batch[:1]) for share in shares], max(targets, 1))
+        weight = len(batch) / training.batch_size if training.short_steps == "share" else 1.0
+        yield Batch([_rows(blocks, share, batch[:1]) for share in shares], max(targets, 1), weight)
 
 
 def _rows(blocks: Blocks, share: np.ndarray, any_row: np.ndarray) -> "tuple[Tensor, Tensor]":
@@ -209,7 +212,7 @@ class LanguageFit(Fit[Batch]):
                 if loss.normaliser == "kept":
                     count = 1 if later else self.workers.sum(kept).clamp_min(1)
                 # Gradients are averaged over workers; the sum over workers is wanted.
-                (sums.total * (self.workers.world / count)).backward()
+                (sums.total * (self.workers.world * batch.weight / count)).backward()
             self._record(step, sums, loss.normaliser)
         if later:
             count = self.workers.sum(kept).clamp_min(1)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -147,6 +148,28 @@ def test_the_loss_is_divided_by_what_the_normaliser_counts(model: Path, blocks: 
     assert valid.steps == 1
     assert 0.1 < valid.kept_fraction == kept.kept_fraction < 0.9
     assert kept.train_loss == pytest.approx(valid.train_loss / valid.kept_fraction, rel=1e-6)
+
+
+@pytest.mark.parametrize("normaliser", ["valid", "kept"])
+def test_a_short_step_weighs_its_share_where_it_is_asked_to(
+    model: Path, blocks: Blocks, tmp_path: Path, normaliser: Any
+) -> None:
+    """Two of six blocks are left for the last step: its gradient is a third, whatever the loss is divided by and
+    however many micro-batches; the steps before it, and the losses, are the same."""
+    norms, losses, loss = {}, {}, TruncatedCrossEntropy(gamma=0.005, normaliser=normaliser)
+    for short in ("mean", "share"):
+        keys = {"epochs": 1, "gradient_accumulation": 2, "short_steps": short, "learning_rate": 1e-4}
+        (tmp_path / short).mkdir()
+        settings = SETTINGS.model_copy(update=keys)
+        train(executor(), model, tmp_path / short, blocks, loss, settings, 7)
+        norms[short], losses[short] = (
+            np.load(tmp_path / short / f"{name}.npy") for name in ("gradient_norms", "losses")
+        )
+    assert len(norms["mean"]) == 4
+    assert np.array_equal(losses["share"], losses["mean"])
+    assert np.array_equal(norms["share"][:3], norms["mean"][:3])
+    assert norms["share"][3] == pytest.approx(norms["mean"][3] / 3, rel=1e-5)
+    assert "short_steps" not in TrainingConfig(short_steps="mean").model_dump()
 
 
 def test_lovasz_trains_by_the_plain_path(model: Path, blocks: Blocks, tmp_path: Path) -> None:
