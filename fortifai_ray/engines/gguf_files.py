@@ -4,9 +4,11 @@ transformers reads the file with the package ``gguf``, whose readers of the quan
 it would leave out in silence (tensors, scaled positions, how a tokenizer splits text) is made good here or refused.
 """
 
+import errno
 import re
-from collections.abc import Mapping
-from contextlib import redirect_stderr
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
 from functools import lru_cache, partial
 from importlib.util import find_spec
 from io import StringIO
@@ -27,10 +29,12 @@ _MAGIC = b"GGUF"
 _PART = re.compile(r"-\d{5}-of-\d{5}$")
 _OF_EXPERTS = re.compile(r"_exps\.|_shexp|_projs\.|ffn_gate_inp")  # which transformers joins or splits, and renames
 _WHOLE = "fetch the whole file again"
+_SAFETENSORS = "give the model's own folder, of safetensors"
 # Pre-tokenizers of byte-level vocabularies, by their names in llama.cpp, beside those that transformers knows. The
 # first split as GPT-2's; the others split digits one by one before that.
 _AS_GPT2 = frozenset({"default", "gpt-2", "phi-2", "roberta-bpe", "jina-es", "jina-de", "gigachat", "mellum"})
 _BY_DIGIT = frozenset({"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"})
+_NO_TOKENIZER = (None, "none", "no_vocab")
 # What scales positions or logits, by the end of its key, and the value that changes nothing. transformers reads none.
 _NEUTRAL = {"rope.scaling.type": "none", "rope.scaling.factor": 1.0, "rope.scale_linear": 1.0}
 _OF_CONFIG = ("attn_logit_softcapping", "final_logit_softcapping", "logit_scale")
@@ -42,7 +46,23 @@ def opened(path: Path) -> Path:
     Raises:
         WeightsError: it is a GGUF file that cannot be read as a causal LM, whole.
     """
-    return gguf_folder(path) if path.suffix.lower() == _SUFFIX and not path.is_dir() else path
+    return gguf_folder(path) if is_gguf(path) else path
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a path names a GGUF file: by its first letters, as tools store some under other names or none, or by its
+    name."""
+    if path.is_dir():
+        return False
+    return path.suffix.lower() == _SUFFIX or (path.is_file() and _begins(path) == _MAGIC)
+
+
+def _begins(file: Path) -> bytes:
+    try:
+        with file.open("rb") as content:
+            return content.read(len(_MAGIC))
+    except OSError:
+        return b""
 
 
 def gguf_folder(file: Path) -> Path:
@@ -56,7 +76,13 @@ def gguf_folder(file: Path) -> Path:
     """
     _check_start(file)
     stat = file.stat()
-    return _cached(file.absolute(), stat.st_size, stat.st_mtime_ns)
+    try:
+        return _cached(file.absolute(), stat.st_size, stat.st_mtime_ns)
+    except OSError as error:
+        raise WeightsError(
+            f"{file}: {cache_root()} (FORTIFAI_CACHE), which gets its folder, cannot be written ({error.strerror}): "
+            "set FORTIFAI_CACHE to another folder"
+        ) from error
 
 
 @lru_cache(maxsize=16)
@@ -79,20 +105,45 @@ def write_folder(file: Path, folder: Path) -> None:
     Raises:
         WeightsError: the file is cut short, one of several, or of an architecture that transformers does not read; it
             is no sound causal LM (:mod:`fortifai_ray.engines.soundness`); something in it would be left out; ``gguf``
-            is not installed.
+            is not installed; the folder's disk has no room for its weights.
+        OSError: the folder cannot be written.
     """
-    fields, names = _head(file)
+    fields, sizes = _head(file)
     config = _config(file)
     _check_scales(file, fields, config)
     check_causal(config, file)
-    network = _network(file, config, names)
-    network.save_pretrained(folder)
-    if "tokenizer.ggml.model" in fields:
-        _tokenizer(file, fields).save_pretrained(folder)
+    check_room(folder, 4 * sum(sizes.values()), f"{file}: its weights in float32")
+    network = _network(file, config, list(sizes))
+    with _written():
+        network.save_pretrained(folder)
+        if fields.get("tokenizer.ggml.model") not in _NO_TOKENIZER:
+            _tokenizer(file, fields).save_pretrained(folder)
     try:
         check_checkpoint(folder)
     except WeightsError as error:
         raise WeightsError(str(error).replace(str(folder), str(file))) from None
+
+
+def check_room(folder: Path, needed: int, what: str) -> None:
+    """Raise :class:`WeightsError` where the disk of ``folder`` has less than ``needed`` bytes free."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise WeightsError(
+            f"{what} take {needed / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free on the disk of {folder}: make "
+            "room, or name another place (fetch: --into; GGUF files: FORTIFAI_CACHE; while fetching: TMPDIR)"
+        )
+
+
+@contextmanager
+def _written() -> Iterator[None]:
+    """What safetensors says of a disk, as the error of the system that it is."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        code = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(code[1]) if code else errno.EIO, in_short(error)) from None
 
 
 def _check_start(file: Path) -> None:
@@ -100,11 +151,9 @@ def _check_start(file: Path) -> None:
     if not file.is_file():
         raise WeightsError(f"there is no file {file}")
     check_content(file)
-    with file.open("rb") as content:
-        start = content.read(len(_MAGIC))
-    if start != _MAGIC:
+    if _begins(file) != _MAGIC:
         raise WeightsError(f"{file} is no GGUF: it does not begin with the letters GGUF; {_WHOLE}")
-    if _PART.search(file.stem):
+    if _PART.search(file.name.removesuffix(file.suffix) if file.suffix.lower() == _SUFFIX else file.name):
         raise _one_of_several(file)
     if find_spec("gguf") is None:
         raise WeightsError(f"{file}: the package gguf reads it, and is not installed: pip install gguf")
@@ -117,10 +166,11 @@ def _one_of_several(file: Path) -> WeightsError:
     )
 
 
-def _head(file: Path) -> tuple[dict[str, Any], list[str]]:
-    """The values of a file's keys (of arrays, only how long they are) and its tensors' names."""
+def _head(file: Path) -> tuple[dict[str, Any], dict[str, int]]:
+    """The values of a file's keys (of arrays, only how long they are), and how many numbers each tensor has."""
     from gguf import GGUFReader
 
+    _check_version(file)
     try:
         reader = GGUFReader(file)
         fields = {
@@ -133,7 +183,22 @@ def _head(file: Path) -> tuple[dict[str, Any], list[str]]:
         raise _one_of_several(file)
     if not reader.tensors:
         raise WeightsError(f"{file} holds no tensors: a model's file is needed, not that of its vocabulary alone")
-    return fields, [tensor.name for tensor in reader.tensors]
+    if (kind := fields.get("general.type", "model")) != "model":
+        raise WeightsError(f"{file} is a GGUF of general.type: {kind}, which is no model by itself: give the model's")
+    return fields, {tensor.name: int(tensor.n_elements) for tensor in reader.tensors}
+
+
+def _check_version(file: Path) -> None:
+    from gguf.gguf_reader import READER_SUPPORTED_VERSIONS
+
+    with file.open("rb") as content:
+        number = content.read(8)[len(_MAGIC) :]
+    versions = {int.from_bytes(number, "little"), int.from_bytes(number, "big")}
+    if len(number) == 4 and versions.isdisjoint(READER_SUPPORTED_VERSIONS):
+        raise WeightsError(
+            f"{file} is written in version {min(versions)} of GGUF, and the package gguf reads "
+            f"{' and '.join(map(str, READER_SUPPORTED_VERSIONS))}: convert the model again, or {_SAFETENSORS}"
+        )
 
 
 @quiet()
@@ -147,7 +212,8 @@ def _config(file: Path) -> Any:
     except Exception as error:  # of many kinds; each means that there is no configuration
         known = ", ".join(sorted({*GGUF_SUPPORTED_ARCHITECTURES, *GGUF_CONFIG_ARCHS} - {"general", "tokenizer"}))
         raise WeightsError(
-            f"{file}: {in_short(error).rstrip('.')}; transformers {__version__} reads GGUF files of {known}"
+            f"{file}: {in_short(error).rstrip('.')}; {_SAFETENSORS}: transformers {__version__} reads GGUF files of "
+            f"{known}"
         ) from None
     vars(config).pop("_model_name_or_path", None)
     config._attn_implementation = None
@@ -227,7 +293,10 @@ def _tokenizer(file: Path, fields: Mapping[str, Any]) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
     except Exception as error:  # transformers raises many kinds here; each means that there is no tokenizer
-        raise WeightsError(f"{file}: its tokenizer cannot be read: {in_short(error)}") from None
+        raise WeightsError(
+            f"{file}: its tokenizer ({fields['tokenizer.ggml.model']}) cannot be read: {in_short(error).rstrip('.')}; "
+            "give the model's own folder, with its tokenizer.json"
+        ) from None
     pre = fields.get("tokenizer.ggml.pre", "default")
     if fields["tokenizer.ggml.model"] != "gpt2" or pre in GGUF_PRE_TOKENIZER_SPLITS or pre in _AS_GPT2:
         return tokenizer

@@ -50,12 +50,27 @@ def check_folder(folder: Path) -> Mapping[str, Tensor]:
             is an adapter's; its weights are missing, in another format, not complete or more than one set.
     """
     if not folder.is_dir():
-        raise WeightsError(f"there is no folder {folder}")
+        raise WeightsError(_no_folder(folder))
     files = sorted(file for file in folder.iterdir() if file.suffix in (".json", ".safetensors") and file.is_file())
     stats = [file.stat() for file in files]
     return _checked(
         folder, tuple((file, stat.st_size, stat.st_mtime_ns) for file, stat in zip(files, stats, strict=True))
     )
+
+
+def _no_folder(path: Path) -> str:
+    """What to say of a path to something else, or to nothing."""
+    needed = "a folder with config.json, *.safetensors and a tokenizer is needed"
+    if not path.is_file():
+        beside = path.with_name(f"{path.name}.gguf")
+        hint = f"; {beside} is to be named whole" if path.name and beside.is_file() else ""
+        return f"there is no folder {path}{hint}"
+    if path.suffix in _OTHER_FORMATS:
+        return f"{path} is a file of {_OTHER_FORMATS[path.suffix]}"
+    check_content(path)
+    if path.suffix in (".safetensors", ".json", ".model"):
+        return f"{path} is one file of a checkpoint: give the folder that holds it, {path.parent}"
+    return f"{path} is a file, and no GGUF (it does not begin with these letters): {needed}, or a GGUF"
 
 
 @lru_cache(maxsize=16)  # a study's recipes are validated one by one, and nearly all share one model

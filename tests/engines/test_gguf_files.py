@@ -14,9 +14,10 @@ from safetensors.torch import load_file
 
 from engines.gguf_writing import END, TEXT, make_llama, make_tokenizer, write_gguf
 from fortifai_ray.engines import gguf_files
-from fortifai_ray.engines.gguf_files import gguf_folder, opened
+from fortifai_ray.engines.gguf_files import check_room, gguf_folder, opened
 from fortifai_ray.engines.pretrained import WeightsError, load_network, load_tokenizer
 from fortifai_ray.engines.soundness import check_checkpoint
+from fortifai_ray.errors import UserError
 
 TEXTS = (TEXT, "x  1", "2024", " 7 8  9", "it's\n\n1,000", f"a{END}b 12", "Über  naïve 文 3", "   ", "\t1 \n")
 
@@ -119,6 +120,15 @@ def cut(share: float) -> Callable[[Path], None]:
     return damage
 
 
+def at(place: int, content: bytes) -> Callable[[Path], None]:
+    def write(file: Path) -> None:
+        with file.open("r+b") as opened_file:
+            opened_file.seek(place)
+            opened_file.write(content)
+
+    return write
+
+
 def renamed(name: str) -> Callable[[Path], Path]:
     return lambda file: file.rename(file.with_name(name))
 
@@ -148,6 +158,11 @@ REFUSED: list[tuple[dict[str, Any], Callable[[Path], Any] | None, tuple[str, ...
     ({"fields": {"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 4.0}}, None, ("yarn", "positions")),
     ({"fields": {"llama.rope.scaling.type": "linear"}}, None, ("linear", "positions")),
     ({"fields": {"llama.logit_scale": 0.0625}}, None, ("logit_scale is 0.0625", "safetensors")),
+    ({}, at(4, (1).to_bytes(4, "little")), ("version 1 of GGUF", "reads 2 and 3", "safetensors")),
+    ({}, at(4, (9).to_bytes(4, "little")), ("version 9 of GGUF", "convert the model again")),
+    ({"fields": {"general.type": "adapter"}}, None, ("general.type: adapter", "no model by itself")),
+    ({"fields": {"general.type": "mmproj"}}, None, ("general.type: mmproj", "give the model's")),
+    ({"fields": {"tokenizer.ggml.model": "martian"}}, None, ("its tokenizer (martian) cannot be", "tokenizer.json")),
     ({"split": "superbpe"}, None, ("splits text by the rule superbpe", "tokenizer.json")),
 ]
 
@@ -177,6 +192,61 @@ def test_a_file_without_a_tokenizer_is_a_model(tmp_path: Path) -> None:
     check_checkpoint(folder)
     with pytest.raises(WeightsError, match="no tokenizer"):
         load_tokenizer(folder)
+
+
+@pytest.mark.parametrize("name", ["sha256-7d8bb6", "model.Q4_1", "model.gguf.part", "model.bin", "MODEL.GGUF"])
+def test_a_file_is_known_by_its_content(tmp_path: Path, name: str) -> None:
+    """Whatever its name: other tools store theirs under hashes."""
+    file = write_gguf(tmp_path / "model.gguf", make_llama(), make_tokenizer())
+    whole = opened(file)
+    assert opened(file.rename(tmp_path / name)) == whole
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("model.bin", b"\x80\x02", "is a file of PyTorch's pickles, which can run code and are not read"),
+        ("model.onnx", b"\x08", "is a file of an ONNX graph"),
+        ("model.safetensors", b"\x08", "is one file of a checkpoint: give the folder that holds it, "),
+        ("config.json", b"{}", "is one file of a checkpoint: give the folder that holds it, "),
+        (
+            "model.zip",
+            b"PK",
+            "is a file, and no GGUF (it does not begin with these letters): a folder with config.json",
+        ),
+        ("model", b"FUGG", "is a file, and no GGUF"),
+        ("model", b"", "is empty"),
+        ("model.gguf.part", POINTER, "pointer of Git LFS"),
+    ],
+)
+def test_a_file_that_is_no_model_is_told_what_it_is(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+    """It is there, so it is not said that there is no folder."""
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(WeightsError) as error:
+        check_checkpoint(opened(tmp_path / name))
+    assert str(error.value).startswith(str(tmp_path / name))
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_name_without_its_suffix_is_completed(tmp_path: Path) -> None:
+    file = write_gguf(tmp_path / "model.gguf", make_llama())
+    with pytest.raises(WeightsError, match=f"there is no folder {tmp_path}/model; {file} is to be named whole"):
+        check_checkpoint(opened(tmp_path / "model"))
+
+
+def test_a_disk_without_room_for_the_weights_is_said(tmp_path: Path) -> None:
+    check_room(tmp_path, 1, "one byte")
+    with pytest.raises(WeightsError, match=r"^x take 1,000,000,000,000 MB, and .* MB are free .*FORTIFAI_CACHE"):
+        check_room(tmp_path, 10**18, "x")
+
+
+def test_a_cache_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write_gguf(tmp_path / "model.gguf", make_llama())
+    (tmp_path / "taken").write_text("")
+    monkeypatch.setenv("FORTIFAI_CACHE", str(tmp_path / "taken"))
+    with pytest.raises((WeightsError, UserError), match="FORTIFAI_CACHE"):
+        gguf_folder(file)
 
 
 @pytest.mark.parametrize("split", [None, "default"])

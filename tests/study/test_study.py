@@ -162,6 +162,11 @@ ANY = {"any_of": [CRITERION, TAIL]}
             r"corpus: give exactly one of source, path, dataset, written_by",
         ),
         ({"family": {"kind": "language", "model": {"path": "no/such/model"}}}, r"family\.model: there is no folder"),
+        (
+            {"family": {"kind": "language", "model": {"path": "somebody/model"}}},
+            r"family\.model: there is no folder somebody/model; a model of the Hugging Face hub is named under hub",
+        ),
+        ({"family": {"kind": "language", "model": {"path": " "}}}, r"family\.model: path: there is none here: give a"),
         ({"family": {"kind": "langauge", "model": {"preset": "llama-tiny"}}}, r"family\.kind: .*language"),
         (
             {"family": {"kind": "language", "model": {"preset": "llama-docs", "revision": "main"}}},

@@ -46,10 +46,14 @@ class ModelConfig(Section):
         if self.revision is not None and self.hub is None:
             raise ValueError(f"revision: it is of a hub's model, and {given[0]} has none: leave it out, or give hub")
         if self.path is not None:
+            if not self.path.strip():
+                raise ValueError("path: there is none here: give a checkpoint's folder, or a GGUF file")
             try:
                 check_folder(opened(Path(self.path)))
             except WeightsError as error:
-                raise ValueError(str(error)) from None
+                hub = re.fullmatch(r"[\w.-]+/[\w.-]+", self.path) and not os.path.exists(self.path)
+                hint = "; a model of the Hugging Face hub is named under hub" if hub else ""
+                raise ValueError(f"{error}{hint}") from None
         return self
 
     @model_validator(mode="after")

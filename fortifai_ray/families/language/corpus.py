@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from fortifai_ray.engines.gguf_files import is_gguf
 from fortifai_ray.engines.pretrained import WeightsError, load_tokenizer
 from fortifai_ray.errors import UserError, in_short
 from fortifai_ray.families.language.config import CorpusConfig, ModelConfig
@@ -303,6 +304,11 @@ def _write_json(file: Path, content: dict[str, Any]) -> None:
 
 def _save_pretrained_tokenizer(model: ModelConfig, folder: Path) -> int:
     where = f"family.model: {model.name}"
+    if model.path and is_gguf(Path(model.path)) and not (Path(model.checkpoint) / "tokenizer.json").is_file():
+        raise UserError(
+            f"{where} holds no tokenizer, and a corpus is read by one: give a GGUF that has its own, or the model's "
+            "folder, with its tokenizer.json"
+        )
     try:
         tokenizer = load_tokenizer(model.checkpoint, model.revision)
         if tokenizer.is_fast:

@@ -109,8 +109,9 @@ def evaluate_checkpoints(
     """
     from fortifai_ray.evaluation.benchmarks.run import run_benchmarks
 
-    folders = dict(zip(_names(checkpoints), map(_opened, checkpoints), strict=True))
-    tokenizers = {name: _check(folder, tokenizer) for name, folder in folders.items()}
+    given = dict(zip(_names(checkpoints), checkpoints, strict=True))
+    folders = {name: _opened(checkpoint) for name, checkpoint in given.items()}
+    tokenizers = {name: _check(folder, tokenizer, given[name]) for name, folder in folders.items()}
     reports = {}
     for name, folder in folders.items():
         announce(f"evaluating {name}")
@@ -143,16 +144,19 @@ def _names(checkpoints: Sequence[Path]) -> list[str]:
     return short if len(set(short)) == len(short) else names
 
 
-def _check(folder: Path, tokenizer: Path | None) -> Path:
+def _check(folder: Path, tokenizer: Path | None, given: Path) -> Path:
     """Check a checkpoint, or an adapter's model, and that its tokenizer's tokens are its own; returns the tokenizer's
-    folder. A stage of a store may have diverged: its weights need not be finite."""
+    folder. A stage of a store may have diverged: its weights need not be finite. ``given``: what its user named, which
+    a GGUF's folder is not."""
     try:
         base = whole_model(folder)
         check_checkpoint(base, values=not (base / MANIFEST).is_file())
         words = tokenizer or find_tokenizer(folder)
         check_vocabulary(base, words)
     except WeightsError as error:
-        raise UserError(f"evaluate: {error}") from None
+        raise UserError(f"evaluate: {error}".replace(str(folder), str(given))) from None
+    except UserError as error:
+        raise UserError(str(error).replace(str(folder), str(given))) from None
     return words
 
 

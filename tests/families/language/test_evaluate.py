@@ -8,6 +8,7 @@ from typing import Any
 
 import polars
 import pytest
+from engines.gguf_writing import make_llama, write_gguf
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
@@ -99,6 +100,16 @@ def test_a_checkpoint_from_elsewhere_brings_its_tokenizer(checkpoints: list[Path
         find_tokenizer(elsewhere)
     shutil.copy(tokenizer / "tokenizer.json", elsewhere)
     assert find_tokenizer(elsewhere) == elsewhere
+
+
+def test_a_gguf_without_a_tokenizer_is_named_itself(
+    exam: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the folder in the cache that it is made into."""
+    monkeypatch.setenv("FORTIFAI_CACHE", str(tmp_path / "cache"))
+    file, config = write_gguf(tmp_path / "model.gguf", make_llama()), load_benchmarks([f"kr_test={exam}"])
+    with pytest.raises(UserError, match=rf"^evaluate: {file} has no tokenizer .* --tokenizer$"):
+        evaluate_checkpoints([file], config)
 
 
 def test_tasks_from_a_file(exam: Path, tmp_path: Path) -> None:

@@ -515,5 +515,10 @@ def test_a_gguf_file_is_a_starting_model(tmp_path: Path, monkeypatch: pytest.Mon
         check_model(small, text)
     assert str(tmp_path / "small.gguf") in str(error.value)
     assert str(tmp_path / "cache") not in str(error.value)
+    with pytest.raises(
+        UserError, match=r"^family\.model: .*small\.gguf holds no tokenizer.*give a GGUF that has"
+    ) as error:
+        prepare_corpus(CorpusConfig(source="pydoc"), small, store)
+    assert str(tmp_path / "cache") not in str(error.value)
     with pytest.raises(ValueError, match=r"there is no file .*none\.gguf"):
         ModelConfig(path=str(tmp_path / "none.gguf"))
