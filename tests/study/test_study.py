@@ -120,10 +120,13 @@ def test_every_study_that_ships_is_valid(
     content = yaml.safe_load(file.read_text())
     corpus = content.get("corpus", {})
     overrides = []
-    if "path" in corpus:
-        overrides = [f"corpus.path={request.getfixturevalue('data_dir') / Path(corpus['path']).name}"]
+    for key, section in (("corpus", corpus), ("corpus.validation", corpus.get("validation", {}))):
+        if "path" in section:
+            there = Path(section["path"]).relative_to("../shared/data")
+            overrides.append(f"{key}.path={request.getfixturevalue('data_dir') / there}")
     if any("path" in entry for entry in content.get("evaluation", {}).get("benchmarks", [])):
-        overrides.append("evaluation.benchmarks=[]")  # their files are not here: tests/test_paper_studies.py has some
+        exam = "{task: kr_test, fractions: 6}" if "keep_by" in content.get("training", {}) else ""  # needs no files
+        overrides.append(f"evaluation.benchmarks=[{exam}]")  # their files: tests/study/test_paper_studies.py has some
     if not Path(content.get("family", {}).get("model", {}).get("path", PROJECT)).exists():
         overrides.append("family.model={preset: llama-tiny}")  # `fortifai fetch` puts it there
     assert load_study(file, overrides).chains
