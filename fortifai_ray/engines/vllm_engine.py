@@ -11,6 +11,7 @@ from fortifai_ray.engines.engine import DecodingConfig, EngineConfig, check_leng
 from fortifai_ray.engines.pretrained import WeightsError, end_of_text_ids
 from fortifai_ray.engines.served import why_not_vllm
 from fortifai_ray.engines.vllm_answers import check_answers
+from fortifai_ray.process.imports import quick_imports
 
 # Read by vLLM on import. In process, because a second process costs ten seconds of start-up and a third of a small
 # model's throughput; unbound threads, because two engines would otherwise be bound to the same core.
@@ -69,7 +70,8 @@ class VllmEngine:
         for key, value in ENVIRONMENT.items():
             os.environ.setdefault(key, value)
         logging.getLogger("torch._library.triton").setLevel(logging.ERROR)  # silences the note that a CPU has no Triton
-        from vllm import LLM
+        with quick_imports():
+            from vllm import LLM
 
         self.stop()
         why_not = None if self.untried else why_not_vllm(config_folder, gpu=self.gpu)

@@ -6,6 +6,8 @@ line that only mentions reports starts at once.
 
 from __future__ import annotations
 
+import hashlib
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,19 +39,52 @@ def print_tables(study_dir: Path, console: Console) -> None:
         print_claims(claims, console)
 
 
-def write_report(study_dir: Path) -> Path:
+def write_report(study_dir: Path, *, unless_same: bool = False) -> Path:
     """Write ``report.html`` into the study's folder (aside, then renamed) and return its path.
 
     The page contains its scripts, styles and data: it opens without a network, and its content security policy
     forbids the browser to load anything.
 
+    Args:
+        study_dir: ``STORAGE/NAME`` as a sweep leaves it.
+        unless_same: leave a page as it is that this package made of the same study and tables. How the last run went
+            is then still as it was.
+
     Raises:
         UserError: the folder holds no study, or a table cannot be read.
     """
+    path, made_from = Path(study_dir) / "report.html", _made_from(Path(study_dir))
+    if unless_same and made_from and f'content="{made_from}"' in _head(path):
+        return path
+    import pandas  # noqa: F401 - whole, before Altair meets it half imported by another thread
+
     from fortifai_ray.report.page import render_page
     from fortifai_ray.results.reader import open_study
 
-    page = render_page(open_study(study_dir))
-    path = Path(study_dir) / "report.html"
-    write_text(path, page)
+    write_text(path, render_page(open_study(study_dir), made_from))
     return path
+
+
+def _made_from(study_dir: Path) -> str:
+    """The hash of all that a page shows and is made by; "" where the folder cannot be read."""
+    from polars.exceptions import PolarsError
+
+    from fortifai_ray.results.fingerprint import fingerprint
+
+    package = Path(__file__).parent.parent
+    makers = hashlib.sha256(f"{version('altair')} {version('vl-convert-python')}".encode())
+    for path in sorted([*package.rglob("*.py"), *package.glob("report/templates/*")]):
+        makers.update(path.read_bytes())
+    try:
+        return f"{fingerprint(study_dir)}-{makers.hexdigest()[:32]}"
+    except (OSError, PolarsError):
+        return ""
+
+
+def _head(path: Path) -> str:
+    """The beginning of a page; "" where there is none."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            return file.read(4096)
+    except OSError:
+        return ""

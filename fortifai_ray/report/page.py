@@ -45,15 +45,18 @@ MOST_OUTCOMES = 100  # failed chains that the page lists; the summary has them a
 _MARKS = {"holds": "✓", "does not hold": "✗", "undecided": "?"}
 
 
-def render_page(results: StudyResults) -> str:
-    """The whole page. Texts are escaped, and the security policy in its head allows only its own script to run."""
+def render_page(results: StudyResults, made_from: str) -> str:
+    """The whole page. Texts are escaped, and the security policy in its head allows only its own script to run.
+
+    ``made_from`` is noted in its head.
+    """
     # Altair validates each part as it is made, and then the whole chart. The second check is enough; the first takes
     # most of the time of a page with dozens of charts.
     with debug_mode(False):
-        return _render(results)
+        return _render(results, made_from)
 
 
-def _render(results: StudyResults) -> str:
+def _render(results: StudyResults, made_from: str) -> str:
     environment = Environment(
         loader=PackageLoader("fortifai_ray.report"),
         autoescape=True,
@@ -69,6 +72,7 @@ def _render(results: StudyResults) -> str:
         "report.html.j2"
     ).render(
         results=results,
+        made_from=made_from,
         headings=HEADINGS,
         searches=search_tables(results),
         sections=[] if results.search else [section(results, criterion) for criterion in results.criteria],

@@ -196,7 +196,7 @@ class ResultsWriter:
         self._generations.append([row])
         self._others["samples"].append({**of, **sample} for sample in samples)
         self._others["pictures"].append([{**of, "png": picture}] if picture is not None else [])
-        self._others["details"].append([{**of, "details": json.dumps(details)}] if details else [])
+        self._others["details"].append([{**of, "details": json.dumps(details, sort_keys=True)}] if details else [])
 
     def add_rows(self, rows: pl.DataFrame) -> None:
         """The rows of a cohort's chains."""

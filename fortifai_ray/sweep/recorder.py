@@ -137,8 +137,6 @@ class Recorder:
             engines: starts, kind and seconds of the warm engines, for the summary.
             searched: the result of the search, where the study searches.
         """
-        import pandas  # noqa: F401 - whole, before charts meet it half imported by MLflow's thread
-
         from fortifai_ray.claims.check import check_claims
         from fortifai_ray.claims.result import write_claims
         from fortifai_ray.report import write_report
@@ -155,7 +153,7 @@ class Recorder:
         summary = self._summary(plan, engines, generations)
         self._results.write_json("summary", summary)
         write_claims(self.folder, check_claims(self.folder))
-        report = write_report(self.folder)
+        report = write_report(self.folder, unless_same=not self._stages["computed"])
         status: StudyStatus = "interrupted" if unfinished else "failed" if self._failed else "finished"
         for problem in self._sync.close(status).problems:
             self.say(f"MLflow: {problem}")

@@ -64,7 +64,8 @@ def _replay(work: Work, store: StageStore, recorder: Recorder) -> None:
             recorder.take(held.job, result)
         for chain in held.job.chains:
             recorder.chain_finished(chain.chain_id)
-    recorder.flush(at_most_every=0.0)
+    if not work.done:  # else every table is written whole in a moment
+        recorder.flush(at_most_every=0.0)
 
 
 def _work(study: Study, inputs: Inputs, recorder: Recorder) -> Work:

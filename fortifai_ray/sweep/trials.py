@@ -11,7 +11,8 @@ import ray
 from ray import tune
 from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE
 
-from fortifai_ray.chain.chain import ChainTask, GenerationResult
+from fortifai_ray.chain.chain import GenerationResult
+from fortifai_ray.process.imports import quick_imports
 from fortifai_ray.process.signals import check_signals, signals_kept, signals_wait
 from fortifai_ray.recipe.executor import Executor
 from fortifai_ray.storage.steps import Steps
@@ -124,8 +125,7 @@ class Trial(tune.Trainable):
         try:
             steps = Steps(StageStore(self._context.storage), announce=lambda step: self._announce(job, step))
             self._announce(job, "starting")
-            if any(isinstance(task, ChainTask) for task in job.tasks):
-                quiet_libraries()  # which imports them: seconds that a cohort can do without
+            quiet_libraries(text=any(chain.recipe.uses_engines for chain in job.chains))
             for result in run_job(job, steps, self._context.executor):
                 if isinstance(result, CohortResult):
                     result = replace(result, rows=None)  # the driver reads them from the store
@@ -308,11 +308,15 @@ class _Reports(tune.Callback):
             self._progress.say(line)
 
 
-def quiet_libraries() -> None:
-    """Keep progress bars and start-up notes of the libraries off the sweep's own view."""
-    import transformers
+def quiet_libraries(*, text: bool) -> None:
+    """Keep progress bars and start-up notes of the libraries off the sweep's own view.
 
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
+    ``text`` is whether language models are trained. Only these need transformers, which takes seconds to import.
+    """
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    if text:
+        with quick_imports():
+            from transformers import AutoModelForCausalLM, utils  # noqa: F401 - all of it, not as it is first used
+        utils.logging.disable_progress_bar()
+        utils.logging.set_verbosity_error()

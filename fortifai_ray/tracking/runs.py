@@ -15,6 +15,7 @@ from fortifai_ray.results.schema import flatten
 from fortifai_ray.storage.location import ARTIFACTS
 from fortifai_ray.tracking import limits
 from fortifai_ray.tracking.address import is_server, one_line, redact
+from fortifai_ray.tracking.held import held_by
 from fortifai_ray.validation import dump_yaml
 
 if TYPE_CHECKING:  # The import takes four seconds and belongs to the background thread.
@@ -24,6 +25,7 @@ if TYPE_CHECKING:  # The import takes four seconds and belongs to the background
 _SAMPLES = "samples"
 _RECIPE = "recipe.yaml"
 _STAMP = "fortifai.content"  # a tag of a run that has ended and is complete: the hash of its content
+_NESTED = "fortifai.runs"  # a tag of a study's run: how many are nested in it
 # What MLflow takes for a GenAI application without it, unless its page is switched to model training.
 _ORDINARY_VIEW = {"mlflow.experimentKind": "custom_model_development"}
 
@@ -141,14 +143,28 @@ class StudyRuns:
         """Log a file as an artefact of the study's run, in ``folder`` of its artefacts, replacing an earlier one."""
         self._connect().log_artifact(self._study().run_id, str(file), folder)
 
-    def end_study(self, status: str, run_status: str) -> None:
-        """End the study's run, and the nested runs that a killed sweep has left open."""
+    def end_study(self, status: str, run_status: str, fingerprint: str | None = None) -> None:
+        """End the study's run, and the nested runs that a killed sweep has left open.
+
+        ``fingerprint`` is that of the study's folder, where these runs hold all of it.
+        """
         study = self._study()
         for state in self._states.values():
             if state.status == "RUNNING":
                 self._end(state, "KILLED")
-        self._log_tags(study, {"fortifai.status": status}, self._name)
+        stamp = {_STAMP: fingerprint, _NESTED: str(len(self._states))} if fingerprint else {}
+        self._log_tags(study, {"fortifai.status": status, **stamp}, self._name)
         self._end(study, run_status)
+
+    def hold_all_of(self, fingerprint: str) -> bool:
+        """Whether the runs of an earlier sweep hold all of a folder with this fingerprint, and nothing is left to send.
+
+        False where that cannot be seen at once, as of a server.
+        """
+        held = held_by(self._uri, {_STAMP: fingerprint, **self._tags("study")}, _NESTED)
+        if held is not None:
+            self.experiment_id, self.study_run_id = held
+        return held is not None
 
     # finding and making runs
 

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Literal, NoReturn
 
 from fortifai_ray.errors import UserError
+from fortifai_ray.results.fingerprint import fingerprint
 from fortifai_ray.results.schema import part_paths, table_path
 from fortifai_ray.tracking.address import one_line, prepare_environment, redact, tracking_uri_for
 from fortifai_ray.tracking.content import StudyContent
 from fortifai_ray.tracking.limits import is_refusal
-from fortifai_ray.tracking.runs import RunContent, StudyRuns, some
+from fortifai_ray.tracking.runs import RunContent, StudyRuns, content_hash, some
 
 log = logging.getLogger("fortifai_ray.tracking")
 
@@ -109,9 +110,12 @@ class StudySync:
 
     def _work(self) -> None:
         prepare_environment()
-        self._send([self._file(self._folder / "study.yaml")])
         failures, rest = 0, 0.0
-        while self._awaken(rest):
+        if not (running := self._awaken(rest)) and self._nothing_is_missing():
+            self._missing = {}
+            return
+        self._send([self._file(self._folder / "study.yaml")])
+        while running:
             started = time.monotonic()
             complete = self._send(self._while_running())
             failures = 0 if complete else failures + 1
@@ -119,6 +123,7 @@ class StudySync:
             if failures:  # a dead server is not hammered
                 rest = min(60.0, 2.0 ** (failures - 1))
                 self._poked = True
+            running = self._awaken(rest)
         assert self._status is not None
         parts = self._in_the_end(self._status)
         self._missing = {part.what: "" for part in parts}
@@ -203,8 +208,27 @@ class StudySync:
             *self._read("the cells", content.cells),
             *self._read("the search", content.searches),
             *(self._file(file) for file in (self._folder / "study.yaml", self._folder / "report.html", *files)),
-            _Part("the end of the study", lambda: self._runs.end_study(status, _RUN_STATUS[status])),
+            _Part("the end of the study", partial(self._end, status)),
         ]
+
+    def _end(self, status: StudyStatus) -> None:
+        """Sent last, and with the folder's fingerprint where MLflow then holds all of it."""
+        ended = {"the end of the study"}
+        whole = status == "finished" and not (self._missing.keys() - ended or self._refused.keys() - ended)
+        whole = whole and not (self._runs.refusals() or self._runs.differences())
+        self._runs.end_study(status, _RUN_STATUS[status], self._fingerprint() if whole else None)
+
+    def _nothing_is_missing(self) -> bool:
+        """Whether the study has ended as it did before, and MLflow has held all of it since."""
+        content = self._fingerprint() if self._status == "finished" else None
+        return content is not None and self._runs.hold_all_of(content)
+
+    def _fingerprint(self) -> str | None:
+        """The hash of the folder's content; None where it cannot be read."""
+        try:
+            return content_hash([fingerprint(self._folder), (self._folder / "report.html").read_text("utf-8")])
+        except Exception:  # A damaged table costs nothing but its own records.
+            return None
 
     def _read(self, what: str, read: Callable[[], Iterable[RunContent]]) -> list[_Part]:
         """A part for each run; where the folder cannot be read, one that says so."""

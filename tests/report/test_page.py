@@ -126,6 +126,60 @@ def test_writing_again_replaces_the_page_and_leaves_nothing_beside_it(tmp_path: 
     assert not list(study.glob("*.part"))
 
 
+def _another_verdict(study: Path) -> None:
+    table = pl.read_parquet(study / "results" / "chains.parquet")
+    write_table(study, "chains", table.with_columns(onset=pl.col("onset") + 1))
+
+
+def _another_title(study: Path) -> None:
+    (study / "study.yaml").write_text((study / "study.yaml").read_text() + "# and a note\n")
+
+
+def _another_maker(study: Path) -> None:
+    page = (study / "report.html").read_text()
+    (study / "report.html").write_text(page.replace('name="made-from" content="', 'name="made-from" content="0'))
+
+
+def _another_failure(study: Path) -> None:
+    summary = json.loads((study / "results" / "summary.json").read_text())
+    (study / "results" / "summary.json").write_text(
+        json.dumps({**summary, "chains": [{"chain_id": "1", "reason": "no"}]})
+    )
+
+
+def _another_run(study: Path) -> None:
+    """Like the one before, it took its time and found all in the store."""
+    summary = json.loads((study / "results" / "summary.json").read_text())
+    (study / "results" / "summary.json").write_text(json.dumps({**summary, "wall_seconds": 1.0, "stages_reused": 5}))
+    table = pl.read_parquet(study / "results" / "generations.parquet")
+    write_table(study, "generations", table.with_columns(reused=pl.lit(True), computed_seconds=pl.lit(0.0)))
+
+
+@pytest.mark.parametrize(
+    ("change", "kept"),
+    [
+        (lambda study: None, True),
+        (_another_run, True),
+        (_another_verdict, False),
+        (_another_title, False),
+        (_another_maker, False),
+        (_another_failure, False),
+        (lambda study: (study / "results" / "samples.parquet").unlink(), False),
+    ],
+)
+def test_a_page_stays_only_while_it_shows_what_is_there(
+    change: Callable[[Path], None], kept: bool, tmp_path: Path
+) -> None:
+    study = write_study(tmp_path)
+    page = write_report(study)
+    page.write_text(page.read_text() + "<!-- this very page -->")
+    change(study)
+    assert write_report(study, unless_same=True) == page
+    assert ("this very page" in page.read_text()) == kept
+    write_report(study)
+    assert "this very page" not in page.read_text(), "it is written again where somebody asks for it"
+
+
 def test_a_sweep_without_a_single_generation_still_gets_its_page(tmp_path: Path) -> None:
     """Every chain failed at once: the report says so, instead of hiding the failure behind its own."""
     study = write_study(

@@ -384,3 +384,68 @@ class TestTrouble:
         outcome = sync.close("finished")
         sync.poke()
         assert sync.close("failed") is outcome
+
+
+def _delete_a_chain(storage: Path) -> None:
+    client(storage).delete_run(runs(storage)[CE][0].info.run_id)
+
+
+def _delete_the_experiment(storage: Path) -> None:
+    client(storage).delete_experiment(runs(storage)[""][0].info.experiment_id)
+
+
+def _leave_a_chain_open(storage: Path) -> None:
+    client(storage).update_run(runs(storage)[TCE][0].info.run_id, status="RUNNING")
+
+
+def _another_generation(storage: Path) -> None:
+    folder, study = write_study(storage)
+    write_generations(folder, [row for chain in study.chains for row in rows_of(chain, 4)])
+
+
+class TestWhatIsHeldAlready:
+    """A study that ended as it did before: MLflow, whose import takes seconds, is asked only where a part may lack."""
+
+    @pytest.mark.parametrize(
+        ("change", "asked"),
+        [
+            (lambda storage: None, False),
+            (_delete_a_chain, True),
+            (_delete_the_experiment, True),
+            (_leave_a_chain_open, True),
+            (_another_generation, True),
+            (lambda storage: shutil.rmtree(storage / "mlartifacts"), True),
+            (lambda storage: (storage / "mlflow.db").unlink(), True),
+            (lambda storage: (storage / "small" / "report.html").write_text("<p>other curves</p>"), True),
+        ],
+    )
+    def test_it_is_asked_where_a_part_is_gone_or_new(
+        self, change: Any, asked: bool, storage: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first, folder = sweep(storage), storage / "small"
+        change(storage)
+        connections = list[str]()
+        made = MlflowClient.__init__
+
+        def counted(self: MlflowClient, tracking_uri: str | None = None, registry_uri: str | None = None) -> None:
+            connections.append(str(tracking_uri))
+            made(self, tracking_uri, registry_uri)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(MlflowClient, "__init__", counted)
+            outcome = StudySync(folder, storage).close("finished")
+        assert bool(connections) == asked
+        assert outcome.problems == []
+        if not asked:
+            assert outcome == first
+        assert {name: len(found) for name, found in runs(storage).items()} == {"": 1, CE: 1, TCE: 1}
+
+    def test_a_study_that_lacked_something_is_looked_at_again(
+        self, storage: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What MLflow did not take, or what failed, is tried again by every later sweep."""
+        with monkeypatch.context() as patch:
+            patch.setattr(MlflowClient, "log_artifacts", None)
+            assert sweep(storage).problems
+        assert StudySync(storage / "small", storage).close("finished").problems == []
+        assert artefact(storage, runs(storage)[CE][0].info.run_id, "recipe.yaml")

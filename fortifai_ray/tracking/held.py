@@ -1,0 +1,51 @@
+"""Whether MLflow's database holds a study whole, asked of the database: MLflow's import alone takes seconds."""
+
+import sqlite3
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit
+from urllib.request import url2pathname
+
+_FINISHED = """
+SELECT runs.run_uuid, runs.experiment_id, runs.artifact_uri FROM runs JOIN experiments USING (experiment_id)
+WHERE runs.status = 'FINISHED' AND runs.lifecycle_stage = 'active' AND experiments.lifecycle_stage = 'active'
+AND runs.run_uuid IN (SELECT run_uuid FROM tags WHERE key = ? AND value = ?)
+"""
+_TAGS = "SELECT key, value FROM tags WHERE run_uuid = ?"
+_NESTED = """
+SELECT count(*) FROM runs WHERE lifecycle_stage = 'active' AND status <> 'RUNNING'
+AND run_uuid IN (SELECT run_uuid FROM tags WHERE key = 'mlflow.parentRunId' AND value = ?)
+"""
+
+
+def held_by(uri: str, tags: Mapping[str, str], nested: str) -> tuple[str, str] | None:
+    """The experiment and the run of a study that has ended with these tags, the runs below it and its artefacts too.
+
+    Args:
+        uri: a SQLite database's; of anything else nothing is known at once.
+        tags: what identifies the run, the rarest first.
+        nested: the tag that counts the runs below it.
+
+    Returns:
+        None where there is no such run, or a part of it is gone.
+    """
+    database = Path(unquote(uri.partition("///")[2]))
+    if not uri.startswith("sqlite:///") or not database.is_file():
+        return None
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(database.absolute()))}?mode=ro", uri=True)) as connection:
+            for run, experiment, artefacts in connection.execute(_FINISHED, next(iter(tags.items()))).fetchall():
+                own = dict(connection.execute(_TAGS, (run,)).fetchall())
+                (ended,) = connection.execute(_NESTED, (run,)).fetchone()
+                if tags.items() <= own.items() and own.get(nested) == str(ended) and _is_there(artefacts):
+                    return str(experiment), str(run)
+    except sqlite3.Error:  # an older or a damaged database: MLflow itself will say what is wrong
+        return None
+    return None
+
+
+def _is_there(artefacts: str) -> bool:
+    """Whether a run's artefacts are where its record says; of those that are not on this machine it is assumed."""
+    parts = urlsplit(artefacts)
+    return parts.scheme != "file" or Path(url2pathname(parts.path)).is_dir()
