@@ -151,19 +151,18 @@ def _too_few_chains(claim: Claim, study: StudyFacts, cells: int) -> tuple[str, s
     statistic, search = claim.statistic, study.search
     if isinstance(search, BoundarySearch):
         most = search.budget if isinstance(statistic, CriticalPoint) else search.seeds or search.budget * cells
-        why = f"the search takes at most {most:,}"
+        why, more = f"the search takes at most {most:,}", "a larger search.budget or search.seeds"
     else:
         most = len(seeds_named(study.seeds, claim.where))
-        why = f"the study has {most:,}{' of those that where names' if 'seed' in claim.where else ''}"
-    if not study.seeds or most >= max(claim.min_chains, statistic.least_chains):
+        named = " of those that where names" if "seed" in claim.where else ""
+        why, more = f"the study has {most:,}{named}", "more seeds under vary.seed"
+    key, least, remedy = "min_chains", claim.min_chains, "a smaller min_chains"
+    if least < statistic.least_chains:
+        key, least, remedy = "statistic", statistic.least_chains, "another statistic"
+    if not study.seeds or most >= least:
         return None
-    key, least = "min_chains", claim.min_chains
-    if most < statistic.least_chains:
-        key, least = "statistic", statistic.least_chains
-    needed = "give a verdict" if key == "min_chains" else "have an interval"
     return key, (
-        f"{least:,} independent chains (seeds) {needed}, and {why}: more seeds under vary.seed, a smaller min_chains "
-        "or claims: [] is right"
+        f"it takes {least:,} independent chains (seeds) at least, and {why}: {more}, {remedy} or claims: [] is right"
     )
 
 

@@ -259,9 +259,9 @@ def _refuse_unconfirmable(study: Study) -> None:
             if one.confirm > most:
                 at = f".{place}" * (len(criteria) > 1) + f".any_of.{entry}" * (len(criterion.members) > 1)
                 raise UserError(
-                    f"{study.source}: collapse{at}.confirm: {one.confirm} further generations never follow a crossing, "
-                    f"for the longest chain has {generations} and generation {one.earliest} is the first that can "
-                    f"cross: at most {most} is right, or more generations"
+                    f"{study.source}: collapse{at}.confirm: {one.confirm} is more than the generations that can follow "
+                    f"a crossing: generation {one.earliest} is the first that can cross, and {generations - 1} the "
+                    f"last; at most {most} is right, or more generations"
                 )
 
 

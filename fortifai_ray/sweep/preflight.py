@@ -79,7 +79,7 @@ def print_plan(study: Study, storage: Storage | Path, console: Console) -> None:
     store = StageStore(storage)
     inputs = check_study(study, store)
     plan = _search_lines(study) if study.settings.search else _grid_lines(study, store, inputs)
-    for line in [*_descriptions(study, store, inputs), *plan, *_flattering(study)]:
+    for line in [*_descriptions(study, store, inputs), *plan, *notices(study)]:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -92,7 +92,8 @@ def _descriptions(study: Study, store: StageStore, inputs: Inputs) -> list[str]:
 
 
 def notices(study: Study) -> list[str]:
-    """What a sweep says when it starts: what of its recipes is not as one might expect, and what flatters a model."""
+    """What a sweep says when it starts, and a dry run: what of its recipes is not as one might expect, and what
+    flatters a model."""
     own = (line for chain in study.cells for line in chain.recipe.notices)
     return list(dict.fromkeys([*own, *_flattering(study)]))
 
