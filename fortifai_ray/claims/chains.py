@@ -58,12 +58,6 @@ def criterion(results: StudyResults, name: int | str) -> Collapse:
     return chosen[0]
 
 
-def _replaced(key: str, changes: Where) -> bool:
-    """Whether putting ``changes`` into a recipe replaces ``key``: it is named, or its section gets a new kind."""
-    section = key.rpartition(".")[0]
-    return key in changes or (bool(section) and f"{section}.kind" in changes)
-
-
 @dataclass(frozen=True)
 class Sample:
     """One number per seed: ``values`` (n,) of ``seeds`` (n,); ``tops`` and ``bottoms`` (n,) for a ratio of means."""
@@ -85,8 +79,7 @@ def sample(results: StudyResults, statistic: PerChain, where: Where) -> Sample:
     chains = _values(results, statistic, where)
     note = ""
     if statistic.against is not None:
-        kept = {key: value for key, value in where.items() if not _replaced(key, statistic.against)}
-        others = _values(results, statistic, {**kept, **statistic.against})
+        others = _values(results, statistic, statistic.compared(where))
         chains, note = _pairs(results, statistic, chains, others)
     seeds, pooled = _per_seed(chains, statistic)
     values, tops, bottoms = (seeds[name].to_numpy() for name in ("value", "top", "bottom"))
@@ -183,8 +176,7 @@ def _pairs(
     results: StudyResults, statistic: PerChain, ours: pl.DataFrame, theirs: pl.DataFrame
 ) -> tuple[pl.DataFrame, str]:
     """A row per pair, and a note on chains without a partner."""
-    assert statistic.against is not None
-    on = ["seed", *(key for key in _varied(results) if key in ours.columns and not _replaced(key, statistic.against))]
+    on = ["seed", *(key for key in _varied(results) if key in ours.columns and not statistic.replaces(key))]
     if theirs.select(pl.struct(on).is_duplicated().any()).item():
         raise Undecided("against matches several chains for one: narrow it")
     right = theirs.select(*on, other=pl.col("value"), other_top=pl.col("top"), other_id=pl.col("chain_id"))

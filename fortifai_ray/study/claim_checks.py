@@ -111,6 +111,10 @@ def _undecidable(claim: Claim, study: StudyFacts) -> tuple[str, str] | None:
         return "where", f"no cell of the study matches {where_words(claim.where)}"
     if len(cells) > 1 and study.search is None and not _averages(claim):
         return "where", f"it matches {len(cells)} cells, and this statistic is of one: name its keys"
+    if problem := _uncompared(claim, cells, study):
+        return "statistic.against", problem
+    if isinstance(statistic, FidelityRatio) and "seed" in claim.where:
+        return "where.seed", "a ratio of fidelity intervals is of a cell, all its seeds together: leave the seed out"
     last = study.generations - 1
     if isinstance(statistic, OnsetShare) and statistic.by is not None and statistic.by > last:
         return "statistic.by", f"generation {statistic.by:g} is not computed: the last one is {last}"
@@ -130,6 +134,19 @@ def _undecidable(claim: Claim, study: StudyFacts) -> tuple[str, str] | None:
 def _averages(claim: Claim) -> bool:
     """Whether chains of one seed, in several cells, are averaged."""
     return isinstance(claim.statistic, PerChain) and claim.statistic.summary.name in MEANS
+
+
+def _uncompared(claim: Claim, cells: Sequence[int], study: StudyFacts) -> str | None:
+    """Why the cells of a claim have none that they could be compared with; None where they have."""
+    statistic = claim.statistic
+    if not isinstance(statistic, PerChain) or statistic.against is None or study.search is not None:
+        return None
+    where = statistic.compared(claim.where)
+    others = matching(study.recipes, where, study.searched)
+    if not others:
+        return f"no cell of the study matches {where_words(where)}"
+    same = not set(others).isdisjoint(cells) and claim.where.get("seed") == where.get("seed")
+    return "it names cells that where names too: there is nothing to compare them with" if same else None
 
 
 def _unsearched(statistic: CriticalPoint, claim: Claim, study: StudyFacts) -> tuple[str, str] | None:

@@ -185,6 +185,16 @@ class PerChain(_Statistic):
         "varied key that `against` does not replace; pairs that lack a side are omitted and counted",
     )
 
+    def compared(self, where: Where) -> Where:
+        """The keys of the cells with which those of ``where`` are compared."""
+        changes = self.against or {}
+        return {key: value for key, value in where.items() if not self.replaces(key)} | changes
+
+    def replaces(self, key: str) -> bool:
+        """Whether ``against`` replaces a key: it is named, or its section gets a new kind."""
+        changes, section = self.against or {}, key.rpartition(".")[0]
+        return key in changes or (bool(section) and f"{section}.kind" in changes)
+
     @property
     def metrics(self) -> tuple[str, ...]:
         return (self.metric,)

@@ -238,6 +238,17 @@ POINT = {"kind": "critical_point"}
             {},
             "statistic.by: generation 9.5 is not computed",
         ),
+        ({"statistic": FI, "where": {**OF_CE["where"], "seed": 1}}, {}, "where.seed: a ratio of fidelity intervals is"),
+        # what it is compared with
+        ({"statistic": {**METRIC, "against": {"loss.kind": "ce"}}, "where": {"loss.kind": "tce"}}, {}, None),
+        ({"statistic": {**METRIC, "against": {"regime.kind": "accumulate"}}}, {}, None),
+        (
+            {"statistic": {**METRIC, "against": {"loss.kind": "focal"}}},
+            {},
+            "against: no cell of the study matches regime",
+        ),
+        ({"statistic": {**METRIC, "against": {"loss.kind": "ce"}}}, {}, "against: it names cells that where names too"),
+        ({"statistic": {**METRIC, "against": {"seed": 0}}, "where": {"seed": 1}}, {"seeds": range(9)}, "min_chains"),
         # chains
         ({"min_chains": 5}, {}, None),
         (
