@@ -9,6 +9,8 @@ from pydantic import ValidationError
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.results.schema import MEASURED_COLUMNS, RECIPE_COLUMNS, same
+from fortifai_ray.statistics.intervals import MIN_FOR_VARIANCE
+from fortifai_ray.statistics.ratios import MIN_PAIRS
 from fortifai_ray.study.claim_statistics import (
     MEANS,
     Criterion,
@@ -16,6 +18,7 @@ from fortifai_ray.study.claim_statistics import (
     FidelityRatio,
     OnsetShare,
     PerChain,
+    Statistic,
     Where,
     where_words,
 )
@@ -111,8 +114,8 @@ def _undecidable(claim: Claim, study: StudyFacts) -> tuple[str, str] | None:
         return "where", f"no cell of the study matches {where_words(claim.where)}"
     if len(cells) > 1 and study.search is None and not _averages(claim):
         return "where", f"it matches {len(cells)} cells, and this statistic is of one: name its keys"
-    if problem := _uncompared(claim, cells, study):
-        return "statistic.against", problem
+    if uncompared := _uncompared(claim, cells, study):
+        return "statistic.against", uncompared
     if isinstance(statistic, FidelityRatio) and "seed" in claim.where:
         return "where.seed", "a ratio of fidelity intervals is of a cell, all its seeds together: leave the seed out"
     last = study.generations - 1
@@ -174,13 +177,20 @@ def _too_few_chains(claim: Claim, study: StudyFacts, cells: int) -> tuple[str, s
         named = " of those that where names" if "seed" in claim.where else ""
         why, more = f"the study has {most:,}{named}", "more seeds under vary.seed"
     key, least, remedy = "min_chains", claim.min_chains, "a smaller min_chains"
-    if least < statistic.least_chains:
-        key, least, remedy = "statistic", statistic.least_chains, "another statistic"
+    if least < (of_interval := _least_chains(statistic)):
+        key, least, remedy = "statistic", of_interval, "another statistic"
     if not study.seeds or most >= least:
         return None
     return key, (
         f"it takes {least:,} independent chains (seeds) at least, and {why}: {more}, {remedy} or claims: [] is right"
     )
+
+
+def _least_chains(statistic: Statistic) -> int:
+    """With fewer independent chains the statistic has no interval."""
+    if isinstance(statistic, PerChain):
+        return MIN_FOR_VARIANCE if statistic.summary.name == "variance" else 2
+    return MIN_PAIRS if isinstance(statistic, FidelityRatio) else 2
 
 
 def seeds_named(seeds: Iterable[int], where: Where) -> frozenset[int]:

@@ -23,8 +23,6 @@ from pydantic.json_schema import WithJsonSchema
 
 from fortifai_ray.results.schema import FiUnit
 from fortifai_ray.results.words import fi_unit
-from fortifai_ray.statistics.intervals import MIN_FOR_VARIANCE
-from fortifai_ray.statistics.ratios import MIN_PAIRS
 from fortifai_ray.validation import Section
 
 # Types of fields, each with a check that reports in one line what would be right.
@@ -154,11 +152,6 @@ class _Statistic(Section):
         return None
 
     @property
-    def least_chains(self) -> int:
-        """With fewer independent chains there is no interval."""
-        return 2
-
-    @property
     def generations(self) -> tuple[int, ...]:
         """Every generation it names: none may lie beyond the study's horizon."""
         return () if self.generation is None else (self.generation,)
@@ -198,10 +191,6 @@ class PerChain(_Statistic):
     @property
     def metrics(self) -> tuple[str, ...]:
         return (self.metric,)
-
-    @property
-    def least_chains(self) -> int:
-        return MIN_FOR_VARIANCE if self.summary.name == "variance" else super().least_chains
 
     @property
     def ratios(self) -> int:
@@ -369,10 +358,6 @@ class FidelityRatio(_OfCriterion):
         description="of the fidelity intervals: generations, synthetic units consumed over all training sets up to the "
         "onset, or those in the training set at the onset (of a regime whose sets grow)",
     )
-
-    @property
-    def least_chains(self) -> int:
-        return MIN_PAIRS
 
     @property
     def words(self) -> str:
