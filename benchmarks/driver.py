@@ -1,6 +1,6 @@
 """What the driver of a large study costs, without Ray and without a model: what trials would send, it makes up.
 
-    python -m benchmarks.driver [--scale 0.1]
+    python -m benchmarks.driver [--scale 0.1] [--rate 8]
 
 20,000 chains × 5 generations × 80 metrics, with sample texts and details. Generations arrive pickled, as from trials,
 64 chains side by side, and pass through the callback, the recorder and the writer; the tables are flushed after every
@@ -9,6 +9,10 @@
 The last line is one JSON object. ``ms_per_generation`` is the CPU time of the driver (all threads; making the
 generations up is not in it), ``growth`` the last tenth's over the first tenth's, ``peak_gib`` the process's peak, the
 tables' last form and the report included, which take ``close_seconds`` of CPU time.
+
+``mlflow_lag_seconds`` is the wall time from the last generation of 2,000 chains, which arrive at ``--rate`` a second,
+to all of their nested runs being complete in MLflow on SQLite (counted there), ``mlflow_ms_per_generation`` the CPU
+time of the whole process by then. At 8 a second this takes 20 minutes; ``--scale`` counts here, too.
 """
 
 import argparse
@@ -29,6 +33,7 @@ from rich.console import Console
 from fortifai_ray.chain.chain import GenerationResult, Inputs
 from fortifai_ray.evaluation.signs.model import PROBABILITIES
 from fortifai_ray.report.charts.histograms import TEXTS
+from fortifai_ray.results.writer import ResultsWriter
 from fortifai_ray.storage.location import Storage
 from fortifai_ray.study.study import Chain, Study, load_study
 from fortifai_ray.sweep import recorder as recorder_module
@@ -36,9 +41,12 @@ from fortifai_ray.sweep.progress import SweepProgress
 from fortifai_ray.sweep.recorder import Recorder
 from fortifai_ray.sweep.trials import Finished, Report, _Reports
 from fortifai_ray.sweep.work import Grid
+from fortifai_ray.tracking.runs import search_runs
+from fortifai_ray.tracking.sync import StudySync
 
 SEEDS = 10_000  # of each of the quickstart's two losses
 GENERATIONS = 5
+MLFLOW_SEEDS = 1_000
 AT_ONCE = 64
 PER_FLUSH = 20
 _BENCHMARKS = (
@@ -149,7 +157,7 @@ class Driver:
 
 def tables(scale: float, folder: Path) -> dict[str, Any]:
     """The driver's CPU time for each generation, and its peak memory."""
-    recorder_module.StudySync = _NoSync  # type: ignore[misc,assignment]
+    recorder_module.StudySync = _NoSync  # type: ignore[misc,assignment]  # MLflow is measured by itself
     driver = Driver(make_study(max(2, round(SEEDS * scale))), folder)
     costs: list[float] = []
     source = arriving(driver.study, driver.work)
@@ -174,6 +182,44 @@ def tables(scale: float, folder: Path) -> dict[str, Any]:
     }
 
 
+def mlflow(scale: float, rate: float, folder: Path) -> dict[str, Any]:
+    """How far MLflow lags behind the last generation."""
+    from mlflow import MlflowClient
+
+    study = make_study(max(2, round(MLFLOW_SEEDS * scale)))
+    out, made = folder / study.name, Generations(study)
+    writer = ResultsWriter(study, out)
+    sync = StudySync(out, folder, f"sqlite:///{folder}/mlflow.db")
+    started, cpu, flushed, count = time.monotonic(), time.process_time(), 0.0, 0
+    for start in range(0, len(study.chains), AT_ONCE):
+        for generation in range(GENERATIONS):
+            for chain in study.chains[start : start + AT_ONCE]:
+                result = made.result(chain, generation)
+                writer.add_generation(result.row, result.samples, result.picture, result.details)
+                count += 1
+                time.sleep(max(0.0, started + count / rate - time.monotonic()))
+                if time.monotonic() - flushed > recorder_module.FLUSH_SECONDS:
+                    flushed = time.monotonic()
+                    writer.flush()
+                    sync.poke()
+    ended = time.monotonic()
+    writer.close(study.chains)
+    writer.write_json("summary", {"chains": []})
+    (out / "report.html").touch()
+    outcome = sync.close("finished")
+    lag = time.monotonic() - ended
+    assert outcome.problems == [], outcome.problems
+    client, query = MlflowClient(f"sqlite:///{folder}/mlflow.db"), "tags.`fortifai.kind` = 'chain'"
+    runs = list(search_runs(client, str(outcome.experiment_id), query))
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert all(f"result/{key}" in run.data.metrics for run in runs for key in ("onset", "fi_generations"))
+    return {
+        "mlflow_runs": len(runs),
+        "mlflow_lag_seconds": round(lag, 1),
+        "mlflow_ms_per_generation": round(1e3 * (time.process_time() - cpu) / count, 1),
+    }
+
+
 def _peak_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
@@ -181,10 +227,15 @@ def _peak_gib() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", type=float, default=1.0, help="share of the chains")
+    parser.add_argument("--part", choices=("tables", "mlflow"), help="by default, both")
+    parser.add_argument("--rate", type=float, default=8.0, help="generations a second, for MLflow")
     parser.add_argument("--out", type=Path, help="leave the study in this folder")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="fortifai-driver-") as folder:
-        print(json.dumps(tables(options.scale, options.out or Path(folder))))
+        measured = tables(options.scale, options.out or Path(folder)) if options.part != "mlflow" else {}
+    with tempfile.TemporaryDirectory(prefix="fortifai-driver-") as folder:
+        measured |= mlflow(options.scale, options.rate, Path(folder)) if options.part != "tables" else {}
+    print(json.dumps(measured))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from fortifai_ray.validation import read_yaml
 RECORDED_COLLAPSE = "recorded_collapse"  # a metric: 1 where a generation was recorded as collapsed
 _SIZES = ("synthetic_ratio_realised", "synthetic_size_cum")
 _RESULTS = ("metric", "any_of", "onset", "censored", *(f"fi_{unit}" for unit in FI_UNITS))
+_BATCH = 500  # chains whose rows are in memory at once
 _STEPS = 200  # A longer series over a cell's seeds is thinned to this many generations, evenly spread.
 _QUANTILES = {"q05": 0.05, "median": 0.5, "q95": 0.95}
 
@@ -38,29 +39,49 @@ class StudyContent:
         """The content of ``study.yaml``."""
         return dict(read_yaml(self.folder / "study.yaml", "a study file"))
 
+    def due(self, after: Mapping[str, int], *, ended: bool) -> list[Chain]:
+        """The chains with a run of their own that have generations later than the one in ``after``, or have ended."""
+        if all(cell.recipe.batched for cell in self._study.cells):
+            return []
+        searched = searched_keys(self.study_file)
+        columns = ["chain_id", "generation", *(["seed", *searched] if searched else [])]
+        table = read_table(self.folder, "generations", columns=list(dict.fromkeys(columns)))
+        if table is None:
+            table = pl.DataFrame(schema=dict.fromkeys(columns, pl.Null))
+        elif not ended:
+            table = table.filter(_later_than(after))
+        rows = table.unique("chain_id", keep="first", maintain_order=True).to_dicts()
+        rows += [row for row, _ in self._ends.values()] if ended else []
+        chains: dict[str, Chain | None] = {}
+        for row in rows:
+            if row["chain_id"] not in chains:
+                chains[row["chain_id"]] = self._chain(row)
+        return [chain for chain in chains.values() if chain is not None and not chain.recipe.batched]
+
     def chains(self, after: Mapping[str, int], *, ended: bool) -> Iterator[RunContent]:
-        """The chains with a run of their own that have generations later than the one in ``after``, or have ended.
+        """The runs of the chains that are :meth:`due`, read some hundreds at a time.
 
         Args:
             after: the last generation that MLflow holds with its samples, by chain id.
             ended: whether the sweep has written its verdicts. Then every chain has an end, and all its generations;
                 the samples are those of new generations even so.
         """
-        if all(cell.recipe.batched for cell in self._study.cells):
-            return
-        generations = self._rows("generations", {} if ended else after)
-        texts, pictures = self._rows("samples", after), self._rows("pictures", after)
-        ends = self._ends() if ended else {}
-        for chain_id in dict.fromkeys([*generations, *ends]):
-            rows = generations.get(chain_id, [])
-            chain = self._chain(rows[0] if rows else ends[chain_id][0])
-            if chain is None or chain.recipe.batched:
-                continue
-            samples = dict(_text_files(texts.get(chain_id, [])))
-            samples |= {f"generation_{row['generation']:03d}.png": row["png"] for row in pictures.get(chain_id, [])}
-            series = {row["generation"]: _metrics(row, chain) for row in rows}
+        due = self.due(after, ended=ended)
+        for start in range(0, len(due), _BATCH):
+            yield from self._contents(due[start : start + _BATCH], after, ended=ended)
+
+    def _contents(self, chains: Sequence[Chain], after: Mapping[str, int], *, ended: bool) -> Iterator[RunContent]:
+        held = {chain.chain_id: after.get(chain.chain_id, -1) for chain in chains}
+        generations = self._rows("generations", dict.fromkeys(held, -1) if ended else held)
+        texts, pictures = self._rows("samples", held), self._rows("pictures", held)
+        for chain in chains:
+            samples = dict(_text_files(texts.get(chain.chain_id, [])))
+            pngs = pictures.get(chain.chain_id, [])
+            samples |= {f"generation_{row['generation']:03d}.png": row["png"] for row in pngs}
+            series = {row["generation"]: _metrics(row, chain) for row in generations.get(chain.chain_id, [])}
             recipe = chain.recipe.model_dump(mode="json")
-            yield RunContent(chain_id, chain.label, recipe, series, samples, ends.get(chain_id, (None, None))[1])
+            end = self._ends[chain.chain_id][1] if ended and chain.chain_id in self._ends else None
+            yield RunContent(chain.chain_id, chain.label, recipe, series, samples, end)
 
     def cells(self) -> Iterator[RunContent]:
         """The cells of batched chains, with quantiles over their seeds; none where the study searches."""
@@ -110,15 +131,17 @@ class StudyContent:
         return load_study(self.folder / "study.yaml")
 
     def _rows(self, name: str, after: Mapping[str, int]) -> dict[str, list[dict[str, Any]]]:
-        """A table's rows by chain, those of later generations than ``after``."""
-        table = read_table(self.folder, name)
+        """A table's rows of the chains in ``after``, by chain: those of later generations."""
+        of_these = pl.col("chain_id").is_in(list(after))
+        table = read_table(self.folder, name, rows=of_these & (pl.col("generation") >= 1 + min(after.values())))
         if table is None:
             return {}
-        last = pl.col("chain_id").replace_strict(after, default=-1, return_dtype=pl.Int64)
-        return table.filter(pl.col("generation") > last).rows_by_key("chain_id", named=True, include_key=True)
+        return table.filter(_later_than(after)).rows_by_key("chain_id", named=True, include_key=True)
 
+    @cached_property
     def _ends(self) -> dict[str, tuple[dict[str, Any], RunEnd]]:
-        """Each chain's row in ``chains.parquet`` (the study's first criterion), and how it ended."""
+        """Each chain's row in ``chains.parquet`` (the study's first criterion), and how it ended: once the sweep has
+        written its verdicts."""
         table = read_table(self.folder, "chains")
         if table is None:
             return {}
@@ -175,6 +198,11 @@ def seed_quantiles(
         kept = np.unique(np.linspace(0, own.height - 1, min(_STEPS, own.height)).round().astype(int))
         series = {row.pop("generation"): row for row in own.drop("_cell")[kept].to_dicts()}
         yield str(cell), {step: {k: v for k, v in row.items() if v is not None} for step, row in series.items()}
+
+
+def _later_than(after: Mapping[str, int]) -> pl.Expr:
+    """Whether a row is of a later generation than its chain's in ``after``."""
+    return pl.col("generation") > pl.col("chain_id").replace_strict(after, default=-1, return_dtype=pl.Int64)
 
 
 def _metrics(row: Mapping[str, Any], chain: Chain) -> dict[str, float]:

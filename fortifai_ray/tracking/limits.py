@@ -9,6 +9,7 @@ import json
 import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Literal
 
 Kind = Literal["metrics", "params", "tags"]
@@ -24,6 +25,7 @@ _REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")  # the same request would
 NAME_TAG = "fortifai.name."  # and a key that was made to fit: a tag with the whole name
 
 
+@lru_cache(maxsize=10_000)
 def key(name: str) -> str:
     """The key under which MLflow holds a parameter, metric or tag ``name``: itself wherever MLflow takes it.
 
@@ -74,13 +76,24 @@ def batches(kind: Kind, entries: Sequence[Any]) -> Iterator[Sequence[Any]]:
     """Entries in requests of a size that MLflow takes."""
     start, size = 0, 0
     for index, entry in enumerate(entries):
-        own = len(json.dumps([entry.key, entry.value])) + 100  # with the names of its fields, a time and a step
+        own = _size(entry)
         if index - start == _ENTRIES[kind] or (size + own > _BYTES and index > start):
             yield entries[start:index]
             start, size = index, 0
         size += own
     if entries[start:]:
         yield entries[start:]
+
+
+def fit(entries: Mapping[Kind, Sequence[Any]]) -> bool:
+    """Whether entries of several kinds fit into one request."""
+    size = sum(_size(entry) for some in entries.values() for entry in some)
+    return size <= _BYTES and all(len(some) <= _ENTRIES[kind] for kind, some in entries.items())
+
+
+def _size(entry: Any) -> int:
+    """Bytes of an entry in a request, with the names of its fields, a time and a step."""
+    return len(json.dumps([entry.key, entry.value])) + 100
 
 
 def is_refusal(error: BaseException) -> bool:

@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,18 @@ class RunEnd:
     reason: str | None = None
     results: Mapping[str, object] = field(default_factory=dict)
 
+    @property
+    def numbers(self) -> dict[tuple[str, int], float]:
+        """Its results that are numbers, by the key of a metric and the step."""
+        return {(limits.key(f"result/{key}"), 0): float(v) for key, v in self.results.items() if _is_number(v)}  # type: ignore[arg-type]
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Its status, and all else, as text."""
+        tags = {"fortifai.status": self.status} | ({"fortifai.reason": redact(self.reason)} if self.reason else {})
+        others = {key: value for key, value in self.results.items() if value is not None and not _is_number(value)}
+        return tags | {limits.key(f"fortifai.result.{key}"): limits.as_text(value) for key, value in others.items()}
+
 
 @dataclass(frozen=True)
 class RunContent:
@@ -55,7 +68,7 @@ class RunContent:
     samples: Mapping[str, bytes] = field(default_factory=dict)
     end: RunEnd | None = None
 
-    @property
+    @cached_property
     def stamp(self) -> str:
         """A hash of the content, by which a later sweep sees at once that nothing is missing."""
         return content_hash([self.recipe, sorted(self.series.items()), vars(self.end) if self.end else None])
@@ -120,24 +133,26 @@ class StudyRuns:
         Of a run that an earlier sweep has ended with all of its content, nothing is asked. MLflow's databases store an
         infinity as 1.8e308, a plausible number: infinities stay in the result tables alone.
         """
-        state, stamp = self._chain(content), content.stamp
-        if state.stamp and (content.end is None or state.stamp == stamp):
+        state, end = self._chain(content), content.end
+        if state.stamp and (end is None or state.stamp == content.stamp):
             return
-        self._log_params(state, content.recipe, content.label)
-        self._log_names(state, {name for metrics in content.series.values() for name in metrics}, content.label)
         values = {
             (limits.key(name), step): value
             for step, metrics in content.series.items()
             for name, value in metrics.items()
             if not math.isinf(value)
         }
-        self._log_values(state, values, content.label)
-        if content.end is not None:
-            self._log_end(state, content.end, content.label)
-        self._log_samples(state, content)
-        if content.end is not None:
-            self._log_tags(state, {_STAMP: stamp}, content.label)
-            state.stamp = stamp
+        names = {name for metrics in content.series.values() for name in metrics}
+        files, stamped = self._lacking_files(state, content), dict[str, str]()
+        if end is not None:
+            values |= end.numbers
+            stamped = {**end.tags, _STAMP: content.stamp}
+            self._end(state, "FAILED" if end.status == "failed" else "FINISHED")
+        self._log_all(state, content.recipe, names, values, {} if files else stamped, content.label)
+        if files:
+            self._log_files(state, files)
+            self._log(state, "tags", _tags(stamped), content.label)
+        state.stamp = content.stamp if stamped else None
 
     def hold_file(self, file: Path, folder: str | None = None) -> None:
         """Log a file as an artefact of the study's run, in ``folder`` of its artefacts, replacing an earlier one."""
@@ -153,7 +168,7 @@ class StudyRuns:
             if state.status == "RUNNING":
                 self._end(state, "KILLED")
         stamp = {_STAMP: fingerprint, _NESTED: str(len(self._states))} if fingerprint else {}
-        self._log_tags(study, {"fortifai.status": status, **stamp}, self._name)
+        self._log(study, "tags", _tags({"fortifai.status": status, **stamp}), self._name)
         self._end(study, run_status)
 
     def hold_all_of(self, fingerprint: str) -> bool:
@@ -262,30 +277,48 @@ class StudyRuns:
 
     # what a run holds
 
-    def _log_params(self, state: _RunState, recipe: Mapping[str, object], label: str) -> None:
-        from mlflow.entities import Param
+    def _log_all(
+        self,
+        state: _RunState,
+        recipe: Mapping[str, object],
+        names: Iterable[str],
+        values: Mapping[tuple[str, int], float],
+        tags: Mapping[str, str],
+        label: str,
+    ) -> None:
+        """Log the parameters, the values by metric and step, and the whole names of both, as far as a run lacks them,
+        and the tags: in one request if they fit into one."""
+        from mlflow.entities import Metric, Param
 
-        flat = flatten(recipe)
-        new = {limits.key(name): value for name, value in flat.items() if limits.key(name) not in state.params}
-        self._log_names(state, flat, label)
-        self._log(
-            state, "params", [Param(key, limits.param_value(value, _RECIPE)) for key, value in new.items()], label
-        )
-        state.params.update(new)
+        flat, now = flatten(recipe), int(time.time() * 1000)
+        params = {limits.key(name): value for name, value in flat.items() if limits.key(name) not in state.params}
+        whole = {tag: name for tag, name in limits.whole_names([*flat, *names]).items() if tag not in state.named}
+        lacking = {of: value for of, value in values.items() if not self._has(state, *of, value, label)}
+        entries: dict[limits.Kind, list[Any]] = {
+            "params": [Param(key, limits.param_value(value, _RECIPE)) for key, value in params.items()],
+            "metrics": [Metric(key, value, now, step) for (key, step), value in lacking.items()],
+            "tags": _tags({**whole, **tags}),
+        }
+        if not self._logged_at_once(state, entries):
+            for kind, some_of_them in entries.items():
+                self._log(state, kind, some_of_them, label)
+        state.params.update(params)
+        state.named.update(whole)
+        for (key, step), value in lacking.items():
+            self._values(state, key)[step] = value
 
-    def _log_values(self, state: _RunState, values: Mapping[tuple[str, int], float], label: str) -> None:
-        """Log the values, by metric and step, that a run lacks."""
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
-        new = [
-            Metric(key, value, now, step)
-            for (key, step), value in values.items()
-            if not self._has(state, key, step, value, label)
-        ]
-        self._log(state, "metrics", new, label)
-        for metric in new:
-            self._values(state, metric.key)[metric.step] = metric.value
+    def _logged_at_once(self, state: _RunState, entries: Mapping[limits.Kind, Sequence[Any]]) -> bool:
+        """Send entries of several kinds as one request; False where they do not fit, or MLflow refuses one of them."""
+        if not limits.fit(entries):
+            return False
+        try:
+            if any(entries.values()):
+                self._connect().log_batch(state.run_id, entries["metrics"], entries["params"], entries["tags"])
+        except Exception as error:
+            if not limits.is_refusal(error):
+                raise
+            return False
+        return True
 
     def _has(self, state: _RunState, key: str, step: int, value: float, label: str) -> bool:
         """Whether a run has a metric at this step; where its value there is another one, the difference is noted."""
@@ -304,44 +337,20 @@ class StudyRuns:
             state.values[key] = {metric.step: metric.value for metric in history}
         return state.values[key]
 
-    def _log_end(self, state: _RunState, end: RunEnd, label: str) -> None:
-        tags = {"fortifai.status": end.status} | ({"fortifai.reason": redact(end.reason)} if end.reason else {})
-        numbers: dict[tuple[str, int], float] = {}
-        for key, value in end.results.items():
-            if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-                numbers[limits.key(f"result/{key}"), 0] = float(value)
-            elif value is not None:
-                tags[limits.key(f"fortifai.result.{key}")] = limits.as_text(value)
-        self._log_values(state, numbers, label)
-        self._log_tags(state, tags, label)
-        self._end(state, "FAILED" if end.status == "failed" else "FINISHED")
-
-    def _log_samples(self, state: _RunState, content: RunContent) -> None:
-        recipe = dump_yaml(content.recipe)
-        files = {_RECIPE: recipe.encode()} | {f"{_SAMPLES}/{name}": data for name, data in content.samples.items()}
-        held = self._files(state)
+    def _lacking_files(self, state: _RunState, content: RunContent) -> dict[str, bytes]:
+        """The artefacts that a run lacks, by path."""
+        files, held = {f"{_SAMPLES}/{name}": data for name, data in content.samples.items()}, self._files(state)
         new = {path: data for path, data in files.items() if path not in held}
-        if not new:
-            return
+        return new if _RECIPE in held else {_RECIPE: dump_yaml(content.recipe).encode(), **new}
+
+    def _log_files(self, state: _RunState, files: Mapping[str, bytes]) -> None:
         with tempfile.TemporaryDirectory(prefix="fortifai-samples-") as folder:
-            for path, data in new.items():
+            for path, data in files.items():
                 file = Path(folder) / path
                 file.parent.mkdir(exist_ok=True)
                 file.write_bytes(data)
             self._connect().log_artifacts(state.run_id, folder)
-        held.update(new)
-
-    def _log_tags(self, state: _RunState, tags: Mapping[str, str], label: str) -> None:
-        from mlflow.entities import RunTag
-
-        self._log(state, "tags", [RunTag(key, limits.tag_value(value)) for key, value in tags.items()], label)
-
-    def _log_names(self, state: _RunState, names: Iterable[str], label: str) -> None:
-        """Tell the whole names of keys that had to be made to fit."""
-        tags = {tag: name for tag, name in limits.whole_names(names).items() if tag not in state.named}
-        if tags:
-            self._log_tags(state, tags, label)
-            state.named.update(tags)
+        self._files(state).update(files)
 
     def _log(self, state: _RunState, kind: limits.Kind, entries: Sequence[Any], label: str) -> None:
         """Send entries; one that MLflow refuses is left out and noted, and costs the others nothing."""
@@ -366,6 +375,16 @@ class StudyRuns:
             artefacts = [file for folder in (None, _SAMPLES) for file in client.list_artifacts(state.run_id, folder)]
             state.files = {file.path for file in artefacts}
         return state.files
+
+
+def _tags(tags: Mapping[str, str]) -> list[Any]:
+    from mlflow.entities import RunTag
+
+    return [RunTag(key, limits.tag_value(value)) for key, value in tags.items()]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def search_runs(client: "MlflowClient", experiment_id: str, query: str) -> "Iterator[Run]":

@@ -8,10 +8,11 @@ is sent again, and :meth:`StudySync.close` says what is missing in the end.
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Literal, NoReturn
 
@@ -28,7 +29,9 @@ log = logging.getLogger("fortifai_ray.tracking")
 StudyStatus = Literal["finished", "failed", "interrupted"]
 _RUN_STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 _SEND_LATER = "once MLflow answers, the same `fortifai sweep` sends what is missing, and computes nothing again"
-_SHARE = 0.1  # of the time that may go into reading the folder and sending, while the sweep runs
+# Of the time, what may go into reading the folder and sending while the sweep runs. Where news come from hundreds of
+# chains at once, a cluster computes them, and this process has little else to do.
+_SHARE, _SHARE_OF_MANY, _MANY = 0.1, 0.5, 100
 _BETWEEN_TABLES = 60.0  # seconds between two uploads of the tables while the sweep runs
 _LAST_FAILURE = 3  # in a row: the rest would fail, too
 
@@ -116,18 +119,22 @@ class StudySync:
             return
         self._send([self._file(self._folder / "study.yaml")])
         while running:
-            started = time.monotonic()
+            started, sent = time.monotonic(), self._sent
             complete = self._send(self._while_running())
             failures = 0 if complete else failures + 1
-            rest = max(1.0, (time.monotonic() - started) * (1 / _SHARE - 1))
+            share = _SHARE_OF_MANY if self._sent - sent >= _MANY else _SHARE
+            rest = max(1.0, (time.monotonic() - started) * (1 / share - 1))
             if failures:  # a dead server is not hammered
                 rest = min(60.0, 2.0 ** (failures - 1))
                 self._poked = True
             running = self._awaken(rest)
         assert self._status is not None
         parts = self._in_the_end(self._status)
-        self._missing = {part.what: "" for part in parts}
-        self._send(parts)
+        labels = [part.what for part in parts]
+        with suppress(Exception):  # The part that reads them says why.
+            labels = [*(one.label for one in self._content.due(self._held, ended=True)), *labels]
+        self._missing = dict.fromkeys(labels, "")
+        self._send(chain(self._chains(ended=True), parts))
 
     def _awaken(self, rest: float) -> bool:
         """Wait until the folder has changed, but at least ``rest`` seconds; False: the study has ended."""
@@ -195,16 +202,19 @@ class StudySync:
 
     # what MLflow should hold
 
-    def _while_running(self) -> list[_Part]:
-        parts = self._read("the chains", lambda: self._content.chains(self._held, ended=False))
-        tables = [_Part("the tables", self._hold_tables)] if time.monotonic() >= self._tables_due else []
-        return [*parts, *tables]
+    def _while_running(self) -> Iterator[_Part]:
+        yield from self._chains(ended=False)
+        if time.monotonic() >= self._tables_due:
+            yield _Part("the tables", self._hold_tables)
+
+    def _chains(self, *, ended: bool) -> Iterator[_Part]:
+        return self._read("the chains", lambda: self._content.chains(self._held, ended=ended))
 
     def _in_the_end(self, status: StudyStatus) -> list[_Part]:
+        """All but the chains."""
         content, results = self._content, self._folder / "results"
         files = [path for path in sorted(results.glob("*")) if path.suffix in (".parquet", ".json")]
         return [
-            *self._read("the chains", lambda: content.chains(self._held, ended=True)),
             *self._read("the cells", content.cells),
             *self._read("the search", content.searches),
             *(self._file(file) for file in (self._folder / "study.yaml", self._folder / "report.html", *files)),
@@ -230,12 +240,13 @@ class StudySync:
         except Exception:  # A damaged table costs nothing but its own records.
             return None
 
-    def _read(self, what: str, read: Callable[[], Iterable[RunContent]]) -> list[_Part]:
-        """A part for each run; where the folder cannot be read, one that says so."""
+    def _read(self, what: str, read: Callable[[], Iterable[RunContent]]) -> Iterator[_Part]:
+        """A part for each run, as they are read; where the folder cannot be read, one that says so."""
         try:
-            return [_Part(run.label, partial(self._hold, run), run.key) for run in read()]
+            for run in read():
+                yield _Part(run.label, partial(self._hold, run), run.key)
         except Exception as error:  # A damaged table costs nothing but its own records.
-            return [_Part(what, partial(_fail, error))]
+            yield _Part(what, partial(_fail, error))
 
     def _hold(self, run: RunContent) -> None:
         self._runs.hold(run)

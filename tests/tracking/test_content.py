@@ -12,9 +12,10 @@ from fortifai_ray.search.boundary import BoundaryFinder
 from fortifai_ray.search.points import collapse_points
 from fortifai_ray.study.search import BoundarySearch
 from fortifai_ray.study.study import Chain, Study
+from fortifai_ray.tracking import content as content_module
 from fortifai_ray.tracking.content import StudyContent, seed_quantiles
 
-from .folders import generations_table, rows_of, write_end, write_study
+from .folders import generations_table, rows_of, write_end, write_generations, write_study
 
 GAUSSIAN: dict[str, Any] = {
     "family": {"kind": "gaussian", "dim": 1},
@@ -117,6 +118,33 @@ def test_only_generations_that_are_new_are_read(tmp_path: Path) -> None:
     known = {study.chains[0].chain_id: 1, study.chains[1].chain_id: 2}
     (content,) = StudyContent(folder).chains(known, ended=False)
     assert (content.key, list(content.series)) == (study.chains[0].chain_id, [2])
+
+
+@pytest.mark.parametrize("ended", [False, True])
+@pytest.mark.parametrize("batch", [1, 2, 500])
+def test_chains_are_read_some_at_a_time(
+    tmp_path: Path, ended: bool, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has what it would have by itself, those that have no generations too; once they have ended, all of it, and
+    the samples that are new."""
+    monkeypatch.setattr(content_module, "_BATCH", batch)
+    folder, study = write_study(tmp_path, vary={"seed": {"start": 0, "count": 5}})
+    *measured, absent = study.chains
+    write_generations(folder, [row for number, chain in enumerate(measured) for row in rows_of(chain, 1 + number % 3)])
+    write_end(folder, study.chains)
+    known = {measured[0].chain_id: 0, measured[2].chain_id: 1}
+    content = StudyContent(folder)
+    contents = {run.key: run for run in content.chains(known, ended=ended)}
+    assert [chain.chain_id for chain in content.due(known, ended=ended)] == list(contents)
+    due = [*measured, absent] if ended else measured[1:]
+    assert list(contents) == [chain.chain_id for chain in due]
+    for number, chain in enumerate(measured):
+        if chain in due:
+            there = list(range(1 + number % 3))
+            new = [g for g in there if g > known.get(chain.chain_id, -1)]
+            assert list(contents[chain.chain_id].series) == (there if ended else new)
+            assert list(contents[chain.chain_id].samples) == [f"generation_{g:03d}.txt" for g in new]
+            assert (contents[chain.chain_id].end is not None) == ended
 
 
 def test_quantiles_are_over_the_cells_seeds() -> None:

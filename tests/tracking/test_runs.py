@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from mlflow import MlflowClient
 from mlflow.entities import Param
 
 from fortifai_ray.tracking import limits
@@ -117,6 +118,38 @@ def test_a_request_that_failed_halfway_is_not_repeated_for_what_it_did(storage: 
     (run,) = runs(storage)["a"]
     assert [point.step for point in client(storage).get_metric_history(run.info.run_id, "x")] == [0, 1]
     assert study.differences() == []
+
+
+def test_a_generation_takes_one_request_and_an_end_two(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And its artefacts one: thousands of runs must get through. What the run holds is not sent again."""
+    asked: list[str] = []
+
+    def noted(name: str, call: Any) -> Any:
+        return lambda *arguments, **options: (asked.append(name), call(*arguments, **options))[1]
+
+    for name in ("create_run", "log_batch", "log_artifacts", "set_terminated", "list_artifacts", "get_metric_history"):
+        monkeypatch.setattr(MlflowClient, name, noted(name, getattr(MlflowClient, name)))
+    study = StudyRuns(storage, {"name": "small"}, f"sqlite:///{storage}/mlflow.db")
+    study.end_study("interrupted", "KILLED")
+    recipe = {f"key {number}": number for number in range(60)} | {"odd@": 1}
+    series = {g: {f"metric{number}": float(number + g) for number in range(80)} for g in range(3)}
+    texts = {g: {f"generation_{g:03d}.txt": b"text"} for g in range(3)}
+    end = RunEnd("collapsed", results={"onset": 1.5, "metric": "perplexity"})
+    later = {g: series[g] for g in (1, 2)}
+    expected = (
+        (({0: series[0]}, texts[0], None), ["create_run", "log_batch", "log_artifacts"]),
+        ((later, texts[1] | texts[2], None), ["log_batch", "log_artifacts"]),
+        ((series, {}, end), ["set_terminated", "log_batch"]),
+    )
+    for content, requests in expected:
+        asked.clear()
+        study.hold(RunContent("a", "a", recipe, *content))
+        assert asked == requests
+    run = runs(storage)["a"][0]
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["fortifai.status"] == "collapsed"
+    assert run.data.metrics["result/onset"] == 1.5
+    assert run.data.metrics["metric7"] == 9.0
 
 
 def test_an_experiment_of_an_earlier_version_opens_in_the_ordinary_view(storage: Path) -> None:
