@@ -13,7 +13,7 @@ from fortifai_ray.results.schema import FI_UNITS, read_json, read_table, searche
 from fortifai_ray.search.points import CollapsePoint, Lattice
 from fortifai_ray.study.search import BoundarySearch
 from fortifai_ray.study.study import Chain, Study, load_study
-from fortifai_ray.tracking.runs import RunContent, RunEnd
+from fortifai_ray.tracking.run_content import RunContent, RunEnd
 from fortifai_ray.validation import read_yaml
 
 RECORDED_COLLAPSE = "recorded_collapse"  # a metric: 1 where a generation was recorded as collapsed

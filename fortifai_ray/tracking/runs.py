@@ -1,22 +1,20 @@
 """A study's runs in MLflow, each made to hold what it should: whatever it holds already is not sent again."""
 
-import hashlib
-import json
 import logging
 import math
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fortifai_ray.results.schema import flatten
 from fortifai_ray.storage.location import ARTIFACTS
 from fortifai_ray.tracking import limits
-from fortifai_ray.tracking.address import is_server, one_line, redact
+from fortifai_ray.tracking.address import is_server, one_line
 from fortifai_ray.tracking.held import held_by
+from fortifai_ray.tracking.run_content import RunContent, content_hash
 from fortifai_ray.validation import dump_yaml
 
 if TYPE_CHECKING:  # The import takes four seconds and belongs to the background thread.
@@ -29,49 +27,6 @@ _STAMP = "fortifai.content"  # a tag of a run that has ended and is complete: th
 _NESTED = "fortifai.runs"  # a tag of a study's run: how many are nested in it
 # What MLflow takes for a GenAI application without it, unless its page is switched to model training.
 _ORDINARY_VIEW = {"mlflow.experimentKind": "custom_model_development"}
-
-
-@dataclass(frozen=True)
-class RunEnd:
-    """How a run ended: its status, the reason of a failure, and results (numbers become metrics ``result/KEY``)."""
-
-    status: str
-    reason: str | None = None
-    results: Mapping[str, object] = field(default_factory=dict)
-
-    @property
-    def numbers(self) -> dict[tuple[str, int], float]:
-        """Its results that are numbers, by the key of a metric and the step."""
-        return {(limits.key(f"result/{key}"), 0): float(v) for key, v in self.results.items() if _is_number(v)}  # type: ignore[arg-type]
-
-    @property
-    def tags(self) -> dict[str, str]:
-        """Its status, and all else, as text."""
-        tags = {"fortifai.status": self.status} | ({"fortifai.reason": redact(self.reason)} if self.reason else {})
-        others = {key: value for key, value in self.results.items() if value is not None and not _is_number(value)}
-        return tags | {limits.key(f"fortifai.result.{key}"): limits.as_text(value) for key, value in others.items()}
-
-
-@dataclass(frozen=True)
-class RunContent:
-    """What a nested run should hold.
-
-    ``key`` identifies the run (a chain's id, a cell's, or ``search/CELL``), ``label`` names it for people. ``recipe``
-    is nested, as in a study file; flattened, it is the run's parameters. ``series`` are the metrics by step (the
-    generation), ``samples`` the artefacts by file name; ``end`` is None while the chain runs.
-    """
-
-    key: str
-    label: str
-    recipe: Mapping[str, object]
-    series: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
-    samples: Mapping[str, bytes] = field(default_factory=dict)
-    end: RunEnd | None = None
-
-    @cached_property
-    def stamp(self) -> str:
-        """A hash of the content, by which a later sweep sees at once that nothing is missing."""
-        return content_hash([self.recipe, sorted(self.series.items()), vars(self.end) if self.end else None])
 
 
 @dataclass
@@ -383,10 +338,6 @@ def _tags(tags: Mapping[str, str]) -> list[Any]:
     return [RunTag(key, limits.tag_value(value)) for key, value in tags.items()]
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def search_runs(client: "MlflowClient", experiment_id: str, query: str) -> "Iterator[Run]":
     """All runs of an experiment that a query of MLflow's matches."""
     token: str | None = None
@@ -396,11 +347,6 @@ def search_runs(client: "MlflowClient", experiment_id: str, query: str) -> "Iter
         token = page.token
         if not token:
             return
-
-
-def content_hash(value: Any) -> str:
-    """A hash of a value that JSON can hold."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
 def some(names: Any, most: int = 3) -> str:

@@ -22,7 +22,8 @@ from fortifai_ray.results.schema import part_paths, table_path
 from fortifai_ray.tracking.address import one_line, prepare_environment, redact, tracking_uri_for
 from fortifai_ray.tracking.content import StudyContent
 from fortifai_ray.tracking.limits import is_refusal
-from fortifai_ray.tracking.runs import RunContent, StudyRuns, content_hash, some
+from fortifai_ray.tracking.run_content import RunContent, content_hash
+from fortifai_ray.tracking.runs import StudyRuns, some
 
 log = logging.getLogger("fortifai_ray.tracking")
 

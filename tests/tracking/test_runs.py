@@ -12,7 +12,8 @@ from mlflow.entities import Param
 
 from fortifai_ray.tracking import limits
 from fortifai_ray.tracking.limits import NAME_TAG, batches, key
-from fortifai_ray.tracking.runs import RunContent, RunEnd, StudyRuns
+from fortifai_ray.tracking.run_content import RunContent, RunEnd
+from fortifai_ray.tracking.runs import StudyRuns
 
 from .folders import artefact, client, runs
 
