@@ -151,7 +151,9 @@ def fresh_network(place: Path | str, revision: str | None = None) -> Any:
         WeightsError: the configuration is not that of a causal LM, or no network can be made of it.
     """
     import torch
+    from transformers.utils import logging as transformers_logging
 
+    transformers_logging.disable_progress_bar()  # of saving it, too
     config = causal_config(place, revision)
     kind = network_class(config, place)
     try:
