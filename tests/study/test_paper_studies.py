@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 import yaml
 
 from fortifai_ray.chain.chain import ChainTask, run_chain
-from fortifai_ray.engines.pool import EnginePool
+from fortifai_ray.engines.in_process import InProcess
 from fortifai_ray.evaluation.benchmarks.kr_questions import Question, save_questions
 from fortifai_ray.families.language.config import CorpusConfig, ModelConfig
 from fortifai_ray.families.language.corpus import Corpus, prepare_corpus, split_documents
@@ -21,7 +20,6 @@ from fortifai_ray.storage.steps import Steps
 from fortifai_ray.storage.store import StageStore
 from fortifai_ray.study.study import Chain, Study, load_study
 from fortifai_ray.sweep.preflight import check_study, notices
-from fortifai_ray.sweep.ray_executor import RayExecutor
 
 SWEEPS = Path(__file__).resolve().parents[2] / "sweeps"
 PAPERS = ("fortifai2025_llama", "fortifai2025_gemma", "fortifai2025_deepseek", "shumailov2024_opt125m")
@@ -116,13 +114,6 @@ def benchmarks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, 
     }
 
 
-@pytest.fixture(scope="module")
-def pool(ray_instance: str) -> Iterator[EnginePool]:
-    created = EnginePool.create(1, name="papers", namespace="tests-papers", num_cpus=0.5)
-    yield created
-    created.shutdown()
-
-
 def small(paper: str, model: Path, benchmarks: dict[str, dict[str, Any]], *more: str) -> Study:
     """The study as it ships, but for its model, its sizes and where its data lie."""
     file = SWEEPS / f"{paper}.yaml"
@@ -154,16 +145,15 @@ def chosen(study: Study) -> Chain:
     )
 
 
-@pytest.mark.ray
 @pytest.mark.parametrize("paper", PAPERS)
 def test_a_study_at_the_papers_settings_runs(
-    paper: str, text: Corpus, benchmarks: dict[str, dict[str, Any]], pool: EnginePool, tmp_path: Path
+    paper: str, text: Corpus, benchmarks: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
-    """Training with the fused head, beams on the Hugging Face engine and all four benchmarks, for two generations."""
+    """Training with the fused head, beams on the Hugging Face engine and all benchmarks, for two generations."""
     study = small(paper, checkpoint(paper, text, tmp_path / "model"), benchmarks)
     store, chain = StageStore(tmp_path / "store"), chosen(study)
     task = ChainTask.of(study, chain, check_study(study, store))
-    rows = [dict(result.row) for result in run_chain(task, Steps(store), RayExecutor(pool=pool))]
+    rows = [dict(result.row) for result in run_chain(task, Steps(store), InProcess())]
 
     assert [row["generation"] for row in rows] == [0, 1]
     rewritten = TRAIN_TOKENS - chain.recipe.decoding.context_tokens  # the first context is no row's continuation
