@@ -4,10 +4,11 @@ import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from fortifai_ray.recipe.executor import with_folders
+from fortifai_ray.recipe.executor import Workers, with_folders
 
 CANDIDATE, BEST = "candidate", "best"
 
@@ -36,33 +37,40 @@ class Measure:
 
 class BestEpoch:
     """Scores the model after each epoch and keeps the best one, in a folder within ``output`` until it replaces the
-    last one there. Every rank takes part in saving; rank 0 alone scores.
+    last one there. Every rank takes part in saving; rank 0 alone scores, and the others wait for it.
 
     ``save(folder)`` writes the model as it is now; ``base`` is the folder of an adapter's model.
     """
 
     def __init__(
-        self, measure: Measure, save: Callable[[Path], None], output: Path, rank: int, base: Path | None
+        self, measure: Measure, save: Callable[[Path], None], output: Path, workers: Workers, base: Path | None
     ) -> None:
-        self._measure, self._save, self._output, self._rank = measure, save, output, rank
+        self._measure, self._save, self._output, self._rank = measure, save, output, workers.rank
+        self._scored = _patient_group() if workers.world > 1 else None
         self._folder = output / "epochs"
         self.values: list[float] = []
         self.kept: int | None = None
-        if rank == 0:
+        if self._rank == 0:
             self._folder.mkdir()
             if base is not None:  # an adapter is read beside its model
                 (self._folder / base.name).symlink_to(base)
 
     def after(self, epoch: int) -> None:
         """Score the model after ``epoch`` (from 0)."""
-        import torch
-
         candidate = self._folder / CANDIDATE
         if self._rank == 0:
             candidate.mkdir()
         self._save(candidate)
-        if self._rank != 0:
-            return
+        if self._rank == 0:
+            self._score(candidate, epoch)
+        if self._scored is not None:
+            import torch.distributed
+
+            torch.distributed.barrier(self._scored)
+
+    def _score(self, candidate: Path, epoch: int) -> None:
+        import torch
+
         devices = list(range(torch.cuda.device_count()))
         with torch.random.fork_rng(devices):  # dropout goes on as if nothing had been measured
             value = self._measure(candidate)
@@ -84,3 +92,11 @@ class BestEpoch:
                 file.rename(self._output / file.name)
         shutil.rmtree(self._folder)
         return not diverged
+
+
+def _patient_group() -> Any:
+    """A group of all workers that wait longer for one another than the half hour or less after which a training's own
+    group gives up: a benchmark of a large model may take as long. Every worker calls it."""
+    import torch.distributed
+
+    return torch.distributed.new_group(backend="gloo", timeout=timedelta(days=7))

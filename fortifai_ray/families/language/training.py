@@ -133,7 +133,7 @@ def train_loop(
             save_adapter(network, folder, base.name, workers.rank)
 
     if measure is not None:
-        fit.best = BestEpoch(measure, save, output, workers.rank, None if training.lora is None else base)
+        fit.best = BestEpoch(measure, save, output, workers, None if training.lora is None else base)
     report = fit.run(loss)
     if fit.best is None or not fit.best.finish(diverged=report.diverged is not None):
         save(output)

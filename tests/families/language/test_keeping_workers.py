@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fortifai_ray.families.language.blocks import Blocks
 from fortifai_ray.families.language.config import TrainingConfig
-from fortifai_ray.families.language.keeping import Measure
+from fortifai_ray.families.language.keeping import BestEpoch, Measure
 from fortifai_ray.families.language.scoring import perplexity_value
 from fortifai_ray.families.language.training import train_loop
 from fortifai_ray.losses import TruncatedCrossEntropy
@@ -76,6 +76,9 @@ def worker(rank: int, folder: Path, model: Path, blocks: Blocks) -> None:
             end_of_text=None,
             measure=measure,
         )
+    waiting: Any = BestEpoch(Measure(False, told), lambda _: None, folder / "waits", workers, None)._scored
+    limit = waiting._get_backend(torch.device("cpu")).options._timeout.total_seconds()
+    (folder / "waits" / f"{rank}.json").write_text(json.dumps(limit))
     torch.distributed.destroy_process_group()
 
 
@@ -85,6 +88,7 @@ def outputs(model: Path, blocks: Blocks, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("group")
     for name in trainings(folder, blocks.tokens):
         (folder / name).mkdir()
+    (folder / "waits").mkdir()
     torch.multiprocessing.spawn(worker, (folder, model, blocks), nprocs=WORKERS)
     return folder
 
@@ -132,3 +136,10 @@ def test_a_training_that_diverges_ends_on_every_rank(outputs: Path) -> None:
     assert {"model.safetensors", "epochs"} & {file.name for file in (outputs / "diverged").iterdir()} == {
         "model.safetensors"
     }
+
+
+def test_the_others_wait_as_long_as_scoring_takes(outputs: Path) -> None:
+    """Not half an hour, after which Ray Train's own group gives up (PyTorch's NCCL: ten minutes), but days: a week of
+    scoring is a fault, an hour is a benchmark of a large model."""
+    limits = [json.loads((outputs / "waits" / f"{rank}.json").read_text()) for rank in range(WORKERS)]
+    assert all(limit >= 24 * 3600 for limit in limits)
