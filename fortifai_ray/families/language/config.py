@@ -285,7 +285,10 @@ class TrainingConfig(FitConfig):
     @model_validator(mode="after")
     def _only_the_best_is_chosen(self) -> Self:
         if self.keep == "last" and self.keep_by != "perplexity":
-            raise ValueError(f"keep_by: {self.keep_by} chooses the epoch with keep: best: give that, or leave it out")
+            raise ValueError(
+                f"keep_by: {self.keep_by} chooses the epoch with keep: best: give that, or leave it out "
+                "(--set training.keep_by=perplexity where a file has it)"
+            )
         return self
 
     @model_validator(mode="after")
