@@ -42,6 +42,13 @@ def sweep(
         typer.Option("--set", metavar="KEY=VALUE", help="Put a value at a dotted key, e.g. training.epochs=1."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, print the plan, run nothing.")] = False,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="gpus=64,cpus=512",
+            help="With --dry-run: forecast time and idle shares on such a cluster (docs/performance.md).",
+        ),
+    ] = None,
 ) -> None:
     """Run or resume the study in FILE; the fidelity table comes at the end.
 
@@ -54,12 +61,15 @@ def sweep(
     console = _console()
     study, place = load_study(file, override or []), Storage.of(storage)
     if dry_run:
+        from fortifai_ray.sweep.forecast import Cluster
         from fortifai_ray.sweep.preflight import print_plan
 
-        print_plan(study, place, console)
+        print_plan(study, place, console, Cluster.of(cluster) if cluster is not None else None)
         if address is not None:
             console.print(f"--address {address}: is not asked in a dry run", highlight=False, soft_wrap=True)
         return
+    if cluster is not None:
+        raise UserError("--cluster: it is for a forecast, without which nothing is run; add --dry-run")
     from fortifai_ray.report import print_tables
     from fortifai_ray.sweep.sweep import run_sweep
 

@@ -88,7 +88,9 @@ def make_plan(
     fit_on_nodes = _fit_on_nodes(engine_gpus, node_gpus)
     taken = workers * worker_gpus + engine_gpus
     on_gpus = int(gpus / taken + 1e-9) if taken else 0  # chains that fit side by side; 0 where they take no GPU
-    asked = resources.chains_at_once
+    count, asked = resources.engines.count, resources.chains_at_once
+    if count != "auto" and worker_gpus:  # fewer engines than chains: the GPUs that they leave train
+        on_gpus = max(on_gpus, int((gpus - count * engine_gpus) / (workers * worker_gpus) + 1e-9))
     most = min(room, on_gpus) if on_gpus else room
     fit = on_gpus or room // workers
     at_once = max(1, min(chains, fit if asked == "auto" else asked))
@@ -97,7 +99,6 @@ def make_plan(
         at_once = max(1, min(chains, most))
         where = f"{room} CPU(s)" + (f" and {gpus:g} GPU(s)" if gpus else "")
         shrunk.append(f"resources.chains_at_once: {asked} chains at once do not fit on {where}: {at_once} will run")
-    count = resources.engines.count
     most_engines = 2 * room
     if engine_gpus:
         left = int((gpus - at_once * workers * worker_gpus) / engine_gpus + 1e-9)

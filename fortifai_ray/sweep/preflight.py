@@ -14,6 +14,7 @@ from fortifai_ray.results.schema import SECONDS
 from fortifai_ray.storage.store import MANIFEST, StageStore, Storage
 from fortifai_ray.study.search import BoundarySearch
 from fortifai_ray.study.study import Chain, Study
+from fortifai_ray.sweep.forecast import Cluster, Left, check_forecast, forecast_lines
 from fortifai_ray.sweep.plan import Plan, cores_here, make_plan
 from fortifai_ray.sweep.work import Grid, Replay
 
@@ -70,15 +71,17 @@ def _prepare(study: Study, store: StageStore) -> Inputs:
     return Inputs({key: recipe.prepare(store, study.source) for key, recipe in wanted.items()})
 
 
-def print_plan(study: Study, storage: Storage | Path, console: Console) -> None:
+def print_plan(study: Study, storage: Storage | Path, console: Console, cluster: Cluster | None = None) -> None:
     """``fortifai sweep --dry-run``: check everything, and say what the data and models are, which chains the store
-    holds, what the rest would run on and what it may take.
+    holds, what the rest would run on and what it may take, here and on a ``cluster``.
 
     Raises :class:`UserError` for what the user can put right.
     """
     store = StageStore(storage)
     inputs = check_study(study, store)
-    plan = _search_lines(study) if study.settings.search else _grid_lines(study, store, inputs)
+    if cluster is not None:
+        check_forecast(study)
+    plan = _search_lines(study) if study.settings.search else _grid_lines(study, store, inputs, cluster)
     for line in [*_descriptions(study, store, inputs), *plan, *notices(study)]:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
@@ -138,9 +141,11 @@ class _Stored:
         return f"{held.stages} steps in the store; next: {held.missing}"
 
 
-def _grid_lines(study: Study, store: StageStore, inputs: Inputs) -> list[str]:
-    stored = _Stored()
-    lines = [f"{held.job.label}: {stored.add(held, store)}" for held in Grid(study, inputs).stored(store)]
+def _grid_lines(study: Study, store: StageStore, inputs: Inputs, cluster: Cluster | None) -> list[str]:
+    stored, left, lines = _Stored(), Left(), list[str]()
+    for held in Grid(study, inputs).stored(store):
+        lines.append(f"{held.job.label}: {stored.add(held, store)}")
+        left.add(held)
     plan, here = _plan(study, len(study.chains) - stored.whole)
     lines.append(
         f"{len(study.chains)} chains of {study.generations_asked} generations, {stored.whole} of them in the store"
@@ -149,7 +154,8 @@ def _grid_lines(study: Study, store: StageStore, inputs: Inputs) -> list[str]:
     )
     if stored.generations_left:
         lines.append(_estimate(stored, plan.chains_at_once if plan else 1))
-    return [*lines, *here[1:]]
+    size = sum(stored.sizes) / len(stored.sizes) if stored.sizes else None
+    return [*lines, *here[1:], *(forecast_lines(study, left, size, cluster) if cluster else [])]
 
 
 def _estimate(stored: _Stored, at_once: int) -> str:

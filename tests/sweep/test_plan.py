@@ -95,6 +95,27 @@ def test_gpus_are_filled(
     assert (plan.worker_gpus, plan.engine_gpus) == (worker_gpus, engine_gpus)
 
 
+@pytest.mark.parametrize(
+    ("count", "worker", "engine", "at_once", "engines"),
+    [
+        (20, 1.0, 1.0, 44, 20),
+        (20, 0.25, 1.0, 176, 20),
+        (10, 1.0, 2.0, 44, 10),
+        (32, 1.0, 1.0, 32, 32),
+        (40, 1.0, 1.0, 32, 32),
+        (2, 1.0, 0.5, 63, 2),
+    ],
+)
+def test_engines_that_are_fewer_than_chains_leave_their_gpus_to_training(
+    count: int, worker: float, engine: float, at_once: int, engines: int
+) -> None:
+    """Where training takes longer than writing, fewer engines serve more chains, and no GPU is without a process."""
+    asked = {"train": {"gpus_per_worker": worker}, "engines": {"count": count, "gpus": engine}}
+    plan = make_plan(ResourcesConfig.model_validate(asked), 1000, 512.0, 512, gpus=64.0)
+    assert (plan.chains_at_once, plan.engines) == (at_once, engines)
+    assert plan.chains_at_once * plan.worker_gpus + plan.engines * plan.engine_gpus <= 64
+
+
 def test_gpus_that_cannot_be_had_are_refused() -> None:
     """More GPUs than there are: one line, instead of a trial that waits for ever."""
     resources = ResourcesConfig(train=TrainResources(workers=4, gpus_per_worker=1))
