@@ -46,7 +46,7 @@ class BestEpoch:
         self, measure: Measure, save: Callable[[Path], None], output: Path, workers: Workers, base: Path | None
     ) -> None:
         self._measure, self._save, self._output, self._rank = measure, save, output, workers.rank
-        self._scored = _patient_group() if workers.world > 1 else None
+        self._device, self._patient = workers.device, _patient_group() if workers.world > 1 else None
         self._folder = output / "epochs"
         self.values: list[float] = []
         self.kept: int | None = None
@@ -63,10 +63,13 @@ class BestEpoch:
         self._save(candidate)
         if self._rank == 0:
             self._score(candidate, epoch)
-        if self._scored is not None:
+        if self._patient is not None:
+            import torch
             import torch.distributed
 
-            torch.distributed.barrier(self._scored)
+            scored = torch.zeros((), device=self._device)
+            torch.distributed.all_reduce(scored, group=self._patient)
+            scored.item()  # NCCL's call returns at once: wait here, before the training's own group counts the time
 
     def _score(self, candidate: Path, epoch: int) -> None:
         import torch
@@ -96,7 +99,8 @@ class BestEpoch:
 
 def _patient_group() -> Any:
     """A group of all workers that wait longer for one another than the half hour or less after which a training's own
-    group gives up: a benchmark of a large model may take as long. Every worker calls it."""
+    group gives up: a benchmark of a large model may take as long. Every worker calls it. (Of the training's own
+    backend, which reaches the other nodes.)"""
     import torch.distributed
 
-    return torch.distributed.new_group(backend="gloo", timeout=timedelta(days=7))
+    return torch.distributed.new_group(timeout=timedelta(days=7))

@@ -76,7 +76,7 @@ def worker(rank: int, folder: Path, model: Path, blocks: Blocks) -> None:
             end_of_text=None,
             measure=measure,
         )
-    waiting: Any = BestEpoch(Measure(False, told), lambda _: None, folder / "waits", workers, None)._scored
+    waiting: Any = BestEpoch(Measure(False, told), lambda _: None, folder / "waits", workers, None)._patient
     limit = waiting._get_backend(torch.device("cpu")).options._timeout.total_seconds()
     (folder / "waits" / f"{rank}.json").write_text(json.dumps(limit))
     torch.distributed.destroy_process_group()
