@@ -1,6 +1,6 @@
 """Build the rows of ``generations.parquet``, for a chain and for a cohort."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import polars as pl
@@ -9,6 +9,9 @@ from fortifai_ray.chain.recursion import Generation
 from fortifai_ray.results.schema import RECIPE_COLUMNS, SECONDS, generations_schema
 from fortifai_ray.storage.store import Stage
 from fortifai_ray.study.study import Chain
+
+# A value as a column holds it: a table for each row would take milliseconds.
+_PYTHON: dict[Any, Callable[[Any], Any]] = {pl.Float64: float, pl.Int64: int, pl.Boolean: bool, pl.String: str}
 
 
 def generation_rows(chains: Sequence[Chain], measured: pl.DataFrame) -> pl.DataFrame:
@@ -63,10 +66,19 @@ def chain_row(chain: Chain, generation: Generation[Stage], consumed: int, ended:
         "stage": generation.model.hash if generation.model is not None else None,
         "synthetic_stage": generation.curated.stage.hash if generation.curated is not None else None,
     }
-    schema = generations_schema((), recipe.metrics)
-    overrides = {name: schema[name] for name in measured}
-    table = pl.DataFrame([measured], schema_overrides=overrides, strict=False)
-    return generation_rows([chain], table).row(0, named=True)
+    size = generation.data.human_size + generation.data.synthetic_size
+    flat = recipe.flat()
+    known = {
+        **chain.varied,
+        **{key: flat.get(key) for key in RECIPE_COLUMNS},
+        "chain_id": chain.chain_id,
+        "unit": recipe.unit,
+        "synthetic_ratio_realised": generation.data.synthetic_size / size if size > 0 else None,
+        **measured,
+    }
+    schema = generations_schema(chain.varied, recipe.metrics)
+    values = {name: known.get(name) for name in schema}
+    return {n: v if v is None or schema[n] is None else _PYTHON[schema[n]](v) for n, v in values.items()}
 
 
 def stages_of(generation: Generation[Stage]) -> Iterator[Stage]:

@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
 from fortifai_ray.chain.cohort import cohort_rows, cohorts, run_cohort
 from fortifai_ray.chain.recursion import Generation
-from fortifai_ray.chain.rows import chain_row
+from fortifai_ray.chain.rows import chain_row, generation_rows
 from fortifai_ray.recipe.regimes import Draw, Pool, TrainingSet
 from fortifai_ray.results.schema import generations_schema
 from fortifai_ray.storage.steps import Steps
@@ -60,6 +61,21 @@ def test_a_key_that_the_recipe_lacks_is_null() -> None:
     assert (row["family.kind"], row["unit"], row["ended"]) == ("gaussian", "samples", "horizon")
     row = chain_row(study(vary={}).chains[0], measured(), 12, None)
     assert (row["loss.kind"], row["loss.gamma"], row["regime.synthetic_ratio"]) == ("cross_entropy", None, None)
+
+
+@pytest.mark.parametrize("value", [None, 2, 2.5, True, np.float64(0.1), float("nan"), float("inf"), 10**18])
+@pytest.mark.parametrize("vary", [{"seed": [0, 2**40]}, {"loss": [{"kind": "tce", "gamma": 1}], "generations": [2, 3]}])
+def test_a_chains_row_is_that_of_a_cohort_of_one(value: Any, vary: dict[str, Any]) -> None:
+    """Whatever a step has put out: the values and types that a table's columns give them."""
+    for chain in study(vary=vary).chains:
+        row = chain_row(chain, measured(kl_divergence=value, world_size=1), 12, None)
+        own = {name: row[name] for name in row if name not in chain.varied and "." not in name}
+        own |= {"seed": chain.recipe.seed, "kl_divergence": value, "chain_id": None, "unit": None}
+        types = {**generations_schema((), chain.recipe.metrics), "chain_id": pl.String}
+        table = pl.DataFrame([own], schema={name: types[name] for name in own}, strict=False).drop("chain_id", "unit")
+        expected = generation_rows([chain], table).row(0, named=True)
+        assert list(row) == list(expected)
+        assert repr(row) == repr(expected)
 
 
 def test_seconds_of_a_stored_step_are_shown_but_were_not_computed() -> None:
