@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -37,13 +37,14 @@ log = logging.getLogger(__name__)
 
 KNOWN, EPOCH = ".known", "stages/.epoch"
 _TRANSFERS = 8  # files at a time
+_LOOK_UPS = 32  # manifests at a time: small ones, each of which waits for the network
 
 
 class RemoteStages:
     """The stages under ``objects``, with ``local`` as their cache."""
 
     def __init__(self, objects: Objects, local: LocalStages, leases: Leases) -> None:
-        self._objects, self._local, self._leases = objects, local, leases
+        self.objects, self._local, self._leases = objects, local, leases
         self.known = local.folder / KNOWN / _epoch(objects)
         self._whole: set[str] = set()  # fetched or computed, and verified, by this process
 
@@ -57,6 +58,12 @@ class RemoteStages:
             with self._local.lock(stage_hash, lambda seconds: None):  # it may be on its way already
                 manifest = self._finish_upload(stage_hash)
         return None if manifest is None else self._stage(stage_hash, manifest)
+
+    def look_up(self, hashes: Iterable[str]) -> None:
+        """Fetch the manifests of many stages side by side; those that do not exist count as missing, as ever."""
+        unknown = [one for one in hashes if not (self.known / f"{one}.json").exists()]
+        with ThreadPoolExecutor(_LOOK_UPS) as pool:
+            list(pool.map(self._manifest, unknown))
 
     def path(self, stage_hash: str) -> Path:
         """The local folder of a stage that this process has opened or computed, its files fetched.
@@ -99,7 +106,7 @@ class RemoteStages:
         try:
             return _parsed(kept.read_bytes())
         except FileNotFoundError:
-            content = self._objects.read(_object(stage_hash, MANIFEST))
+            content = self.objects.read(_object(stage_hash, MANIFEST))
         if content is None:
             return None
         manifest = _parsed(content)
@@ -127,8 +134,8 @@ class RemoteStages:
         content = (folder / MANIFEST).read_bytes()
         manifest = json.loads(content)
         with ThreadPoolExecutor(_TRANSFERS) as pool:
-            list(pool.map(lambda n: self._objects.upload(folder / n, _object(stage_hash, n)), manifest["files"]))
-        self._objects.write(_object(stage_hash, MANIFEST), content)
+            list(pool.map(lambda n: self.objects.upload(folder / n, _object(stage_hash, n)), manifest["files"]))
+        self.objects.write(_object(stage_hash, MANIFEST), content)
         _write_whole(self.known / f"{stage_hash}.json", content)
         self._whole.add(stage_hash)
         return self._stage(stage_hash, manifest, reused=False)
@@ -152,7 +159,7 @@ class RemoteStages:
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
-                self._objects.download(_object(stage_hash, name), target)
+                self.objects.download(_object(stage_hash, name), target)
             except FileNotFoundError:
                 return False
             return is_intact(target, files[name])
@@ -167,7 +174,7 @@ class RemoteStages:
         (self.known / f"{stage_hash}.json").unlink(missing_ok=True)
         aside = f"stages/.damaged/{stage_hash}-{uuid.uuid4().hex[:8]}"
         for name in (MANIFEST, *files):
-            self._objects.move(_object(stage_hash, name), f"{aside}/{name}")
+            self.objects.move(_object(stage_hash, name), f"{aside}/{name}")
 
 
 def new_epoch(objects: Objects) -> str:

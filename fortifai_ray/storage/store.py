@@ -15,11 +15,10 @@ kernel releases, marks a study as running; on an object store, that file's age d
 import fcntl
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.storage.local import LocalStages
@@ -38,6 +37,7 @@ from fortifai_ray.storage.stage import (
 
 if TYPE_CHECKING:  # a storage in a folder does without pyarrow's filesystems
     from fortifai_ray.storage.objects import Objects
+    from fortifai_ray.storage.remote import RemoteStages
 
 __all__ = [
     "MANIFEST",
@@ -59,14 +59,6 @@ USES, RUNNING = ".uses", ".running"
 SIGN_OF_LIFE = 60.0  # seconds between two
 
 
-class _Stages(Protocol):
-    def open(self, stage_hash: str) -> Stage | None: ...
-
-    def path(self, stage_hash: str) -> Path: ...
-
-    def step(self, key: StageKey, compute: Compute, on_wait: OnWait) -> Stage: ...
-
-
 class StageStore:
     """The stages of a storage: a folder (local, or shared by machines), or the address of an object store.
 
@@ -76,7 +68,7 @@ class StageStore:
 
     def __init__(self, root: Storage | Path | str) -> None:
         self.storage = Storage.of(root)
-        self._stages, self._record = _backend(self.storage)
+        self._stages, self._uses = _backend(self.storage)
 
     def find(self, key: StageKey) -> Stage | None:
         """The stage if it exists and is whole. A damaged one is set aside, reported, and counts as missing."""
@@ -84,8 +76,18 @@ class StageStore:
 
     def open(self, stage_hash: str) -> Stage | None:
         """As :meth:`find`, for a process that received the hash from one that had the key."""
-        self._record(stage_hash)
+        if self._uses is not None:
+            self._uses.record(stage_hash)
         return self._stages.open(stage_hash)
+
+    def recall(self, study: str) -> None:
+        """Look up at once what a study has used so far, for a process that is about to open most of it.
+
+        On an object store, a stage then costs the reading of its manifest (two requests), and many are read side by
+        side; in a folder there is nothing to gain.
+        """
+        if not isinstance(self._stages, LocalStages):
+            self._stages.look_up(_used_by(self._stages.objects, study, self._uses))
 
     def path(self, stage_hash: str) -> Path:
         """The local folder of a stage that this process has opened or computed.
@@ -104,12 +106,12 @@ class StageStore:
         return stage if stage is not None else self._stages.step(key, compute, on_wait)
 
 
-def _backend(storage: Storage) -> tuple[_Stages, Callable[[str], None]]:
-    """What keeps the stages, and what records their use."""
+def _backend(storage: Storage) -> "tuple[LocalStages | RemoteStages, _LocalUses | _RemoteUses | None]":
+    """What keeps the stages, and what records their use by a study."""
     folder, study = storage.folder / STAGES, storage.study
     if not storage.remote:
         local = LocalStages(folder, str(storage))
-        return local, _LocalUses(folder / USES / study).record if study else _unrecorded
+        return local, _LocalUses(folder / USES / study) if study else None
     from fortifai_ray.storage.lease import Leases
     from fortifai_ray.storage.objects import connect
     from fortifai_ray.storage.remote import RemoteStages, node_of
@@ -119,14 +121,19 @@ def _backend(storage: Storage) -> tuple[_Stages, Callable[[str], None]]:
     leases = Leases(objects, node_of(folder))
     stages = RemoteStages(objects, local, leases)
     if study is None:
-        return stages, _unrecorded
+        return stages, None
     uses = _RemoteUses(objects, study, stages.known / USES)
     leases.on_beat = uses.alive
-    return stages, uses.record
+    return stages, uses
 
 
-def _unrecorded(stage_hash: str) -> None:
-    """A use by no study."""
+def _used_by(objects: "Objects", study: str, uses: "_LocalUses | _RemoteUses | None") -> set[str]:
+    """The stages that a study has requested, by the storage's record, which ``uses`` then need not write again."""
+    entries = objects.entries(f"{STAGES}/{USES}/{study}")
+    recorded = {entry.name.rpartition("/")[2] for entry in entries} - {RUNNING}
+    if isinstance(uses, _RemoteUses) and uses.study == study:
+        uses.recorded = recorded
+    return recorded
 
 
 class _LocalUses:
@@ -150,6 +157,7 @@ class _RemoteUses:
     """The uses of one study on an object store; ``known`` is a local folder that lists what is recorded already."""
 
     def __init__(self, objects: "Objects", study: str, known: Path) -> None:
+        self.study, self.recorded = study, set[str]()
         self._objects, self._at, self._known = objects, f"stages/{USES}/{study}", known / study
         self._marked = float("-inf")
         self.alive()
@@ -158,7 +166,7 @@ class _RemoteUses:
         """The study needs the stage."""
         self.alive()
         here = self._known / stage_hash
-        if not here.exists():
+        if stage_hash not in self.recorded and not here.exists():
             self._objects.write(f"{self._at}/{stage_hash}", b"")
             here.parent.mkdir(parents=True, exist_ok=True)  # gc may have emptied what is known here
             here.touch()

@@ -143,6 +143,7 @@ class _Stored:
 
 def _grid_lines(study: Study, store: StageStore, inputs: Inputs, cluster: Cluster | None) -> list[str]:
     stored, left, lines = _Stored(), Left(), list[str]()
+    store.recall(study.name)
     for held in Grid(study, inputs).stored(store):
         lines.append(f"{held.job.label}: {stored.add(held, store)}")
         left.add(held)

@@ -57,6 +57,7 @@ def run_sweep(study: Study, storage: Storage | Path, console: Console, address: 
 
 def _replay(work: Work, store: StageStore, recorder: Recorder) -> None:
     """Record what the store holds whole."""
+    store.recall(work.study.name)
     for held in work.replay(store):
         recorder.add(held.job.chains)
         recorder.stages(0, held.stages)

@@ -41,10 +41,10 @@ class Elsewhere:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self._folder, self._monkeypatch, self._count = folder, monkeypatch, 0
 
-    def store(self, storage: str) -> StageStore:
+    def store(self, storage: str, study: str | None = None) -> StageStore:
         self._count += 1
         self._monkeypatch.setenv("FORTIFAI_CACHE", str(self._folder / f"machine-{self._count}"))
-        return StageStore(storage)
+        return StageStore(Storage.of(storage).for_study(study) if study else storage)
 
 
 def test_a_stage_is_laid_out_as_in_a_folder(s3: S3, storage: str) -> None:
@@ -77,6 +77,34 @@ def test_what_is_known_here_costs_no_request(s3: S3, storage: str) -> None:
     assert stage is not None
     assert stage.path.is_dir()
     assert s3.requests() == before
+
+
+@pytest.mark.parametrize("study", ["mine", None])
+def test_a_machine_that_knows_nothing_asks_little_of_a_finished_study(
+    s3: S3, storage: str, elsewhere: Elsewhere, study: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two requests for each stage that another machine computed, whether its use is recorded or, as by a dry run, not;
+    a stage that was requested and never computed, or has gone since, is no fault."""
+    keys = [StageKey("fit", 1, {"seed": seed}) for seed in range(20)]
+    first = elsewhere.store(storage, "mine")
+    for key in keys[1:]:
+        first.step(key, write)
+    first.find(keys[0])
+    used = [f"stages/.uses/mine/{key.hash}" for key in keys]
+    store = elsewhere.store(storage, study)
+    before = s3.requests()
+    store.recall("mine")
+    assert s3.requests() - before <= 2 * len(keys) + 2
+    before = s3.requests()
+    found = [store.find(key) for key in keys[1:]]
+    assert s3.requests() == before
+    assert all(stage is not None and stage.outputs == {"answer": 42} for stage in found)
+    assert store.find(keys[0]) is None
+    assert s3.files(storage).keys() >= set(used)
+    assert caplog.text == ""
+    other = StageKey("fit", 1, {"seed": 99})
+    store.find(other)
+    assert (f"stages/.uses/mine/{other.hash}" in s3.files(storage)) == (study is not None), "what is new is recorded"
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])
