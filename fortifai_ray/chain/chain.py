@@ -1,7 +1,7 @@
 """Run one chain of a study: its recursion, until it stops, and a result for each generation."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -61,6 +61,12 @@ class ChainTask:
             inputs.of(baseline),
             search.survival if isinstance(search, BoundarySearch) else SurvivalRules(),
         )
+
+    def of_seed(self, chain: Chain, baseline_seed: int) -> "ChainTask":
+        """The task of a chain that differs from this one's in its seed alone; it runs in any folder, as this does."""
+        recipe = self.recipe.model_copy(update={"seed": chain.recipe.seed})
+        baseline = self.baseline.model_copy(update={"seed": baseline_seed})
+        return replace(self, chain=chain, recipe=recipe, baseline=baseline)
 
     def baseline_metrics(self, steps: Steps, executor: Executor) -> Metrics:
         """The metrics of the baseline's generation 0 with the same seed; empty where that generation collapsed.

@@ -202,51 +202,61 @@ class Work(ABC):
 
 
 class Grid(Work):
-    """A job for each chain of a study that searches nothing, and for each cohort of its batched chains."""
+    """A job for each chain of a study that searches nothing, and for each cohort of its batched chains.
+
+    Jobs are made when they are asked for, a cell's from the task of its first chain: a grid of thousands of seeds goes
+    to every trial, and must be no larger than its study.
+    """
 
     def __init__(self, study: Study, inputs: Inputs) -> None:
         super().__init__(study, inputs)
-        alone = [ChainTask.of(study, chain, inputs) for chain in study.chains if not chain.recipe.batched]
-        chains = [Job(task.chain.chain_id, task.chain.chain_id, task.chain.label, [task]) for task in alone]
-        batched = [Job(task.id, task.id, task.label, [task]) for task in cohorts(study.chains)]
-        self._jobs = {job.id: job for job in (*batched, *chains)}
+        self._cohorts = {task.id: task for task in cohorts(study.chains)}
+        self._chains = {chain.chain_id: chain for chain in study.chains if not chain.recipe.batched}
+        cells = {chain.cell_id: chain for chain in reversed(self._chains.values())}
+        self._first = {cell: ChainTask.of(study, chain, inputs) for cell, chain in cells.items()}
+        self._left = dict.fromkeys([*self._cohorts, *self._chains])
 
     @property
     def done(self) -> bool:
-        return not self._jobs
+        return not self._left
 
     @property
     def at_once(self) -> int:
-        return len(self._jobs)
+        return len(self._left)
 
     @property
     def cells(self) -> Sequence[Chain]:
-        return [job.chains[0] for job in self._jobs.values()]
+        return [self._chains[key] if key in self._chains else self._cohorts[key].chains[0] for key in self._left]
 
     def stored(self, store: StageStore) -> Iterator[Replay]:
         """Yield what the store holds of each job."""
-        for job in list(self._jobs.values()):
-            yield replay(job, store)
+        for key in list(self._left):
+            yield replay(self.job(key), store)
 
     def replay(self, store: StageStore) -> Iterator[Replay]:
         for held in self.stored(store):
             if held.missing is None:
-                del self._jobs[held.job.id]
+                del self._left[held.job.id]
                 yield held
 
     def configs(self, plan: Plan) -> list[dict[str, Any]]:
         """A trial per chain, but few for all cohorts: these take less time than a trial's start."""
-        batched = [job.id for job in self._jobs.values() if isinstance(job.tasks[0], CohortTask)]
+        batched = [key for key in self._left if key in self._cohorts]
         groups = [batched[start::_GROUPS] for start in range(min(_GROUPS, len(batched)))]
-        alone = [[job.id] for job in self._jobs.values() if isinstance(job.tasks[0], ChainTask)]
+        alone = [[key] for key in self._left if key in self._chains]
         return [{"jobs": ids} for ids in (*groups, *alone)]
 
     def job(self, key: Any) -> Job:
-        return self._jobs[key]
+        if key in self._cohorts:
+            task = self._cohorts[key]
+            return Job(key, key, task.label, [task])
+        chain = self._chains[key]
+        baseline_seed = self.study.settings.baseline.get("seed", chain.recipe.seed)
+        return Job(key, key, chain.label, [self._first[chain.cell_id].of_seed(chain, baseline_seed)])
 
     def jobs(self, config: Config) -> Generator[Job, Verdict | None, None]:
         for key in config["jobs"]:
-            yield self._jobs[key]
+            yield self.job(key)
 
     def announced(self, config: Config) -> Iterable[Job]:
-        return [self._jobs[key] for key in config["jobs"]]
+        return [self.job(key) for key in config["jobs"]]
