@@ -1,5 +1,6 @@
 """What a person sees while a sweep runs: chains, generations, the current step, the time left, and any long wait."""
 
+import itertools
 import threading
 import time
 from collections import Counter
@@ -22,14 +23,18 @@ class Board:
     """A Ray actor that jobs write their current step on, for the driver to read."""
 
     def __init__(self) -> None:
-        self._steps: dict[str, tuple[str, float]] = {}
+        self._steps: dict[str, tuple[str, float]] = {}  # the last that was written is last
+        self._writes = 0
+        self._written: dict[str, int] = {}  # how many writes there had been when a job last wrote
         self._faults: Counter[tuple[str, str]] = Counter()
 
     def write(self, job_id: str, step: str) -> None:
         """A job is now at ``step``; a text that differs in brackets alone is the same step, announced again."""
-        before, since = self._steps.get(job_id, ("", 0.0))
+        before, since = self._steps.pop(job_id, ("", 0.0))
         same = before.partition(" (")[0] == step.partition(" (")[0]
         self._steps[job_id] = (step, since if same else time.time())
+        self._writes += 1
+        self._written[job_id] = self._writes
 
     def fault(self, job_id: str, words: str) -> int:
         """A job met a fault: how often it has met the very same."""
@@ -39,6 +44,12 @@ class Board:
     def read(self) -> dict[str, tuple[str, float]]:
         """The current step of each job, and since when (seconds since the epoch)."""
         return dict(self._steps)
+
+    def news(self, after: int) -> tuple[int, dict[str, tuple[str, float]]]:
+        """What was written after so many writes, as :meth:`read` gives it, and how many writes there are by now: of
+        thousands of jobs, few write within a second."""
+        changed = itertools.takewhile(lambda job: self._written[job] > after, reversed(self._steps))
+        return self._writes, {job: self._steps[job] for job in changed}
 
 
 @dataclass
@@ -59,7 +70,8 @@ class SweepProgress:
     def __init__(self, console: Console, board: Any = None, *, open_ended: bool = False) -> None:
         self._jobs: dict[str, JobState] = {}
         self._console, self._board, self._open_ended = console, board, open_ended
-        self._started, self._is_alive = time.time(), False
+        self._started, self._is_alive, self._seen = time.time(), False, 0
+        self._unheard: dict[str, tuple[str, float]] = {}  # steps of jobs that are not known here
         self._stop, self._lock = threading.Event(), threading.Lock()
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -135,12 +147,14 @@ class SweepProgress:
             return
         import ray
 
-        steps = ray.get(self._board.read.remote(), timeout=5)
+        self._seen, steps = ray.get(self._board.news.remote(self._seen), timeout=5)
         self._is_alive |= bool(steps)
-        for job_id, (step, since) in steps.items():
+        self._unheard |= steps
+        for job_id, (step, since) in list(self._unheard.items()):
             state = self._jobs.get(job_id)
             if state is None:  # of a trial that searches by itself, or announced before the driver heard of it
                 continue
+            del self._unheard[job_id]
             state.step, state.since = step, since
             state.status = "running" if state.status == "waiting" else state.status
 

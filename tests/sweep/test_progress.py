@@ -2,6 +2,7 @@
 
 import io
 import time
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -58,6 +59,43 @@ def test_a_step_announced_again_keeps_its_beginning() -> None:
     assert board.read()["a"] == ("waiting for another chain to train generation 0 (9 s)", since)
     board.write("a", "train generation 0")
     assert board.read()["a"][1] > since
+
+
+def test_only_what_is_new_is_read() -> None:
+    """Of thousands of jobs, those that wrote since; an answer that was lost is given again."""
+    board = Board()
+    for number in range(100):
+        board.write(str(number), "starting")
+    seen, steps = board.news(0)
+    assert steps == board.read()
+    assert board.news(seen) == (seen, {})
+    board.write("7", "train generation 0")
+    board.write("3", "evaluate generation 0")
+    board.write("7", "train generation 0 (again)")
+    for _ in range(2):
+        later, steps = board.news(seen)
+        assert {job: step for job, (step, _) in steps.items()} == {
+            "7": "train generation 0 (again)",
+            "3": "evaluate generation 0",
+        }
+    assert board.news(later) == (later, {})
+
+
+def test_a_step_that_comes_before_its_job_is_shown_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial writes on the board before the driver hears that it has started."""
+    board, (sweep, _) = Board(), view()
+    remote = SimpleNamespace(news=SimpleNamespace(remote=board.news))
+    monkeypatch.setattr(sweep, "_board", remote)
+    monkeypatch.setattr(ray, "get", lambda answer, timeout: answer)
+    board.write("later", "train generation 0")
+    board.write("a", "train generation 1")
+    sweep._look()
+    sweep.add("later", "a search's chain", 3)
+    sweep._look()
+    assert {job: sweep._jobs[job].step for job in ("a", "later")} == {
+        "a": "train generation 1",
+        "later": "train generation 0",
+    }
 
 
 @pytest.mark.ray
