@@ -59,8 +59,8 @@ def checked_claims(claims: Sequence[Claim], study: StudyFacts, source: str) -> l
 
     Raises:
         UserError: an id twice, an unknown key in ``where`` or ``against``, an unknown metric or collapse criterion, a
-            generation beyond the horizon, a closed form with an argument that is neither written nor determined, a
-            claim that its nearest wrong theory would pass too, or one that no result of the study could decide.
+            generation beyond the horizon, a closed form with an argument that is neither written nor determined, or
+            a claim that its nearest wrong theory would pass too.
     """
     seen: set[str] = set()
     checked = []
@@ -72,10 +72,20 @@ def checked_claims(claims: Sequence[Claim], study: StudyFacts, source: str) -> l
         if problem := _problem(claim, study):
             raise UserError(f"{place}.{': '.join(problem)} (claim {claim.id})")
         whole = completed(claim, study.recipes, study.searched, place)
-        if fault := _weakness(whole) or _undecidable(whole, study):
+        if fault := _weakness(whole):
             raise UserError(f"{place}.{': '.join(fault)} (claim {claim.id})")
         checked.append(whole)
     return checked
+
+
+def undecided_claims(claims: Sequence[Claim], study: StudyFacts) -> list[str]:
+    """A warning for each claim that stays undecided whatever is measured, as where ``--set`` has narrowed a study."""
+    found = ((index, claim, _undecidable(claim, study)) for index, claim in enumerate(claims))
+    return [
+        f"warning: claims.{index}.{': '.join(fault)}; it stays undecided (claim {claim.id})"
+        for index, claim, fault in found
+        if fault
+    ]
 
 
 def _weakness(claim: Claim) -> tuple[str, str] | None:
@@ -181,9 +191,7 @@ def _too_few_chains(claim: Claim, study: StudyFacts, cells: int) -> tuple[str, s
         key, least, remedy = "statistic", of_interval, "another statistic"
     if not study.seeds or most >= least:
         return None
-    return key, (
-        f"it takes {least:,} independent chains (seeds) at least, and {why}: {more}, {remedy} or claims: [] is right"
-    )
+    return key, (f"it takes {least:,} independent chains (seeds) at least, and {why}: {more} or {remedy} is right")
 
 
 def _least_chains(statistic: Statistic) -> int:

@@ -19,7 +19,7 @@ from fortifai_ray.results.schema import flatten, searched_keys, varied_keys
 from fortifai_ray.seeds import LARGEST_SEED
 from fortifai_ray.statistics.criterion import Collapse, first_repeated, one_metric
 from fortifai_ray.storage.location import reserved
-from fortifai_ray.study.claim_checks import StudyFacts, checked_claims
+from fortifai_ray.study.claim_checks import StudyFacts, checked_claims, undecided_claims
 from fortifai_ray.study.claims import Claim
 from fortifai_ray.study.grid import Chain, asked_types, common, grid, put, resolve, whole_sections
 from fortifai_ray.study.resources import ResourcesConfig
@@ -123,6 +123,7 @@ class Study:
     source: str
     settings: StudySettings
     chains: tuple[Chain, ...]
+    warnings: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -214,11 +215,12 @@ def make_study(content: dict[str, Any], source: str, overrides: Sequence[str] = 
     for chain in study.cells:
         register(*chain.recipe.declared)
         study.baseline_of(chain)  # raises where the baseline's keys do not fit the recipe
-    _refuse_unconfirmable(study)
     if settings.search is not None:
         _refuse_search(study)
-    claims = checked_claims(settings.claims, _facts(study), source)
-    return replace(study, settings=settings.model_copy(update={"claims": claims}))
+    facts = _facts(study)
+    claims = checked_claims(settings.claims, facts, source)
+    warnings = (*_unconfirmable(study), *undecided_claims(claims, facts))
+    return replace(study, settings=settings.model_copy(update={"claims": claims}), warnings=warnings)
 
 
 def _overridden(content: dict[str, Any], override: str) -> dict[str, Any]:
@@ -250,18 +252,18 @@ def _facts(study: Study) -> StudyFacts:
     )
 
 
-def _refuse_unconfirmable(study: Study) -> None:
-    """Raise :class:`UserError` where not even the longest chain has the generations that confirm a crossing."""
+def _unconfirmable(study: Study) -> Iterator[str]:
+    """A warning for each criterion for which not even the longest chain has the generations that confirm a crossing."""
     criteria, generations = study.settings.collapse, study.generations_asked
     for place, criterion in enumerate(criteria):
         for entry, one in enumerate(criterion.members):
             most = max(0, generations - 1 - one.earliest)
             if one.confirm > most:
                 at = f".{place}" * (len(criteria) > 1) + f".any_of.{entry}" * (len(criterion.members) > 1)
-                raise UserError(
-                    f"{study.source}: collapse{at}.confirm: {one.confirm} is more than the generations that can follow "
-                    f"a crossing: generation {one.earliest} is the first that can cross, and {generations - 1} the "
-                    f"last; at most {most} is right, or more generations"
+                yield (
+                    f"warning: collapse{at}.confirm: {one.confirm} is more than the generations that can follow a "
+                    f"crossing: generation {one.earliest} is the first that can cross, and {generations - 1} the last. "
+                    f"No chain can be found collapsed; at most {most} is right, or more generations"
                 )
 
 

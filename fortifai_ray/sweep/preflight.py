@@ -95,10 +95,10 @@ def _descriptions(study: Study, store: StageStore, inputs: Inputs) -> list[str]:
 
 
 def notices(study: Study) -> list[str]:
-    """What a sweep says when it starts, and a dry run: what of its recipes is not as one might expect, and what
-    flatters a model."""
+    """What a sweep says when it starts, and a dry run: what of its recipes is not as one might expect, what
+    flatters a model, and which criteria and claims nothing can meet or decide."""
     own = (line for chain in study.cells for line in chain.recipe.notices)
-    return list(dict.fromkeys([*own, *_flattering(study)]))
+    return list(dict.fromkeys([*own, *_flattering(study), *study.warnings]))
 
 
 def _flattering(study: Study) -> list[str]:

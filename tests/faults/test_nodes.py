@@ -32,7 +32,7 @@ def test_a_training_worker_that_dies_is_replaced(
 ) -> None:
     """One of two workers of a process group, in the middle of a fit."""
     study, storage = write_study(tmp_path, "[0]"), tmp_path / "runs"
-    arguments = ("--set", "resources.train.workers=2", "--set", "generations=1", "--set", "collapse.confirm=0")
+    arguments = ("--set", "resources.train.workers=2", "--set", "generations=1")
     running = start(study, storage, "--address", lasting_cluster.address, *arguments)
     wait_for(lambda: completed(storage) and lasting_cluster.processes("RayTrainWorker"), running)
     lasting_cluster.processes("RayTrainWorker")[0].kill()

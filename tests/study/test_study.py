@@ -129,7 +129,9 @@ def test_every_study_that_ships_is_valid(
         overrides.append(f"evaluation.benchmarks=[{exam}]")  # their files: tests/study/test_paper_studies.py has some
     if not Path(content.get("family", {}).get("model", {}).get("path", PROJECT)).exists():
         overrides.append("family.model={preset: llama-tiny}")  # `fortifai fetch` puts it there
-    assert load_study(file, overrides).chains
+    study = load_study(file, overrides)
+    assert study.chains
+    assert not study.warnings
 
 
 CRITERION = {"metric": "perplexity", "threshold": 2.0, "direction": "above"}
@@ -221,17 +223,14 @@ OWN = {"relative_to": "own_generation_0"}
         (2, [TAIL, {"any_of": [{**CRITERION, "confirm": 2}, TAIL]}], "collapse.1.any_of.0.confirm", 1),
     ],
 )
-def test_a_crossing_must_be_confirmable(generations: int, collapse: Any, at: str | None, most: int) -> None:
-    """The longest chain has room for a crossing and for what confirms it."""
+def test_a_crossing_that_nothing_confirms_is_said(generations: int, collapse: Any, at: str | None, most: int) -> None:
+    """The longest chain has no room for a crossing and for what confirms it; a short try runs all the same."""
     content = study_content(generations=generations, collapse=collapse)
-    if at is None:
-        assert make_study(content, "s.yaml").generations_asked == generations
-        return
-    with pytest.raises(UserError, match=rf"^s\.yaml: {at}: .*at most {most} is right, or more generations$") as error:
-        make_study(content, "s.yaml")
-    assert "\n" not in str(error.value)
+    said = make_study(content, "s.yaml").warnings
+    assert [line.startswith(f"warning: {at}: ") for line in said] == [True] * (at is not None)
+    assert all(line.endswith(f"at most {most} is right, or more generations") and "\n" not in line for line in said)
     longer = content | {"vary": {"generations": [generations, 50]}}
-    assert make_study(longer, "s.yaml").generations_asked == 50
+    assert make_study(longer, "s.yaml").warnings == ()
 
 
 def test_a_checkpoint_without_weights_is_refused(tmp_path: Path) -> None:

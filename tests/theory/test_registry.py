@@ -17,7 +17,7 @@ PREDICTIONS = json.loads((HERE / "predictions.json").read_text())
 @pytest.mark.parametrize("name", PREDICTIONS)
 def test_every_cell_of_a_shipped_study_keeps_its_predictions(name: str) -> None:
     cells, file = {}, SWEEPS / f"{name}.yaml"
-    for cell in load_study(file, [] if "\nsearch:" in file.read_text() else ["vary.seed=[0]", "claims=[]"]).cells:
+    for cell in load_study(file, [] if "\nsearch:" in file.read_text() else ["vary.seed=[0]"]).cells:
         forms = closed_forms_of(cell.recipe.flat())
         last = cell.recipe.generations - 1
         values = {f"{f.title} by {f.name}{f' ({f.limit})' if f.limit else ''}": f.at(last) for f in forms}
