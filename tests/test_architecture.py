@@ -66,7 +66,7 @@ def _walk(name: str, graph: dict[str, set[str]], trail: list[str], done: set[str
 
 def test_few_modules_at_the_top_and_few_files_in_all() -> None:
     assert len(list(PACKAGE.glob("*.py"))) <= 10
-    assert len(FILES) <= 223
+    assert len(FILES) <= 224
     assert sum(map(lines, FILES)) <= 36_800
 
 

@@ -36,7 +36,7 @@ class GrowingTable:
         self._pending = 0  # bytes of both, about
         self._parts: list[_Part] = []
         self._bytes = 0  # written so far
-        self._begun = False
+        self._begun = self._kept = False
         schema.remove_parts(folder, f".{name}")  # of a sweep that was killed
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -68,13 +68,20 @@ class GrowingTable:
             self._write_part(rows)
         return not rows.is_empty()
 
+    def keep(self, table: pl.DataFrame | None = None) -> None:
+        """Keep the table of an earlier sweep, or put this one in its place; nothing may have been appended."""
+        if table is not None:
+            schema.write_table(self._folder, self._name, table)
+        self._begun = self._kept = True
+
     def close(self, order: pl.DataFrame | None = None) -> None:
         """Merge the part files into the table, unless it is optional and has no rows.
 
         Its rows are sorted by chain, in the order of ``order`` (``chain_id`` and ``place``) or of their ids, and by
         generation. They are read and written some chains at a time.
         """
-        self.flush()
+        if not self.flush() and self._kept:
+            return
         keys = schema.read_table(self._folder, self._name, columns=["chain_id"])
         if keys is None:
             return
@@ -197,6 +204,12 @@ class ResultsWriter:
         self._others["samples"].append({**of, **sample} for sample in samples)
         self._others["pictures"].append([{**of, "png": picture}] if picture is not None else [])
         self._others["details"].append([{**of, "details": json.dumps(details, sort_keys=True)}] if details else [])
+
+    def keep(self, generations: pl.DataFrame) -> None:
+        """Keep the tables of an earlier sweep, its generations in this form."""
+        for table in self._others.values():
+            table.keep()
+        self._generations.keep(generations)
 
     def add_rows(self, rows: pl.DataFrame) -> None:
         """The rows of a cohort's chains."""

@@ -63,6 +63,10 @@ class LocalStages:
             self._verified.add(stage_hash)
         return Stage(stage_hash, folder, manifest["outputs"])
 
+    def folders(self) -> set[str]:
+        """The names of the stages that there are, and of a few other folders."""
+        return {entry.name for entry in os.scandir(self.folder)}
+
     def path(self, stage_hash: str) -> Path:
         """The folder of a stage that this process has opened or computed."""
         assert stage_hash in self._verified, f"stage {stage_hash} was not opened before"

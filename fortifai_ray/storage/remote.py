@@ -59,6 +59,10 @@ class RemoteStages:
                 manifest = self._finish_upload(stage_hash)
         return None if manifest is None else self._stage(stage_hash, manifest)
 
+    def folders(self) -> set[str]:
+        """The names of the stages that there are, and of a few other folders: a request for each thousand."""
+        return set(self.objects.folders("stages"))
+
     def look_up(self, hashes: Iterable[str]) -> None:
         """Fetch the manifests of many stages side by side; those that do not exist count as missing, as ever."""
         unknown = [one for one in hashes if not (self.known / f"{one}.json").exists()]

@@ -15,6 +15,7 @@ kernel releases, marks a study as running; on an object store, that file's age d
 import fcntl
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -80,6 +81,12 @@ class StageStore:
             self._uses.record(stage_hash)
         return self._stages.open(stage_hash)
 
+    def has_all(self, hashes: Iterable[str]) -> bool:
+        """Whether none of some stages has gone, and the study's use of each is recorded, by their names alone: whether
+        they are intact is not looked at."""
+        names = set(hashes)
+        return names <= self._stages.folders() and (self._uses is None or names <= self._uses.listed())
+
     def recall(self, study: str) -> None:
         """Look up at once what a study has used so far, for a process that is about to open most of it.
 
@@ -129,11 +136,15 @@ def _backend(storage: Storage) -> "tuple[LocalStages | RemoteStages, _LocalUses 
 
 def _used_by(objects: "Objects", study: str, uses: "_LocalUses | _RemoteUses | None") -> set[str]:
     """The stages that a study has requested, by the storage's record, which ``uses`` then need not write again."""
-    entries = objects.entries(f"{STAGES}/{USES}/{study}")
-    recorded = {entry.name.rpartition("/")[2] for entry in entries} - {RUNNING}
+    recorded = _recorded(objects, study) - {RUNNING}
     if isinstance(uses, _RemoteUses) and uses.study == study:
         uses.recorded = recorded
     return recorded
+
+
+def _recorded(objects: "Objects", study: str) -> set[str]:
+    """The names in the storage's record of a study's uses."""
+    return {entry.name.rpartition("/")[2] for entry in objects.entries(f"{STAGES}/{USES}/{study}")}
 
 
 class _LocalUses:
@@ -151,6 +162,10 @@ class _LocalUses:
     def record(self, stage_hash: str) -> None:
         """The study needs the stage."""
         (self._folder / stage_hash).touch()
+
+    def listed(self) -> set[str]:
+        """The stages whose use is recorded, and a few other names."""
+        return {entry.name for entry in os.scandir(self._folder)}
 
 
 class _RemoteUses:
@@ -170,6 +185,10 @@ class _RemoteUses:
             self._objects.write(f"{self._at}/{stage_hash}", b"")
             here.parent.mkdir(parents=True, exist_ok=True)  # gc may have emptied what is known here
             here.touch()
+
+    def listed(self) -> set[str]:
+        """The stages whose use is recorded, and a few other names."""
+        return _recorded(self._objects, self.study)
 
     def alive(self) -> None:
         """Mark the study as running, once a minute at most."""

@@ -3,6 +3,7 @@
 Whoever runs chains calls its verbs; tables, summary, claims, report, MLflow and the copy on an object store follow.
 """
 
+import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,11 +18,11 @@ from rich.console import Console
 from fortifai_ray.chain.chain import GenerationResult
 from fortifai_ray.chain.cohort import cohort_rows
 from fortifai_ray.errors import UserError
-from fortifai_ray.results.schema import read_json
+from fortifai_ray.results.schema import part_paths, read_json, read_table, table_path
 from fortifai_ray.results.writer import ResultsWriter
 from fortifai_ray.statistics.chains import Reference
 from fortifai_ray.storage.mirror import StudyMirror
-from fortifai_ray.storage.store import StageStore, Storage
+from fortifai_ray.storage.store import StageStore, Storage, canonical_hash
 from fortifai_ray.study.study import Chain, Study
 from fortifai_ray.sweep.plan import Plan
 from fortifai_ray.sweep.work import CohortResult, Job, Result, SearchResult
@@ -72,6 +73,29 @@ class Recorder:
             return read_json(self.folder, name)
         except UserError:
             return {}
+
+    def whole_before(self) -> pl.DataFrame | None:
+        """The generations of the last run of this very study, if it ended whole and its tables are all there."""
+        tables = [table_path(self.folder, name) for name in ("generations", "samples")]
+        if self._before.get("whole") != self._identity or not all(path.is_file() for path in tables):
+            return None
+        if any(part_paths(self.folder, name) for name in ("generations", "samples", "pictures", "details")):
+            return None
+        try:
+            return read_table(self.folder, "generations")
+        except UserError:
+            return None
+
+    def keep(self, generations: pl.DataFrame) -> None:
+        """Keep the tables of the last run, its generations in this form."""
+        self._results.keep(generations)
+        self._finished |= self._chains.keys()
+        self.stages(0, self._before["stages_computed"] + self._before["stages_reused"])
+
+    @property
+    def _identity(self) -> str:
+        """The hash of the study as resolved."""
+        return canonical_hash(json.loads(json.dumps(self._study.resolved(), default=str)))
 
     def say(self, text: str) -> None:
         """A line for the person who waits."""
@@ -170,6 +194,7 @@ class Recorder:
     def _summary(self, plan: Plan | None, engines: Mapping[str, Any], generations: pl.DataFrame) -> dict[str, Any]:
         return {
             "name": self._study.name,
+            "whole": None if self._failed else self._identity,
             **self._wall(plan),
             **engines,
             "stages_computed": self._stages["computed"],

@@ -14,6 +14,7 @@ from fortifai_ray.process.signals import Stopped, signals_wait
 from fortifai_ray.storage.store import StageStore, Storage
 from fortifai_ray.study.search import BoundarySearch
 from fortifai_ray.study.study import Chain, Study
+from fortifai_ray.sweep.finished import recognised
 from fortifai_ray.sweep.instance import bring_nodes, check_address, ray_instance
 from fortifai_ray.sweep.plan import Plan, cores_here, make_plan
 from fortifai_ray.sweep.preflight import check_study, notices
@@ -57,6 +58,8 @@ def run_sweep(study: Study, storage: Storage | Path, console: Console, address: 
 
 def _replay(work: Work, store: StageStore, recorder: Recorder) -> None:
     """Record what the store holds whole."""
+    if recognised(work.study, work, store, recorder):
+        return
     store.recall(work.study.name)
     for held in work.replay(store):
         recorder.add(held.job.chains)

@@ -100,6 +100,10 @@ def test_a_machine_that_knows_nothing_asks_little_of_a_finished_study(
     assert s3.requests() == before
     assert all(stage is not None and stage.outputs == {"answer": 42} for stage in found)
     assert store.find(keys[0]) is None
+    before = s3.requests()
+    assert store.has_all([key.hash for key in keys[1:]])
+    assert s3.requests() - before <= 3
+    assert not store.has_all([key.hash for key in keys])
     assert s3.files(storage).keys() >= set(used)
     assert caplog.text == ""
     other = StageKey("fit", 1, {"seed": 99})
