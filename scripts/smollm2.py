@@ -36,7 +36,25 @@ def page(generations: pl.DataFrame, samples: pl.DataFrame, note: str = "") -> st
     )
     first = [chain for *_, seed, chain in chains if seed == min(row["seed"] for row in rows)]
     texts = "\n".join(_texts(rows, samples, chain) for chain in first)
-    return "\n".join(part for part in (_HEAD, note and f"{note}\n", table, texts) if part)
+    changes = f"{_changes(rows, horizon - 1)}\n" if horizon > 1 else ""
+    return "\n".join(part for part in (_HEAD, note and f"{note}\n", changes, table, texts) if part)
+
+
+def _changes(rows: list[dict[str, Any]], last: int) -> str:
+    """How far each kind of chain has come by the last generation: the lowest and the highest of its seeds."""
+    first = {row["chain_id"]: row for row in rows if row["generation"] == 0}
+    kinds: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        if row["generation"] == last and row["chain_id"] in first:
+            (trained, loss, _), start = _cell(row), first[row["chain_id"]]
+            change = (row["perplexity"] / start["perplexity"], row["distinct_2"] / start["distinct_2"])
+            kinds.setdefault(f"{trained}, {loss}", []).append(change)
+    lines = [
+        f"- {kind}: perplexity {min(grown):.2f} to {max(grown):.2f} times, distinct bigrams {min(left):.2f} to "
+        f"{max(left):.2f} times"
+        for kind, (grown, left) in ((kind, zip(*found, strict=True)) for kind, found in kinds.items())
+    ]
+    return "\n".join([f"Generation {last} against generation 0, from the lowest seed to the highest:\n", *lines])
 
 
 def _cell(row: dict[str, Any]) -> tuple[str, str, int]:
