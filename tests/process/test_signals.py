@@ -123,13 +123,17 @@ def test_a_closed_terminal_is_not_written_to() -> None:
 
 
 def test_the_programs_caller_keeps_its_own_handlers() -> None:
-    """Whoever calls the command line from Python gets Ctrl-C back."""
+    """Whoever calls the command line from Python gets Ctrl-C back (a shell's background ignores it, and so would this)."""
     from fortifai_ray.process.signals import answering_signals
 
-    before = signal.getsignal(signal.SIGINT)
-    with answering_signals():
-        assert signal.getsignal(signal.SIGINT) is not before
+    of_this_process, before = signal.getsignal(signal.SIGINT), signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
+    try:
         with answering_signals():
-            pass
-        assert signal.getsignal(signal.SIGINT) is not before
-    assert signal.getsignal(signal.SIGINT) is before
+            assert signal.getsignal(signal.SIGINT) is not before
+            with answering_signals():
+                pass
+            assert signal.getsignal(signal.SIGINT) is not before
+        assert signal.getsignal(signal.SIGINT) is before
+    finally:
+        signal.signal(signal.SIGINT, of_this_process)
