@@ -123,7 +123,7 @@ def test_a_closed_terminal_is_not_written_to() -> None:
 
 
 def test_the_programs_caller_keeps_its_own_handlers() -> None:
-    """Whoever calls the command line from Python gets Ctrl-C back (a shell's background ignores it, and so would this)."""
+    """Whoever calls the command line from Python gets Ctrl-C back (a shell's background ignores it)."""
     from fortifai_ray.process.signals import answering_signals
 
     of_this_process, before = signal.getsignal(signal.SIGINT), signal.default_int_handler
