@@ -83,7 +83,7 @@ def known_config(model: ModelConfig) -> dict[str, Any] | None:
 
 def context_length(model: ModelConfig) -> int | None:
     """The longest row of tokens that the model takes; None where that is not known before anything starts."""
-    if model.random:
+    if model.preset is not None:
         return _CONTEXT
     if model.hub:
         return None
@@ -106,12 +106,13 @@ def skeleton(model: ModelConfig) -> Any | None:
 def check_model(model: ModelConfig, corpus: Corpus) -> None:
     """Check a pretrained starting model and that the corpus' tokens are its own, as far as that is known here.
 
-    Of a hub's model that means its configuration and the heads of its files; nothing is downloaded for it.
+    A preset is of this package, whose tests check it: reading it would import PyTorch for a finished study. Of a
+    hub's model that means its configuration and the heads of its files; nothing is downloaded for it.
 
     Raises:
         UserError: it is no sound causal LM (:mod:`fortifai_ray.engines.soundness`), or has not all the tokens.
     """
-    if model.random:
+    if model.preset is not None:
         return
     try:
         folder = model.folder or local_folder(model.checkpoint, model.revision)

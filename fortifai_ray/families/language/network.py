@@ -22,7 +22,7 @@ _TRIED = 300_000_000  # the most that are made for a trial
 @lru_cache(maxsize=64)
 def engine_refusal(model: ModelConfig, *, adapters: bool = False, gpu: bool = False) -> str | None:
     """Why vLLM does not serve a model, in half a line; None where it does, or where nothing is known of it yet."""
-    if model.random:
+    if model.preset is not None:
         return None  # Llama
     folder = model.folder or local_folder(model.checkpoint, model.revision)
     if folder is None:

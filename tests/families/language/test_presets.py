@@ -11,9 +11,10 @@ import pytest
 import yaml
 
 from fortifai_ray.engines.pretrained import load_network, load_tokenizer, read_json
+from fortifai_ray.engines.soundness import check_checkpoint
 from fortifai_ray.families.language.config import CorpusConfig, ModelConfig
 from fortifai_ray.families.language.corpus import prepare_corpus, split_documents
-from fortifai_ray.families.language.models import check_model, create_model, model_identity, preset_shape
+from fortifai_ray.families.language.models import create_model, model_identity, preset_shape
 from fortifai_ray.families.language.scoring import perplexity
 from fortifai_ray.families.language.texts import read_documents
 from fortifai_ray.storage.store import StageStore, canonical_hash, file_sha256
@@ -60,9 +61,9 @@ def test_it_predicts_documentation_that_it_has_not_read(tmp_path: Path) -> None:
     """Untrained, before a chain begins: far below llama-tiny after generation 0 (524), and it is saved unchanged."""
     store = StageStore(tmp_path)
     corpus = prepare_corpus(PYDOC, DOCS, store)
-    check_model(DOCS, corpus)
-    create_model(DOCS, corpus, 0, tmp_path / "model")
     assert DOCS.folder is not None
+    check_checkpoint(DOCS.folder)  # a study does not: it is of the package
+    create_model(DOCS, corpus, 0, tmp_path / "model")
     assert file_sha256(tmp_path / "model" / "model.safetensors") == file_sha256(DOCS.folder / "model.safetensors")
     blocks = corpus.blocks(corpus.held_out, 128)[:48]
     assert perplexity(tmp_path / "model", blocks, batch_size=16, threads=1).perplexity < 100
