@@ -212,7 +212,7 @@ def ruling_on_any(
         return "collapsed" if judge_any(evidence, criterion) == "collapsed" else "open"
     if "open" in rulings:
         return "open"
-    return "no_room_left" if "no_room_left" in rulings else "too_far"
+    return "too_far" if "too_far" in rulings else "no_room_left"  # if one rests on the largest step, all do
 
 
 def _crossings_at_the_end(values: Sequence[float], limit: Limit, criterion: CollapseCriterion) -> int:

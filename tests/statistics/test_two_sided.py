@@ -332,3 +332,10 @@ def test_a_table_that_lacks_the_columns_of_both_kinds_is_one_of_one_sided_criter
     assert lacking.equals(whole)
     assert set(CRITERION_COLUMNS) <= set(whole.columns)
     assert crossing_order(older, ["loss.kind", "seed"]).is_empty()
+
+
+def test_a_ruling_that_rests_on_the_largest_step_says_so() -> None:
+    """One member without room for its confirmation, the other too far for steps so large: a larger step decides."""
+    criterion = AnyOf(any_of=(outside("perplexity", 1), above("kr_accuracy", 0)))
+    evidence = [Evidence([2.5], (LOW, HIGH)), Evidence([1.0], HIGH)]
+    assert ruling_on_any(evidence, criterion, 2, never_recorded=True, largest_step=1.5) == "too_far"
