@@ -191,7 +191,7 @@ def _too_few_chains(claim: Claim, study: StudyFacts, cells: int) -> tuple[str, s
         key, least, remedy = "statistic", of_interval, "another statistic"
     if not study.seeds or most >= least:
         return None
-    return key, (f"it takes {least:,} independent chains (seeds) at least, and {why}: {more} or {remedy} is right")
+    return key, f"it takes {least:,} independent chains (seeds) at least, and {why}: {more} or {remedy} is right"
 
 
 def _least_chains(statistic: Statistic) -> int:

@@ -87,19 +87,15 @@ class Left:
         """The seconds of each chain's generations, drawn at random: the same at each call."""
         draw = Random(0)
         if cluster.train is None:
-            near = self.measured
-            return [
-                [draw.choice(near.get((cell, g)) or near.get(g) or near[None]) for g in gs] for cell, gs in self.chains
-            ]
+            return [[draw.choice(self._near(cell, g)) for g in generations] for cell, generations in self.chains]
         steps = (cluster.train, cluster.evaluate, cluster.generate)
         return [
             [Generation(*(s * draw.uniform(1 - _SPREAD, 1 + _SPREAD) for s in steps)) for _ in generations]
             for _, generations in self.chains
         ]
 
-    def _near(self, cell: str, generations: range) -> list[list[Generation]]:
-        measured = self.measured
-        return [measured.get((cell, g)) or measured.get(g) or measured[None] for g in generations]
+    def _near(self, cell: str, generation: int) -> list[Generation]:
+        return self.measured.get((cell, generation)) or self.measured.get(generation) or self.measured[None]
 
 
 def check_forecast(study: Study) -> None:

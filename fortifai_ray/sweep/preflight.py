@@ -124,6 +124,11 @@ class _Stored:
     seconds: list[float] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
 
+    @property
+    def size(self) -> float | None:
+        """Bytes of a generation, on average; None where none was measured."""
+        return sum(self.sizes) / len(self.sizes) if self.sizes else None
+
     def add(self, held: Replay, store: StageStore) -> str:
         """Count a job; returns what the store holds of it, in words."""
         self.whole += 0 if held.missing else len(held.job.chains)
@@ -155,8 +160,7 @@ def _grid_lines(study: Study, store: StageStore, inputs: Inputs, cluster: Cluste
     )
     if stored.generations_left:
         lines.append(_estimate(stored, plan.chains_at_once if plan else 1))
-    size = sum(stored.sizes) / len(stored.sizes) if stored.sizes else None
-    return [*lines, *here[1:], *(forecast_lines(study, left, size, cluster) if cluster else [])]
+    return [*lines, *here[1:], *(forecast_lines(study, left, stored.size, cluster) if cluster else [])]
 
 
 def _estimate(stored: _Stored, at_once: int) -> str:
@@ -167,8 +171,7 @@ def _estimate(stored: _Stored, at_once: int) -> str:
         return f"{left}; the time they take can be estimated once one of them is in the store"
     hours = stored.generations_left * sum(stored.seconds) / len(stored.seconds) / at_once / 3600
     time = f"{60 * hours:.0f} minutes" if hours < 2 else f"{hours:.1f} hours"
-    sizes = sum(stored.sizes) / len(stored.sizes) if stored.sizes else None
-    space = "" if sizes is None else f", {stored.generations_left * sizes / 1e6:,.0f} MB"
+    space = "" if stored.size is None else f", {stored.generations_left * stored.size / 1e6:,.0f} MB"
     return f"{left}: about {time}{space}, by the {len(stored.seconds)} in the store; start-up comes on top"
 
 

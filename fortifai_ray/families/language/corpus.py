@@ -17,7 +17,7 @@ from fortifai_ray.engines.gguf_files import is_gguf
 from fortifai_ray.engines.pretrained import WeightsError, load_tokenizer
 from fortifai_ray.errors import UserError, in_short
 from fortifai_ray.families.language.config import CorpusConfig, ModelConfig
-from fortifai_ray.families.language.leaks import MANY, RUN, shared_runs
+from fortifai_ray.families.language.ngrams import MANY, RUN, shared_runs
 from fortifai_ray.families.language.texts import Documents, read_documents, read_validation
 from fortifai_ray.seeds import generator
 from fortifai_ray.storage.store import Stage, StageKey, StageStore, file_sha256

@@ -17,6 +17,7 @@ from fortifai_ray.errors import UserError
 from fortifai_ray.families.language.config import Pack
 from fortifai_ray.families.language.corpus import Corpus
 from fortifai_ray.families.language.data import human_blocks, read_generated, running_tokens
+from fortifai_ray.families.language.ngrams import hash_ngrams
 from fortifai_ray.recipe.regimes import Draw, TrainingSet
 from fortifai_ray.seeds import derive_seed, generator
 from fortifai_ray.storage.store import canonical_hash
@@ -91,7 +92,7 @@ def different_in_human(corpus: Corpus, first: Draw, context: int, block_size: in
     order, rooms = np.argsort(np.argsort(first.items)), _rooms(first, context, block_size)
     starts = np.repeat(order * block_size, rooms) + np.arange(rooms.sum()) - np.repeat(np.cumsum(rooms) - rooms, rooms)
     tokens = corpus.blocks(corpus.train, block_size)[np.sort(first.items)].reshape(-1)
-    return len(np.unique(_contexts(tokens, context)[starts]))
+    return len(np.unique(hash_ngrams(tokens, context)[starts]))
 
 
 def different_in_training_set(corpus: Corpus, data: TrainingSet, context: int, block_size: int, pack: Pack) -> int:
@@ -101,12 +102,7 @@ def different_in_training_set(corpus: Corpus, data: TrainingSet, context: int, b
     human = corpus.blocks(corpus.train, block_size)[human_blocks(data)].reshape(-1)
     if len(human) < context:
         return places
-    return places - (len(human) - context + 1) + len(np.unique(_contexts(human, context)))
-
-
-def _contexts(tokens: np.ndarray, context: int) -> np.ndarray:
-    """A hash of the context at each place of a text."""
-    return _hash_ngrams(tokens, context, np.zeros(len(tokens), np.uint64))
+    return places - (len(human) - context + 1) + len(np.unique(hash_ngrams(human, context)))
 
 
 def _rooms(first: Draw, context: int, block_size: int) -> np.ndarray:
@@ -275,17 +271,7 @@ def prompt_overlap(corpus: Corpus, blocks: np.ndarray, generated: pa.ListArray, 
     row = np.searchsorted(ends, np.arange(len(tokens)), "right")
     inside = (row[n - 1 :] == row[: len(tokens) - n + 1]) & (blocks[row[: len(tokens) - n + 1]] >= 0)
     document = block_document[blocks[row]]
-    wanted = _hash_ngrams(tokens, n, document[: len(tokens) - n + 1])[inside]
+    wanted = hash_ngrams(tokens, n, document)[inside]
     source = np.asarray(corpus.train)
     source_document = np.searchsorted(corpus.train_ends, np.arange(len(source) - n + 1), "right")
-    return float(np.isin(wanted, _hash_ngrams(source, n, source_document)).mean()) if len(wanted) else float("nan")
-
-
-def _hash_ngrams(tokens: np.ndarray, n: int, document: np.ndarray) -> np.ndarray:
-    """A 64-bit hash of (document, n-gram) at each position (polynomial, modulo 2**64)."""
-    value = document[: len(tokens) - n + 1].astype(np.uint64)
-    for shift in range(n):
-        piece = tokens[shift : len(tokens) - n + 1 + shift].astype(np.uint64)
-        value = value * np.uint64(0x9E3779B97F4A7C15) + piece + np.uint64(1)
-        value ^= value >> np.uint64(29)
-    return value
+    return float(np.isin(wanted, hash_ngrams(source, n, source_document)).mean()) if len(wanted) else float("nan")

@@ -288,8 +288,10 @@ class LanguageRecipe(Recipe):
         corpus = open_corpus(prepared, store)
         ends = (*describe_ends(self.family.model, corpus), *describe_files(self.family.model, corpus))
         model = describe_model(self.family.model, self.training, self._engine)
-        family: Any = self.build(prepared, Steps(store), InProcess())
-        copied = family.copied_prompts() if self.decoding.deterministic else None
+        copied = None
+        if self.decoding.deterministic:
+            family: Any = self.build(prepared, Steps(store), InProcess())
+            copied = family.copied_prompts()
         return (*describe_corpus(self.corpus, prepared, store), *ends, *model, *([copied] if copied else []))
 
     def check_resources(self, engine_gpus: float, source: str) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Row = tuple[str, Any]  # its place in its file (line 3, item 3, row 3), and what it holds
 
+_HEADING = 4  # words: a paragraph of fewer is a heading or a number, which many topics have
 _WHAT = "a file that can be read"
 _CHATS = {"messages", "conversations", "conversation", "dialogue", "dialog", "chat", "turns"}
 _TURNS = ({"role", "content"}, {"from", "value"})
@@ -130,13 +131,13 @@ def _read_pydoc() -> Iterator[str]:
     """
     from pydoc_data.topics import topics
 
-    seen, kept = set[str](), dict[str, str]()
+    seen, kept = set[tuple[str, ...]](), dict[str, str]()
     for name in sorted(topics, key=lambda name: (-len(topics[name]), name)):
         paragraphs = re.split(r"\n\s*\n", topics[name])
-        known = [len(words := text.split()) >= 4 and " ".join(words) in seen for text in paragraphs]
-        seen.update(" ".join(text.split()) for text in paragraphs)
-        kept[name] = "\n\n".join(text for text, again in zip(paragraphs, known, strict=True) if not again)
-    yield from (kept[name] for name in sorted(kept) if len(kept[name].split()) >= 8)
+        said = [tuple(text.split()) for text in paragraphs]
+        kept[name] = "\n\n".join(text for text, words in zip(paragraphs, said, strict=True) if words not in seen)
+        seen.update(words for words in said if len(words) >= _HEADING)
+    yield from (kept[name] for name in sorted(kept) if len(kept[name].split()) >= 2 * _HEADING)
 
 
 def _read_path(path: Path, config: CorpusConfig) -> tuple[list[str | None], Found]:

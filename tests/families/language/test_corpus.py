@@ -22,7 +22,7 @@ from fortifai_ray.families.language.corpus import (
     prepare_corpus,
     split_documents,
 )
-from fortifai_ray.families.language.leaks import shared_runs
+from fortifai_ray.families.language.ngrams import shared_runs
 from fortifai_ray.families.language.texts import read_documents
 from fortifai_ray.storage.store import StageStore
 

@@ -1,4 +1,4 @@
-"""What of the held-out text a model is trained on all the same.
+"""n-grams that two texts share: their hash, and what of the held-out text a model is trained on all the same.
 
 A passage that stands in both parts makes a model look better than it is, by as much as it can recite. Whole documents
 are kept apart by the split; this counts the shorter passages that two documents share, as n-gram overlap is counted
@@ -21,27 +21,31 @@ def shared_runs(train: Iterable[str], held_out: Sequence[str]) -> float:
     9,999 of 10,000 texts. Cost: a look-up per word, some 0.3 s per million.
     """
     numbers: dict[str, int] = {}
-    runs = [_hash(text, numbers) for text in held_out]
-    wanted, counts = np.unique(np.concatenate(runs or [np.empty(0, np.uint64)]), return_counts=True)
+
+    def runs(text: str) -> np.ndarray:
+        words = np.array([numbers.setdefault(word, len(numbers)) for word in text.split()], dtype=np.uint64)
+        return hash_ngrams(words, RUN)
+
+    every = [runs(text) for text in held_out]
+    wanted, counts = np.unique(np.concatenate(every or [np.empty(0, np.uint64)]), return_counts=True)
     if not len(wanted):
         return 0.0
     found = np.zeros(len(wanted), dtype=bool)
     for text in train:
-        hashed = _hash(text, numbers)
+        hashed = runs(text)
         places = np.minimum(np.searchsorted(wanted, hashed), len(wanted) - 1)
         found[places[wanted[places] == hashed]] = True
     return float(counts[found].sum() / counts.sum())
 
 
-def _hash(text: str, numbers: dict[str, int]) -> np.ndarray:
-    """A hash of every run of :data:`RUN` words of a document: uint64 of shape (max(0, words − RUN + 1),).
+def hash_ngrams(tokens: np.ndarray, n: int, document: np.ndarray | None = None) -> np.ndarray:
+    """A hash of the n-gram at each position (polynomial, modulo 2**64): uint64 of shape (max(0, tokens − n + 1),).
 
-    ``numbers`` tells words apart, and learns those that are new.
+    With ``document``, a number for each position, it is that of (document, n-gram).
     """
-    words = np.array([numbers.setdefault(word, len(numbers) + 1) for word in text.split()], dtype=np.uint64)
-    hashed = np.zeros(max(0, len(words) - RUN + 1), dtype=np.uint64)
-    for place in range(RUN):
-        mixed = words[place : place + len(hashed)] * _MULTIPLIER
-        hashed = (hashed ^ (mixed ^ (mixed >> np.uint64(29)))) * _MULTIPLIER  # wraps round at 64 bits
-        hashed ^= hashed >> np.uint64(32)
-    return hashed
+    count = max(0, len(tokens) - n + 1)
+    value = np.zeros(count, np.uint64) if document is None else document[:count].astype(np.uint64)
+    for shift in range(n):
+        value = value * _MULTIPLIER + tokens[shift : shift + count].astype(np.uint64) + np.uint64(1)
+        value ^= value >> np.uint64(29)
+    return value

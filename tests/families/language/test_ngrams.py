@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fortifai_ray.families.language.leaks import RUN, shared_runs
+from fortifai_ray.families.language.ngrams import RUN, shared_runs
 
 WORDS = st.lists(st.sampled_from(["a", "b", "ab"]), max_size=60)
 DOCUMENTS = st.lists(WORDS.map(" ".join), max_size=4)
