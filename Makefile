@@ -18,7 +18,7 @@ quickstart: $(STAMP)
 smollm2: $(STAMP)
 	$(BIN)/fortifai fetch smollm2
 
-# A model of 5.9 million parameters that has read WikiText-2's test split, for sweeps/fortifai2025_small.yaml (11 minutes).
+# A model of 5.9 million parameters that has read WikiText-2's test split, for sweeps/fortifai2025_small.yaml (7 minutes).
 wikitext2-5m: $(STAMP)
 	$(BIN)/python scripts/pretrain.py scripts/wikitext2_5m.yaml --to models/wikitext2-5m
 

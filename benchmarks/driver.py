@@ -1,6 +1,6 @@
 """What the driver of a large study costs, without Ray and without a model: what trials would send, it makes up.
 
-    python -m benchmarks.driver [--scale 0.1] [--rate 8]
+    python -m benchmarks.driver [--part tables|mlflow] [--scale 0.1] [--rate 8]
 
 20,000 chains × 5 generations × 80 metrics, with sample texts and details. Generations arrive pickled, as from trials,
 64 chains side by side, and pass through the callback, the recorder and the writer; the tables are flushed after every

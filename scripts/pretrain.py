@@ -19,13 +19,13 @@ import sysconfig
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-
-import yaml
+from typing import Any
 
 from fortifai_ray.engines.in_process import InProcess
-from fortifai_ray.families.language.recipe import LanguageRecipe
+from fortifai_ray.errors import UserError
 from fortifai_ray.storage.steps import Steps
 from fortifai_ray.storage.store import StageStore
+from fortifai_ray.study.study import load_study
 
 PRESET = Path(__file__).parents[1] / "fortifai_ray" / "families" / "language" / "presets" / "llama-docs"
 PACKAGES = ("mlflow", "numpy", "pandas", "ray", "sklearn", "sqlalchemy", "torch", "transformers")
@@ -84,13 +84,14 @@ def pretrain(study_file: Path, target: Path, storage: Path, text: Path | None = 
     """Train generation 0 of a study, on ``text`` where it is given; put model and tokenizer into the folder ``target``.
 
     Returns the perplexity per token of its held-out documents.
+
+    Raises:
+        UserError: the study, or its text, cannot be read.
     """
-    study = yaml.safe_load(study_file.read_text(encoding="utf-8"))
-    if text is not None:
-        study["corpus"]["path"] = str(text)
-    recipe = LanguageRecipe(**{key: study[key] for key in study if key not in ("name", "collapse")})
+    study = load_study(study_file, [] if text is None else [f"corpus.path={text}"])
+    recipe: Any = study.chains[0].recipe
     store = StageStore(storage)
-    prepared = recipe.prepare(store, study_file.name)
+    prepared = recipe.prepare(store, study.source)
     print(*recipe.describe(prepared, store), sep="\n")
     family = recipe.build(prepared, Steps(store), InProcess())
     human = recipe.regime.training_set(family.human(), [], 0)
@@ -116,7 +117,10 @@ def main() -> None:
     if target is None:
         study, target, text = PRESET / "pretrain.yaml", PRESET, given.work.absolute() / "docstrings.jsonl"
         print(f"{text}: SHA-256 {collect(text)}")
-    print(f"held-out perplexity {pretrain(study, target, given.work.absolute(), text):.1f}")
+    try:
+        print(f"held-out perplexity {pretrain(study, target, given.work.absolute(), text):.1f}")
+    except UserError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":
