@@ -19,7 +19,7 @@ import polars as pl
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.report.points import thin
-from fortifai_ray.report.samples import SampleTable, address, pictures_of, sample_tables, texts_of
+from fortifai_ray.report.samples import Sample, SampleTable, address, pictures_of, sample_tables, texts_of
 from fortifai_ray.results.reader import StudyResults
 from fortifai_ray.results.schema import read_table
 
@@ -92,11 +92,11 @@ def text_page(table: SampleTable) -> str:
     return f"<p><b>{escape(_on_one_line(table.heading))}</b></p>{whole}"
 
 
-def _text(sample: tuple[str | None, str] | None) -> str:
+def _text(sample: Sample | None) -> str:
     if sample is None:
         return "–"
-    prompt, text = sample
-    return (f"<i>{escape(_on_one_line(prompt))}</i>\n" if prompt else "") + escape(_on_one_line(text))
+    prompt, same, changed, rest = (escape(_on_one_line(part or "")) for part in sample)
+    return (f"<i>{prompt}</i>\n" if prompt else "") + same + (f"<mark>{changed}</mark>" if changed else "") + rest
 
 
 def _on_one_line(text: str) -> str:

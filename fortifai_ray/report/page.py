@@ -20,6 +20,7 @@ from fortifai_ray.report.charts.curves import draw
 from fortifai_ray.report.charts.encodings import MOST_BANDS, MOST_IN_LEGEND, key
 from fortifai_ray.report.charts.histograms import TEXTS, histogram_chart, probability_table
 from fortifai_ray.report.charts.onset import onset_chart, ratio_chart
+from fortifai_ray.report.headline import headline
 from fortifai_ray.report.points import BAND, MANY_CHAINS, MOST_POINTS, Curve, curve
 from fortifai_ray.report.samples import MOST_CELLS, sample_tables, strips
 from fortifai_ray.report.search import Figure, search_tables
@@ -73,6 +74,7 @@ def _render(results: StudyResults, made_from: str) -> str:
     ).render(
         results=results,
         made_from=made_from,
+        headline=headline(results),
         headings=HEADINGS,
         searches=search_tables(results),
         sections=[] if results.search else [section(results, criterion) for criterion in results.criteria],

@@ -6,7 +6,9 @@ Each cell is represented by its chain with the lowest seed, so that cells differ
 from __future__ import annotations
 
 import base64
+import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import polars as pl
 
@@ -26,16 +28,28 @@ MOST_BYTES = 500_000  # per picture; a strip of larger ones would make the page 
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
+class Sample(NamedTuple):
+    """A text in three parts, which are the whole of it when joined, and its prompt where that is its own.
+
+    ``changed`` is the first word in which it differs from the text above it, of the same cell and prompt.
+    """
+
+    prompt: str | None
+    same: str
+    changed: str
+    rest: str
+
+
 @dataclass(frozen=True)
 class SampleTable:
     """The continuations of one prompt, or of one row where each generation has its own prompts.
 
-    Each of ``lines`` holds a generation and, per cell, (prompt or None, text), or None where the cell has no sample.
+    Each of ``lines`` holds a generation and, per cell, its sample, or None where the cell has none.
     """
 
     heading: str
     cells: list[str]
-    lines: list[tuple[int, list[tuple[str | None, str] | None]]]
+    lines: list[tuple[int, list[Sample | None]]]
 
 
 @dataclass(frozen=True)
@@ -72,7 +86,9 @@ def sample_tables(results: StudyResults, wanted: pl.Expr | None = None) -> tuple
     shown = shown.join(texts, on=["chain_id", "generation", "row"], how="left", maintain_order="left")
     tables = [_table(rows, cells[:MOST_CELLS], generations, key) for key, rows in _prompts(shown)]
     more = _left_out(len(cells) - MOST_CELLS, "samples.parquet")
-    return tables, f"Each cell's lowest seed; texts are cut at {MOST_CHARACTERS} characters.{more}"
+    marks = any(sample and sample.changed for table in tables for _, line in table.lines for sample in line)
+    marked = "Marked: the first word that differs from the text above it." if marks else ""
+    return tables, f"Each cell's lowest seed; texts are cut at {MOST_CHARACTERS} characters. {marked}{more}"
 
 
 def texts_of(results: StudyResults, rows: pl.Expr | None = None, columns: list[str] | None = None) -> pl.DataFrame:
@@ -153,8 +169,26 @@ def _table(rows: pl.DataFrame, cells: list[str], generations: list[int], key: st
         prompt = _cut(row["prompt_text"]) if key == "row" else None
         texts.setdefault((row["generation"], row["cell"]), (prompt, _cut(row["generated_text"])))
     heading = f"Row {rows['row'][0]}" if key == "row" else f"Prompt: “{_cut(rows['prompt_text'][0])}”"
-    lines = [(generation, [texts.get((generation, cell)) for cell in cells]) for generation in generations]
+    before: dict[str, tuple[str | None, str]] = {}
+    lines: list[tuple[int, list[Sample | None]]] = []
+    for generation in generations:
+        line: list[Sample | None] = []
+        for cell in cells:
+            text = texts.get((generation, cell))
+            line.append(None if text is None else _marked(*text, before.get(cell)))
+            before |= {} if text is None else {cell: text}
+        lines.append((generation, line))
     return SampleTable(heading, cells, lines)
+
+
+def _marked(prompt: str | None, text: str, before: tuple[str | None, str] | None) -> Sample:
+    """A text with the first word marked in which it differs from an earlier one after the same prompt."""
+    if before is None or before[0] != prompt or before[1] == text:
+        return Sample(prompt, text, "", "")
+    words, earlier = (re.split(r"(\s+)", one) for one in (text, before[1]))  # words and the spaces between them
+    at = next((i for i, pair in enumerate(zip(words, earlier, strict=False)) if len({*pair}) > 1), len(earlier))
+    at += not words[at:] or not words[at].strip()  # a space is no word: the next is
+    return Sample(prompt, "".join(words[:at]), "".join(words[at : at + 1]), "".join(words[at + 1 :]))
 
 
 def _cut(text: str | None) -> str:

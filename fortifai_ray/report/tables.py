@@ -176,7 +176,7 @@ def conclusion_lines(results: StudyResults, most: int | None = None) -> list[str
     """What can and what cannot be concluded, a sentence each; beyond ``most``, the number of sentences left out."""
     if results.fidelity is None or results.chains is None:
         return []
-    lines = [printable(line) for line in conclusions(results.fidelity, results.chains)]
+    lines = [printable(line) for line in conclusions(results.fidelity, results.chains, results.cells.label)]
     if most is None or len(lines) <= most:
         return lines
     return [*lines[:most], f"… and {len(lines) - most} further sentences in report.html"]

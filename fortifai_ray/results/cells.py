@@ -53,6 +53,10 @@ class Cells:
         """The cells' names, in order."""
         return list(self.labels.values())
 
+    def label(self, row: Mapping[str, Any]) -> str | None:
+        """The name of a row's cell; None for an unknown one."""
+        return self.labels.get(_identity(row.get(key) for key in self.keys)) if self.keys else self.order[0]
+
     def name(self, table: pl.DataFrame) -> pl.DataFrame:
         """``table`` with a column ``cell``, the name of each row's cell (null for an unknown cell)."""
         if not self.keys:

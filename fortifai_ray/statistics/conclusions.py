@@ -1,6 +1,7 @@
 """What a study's tables allow one to conclude, and what they do not, in sentences that each name their criterion."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from itertools import groupby
 from typing import Any
 
 import polars as pl
@@ -12,14 +13,16 @@ from fortifai_ray.statistics.ratios import MIN_PAIRS
 
 _LEAST = {"exact": "", "lower": "at least ", "upper": "at most "}
 _IN = {unit: f"in {fi_unit(unit, 'data')}" for unit in FI_UNITS}
+Name = Callable[[Mapping[str, Any]], str | None]
 
 
-def conclusions(fidelity: pl.DataFrame, chains: pl.DataFrame) -> list[str]:
+def conclusions(fidelity: pl.DataFrame, chains: pl.DataFrame, name: Name | None = None) -> list[str]:
     """What the tables show, criterion by criterion, and what they cannot show.
 
     Args:
         fidelity: as :func:`~fortifai_ray.statistics.fidelity.fidelity_table` returns it.
         chains: as :func:`~fortifai_ray.statistics.chains.chain_table` returns it.
+        name: the name of the cell of a row of ``fidelity``; by default its keys with their values.
 
     Returns:
         Plain sentences. For each criterion, if so: chains without a verdict, no collapse, collapse at generation 0
@@ -31,11 +34,13 @@ def conclusions(fidelity: pl.DataFrame, chains: pl.DataFrame) -> list[str]:
     return [
         f"Under {criterion.words}: {sentence}"
         for criterion in criteria_of(chains)
-        for sentence in _about(fidelity.filter(criterion_rows(criterion)), chains.filter(criterion_rows(criterion)))
+        for sentence in _about(
+            fidelity.filter(criterion_rows(criterion)), chains.filter(criterion_rows(criterion)), name or _keys
+        )
     ]
 
 
-def _about(cells: pl.DataFrame, chains: pl.DataFrame) -> Iterator[str]:
+def _about(cells: pl.DataFrame, chains: pl.DataFrame, name: Name) -> Iterator[str]:
     """The sentences of one criterion."""
     judged = chains.filter(pl.col("status") != "failed")
     if lost := chains.height - judged.height:
@@ -57,7 +62,7 @@ def _about(cells: pl.DataFrame, chains: pl.DataFrame) -> Iterator[str]:
             "collapse, and there is no ratio. Choose a threshold further from generation 0."
         )
         return
-    yield from _comparisons(cells)
+    yield from _comparisons(cells, name)
 
 
 def _nothing_collapsed(judged: pl.DataFrame) -> str:
@@ -82,9 +87,8 @@ def _lengths(judged: pl.DataFrame, collapsed: pl.DataFrame) -> Iterator[str]:
         )
 
 
-def _comparisons(cells: pl.DataFrame) -> Iterator[str]:
+def _comparisons(cells: pl.DataFrame, name: Name) -> Iterator[str]:
     """Each cell against the baseline, or why there is nothing to compare."""
-    keys = cells.columns[: cells.columns.index("metric")]
     of_generations = cells.filter(pl.col("unit") == "generations")
     others = of_generations.filter(~pl.col("is_baseline"))
     if not of_generations["is_baseline"].any():
@@ -104,17 +108,18 @@ def _comparisons(cells: pl.DataFrame) -> Iterator[str]:
             "there is only one seed: a difference between cells is indistinguishable from one between seeds, and there "
             f"are no intervals. Run at least {MIN_PAIRS} seeds."
         )
-    yield from _cell_by_cell(cells, others, keys)
+    yield from _cell_by_cell(cells, others, name)
 
 
-def _cell_by_cell(cells: pl.DataFrame, others: pl.DataFrame, keys: Sequence[str]) -> Iterator[str]:
-    tests = others["logrank_p"].count()
+def _cell_by_cell(cells: pl.DataFrame, others: pl.DataFrame, name: Name) -> Iterator[str]:
+    tests, keys = others["logrank_p"].count(), _cell_keys(cells)
     for row in others.iter_rows(named=True):
-        yield _ratio(row, keys, tests)
         same = pl.all_horizontal(pl.col(key).eq_missing(pl.lit(row[key])) for key in keys) if keys else pl.lit(True)
-        for other in cells.filter(same & (pl.col("unit") != "generations")).iter_rows(named=True):
-            if other["fi_ratio"] is not None:
-                yield _ratio(other, keys, tests)
+        rest = cells.filter(same & (pl.col("unit") != "generations"), pl.col("fi_ratio").is_not_null())
+        rows = [row, *rest.iter_rows(named=True)]
+        said = [(_ratio(one, name(row) or _keys(row), tests), _IN[one["unit"]]) for one in rows]
+        for (before, after), group in groupby(said, key=lambda one: one[0]):  # the same in two units is said once
+            yield before + " and ".join(unit for _, unit in group) + after
     if tests > 1:
         yield (
             f"{tests} cells were tested against the baseline. The p values above are adjusted for that (Holm); the "
@@ -122,15 +127,15 @@ def _cell_by_cell(cells: pl.DataFrame, others: pl.DataFrame, keys: Sequence[str]
         )
 
 
-def _ratio(row: Mapping[str, Any], keys: Sequence[str], tests: int) -> str:
-    name, unit = _name(row, keys), _IN[row["unit"]]
+def _ratio(row: Mapping[str, Any], name: str, tests: int) -> tuple[str, str]:
+    """A cell's sentence, without the unit between its two parts."""
     if row["fi_ratio"] is None:
         test = _test(row, tests).removeprefix("; ")
-        said = f"{name} has no ratio to the baseline {unit}: {_why_not(row)}"
-        return f"{said}{_means(row)}." + (f" {test.capitalize()}." * bool(test))
-    said = f"{name} stays faithful {_LEAST[row['fi_ratio_bound']]}{row['fi_ratio']:.3g} times as long as the baseline"
-    said += f" {unit} ({row['n_pairs']} pair{_s(row['n_pairs'])}{_interval(row)}{_censored(row)}{_test(row, tests)})"
-    return f"{said}: {_verdict(row)}{_means(row) if row['fi_ratio_bound'] != 'exact' else ''}."
+        why = f": {_why_not(row)}{_means(row)}." + (f" {test.capitalize()}." * bool(test))
+        return f"{name} has no ratio to the baseline ", why
+    said = f"{name} stays faithful {_LEAST[row['fi_ratio_bound']]}{row['fi_ratio']:.3g} times as long as the baseline "
+    basis = f" ({row['n_pairs']} pair{_s(row['n_pairs'])}{_interval(row)}{_censored(row)}{_test(row, tests)})"
+    return said, f"{basis}: {verdict(row)}{_means(row) if row['fi_ratio_bound'] != 'exact' else ''}."
 
 
 def _why_not(row: Mapping[str, Any]) -> str:
@@ -184,7 +189,8 @@ def _test(row: Mapping[str, Any], tests: int) -> str:
     return f"; log-rank p = {row['logrank_p_holm']:.2g}" + (f", adjusted for {tests} cells" if tests > 1 else "")
 
 
-def _verdict(row: Mapping[str, Any]) -> str:
+def verdict(row: Mapping[str, Any]) -> str:
+    """What the interval of a row's ratio says: longer, sooner, or indistinguishable."""
     low, high = row["fi_ratio_low"], row["fi_ratio_high"]
     if low is None and high is None:
         if row["n_pairs"] < MIN_PAIRS:
@@ -197,7 +203,12 @@ def _verdict(row: Mapping[str, Any]) -> str:
     return "indistinguishable from the baseline"
 
 
-def _name(row: Mapping[str, Any], keys: Sequence[str]) -> str:
+def _cell_keys(cells: pl.DataFrame) -> list[str]:
+    return cells.columns[: cells.columns.index("metric")]
+
+
+def _keys(row: Mapping[str, Any]) -> str:
+    keys = list(row)[: list(row).index("metric")]
     return " ".join(f"{key}={row[key]}" for key in keys if row[key] is not None) or "the recipe"
 
 

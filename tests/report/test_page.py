@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from fortifai_ray.report import write_report
-from fortifai_ray.report.samples import sample_tables
+from fortifai_ray.report.samples import Sample, _table, sample_tables
 from fortifai_ray.results.reader import open_study
 from fortifai_ray.results.schema import read_table, write_table
 from fortifai_ray.statistics.criterion import CollapseCriterion
@@ -221,7 +221,44 @@ def test_samples_follow_a_prompt_through_the_generations(tmp_path: Path) -> None
     assert [table.heading for table in tables] == ["Prompt: “Prompt 0”", "Prompt: “Prompt 1”", "Prompt: “Prompt 2”"]
     generation, samples = tables[0].lines[2]
     assert (generation, tables[0].cells) == (2, ["cross entropy", "TCE γ=0.3", "TCE γ=0.9"])
-    assert samples == [(None, "word word word ")] * 3
+    assert samples == [Sample(None, "word word ", "word", " ")] * 3
+
+
+def sample_after(earlier: str | None, text: str, prompts: tuple[str, str] = ("p", "p")) -> Sample:
+    """How the text of generation 1 is shown below that of generation 0."""
+    rows = [(0, earlier, prompts[0]), (1, text, prompts[1])]
+    known = [
+        dict(zip(("generation", "generated_text", "prompt_text"), row, strict=True))
+        for row in rows
+        if row[1] is not None
+    ]
+    table = _table(pl.DataFrame(known).with_columns(cell=pl.lit("a"), row=0), ["a"], [0, 1], "row")
+    sample = table.lines[1][1][0]
+    assert sample is not None
+    return sample
+
+
+@pytest.mark.parametrize(
+    ("earlier", "text", "marked"),
+    [
+        ("the cat sat", "the dog sat", "dog"),
+        ("the cat sat", "a cat sat", "a"),
+        ("the cat", "the cat sat down", "sat"),
+        ("the cat sat", "the cat", ""),  # only shorter: nothing in it differs
+        ("the cat sat", "the cat sat", ""),
+        ("the cat sat", "the  cat sat", "cat"),  # by a space alone: the word after it
+        ("the cat", "the\ncat", "cat"),
+        ("the cat\n", "the cat sat", "sat"),
+        ("the cat", "the cat\n\n", ""),
+        ("x", "", ""),
+        (None, "the cat", ""),  # no text above it
+    ],
+)
+def test_the_first_word_that_differs_from_the_text_above_is_marked(earlier: str | None, text: str, marked: str) -> None:
+    """And nothing of the text is lost or made up."""
+    sample = sample_after(earlier, text)
+    assert (sample.changed, sample.same + sample.changed + sample.rest) == (marked, text)
+    assert sample_after(earlier, text, ("p", "another")).changed == ""
 
 
 def test_only_the_sample_texts_that_are_shown_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,7 +283,7 @@ def test_samples_with_prompts_of_their_own_are_followed_by_row(tmp_path: Path) -
     results = open_study(write_study(tmp_path, text="word", fixed_prompts=False))
     tables, _ = sample_tables(results)
     assert tables[0].heading == "Row 0"
-    assert tables[0].lines[1][1][0] == ("Prompt 0 of generation 1", "word word ")
+    assert tables[0].lines[1][1][0] == Sample("Prompt 0 of generation 1", "word word ", "", "")
 
 
 def test_a_command_that_only_mentions_reports_stays_fast() -> None:

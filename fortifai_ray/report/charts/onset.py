@@ -63,7 +63,7 @@ def onset_chart(
 
 
 def _onset_axis() -> alt.X:
-    scale = alt.Scale(zero=True, nice=False, padding=10)
+    scale = alt.Scale(zero=False, nice=False, padding=10)  # begins near the data
     return alt.X("at:Q", title="onset (generations)", scale=scale, axis=alt.Axis(tickMinStep=1))
 
 

@@ -68,7 +68,7 @@ def onset_over_key(probes: pl.DataFrame, over: str, cells: Cells) -> alt.LayerCh
     rows = probes.filter(pl.col("onset").is_finite()).to_dicts()
     if not rows:
         return None
-    y = alt.Y("onset:Q", title="onset (generations)", scale=alt.Scale(zero=True, nice=False, padding=8))
+    y = alt.Y("onset:Q", title="onset (generations)", scale=alt.Scale(zero=False, nice=False, padding=8))
     tooltip: Tooltips = ["cell:N", alt.Tooltip("at:Q", title=over), "seed:Q", "status:N", "onset:Q"]
     layers = [
         mark.encode(x=_key_axis(over), y=y, color=colour_of(cells), tooltip=tooltip)

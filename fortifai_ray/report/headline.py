@@ -1,0 +1,122 @@
+"""The one sentence with which a report begins: what the study found, with its interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fortifai_ray.report.search import search_tables
+from fortifai_ray.report.tables import cell_rows, conclusion_lines
+from fortifai_ray.results.reader import StudyResults
+from fortifai_ray.results.words import counted, number, printable, ratio
+from fortifai_ray.statistics.conclusions import verdict
+from fortifai_ray.statistics.criterion import Collapse
+
+UNTOLD = ("baseline", "not determined")  # in the column of ratios to the baseline's critical value
+MOST_NAMED = 3  # cells of one verdict, those furthest from 1 first
+MOST_EXTREME = 2  # cells in which most, and in which fewest, of the chains collapse
+
+
+def headline(results: StudyResults) -> tuple[str, str]:
+    """A sentence, and how its figures are to be read; two empty texts where nothing has been measured.
+
+    A grid is told by the fidelity-interval ratios under its first criterion, a search by what it found.
+    """
+    if search_tables(results, draw=False):
+        return _best(results) if results.search["kind"] == "optimise" else _critical(results)
+    return _ratios(results)
+
+
+def _ratios(results: StudyResults) -> tuple[str, str]:
+    if not (lines := conclusion_lines(results)):
+        return "", ""
+    criterion = results.criteria[0]
+    rows = [row for row in cell_rows(results, criterion) if row["unit"] == "generations"]
+    told = [row for row in rows if not row["is_baseline"] and row["fi_ratio"] is not None]
+    reading = _reading(criterion, len(results.criteria) - 1)
+    if not told:
+        return _collapses(rows) or lines[0].removeprefix(f"Under {printable(criterion.words)}: "), reading
+    baselines = sorted(results.cells.baselines)
+    baseline = baselines[0] if len(baselines) == 1 else "its baseline"
+    said = _one(told[0], baseline) if len(rows) == 2 else _several(told, rows, baseline)
+    pairs = sorted({row["n_pairs"] for row in told})
+    basis = counted(pairs[0], "pair") if len(pairs) == 1 else f"{pairs[0]:,} to {pairs[-1]:,} pairs"
+    if all(row["fi_ratio_low"] is None and row["fi_ratio_high"] is None for row in told):
+        return printable(said), f"Ratios of fidelity intervals, from {basis} of chains. {reading}"
+    level = f"{100 * told[0]['level']:g}%"
+    return printable(said), f"Ratios of fidelity intervals, with {level} intervals, from {basis} of chains. {reading}"
+
+
+def _collapses(rows: Sequence[Mapping[str, Any]]) -> str:
+    """How many chains of each cell collapse, and when; "" where no chain has a verdict."""
+    rows = [row for row in rows if row["n_chains"]]
+    shown = sorted(rows, key=lambda row: row["n_censored"] / row["n_chains"])
+    if len(rows) > 2 * MOST_EXTREME:
+        shown = [*shown[:MOST_EXTREME], *shown[-MOST_EXTREME:]]
+    said = []
+    for row in shown:
+        collapsed = row["n_chains"] - row["n_censored"]
+        when = "" if row["fi_median"] is None else f", half of them after {number(row['fi_median'])} generations"
+        share = {0: "none", row["n_chains"]: "all"}.get(collapsed, f"{collapsed:,}")
+        said.append(f"{row['cell']}: {share} of {counted(row['n_chains'], 'chain')}{when}")
+    more = f"; {counted(len(rows) - len(shown), 'further cell')} between these" if len(rows) > len(shown) else ""
+    return printable(f"Collapsed, {'; '.join(said)}{more}.") if said else ""
+
+
+def _one(row: Mapping[str, Any], baseline: str) -> str:
+    return f"{row['cell']} stays faithful {ratio(row, is_baseline=False)} times as long as {baseline}: {verdict(row)}."
+
+
+def _several(told: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], baseline: str) -> str:
+    """Cells by verdict, then those that the baseline cannot be told from, then those without a ratio."""
+    parts = []
+    for longer, verb in ((True, "longer than"), (False, "less long than")):
+        cells = [row for row in told if _is_longer(row) is longer]
+        if cells:
+            parts.append(f"{_named(cells)} {'stay' if len(cells) > 1 else 'stays'} faithful {verb} {baseline}")
+    if alike := [row for row in told if _is_longer(row) is None]:
+        parts.append(f"{_named(alike)} cannot be told from {'it' if parts else baseline}")
+    if missing := sum(not row["is_baseline"] for row in rows) - len(told):
+        parts.append(f"{counted(missing, 'cell')} {'have' if missing > 1 else 'has'} no ratio")
+    return "; ".join(parts) + "."
+
+
+def _is_longer(row: Mapping[str, Any]) -> bool | None:
+    low, high = row["fi_ratio_low"], row["fi_ratio_high"]
+    return True if low is not None and low > 1 else False if high is not None and high < 1 else None
+
+
+def _named(cells: Sequence[Mapping[str, Any]]) -> str:
+    ranked = sorted(cells, key=lambda row: -abs(math.log(row["fi_ratio"])) if row["fi_ratio"] > 0 else -math.inf)
+    names = [f"{row['cell']} ({ratio(row, is_baseline=False)})" for row in ranked[:MOST_NAMED]]
+    if len(cells) > MOST_NAMED:
+        names.append(counted(len(cells) - MOST_NAMED, "further cell"))
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _reading(criterion: Collapse, others: int) -> str:
+    below = f"; {others} further {'criterion' if others == 1 else 'criteria'} below" if others else ""
+    return f"Collapse: {printable(criterion.words)}{below}."
+
+
+def _critical(results: StudyResults) -> tuple[str, str]:
+    rows = search_tables(results, draw=False)[0].rows
+    said = [_point(*row[:4]) for row in rows[:MOST_NAMED]]
+    said += [counted(len(rows) - MOST_NAMED, "further cell")] if len(rows) > MOST_NAMED else []
+    over, level = results.search["over"], 100 * float(results.search.get("level", 0.9))
+    text = f"Half of the chains collapse at a critical value of {over}: {'; '.join(said)}."
+    return printable(text), f"{level:g}% intervals. {_reading(results.criteria[0], len(results.criteria) - 1)}"
+
+
+def _point(cell: str, critical: str, interval: str, over_baseline: str) -> str:
+    found = f"{cell} {critical}{f' [{interval}]' if interval else ''}"
+    return found if over_baseline in UNTOLD else f"{found}, {over_baseline} times the baseline's"
+
+
+def _best(results: StudyResults) -> tuple[str, str]:
+    point, ratio_text, interval, pairs = search_tables(results, draw=False)[0].rows[0]
+    found = f"{ratio_text} [{interval}]" if interval else ratio_text
+    tried = counted(len(results.searched["points"]), "point")
+    text = f"The largest ratio to the baseline is {found}, at {point} ({pairs} pairs)."
+    return printable(text), f"The best of {tried} is flattered by chance: run it again with other seeds."
