@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
+from fortifai_ray import __version__
 from fortifai_ray.errors import UserError
 from fortifai_ray.process.search_path import libraries_first
 from fortifai_ray.process.signals import Stopped, answering_signals, exit_code
@@ -16,16 +17,38 @@ from fortifai_ray.process.signals import Stopped, answering_signals, exit_code
 app = typer.Typer(
     name="fortifai",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="When do generative models trained on their own output collapse, what delays it, and by how much? "
-    "Start with: fortifai sweep sweeps/quickstart.yaml",
+    "Start with: fortifai sweep quickstart",
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"fortifai {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
 
 
 def _console() -> Console:
     """The terminal's own width; in a file or a pipe, wide enough for the tables."""
     return Console(width=None if sys.stdout.isatty() else 120)
+
+
+def _studies(incomplete: str) -> list[str]:
+    """The shipped studies and the study files here that begin so, for the shell."""
+    from fortifai_ray.study.shipped import shipped
+
+    here = map(str, (path for ending in ("yaml", "yml") for path in Path().glob(f"*.{ending}")))
+    return [name for name in (*here, *(study.name for study in shipped())) if name.startswith(incomplete)]
 
 
 _Storage = Annotated[str, typer.Option("--storage", help="Folder of stages, results and runs, or s3://BUCKET/PREFIX.")]
@@ -34,7 +57,12 @@ _STORAGE = "runs"
 
 @app.command()
 def sweep(
-    file: Annotated[Path, typer.Argument(help="The study file (YAML), e.g. sweeps/quickstart.yaml.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="The study file (YAML), or the name of a shipped study, e.g. quickstart.", autocompletion=_studies
+        ),
+    ],
     storage: _Storage = _STORAGE,
     address: Annotated[str | None, typer.Option(help="A running Ray cluster; without it Ray is started here.")] = None,
     override: Annotated[
@@ -91,6 +119,40 @@ def sweep(
 def _say_interrupted(console: Console, what: str, code: int) -> NoReturn:
     console.print(f"{what}: the same command resumes from here", highlight=False, soft_wrap=True)
     raise typer.Exit(code)
+
+
+@app.command()
+def new(
+    name: Annotated[Path, typer.Argument(help="The study's name: NAME.yaml is written; with folders, there.")],
+    family: Annotated[
+        str, typer.Option(help="language, vae, diffusion, gaussian …, or one of your own (module:Class).")
+    ] = "language",
+    model: Annotated[
+        str | None, typer.Option(help="Of language models: a checkpoint's folder, a GGUF file, a preset or a hub name.")
+    ] = None,
+) -> None:
+    """Write a study file to begin with: it runs as it is, and its comments say what each key means."""
+    from fortifai_ray.study.template import write_study
+
+    path = write_study(name, family, model)
+    check = f"fortifai sweep {shlex.quote(str(path))} --dry-run"
+    _console().print(f"{path}: check it with {check}", highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
+def studies(
+    name: Annotated[str | None, typer.Argument(help="Print this study's file.", autocompletion=_studies)] = None,
+) -> None:
+    """List the studies that are shipped, and how long each takes; or print one, to begin your own with.
+
+    Each runs by its name: fortifai sweep quickstart.
+    """
+    from fortifai_ray.study.shipped import named, print_shipped
+
+    if name is None:
+        print_shipped(_console())
+    else:
+        print(named(name).path.read_text(encoding="utf-8"), end="")
 
 
 @app.command()

@@ -1,7 +1,8 @@
 """Generate the pages of ``docs/`` that describe the code: ``python scripts/docs.py [--check] [PAGE …]``.
 
 Each page is made from what it describes (the models of a study file, the registry of metrics, the claims as they were
-last measured), so that it cannot drift. ``--check`` writes nothing and exits with 1 where a page is stale.
+last measured), so that it cannot drift; so is the schema beside the study files. ``--check`` writes nothing and exits
+with 1 where a page is stale.
 """
 
 from __future__ import annotations
@@ -29,17 +30,27 @@ def main() -> int:
     stale = [page for page in given.page or PAGES if not up_to_date(page)]
     for page in stale:
         if given.check:
-            print(f"docs/{page}.md is stale: run `make docs`", file=sys.stderr)
+            print(f"{_shown(page)} is stale: run `make docs`", file=sys.stderr)
         else:
-            (DOCS / f"{page}.md").write_text(PAGES[page](), encoding="utf-8")
-            print(f"docs/{page}.md")
+            _path(page).write_text(PAGES[page](), encoding="utf-8")
+            print(_shown(page))
     return int(bool(stale) and given.check)
 
 
 def up_to_date(page: str) -> bool:
     """Whether a generated page is what its source gives today."""
-    path = DOCS / f"{page}.md"
+    path = _path(page)
     return path.is_file() and path.read_text(encoding="utf-8") == PAGES[page]()
+
+
+def _path(page: str) -> Path:
+    from fortifai_ray.study.shipped import SCHEMA
+
+    return PROJECT / "sweeps" / SCHEMA if page == "schema" else DOCS / f"{page}.md"
+
+
+def _shown(page: str) -> str:
+    return _path(page).relative_to(PROJECT).as_posix()
 
 
 def table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
@@ -396,11 +407,21 @@ def engines() -> str:
     return _ENGINES + table(headings, rows) + "\n"
 
 
+def schema() -> str:
+    """``sweeps/study.schema.json``, for editors, from the pydantic models of a study file."""
+    import json
+
+    from fortifai_ray.study.schema import study_schema
+
+    return json.dumps(study_schema(), indent=1, ensure_ascii=False) + "\n"
+
+
 PAGES: Mapping[str, Callable[[], str]] = {
     "studies": studies,
     "metrics": metrics,
     "replications": replications,
     "engines": engines,
+    "schema": schema,
 }
 
 if __name__ == "__main__":

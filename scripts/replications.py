@@ -6,7 +6,6 @@ has run in a storage into ``docs/data/replications.json``; ``scripts/docs.py`` m
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 import sys
@@ -74,12 +73,6 @@ def _measured() -> list[dict[str, Any]]:
     return json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.is_file() else []
 
 
-def _about(file: Path) -> str:
-    """The comment that a study file begins with."""
-    with file.open(encoding="utf-8") as lines:
-        return " ".join(line.lstrip("# ").strip() for line in itertools.takewhile(lambda line: line[0] == "#", lines))
-
-
 def _entry(file: Path, folder: Path) -> dict[str, Any]:
     """What one study measured."""
     import polars as pl
@@ -108,6 +101,7 @@ def _entry(file: Path, folder: Path) -> dict[str, Any]:
 def page() -> str:
     """``docs/replications.md``."""
     from docs import table
+    from fortifai_ray.study.shipped import about
 
     entries, files = _measured(), sorted((PROJECT / "sweeps").glob("*.yaml"))
     measured = {entry["study"] for entry in entries}
@@ -117,7 +111,7 @@ def page() -> str:
     parts.append(f"\nShipped, and not measured yet: {left}. Most need a GPU, a model hub or a benchmark's files.\n")
     for entry in counted:
         file = PROJECT / "sweeps" / f"{entry['study']}.yaml"
-        parts.append(f"\n## {entry['study']}\n\n[{file.name}](../sweeps/{file.name}): {_about(file)}\n")
+        parts.append(f"\n## {entry['study']}\n\n[{file.name}](../sweeps/{file.name}): {about(file)}\n")
         if entry["claims"]:
             headings = ("claim", "kind", "asked", "wrong theories", "measured", "chains", "verdict")
             parts.append(table(headings, [_claim(claim) for claim in entry["claims"]]) + "\n")

@@ -108,7 +108,12 @@ class Claim(Section):
     value: Annotated[Number | tuple[Number, Number], BeforeValidator(lambda value: _readable_value(value))] = Field(
         description="a number or a closed form, or a pair `[low, high]` of them for `between`"
     )
-    must_reject: Annotated[tuple[WrongTheory, ...], BeforeValidator(lambda value: _wrong_theories(value))] = Field(
+    must_reject: Annotated[
+        tuple[WrongTheory, ...],
+        BeforeValidator(
+            lambda value: _wrong_theories(value), json_schema_input_type=WrongTheory | tuple[WrongTheory, ...]
+        ),
+    ] = Field(
         (),
         description="the nearest wrong theories, one or a list; a theory claim needs one. None may satisfy the claim, "
         "and with `equals` the tolerance is at most half of the distance to each",

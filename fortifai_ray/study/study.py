@@ -24,6 +24,7 @@ from fortifai_ray.study.claims import Claim
 from fortifai_ray.study.grid import Chain, asked_types, common, grid, put, resolve, whole_sections
 from fortifai_ray.study.resources import ResourcesConfig
 from fortifai_ray.study.search import Search, refuse_search
+from fortifai_ray.study.shipped import find
 from fortifai_ray.validation import Section, a_name, all_keys, dump_yaml, parse_yaml, read_yaml, unknown_key, validated
 
 _CELLS_KNOWN = 1000  # whose baselines are kept: a search makes cells as it goes
@@ -98,10 +99,13 @@ class StudySettings(Section):
     vary: Annotated[dict[str, _Values], BeforeValidator(_is_a_grid)] = Field(
         {}, description="values of each varied key: a list (of whole sections too) or a range of whole numbers"
     )
-    collapse: Annotated[list[Collapse], BeforeValidator(_as_list), Field(min_length=1), AfterValidator(_different)] = (
-        Field(
-            description="the collapse criterion, or a list of them, each judged by itself; any_of makes one of several"
-        )
+    collapse: Annotated[
+        list[Collapse],
+        BeforeValidator(_as_list, json_schema_input_type=Collapse | list[Collapse]),
+        Field(min_length=1),
+        AfterValidator(_different),
+    ] = Field(
+        description="the collapse criterion, or a list of them, each judged by itself; any_of makes one of several"
     )
     baseline: dict[str, Any] = Field(
         {"loss.kind": "cross_entropy"}, description="the keys in which a chain's baseline differs from the chain"
@@ -190,10 +194,12 @@ class Study:
 
 
 def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
-    """Read and check a study file; ``overrides`` are ``key=value`` with a dotted key and a YAML value.
+    """Read and check a study file, given by its path or by its name (:func:`~fortifai_ray.study.shipped.find`);
+    ``overrides`` are ``key=value`` with a dotted key and a YAML value.
 
     Raises :class:`UserError` with the file, the key and what would be right.
     """
+    path = find(path)
     content = read_yaml(path, "a study file")
     if not isinstance(content, dict):
         raise UserError(f"{path}: a study file is a mapping of keys (name, family, corpus, …)")
