@@ -190,6 +190,65 @@ def claims(
 
 
 @app.command()
+def analyse(
+    history: Annotated[
+        str,
+        typer.Argument(
+            help="A .csv, .jsonl or .parquet file with a row per chain and generation, a folder of TensorBoard or "
+            "Weights & Biases runs, or mlflow:EXPERIMENT."
+        ),
+    ],
+    metric: Annotated[str, typer.Option(metavar="COLUMN", help="What the criterion judges.")],
+    step: Annotated[str, typer.Option(metavar="COLUMN", help="The generation: 0, 1, 2, …")],
+    by: Annotated[
+        list[str],
+        typer.Option(metavar="COLUMN[,COLUMN…]", help="What tells the compared cells apart, e.g. loss,gamma."),
+    ],
+    seed: Annotated[str, typer.Option(metavar="COLUMN", help="What repeats a cell: a whole number.")],
+    baseline: Annotated[
+        list[str],
+        typer.Option(metavar="COLUMN=VALUE", help="The chains that the others are compared with; may be repeated."),
+    ],
+    criterion: Annotated[
+        list[str],
+        typer.Option(
+            metavar="TEXT",
+            help="'above 2x own generation 0', 'above 2x baseline generation 0', 'below 0.75'; may be repeated.",
+        ),
+    ],
+    confirm: Annotated[
+        int | None,
+        typer.Option(min=0, help="Further generations that confirm a crossing; 1 if nothing says otherwise."),
+    ] = None,
+    storage: _Storage = _STORAGE,
+    name: Annotated[str | None, typer.Option(help="Of the results' folder; the history's own by default.")] = None,
+) -> None:
+    """Judge run histories that were made elsewhere: the same tables, sentences and report as after a sweep.
+
+    The baseline pairs within the other --by columns and the seed. docs/analyse.md has an example for each kind of
+    history.
+    """
+    from fortifai_ray.histories.analyse import analyse_history
+    from fortifai_ray.report import print_tables
+
+    folder = analyse_history(
+        history,
+        metric=metric,
+        step=step,
+        by=[column.strip() for columns in by for column in columns.split(",")],
+        seed=seed,
+        baseline=baseline,
+        criteria=criterion,
+        confirm=confirm,
+        storage=storage,
+        name=name,
+    )
+    console = _console()
+    print_tables(folder, console)
+    console.print(f"report: {folder / 'report.html'}", highlight=False, soft_wrap=True)
+
+
+@app.command()
 def evaluate(
     checkpoints: Annotated[
         list[Path], typer.Argument(help="Folders of Hugging Face checkpoints, from a sweep or from elsewhere.")

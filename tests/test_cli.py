@@ -10,6 +10,7 @@ import pytest
 from fortifai_ray.cli import main
 
 LICENCE = Path(__file__).parents[1] / "LICENSE"  # a short text
+LOSSES = (("ce", 1.6), ("tce", 1.3))
 STUDY = """
 name: tiny
 family: {kind: language, model: {preset: llama-tiny, vocab_size: 512}}
@@ -122,7 +123,7 @@ def test_a_dry_run_starts_nothing(
     assert not (tmp_path / "runs" / "mlflow.db").exists()
 
 
-@pytest.mark.parametrize("command", ["sweep", "report", "doctor", "ui"])
+@pytest.mark.parametrize("command", ["sweep", "analyse", "report", "doctor", "ui"])
 def test_help_teaches(command: str) -> None:
     """Each command explains itself, without importing what only the work needs."""
     code = (
@@ -153,3 +154,27 @@ def test_commands_in_hints_can_be_pasted_into_a_shell() -> None:
     texts = {path.relative_to(package): path.read_text(encoding="utf-8") for path in package.rglob("*.py")}
     assert sum(text.count("shlex.quote(") for text in texts.values()) >= 2
     assert not {str(path): found for path, text in texts.items() if (found := command.findall(text))}
+
+
+def test_a_history_is_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``fortifai analyse``: the tables and where the report is; a mistake is one line, exit code 2, nothing written."""
+    lines = [f"{loss},{seed},{gen},{rate**gen}" for loss, rate in LOSSES for seed in (0, 1, 2) for gen in range(6)]
+    (tmp_path / "a.csv").write_text("\n".join(["loss,seed,gen,ppl", *lines]))
+    asked = ["--metric", "ppl", "--step", "gen", "--seed", "seed", "--baseline", "loss=ce", "--storage", str(tmp_path)]
+    criterion = ["--criterion", "above 2x own generation 0", "--criterion", "above 3"]
+    command = ("analyse", str(tmp_path / "a.csv"), *asked, *criterion)
+    code, out, err = run(monkeypatch, capsys, *command, "--by", "los")
+    assert (code, out) == (2, "")
+    assert err == f"fortifai: {tmp_path / 'a.csv'}: --by los: no such column; did you mean loss?\n"
+    assert not (tmp_path / "a").exists()
+    code, out, err = run(monkeypatch, capsys, *command, "--by", "loss")
+    assert (code, err) == (0, "")
+    assert "loss=tce" in out
+    assert f"report: {tmp_path / 'a' / 'report.html'}" in out
+    assert {path.stem for path in (tmp_path / "a" / "results").glob("*.parquet")} == {
+        "generations",
+        "chains",
+        "fidelity",
+    }

@@ -153,7 +153,8 @@ def _orders(results: StudyResults, chains: pl.DataFrame, a: Collapse, b: Collaps
 
 def legend(results: StudyResults) -> list[str]:
     """What the fidelity table's words and marks mean, with the table's own level."""
-    baseline = ", ".join(f"{key}={value}" for key, value in results.baseline.items())
+    values = results.baseline.items()
+    baseline = ", ".join(f"no {key}" if value is None else f"{key}={value}" for key, value in values)
     if not results.cells.baselines:
         baseline += "; not in this study"
     table = results.fidelity

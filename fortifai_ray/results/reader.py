@@ -21,9 +21,10 @@ from fortifai_ray.results.schema import (
     table_path,
     varied_keys,
 )
-from fortifai_ray.statistics.chains import chain_table, failed_chains
+from fortifai_ray.statistics.chains import failed_chains
 from fortifai_ray.statistics.criterion import Collapse, criteria_of, criterion_from
-from fortifai_ray.statistics.fidelity import fidelity_table
+from fortifai_ray.statistics.judged import Terms
+from fortifai_ray.statistics.ratios import PlainBaseline
 from fortifai_ray.validation import read_yaml
 
 # The columns without which a table is of no use.
@@ -86,7 +87,14 @@ class StudyResults:
     def baseline(self) -> dict[str, Any]:
         """The dotted keys that make a chain a baseline chain: cross entropy where the study names none."""
         baseline = self.study.get("baseline")
-        return dict(baseline) if isinstance(baseline, dict) else BASELINE
+        if not isinstance(baseline, dict):
+            return BASELINE
+        return PlainBaseline(baseline) if "history" in self.study else dict(baseline)
+
+    @property
+    def terms(self) -> Terms:
+        """The terms on which its chains are judged."""
+        return Terms(self.criteria_asked, self.baseline, [*self.varied, "seed"], self.generations_asked)
 
     @property
     def search(self) -> dict[str, Any]:
@@ -287,19 +295,17 @@ class StudyResults:
         return table
 
     def _judged_chains(self) -> pl.DataFrame:
-        criteria = self.criteria_asked
-        if not criteria:
+        if not self.criteria_asked:
             raise UserError(f"{self.folder / 'study.yaml'}: collapse: missing; no criterion says what collapse is")
-        keys = [*self.varied, "seed"]
         try:
-            return chain_table(self.generations, criteria, self.baseline, keys, self.generations_asked)
+            return self.terms.chains(self.generations)
         except (ValueError, pl.exceptions.PolarsError) as error:
             raise UserError(f"{self.folder}: its generations cannot be judged: {error}") from error
 
     def _judged_fidelity(self) -> pl.DataFrame:
         assert self.chains is not None
         try:
-            return fidelity_table(self.chains, [*self.varied, "seed"], self.baseline)
+            return self.terms.fidelity(self.chains)
         except (ValueError, pl.exceptions.PolarsError) as error:
             raise UserError(f"{self.folder}: its chains cannot be judged: {error}") from error
 

@@ -11,8 +11,8 @@ import polars as pl
 
 from fortifai_ray.files import write_text
 from fortifai_ray.results import schema
-from fortifai_ray.statistics.chains import Reference, chain_table
-from fortifai_ray.statistics.fidelity import fidelity_table
+from fortifai_ray.statistics.chains import Reference
+from fortifai_ray.statistics.judged import Terms
 from fortifai_ray.study.study import Chain, Study
 from fortifai_ray.validation import dump_yaml
 
@@ -238,18 +238,10 @@ class ResultsWriter:
         generations = schema.read_table(self.folder, "generations")
         assert generations is not None, "it is written even where it is empty"
         settings, study = self._study.settings, self._study
-        judged = chain_table(
-            generations,
-            settings.collapse,
-            settings.baseline,
-            study.varied,
-            study.generations_asked,
-            failed=set(failed),
-            roster=_roster(chains),
-            references=references,
-        )
+        terms = Terms(settings.collapse, settings.baseline, study.varied, study.generations_asked)
+        judged = terms.chains(generations, failed=set(failed), roster=_roster(chains), references=references)
         schema.write_table(self.folder, "chains", judged)
-        schema.write_table(self.folder, "fidelity", fidelity_table(judged, study.varied, settings.baseline))
+        schema.write_table(self.folder, "fidelity", terms.fidelity(judged))
         return generations
 
     def write_points(self, points: pl.DataFrame) -> None:

@@ -162,7 +162,9 @@ def _intervals(chains: pl.DataFrame, groups: pl.DataFrame, varied: Sequence[str]
 def fi_units(chains: pl.DataFrame) -> list[FiUnit]:
     """The units in which the chains can be compared. ``synthetic_now`` is one where in some chain the training set at
     the onset held more than the mean of those up to it: the sets grow."""
-    known = [unit for unit in FI_UNITS if f"fi_{unit}" in chains.columns]
+    counted = chains["fi_generations"].count() > 0  # of no chain that was judged, no unit is known
+    columns = {unit: f"fi_{unit}" for unit in FI_UNITS if f"fi_{unit}" in chains.columns}
+    known = [unit for unit, column in columns.items() if not counted or chains[column].count()]
     if "synthetic_now" in known:
         now, consumed, generations = (pl.col(f"fi_{unit}") for unit in ("synthetic_now", "synthetic", "generations"))
         if not chains.select((now * generations > _GROWTH * consumed).any()).item():

@@ -41,6 +41,7 @@ are exact whatever lies beyond it: ``mean_difference``, ``mean_ratio``.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -50,6 +51,12 @@ from fortifai_ray.statistics.censored import Pairs, fit
 from fortifai_ray.statistics.intervals import mean_intervals, ratio_intervals
 
 Baseline = Mapping[str, object]
+
+
+class PlainBaseline(dict[str, Any]):
+    """A baseline that replaces its own keys alone: a dot in them means nothing, and every other key must be equal."""
+
+
 MIN_PAIRS = 3  # with fewer there is no interval
 RATIOS = ("fi_ratio", "fi_ratio_low", "fi_ratio_high", "fi_ratio_bound", "estimator")
 MEANS = (
@@ -65,6 +72,8 @@ def cell_keys(varied: Sequence[str]) -> list[str]:
 
 def outside_baseline(varied: Sequence[str], baseline: Baseline) -> list[str]:
     """The cell keys that a chain and its baseline share: those in none of the baseline's sections."""
+    if isinstance(baseline, PlainBaseline):
+        return [key for key in cell_keys(varied) if key not in baseline]
     sections = {key.rpartition(".")[0] or key for key in baseline}
     return [key for key in cell_keys(varied) if not any(key == s or key.startswith(f"{s}.") for s in sections)]
 

@@ -90,12 +90,20 @@ def _free(name: str) -> str:
     return name
 
 
-class StudySettings(Section):
-    """The keys of a study file that are not the recipe's."""
-
+class _Name(Section):
     name: Annotated[str, a_name("._-"), AfterValidator(_free)] = Field(
         max_length=100, description="folder of its results"
     )
+
+
+def check_name(name: str, source: str) -> str:
+    """A name that a storage can have a folder of; raises :class:`UserError`, beginning with ``source``, for others."""
+    return validated(_Name, {"name": name}, source).name
+
+
+class StudySettings(_Name):
+    """The keys of a study file that are not the recipe's."""
+
     vary: Annotated[dict[str, _Values], BeforeValidator(_is_a_grid)] = Field(
         {}, description="values of each varied key: a list (of whole sections too) or a range of whole numbers"
     )

@@ -1,0 +1,181 @@
+"""Fidelity of somebody else's runs: a history, judged as a sweep's chains are, in a folder as a sweep leaves it."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from fortifai_ray.errors import UserError
+from fortifai_ray.files import write_text
+from fortifai_ray.histories.columns import baseline_of, check_pairs, generations_of
+from fortifai_ray.histories.files import KINDS, read_file
+from fortifai_ray.histories.source import Columns, existing, table_of_runs
+from fortifai_ray.histories.trackers import EVENTS, OFFLINE, event_runs, mlflow_runs, offline_runs
+from fortifai_ray.metrics import METRICS
+from fortifai_ray.results.schema import table_path, write_table
+from fortifai_ray.statistics.criterion import Collapse, first_repeated
+from fortifai_ray.statistics.criterion_text import criterion_of
+from fortifai_ray.statistics.judged import Terms
+from fortifai_ray.statistics.ratios import PlainBaseline
+from fortifai_ray.storage.location import Storage
+from fortifai_ray.storage.mirror import StudyMirror
+from fortifai_ray.study.study import check_name
+from fortifai_ray.tracking.address import tracking_uri_for
+from fortifai_ray.validation import dump_yaml, read_yaml
+
+_MLFLOW = "mlflow:"
+
+
+@dataclass(frozen=True)
+class History:
+    """A history as it was read and checked: its rows as ``generations.parquet`` has them, and on which terms they are
+    judged; ``source`` is where it is."""
+
+    source: str
+    asked: Columns
+    terms: Terms
+    generations: pl.DataFrame
+
+
+def read_history(
+    history: str | Path,
+    *,
+    metric: str,
+    step: str,
+    by: Sequence[str],
+    seed: str,
+    baseline: Sequence[str],
+    criteria: Sequence[str],
+    confirm: int | None = None,
+    storage: str | Path | Storage = "runs",
+) -> History:
+    """Read and check a history.
+
+    Args:
+        history: a CSV, JSON-lines or Parquet file, with a row per chain and generation (or the CSV of a Weights &
+            Biases chart); a folder of TensorBoard event files or of offline runs of Weights & Biases; a study's folder;
+            or ``mlflow:EXPERIMENT``.
+        metric: the column that the criteria judge.
+        step: the column that counts generations, 0, 1, 2, …
+        by: the columns that tell the cells apart; at least one.
+        seed: the column that repeats a cell: a whole number.
+        baseline: ``COLUMN=VALUE`` of the chains that the others are compared with, within the other ``by`` columns and
+            the seed.
+        criteria: sentences (:func:`~fortifai_ray.statistics.criterion_text.criterion_of`), one or more.
+        confirm: generations that confirm a crossing where the sentence says nothing; 1 by default.
+        storage: its MLflow database is read where ``MLFLOW_TRACKING_URI`` is not set.
+
+    Raises:
+        UserError: nothing is there, or a column is not what its role asks for.
+    """
+    judged = _criteria(criteria, metric, confirm)
+    metrics = tuple(dict.fromkeys([metric, *(one.metric for each in judged for one in each.members)]))
+    asked = Columns(metrics, step, tuple(by), seed)
+    if not asked.by:
+        raise UserError("--by: a column is needed that tells the baseline from the rest, e.g. --by loss")
+    if not baseline:
+        raise UserError(f"--baseline: COLUMN=VALUE is needed, e.g. {asked.by[0]}=…")
+    source, table = _read(str(history), asked, Storage.of(storage))
+    generations = generations_of(table, asked, source)
+    labels = PlainBaseline(baseline_of(baseline, generations, asked, source))
+    chains = generations.unique("chain_id", maintain_order=True)
+    check_pairs(chains, labels, asked, f"{source}: --baseline {' '.join(baseline)}")
+    longest = 1 + int(generations["generation"].max())  # type: ignore[arg-type]
+    return History(source, asked, Terms(judged, labels, [*asked.by, "seed"], longest), generations)
+
+
+def analyse_history(
+    history: str | Path, *, storage: str | Path | Storage = "runs", name: str | None = None, **asked: Any
+) -> Path:
+    """Judge a history and write ``STORAGE/NAME`` as a sweep leaves it; returns its folder on this machine.
+
+    Args:
+        history, asked: as for :func:`read_history`.
+        name: of the folder; the history's own name by default.
+
+    Raises:
+        UserError: as :func:`read_history` does, or the folder holds a study that was swept.
+    """
+    place = Storage.of(storage)
+    name = _name_of(str(history)) if name is None else name
+    check_name(name, f"--name {name}")
+    return _write(StudyMirror(place, name), name, read_history(history, storage=place, **asked))
+
+
+def _criteria(texts: Sequence[str], metric: str, confirm: int | None) -> list[Collapse]:
+    if not texts:
+        raise UserError("--criterion: a sentence is needed, e.g. 'above 2x own generation 0'")
+    criteria = [criterion_of(text, metric, confirm, titled=METRICS, source="--criterion") for text in texts]
+    if repeated := first_repeated(criteria):
+        raise UserError(f"--criterion {texts[repeated[1]]!r}: is given twice")
+    return criteria
+
+
+def _name_of(history: str) -> str:
+    plain = (
+        history.removeprefix(_MLFLOW) if history.startswith(_MLFLOW) else Path(history).absolute().name.split(".")[0]
+    )
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-._") or "history"
+
+
+def _read(history: str, asked: Columns, storage: Storage) -> tuple[str, pl.DataFrame]:
+    """What messages call the history, and its rows."""
+    if history.startswith(_MLFLOW):
+        experiment = history.removeprefix(_MLFLOW)
+        runs = mlflow_runs(tracking_uri_for(storage.folder), experiment, asked)
+        return history, table_of_runs(runs, asked, history)
+    path = existing(Path(history).expanduser(), f"{KINDS}, a folder of runs, or mlflow:EXPERIMENT")
+    if path.is_dir() and (whole := table_path(path, "generations")).is_file():
+        path = whole
+    if path.match(OFFLINE) or (path.is_dir() and any(path.rglob(OFFLINE))):
+        return str(path), table_of_runs(offline_runs(path), asked, str(path))
+    if path.match(EVENTS) or (path.is_dir() and any(path.rglob(EVENTS))):
+        return str(path), table_of_runs(event_runs(path), asked, str(path))
+    if path.is_dir():
+        raise UserError(
+            f"{path}: holds no event files of TensorBoard and no .wandb files; a table is given as its file"
+        )
+    return str(path), read_file(path, asked)
+
+
+def _write(mirror: StudyMirror, name: str, history: History) -> Path:
+    from fortifai_ray.report import write_report
+
+    mirror.fetch()
+    folder, file = mirror.folder, mirror.folder / "study.yaml"
+    if file.is_file() and not _is_history(file):
+        raise UserError(f"--name {name}: {folder} holds a study that was swept; give another name")
+    terms, generations = history.terms, history.generations
+    chains = terms.chains(generations)
+    (folder / "results").mkdir(parents=True, exist_ok=True)
+    write_text(file, dump_yaml(_content(name, history)))
+    for table, content in (("chains", chains), ("fidelity", terms.fidelity(chains)), ("generations", generations)):
+        write_table(folder, table, content)
+    summary = {"name": name, "history": history.source, "rows": generations.height}
+    write_text(folder / "results" / "summary.json", json.dumps(summary, indent=1))
+    write_report(folder)
+    mirror.push()
+    return folder
+
+
+def _is_history(file: Path) -> bool:
+    content: Any = read_yaml(file, "a study file")
+    return isinstance(content, dict) and "history" in content
+
+
+def _content(name: str, history: History) -> dict[str, Any]:
+    """What was asked, in the words of a study file; ``history`` says whose chains they are."""
+    asked, terms = history.asked, history.terms
+    return {
+        "name": name,
+        "history": {"source": history.source, "step": asked.step, "by": list(asked.by), "seed": asked.seed},
+        "generations": terms.generations_asked,
+        "vary": {key: history.generations[key].unique().sort().to_list() for key in terms.varied},
+        "collapse": [criterion.model_dump(mode="json") for criterion in terms.criteria],
+        "baseline": dict(terms.baseline),
+        "claims": [],
+    }

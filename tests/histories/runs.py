@@ -1,0 +1,47 @@
+"""Histories as people have them: cross entropy against TCE, whose perplexity grows by a factor a generation."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fortifai_ray.histories.analyse import History, analyse_history, read_history
+
+GROWTH = {None: 1.6, 0.9: 1.3}
+ASKED: dict[str, Any] = {
+    "metric": "ppl",
+    "step": "gen",
+    "by": ["loss", "gamma"],
+    "seed": "seed",
+    "baseline": ["loss=ce"],
+    "criteria": ["above 2x own generation 0"],
+}
+
+
+def rows(seeds: int = 3, generations: int = 6) -> Iterator[dict[str, Any]]:
+    """A row per chain and generation: ``loss, gamma, seed, gen, ppl``."""
+    for gamma, growth in GROWTH.items():
+        for seed in range(seeds):
+            for gen in range(generations):
+                yield {
+                    "loss": "ce" if gamma is None else "tce",
+                    "gamma": gamma,
+                    "seed": seed,
+                    "gen": gen,
+                    "ppl": 10 * (growth + 0.01 * seed) ** gen,
+                }
+
+
+def csv_lines(separator: str = ",", **changes: Any) -> list[str]:
+    """The rows as lines of CSV, after their header."""
+    lines = [separator.join("" if v is None else str(v) for v in row.values()) for row in rows(**changes)]
+    return [separator.join(next(rows())), *lines]
+
+
+def analysed(history: Path | str, storage: Path, **changes: Any) -> Path:
+    """The folder of the judged history."""
+    return analyse_history(history, storage=storage, **{**ASKED, **changes})
+
+
+def read(history: Path | str, **changes: Any) -> History:
+    """The history as it is checked, before anything is written."""
+    return read_history(history, **{**ASKED, **changes})

@@ -1,0 +1,172 @@
+"""Runs that a tracker kept are the rows that they logged: TensorBoard, MLflow, Weights & Biases as CSV and offline."""
+
+import csv
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from polars.testing import assert_frame_equal
+
+from fortifai_ray.errors import UserError
+from fortifai_ray.histories.source import said_in
+
+from .runs import csv_lines, read, rows
+
+Chains = dict[tuple[str, float | None, int], list[float]]
+
+
+def chains() -> Chains:
+    """The metric of each chain by generation."""
+    found = defaultdict(list)
+    for row in rows(seeds=2, generations=4):
+        found[row["loss"], row["gamma"], row["seed"]].append(row["ppl"])
+    return dict(found)
+
+
+def name_of(loss: str, gamma: float | None, seed: int) -> str:
+    return f"loss={loss}{'' if gamma is None else f' gamma={gamma}'} seed={seed}"
+
+
+def same_as_csv(history: Path | str, tmp_path: Path, **changes: Any) -> None:
+    """The history is the one that ``rows`` gives, up to the rounding of what holds float32."""
+    (tmp_path / "plain.csv").write_text("\n".join(csv_lines(seeds=2, generations=4)))
+    found, plain = read(history, **changes), read(tmp_path / "plain.csv")
+    assert_frame_equal(found.generations, plain.generations, rel_tol=1e-6)
+    assert found.terms == plain.terms
+
+
+@pytest.mark.parametrize(
+    ("name", "label", "value"),
+    [
+        ("loss=cross_entropy gamma=0.9 seed=3", "loss", "cross_entropy"),
+        ("loss: tce, gamma: 0.9", "gamma", "0.9"),
+        ("tce-gamma0.9-seed3", "gamma", "0.9"),
+        ("tce-gamma0.9-seed3", "seed", "3"),
+        ("runs/ce/seed_12/last", "seed", "12"),
+        ("loss_ce_seed_3", "loss", "ce"),
+        ("loss=ce_seed=3", "loss", "ce"),
+        ("lr=1e-3,seed=0", "lr", "1e-3"),
+        ("shift=-0.5", "shift", "-0.5"),
+        ("seeded run", "seed", None),
+        ("proseed=3", "seed", None),
+        ("", "seed", None),
+    ],
+)
+def test_what_a_name_says(name: str, label: str, value: str | None) -> None:
+    """A run's name says its labels in the usual ways."""
+    assert said_in(name, label) == value
+
+
+def test_a_chart_of_weights_and_biases(tmp_path: Path) -> None:
+    """A column for each run, with those of its range beside it; rows in which a run logged nothing are empty."""
+    runs = chains()
+    header = ["Step"]
+    for key in runs:
+        header += [f"{name_of(*key)} - eval/ppl{end}" for end in ("", "__MIN", "__MAX")]
+    with (tmp_path / "wandb_export.csv").open("w", newline="") as file:
+        writer = csv.writer(file, quoting=csv.QUOTE_ALL)
+        writer.writerow(header)
+        for step in range(4):
+            for key in runs:  # one run a line, as when they log at different times
+                cells = [[values[step]] * 3 if other == key else [""] * 3 for other, values in runs.items()]
+                writer.writerow([step, *(cell for three in cells for cell in three)])
+    history = read(tmp_path / "wandb_export.csv", step="Step", metric="eval/ppl")
+    (tmp_path / "plain.csv").write_text("\n".join(csv_lines(seeds=2, generations=4)))
+    plain = read(tmp_path / "plain.csv").generations
+    assert_frame_equal(history.generations.rename({"eval/ppl": "ppl"}), plain)
+    for options, complaint in (
+        ({"by": ["los"], "baseline": ["los=ce"]}, r"no run's name says los: name runs as in 'los=1'"),
+        ({"step": "Stop"}, r"--step Stop: no such column; did you mean Step\?"),
+        ({"metric": "eval/pp"}, r"--metric eval/pp: no such column"),
+    ):
+        with pytest.raises(UserError, match=complaint):
+            read(tmp_path / "wandb_export.csv", **{"step": "Step", "metric": "eval/ppl", **options})
+
+
+@pytest.mark.parametrize("labels", ["in names", "as hyperparameters"])
+def test_tensorboard(labels: str, tmp_path: Path) -> None:
+    """A folder of event files for each run; a step that was logged again counts as it was last."""
+    from tensorboardX import SummaryWriter
+
+    for number, ((loss, gamma, seed), values) in enumerate(chains().items()):
+        name = name_of(loss, gamma, seed) if labels == "in names" else f"run-{number}"
+        with SummaryWriter(str(tmp_path / "logs" / name)) as writer:
+            if labels != "in names":
+                given = {"loss": loss, "seed": seed, **({} if gamma is None else {"gamma": gamma})}
+                writer.add_hparams(given, {"best": 1.0}, name="hparams")
+            writer.add_text("note", "no scalar")
+            for step, value in enumerate(values):
+                writer.add_scalar("ppl", 1e9, step)
+                writer.add_scalar("ppl", value, step)
+                writer.add_scalar("other", value, step)
+    same_as_csv(tmp_path / "logs", tmp_path, step="step")
+    last = sorted((tmp_path / "logs").rglob("*tfevents*"))[-1]
+    last.write_bytes(last.read_bytes()[:-3])  # a writer that was killed
+    assert read(tmp_path / "logs", step="step").generations.height >= 4 * 4 - 1
+    with pytest.raises(UserError, match="--metric pppl: no run has logged it; did you mean ppl"):
+        read(tmp_path / "logs", step="step", metric="pppl")
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A storage with an experiment: a parent, a run that was deleted, and a run for each chain."""
+    folder = tmp_path_factory.mktemp("storage")
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    experiment = client.create_experiment("collapse", artifact_location=str(folder))
+    parent = client.create_run(experiment, run_name="all").info.run_id
+    client.log_metric(parent, "best", 1.0)
+    for (loss, gamma, seed), values in chains().items():
+        run = client.create_run(experiment, tags={"mlflow.parentRunId": parent}, run_name="r").info.run_id
+        for name, value in {"loss": loss, "gamma": gamma, "seed": seed}.items():
+            if value is not None:
+                client.log_param(run, name, value)
+        for step, value in enumerate(values):
+            client.log_metric(run, "ppl", value, step=10 * step)
+            client.log_metric(run, "gen", step, step=10 * step)
+        deleted = client.create_run(experiment).info.run_id
+        client.log_metric(deleted, "ppl", 1.0)
+        client.delete_run(deleted)
+    return folder
+
+
+def test_mlflow(storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parameters are labels; the step is another metric, or MLflow's own; the address is the sweeps' own."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    same_as_csv("mlflow:collapse", tmp_path, storage=storage)
+    with pytest.raises(UserError, match="has the steps 0, 10, …"):
+        read("mlflow:collapse", storage=storage, step="step")
+    with pytest.raises(UserError, match=r"mlflow:colapse: there is no such experiment; did you mean collapse\?"):
+        read("mlflow:colapse", storage=storage)
+    with pytest.raises(UserError, match=r"--by los: no such column; did you mean loss\?"):
+        read("mlflow:collapse", storage=storage, by=["los"], baseline=["los=ce"])
+    with pytest.raises(UserError, match="--metric pp: no run has logged it; did you mean ppl"):
+        read("mlflow:collapse", storage=storage, metric="pp")
+    with pytest.raises(UserError, match="does not exist; set MLFLOW_TRACKING_URI"):
+        read("mlflow:collapse", storage=tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{storage}/mlflow.db")
+    same_as_csv("mlflow:collapse", tmp_path, storage=tmp_path)
+
+
+def test_offline_runs_need_their_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the package wandb, one line says how to get on."""
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    folder = tmp_path / "wandb" / "offline-run-20260101_000000-abc"
+    folder.mkdir(parents=True)
+    (folder / "run-abc.wandb").write_bytes(b":W&B\xe1\xbe\x00")
+    with pytest.raises(UserError, match=r"takes its package: `pip install wandb`; or export the runs as CSV"):
+        read(tmp_path / "wandb", step="_step")
+
+
+def test_offline_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs that the package wandb logged offline; a record that is longer than a block comes whole."""
+    wandb = pytest.importorskip("wandb", reason="the package wandb is not installed")
+    monkeypatch.chdir(tmp_path)
+    for (loss, gamma, seed), values in chains().items():
+        config = {"loss": loss, "seed": seed, "deep": {"er": 1}, **({} if gamma is None else {"gamma": gamma})}
+        with wandb.init(mode="offline", dir=str(tmp_path), config=config) as run:
+            for value in values:
+                run.log({"ppl": value, "text": "x" * 40_000})
+    same_as_csv(tmp_path / "wandb", tmp_path, step="_step")
