@@ -6,7 +6,8 @@ floating-point operations. All implementations of a shape take turns, so that a 
 all of them, and medians are compared. The last line is one JSON object.
 
 On a GPU the fused head runs with Triton kernels and, for comparison, with PyTorch operations, and the targets are those
-for a GPU. cut-cross-entropy and (on a GPU) Liger-Kernel take part where they are installed; neither is a dependency.
+for a GPU. "products" is the floor: the head's matrix products alone, one over all targets and two over those kept.
+cut-cross-entropy and (on a GPU) Liger-Kernel take part where they are installed; neither is a dependency.
 Liger is measured with its default, which sums the weight's gradient over chunks in the weight's own dtype, and with
 sums in float32, as in the fused head.
 """
@@ -37,7 +38,7 @@ SHAPES = ["4096x512x32000", "4096x2048x32000", "4096x512x128000", "4096x2048x128
 TIME_TARGETS = {1.0: 1.0, 0.5: 0.75, 0.2: 0.55}  # on a CPU, of cross entropy's
 KEPT = {"cpu": [1.0, 0.5, 0.2], "cuda": [1.0, 0.9, 0.5, 0.2]}
 REPEATS = {"cpu": 5, "cuda": 20}
-BASELINE, PLAIN, CUT, FUSED = "cross_entropy", "plain", "cut_cross_entropy", "fused k="
+BASELINE, PLAIN, CUT, FUSED, PRODUCTS = "cross_entropy", "plain", "cut_cross_entropy", "fused k=", "products k="
 LIGER, LIGER_FLOAT32 = "liger", "liger, float32 sums"
 
 
@@ -84,9 +85,21 @@ def cases(
             missing[name] = str(reason)
     for kept, gamma in gammas.items():
         available[f"{FUSED}{kept}"] = _fused(gamma, chunk_logits)
+        available[f"{PRODUCTS}{kept}"] = partial(_products, kept=kept)
         if device == "cuda":
             available[f"fused in PyTorch k={kept}"] = _fused(gamma, chunk_logits, "torch")
     return available, missing
+
+
+def _products(x: Inputs, kept: float) -> Tensor:
+    """The products of a pass and nothing else: a number whose own backward pass costs nothing."""
+    with torch.no_grad():
+        logits = x.hidden @ x.weight.T
+        rows = round(kept * len(logits))
+        x.hidden.grad, x.weight.grad = torch.zeros_like(x.hidden), torch.empty_like(x.weight)
+        torch.mm(logits[:rows], x.weight, out=x.hidden.grad[:rows])
+        torch.mm(logits[:rows].T, x.hidden[:rows], out=x.weight.grad)
+    return torch.zeros((), requires_grad=True)
 
 
 def _plain_tce(x: Inputs, gamma: float) -> Tensor:

@@ -11,6 +11,7 @@ There is one algorithm with two back ends for a chunk of logits: PyTorch's opera
 Chunking and gradients in the forward pass are those of Liger-Kernel's fused linear cross entropy (Hsu et al. 2024).
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -21,10 +22,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fortifai_ray.losses.base import value_and_derivative
-from fortifai_ray.losses.softmax import ChunkSoftmax, TorchSoftmax
+from fortifai_ray.losses.softmax import ChunkSoftmax, NarrowSoftmax, WideSoftmax
 
 _CHUNK_LOGITS = 2**25  # logits in memory at once: 128 MiB in float32, enough rows to keep matrix products at full speed
-_WEIGHT_BLOCK = 2**24  # elements of a chunk's weight gradient formed at once ahead of a float32 sum
+_NARROW_CHUNK_LOGITS = 2**27  # the same on a CPU in 16 bits: 256 MiB, which is what 2**25 take with their softmax
+_CONVERTED = 2**21  # elements that change their dtype at once on a CPU: 4 and 8 MiB, which stay in the cache
 
 Function = Callable[[Tensor], Tensor]
 Kernel = Literal["torch", "triton"]
@@ -80,9 +82,9 @@ def fused_linear_sums(
         raise ValueError(f"shapes do not fit (…, D), (V, D) and (…): {shapes}")
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-    softmax = _softmax_on(hidden.device, kernel)
+    softmax = _softmax_on(hidden.device, dtype, kernel)
     if chunk_logits is None:
-        chunk_logits = _chunk_logits(weight, dtype, softmax)
+        chunk_logits = _chunk_logits(weight, dtype)
     rows = max(1, chunk_logits // weight.shape[0])
     flat, valid = targets.flatten(), targets != ignore_index
     head = _Head(loss, softcap, dtype, rows, ignore_index, torch.is_grad_enabled(), softmax)
@@ -101,33 +103,35 @@ def plain_sums(logits: Tensor, targets: Tensor, loss: Function, *, ignore_index:
     return LossSums(total, log_p.detach(), valid, kept)
 
 
-def _softmax_on(device: torch.device, kernel: Kernel | None) -> _MakeSoftmax:
-    """The back end for tensors on ``device``."""
+def _softmax_on(device: torch.device, dtype: torch.dtype, kernel: Kernel | None) -> _MakeSoftmax:
+    """The back end for tensors on ``device`` and products of ``dtype``."""
+    in_torch = NarrowSoftmax if dtype.itemsize == 2 else WideSoftmax
     if kernel == "torch" or (kernel is None and device.type != "cuda"):
-        return TorchSoftmax
+        return in_torch
     try:
         from fortifai_ray.losses import triton_kernel
     except ImportError as error:
         if kernel is None:
-            return TorchSoftmax
+            return in_torch
         raise ValueError(f"kernel='triton' needs the package triton: {error}") from error
     if not triton_kernel.serves(device):
         raise ValueError(f"kernel='triton' needs tensors on a GPU, not on {device} (or TRITON_INTERPRET=1, for tests)")
     return triton_kernel.TritonSoftmax
 
 
-def _chunk_logits(weight: Tensor, dtype: torch.dtype, softmax: _MakeSoftmax) -> int:
+def _chunk_logits(weight: Tensor, dtype: torch.dtype) -> int:
     """How many logits to form at once.
 
     Each chunk reads and writes the weight's whole gradient, in float32 where products are 16 bits wide. For a GPU of
     800 TFLOP/s and 5 TB/s that is as much time as the chunk's products at about 200 targets (by arithmetic, not
-    measured), so chunks must be larger: as many logits as the weight has elements, as many targets as D. Triton's back
-    end keeps nothing beside them, so they take half the memory of that float32 gradient, and no higher a peak where the
-    weight is 16 bits wide too, since the backward pass then holds the gradient in both widths.
+    measured), and for a core with matrix units some 600. So chunks must be larger: as many logits as the weight has
+    elements, as many targets as D. The back ends for 16 bits keep next to nothing beside them, so they take half the
+    memory of that float32 gradient, and no higher a peak where the weight is 16 bits wide too, since the backward pass
+    then holds the gradient in both widths.
     """
-    if softmax is not TorchSoftmax and dtype.itemsize == 2:
-        return max(_CHUNK_LOGITS, weight.numel())
-    return _CHUNK_LOGITS
+    if dtype.itemsize != 2:
+        return _CHUNK_LOGITS
+    return max(_NARROW_CHUNK_LOGITS if weight.device.type == "cpu" else _CHUNK_LOGITS, weight.numel())
 
 
 @dataclass(frozen=True)
@@ -144,26 +148,38 @@ class _Head:
 
 
 class _Gradients(NamedTuple):
-    """Of the sum over targets, in the dtype of the sums; None where not needed."""
+    """Of the sum over targets; None where not needed. The weight's and the bias's are sums over chunks."""
 
     hidden: Tensor | None
     weight: Tensor | None
     bias: Tensor | None
 
-    def add(self, rows: Tensor, states: Tensor, weight: Tensor, on_logits: Tensor, memory: Tensor) -> None:
+    def add(self, rows: Tensor, states: Tensor, weight: Tensor, on_logits: Tensor) -> None:
         """Add a chunk's contribution: targets ``rows`` with hidden states ``states`` (k, D) and the gradient on their
-        logits (k, V). Two products, none where k = 0. ``memory`` (k or more, V), of the products' dtype, may be
-        overwritten."""
+        logits (k, V). Two products, none where k = 0."""
         if not len(rows):
             return
         if self.bias is not None:
-            self.bias.add_(on_logits.sum(0, dtype=self.bias.dtype))
-        if on_logits.dtype != weight.dtype:
-            on_logits = memory[: len(rows)].copy_(on_logits)
+            for part in _parts(on_logits, self.bias.dtype):
+                self.bias.add_(part.sum(0, dtype=self.bias.dtype))
         if self.hidden is not None:
-            self.hidden[rows] = torch.mm(on_logits, weight).to(self.hidden.dtype)
+            self.hidden[rows] = torch.mm(on_logits, weight)
         if self.weight is not None:
             _add_product(self.weight, on_logits, states)
+
+
+def _zero_gradients(inputs: Sequence[Tensor | None], wanted: Sequence[bool], head: _Head, chunks: int) -> _Gradients:
+    """Each in the narrowest dtype that loses nothing: a product's own where nothing is added to it. (Of float16 the
+    weight's could overflow before it is scaled; Triton's back end adds products that were never rounded.)"""
+    exact = torch.float64 if head.dtype == torch.float64 else torch.float32
+    alone = chunks == 1 and head.dtype == torch.bfloat16 and head.softmax is NarrowSoftmax
+    dtypes = (head.dtype, head.dtype if alone else exact, exact)
+    return _Gradients(
+        *(
+            torch.zeros_like(tensor, dtype=dtype) if needed and tensor is not None else None
+            for tensor, needed, dtype in zip(inputs, wanted, dtypes, strict=True)
+        )
+    )
 
 
 def _add_product(to: Tensor, on_logits: Tensor, states: Tensor) -> None:
@@ -176,9 +192,28 @@ def _add_product(to: Tensor, on_logits: Tensor, states: Tensor) -> None:
         return
     # A chunk's product is added in float32, a part at a time; it is itself float32 where it could overflow.
     product = torch.float32 if on_logits.dtype == torch.float16 else on_logits.dtype
-    block = max(1, _WEIGHT_BLOCK // to.shape[1])
-    for part, columns in zip(to.split(block), on_logits.split(block, dim=1), strict=True):
+    parts = _parts(to, on_logits.dtype)
+    for part, columns in zip(parts, on_logits.split(len(parts[0]), dim=1), strict=True):
         part += torch.mm(columns.T.to(product), states.to(product))
+
+
+def _scaled(gradient: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """The gradient times a number, in ``dtype``. ``gradient`` may be overwritten."""
+    if gradient.dtype == dtype:
+        return gradient.mul_(scale)
+    if gradient.dtype.itemsize < dtype.itemsize:
+        return gradient.to(dtype).mul_(scale)
+    scaled = torch.empty_like(gradient, dtype=dtype)
+    for to, part in zip(_parts(scaled, gradient.dtype), _parts(gradient, dtype), strict=True):
+        to.copy_(part * scale)
+    return scaled
+
+
+def _parts(tensor: Tensor, other: torch.dtype) -> tuple[Tensor, ...]:
+    """The rows of a tensor that meets another dtype, so many at a time that the conversions stay in a CPU's cache."""
+    if tensor.dtype == other or tensor.is_cuda:
+        return (tensor,)
+    return tensor.split(max(1, _CONVERTED * len(tensor) // max(1, tensor.numel())))
 
 
 class _FusedLinear(torch.autograd.Function):
@@ -204,7 +239,7 @@ class _FusedLinear(torch.autograd.Function):
             gradients = _forward(hidden, weight, bias, targets, ctx.head, ctx.needs_input_grad[:3])[3]
         inputs = (hidden, weight, bias)
         scaled = [
-            None if gradient is None or like is None else gradient.mul_(scale).to(like.dtype)
+            None if gradient is None or like is None else _scaled(gradient, scale, like.dtype)
             for gradient, like in zip(gradients, inputs, strict=True)
         ]
         return (*scaled, None, None)
@@ -215,17 +250,11 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor, _Gradients]:
     """(sum of f, log p, kept, gradients of the sum); see :func:`fused_linear_sums` for shapes."""
     exact = torch.float64 if head.dtype == torch.float64 else torch.float32
-    inputs = (hidden, weight, bias)
-    gradients = _Gradients(
-        *(
-            torch.zeros_like(tensor, dtype=exact) if needed and tensor is not None else None
-            for tensor, needed in zip(inputs, wanted, strict=True)
-        )
-    )
     log_p = torch.zeros(len(targets), dtype=exact, device=hidden.device)
     kept = torch.zeros(len(targets), dtype=torch.bool, device=hidden.device)
     total = torch.zeros((), dtype=exact, device=hidden.device)
     valid = (targets != head.ignore_index).nonzero().squeeze(1)
+    gradients = _zero_gradients((hidden, weight, bias), wanted, head, math.ceil(len(valid) / head.rows))
     with torch.autocast(hidden.device.type, enabled=False):
         weight = weight.to(head.dtype)
         softmax = head.softmax(weight, bias, head.softcap, min(head.rows, len(valid)))
@@ -240,5 +269,5 @@ def _forward(
                 order, on_logits = softmax.gradients(chosen, slope)
                 if len(order) < len(rows):
                     rows, states = rows[order], states[order]
-                gradients.add(rows, states, weight, on_logits, softmax.logits)
+                gradients.add(rows, states, weight, on_logits)
     return total, log_p, kept, gradients

@@ -12,8 +12,10 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from fortifai_ray.losses import CrossEntropy, Focal, TruncatedCrossEntropy
+from fortifai_ray.losses import fused as kernel
+from fortifai_ray.losses import softmax as in_torch
 from fortifai_ray.losses.fused import fused_linear_sums
-from tests.losses.heads import Largest, cases, check_against_plain, fused, gradients, make_head, plain
+from tests.losses.heads import Case, Largest, cases, check_against_plain, fused, gradients, make_head, plain
 
 
 @settings(max_examples=150, deadline=None)
@@ -23,6 +25,26 @@ def test_fused_equals_plain(data: st.DataObject) -> None:
     to the tolerance that :func:`check_against_plain` says."""
     case = data.draw(cases(rows=40, columns=90))
     check_against_plain(case, fused(case.head, case.loss, case.softcap, chunk_logits=case.chunk_logits))
+
+
+@pytest.mark.parametrize("kept", [0, 1, 37, 80])
+@pytest.mark.parametrize("chunk_rows", [30, 80])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_blocks_of_narrow_logits(
+    dtype: torch.dtype, chunk_rows: int, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Logits of 16 bits pass the cache a few rows at a time and are overwritten by the gradients of the rows kept;
+    the weight's gradient a few at a time, in one chunk or several. Nothing is read that was overwritten."""
+    n, d, v = 80, 16, 60
+    monkeypatch.setattr(in_torch, "_CACHED", 7 * v)
+    monkeypatch.setattr(kernel, "_CONVERTED", 11 * d)
+    head = make_head(n, d, v, dtype, bias=True, scale=0.6)
+    order = plain(head.to(torch.float64), CrossEntropy(), 30.0).log_p.sort().values
+    bounds = [-700.0, *order.tolist(), 0.0]
+    loss = TruncatedCrossEntropy(gamma=1.0 if kept == n else math.exp((bounds[kept] + bounds[kept + 1]) / 2))
+    got = fused(head, loss, 30.0, chunk_logits=chunk_rows * v)
+    assert got.kept.sum().item() == kept
+    check_against_plain(Case(head, loss, 30.0, 0), got)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
