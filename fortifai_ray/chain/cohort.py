@@ -43,7 +43,7 @@ class CohortTask:
             "loss": recipe.loss.identity(),
             "seeds": self.seeds,
         }
-        return StageKey("cohort", VERSION, inputs)
+        return StageKey("cohort", VERSION, inputs, cheap=True)
 
     @property
     def id(self) -> str:
@@ -82,39 +82,61 @@ def run_cohort(task: CohortTask, steps: Steps) -> Stage:
     def compute(folder: Path) -> Mapping[str, Any]:
         family = CohortFamily(task.recipe, task.seeds)  # type: ignore[arg-type]
         generations = recursion(task.recipe, family, lambda history: False, task.seeds)
-        table = pl.concat(list(_tables(generations, task)), how="diagonal_relaxed")
+        table = _table(generations, task)
         table.write_parquet(folder / _TABLE)
         return {"chains": len(task.chains), "generations": int(table["generation"].max()) + 1}  # type: ignore[arg-type]
 
     return steps.run(task.key, f"compute {len(task.chains)} chains", compute)
 
 
-def _tables(generations: Iterator[Generation[Any]], task: CohortTask) -> Iterator[pl.DataFrame]:
-    """Each generation as a table with a row per chain."""
-    count = len(task.chains)
+def _table(generations: Iterator[Generation[Any]], task: CohortTask) -> pl.DataFrame:
+    """A row per chain and generation, put together at once: a small table takes as long as a generation."""
+    count, numbers, ends = len(task.chains), list[int](), list[tuple[str | None, str | None]]()
+    columns: dict[str, list[Any]] = defaultdict(list)
     for generation in generations:
         sets = generation.data.of_each(count) if generation.data.by_seed else [generation.data]
         outputs: dict[str, Any] = {}
         for step in (generation.model, generation.scores, generation.synthetic and generation.synthetic.stage):
             outputs |= step.outputs if step else {}
-        columns: dict[str, Any] = {
-            "human_size": [one.human_size for one in sets],
-            "synthetic_size": [one.synthetic_size for one in sets],
-            **{name: outputs.get(name) for name in task.recipe.metrics},
-            **{name: outputs.get(name, 0.0) for name in SECONDS},
+        numbers.append(generation.number)
+        ends.append((generation.collapse_reason, generation.ended(task.recipe)))
+        columns["human_size"].append([one.human_size for one in sets])
+        columns["synthetic_size"].append([one.synthetic_size for one in sets])
+        for name in task.recipe.metrics:
+            columns[name].append(outputs.get(name))
+        for name in SECONDS:
+            columns[name].append(outputs.get(name, 0.0))
+    reasons, ended = ([one for one in column for _ in range(count)] for column in zip(*ends, strict=True))
+    return pl.DataFrame(
+        {
+            "seed": task.seeds * len(numbers),
+            "generation": np.repeat(numbers, count),
+            **{name: _column(values, count) for name, values in columns.items()},
+            "collapse_reason": pl.Series(reasons, dtype=pl.String),
+            "ended": pl.Series(ended, dtype=pl.String),
         }
-        spread = {name: _spread(values, count) for name, values in columns.items()}
-        yield pl.DataFrame({"seed": task.seeds, "generation": [generation.number] * count, **spread}).with_columns(
-            collapse_reason=pl.lit(generation.collapse_reason, pl.String),
-            ended=pl.lit(generation.ended(task.recipe), pl.String),
-        )
+    )
 
 
-def _spread(values: Any, count: int) -> pl.Series:
+def _column(generations: Sequence[Any], count: int) -> pl.Series:
+    """The values of all generations, one per chain each; what was not measured in a generation is null there."""
+    measured = [values is not None for values in generations]
+    if not any(measured):
+        return pl.repeat(None, len(generations) * count, dtype=pl.Float64, eager=True)
+    spread = [np.full(count, np.nan) if values is None else _spread(values, count) for values in generations]
+    series = pl.Series(np.concatenate(spread))
+    return series if all(measured) else series.set(~pl.Series(np.repeat(measured, count)), None)
+
+
+def _spread(values: Any, count: int) -> np.ndarray:
     """One value per chain."""
-    if values is None:
-        return pl.repeat(None, count, dtype=pl.Float64, eager=True)
-    return pl.Series(np.broadcast_to(np.asarray(values), (count,)) if np.size(values) == 1 else np.asarray(values))
+    array = np.asarray(values).reshape(-1)
+    return array if array.size == count else np.broadcast_to(array, (count,))
+
+
+def first_metrics(stage: Stage) -> dict[str, Any]:
+    """What the first chain of a cohort's stage had in generation 0, without the milliseconds of its rows."""
+    return pl.read_parquet(stage.path / _TABLE, n_rows=1).row(0, named=True)
 
 
 def cohort_rows(task: CohortTask, stage: Stage) -> pl.DataFrame:

@@ -22,21 +22,23 @@ def generation_rows(chains: Sequence[Chain], measured: pl.DataFrame) -> pl.DataF
             ran; the columns it lacks become null.
     """
     recipe, varied = chains[0].recipe, chains[0].varied
-    flat = recipe.flat()
+    flat, schema = recipe.flat(), generations_schema(varied, recipe.metrics)
     fixed = {**varied, **{key: flat.get(key) for key in RECIPE_COLUMNS}, "unit": recipe.unit}
-    schema = generations_schema(varied, recipe.metrics)
-    known = pl.DataFrame(
-        [{**fixed, "chain_id": chain.chain_id, "seed": chain.recipe.seed} for chain in chains],
-        schema_overrides={name: schema[name] for name in RECIPE_COLUMNS},
-        infer_schema_length=None,
-        strict=False,
+    ids = {chain.recipe.seed: chain.chain_id for chain in chains}
+    own: dict[str, Any] = {"chain_id": [ids[seed] for seed in measured["seed"].to_list()]}
+    size = measured["human_size"] + measured["synthetic_size"]
+    own["synthetic_ratio_realised"] = (measured["synthetic_size"] / size).set(size == 0, None)
+
+    def column(name: str) -> pl.Series:
+        if name in measured.columns:
+            return measured[name]
+        return pl.Series(name, own.get(name) if name in own else [fixed.get(name)] * measured.height)
+
+    # Column by column: a query takes milliseconds, however few the rows.
+    columns = {name: column(name).alias(name) for name in schema}
+    return pl.DataFrame(
+        [values if schema[name] is None else values.cast(schema[name]) for name, values in columns.items()]
     )
-    size = pl.col("human_size") + pl.col("synthetic_size")
-    table = measured.join(known, on="seed", how="left", maintain_order="left").with_columns(
-        synthetic_ratio_realised=pl.when(size > 0).then(pl.col("synthetic_size") / size)
-    )
-    table = table.with_columns(pl.lit(None).alias(name) for name in schema if name not in table.columns)
-    return table.select(list(schema)).cast({name: dtype for name, dtype in schema.items() if dtype is not None})
 
 
 def chain_row(chain: Chain, generation: Generation[Stage], consumed: int, ended: str | None) -> dict[str, Any]:

@@ -83,7 +83,7 @@ class LocalStages:
         with self.aside(key.hash) as partial:
             outputs = dict(compute(partial))
             self._write_manifest(partial, key, outputs)
-            self.put_in_place(partial, key.hash)
+            self.put_in_place(partial, key.hash, durable=not key.cheap)
         return Stage(key.hash, self.folder / key.hash, outputs, reused=False)
 
     @contextmanager
@@ -99,10 +99,14 @@ class LocalStages:
             shutil.rmtree(partial, ignore_errors=True)
             raise
 
-    def put_in_place(self, partial: Path, stage_hash: str) -> None:
-        """Rename a complete folder, manifest included, to be the stage."""
+    def put_in_place(self, partial: Path, stage_hash: str, *, durable: bool = True) -> None:
+        """Rename a complete folder, manifest included, to be the stage; ``durable``: whatever becomes of the power."""
+        if durable:
+            for path in (*partial.rglob("*"), partial):
+                _fsync(path)
         partial.rename(self.folder / stage_hash)
-        _fsync(self.folder)
+        if durable:
+            _fsync(self.folder)
         self._verified.add(stage_hash)
 
     def set_aside(self, stage_hash: str, why: str) -> None:
@@ -140,7 +144,6 @@ class LocalStages:
     def _write_manifest(self, folder: Path, key: StageKey, outputs: Mapping[str, Any]) -> None:
         files = {}
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-            _fsync(path)
             files[str(path.relative_to(folder))] = {"size": path.stat().st_size, "sha256": file_sha256(path)}
         manifest = {
             "hash": key.hash,
@@ -151,10 +154,7 @@ class LocalStages:
             "outputs": outputs,
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
-        path = folder / MANIFEST
-        path.write_text(json.dumps(manifest, indent=1, sort_keys=True))
-        _fsync(path)
-        _fsync(folder)
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
 
 
 def _fsync(path: Path) -> None:

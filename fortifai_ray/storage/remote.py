@@ -154,7 +154,7 @@ class RemoteStages:
                 self._set_aside(stage_hash, list(files), f"{damaged[0]} is missing or altered")
                 raise StageLost(f"use stage {stage_hash}, whose {damaged[0]} was damaged in the storage")
             (partial / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
-            self._local.put_in_place(partial, stage_hash)
+            self._local.put_in_place(partial, stage_hash, durable=False)  # the storage has it
 
     def _fetch_files(self, stage_hash: str, files: Mapping[str, Any], folder: Path) -> list[str]:
         """Fetch files of a stage; returns those that are missing or altered."""

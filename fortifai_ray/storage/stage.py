@@ -40,11 +40,14 @@ class StageKey:
     """Everything that determines a step: its kind, the version of the code that computes it, and its inputs.
 
     ``inputs`` is JSON; another stage enters it by its hash, so that a key fixes the whole history behind it.
+    ``cheap``: it takes milliseconds. Its files are not forced onto the disk, which takes as long; if the power fails,
+    the checksums tell.
     """
 
     kind: str
     version: int
     inputs: Mapping[str, Any]
+    cheap: bool = False
 
     @property
     def hash(self) -> str:

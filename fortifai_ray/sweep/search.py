@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import polars as pl
 
 from fortifai_ray.chain.chain import ChainTask, Inputs
-from fortifai_ray.chain.cohort import CohortTask, cohort_rows, run_cohort
+from fortifai_ray.chain.cohort import CohortTask, first_metrics, run_cohort
 from fortifai_ray.recipe.executor import Executor
 from fortifai_ray.results.words import MARKS, number, ratio_bound
 from fortifai_ray.search.boundary import BoundaryFinder
@@ -81,6 +81,7 @@ class BoundaryWork(SearchWork):
         self.searches = CellSearches({name: self._finder(cell) for name, (cell, _) in self.names.items()})
         self._rounds = dict.fromkeys(self.names, 0)
         self._chains: dict[tuple[str, float, int], Chain] = {}  # to check a recipe takes milliseconds
+        self._firsts: dict[str, Mapping[str, Any]] = {}  # of baselines: cells and criteria share them
 
     def _finder(self, cell: Chain) -> BoundaryFinder:
         whole = isinstance(cell.recipe.flat()[self.search.over], int)
@@ -194,7 +195,9 @@ class BoundaryWork(SearchWork):
         if chain.recipe.batched:
             first = self.study.baseline_of(chain).model_copy(update={"generations": 1})
             task = _cohort([self.study.chain(first)])
-            metrics: Mapping[str, Any] = cohort_rows(task, run_cohort(task, steps)).row(0, named=True)
+            metrics: Mapping[str, Any]
+            metrics = self._firsts.get(task.id) or first_metrics(run_cohort(task, steps))
+            self._firsts[task.id] = metrics
         else:
             metrics = ChainTask.of(self.study, chain, self.inputs).baseline_metrics(steps, executor)
         values = {name: metrics.get(name) for name in sorted(wanted)}

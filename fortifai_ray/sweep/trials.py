@@ -4,7 +4,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -127,8 +127,6 @@ class Trial(tune.Trainable):
             self._announce(job, "starting")
             quiet_libraries(text=any(chain.recipe.uses_engines for chain in job.chains))
             for result in run_job(job, steps, self._context.executor):
-                if isinstance(result, CohortResult):
-                    result = replace(result, rows=None)  # the driver reads them from the store
                 if isinstance(result, Verdict):
                     verdict = result
                 yield Report(job.key, result, steps.computed - computed, steps.reused - reused)

@@ -38,7 +38,8 @@ class Verdict:
 
 @dataclass(frozen=True)
 class CohortResult:
-    """A completed cohort: the stage that holds it, and its rows where they have been read."""
+    """A completed cohort: the stage that holds it, and its rows where they have been read. The driver reads the others:
+    those of many chains are too much to be sent."""
 
     cohort_id: str
     stage_hash: str

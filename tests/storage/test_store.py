@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -167,3 +168,15 @@ def test_a_storage_that_cannot_be_written_is_the_users_to_mend(tmp_path: Path) -
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"storage .*file: is a file"):
         StageStore(tmp_path / "file")
+
+
+def test_what_a_power_cut_leaves_of_a_cheap_stage_is_computed_again(tmp_path: Path) -> None:
+    """Its files are not forced onto the disk: names may survive without their contents, and the checksums tell."""
+    key = StageKey("cohort", 1, {}, cheap=True)
+    assert key.hash == StageKey("cohort", 1, {}).hash
+    for emptied in ("manifest.json", "values"):
+        StageStore(tmp_path).step(key, lambda folder: {"size": (folder / "values").write_bytes(b"1 2 3")})
+        (tmp_path / "stages" / key.hash / emptied).write_bytes(b"")
+        assert StageStore(tmp_path).find(key) is None
+        assert not StageStore(tmp_path).step(key, lambda folder: {}).reused
+        shutil.rmtree(tmp_path / "stages" / key.hash)

@@ -159,9 +159,9 @@ def fit_with_loss(family: AnalyticFamily, data: Array, loss: LossConfig, generat
 
 def likelihood_rank(log_likelihood: Array) -> Array:
     """(B, n) u in (0, 1]: how many of a chain's samples are no likelier, over n. Ties share the lowest rank."""
-    from scipy.stats import rankdata
-
-    return rankdata(log_likelihood, method="min", axis=1) / log_likelihood.shape[1]
+    # A chain at a time: SciPy's rankdata takes a tenth of a millisecond for a few numbers, and a second to import.
+    ranks = [np.searchsorted(np.sort(own), own) + 1 for own in log_likelihood]
+    return np.stack(ranks) / log_likelihood.shape[1]
 
 
 def sample_weights(loss: LossConfig, rank: Array) -> Array:

@@ -76,7 +76,7 @@ class Gaussian(AnalyticFamily):
         return {"mean": mean, "covariance": covariance}
 
     def evaluate(self, model: Model, data: Array, generation: int = 0) -> dict[str, Array]:
-        spread, _ = _axes(model["covariance"])
+        spread, directions = _axes(model["covariance"])
         axes = np.diagonal(model["covariance"], axis1=1, axis2=2) / self.std**2
         mean_error = ((model["mean"] - self.mean) ** 2).sum(-1)
         with np.errstate(divide="ignore"):
@@ -85,14 +85,13 @@ class Gaussian(AnalyticFamily):
             "trace_ratio": axes.sum(-1) / self.dim,
             "log_variance_ratio": log_axes.sum(-1) / self.dim,
             "mean_error": mean_error / (self.dim * self.std**2),
-            "kl_divergence": self._kl_divergence(model),
+            "kl_divergence": self._kl_divergence(model["mean"], spread, directions),
             "wasserstein": np.sqrt(mean_error + ((np.sqrt(spread) - self.std) ** 2).sum(-1)),
         }
 
-    def _kl_divergence(self, model: Model) -> Array:
+    def _kl_divergence(self, mean: Array, spread: Array, directions: Array) -> Array:
         """½ Σ_i [σ²/λ_i + (v_i·(μ̂ − μ))²/λ_i − 1 + ln(λ_i/σ²)] over the axes v_i of the fitted covariance."""
-        spread, directions = _axes(model["covariance"])
-        along = ((model["mean"] - self.mean)[:, None] @ directions)[:, 0]
+        along = ((mean - self.mean)[:, None] @ directions)[:, 0]
         alive = np.where(spread > 0, spread, 1.0)
         with np.errstate(over="ignore"):
             terms = (self.std**2 + along**2) / alive - 1 + np.log(alive / self.std**2)
@@ -126,6 +125,9 @@ class Gaussian(AnalyticFamily):
 
 def _axes(covariance: Array) -> tuple[Array, Array]:
     """Eigenvalues (B, d), 0 where they are rounding alone, and eigenvectors (B, d, d) in columns."""
-    values, vectors = np.linalg.eigh(covariance)
+    if covariance.shape[-1] == 1:  # as LAPACK answers, sooner
+        values, vectors = covariance[..., 0], np.ones_like(covariance)
+    else:
+        values, vectors = np.linalg.eigh(covariance)
     noise = _ROUNDING * values.shape[1] * values.max(-1, keepdims=True)
     return np.where(values > noise, values, 0.0), vectors
