@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from fortifai_ray.losses import DynamicTruncatedCrossEntropy, Loss, PointwiseLoss, SequenceLoss
+from fortifai_ray.process.memory import freed_memory_kept
 from fortifai_ray.recipe.curation import Curation, NoCuration, Surplexity, Verifier
 from fortifai_ray.recipe.executor import Workers
 from fortifai_ray.recipe.family import Collapsed, Synthetic
@@ -213,7 +214,8 @@ class Fit(ABC, Generic[Batch]):
     def run(self, loss: Loss) -> FitReport:
         """Train for every epoch, or until training diverges. Every worker calls it once."""
         started = time.perf_counter()
-        diverged = self._train(loss)
+        with freed_memory_kept():
+            diverged = self._train(loss)
         seconds = time.perf_counter() - started - self._seconds_beside
         self.reduce()
         total = dict(zip(self.COLUMNS, self._sums.sum(0).tolist(), strict=True))
