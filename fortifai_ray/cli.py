@@ -11,6 +11,7 @@ from rich.console import Console
 
 from fortifai_ray import __version__
 from fortifai_ray.errors import UserError
+from fortifai_ray.export.command import export
 from fortifai_ray.process.search_path import libraries_first
 from fortifai_ray.process.signals import Stopped, answering_signals, exit_code
 
@@ -286,41 +287,7 @@ def evaluate(
         write_evaluation(evaluation, output)
 
 
-@app.command()
-def export(
-    chain: Annotated[
-        str,
-        typer.Argument(
-            metavar="CHAIN", help="STORAGE/STUDY/ID, or STORAGE/STUDY with --cell and --seed; ids may be cut."
-        ),
-    ],
-    to: Annotated[str, typer.Option("--to", metavar="FOLDER|hub:NAME", help="A folder, or a repository of the hub.")],
-    cell: Annotated[
-        str | None, typer.Option(help='Its cell, as the tables name it ("TCE γ=0.3") or as loss.gamma=0.3.')
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Its seed.")] = None,
-    generation: Annotated[str, typer.Option(metavar="N|last", help="Which generation.")] = "last",
-    corpus: Annotated[bool, typer.Option("--corpus", help="Its synthetic corpus in place of its checkpoint.")] = False,
-    both: Annotated[bool, typer.Option("--both", help="Both: FOLDER/model and FOLDER/corpus.")] = False,
-    public: Annotated[bool, typer.Option("--public", help="Let anybody read a new repository of the hub.")] = False,
-    storage: _Storage = _STORAGE,
-) -> None:
-    """Give a checkpoint or a corpus to others, with a card that says how it came to be.
-
-    A checkpoint loads with plain transformers, a corpus (Parquet) with plain datasets.
-    """
-    from fortifai_ray.export.export import export as run
-    from fortifai_ray.export.provenance import What
-
-    console = _console()
-    what: tuple[What, ...] = ("model", "corpus") if both else ("corpus",) if corpus else ("model",)
-
-    def say(line: str) -> None:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-    options = {"cell": cell, "seed": seed, "generation": generation, "public": public, "storage": storage}
-    for place in run(chain, to, what=what, announce=say, **options):  # type: ignore[arg-type]
-        say(f"exported: {place}")
+app.command()(export)
 
 
 @app.command()

@@ -149,7 +149,7 @@ class HubRepository(Target):
             )
         try:
             self._check_repository(identity)
-        except (OSError, *_http_errors()) as error:
+        except _hub_errors() as error:
             raise self._refused(error) from error
 
     def _check_repository(self, identity: Mapping[str, Any]) -> None:
@@ -174,7 +174,7 @@ class HubRepository(Target):
             private = None if self._public else True
             made = self._api.create_repo(self.name, repo_type=self._kind, private=private, exist_ok=True)
             self._api.upload_folder(repo_id=self.name, folder_path=folder, repo_type=self._kind, commit_message=message)
-        except (OSError, *_http_errors()) as error:
+        except _hub_errors() as error:
             raise self._refused(error) from error
         return str(made)
 
@@ -186,8 +186,8 @@ class HubRepository(Target):
         )
 
 
-def _http_errors() -> tuple[type[BaseException], ...]:
-    """What the hub's client raises beside ``OSError``: the errors of its HTTP library."""
+def _hub_errors() -> tuple[type[Exception], ...]:
+    """What the hub's client raises: ``OSError`` and the errors of its HTTP library."""
     from huggingface_hub.errors import HfHubHTTPError
 
     return tuple(base for base in HfHubHTTPError.__bases__ if issubclass(base, Exception))
