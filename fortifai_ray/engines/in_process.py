@@ -136,3 +136,6 @@ class InProcess:
     ) -> CorpusReport:
         """See :class:`~fortifai_ray.recipe.executor.Executor`. There is nothing to wait for here."""
         return request.write(prompts, out_dir, lambda calls: (request.answer(c, self._engine.answer) for c in calls))
+
+    def close(self) -> None:
+        """Nothing: there are no other processes."""

@@ -90,6 +90,9 @@ class Executor(Protocol):
         an engine has ended.
         """
 
+    def close(self) -> None:
+        """Give back the processes that are kept between steps; the next step takes others."""
+
 
 def with_folders(function: Callable[..., R], arguments: Sequence[Any], keywords: Mapping[str, Any]) -> R:
     """Call ``function`` with the folder on this node in the place of each :class:`StageFiles`."""

@@ -26,6 +26,8 @@ _PASSING = (StageLost, ConnectionError, TimeoutError, MemoryError, InterruptedEr
 # Errors of libraries that need not be installed or imported here: torch, vLLM, httpx, which fetches from hubs.
 _PASSING_NAMES = {"OutOfMemoryError", "DistBackendError", "DistNetworkError", "DistStoreError", "EngineDeadError"}
 _PASSING_NAMES |= {"ConnectError", "ConnectTimeout", "ReadTimeout", "PoolTimeout", "RemoteProtocolError"}
+# Ray Train's, of a training worker that does not answer, or of a group that does not come to be.
+_PASSING_NAMES |= {"WorkerHealthCheckTimeoutError", "WorkerGroupStartupFailedError", "WorkerGroupStartupTimeoutError"}
 _COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _PLACES = re.compile(r" ?\((?:pid|ip|actor_id|task_id|repr)=[^()]*(?:\([^()]*\)[^()]*)*\)")
 _DETAIL = re.compile(r"Worker exit detail: (.+?)(?:\. |\.?$)", re.MULTILINE)
@@ -70,6 +72,8 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         inside = list(error.worker_failures.values())
     elif hasattr(error, "controller_failure"):
         inside = [error.controller_failure]
+    elif hasattr(error, "health_check_failure"):  # of a training worker that died
+        inside = [error.health_check_failure]
     elif isinstance(error, BaseExceptionGroup):
         inside = list(error.exceptions)
     found = [cause for cause in inside if isinstance(cause, BaseException) and cause is not error]

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # MLflow has the metrics: no TensorBoard, CSV and JSON beside it
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # workers run in this environment, not in a copy of it
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # a worker group that is ready is seen at once, not seconds later
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",  # seconds until a training worker's death is seen; a look costs 8 ms
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process more: a node that is taken away is a fault like any other
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own view, which would write over this one
     "RAY_idle_worker_killing_time_threshold_ms": "600000",  # a new worker would import for seconds, every generation
     "TOKENIZERS_PARALLELISM": "false",

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +23,11 @@ import ray
 from fortifai_ray.engines.corpus import Part, Request
 from fortifai_ray.recipe.executor import Arguments, CorpusReport, Loop, OnWait, R, Workers, with_folders
 from fortifai_ray.storage.store import Folder, folder_here
+from fortifai_ray.sweep.training_group import TrainingGroup
 
 if TYPE_CHECKING:
+    import torch
+
     from fortifai_ray.engines.pool import EnginePool
 
 logger = logging.getLogger(__name__)
@@ -40,8 +43,8 @@ class RayExecutor:
 
     Args:
         threads: CPU threads of one process.
-        workers: training workers. One trains in the calling process (Ray Train's local mode), which saves the seconds
-            that a worker group takes to start.
+        workers: training workers. One trains in the calling process (Ray Train's local mode); several are a group that
+            is kept from step to step.
         worker_resources: what Ray sets aside for each of several workers, e.g. ``{"CPU": 1.0, "GPU": 1.0}``.
         engines_at_once: calls to engines under way at once.
         pool: the warm engines; None where the chain generates nothing on engines.
@@ -53,50 +56,50 @@ class RayExecutor:
     engines_at_once: int = 1
     pool: "EnginePool | None" = None
 
-    def fit(self, loop: Loop, settings: Arguments, arrays: Arguments, model: Folder, output: Path) -> None:
-        """By a TorchTrainer. Several workers fetch the arrays from Ray's object store, where they lie once."""
-        from ray.train import RunConfig, ScalingConfig
-        from ray.train.torch import TorchTrainer
+    @cached_property
+    def _group(self) -> TrainingGroup:
+        return TrainingGroup(self.workers, self.worker_resources)
 
+    def close(self) -> None:
+        """Give the group of several workers back."""
+        if self.workers > 1:
+            self._group.close()
+
+    def fit(self, loop: Loop, settings: Arguments, arrays: Arguments, model: Folder, output: Path) -> None:
+        """By a TorchTrainer. Several workers fetch the arrays from Ray's object store, where they lie once; they stay
+        for the next fit."""
         output = output.absolute()
         output.mkdir(parents=True, exist_ok=True)
-        use_gpu, threads = bool(self.worker_resources.get("GPU")), self.threads
-        if self.workers == 1:
-
-            def here(config: dict[str, Any]) -> None:
-                _run_loop(loop, threads, {**config, "model": folder_here(model), "output": output})
-
-            scaling = ScalingConfig(num_workers=0, use_gpu=use_gpu)
-            TorchTrainer(here, train_loop_config={**settings, **arrays}, scaling_config=scaling).fit()
+        if self.workers > 1:
+            node = ray.get_runtime_context().get_node_id()
+            references = {name: ray.put(value) for name, value in arrays.items()}
+            self._group.run(partial(_fit_on_its_node, loop, self.threads, settings, references, model, output, node))
             return
-        node = ray.get_runtime_context().get_node_id()
-        references = {name: ray.put(value) for name, value in arrays.items()}
+        from ray.train import ScalingConfig
+        from ray.train.torch import TorchTrainer
 
-        def on_its_node(config: dict[str, Any]) -> None:
-            config |= {name: ray.get(config[name]) for name in references}
-            with written_for(output, node) as folder:
-                _run_loop(loop, threads, {**config, "model": folder_here(model), "output": folder})
+        threads = self.threads
 
-        scaling = ScalingConfig(
-            num_workers=self.workers, use_gpu=use_gpu, resources_per_worker=dict(self.worker_resources)
-        )
-        with tempfile.TemporaryDirectory(prefix="fortifai-train-") as notes:  # Ray Train's own files
-            TorchTrainer(
-                on_its_node,
-                train_loop_config={**settings, **references},
-                scaling_config=scaling,
-                run_config=RunConfig(storage_path=notes, name="fit"),
-            ).fit()
+        def here(config: dict[str, Any]) -> None:
+            _run_loop(loop, threads, {**config, "model": folder_here(model), "output": output})
+
+        scaling = ScalingConfig(num_workers=0, use_gpu=bool(self.worker_resources.get("GPU")))
+        TorchTrainer(here, train_loop_config={**settings, **arrays}, scaling_config=scaling).fit()
 
     def score(self, function: Callable[..., R], *arguments: Any, **keywords: Any) -> R:
-        """In this process where it trained the model, which so holds the GPU; else on what one of the workers held.
+        """In the process that trained the model, which so holds the GPU: this one, or the first of several workers.
 
-        Several workers trained in processes of their own, and this one holds no GPU: the function runs as a Ray task
-        on a GPU that is free now. None is set aside for it that would lie idle while the chain trains or generates.
+        Where no workers are there yet, on CPUs this process scores; the GPUs that they would hold are free, and a Ray
+        task takes one.
         """
         gpus = self.worker_resources.get("GPU", 0.0)
         if self.workers == 1 or not gpus:
             return with_folders(function, arguments, keywords)
+        if self._group.started:
+            result, *_ = self._group.run(partial(_score_on_first, function, arguments, keywords))
+            if isinstance(result, _Raised):
+                raise result.error
+            return result
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
         # Outside of what Tune set aside for this trial, where the task would wait for ever for a GPU.
@@ -120,6 +123,40 @@ class RayExecutor:
         return request.write(prompts, out_dir, answers)
 
 
+@dataclass(frozen=True)
+class _Raised:
+    """An error that a worker met alone, so that its group is none the worse."""
+
+    error: Exception
+
+
+def _fit_on_its_node(
+    loop: Loop,
+    threads: int,
+    settings: Arguments,
+    references: Mapping[str, Any],
+    model: Folder,
+    output: Path,
+    node: str,
+) -> None:
+    """Runs in each of several workers. ``references`` are the arrays'."""
+    arrays = dict(zip(references, ray.get(list(references.values())), strict=True))
+    with written_for(output, node) as folder:
+        _run_loop(loop, threads, {**settings, **arrays, "model": folder_here(model), "output": folder})
+
+
+def _score_on_first(function: Callable[..., Any], arguments: Sequence[Any], keywords: Arguments) -> Any:
+    """Runs in each of several workers; the first scores."""
+    import ray.train
+
+    if ray.train.get_context().get_world_rank():
+        return None
+    try:
+        return with_folders(function, arguments, keywords)
+    except Exception as error:
+        return _Raised(error)
+
+
 def _run_loop(loop: Callable[..., None], threads: int, keywords: Mapping[str, Any]) -> None:
     """Runs in each training worker."""
     import ray.train
@@ -127,12 +164,35 @@ def _run_loop(loop: Callable[..., None], threads: int, keywords: Mapping[str, An
     import torch.distributed as dist
     from ray.train.torch import get_device, prepare_model
 
-    torch.set_num_threads(threads)
-    context = ray.train.get_context()
+    context, device = ray.train.get_context(), get_device()
     world = context.get_world_size()
     if world > 1:
         assert dist.get_world_size() == world, "the process group is not the worker group"
-    loop(Workers(context.get_world_rank(), world, get_device(), prepare_model), **keywords)
+    with _torch_as_it_was(device):
+        torch.set_num_threads(threads)
+        loop(Workers(context.get_world_rank(), world, device, prepare_model), **keywords)
+
+
+@contextmanager
+def _torch_as_it_was(device: "torch.device") -> Iterator[None]:
+    """Put back what a loop changes of torch's settings and random states: the process goes on to other loops."""
+    import torch
+
+    settings: Sequence[tuple[Callable[[], Any], Callable[[Any], Any]]] = (
+        (torch.get_default_dtype, torch.set_default_dtype),
+        (torch.get_default_device, torch.set_default_device),
+        (torch.get_num_threads, torch.set_num_threads),
+        (torch.is_grad_enabled, torch.set_grad_enabled),
+        (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
+        (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    )
+    before = [read() for read, _ in settings]
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            for (_, write), value in zip(settings, before, strict=True):
+                write(value)
 
 
 @contextmanager

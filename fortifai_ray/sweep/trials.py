@@ -155,6 +155,10 @@ class Trial(tune.Trainable):
         if self._context.board is not None:
             self._context.board.write.remote(job.id, step)
 
+    def cleanup(self) -> None:
+        """Give back what the process holds beside its own share."""
+        self._context.executor.close()
+
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: the stage store already has it."""
 

@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 import ray
 from ray.exceptions import ActorDiedError, GetTimeoutError, OutOfMemoryError, RayTaskError, WorkerCrashedError
-from ray.train import WorkerGroupError
+from ray.train import ControllerError, WorkerGroupError
+from ray.train.v2._internal.exceptions import (
+    WorkerGroupStartupFailedError,
+    WorkerGroupStartupTimeoutError,
+    WorkerHealthCheckFailedError,
+    WorkerHealthCheckTimeoutError,
+)
 
 from fortifai_ray.engines.pretrained import WeightsError
 from fortifai_ray.errors import UserError
@@ -72,6 +78,11 @@ GLOO = RuntimeError("[../gloo/transport/tcp/pair.cc:538] Read error [127.0.0.1]:
         (task_error(ConnectionRefusedError(errno.ECONNREFUSED, "refused")), Fault.PASSING),
         (raised(ValueError("the hub gave nothing"), ConnectionError("no route")), Fault.PASSING),
         (WorkerGroupError("two failed", {0: GLOO, 1: ActorDiedError()}), Fault.PASSING),
+        (WorkerGroupError("x", {0: GLOO, 1: WorkerHealthCheckFailedError("x", ActorDiedError())}), Fault.PASSING),
+        (WorkerGroupError("x", {0: WorkerHealthCheckFailedError("x", ValueError("no number"))}), Fault.LASTING),
+        (WorkerGroupError("x", {0: WorkerHealthCheckTimeoutError("hangs")}), Fault.PASSING),
+        (ControllerError(WorkerGroupStartupFailedError("a worker died")), Fault.PASSING),
+        (ControllerError(WorkerGroupStartupTimeoutError(2)), Fault.PASSING),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), Fault.UNCLEAR),
         (OSError("We couldn't connect to the hub"), Fault.UNCLEAR),
         (WorkerGroupError("one failed", {0: GLOO}), Fault.UNCLEAR),
