@@ -1,11 +1,19 @@
-# Everything runs from .venv, which `make setup` fills from the lock file once, and again only when that changes.
-PYTHON ?= python3.11
+# Everything runs from .venv, which `make setup` fills from the lock file once, and again only when that changes, or when
+# another Python is asked for than it has: make setup PYTHON=3.12 (3.11, 3.12 or 3.13, or a path).
+override PYTHON := $(patsubst 3.%,python3.%,$(PYTHON))
 BIN := .venv/bin
 STAMP := .venv/.installed
 
 .PHONY: setup quickstart smollm2 wikitext2-5m test check docs lock format notebooks soak architectures
 
 setup: $(STAMP)
+
+version = $(shell $(1) -c 'import sys; print(sys.version_info[:2])' 2>&1)
+ifneq ($(PYTHON),)
+ifneq ($(call version,$(PYTHON)),$(call version,.venv/bin/python))
+.PHONY: $(STAMP)
+endif
+endif
 
 $(STAMP): requirements-cpu.lock pyproject.toml scripts/setup.sh
 	PYTHON="$(PYTHON)" sh scripts/setup.sh

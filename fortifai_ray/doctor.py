@@ -25,10 +25,12 @@ from rich.table import Table
 from rich.text import Text
 
 from fortifai_ray.errors import UserError
+from fortifai_ray.process.imports import foreign_companions
 from fortifai_ray.process.probes import Answer, probe, probes
 from fortifai_ray.storage.location import Storage
 from fortifai_ray.tracking.address import redact, tracking_uri_for
 
+PYTHONS = ((3, 11), (3, 12), (3, 13))  # as requires-python in pyproject.toml
 _IMPORT_SECONDS = 300.0  # vLLM's import takes 6 to 9 s on a quiet machine, over a minute on a very busy one
 _REMOTE_SECONDS = 30.0
 _HTTP_SECONDS = 5.0
@@ -109,8 +111,9 @@ def print_findings(findings: list[Finding], console: Console) -> bool:
 
 def _python() -> Finding:
     detail = f"{platform.python_version()} ({platform.system()} {platform.machine()}) at {sys.prefix}"
-    supported = sys.version_info[:2] == (3, 11)
-    return Finding("Python", supported, detail, "install this package into an environment with Python 3.11")
+    supported = PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[-1]
+    known = ", ".join(f"{major}.{minor}" for major, minor in PYTHONS)
+    return Finding("Python", supported, detail, f"install this package into an environment with Python {known}")
 
 
 def _machine() -> Finding:
@@ -234,10 +237,12 @@ def _torchvision() -> Finding:
     name, installed = "torchvision", _installed("torchvision")
     if installed is None:
         return Finding(name, True, "not installed, as it should be: nothing here needs it")
+    advice = "remove it: pip uninstall torchvision torchaudio torchcodec"
+    if name in foreign_companions():
+        return Finding(name, None, f"{installed} does not fit this CPU build of torch, and is kept out here", advice)
     error = redact(probe("import torchvision", _IMPORT_SECONDS).error)
     if not error:
         return Finding(name, None, f"{installed}, which fits this torch; nothing here needs it")
-    advice = "remove it: pip uninstall torchvision torchaudio torchcodec"
     return Finding(name, False, f"{installed} does not fit this torch and breaks transformers: {error}", advice)
 
 

@@ -1,5 +1,6 @@
 """The doctor: a working environment passes, each trap is named with its cure, and no password is shown."""
 
+import importlib.util
 import io
 import os
 import socket
@@ -12,10 +13,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 from rich.console import Console
 
 from fortifai_ray import doctor
 from fortifai_ray.doctor import Finding, check_storage, check_tracking, diagnose, print_findings
+from fortifai_ray.process.imports import hide_foreign_companions
 from fortifai_ray.process.probes import probe
 
 
@@ -53,22 +56,60 @@ def test_what_is_missing_is_printed_with_its_cure_and_decides() -> None:
 
 def place_broken(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """An installed distribution whose import fails as a torchvision built for another torch does."""
-    package, metadata = folder / name, folder / f"{name}-0.28.0.dist-info"
+    package = folder / name
     package.mkdir()
-    metadata.mkdir()
     (package / "__init__.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
-    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.28.0\n")
+    place_version(folder, name, "0.28.0")
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]))
 
 
-def test_a_torchvision_for_another_torch_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The trap of this stack: it breaks transformers, and the error that users see does not say why."""
+def place_version(folder: Path, name: str, version: str) -> None:
+    metadata = folder / f"{name}-{version}.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+
+
+@pytest.mark.parametrize(("torch", "ok"), [("2.13.0+cpu", None), ("2.13.0", False)])
+def test_a_torchvision_for_another_torch_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torch: str, ok: bool | None
+) -> None:
+    """The trap of this stack: it breaks transformers, and the error that users see does not say why. Beside a CPU build
+    of torch it is kept out; beside another it does harm."""
     place_broken(tmp_path, "torchvision", monkeypatch)
+    (tmp_path / "torch-2.13.0.dist-info").mkdir()
+    (tmp_path / "torch-2.13.0.dist-info" / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: torch\nVersion: {torch}\n"
+    )
     finding = doctor._torchvision()
-    assert finding.ok is False
-    assert "torchvision::nms" in finding.detail
+    assert finding.ok is ok
+    assert ("torchvision::nms" if torch == "2.13.0" else "is kept out here") in finding.detail
     assert "pip uninstall torchvision" in finding.advice
+
+
+@pytest.mark.parametrize(("torch", "hidden"), [("2.13.0+cpu", True), ("2.13.0", False)])
+def test_a_torchvision_for_another_torch_is_kept_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torch: str, hidden: bool
+) -> None:
+    """What asks whether it is installed, as transformers does, hears that it is not."""
+    place_broken(tmp_path, "torchvision", monkeypatch)
+    (tmp_path / "torch-2.13.0.dist-info").mkdir()
+    (tmp_path / "torch-2.13.0.dist-info" / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: torch\nVersion: {torch}\n"
+    )
+    hide_foreign_companions()
+    try:
+        assert (importlib.util.find_spec("torchvision") is None) == hidden
+        hide_foreign_companions()  # again, as in a worker that was forked
+        assert ("torchvision" in sys.modules) == hidden
+    finally:
+        sys.modules.pop("torchvision", None)
+
+
+def test_it_knows_the_pythons_that_are_supported() -> None:
+    project = tomllib.loads((Path(__file__).resolve().parent.parent / "pyproject.toml").read_text())["project"]
+    asked = SpecifierSet(project["requires-python"])
+    assert tuple((3, minor) for minor in range(30) if f"3.{minor}" in asked) == doctor.PYTHONS
 
 
 def test_a_library_that_cannot_be_imported_is_essential(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

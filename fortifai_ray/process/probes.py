@@ -14,6 +14,7 @@ _MARK = "\x1e"  # begins a line of answers, which no library prints
 # Runs the pieces that come by standard input, and tells after each what it printed last.
 _RUNNER = """
 import contextlib, io, json, os, sys
+hide_foreign_companions()
 with quick_imports():
     for code in json.load(sys.stdin):
         with contextlib.redirect_stdout(io.StringIO()) as output:

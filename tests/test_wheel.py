@@ -1,0 +1,73 @@
+"""The wheel is the whole product: installed elsewhere without the checkout, it lists, begins and runs studies."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[1]
+UV = Path(sys.executable).parent / "uv"
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of commands of an environment that has the built wheel, and this environment's libraries behind it.
+
+    Built with the backend that the set-up of this environment has fetched: no network is needed.
+    """
+    folder = tmp_path_factory.mktemp("wheel")
+    venv.create(folder / "env")
+    if not UV.is_file():
+        pytest.skip(f"no uv at {UV}: make setup puts it there")
+    build = [str(UV), "build", "--wheel", "--quiet", "--out-dir", str(folder / "dist"), str(PROJECT)]
+    subprocess.run(build, check=True)
+    (wheel,) = (folder / "dist").glob("*.whl")
+    python = folder / "env" / "bin" / "python"
+    subprocess.run([str(UV), "pip", "install", "--quiet", "--no-deps", "--python", str(python), str(wheel)], check=True)
+    (packages,) = (folder / "env" / "lib").glob("*/site-packages")
+    # As a path alone: its own .pth files, of the checkout among them, are not read.
+    (packages / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+    return python.parent
+
+
+def run(commands: Path, folder: Path, *command: str) -> str:
+    """What a command of the environment prints, run in a folder without anything of this checkout."""
+    kept = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    done = subprocess.run(
+        [str(commands / command[0]), *command[1:]], cwd=folder, env=kept, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_it_has_the_studies_and_the_families(installed: Path, tmp_path: Path) -> None:
+    """Shipped files, their schema, and the small pretrained model are found beside the installed package."""
+    assert run(installed, tmp_path, "fortifai", "--version").startswith("fortifai ")
+    listed = run(installed, tmp_path, "fortifai", "studies")
+    shipped = {path.stem for path in (PROJECT / "sweeps").glob("*.yaml")}
+    assert shipped <= {line.split()[0] for line in listed.splitlines()}
+    look = (
+        "import fortifai_ray, fortifai_ray.families.language.family, fortifai_ray.families.images.family\n"
+        "from fortifai_ray.families.language.config import ModelConfig\n"
+        "from fortifai_ray.study.shipped import SCHEMA, folder\n"
+        "from fortifai_ray.study.study import load_study\n"
+        "from pathlib import Path\n"
+        "assert (folder() / SCHEMA).is_file() and ModelConfig(preset='llama-docs').folder.is_dir()\n"
+        "print(load_study(Path('quickstart')).source, fortifai_ray.__file__)"
+    )
+    places = run(installed, tmp_path, "python", "-c", look).split()
+    assert all(Path(place).is_relative_to(installed.parent) for place in places), places
+
+
+@pytest.mark.end_to_end
+def test_a_study_that_it_writes_runs(installed: Path, tmp_path: Path) -> None:
+    """From an empty folder: begin a study, run it, and read its report."""
+    run(installed, tmp_path, "fortifai", "new", "mine", "--family", "gaussian")
+    told = run(installed, tmp_path, "fortifai", "sweep", "mine", "--set", "generations=3")
+    assert "report: " in told
+    assert (tmp_path / "runs" / "mine" / "report.html").is_file()
+    assert (tmp_path / "runs" / "mine" / "results" / "fidelity.parquet").is_file()
