@@ -13,6 +13,7 @@ from fortifai_ray.results.schema import flatten
 from fortifai_ray.storage.location import ARTIFACTS
 from fortifai_ray.tracking import limits
 from fortifai_ray.tracking.address import is_server, one_line
+from fortifai_ray.tracking.database import Database
 from fortifai_ray.tracking.held import held_by
 from fortifai_ray.tracking.run_content import RunContent, content_hash
 from fortifai_ray.validation import dump_yaml
@@ -58,6 +59,7 @@ class StudyRuns:
         self._uri = uri
         self._study_hash = content_hash(study)
         self._client: MlflowClient | None = None
+        self._database: Database | None = None
         self._study_state: _RunState | None = None
         self._states: dict[str, _RunState] = {}
         self._differing: dict[str, set[str]] = {}
@@ -98,15 +100,15 @@ class StudyRuns:
             if not math.isinf(value)
         }
         names = {name for metrics in content.series.values() for name in metrics}
-        files, stamped = self._lacking_files(state, content), dict[str, str]()
+        files, stamped, status = self._lacking_files(state, content), dict[str, str](), None
         if end is not None:
             values |= end.numbers
             stamped = {**end.tags, _STAMP: content.stamp}
-            self._end(state, "FAILED" if end.status == "failed" else "FINISHED")
-        self._log_all(state, content.recipe, names, values, {} if files else stamped, content.label)
+            status = "FAILED" if end.status == "failed" else "FINISHED"
+        self._log_all(state, content.recipe, names, values, {} if files else stamped, status, content.label)
         if files:
             self._log_files(state, files)
-            self._log(state, "tags", _tags(stamped), content.label)
+            self._write(state, {}, {}, stamped, None, content.label)
         state.stamp = content.stamp if stamped else None
 
     def hold_file(self, file: Path, folder: str | None = None) -> None:
@@ -147,6 +149,7 @@ class StudyRuns:
             # It logs a traceback of each error that it raises; the caller reports those in one line.
             logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
             self._client = MlflowClient(tracking_uri=self._uri)
+            self._database = Database.of(self._client, self._uri)
         return self._client
 
     def _study(self) -> _RunState:
@@ -239,28 +242,52 @@ class StudyRuns:
         names: Iterable[str],
         values: Mapping[tuple[str, int], float],
         tags: Mapping[str, str],
+        status: str | None,
         label: str,
     ) -> None:
         """Log the parameters, the values by metric and step, and the whole names of both, as far as a run lacks them,
-        and the tags: in one request if they fit into one."""
-        from mlflow.entities import Metric, Param
-
-        flat, now = flatten(recipe), int(time.time() * 1000)
-        params = {limits.key(name): value for name, value in flat.items() if limits.key(name) not in state.params}
+        and the tags; the run ends with a ``status``."""
+        flat = flatten(recipe)
+        lacks = {limits.key(name): value for name, value in flat.items() if limits.key(name) not in state.params}
+        params = {key: limits.param_value(value, _RECIPE) for key, value in lacks.items()}
         whole = {tag: name for tag, name in limits.whole_names([*flat, *names]).items() if tag not in state.named}
         lacking = {of: value for of, value in values.items() if not self._has(state, *of, value, label)}
-        entries: dict[limits.Kind, list[Any]] = {
-            "params": [Param(key, limits.param_value(value, _RECIPE)) for key, value in params.items()],
-            "metrics": [Metric(key, value, now, step) for (key, step), value in lacking.items()],
-            "tags": _tags({**whole, **tags}),
-        }
-        if not self._logged_at_once(state, entries):
-            for kind, some_of_them in entries.items():
-                self._log(state, kind, some_of_them, label)
+        self._write(state, params, lacking, {**whole, **tags}, status, label)
         state.params.update(params)
         state.named.update(whole)
         for (key, step), value in lacking.items():
             self._values(state, key)[step] = value
+
+    def _write(
+        self,
+        state: _RunState,
+        params: Mapping[str, str],
+        values: Mapping[tuple[str, int], float],
+        tags: Mapping[str, str],
+        status: str | None,
+        label: str,
+    ) -> None:
+        """Into the database, else by the client: in one request if all of it fits into one."""
+        from mlflow.entities import Metric, Param
+
+        ended = status if status != state.status else None  # a run that ended in the same way keeps its end time
+        if self._database is not None:
+            if params or values or tags or ended:
+                told = {key: limits.tag_value(value) for key, value in tags.items()}
+                self._database.log(state.run_id, params, values, told, ended)
+            state.status = ended or state.status
+            return
+        if ended is not None:
+            self._end(state, ended)
+        now = int(time.time() * 1000)
+        entries: dict[limits.Kind, list[Any]] = {
+            "params": [Param(key, value) for key, value in params.items()],
+            "metrics": [Metric(key, value, now, step) for (key, step), value in values.items()],
+            "tags": _tags(tags),
+        }
+        if not self._logged_at_once(state, entries):
+            for kind, some_of_them in entries.items():
+                self._log(state, kind, some_of_them, label)
 
     def _logged_at_once(self, state: _RunState, entries: Mapping[limits.Kind, Sequence[Any]]) -> bool:
         """Send entries of several kinds as one request; False where they do not fit, or MLflow refuses one of them."""

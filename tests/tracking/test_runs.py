@@ -9,11 +9,13 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Param
+from mlflow.exceptions import MlflowException
 
 from fortifai_ray.tracking import limits
+from fortifai_ray.tracking.database import Database
 from fortifai_ray.tracking.limits import NAME_TAG, batches, key
 from fortifai_ray.tracking.run_content import RunContent, RunEnd
-from fortifai_ray.tracking.runs import StudyRuns
+from fortifai_ray.tracking.runs import StudyRuns, search_runs
 
 from .folders import artefact, client, runs
 
@@ -96,6 +98,7 @@ def test_what_mlflow_refuses_costs_the_rest_nothing(storage: Path, monkeypatch: 
     """One value that MLflow refuses for good: all others of its batch are held, a line names it, and a later sweep does
     not ask again."""
     monkeypatch.setattr(limits, "key", lambda name: name)  # nothing is made to fit
+    monkeypatch.setattr(Database, "of", lambda client, uri: None)
     metrics = {f"metric{i}": float(i) for i in range(7)} | {"no@good": 1.0, "x" * 251: 2.0}
     content = RunContent("aaa", "a", {"seed": 0, "odd@": 1}, {0: metrics}, end=RunEnd("finished"))
     study = hold(storage, content)
@@ -122,7 +125,9 @@ def test_a_request_that_failed_halfway_is_not_repeated_for_what_it_did(storage: 
 
 
 def test_a_generation_takes_one_request_and_an_end_two(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And its artefacts one: thousands of runs must get through. What the run holds is not sent again."""
+    """And its artefacts one: thousands of runs must get through. What the run holds is not sent again. So it is with a
+    server, and with a database that is not written past the client."""
+    monkeypatch.setattr(Database, "of", lambda client, uri: None)
     asked: list[str] = []
 
     def noted(name: str, call: Any) -> Any:
@@ -151,6 +156,53 @@ def test_a_generation_takes_one_request_and_an_end_two(storage: Path, monkeypatc
     assert run.data.tags["fortifai.status"] == "collapsed"
     assert run.data.metrics["result/onset"] == 1.5
     assert run.data.metrics["metric7"] == 9.0
+
+
+HISTORY: list[RunContent] = [  # of one chain: as it runs, as it ends, and as a later sweep sends it again
+    RunContent("a", "a", {"loss": {"gamma": 0.3}, "odd@": "x" * 7000}, {0: {"x": 1.0, "no@good": 0.5}}),
+    RunContent("a", "a", {"loss": {"gamma": 0.3}}, {2: {"x": 3.0}, 1: {"x": math.nan, "y": -1e308}}, {"t": b"text"}),
+    RunContent("a", "a", {"loss": {"gamma": 0.3}}, {1: {"y": -1e308, "late": 7.0}}),
+    RunContent("a", "a", {"loss": {"gamma": 0.3}}, {2: {"x": 3.0}}, end=RunEnd("failed", "memory", {"onset": 1.5})),
+    RunContent("a", "a", {"loss": {"gamma": 0.3}}, {3: {"x": 4.0}}, end=RunEnd("collapsed", None, {"onset": 1.5})),
+]
+
+
+@pytest.mark.parametrize("fresh", [False, True], ids=["one sweep", "a sweep for each"])
+def test_the_database_holds_what_the_client_would_have_sent(
+    fresh: bool, storage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written past MLflow's client: its parameters, tags, status, history and latest values are the same to it."""
+
+    def held(by: str) -> Any:
+        study = StudyRuns(storage, {"name": by}, f"sqlite:///{storage}/mlflow.db")
+        for content in HISTORY:
+            study = StudyRuns(storage, {"name": by}, f"sqlite:///{storage}/mlflow.db") if fresh else study
+            study.hold(content)
+        [run] = search_runs(client(storage), str(study.experiment_id), "tags.`fortifai.kind` = 'chain'")
+        points = {key: client(storage).get_metric_history(run.info.run_id, key) for key in run.data.metrics}
+        own = ("fortifai.study", "fortifai.study_hash", "mlflow.parentRunId")
+        tags = {key: value for key, value in run.data.tags.items() if key not in own}
+        history = {key: sorted((one.step, str(one.value)) for one in some) for key, some in points.items()}
+        ended = run.info.end_time is not None
+        latest = {key: str(value) for key, value in run.data.metrics.items()}
+        return {"history": history, "latest": latest, "tags": tags, "ended": (ended, run.info.status, run.data.params)}
+
+    written = held("database")
+    monkeypatch.setattr(Database, "of", lambda client, uri: None)
+    assert written == held("client")
+    assert written["ended"][:2] == (True, "FINISHED")
+    assert written["history"]["x"] == [(0, "1.0"), (1, "nan"), (2, "3.0"), (3, "4.0")]
+
+
+def test_a_run_that_is_gone_is_not_written_to(storage: Path) -> None:
+    """Deleted in MLflow while the sweep runs: the attempt fails, as by the client, and the next makes it anew."""
+    study = hold(storage, RunContent("a", "a", {}, {0: {"x": 1.0}}))
+    client(storage).delete_run(runs(storage)["a"][0].info.run_id)
+    with pytest.raises(MlflowException):
+        study.hold(RunContent("a", "a", {}, {1: {"x": 2.0}}))
+    study.forget("a")
+    study.hold(RunContent("a", "a", {}, {0: {"x": 1.0}, 1: {"x": 2.0}}))
+    assert runs(storage)["a"][0].data.metrics == {"x": 2.0}
 
 
 def test_an_experiment_of_an_earlier_version_opens_in_the_ordinary_view(storage: Path) -> None:
