@@ -81,7 +81,7 @@ class Database:
         from sqlalchemy import tuple_
         from sqlalchemy.dialects.sqlite import insert
 
-        tables = {"params": SqlParam, "metrics": SqlMetric, "latest": SqlLatestMetric, "tags": SqlTag}
+        tables: dict[str, Any] = {"params": SqlParam, "metrics": SqlMetric, "latest": SqlLatestMetric, "tags": SqlTag}
         into = {name: insert(table.__table__) for name, table in tables.items()}
         new, old = into["latest"].excluded, SqlLatestMetric
         changes = {name: new[name] for name in ("value", "step", "timestamp", "is_nan")}
