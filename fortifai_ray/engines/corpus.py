@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from fortifai_ray.engines.engine import DecodingConfig, EngineAnswer, EngineCall, EngineConfig
 from fortifai_ray.files import write_bytes
+from fortifai_ray.process.moments import FIRST_TOKEN, happened
 from fortifai_ray.recipe.executor import CorpusReport
 from fortifai_ray.storage.store import Folder
 
@@ -73,6 +74,7 @@ class Request:
             raise FileExistsError(f"{out_dir} already holds parts of a corpus")
         parts = list[Part]()
         for part in answers(calls):
+            happened(FIRST_TOKEN, part.started)
             write_bytes(out_dir / f"part-{part.call:05d}.parquet", part.content)
             parts.append(part._replace(content=b""))  # its content is on the disk
         return CorpusReport(

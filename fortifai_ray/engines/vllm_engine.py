@@ -22,6 +22,8 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "GLOO_SOCKET_IFNAME": "lo",  # an engine is one process: nothing outside this machine needs to reach it
 }
+# On a CPU vLLM has replacements for its Triton kernels, and PyTorch would look through their source for 1 s.
+_OF_GPUS = ("triton",)
 LONGEST_BY_DEFAULT = 2048
 KV_CACHE_CAP = 1 << 30
 KV_BLOCK = 128  # the CPU backend's block of tokens; a row takes whole blocks
@@ -70,10 +72,14 @@ class VllmEngine:
         for key, value in ENVIRONMENT.items():
             os.environ.setdefault(key, value)
         logging.getLogger("torch._library.triton").setLevel(logging.ERROR)  # silences the note that a CPU has no Triton
-        with quick_imports():
+        self.stop()
+        with quick_imports(*([] if self.gpu else _OF_GPUS)):
+            self._start(config_folder)
+
+    def _start(self, config_folder: Path) -> None:
+        with quick_imports():  # what is imported by now, vLLM does not look through: it collects garbage as it starts
             from vllm import LLM
 
-        self.stop()
         why_not = None if self.untried else why_not_vllm(config_folder, gpu=self.gpu)
         if why_not:
             raise ValueError(f"{why_not}: change the model, or generate with engine.kind: huggingface")

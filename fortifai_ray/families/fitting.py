@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 
 from fortifai_ray.losses import DynamicTruncatedCrossEntropy, Loss, PointwiseLoss, SequenceLoss
 from fortifai_ray.process.memory import freed_memory_kept
+from fortifai_ray.process.moments import FIRST_BATCH, happened
 from fortifai_ray.recipe.curation import Curation, NoCuration, Surplexity, Verifier
 from fortifai_ray.recipe.executor import Workers
 from fortifai_ray.recipe.family import Collapsed, Synthetic
@@ -213,6 +214,7 @@ class Fit(ABC, Generic[Batch]):
 
     def run(self, loss: Loss) -> FitReport:
         """Train for every epoch, or until training diverges. Every worker calls it once."""
+        happened(FIRST_BATCH)
         started = time.perf_counter()
         with freed_memory_kept():
             diverged = self._train(loss)

@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -112,13 +113,21 @@ class RayExecutor:
     def write(
         self, request: Request, prompts: pa.Table, out_dir: Path, on_wait: OnWait = logger.warning
     ) -> CorpusReport:
-        """By a Ray Data stage of thin clients. Raises :class:`ray.exceptions.RayError` where an engine raised."""
+        """By a Ray Data stage of thin clients, which keeps the engines busy with more calls than can be under way at
+        once; from this process, where all can.
+
+        Ray Data would start four processes for the sake of a single call, at 2 s of CPU each, and 0.5 s for every
+        corpus after that. Raises :class:`ray.exceptions.RayError` where an engine raised.
+        """
         assert self.pool is not None, "a chain that generates needs engines"
         pool = self.pool
 
         def answers(calls: Sequence[pa.Table]) -> Iterator[Part]:
-            with _quiet_ray_data(), _watch(pool, out_dir, len(calls), on_wait):
-                yield from _ray_data_answers(request, pool, calls, self.engines_at_once)
+            with _watch(pool, out_dir, len(calls), on_wait):
+                if len(calls) <= self.engines_at_once:
+                    yield from _answers_from_here(request, pool, calls)
+                else:
+                    yield from _ray_data_answers(request, pool, calls, self.engines_at_once)
 
         return request.write(prompts, out_dir, answers)
 
@@ -243,23 +252,29 @@ def _write_chunk(folder: Path, name: str, start: int, chunk: np.ndarray) -> None
         file.write(chunk.data)
 
 
+def _answers_from_here(request: Request, pool: "EnginePool", calls: Sequence[pa.Table]) -> Iterator[Part]:
+    with ThreadPoolExecutor(len(calls), "corpus-call") as threads:
+        yield from threads.map(lambda call: request.answer(call, pool.generate), calls)
+
+
 def _ray_data_answers(
     request: Request, pool: "EnginePool", calls: Sequence[pa.Table], concurrency: int
 ) -> Iterator[Part]:
     import ray.data
 
-    rows = (
-        ray.data.from_blocks(list(calls))  # from_arrow would run a task of a whole CPU, which may never be free
-        .map_batches(
-            partial(_answer_row, request=request, pool=pool),
-            batch_size=None,
-            batch_format="pyarrow",
-            compute=ray.data.TaskPoolStrategy(size=min(concurrency, len(calls))),
-            num_cpus=0,  # a client only waits: it must find room beside trials and engines that took every CPU
+    with _quiet_ray_data():
+        rows = (
+            ray.data.from_blocks(list(calls))  # from_arrow would run a task of a whole CPU, which may never be free
+            .map_batches(
+                partial(_answer_row, request=request, pool=pool),
+                batch_size=None,
+                batch_format="pyarrow",
+                compute=ray.data.TaskPoolStrategy(size=min(concurrency, len(calls))),
+                num_cpus=0,  # a client only waits: it must find room beside trials and engines that took every CPU
+            )
+            .iter_rows()
         )
-        .iter_rows()
-    )
-    return (Part(**row) for row in rows)
+        yield from (Part(**row) for row in rows)
 
 
 def _answer_row(call: pa.Table, *, request: Request, pool: "EnginePool") -> pa.Table:

@@ -61,6 +61,7 @@ class Recorder:
         self._useful = 0.0
         self._flushed = 0.0
         self._disk_was_full = False
+        self._moments: dict[str, float] = {}
 
     @property
     def folder(self) -> Path:
@@ -136,6 +137,15 @@ class Recorder:
         self._stages["computed"] += computed
         self._stages["reused"] += reused
 
+    def happened(self, moments: Mapping[str, float]) -> None:
+        """Moments of this run, in seconds since the epoch; of several of a name, the first counts."""
+        for name, at in moments.items():
+            self._moments[name] = min(at, self._moments.get(name, at))
+
+    def reached(self, moment: str) -> None:
+        """This run has come so far."""
+        self.happened({moment: time.time()})
+
     def flush(self, at_most_every: float = FLUSH_SECONDS) -> None:
         """Write what is new since the last write, unless that is less than ``at_most_every`` seconds ago.
 
@@ -176,8 +186,10 @@ class Recorder:
             unfinished += [] if searched.done else ["the search"]
         summary = self._summary(plan, engines, generations)
         self._results.write_json("summary", summary)
+        self.reached("tables")
         write_claims(self.folder, check_claims(self.folder))
         report = write_report(self.folder, unless_same=not self._stages["computed"])
+        self.reached("report")
         status: StudyStatus = "interrupted" if unfinished else "failed" if self._failed else "finished"
         for problem in self._sync.close(status).problems:
             self.say(f"MLflow: {problem}")
@@ -187,9 +199,17 @@ class Recorder:
 
     def _wall(self, plan: Plan | None) -> dict[str, Any]:
         """Seconds since the program started, and how much of them was not useful."""
-        wall, at_once = time.time() - psutil.Process().create_time(), plan.chains_at_once if plan else 1
+        start, at_once = psutil.Process().create_time(), plan.chains_at_once if plan else 1
+        wall = time.time() - start
         overhead = (wall * at_once - self._useful) / self._useful if self._useful else None
-        return {"wall_seconds": wall, "chains_at_once": at_once, "useful_seconds": self._useful, "overhead": overhead}
+        timeline = {name: at - start for name, at in sorted(self._moments.items(), key=lambda moment: moment[1])}
+        return {
+            "wall_seconds": wall,
+            "timeline": timeline,
+            "chains_at_once": at_once,
+            "useful_seconds": self._useful,
+            "overhead": overhead,
+        }
 
     def _summary(self, plan: Plan | None, engines: Mapping[str, Any], generations: pl.DataFrame) -> dict[str, Any]:
         return {
@@ -209,7 +229,7 @@ class Recorder:
         """How the last run went that computed anything, where this one only looked things up."""
         if self._useful or not self._before:
             return None
-        names = ("wall_seconds", "chains_at_once", "useful_seconds", "overhead", *engines, "stages_computed")
+        names = (*self._wall(None), *engines, "stages_computed")
         return self._before.get("last_computed") or {name: self._before.get(name) for name in names}
 
     def _chain_summaries(self, generations: pl.DataFrame) -> list[dict[str, Any]]:

@@ -50,6 +50,7 @@ def run_sweep(study: Study, storage: Storage | Path, console: Console, address: 
     ran = _Ran()
     with suppress(Stopped):  # what is finished by then is recorded like the rest
         _replay(work, store, recorder)
+        recorder.reached("checked")
         if not work.done:
             _compute(study, inputs, work, recorder, console, address, ran)
     with signals_wait():
@@ -87,6 +88,7 @@ def _compute(
 ) -> None:
     """Run on Ray what the store lacks."""
     with ray_instance(address, study.settings.resources.num_cpus):
+        recorder.reached("ray")
         ran.plan = plan = _planned(study, work, recorder, address)
         writers = [chain for chain in work.cells if chain.recipe.uses_engines]
         with _engines(study, inputs, writers, plan, recorder, ran) as pool:
@@ -97,6 +99,7 @@ def _compute(
             board = ray.remote(Board).options(num_cpus=0).remote()
             with SweepProgress(console, board, open_ended=work.is_search) as progress:
                 run_trials(work, recorder, plan, pool, board, progress)
+                recorder.reached("last_step")
 
 
 def _planned(study: Study, work: Work, recorder: Recorder, address: str | None) -> Plan:

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import tune
+from ray.air._internal import usage
 from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE
 
 from fortifai_ray.chain.chain import GenerationResult
 from fortifai_ray.process.imports import quick_imports
+from fortifai_ray.process.moments import moments
 from fortifai_ray.process.signals import check_signals, signals_kept, signals_wait
 from fortifai_ray.recipe.executor import Executor
 from fortifai_ray.storage.steps import Steps
@@ -33,6 +35,10 @@ _TOGETHER = 1.0  # seconds in which cohorts are reported together: each takes mi
 # Tune would write these into each trial's runtime environment, which Ray's logs and the process list show; a node has
 # them in its own environment or role.
 ENV_VARS_TO_PROPAGATE.difference_update({name for name in ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")})
+
+# Ray's usage statistics look whether a callback is one of MLflow's or Weights & Biases', and import both for it: 2 s
+# before the first trial starts.
+usage.tag_callbacks = lambda callbacks: False
 
 
 @dataclass(frozen=True)
@@ -96,11 +102,11 @@ class Trial(tune.Trainable):
                 if isinstance(report.result, Verdict):
                     self._outcome |= report.result.outcome
                 if isinstance(report.result, GenerationResult) or time.monotonic() > until:
-                    return {**self._outcome, "reports": reports, "done": False}
+                    return {**self._outcome, "reports": reports, "moments": moments(), "done": False}
         except BaseException:
             self._reports = None
             raise
-        return {**self._outcome, "reports": reports, "done": True}
+        return {**self._outcome, "reports": reports, "moments": moments(), "done": True}
 
     def _run(self) -> Iterator[Report]:
         """Yield the reports on all jobs. A fault that lasts is reported, not raised: Tune would retry it in vain."""
@@ -241,6 +247,7 @@ class _Reports(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
+        self._recorder.happened(result["moments"])
         for report in result["reports"]:
             self._recorder.stages(report.computed, report.reused)
             if report.key is None:
@@ -318,7 +325,8 @@ def quiet_libraries(*, text: bool) -> None:
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     if text:
-        with quick_imports():
-            from transformers import AutoModelForCausalLM, utils  # noqa: F401 - all of it, not as it is first used
+        with quick_imports():  # all that training needs, not as it is first used
+            from ray.train.torch import TorchTrainer  # noqa: F401
+            from transformers import AutoModelForCausalLM, PreTrainedModel, utils  # noqa: F401
         utils.logging.disable_progress_bar()
         utils.logging.set_verbosity_error()

@@ -44,10 +44,13 @@ def test_union_seconds_counts_overlap_once() -> None:
 
 @pytest.mark.ray
 @needs_vllm
-def test_a_corpus_holds_every_row_in_order(pool: EnginePool, checkpoints: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("at_once", [2, 3], ids=["through Ray Data", "from the caller's process"])
+def test_a_corpus_holds_every_row_in_order(
+    pool: EnginePool, checkpoints: dict[str, Path], tmp_path: Path, at_once: int
+) -> None:
     """Protects the corpus contract: columns, rows, versions, part names; and what the report says of it."""
     prompts = prompts_table(50)  # three calls of ENGINE.rows_per_call at most
-    report = RayExecutor(pool=pool, engines_at_once=2).write(
+    report = RayExecutor(pool=pool, engines_at_once=at_once).write(
         Request(checkpoints["tied0"], "tied0", SAMPLED, ENGINE), prompts, tmp_path / "corpus"
     )
     parts = sorted(path.name for path in (tmp_path / "corpus").iterdir())
@@ -81,7 +84,7 @@ def test_a_trial_that_left_no_cpu_free_generates(
 
     @ray.remote
     def trial() -> int:
-        executor = RayExecutor(pool=pool, engines_at_once=2)
+        executor = RayExecutor(pool=pool)  # one of two calls at once: Ray Data needs room for its tasks
         return executor.write(request, prompts, out).rows
 
     group = placement_group([{"CPU": 1.5}])

@@ -146,8 +146,8 @@ def test_a_trial_that_was_started_again_repeats_itself_in_vain(sweep: Sweep) -> 
     )
     news = [*(Report(first.key, result, 1, 0) for result in sweep.results(first)), Report(first.key, Finished())]
     for _ in range(2):
-        callback.on_trial_result(1, [], trial, {"reports": news})
-    callback.on_trial_result(1, [], trial, {"reports": [Report(first.key, Mistake("too late"))]})
+        callback.on_trial_result(1, [], trial, {"reports": news, "moments": {}})
+    callback.on_trial_result(1, [], trial, {"reports": [Report(first.key, Mistake("too late"))], "moments": {}})
     callback.on_trial_error(1, [], trial)
     outcome = sweep.recorder.close(None, {}, None)
     assert outcome.failed == {chain.chain_id: "RuntimeError: lost a node" for chain in second.chains}

@@ -1,6 +1,7 @@
 """A chain's causal LM: the starting model, documents kept apart in its blocks, and saving it."""
 
 import json
+import shutil
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -216,9 +217,12 @@ def _of_checkpoint(model: ModelConfig, scratch: bool) -> Any:
 def write_config(model: ModelConfig, corpus: Corpus, folder: Path) -> None:
     """Write only the starting model's ``config.json``, from which an engine starts before there are weights."""
     folder.mkdir(parents=True, exist_ok=True)
-    if model.random:  # by hand: transformers would import torch, which takes the driver three seconds
+    # By hand, where it can be: transformers would import torch, which takes the driver three seconds.
+    if model.random:
         config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", **_preset_shape(model, corpus)}
         (folder / "config.json").write_text(json.dumps(config))
+    elif model.preset is not None:
+        shutil.copyfile(Path(model.checkpoint) / "config.json", folder / "config.json")
     else:
         loaded = causal_config(model.checkpoint, model.revision)
         loaded.architectures = [network_class(loaded, model.checkpoint).__name__]  # as create_model saves it

@@ -10,13 +10,14 @@ from types import ModuleType
 import pytest
 import yaml
 
-from fortifai_ray.engines.pretrained import load_network, load_tokenizer, read_json
+from fortifai_ray.engines.pretrained import causal_config, load_network, load_tokenizer, read_json
 from fortifai_ray.engines.soundness import check_checkpoint
 from fortifai_ray.families.language.config import CorpusConfig, ModelConfig
 from fortifai_ray.families.language.corpus import prepare_corpus, split_documents
 from fortifai_ray.families.language.models import create_model, model_identity, preset_shape
 from fortifai_ray.families.language.scoring import perplexity
 from fortifai_ray.families.language.texts import read_documents
+from fortifai_ray.process.probes import probe
 from fortifai_ray.storage.store import StageStore, canonical_hash, file_sha256
 from fortifai_ray.study.study import make_study
 
@@ -55,6 +56,29 @@ def test_the_checkpoint_is_small_whole_and_of_the_sizes_that_its_preset_says() -
     assert tokenizer.eos_token_id == config.eos_token_id
     text = "Return the name of the file.\n\n   It is a string; see “open()”."
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+def test_what_the_driver_takes_from_it_is_what_transformers_would_save(tmp_path: Path) -> None:
+    """Byte for byte, in a process that imports neither transformers nor PyTorch for it."""
+    code = (
+        "import sys; from pathlib import Path; from fortifai_ray.families.language import config, corpus, models; "
+        "from fortifai_ray.storage.store import StageStore; model = config.ModelConfig(preset='llama-docs'); "
+        "folder = Path(sys.argv[1]); text = config.CorpusConfig(source='pydoc', train_tokens=8192); "
+        "made = corpus.prepare_corpus(text, model, StageStore(folder)); models.write_config(model, made, folder); "
+        "print(made.tokenizer_path, {'torch', 'transformers'} & sys.modules.keys())"
+    )
+    answer = probe(code, 120.0, str(tmp_path))
+    folder = DOCS.folder
+    assert folder is not None
+    load_tokenizer(str(folder)).save_pretrained(tmp_path / "saved")
+    config = causal_config(folder)
+    config.architectures = ["LlamaForCausalLM"]
+    config.save_pretrained(tmp_path / "saved")
+    made = Path(answer.text.removesuffix(" set()"))
+    assert {file.name for file in made.iterdir()} == {"tokenizer.json", "tokenizer_config.json"}
+    for file in (*made.iterdir(), tmp_path / "config.json"):
+        saved = (tmp_path / "saved" / file.name).read_bytes()  # which says whether it was offline
+        assert file.read_bytes() == saved.replace(b'"local_files_only": true', b'"local_files_only": false'), file
 
 
 def test_it_predicts_documentation_that_it_has_not_read(tmp_path: Path) -> None:
