@@ -3,17 +3,21 @@
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
 
+from fortifai_ray import __version__
 from fortifai_ray.study.study import make_study
 
 PROJECT = Path(__file__).resolve().parents[2]
 PAGES = [
     PROJECT / "README.md",
     PROJECT / "SECURITY.md",
+    PROJECT / "CONTRIBUTING.md",
+    PROJECT / "CHANGELOG.md",
     PROJECT / "cluster" / "README.md",
     *(PROJECT / "docs").glob("*.md"),
 ]
@@ -51,6 +55,15 @@ def test_links_within_the_page_of_keys_lead_to_one_heading() -> None:
 def test_the_readme_is_short() -> None:
     """A newcomer reads it whole: at most 900 words."""
     assert len((PROJECT / "README.md").read_text(encoding="utf-8").split()) <= 900
+
+
+def test_how_to_cite_names_this_version_and_licence() -> None:
+    """One version: the package's, the metadata's and the citation's."""
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    cited = yaml.safe_load((PROJECT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert cited["version"] == project["version"] == __version__
+    assert cited["license"] == project["license"] == "Apache-2.0"
+    assert "Apache License" in (PROJECT / "LICENSE").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
