@@ -10,6 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
 
@@ -43,8 +44,11 @@ class FitConfig(Section):
 
     epochs: int = Field(1, ge=1, description="passes over the training set")
     batch_size: int = Field(16, ge=1)
-    optimizer: Literal["adamw", "adam", "sgd"] = Field(
-        "adamw", description="Adam, its weight decay decoupled in adamw; or stochastic gradient descent with momentum"
+    optimizer: Literal["adamw", "adam", "adafactor", "sgd"] = Field(
+        "adamw",
+        description="Adam, its weight decay decoupled in adamw; Adafactor, which keeps a number for each row and "
+        "column instead of Adam's two for each weight, and whose learning_rate is relative to the size of the "
+        "weights (0.01 is usual); or stochastic gradient descent with momentum",
     )
     momentum: float = Field(
         _MOMENTUM,
@@ -335,13 +339,14 @@ def _make_optimizer(
     import torch
     import transformers
 
-    common: dict[str, Any] = {"lr": training.learning_rate, "weight_decay": training.weight_decay, "fused": True}
-    optimizer: torch.optim.Optimizer
-    if training.optimizer == "sgd":
-        optimizer = torch.optim.SGD(network.parameters(), momentum=training.momentum, **common)
-    else:
-        kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[training.optimizer]
-        optimizer = kind(network.parameters(), **common)
+    common: dict[str, Any] = {"lr": training.learning_rate, "weight_decay": training.weight_decay}
+    kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {
+        "adamw": partial(torch.optim.AdamW, fused=True),
+        "adam": partial(torch.optim.Adam, fused=True),
+        "adafactor": torch.optim.Adafactor,
+        "sgd": partial(torch.optim.SGD, momentum=training.momentum, fused=True),
+    }
+    optimizer = kinds[training.optimizer](network.parameters(), **common)
     if training.schedule == "rising":
         of_an_epoch = steps // training.epochs
 

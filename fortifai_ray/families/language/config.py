@@ -298,6 +298,15 @@ class TrainingConfig(FitConfig):
         return self
 
     @model_validator(mode="after")
+    def _rows_are_whole(self) -> Self:
+        if self.optimizer == "adafactor" and self.parallel == "fsdp":
+            raise ValueError(
+                "parallel: adafactor needs each weight's rows and columns, of which a shard has a part: take ddp, or "
+                "optimizer: adamw"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _micro_batches_have_blocks(self) -> Self:
         if self.gradient_accumulation > self.batch_size:
             raise ValueError(

@@ -1,4 +1,5 @@
-"""Training at size: micro-batches, checkpointed activations and shards change nothing but rounding."""
+"""Training at size: micro-batches, checkpointed activations and shards change nothing but rounding; what a step holds
+in memory is what it needs."""
 
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,13 @@ from pydantic import ValidationError
 from transformers import AutoModelForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
+from fortifai_ray.engines.pretrained import load_network
 from fortifai_ray.families.language.blocks import Blocks
 from fortifai_ray.families.language.config import TrainingConfig
-from fortifai_ray.families.language.training import TrainingReport, train
+from fortifai_ray.families.language.training import LanguageFit, TrainingReport, train
 from fortifai_ray.losses import CrossEntropy, Loss, TruncatedCrossEntropy
+from fortifai_ray.losses.causal_lm import CausalLMObjective
+from fortifai_ray.recipe.executor import Workers
 
 # A constant rate, so that a wrong gradient shows in the next loss. Adam hides a wrong scale: the norms must agree too.
 SETTINGS = TrainingConfig(epochs=2, batch_size=6, block_size=64, schedule="constant", warmup_ratio=0.0)
@@ -85,6 +89,67 @@ def test_checkpointed_activations_change_no_number(
     assert steps.tolist() == expected.tolist()
     first, second = (AutoModelForCausalLM.from_pretrained(tmp_path / name).state_dict() for name in ("kept", "again"))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def made(model: Path, blocks: Blocks, **settings: Any) -> LanguageFit:
+    """A training run that has not begun."""
+    training = TrainingConfig(**{**SETTINGS.model_dump(), **settings})
+    workers = Workers(0, 1, torch.device("cpu"), lambda network: network)
+    return LanguageFit(CausalLMObjective(load_network(model, torch.float32)), blocks, training, 7, workers)
+
+
+def test_adafactor_learns_repeats_and_keeps_a_number_a_row(model: Path, blocks: Blocks, tmp_path: Path) -> None:
+    """Adam keeps two numbers for each weight; Adafactor one for each row and column; the loss falls too."""
+    settings = {"optimizer": "adafactor", "learning_rate": 0.01}
+    _, steps = run(model, tmp_path / "once", blocks, CrossEntropy(), **settings)
+    _, again = run(model, tmp_path / "twice", blocks, CrossEntropy(), **settings)
+    assert steps.tolist() == again.tolist()
+    assert (tmp_path / "once" / "model.safetensors").read_bytes() == (
+        tmp_path / "twice" / "model.safetensors"
+    ).read_bytes()
+    assert steps[-1, 0] < steps[0, 0] - 0.2
+    held = {}
+    for optimizer in ("adafactor", "adamw"):
+        fit = made(model, blocks, optimizer=optimizer)
+        fit.run(CrossEntropy())
+        state = fit._optimizer.state
+        held[optimizer] = sum(t.numel() for of_one in state.values() for t in of_one.values() if torch.is_tensor(t))
+    weights = sum(parameter.numel() for parameter in fit.network.parameters())
+    assert 2 * weights <= held["adamw"] < 2.01 * weights
+    assert held["adafactor"] < weights / 20
+
+
+def test_adafactor_is_refused_in_shards() -> None:
+    """A shard has only some of a weight's rows, and the means over a column would be its own."""
+    with pytest.raises(ValidationError, match="parallel: adafactor needs each weight's rows and columns"):
+        TrainingConfig(optimizer="adafactor", parallel="fsdp")
+
+
+def test_a_step_keeps_little_more_than_the_backward_pass_must_read(model: Path, blocks: Blocks) -> None:
+    """Of each token and layer: the inputs of products and norms, query, keys and values, gate and what it multiplies
+    (docs/performance.md). Beside them Llama's own operations keep the activated gate, and what each norm scales: no
+    copies, no attention matrix, no logits."""
+    fit, kept = made(model, blocks, batch_size=14), dict[int, int]()
+    weights = {parameter.untyped_storage().data_ptr() for parameter in fit.network.parameters()}
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    ((tokens, lengths),) = next(fit.batches(np.arange(14), 0, 1, ("noise",), 0)).parts
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        total = fit.network(tokens, lengths, CrossEntropy()).total
+    assert total.requires_grad
+    config = fit.network.model.config
+    width, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
+    needed = 8 * width + 3 * inner  # as many heads for keys and values as for queries
+    beside = 2 * width + inner
+    # Not of a layer: the embeddings, the last norm, the hidden states of the head, the angles of positions.
+    of_ends, of_attention = 6 * width, config.num_attention_heads
+    most = 4 * tokens.numel() * (layers * (needed + beside + of_attention + 2) + of_ends)
+    assert 4 * tokens.numel() * layers * needed < sum(kept.values()) < most
 
 
 @pytest.mark.ray
