@@ -1,9 +1,48 @@
-"""Recursive-training studies on Ray: when a generative model collapses, what delays it, and by how much."""
+"""Recursive-training studies on Ray: when a generative model collapses, what delays it, and by how much.
+
+The names in ``__all__`` are the package's own from Python (docs/python.md); each is imported when it is first used, so
+that ``import fortifai_ray`` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from fortifai_ray.process.imports import hide_foreign_companions
 from fortifai_ray.process.search_path import add_own_folders
 
+if TYPE_CHECKING:
+    from fortifai_ray.errors import UserError as UserError
+    from fortifai_ray.library import ChainFiles as ChainFiles
+    from fortifai_ray.library import ReportPage as ReportPage
+    from fortifai_ray.library import StudyFolder as StudyFolder
+    from fortifai_ray.library import analyse as analyse
+    from fortifai_ray.library import load_study as load_study
+    from fortifai_ray.library import open_study as open_study
+    from fortifai_ray.library import sweep as sweep
+
 __version__ = "0.1.0"
+
+_HOME = {  # of each public name: the module that has it
+    "UserError": "fortifai_ray.errors",
+    **dict.fromkeys(
+        ("ChainFiles", "ReportPage", "StudyFolder", "analyse", "load_study", "open_study"), "fortifai_ray.library"
+    ),
+}
+__all__ = ["ChainFiles", "ReportPage", "StudyFolder", "UserError", "analyse", "load_study", "open_study", "sweep"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "sweep":  # the room of that name, which can be called: one name cannot be both
+        return import_module("fortifai_ray.sweep")
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value = getattr(import_module(_HOME[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
 
 add_own_folders()  # in a worker, this is the first of the package that runs
 hide_foreign_companions()

@@ -84,36 +84,33 @@ def sweep(
     Each step is stored under the hash of everything that determines it: a killed sweep resumes where it was, and a
     finished one computes nothing.
     """
-    from fortifai_ray.storage.location import Storage
-    from fortifai_ray.study.study import load_study
+    from fortifai_ray.library import load_study
+    from fortifai_ray.library import sweep as run
 
-    console = _console()
-    study, place = load_study(file, override or []), Storage.of(storage)
+    console, study = _console(), load_study(file, set=override or [])
     if dry_run:
+        from fortifai_ray.storage.location import Storage
         from fortifai_ray.sweep.forecast import Cluster
         from fortifai_ray.sweep.preflight import print_plan
 
-        print_plan(study, place, console, Cluster.of(cluster) if cluster is not None else None)
+        print_plan(study, Storage.of(storage), console, Cluster.of(cluster) if cluster is not None else None)
         if address is not None:
             console.print(f"--address {address}: is not asked in a dry run", highlight=False, soft_wrap=True)
         return
     if cluster is not None:
         raise UserError("--cluster: it is for a forecast, without which nothing is run; add --dry-run")
     from fortifai_ray.report import print_tables
-    from fortifai_ray.sweep.sweep import run_sweep
 
-    if place.tracking_note:
-        console.print(place.tracking_note, highlight=False, soft_wrap=True)
     try:
-        outcome = run_sweep(study, place, console, address)
+        swept = run(study, storage, address=address, progress=console)
     except Stopped as stopped:  # before anything was computed
         _say_interrupted(console, str(stopped), stopped.code)
-    print_tables(outcome.folder, console)
+    print_tables(swept.folder, console)
     runs = f"fortifai ui --storage {shlex.quote(storage)}"
-    console.print(f"report: {outcome.report}   runs: {runs}", highlight=False, soft_wrap=True)
-    if outcome.unfinished:
+    console.print(f"report: {swept.folder / 'report.html'}   runs: {runs}", highlight=False, soft_wrap=True)
+    if swept.unfinished:
         _say_interrupted(console, "interrupted", exit_code())
-    if outcome.failed:
+    if swept.failed:
         raise typer.Exit(1)
 
 
@@ -229,21 +226,21 @@ def analyse(
     The baseline pairs within the other --by columns and the seed. docs/analyse.md has an example for each kind of
     history.
     """
-    from fortifai_ray.histories.analyse import analyse_history
+    from fortifai_ray.library import analyse as judge
     from fortifai_ray.report import print_tables
 
-    folder = analyse_history(
+    folder = judge(
         history,
         metric=metric,
         step=step,
         by=[column.strip() for columns in by for column in columns.split(",")],
         seed=seed,
         baseline=baseline,
-        criteria=criterion,
+        criterion=criterion,
         confirm=confirm,
         storage=storage,
         name=name,
-    )
+    ).folder
     console = _console()
     print_tables(folder, console)
     console.print(f"report: {folder / 'report.html'}", highlight=False, soft_wrap=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parent.parent
 PACKAGE = PROJECT / "fortifai_ray"
 FILES = sorted(PACKAGE.rglob("*.py"))
+ROOMS = {path.stem for path in PACKAGE.iterdir()}
 
 
 def lines(path: Path) -> int:
@@ -25,7 +26,9 @@ def imported(path: Path) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("fortifai_ray"):
-            found |= {str(node.module), *(f"{node.module}.{name.name}" for name in node.names)}
+            names = {f"{node.module}.{name.name}" for name in node.names}
+            rooms = node.module == "fortifai_ray" and all(n.partition(".")[2] in ROOMS for n in names)
+            found |= names if rooms else {str(node.module), *names}  # a room alone does not need the package's names
         elif isinstance(node, ast.Import):
             found |= {name.name for name in node.names}
     return found

@@ -309,3 +309,20 @@ collapse: {metric: coverage, relative_to: own_generation_0, threshold: 0.5, dire
     pictures = table(storage, "pictures")
     assert [png[:4] for png in pictures["png"]] == [b"\x89PNG"] * 2
     assert "stages computed 0" in " ".join(sweep(study, storage, "--address", ray_instance).split())
+
+
+def test_a_chain_from_python(swept: Swept) -> None:
+    """Its checkpoints load with plain transformers, with their tokenizer; its corpora are Parquet and data sets."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from fortifai_ray import open_study
+
+    chain = open_study(swept.storage / "tiny").chain({"loss.kind": "tce"})
+    assert list(chain.checkpoints) == [0, 1]
+    model = AutoModelForCausalLM.from_pretrained(chain.checkpoints[-1])
+    tokenizer = AutoTokenizer.from_pretrained(chain.checkpoints[-1])
+    assert model.config.vocab_size == len(tokenizer) == 512
+    written = pl.read_parquet(chain.corpora[0])
+    rows = chain.dataset(0)
+    assert rows["generated_ids"][0] == written.sort("row")["generated_ids"][0].to_list()
+    assert rows["text"][0] == tokenizer.decode(rows["generated_ids"][0], skip_special_tokens=True)

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_TUNE = "TUNE_DISABLE_SIGINT_HANDLER"
 _TWICE = 0.5  # seconds: `timeout` signals its child and then the whole group; that is one request
 
 
@@ -47,25 +48,65 @@ def answering_signals() -> Iterator[None]:
 
     A signal that is ignored stays so (`nohup`). Does nothing within another such block, or off the main thread.
     """
+    with _answered() as first:
+        try:
+            yield
+        except Stopped as stopped:
+            if not first:
+                raise
+            print(f"fortifai: {stopped}", file=sys.stderr, flush=True)
+            sys.exit(stopped.code)
+
+
+@contextmanager
+def passing_signals_on() -> Iterator[None]:
+    """Answer the signals within a program that is not this one: what asks it to end ends the block as this module says,
+    and then goes to whatever the program does of such a signal. By default, SIGINT is :class:`KeyboardInterrupt`.
+
+    Does nothing within another block, or off the main thread.
+    """
+    asked = None
+    with _answered() as first:
+        try:
+            yield
+        except Stopped:
+            if not first:
+                raise
+        asked = _state.asked if first else None
+    if asked is not None:
+        signal.raise_signal(asked)
+        raise KeyboardInterrupt  # where the program's own handler returned, or came for another signal
+
+
+@contextmanager
+def _answered() -> Iterator[bool]:
+    """Have this module's handler for the signals, and theirs again afterwards; False where it is there already, or
+    cannot be."""
     if _state.answered or threading.current_thread() is not threading.main_thread():
-        yield
+        yield False
         return
     before: dict[int, Any] = {number: signal.getsignal(number) for number in _SIGNALS}
-    _state.answered = {number for number, handler in before.items() if handler != signal.SIG_IGN}
+    # A handler from outside Python cannot be put back: its signal stays with it.
+    _state.answered = {n for n, handler in before.items() if handler is not None and handler != signal.SIG_IGN}
     _state.asked, _state.waits = None, 0
     _state.terminals = [stream for stream in (0, 1, 2) if os.isatty(stream)]
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    tune = os.environ.get(_TUNE)
+    os.environ[_TUNE] = "1"
     for number in _state.answered:
         signal.signal(number, _answer)
     try:
-        yield
-    except Stopped as stopped:
-        print(f"fortifai: {stopped}", file=sys.stderr, flush=True)
-        sys.exit(stopped.code)
+        yield True
     finally:
         for number in _state.answered:
             signal.signal(number, before[number])
         _state.answered = set()
+        if tune is None:
+            del os.environ[_TUNE]
+
+
+def is_the_program() -> bool:
+    """Whether this process answers the signals itself, as the command does, unlike a program that uses the package."""
+    return bool(_state.answered)
 
 
 def check_signals() -> None:

@@ -92,8 +92,9 @@ class StudyMirror:
 
 
 @contextmanager
-def opened_study(study: str | Path) -> Iterator[Path]:
-    """The local folder of a study, fetched from ``s3://BUCKET/PREFIX/NAME``; changes are uploaded at the end.
+def opened_study(study: str | Path, *, push: bool = True) -> Iterator[Path]:
+    """The local folder of a study, fetched from ``s3://BUCKET/PREFIX/NAME``; with ``push``, changes are uploaded at the
+    end.
 
     Raises :class:`UserError` where the address holds no study.
     """
@@ -106,4 +107,5 @@ def opened_study(study: str | Path) -> Iterator[Path]:
     if not mirror.fetch():
         raise UserError(f"{storage.uri}/{name}: there is no study there; give STORAGE/NAME of one that has run")
     yield mirror.folder
-    mirror.push()
+    if push:
+        mirror.push()

@@ -54,12 +54,12 @@ def ray_instance(address: str | None, num_cpus: int | None) -> Iterator[None]:
 
     Raises :class:`UserError` where no cluster answers at ``address``.
     """
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():  # its environment is the program's own
+        yield
+        return
     _prepare_environment(address)  # before Ray is imported
     import ray
 
-    if ray.is_initialized():
-        yield
-        return
     arguments: dict[str, Any] = {
         "log_to_driver": False,
         "logging_level": "warning",

@@ -45,8 +45,9 @@ class SweepOutcome:
 class Recorder:
     """Records what a run computes or takes from the store, chain by chain."""
 
-    def __init__(self, study: Study, storage: Storage, console: Console) -> None:
+    def __init__(self, study: Study, storage: Storage, console: Console, started: float | None = None) -> None:
         self.storage = storage
+        self._started = psutil.Process().create_time() if started is None else started
         self._study, self._console, self._store = study, console, StageStore(storage)
         self._mirror = StudyMirror(storage, study.name)
         self._mirror.fetch()
@@ -198,8 +199,8 @@ class Recorder:
         return SweepOutcome(self.folder, report, self._failed, unfinished)
 
     def _wall(self, plan: Plan | None) -> dict[str, Any]:
-        """Seconds since the program started, and how much of them was not useful."""
-        start, at_once = psutil.Process().create_time(), plan.chains_at_once if plan else 1
+        """Seconds since the sweep was asked for, and how much of them was not useful."""
+        start, at_once = self._started, plan.chains_at_once if plan else 1
         wall = time.time() - start
         overhead = (wall * at_once - self._useful) / self._useful if self._useful else None
         timeline = {name: at - start for name, at in sorted(self._moments.items(), key=lambda moment: moment[1])}

@@ -36,8 +36,16 @@ class _Ran:
     engines: dict[str, Any] = field(default_factory=lambda: dict(_NO_ENGINES))
 
 
-def run_sweep(study: Study, storage: Storage | Path, console: Console, address: str | None = None) -> SweepOutcome:
+def run_sweep(
+    study: Study,
+    storage: Storage | Path,
+    console: Console,
+    address: str | None = None,
+    started: float | None = None,
+) -> SweepOutcome:
     """Run or resume ``study``: what the store holds is taken from there, the rest is computed.
+
+    ``started`` is when it was asked for (seconds since the epoch); None: when this process started.
 
     Raises :class:`UserError` for what is the user's to mend, before anything is started.
     """
@@ -45,7 +53,7 @@ def run_sweep(study: Study, storage: Storage | Path, console: Console, address: 
     store = StageStore(storage)
     inputs = check_study(study, store)
     check_address(address)
-    recorder = Recorder(study, storage, console)
+    recorder = Recorder(study, storage, console, started)
     work = _work(study, inputs, recorder)
     ran = _Ran()
     with suppress(Stopped):  # what is finished by then is recorded like the rest

@@ -1,8 +1,11 @@
 """Histories as people have them: cross entropy against TCE, whose perplexity grows by a factor a generation."""
 
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from polars.testing import assert_frame_equal
 
 from fortifai_ray.histories.analyse import History, analyse_history, read_history
 
@@ -45,3 +48,26 @@ def analysed(history: Path | str, storage: Path, **changes: Any) -> Path:
 def read(history: Path | str, **changes: Any) -> History:
     """The history as it is checked, before anything is written."""
     return read_history(history, **{**ASKED, **changes})
+
+
+Chains = dict[tuple[str, float | None, int], list[float]]
+
+
+def chains() -> Chains:
+    """The metric of each chain by generation."""
+    found = defaultdict(list)
+    for row in rows(seeds=2, generations=4):
+        found[row["loss"], row["gamma"], row["seed"]].append(row["ppl"])
+    return dict(found)
+
+
+def name_of(loss: str, gamma: float | None, seed: int) -> str:
+    return f"loss={loss}{'' if gamma is None else f' gamma={gamma}'} seed={seed}"
+
+
+def same_as_csv(history: Path | str, tmp_path: Path, **changes: Any) -> None:
+    """The history is the one that ``rows`` gives, up to the rounding of what holds float32."""
+    (tmp_path / "plain.csv").write_text("\n".join(csv_lines(seeds=2, generations=4)))
+    found, plain = read(history, **changes), read(tmp_path / "plain.csv")
+    assert_frame_equal(found.generations, plain.generations, rel_tol=1e-6)
+    assert found.terms == plain.terms

@@ -1,41 +1,16 @@
-"""Runs that a tracker kept are the rows that they logged: TensorBoard, MLflow, Weights & Biases as CSV and offline."""
+"""Runs that a tracker kept are the rows that they logged: TensorBoard, and Weights & Biases as CSV and offline."""
 
 import csv
 import sys
-from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
 import pytest
-from mlflow import MlflowClient
 from polars.testing import assert_frame_equal
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.histories.source import said_in
 
-from .runs import csv_lines, read, rows
-
-Chains = dict[tuple[str, float | None, int], list[float]]
-
-
-def chains() -> Chains:
-    """The metric of each chain by generation."""
-    found = defaultdict(list)
-    for row in rows(seeds=2, generations=4):
-        found[row["loss"], row["gamma"], row["seed"]].append(row["ppl"])
-    return dict(found)
-
-
-def name_of(loss: str, gamma: float | None, seed: int) -> str:
-    return f"loss={loss}{'' if gamma is None else f' gamma={gamma}'} seed={seed}"
-
-
-def same_as_csv(history: Path | str, tmp_path: Path, **changes: Any) -> None:
-    """The history is the one that ``rows`` gives, up to the rounding of what holds float32."""
-    (tmp_path / "plain.csv").write_text("\n".join(csv_lines(seeds=2, generations=4)))
-    found, plain = read(history, **changes), read(tmp_path / "plain.csv")
-    assert_frame_equal(found.generations, plain.generations, rel_tol=1e-6)
-    assert found.terms == plain.terms
+from .runs import chains, csv_lines, name_of, read, same_as_csv
 
 
 @pytest.mark.parametrize(
@@ -108,46 +83,6 @@ def test_tensorboard(labels: str, tmp_path: Path) -> None:
     assert read(tmp_path / "logs", step="step").generations.height >= 4 * 4 - 1
     with pytest.raises(UserError, match="--metric pppl: no run has logged it; did you mean ppl"):
         read(tmp_path / "logs", step="step", metric="pppl")
-
-
-@pytest.fixture(scope="module")
-def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A storage with an experiment: a parent, a run that was deleted, and a run for each chain."""
-    folder = tmp_path_factory.mktemp("storage")
-    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
-    experiment = client.create_experiment("collapse", artifact_location=str(folder))
-    parent = client.create_run(experiment, run_name="all").info.run_id
-    client.log_metric(parent, "best", 1.0)
-    for (loss, gamma, seed), values in chains().items():
-        run = client.create_run(experiment, tags={"mlflow.parentRunId": parent}, run_name="r").info.run_id
-        for name, value in {"loss": loss, "gamma": gamma, "seed": seed}.items():
-            if value is not None:
-                client.log_param(run, name, value)
-        for step, value in enumerate(values):
-            client.log_metric(run, "ppl", value, step=10 * step)
-            client.log_metric(run, "gen", step, step=10 * step)
-        deleted = client.create_run(experiment).info.run_id
-        client.log_metric(deleted, "ppl", 1.0)
-        client.delete_run(deleted)
-    return folder
-
-
-def test_mlflow(storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parameters are labels; the step is another metric, or MLflow's own; the address is the sweeps' own."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    same_as_csv("mlflow:collapse", tmp_path, storage=storage)
-    with pytest.raises(UserError, match="has the steps 0, 10, …"):
-        read("mlflow:collapse", storage=storage, step="step")
-    with pytest.raises(UserError, match=r"mlflow:colapse: there is no such experiment; did you mean collapse\?"):
-        read("mlflow:colapse", storage=storage)
-    with pytest.raises(UserError, match=r"--by los: no such column; did you mean loss\?"):
-        read("mlflow:collapse", storage=storage, by=["los"], baseline=["los=ce"])
-    with pytest.raises(UserError, match="--metric pp: no run has logged it; did you mean ppl"):
-        read("mlflow:collapse", storage=storage, metric="pp")
-    with pytest.raises(UserError, match="does not exist; set MLFLOW_TRACKING_URI"):
-        read("mlflow:collapse", storage=tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{storage}/mlflow.db")
-    same_as_csv("mlflow:collapse", tmp_path, storage=tmp_path)
 
 
 def test_offline_runs_need_their_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,242 @@
+"""The package from Python: few names, cheap to import, and the same objects as the command line's folders hold."""
+
+import inspect
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+import fortifai_ray
+from fortifai_ray.library import StudyFolder
+from fortifai_ray.process.signals import Stopped, check_signals, is_the_program, passing_signals_on, signals_wait
+from tests.histories.runs import csv_lines
+from tests.report.studies import write_study
+
+NAMES = ["ChainFiles", "ReportPage", "StudyFolder", "UserError", "analyse", "load_study", "open_study", "sweep"]
+ANALYTIC: dict[str, Any] = {
+    "name": "from_python",
+    "family": {"kind": "gaussian", "dim": 1},
+    "samples_per_generation": 20,
+    "regime": {"kind": "replace"},
+    "generations": 4,
+    "vary": {"samples_per_generation": [20, 40], "seed": [0, 1, 2]},
+    "collapse": {"metric": "trace_ratio", "threshold": 0.7, "direction": "below", "relative_to": "absolute"},
+    "baseline": {"samples_per_generation": 20},
+}
+
+
+def test_the_public_names() -> None:
+    """This list is the contract: a name more or less is a decision."""
+    assert [name for name in fortifai_ray.__all__ if name in NAMES] == NAMES
+    assert set(fortifai_ray.__all__) <= set(dir(fortifai_ray))
+    assert (Path(fortifai_ray.__file__).parent / "py.typed").is_file()
+
+
+def test_importing_costs_nothing() -> None:
+    """Neither the package nor its names; and ``sweep`` is one object, whatever was imported before it."""
+    code = (
+        "import sys, fortifai_ray\n"
+        "from fortifai_ray import sweep, load_study\n"
+        "heavy = {'torch', 'ray', 'mlflow', 'altair', 'transformers', 'datasets'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "import fortifai_ray.sweep.plan\n"
+        "assert sweep is fortifai_ray.sweep and callable(sweep)\n"
+        "from fortifai_ray.sweep.plan import Plan\n"
+        "try: fortifai_ray.nothing\n"
+        "except AttributeError as error: print(error)\n"
+    )
+    plain = "import sys, fortifai_ray; assert not {'polars', 'pydantic', 'numpy', 'rich'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", plain], check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "has no attribute 'nothing'" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["load_study", "sweep", "open_study", "analyse"])
+def test_functions_are_documented(name: str) -> None:
+    """What goes in, what comes out, what is raised; and every parameter by name."""
+    function = getattr(fortifai_ray.library, name)  # type: ignore[attr-defined]
+    text = inspect.getdoc(function) or ""
+    for section in ("Args:", "Returns:", "Raises:", "UserError"):
+        assert section in text
+    for parameter in inspect.signature(function).parameters:
+        assert f"{parameter}:" in text, parameter
+    assert inspect.signature(getattr(fortifai_ray, name)) == inspect.signature(function)
+
+
+@pytest.mark.parametrize("kind", [StudyFolder, fortifai_ray.ChainFiles])
+def test_what_is_returned_is_documented(kind: type) -> None:
+    """Each table says its shape, each method what it raises."""
+    public = {name: member for name, member in vars(kind).items() if not name.startswith("_")}
+    told = inspect.getdoc(kind) or ""
+    for name, member in public.items():
+        text = inspect.getdoc(member) or ""
+        assert text or f"{name}:" in told, name
+        if inspect.isfunction(member) and name != "report":
+            assert "Raises:" in text, name
+    for table in ("generations", "chains", "fidelity", "collapse_points", "claims"):
+        assert "Polars frame, a row per" in (inspect.getdoc(getattr(StudyFolder, table)) or "")
+
+
+def test_a_folder_is_opened(tmp_path: Path) -> None:
+    """Its tables are those on disk, what there is none of is empty, and it shows itself."""
+    swept = write_study(tmp_path, seeds=2)
+    study = fortifai_ray.open_study(swept)
+    for name in ("generations", "chains", "fidelity"):
+        assert_frame_equal(getattr(study, name), pl.read_parquet(swept / "results" / f"{name}.parquet"))
+    assert study.collapse_points.is_empty()
+    assert "critical" in study.collapse_points.columns
+    assert study.claims.is_empty()
+    assert "verdict" in study.claims.columns
+    assert study.name == "quickstart"
+    assert study.conclusions
+    assert "FI ratio" in study._repr_html_()
+    page = study.report()
+    assert page == swept / "report.html"
+    assert isinstance(page, Path)
+    assert 'sandbox="allow-scripts"' in page._repr_html_()
+    (swept / "results" / "chains.parquet").unlink()
+    with pytest.raises(fortifai_ray.UserError, match=r"chains\.parquet not found"):
+        _ = fortifai_ray.open_study(swept).chains
+
+
+@pytest.mark.parametrize(
+    ("ask", "complaint"),
+    [
+        (lambda study: study.chain(), "9 chains are so"),
+        (lambda study: study.chain("TCE γ=0.3"), "3 chains are so"),
+        (lambda study: study.chain("TCE γ=0.33", 0), "did you mean TCE γ=0.3"),
+        (lambda study: study.chain("TCE γ=0.3", 7), "seed 7: has not run; there are 0, 1, 2"),
+        (lambda study: study.chain({"loss.gama": 0.3}, 0), "no key loss.gama; did you mean loss.gamma"),
+        (lambda study: study.chain({"loss.gamma": 0.5}, 0), "no such chain has loss.gamma=0.5: there are 0.3, 0.9"),
+        (lambda study: study.chain("TCE γ=0.3", 0).checkpoints[9], "there are those of 0, 1, 2"),
+        (lambda study: study.chain("TCE γ=0.3", 0).checkpoints[0], "is not stored any more: sweep the study again"),
+        (lambda study: study.chain("TCE γ=0.3", 0).dataset(), "no corpus of generation -1"),
+    ],
+)
+def test_a_chain_that_is_not_there(ask: Callable[[StudyFolder], Any], complaint: str, tmp_path: Path) -> None:
+    """One line that says what there is."""
+    with pytest.raises(fortifai_ray.UserError, match=complaint):
+        ask(fortifai_ray.open_study(write_study(tmp_path)))
+
+
+def test_a_chain_by_id_by_name_and_by_columns(tmp_path: Path) -> None:
+    """All three give the same one."""
+    study = fortifai_ray.open_study(write_study(tmp_path))
+    chains = [
+        study.chain("tce-0.3-1"),
+        study.chain("TCE γ=0.3", 1),
+        study.chain({"loss.gamma": 0.3}, seed=1),
+        study.chain({"loss.kind": "tce", "loss.gamma": 0.3, "seed": 1}),
+    ]
+    assert {chain.chain_id for chain in chains} == {"tce-0.3-1"}
+    assert chains[0].generations["generation"].to_list() == sorted(chains[0].generations["generation"].to_list())
+    assert (chains[0].cell, chains[0].seed) == ("TCE γ=0.3", 1)
+
+
+def test_studies_are_loaded_as_by_the_command() -> None:
+    """By name, as content, with values put in; a mistake is a ``UserError``."""
+    by_name = fortifai_ray.load_study("quickstart", set={"training.epochs": 1, "vary.seed": [0]})
+    assert by_name == fortifai_ray.load_study("quickstart", set=["training.epochs=1", "vary.seed=[0]"])
+    assert fortifai_ray.load_study(ANALYTIC, set={"generations": 3}).generations_asked == 3
+    for bad in (
+        lambda: fortifai_ray.load_study("quickstrt"),
+        lambda: fortifai_ray.load_study(ANALYTIC | {"generatons": 1}),
+        lambda: fortifai_ray.sweep(fortifai_ray.load_study(ANALYTIC), set=["generations=3"]),
+        lambda: fortifai_ray.sweep(ANALYTIC, "gs://bucket"),
+        lambda: fortifai_ray.open_study("/nowhere"),
+    ):
+        with pytest.raises(fortifai_ray.UserError) as error:
+            bad()
+        assert "\n" not in str(error.value)
+
+
+def test_histories_are_judged(tmp_path: Path) -> None:
+    """``analyse`` takes plain values, and returns what ``open_study`` returns."""
+    (tmp_path / "a.csv").write_text("\n".join(csv_lines()))
+    study = fortifai_ray.analyse(
+        tmp_path / "a.csv",
+        metric="ppl",
+        step="gen",
+        by=["loss", "gamma"],
+        seed="seed",
+        baseline={"loss": "ce"},
+        criterion="above 2x own generation 0",
+        storage=tmp_path,
+    )
+    assert study.folder == tmp_path / "a"
+    assert (
+        study.fidelity["fi_ratio"].to_list() == fortifai_ray.open_study(tmp_path / "a").fidelity["fi_ratio"].to_list()
+    )
+    assert study.chain({"gamma": 0.9}, 1).cell == "loss=tce γ=0.9"
+
+
+@pytest.mark.ray
+def test_a_sweep_uses_the_ray_that_runs(tmp_path: Path, ray_instance: str) -> None:
+    """It computes, leaves Ray and its environment as they were, and a second time computes nothing."""
+    import os
+
+    import ray
+
+    before = dict(os.environ)
+    study = fortifai_ray.sweep(ANALYTIC, tmp_path, progress=False)
+    assert ray.is_initialized()
+    assert {k: v for k, v in os.environ.items() if k.startswith(("RAY_", "TUNE_"))} == {
+        k: v for k, v in before.items() if k.startswith(("RAY_", "TUNE_"))
+    }
+    assert (study.failed, study.unfinished) == ({}, [])
+    assert study.generations.height == 2 * 3 * 4
+    assert study.chain({"samples_per_generation": 40}, seed=2).generations["generation"].to_list() == [0, 1, 2, 3]
+    again = fortifai_ray.sweep(fortifai_ray.load_study(ANALYTIC), tmp_path, progress=False)
+    assert_frame_equal(again.fidelity, study.fidelity)
+    assert again._results.summary["stages_computed"] == 0
+    assert again._results.summary["wall_seconds"] < study._results.summary["wall_seconds"] + 60
+
+
+def interrupted(done: list[str]) -> None:
+    """What a sweep does of a signal: it ends what it writes, and returns."""
+    assert is_the_program()
+    with suppress(Stopped), signals_wait():
+        signal.raise_signal(signal.SIGINT)
+        done.append("written")
+    with suppress(Stopped):
+        check_signals()
+    done.append("recorded")
+
+
+def test_a_signal_goes_to_the_program_that_uses_the_package() -> None:
+    """What is being written is written; then Ctrl-C is KeyboardInterrupt, by the program's own handler."""
+    handler, done = signal.getsignal(signal.SIGINT), list[str]()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), passing_signals_on():
+            interrupted(done)
+        assert done == ["written", "recorded"]
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        with pytest.raises(KeyboardInterrupt), passing_signals_on():
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(ZeroDivisionError), passing_signals_on():
+            _ = 1 / 0
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def test_off_the_main_thread_no_signal_is_touched() -> None:
+    """A thread may sweep; handlers belong to the main thread."""
+    handlers, seen = signal.getsignal(signal.SIGINT), []
+
+    def run() -> None:
+        with passing_signals_on():
+            seen.append((is_the_program(), signal.getsignal(signal.SIGINT) is handlers))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert seen == [(False, True)]
