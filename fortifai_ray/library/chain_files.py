@@ -11,42 +11,41 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from fortifai_ray.engines.checkpoints import ADAPTER_CONFIG
 from fortifai_ray.errors import UserError
+from fortifai_ray.export.source import Stages
 from fortifai_ray.files import write_text
-from fortifai_ray.storage.store import StageStore
+from fortifai_ray.results.chain import ChainResults
+from fortifai_ray.storage.store import MANIFEST
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-_MANIFEST, _ADAPTER, _TOKENIZER = "manifest.json", "adapter_config.json", "tokenizer"
 
 
 class ByGeneration(Mapping[int, Path]):
     """Paths by generation; each is fetched when it is asked for. ``[-1]`` is the last one's."""
 
-    def __init__(self, stages: Mapping[int, str], path: Callable[[str], Path], what: str) -> None:
-        self._stages, self._path, self._what = dict(stages), path, what
+    def __init__(self, chain: ChainResults, column: str, path: Callable[[dict[str, Any]], Path]) -> None:
+        self._chain, self._column, self._path = chain, column, path
+        rows = chain.rows.filter(pl.col(column).is_not_null()) if column in chain.rows.columns else chain.rows.clear()
+        self._known: list[int] = rows["generation"].to_list()
 
     def __getitem__(self, generation: int) -> Path:
-        known = list(self._stages)
-        if generation < 0 and known:
-            generation = known[generation] if -generation <= len(known) else generation
-        if generation not in self._stages:
-            there = ", ".join(map(str, known)) or "none"
-            raise UserError(f"there is no {self._what} of generation {generation}: there are those of {there}")
-        return self._path(self._stages[generation])
+        if -len(self._known) <= generation < 0:
+            generation = self._known[generation]
+        return self._path(self._chain.at(generation, self._column))
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self._stages)
+        return iter(self._known)
 
     def __len__(self) -> int:
-        return len(self._stages)
+        return len(self._known)
 
     def __contains__(self, generation: object) -> bool:
-        return generation in self._stages
+        return generation in self._known
 
     def __repr__(self) -> str:
-        return f"<{self._what} of generations {', '.join(map(str, self._stages)) or 'none'}>"
+        return f"<of generations {', '.join(map(str, self._known)) or 'none'}>"
 
 
 class ChainFiles:
@@ -67,97 +66,83 @@ class ChainFiles:
     A path from an object store is a local copy, fetched and checked when it is asked for.
 
     Raises:
-        UserError: on access to a path: there is none of that generation, or ``fortifai gc`` has removed it.
+        UserError: on access to a path: there is none of that generation, or it is gone or damaged.
     """
 
-    def __init__(self, rows: pl.DataFrame, cell: str, store: StageStore, folder: Path) -> None:
-        self.generations, self.cell = rows.sort("generation"), cell
-        self.chain_id, self.seed = str(rows["chain_id"][0]), int(rows["seed"][0])
-        self._store, self._folder = store, folder
+    def __init__(self, chain: ChainResults, stages: Stages) -> None:
+        self._chain, self._stages = chain, stages
+        self.generations, self.cell, self.chain_id, self.seed = chain.rows, chain.cell, chain.chain_id, chain.seed
 
     @cached_property
     def checkpoints(self) -> ByGeneration:
-        return ByGeneration(self._stages("stage"), self._checkpoint, "checkpoint")
+        return ByGeneration(self._chain, "stage", self._checkpoint)
 
     @cached_property
     def corpora(self) -> ByGeneration:
-        return ByGeneration(self._stages("synthetic_stage"), self._corpus, "corpus")
+        return ByGeneration(self._chain, "synthetic_stage", self._corpus)
 
-    def dataset(self, generation: int = -1) -> Dataset:
-        """A generation's corpus as a ``datasets.Dataset``: the columns of its Parquet files, and ``text``, what the
-        model wrote, without special tokens. The last generation's by default.
+    def dataset(self, generation: int | None = None) -> Dataset:
+        """A corpus as a ``datasets.Dataset``: the columns of its Parquet files by ascending ``row``, and ``text``, what
+        the model wrote, without special tokens.
+
+        Args:
+            generation: after which it was written; the last that a later generation was trained on by default.
 
         Raises:
-            UserError: no text was generated after that generation, or it is no longer stored.
+            UserError: there is none, or it is no text.
         """
         from datasets import Dataset
 
-        folder = self.corpora[generation]
-        parts = sorted(map(str, folder.glob("*.parquet")))
-        if not parts:
-            raise UserError(f"{folder}: holds no Parquet files: this family's corpora are no text; read the folder")
-        known = list(self.corpora)
-        stage = self._stages("synthetic_stage")[known[generation] if generation < 0 else generation]
-        tokenizer = self._tokenizer(stage)
-        rows = pl.read_parquet(parts).sort("row")
-        if tokenizer is not None:
-            from tokenizers import Tokenizer
+        row = self._chain.at(generation, "synthetic_stage")
+        folder, tokenizer = self._corpus(row), self._tokenizer(row)
+        parts = sorted(folder.glob("*.parquet"))
+        if not parts or tokenizer is None:
+            raise UserError(f"{self._chain.name}: its corpora are no text: their files are in {folder}")
+        from tokenizers import Tokenizer
 
-            decode = Tokenizer.from_file(str(tokenizer / "tokenizer.json")).decode_batch
-            texts = decode(rows["generated_ids"].to_list(), skip_special_tokens=True)
-            rows = rows.with_columns(pl.Series("text", texts, dtype=pl.String))
-        return Dataset.from_polars(rows)
+        rows = pl.read_parquet(parts).sort("row")
+        decode = Tokenizer.from_file(str(tokenizer / "tokenizer.json")).decode_batch
+        texts = decode(rows["generated_ids"].to_list(), skip_special_tokens=True)
+        return Dataset.from_polars(rows.with_columns(pl.Series("text", texts, dtype=pl.String)))
 
     def __repr__(self) -> str:
-        return f"<chain {self.cell}, seed {self.seed}: {self.generations.height} generations>"
+        return f"<chain {self._chain.name}: {self.generations.height} generations>"
 
-    def _stages(self, column: str) -> dict[int, str]:
-        if column not in self.generations.columns:
-            return {}
-        rows = self.generations.filter(pl.col(column).is_not_null())
-        return dict(rows.select("generation", column).iter_rows())
+    def _folder(self, row: Mapping[str, Any], column: str) -> Path:
+        what = "the checkpoint" if column == "stage" else "the corpus"
+        name = f"{what} of {self._chain.name}, generation {row['generation']}"
+        return self._stages.folder(row[column], name).absolute()
 
-    def _stage(self, stage_hash: str) -> Path:
-        stage = self._store.open(stage_hash)
-        if stage is None:
-            raise UserError(
-                f"{self._store.storage}: stage {stage_hash} of {self.cell}, seed {self.seed} is not stored any more: "
-                "sweep the study again"
-            )
-        return stage.path.absolute()
-
-    def _corpus(self, stage_hash: str) -> Path:
-        folder = self._stage(stage_hash)
+    def _corpus(self, row: Mapping[str, Any]) -> Path:
+        folder = self._folder(row, "synthetic_stage")
         return folder / "corpus" if (folder / "corpus").is_dir() else folder
 
-    def _checkpoint(self, stage_hash: str) -> Path:
+    def _checkpoint(self, row: Mapping[str, Any]) -> Path:
         """The stage's folder; of a language model, one with links to its files and to its tokenizer's."""
-        stage, tokenizer = self._stage(stage_hash), self._tokenizer(stage_hash)
+        stage, tokenizer = self._folder(row, "stage"), self._tokenizer(row)
         if tokenizer is None:
             return stage
-        folder = self._folder.absolute() / ".checkpoints" / stage_hash
+        folder = self._chain.study.folder.absolute() / ".checkpoints" / stage.name
         folder.mkdir(parents=True, exist_ok=True)
         for file in (*stage.iterdir(), *tokenizer.iterdir()):
-            if file.name not in (_MANIFEST, _ADAPTER):
+            if file.name not in (MANIFEST, ADAPTER_CONFIG):
                 _link(file, folder / file.name)
-        if (stage / _ADAPTER).is_file():
-            config = json.loads((stage / _ADAPTER).read_text(encoding="utf-8"))
-            config["base_model_name_or_path"] = str(self._stage(config["base_model_name_or_path"]))
-            write_text(folder / _ADAPTER, json.dumps(config, indent=1))
+        if (stage / ADAPTER_CONFIG).is_file():
+            config = json.loads((stage / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+            config["base_model_name_or_path"] = str(stage.parent / config["base_model_name_or_path"])
+            write_text(folder / ADAPTER_CONFIG, json.dumps(config, indent=1))
         return folder
 
-    def _tokenizer(self, stage_hash: str) -> Path | None:
-        """The folder of the tokenizer that a stage's text is made of; None where it is not text."""
-        inputs: Mapping[str, Any] = _inputs(self._stage(stage_hash))
-        if "corpus" not in inputs and "written" in inputs:  # of a curated corpus, the whole one names its tokenizer
-            inputs = _inputs(self._stage(inputs["written"]))
-        corpus = inputs.get("corpus")
-        folder = self._stage(corpus) / _TOKENIZER if isinstance(corpus, str) else None
-        return folder if folder is not None and folder.is_dir() else None
+    def _tokenizer(self, row: Mapping[str, Any]) -> Path | None:
+        """The folder of the tokenizer of a language model, which its human text's stage has; None for another family.
 
-
-def _inputs(stage: Path) -> dict[str, Any]:
-    return dict(json.loads((stage / _MANIFEST).read_text(encoding="utf-8"))["inputs"])
+        Its checkpoint names that stage: a curated corpus does not.
+        """
+        corpus = self._stages.manifest(self._folder(row, "stage")).get("inputs", {}).get("corpus")
+        if not isinstance(corpus, str):
+            return None
+        folder = self._stages.folder(corpus, f"the tokenizer of {self._chain.name}").absolute() / "tokenizer"
+        return folder if folder.is_dir() else None
 
 
 def _link(file: Path, to: Path) -> None:

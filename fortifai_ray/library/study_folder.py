@@ -11,8 +11,7 @@ import polars as pl
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.results.reader import StudyResults
-from fortifai_ray.results.schema import equals, table_schema
-from fortifai_ray.validation import hint
+from fortifai_ray.results.schema import table_schema
 
 if TYPE_CHECKING:
     from fortifai_ray.library.chain_files import ChainFiles
@@ -139,48 +138,27 @@ class StudyFolder:
         """One chain: its rows, its checkpoints and its corpora.
 
         Args:
-            which: its ``chain_id``; or its cell, by name (``"TCE γ=0.3"``) or by columns (``{"loss.kind": "tce"}``).
+            which: its ``chain_id`` or the beginning of it; or its cell, by name (``"TCE γ=0.3"``) or by values of
+                columns (``{"loss.kind": "tce"}``), the seed's among them.
             seed: its seed; needed where several chains of the cell have run.
 
         Raises:
-            UserError: no chain is so, or several are.
+            UserError: no chain answers to it, or several do.
         """
+        from fortifai_ray.export.source import Stages
         from fortifai_ray.library.chain_files import ChainFiles
-        from fortifai_ray.storage.store import StageStore
+        from fortifai_ray.results.chain import find_chain
 
-        table = self._results.cells.name(self.generations)
-        found = self._chosen(table, which)
-        if seed is not None:
-            seeds = found["seed"].unique().sort()
-            found = found.filter(pl.col("seed") == seed)
-            if found.is_empty():
-                raise UserError(f"{self.folder}: seed {seed}: has not run; there are {', '.join(map(str, seeds))}")
-        chains = found.select("chain_id", "cell", "seed").unique(maintain_order=True)
-        if chains.height != 1:
-            first = ", ".join(f"{cell} seed {number}" for _, cell, number in chains.head(4).iter_rows())
-            raise UserError(
-                f"{self.folder}: {chains.height} chains are so ({first}, …): give chain() a cell and a seed, or an id"
-            )
-        return ChainFiles(found.drop("cell"), str(chains["cell"][0]), StageStore(self._storage), self.folder)
-
-    def _chosen(self, table: pl.DataFrame, which: str | Mapping[str, Any] | None) -> pl.DataFrame:
-        if which is None:
-            return table
+        chain_id = cell = None
         if isinstance(which, str):
-            found = table.filter((pl.col("chain_id") == which) | (pl.col("cell") == which))
-            if found.is_empty():
-                near = hint(which, self._results.cells.order)
-                raise UserError(f"{self.folder}: no chain has the id or the cell {which!r}{near}")
-            return found
-        for key, value in which.items():
-            if key not in table.columns:
-                raise UserError(f"{self.folder}: its chains have no key {key}{hint(key, table.columns)}")
-            known = table[key].unique().to_list()
-            table = table.filter(equals(key, table.schema[key], value))
-            if table.is_empty():
-                shown = ", ".join(sorted(map(str, known)))
-                raise UserError(f"{self.folder}: no such chain has {key}={value}: there are {shown}")
-        return table
+            ids = self.generations["chain_id"].str.starts_with(which.lower())
+            chain_id, cell = (which, None) if ids.any() else (None, which)
+        elif which is not None:
+            values = {key: value for key, value in which.items() if key != "seed"}
+            cell = ", ".join(f"{key}={'null' if value is None else value}" for key, value in values.items()) or None
+            seed = which.get("seed", seed)
+        found = find_chain(self._results, chain_id, cell=cell, seed=seed)
+        return ChainFiles(found, Stages(self._storage))
 
     def _needed(self, name: str, table: pl.DataFrame | None) -> pl.DataFrame:
         if table is None:

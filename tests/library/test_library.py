@@ -110,15 +110,16 @@ def test_a_folder_is_opened(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("ask", "complaint"),
     [
-        (lambda study: study.chain(), "9 chains are so"),
-        (lambda study: study.chain("TCE γ=0.3"), "3 chains are so"),
+        (lambda study: study.chain(), "9 chains answer to this"),
+        (lambda study: study.chain("TCE γ=0.3"), "3 chains answer to this"),
         (lambda study: study.chain("TCE γ=0.33", 0), "did you mean TCE γ=0.3"),
-        (lambda study: study.chain("TCE γ=0.3", 7), "seed 7: has not run; there are 0, 1, 2"),
-        (lambda study: study.chain({"loss.gama": 0.3}, 0), "no key loss.gama; did you mean loss.gamma"),
-        (lambda study: study.chain({"loss.gamma": 0.5}, 0), "no such chain has loss.gamma=0.5: there are 0.3, 0.9"),
-        (lambda study: study.chain("TCE γ=0.3", 0).checkpoints[9], "there are those of 0, 1, 2"),
-        (lambda study: study.chain("TCE γ=0.3", 0).checkpoints[0], "is not stored any more: sweep the study again"),
-        (lambda study: study.chain("TCE γ=0.3", 0).dataset(), "no corpus of generation -1"),
+        (lambda study: study.chain("TCE γ=0.3", 7), "there is no seed 7"),
+        (lambda study: study.chain({"loss.gama": 0.3}, 0), "no chain has a key loss.gama; did you mean loss.gamma"),
+        (lambda study: study.chain({"loss.gamma": 0.5}, 0), "no chain has loss.gamma=0.5"),
+        (lambda study: study.chain("TCE γ=0.3", 0).checkpoints[9], "there is no generation 9; those with one: 0, 1"),
+        (lambda study: study.chain("TCE γ=0.3", 0).checkpoints[0], "is gone or damaged"),
+        (lambda study: study.chain("TCE γ=0.3", 0).corpora[0], "generation 0 has no corpus"),
+        (lambda study: study.chain("TCE γ=0.3", 0).dataset(), "no corpus is stored for it"),
     ],
 )
 def test_a_chain_that_is_not_there(ask: Callable[[StudyFolder], Any], complaint: str, tmp_path: Path) -> None:
