@@ -4,12 +4,10 @@ The names in ``__all__`` are the package's own from Python (docs/python.md); eac
 that ``import fortifai_ray`` costs nothing.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
 from fortifai_ray.process.imports import hide_foreign_companions
 from fortifai_ray.process.search_path import add_own_folders
 
+TYPE_CHECKING = False  # nothing is imported here, that a file of the working folder could hide: not even `typing`
 if TYPE_CHECKING:
     from fortifai_ray.errors import UserError as UserError
     from fortifai_ray.library import ChainFiles as ChainFiles
@@ -31,7 +29,9 @@ _HOME = {  # of each public name: the module that has it
 __all__ = ["ChainFiles", "ReportPage", "StudyFolder", "UserError", "analyse", "load_study", "open_study", "sweep"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
+    from importlib import import_module
+
     if name == "sweep":  # the room of that name, which can be called: one name cannot be both
         return import_module("fortifai_ray.sweep")
     if name not in _HOME:
