@@ -11,7 +11,8 @@ from typing import Annotated, Any, Union
 
 from pydantic import PlainValidator, SerializeAsAny
 
-from fortifai_ray.losses.base import KINDS, LossConfig, PointwiseLoss, SequenceLoss, value_and_derivative
+from fortifai_ray.losses.base import KINDS, LossConfig, PointwiseLoss, SequenceLoss
+from fortifai_ray.losses.derivative import value_and_derivative
 from fortifai_ray.losses.kinds import (
     ClippedFocal,
     CrossEntropy,

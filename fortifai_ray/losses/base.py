@@ -1,16 +1,20 @@
-"""What losses share: their configuration, the registry of their kinds, and what follows from a scalar function f."""
+"""What losses share: their configuration, the registry of their kinds, and their forms for other training loops."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from fortifai_ray.errors import UserError
+from fortifai_ray.losses.derivative import value_and_derivative
 from fortifai_ray.metrics import Metric
 from fortifai_ray.validation import Section
 
 if TYPE_CHECKING:  # the command line validates study files without paying for the import
     from torch import Tensor
+
+    from fortifai_ray.losses.fused import LossSums
+    from fortifai_ray.losses.loops import LossModule, Reduction, TrainerLoss
 
 Normaliser = Literal["valid", "kept"]
 
@@ -39,6 +43,33 @@ class LossConfig(Section):
         """What of this loss determines a trained model: its settings, and the source code of a user's own loss."""
         return self.model_dump(mode="json")
 
+    def sums(self, logits: "Tensor", targets: "Tensor") -> "LossSums":
+        """This loss of targets (…) under whole logits (…, V), undivided; a target of −100 is padding.
+
+        Raises UserError where the loss has no such form.
+        """
+        raise UserError(f"the loss {self.kind} has no value for a single batch")
+
+    def for_trainer(self) -> "TrainerLoss":
+        """This loss as the ``compute_loss_func`` of Hugging Face's ``Trainer`` or TRL's ``SFTTrainer``, from whole
+        logits: see :class:`fortifai_ray.losses.loops.TrainerLoss`.
+
+        Raises UserError where the loss has no value for a single batch.
+        """
+        from fortifai_ray.losses.loops import TrainerLoss
+
+        return TrainerLoss(self)
+
+    def as_module(self, reduction: "Reduction" = "mean") -> "LossModule":
+        """This loss as a ``torch.nn.Module`` of ``(logits, labels)`` or ``(hidden, weight, labels)``: see
+        :class:`fortifai_ray.losses.loops.LossModule`.
+
+        Raises UserError where the loss has no value for a single batch, or for another reduction than mean and sum.
+        """
+        from fortifai_ray.losses.loops import LossModule
+
+        return LossModule(self, reduction)
+
 
 class PointwiseLoss(LossConfig, ABC):
     """ℓ = f(log p) of each target separately. Its gradient on the logits is f′(log p)·(onehot − softmax)."""
@@ -52,6 +83,12 @@ class PointwiseLoss(LossConfig, ABC):
         so that it stays visible."""
         return value_and_derivative(self, log_p)[1] != 0
 
+    def sums(self, logits: "Tensor", targets: "Tensor") -> "LossSums":
+        """As :meth:`LossConfig.sums`, target by target."""
+        from fortifai_ray.losses.fused import plain_sums
+
+        return plain_sums(logits, targets, self)
+
 
 class SequenceLoss(LossConfig, ABC):
     """A loss of one sequence's targets together, which needs whole logits: the fused kernel does not serve it."""
@@ -60,18 +97,14 @@ class SequenceLoss(LossConfig, ABC):
     def __call__(self, logits: "Tensor", targets: "Tensor", ignore_index: int = -100) -> "Tensor":
         """Of ``targets`` (N,) under ``logits`` (N, V): a scalar; 0, with a gradient of 0, where no target is valid."""
 
+    def sums(self, logits: "Tensor", targets: "Tensor") -> "LossSums":
+        """As :meth:`LossConfig.sums`, of rows (rows, N, V) or one row (N, V): each row's loss times its number of
+        targets, all of which count as kept."""
+        import torch
 
-def value_and_derivative(loss: Callable[["Tensor"], "Tensor"], log_p: "Tensor") -> tuple["Tensor", "Tensor"]:
-    """f(log p) and f′(log p), each of the shape of ``log_p``, without a graph: the derivative by autograd.
+        from fortifai_ray.losses.fused import plain_sums
 
-    f is pointwise, so the gradient of its sum is f′ target by target. A function that returns constants has f′ = 0.
-    """
-    import torch
-
-    with torch.enable_grad():
-        point = log_p.detach().requires_grad_()
-        value = loss(point)
-        if not value.requires_grad:
-            return value, torch.zeros_like(point)
-        (derivative,) = torch.autograd.grad(value.sum(), point)
-    return value.detach(), derivative
+        counted = plain_sums(logits.detach(), targets, torch.neg)
+        rows = zip(logits, targets, strict=True) if targets.dim() > 1 else [(logits, targets)]
+        of_rows = torch.stack([self(row.float(), of_row) for row, of_row in rows])
+        return counted._replace(total=(of_rows * counted.valid.sum(-1)).sum())

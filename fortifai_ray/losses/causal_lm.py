@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fortifai_ray.losses.base import PointwiseLoss, SequenceLoss
-from fortifai_ray.losses.fused import LossSums, fused_linear_sums, plain_sums
-from fortifai_ray.losses.kinds import CrossEntropy
+from fortifai_ray.losses.fused import LossSums, fused_linear_sums
 
 IGNORE = -100
 
@@ -29,6 +28,10 @@ class OutputHead:
         """(…, V) logits of (…, D) hidden states."""
         logits = self.linear(hidden)
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+    def sums(self, hidden: Tensor, targets: Tensor, loss: PointwiseLoss) -> LossSums:
+        """The loss of targets (…) under the logits of (…, D) hidden states, which are never whole in memory."""
+        return fused_linear_sums(hidden, self.linear.weight, targets, loss, self.linear.bias, self.softcap)
 
 
 class UnknownHead(Exception):
@@ -108,23 +111,11 @@ class CausalLMObjective(nn.Module):
         the first ``lengths`` (rows,) tokens of a row are text."""
         targets = _next_tokens(tokens, lengths)
         if self._head is None or isinstance(loss, SequenceLoss):
-            logits = self.model(input_ids=tokens, use_cache=False).logits[:, :-1]
-            if isinstance(loss, SequenceLoss):
-                return _sequence_sums(logits, targets, loss)
-            return plain_sums(logits, targets, loss)
+            return loss.sums(self.model(input_ids=tokens, use_cache=False).logits[:, :-1], targets)
         hidden = self.model.base_model(input_ids=tokens, use_cache=False).last_hidden_state[:, :-1]
-        linear = self._head.linear
-        return fused_linear_sums(hidden, linear.weight, targets, loss, linear.bias, self._head.softcap)
+        return self._head.sums(hidden, targets, loss)
 
 
 def _next_tokens(tokens: Tensor, lengths: Tensor) -> Tensor:
     positions = torch.arange(1, tokens.shape[1], device=tokens.device)
     return tokens[:, 1:].masked_fill(positions >= lengths[:, None], IGNORE)
-
-
-def _sequence_sums(logits: Tensor, targets: Tensor, loss: SequenceLoss) -> LossSums:
-    """The sum of each sequence's loss times its number of targets; every target counts as kept."""
-    counted = plain_sums(logits.detach(), targets, CrossEntropy())
-    of_rows = [loss(row.float(), of_row) for row, of_row in zip(logits, targets, strict=True)]
-    total = (torch.stack(of_rows) * counted.valid.sum(1)).sum()
-    return counted._replace(total=total)

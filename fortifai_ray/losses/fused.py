@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fortifai_ray.losses.base import value_and_derivative
+from fortifai_ray.losses.derivative import value_and_derivative
 from fortifai_ray.losses.softmax import ChunkSoftmax, NarrowSoftmax, WideSoftmax
 
 _CHUNK_LOGITS = 2**25  # logits in memory at once: 128 MiB in float32, enough rows to keep matrix products at full speed
@@ -109,7 +109,7 @@ def _softmax_on(device: torch.device, dtype: torch.dtype, kernel: Kernel | None)
     if kernel == "torch" or (kernel is None and device.type != "cuda"):
         return in_torch
     try:
-        from fortifai_ray.losses import triton_kernel
+        import fortifai_ray.losses.triton_kernel as triton_kernel
     except ImportError as error:
         if kernel is None:
             return in_torch

@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from fortifai_ray.errors import UserError
 from fortifai_ray.losses.base import LossConfig, PointwiseLoss, SequenceLoss
 from fortifai_ray.metrics import TRAINING, Metric
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from fortifai_ray.losses.fused import LossSums
 
 METRICS = (
     Metric(
@@ -131,6 +134,12 @@ class DynamicTruncatedCrossEntropy(LossConfig):
     )
     alpha: float = Field(1.0, ge=0.0, allow_inf_nan=False, description="standard deviations α above the mean")
     sample_blocks: int = Field(64, ge=1, description="blocks of the training set, drawn anew each epoch")
+
+    def sums(self, logits: "Tensor", targets: "Tensor") -> "LossSums":
+        """Raises UserError: γ is set from the training set."""
+        raise UserError(
+            "dynamic_tce sets γ at each epoch's start, which is the training loop's to do: give it .at(gamma)"
+        )
 
     def threshold(self, batches: Sequence["Tensor"]) -> float:
         """γ from target probabilities, one tensor of shape (targets,) per batch.

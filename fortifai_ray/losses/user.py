@@ -118,7 +118,7 @@ def _parameters(function: Callable[..., "Tensor"], kind: str) -> type[BaseModel]
 def _try(loss: UserLoss) -> None:
     import torch
 
-    from fortifai_ray.losses.base import value_and_derivative
+    from fortifai_ray.losses.derivative import value_and_derivative
 
     log_p = torch.tensor([-3.0, -0.5, -0.01], dtype=torch.float64)
     value, derivative = value_and_derivative(loss, log_p)
