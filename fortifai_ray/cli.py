@@ -255,14 +255,17 @@ def evaluate(
         list[str] | None,
         typer.Option(
             "--tasks",
-            metavar="FILE|NAME=PATH",
+            metavar="FILE|NAME=PATH|NAME",
             help="A YAML file with a list `benchmarks`, or blimp=FOLDER, gsm8k=FOLDER, hellaswag=FILE, mathqa=FILE, "
-            "wikitext=FILE, kr_test=FILE; may be repeated.",
+            "wikitext=FILE, kr_test=FILE, or any task, tag or group of lm-evaluation-harness; may be repeated.",
         ),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Write the results here: .json or .parquet.")] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="The tokenizer's folder, for checkpoints without one.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    num_fewshot: Annotated[int | None, typer.Option(min=0, help="Worked examples, of tasks given by a name.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use the first so many documents of each task.")] = None,
+    include_path: Annotated[Path | None, typer.Option(help="A folder with task files of your own.")] = None,
 ) -> None:
     """Run benchmarks on any checkpoints; prints a table with intervals, and McNemar's test for each pair."""
     from fortifai_ray.families.language.evaluate import (
@@ -276,9 +279,8 @@ def evaluate(
     console = _console()
     if output is not None:
         check_output(output)
-    evaluation = evaluate_checkpoints(
-        checkpoints, load_benchmarks(tasks or []), tokenizer=tokenizer, threads=threads, announce=console.print
-    )
+    asked = load_benchmarks(tasks or [], num_fewshot=num_fewshot, limit=limit, include_path=include_path)
+    evaluation = evaluate_checkpoints(checkpoints, asked, tokenizer=tokenizer, threads=threads, announce=console.print)
     print_evaluation(evaluation, console)
     if output is not None:
         write_evaluation(evaluation, output)

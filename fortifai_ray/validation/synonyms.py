@@ -48,6 +48,8 @@ _KEYS = {
     "decoding.ignore_eos": "skip_eos, stop_at_eos",
     "evaluation.batch_size": "per_device_eval_batch_size, eval_batch_size, per_gpu_eval_batch_size, test_batch_size",
     "evaluation.benchmarks": "tasks, eval_tasks, benchmark, lm_eval, lm_eval_tasks",
+    "evaluation.benchmarks.path": "include_path",
+    "evaluation.benchmarks.num_fewshot": "fewshot, n_shot, n_shots, num_shots, shots, fewshot_examples",
     "evaluation.sample_texts": "num_samples, n_samples, sample, text_samples",
     "engine.kind": "backend, inference_engine, engine_kind, generator, use_vllm, vllm",
     "engine.max_num_seqs": "max_batch_size, max_num_sequences, max_concurrency, max_num_batched_tokens",

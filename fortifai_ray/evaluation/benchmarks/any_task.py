@@ -7,56 +7,66 @@ from contextlib import contextmanager
 from functools import lru_cache, partial
 from typing import Any
 
-from fortifai_ray.errors import UserError
-from fortifai_ray.evaluation.benchmarks.config import LmEval
+from fortifai_ray.errors import UserError, in_short
+from fortifai_ray.evaluation.benchmarks.harness_entry import LmEval
 from fortifai_ray.storage.store import canonical_hash
 
 
 def load_task(entry: LmEval) -> dict[str, Any]:
-    """What lm-evaluation-harness's ``evaluate`` takes, for the entry's task, with its data.
+    """What lm-evaluation-harness's ``evaluate`` takes, for the entry's task, tag or group, with its data.
 
     Raises:
-        UserError: there is no such task, it is a group, its data cannot be had, or it lacks a metric asked for.
+        UserError: a task or its data cannot be had, or it lacks a metric asked for.
     """
+    from fortifai_ray.evaluation.benchmarks.harness_figures import manager_of
+
     with quiet():
         try:
-            manager = _tasks(entry.path) if entry.path else None
-            if manager is None or entry.name not in manager.all_tasks:
-                manager = _tasks(None)
-            if entry.name not in manager.all_subtasks:
-                what = "a group of tasks: name one of them" if entry.name in manager.all_tasks else "no task of it"
-                raise UserError(f"lm_eval: name: {entry.name} is {what} (`lm_eval ls tasks` lists them)")
-            loaded: Any = manager.load([entry.name])
+            loaded: Any = manager_of(entry.name, entry.path).load([entry.name])
         except UserError:
             raise
         except Exception as error:  # whatever the hub, a script or a task's own code raises
-            line = " ".join(str(error).split())[:200]
-            raise UserError(f"lm_eval: {entry.name} cannot be loaded, or its data cannot be had: {line}") from error
-    (task,) = loaded["tasks"].values()
-    if entry.num_fewshot is not None:
-        task.set_config(key="num_fewshot", value=entry.num_fewshot)
-    known = [metric["metric"] for metric in task.get_config("metric_list") or []]
-    names = [name if isinstance(name, str) else name.__name__ for name in known]
-    for measure in entry.measures:
-        if measure.split(",")[0] not in names:
-            raise UserError(f"lm_eval: measures: {entry.name} has no metric {measure} (there are {', '.join(names)})")
+            raise UserError(
+                f"lm_eval: {entry.name} cannot be loaded, or its data cannot be had: {in_short(error)}; fetch them "
+                "where the hub can be reached, or give task files with data of your own in `path`"
+            ) from error
+    for task in loaded["tasks"].values():
+        _set_up(task, entry)
+    for figure in entry.figures:
+        known = loaded["tasks"][figure.task].aggregation() if figure.task in loaded["tasks"] else None
+        if known is not None and figure.metric not in known:  # of a task in Python, whose file does not say
+            there = ", ".join(known)
+            raise UserError(f"lm_eval: measures: {figure.task} has no metric {figure.metric} (there are {there})")
     return loaded
 
 
-@lru_cache(maxsize=8)
-def _tasks(folder: str | None) -> Any:
-    """The tasks in a folder, or the harness's own: reading the names of its thousands takes 5 s."""
-    from lm_eval.tasks import TaskManager
+def _set_up(task: Any, entry: LmEval) -> None:
+    """Put the entry's settings into a task, as the harness's command line does; one fixed at no examples stays so."""
+    fixed = task.get_config("num_fewshot")
+    if entry.num_fewshot is not None and fixed != 0:
+        task.set_config(key="num_fewshot", value=entry.num_fewshot)
+    elif fixed is None:
+        task.set_config(key="num_fewshot", value=0)
+    if entry.max_new_tokens is not None and generates(task):
+        task.set_config(key="generation_kwargs", value={"max_gen_toks": entry.max_new_tokens}, update=True)
 
-    return TaskManager(include_path=folder, include_defaults=folder is None)
+
+def generates(task: Any) -> bool:
+    """Whether a task lets its model write."""
+    return task.get_config("output_type") == "generate_until"
 
 
 @lru_cache(maxsize=32)
 def content_hash(entry: str) -> str:
-    """A hash of a task's settings and documents; ``entry`` is the entry as JSON, so that it is computed once."""
-    (task,) = load_task(LmEval.model_validate_json(entry))["tasks"].values()
-    documents = [json.dumps(dict(row), sort_keys=True, default=str) for row in task.eval_docs]
-    return canonical_hash({"task": json.dumps(task.dump_config(), sort_keys=True, default=str), "documents": documents})
+    """A hash of the settings and documents of a task or a group; ``entry`` is JSON, so that it is computed once."""
+    contents = {}
+    tasks = load_task(LmEval.model_validate_json(entry))["tasks"]
+    for name, task in tasks.items():
+        documents = [json.dumps(dict(row), sort_keys=True, default=str) for row in task.eval_docs]
+        settings = json.dumps(task.dump_config(), sort_keys=True, default=str)
+        contents[name] = {"task": settings, "documents": documents}
+    # a single task's hash is what it was before groups could be named
+    return canonical_hash(next(iter(contents.values())) if len(contents) == 1 else contents)
 
 
 @contextmanager
@@ -65,15 +75,17 @@ def quiet() -> Iterator[None]:
     import datasets
     import lm_eval.api.task as harness_tasks
 
-    log = logging.getLogger("lm_eval")
-    level, bar, shown = log.level, harness_tasks.tqdm, not datasets.are_progress_bars_disabled()
-    log.setLevel(logging.ERROR)
+    logs = [logging.getLogger(name) for name in ("lm_eval", "datasets", "huggingface_hub")]
+    levels, bar, shown = [log.level for log in logs], harness_tasks.tqdm, not datasets.are_progress_bars_disabled()
+    for log in logs:
+        log.setLevel(logging.ERROR)
     harness_tasks.tqdm = partial(bar, disable=True)
     datasets.disable_progress_bars()
     try:
         yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
         harness_tasks.tqdm = bar
         if shown:
             datasets.enable_progress_bars()

@@ -1,6 +1,5 @@
 """Benchmarks of a generation's model as a study file or ``fortifai evaluate`` names them, and what each measures."""
 
-import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from fortifai_ray.evaluation.benchmarks.entry import Entry, LocalPath
+from fortifai_ray.evaluation.benchmarks.harness_entry import LmEval
 from fortifai_ray.metrics import BENCHMARKS, Metric
 from fortifai_ray.validation import Section
 
@@ -235,49 +235,6 @@ class Wikitext(Entry):
         yield from (self.metric(metric.name) for metric in self.metrics)
 
 
-class LmEval(Entry):
-    """Any task of lm-evaluation-harness, its own or one in a folder, with its own data: from the hub unless local."""
-
-    metrics: ClassVar[tuple[Metric, ...]] = ()
-    stem: ClassVar[str] = ""
-    task: Literal["lm_eval"] = "lm_eval"
-    name: str = Field(
-        pattern=r"^[A-Za-z0-9_.-]+$",
-        description="the task's name in lm-evaluation-harness (not a group's); its metrics' names begin with it",
-    )
-    measures: tuple[str, ...] = Field(
-        ("acc",),
-        min_length=1,
-        description="which of the task's metrics, by their names there, each a column: `acc` becomes `NAME_acc`; that "
-        "of one filter: `exact_match,strict-match`",
-    )
-    num_fewshot: int | None = Field(None, ge=0, description="examples before each document; null: as the task has it")
-    path: LocalPath | None = Field(None, description="a folder with task files of one's own, beside the harness's")
-
-    @property
-    def prefix(self) -> str:
-        return _word(self.name)
-
-    @property
-    def declared(self) -> tuple[Metric, ...]:
-        return tuple(
-            Metric(name, definition=f"{of} of {self.name}", source="lm-evaluation-harness", group=BENCHMARKS)
-            for of, name in zip(self.measures, self._measures(), strict=True)
-        )
-
-    @property
-    def files(self) -> dict[str, Path]:
-        """None that are read here: the task names its data."""
-        return {}
-
-    def _measures(self) -> Iterator[str]:
-        yield from (self.metric(_word(measure.removesuffix(",none"))) for measure in self.measures)
-
-
-def _word(text: str) -> str:
-    return re.sub(r"\W+", "_", text)
-
-
 class KrTest(Entry):
     """The knowledge-retention test (ForTIFAI): is the true continuation of a context likelier than the false one?"""
 
@@ -360,4 +317,10 @@ class BenchmarksConfig(Section):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two benchmarks would both report {name or 'word_perplexity'}: give one a name")
+        columns = [name for entry in self.benchmarks if isinstance(entry, LmEval) for name in entry.columns]
+        for name in columns if len({*columns}) < len(columns) else ():
+            if columns.count(name) > 1:
+                raise ValueError(
+                    f"two benchmarks of lm_eval would both report {name}: give one a label, or leave one out"
+                )
         return self

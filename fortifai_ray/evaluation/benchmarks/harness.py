@@ -14,7 +14,7 @@ from lm_eval.models.huggingface import HFLM
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.evaluation.benchmarks.any_task import quiet
-from fortifai_ray.evaluation.benchmarks.tasks import TaskFile
+from fortifai_ray.evaluation.benchmarks.tasks import TaskFile, check_room
 
 _FEWSHOT_SEED = 1234  # lm-evaluation-harness's default, so that its command line draws the same examples
 
@@ -66,7 +66,7 @@ def evaluate_loaded(network: Any, tokenizer: Any, loaded: Any, *, limit: int | N
         model = CountingLM(network, tokenizer, batch_size)
         for task in loaded["tasks"].values():
             task.set_fewshot_seed(seed=_FEWSHOT_SEED)
-        _check_room(loaded, model.max_length, model.max_gen_toks)
+        check_room(loaded["tasks"], model.max_length, model.max_gen_toks)
         outcome: Any = evaluate(lm=model, task_dict=loaded, limit=limit, bootstrap_iters=0, log_samples=True)
     return HarnessResult(outcome["results"], outcome["samples"], outcome["versions"], model.truncated, model.windowed)
 
@@ -82,17 +82,6 @@ def _load(files: Sequence[TaskFile]) -> Any:
         if task.get_config("num_fewshot") is None:
             task.set_config(key="num_fewshot", value=0)
     return loaded
-
-
-def _check_room(loaded: Any, max_length: int, default: int) -> None:
-    """Raise :class:`UserError` where lm-evaluation-harness would fail on an assertion half-way."""
-    for name, task in loaded["tasks"].items():
-        wanted = (task.get_config("generation_kwargs") or {}).get("max_gen_toks", default)
-        if task.get_config("output_type") == "generate_until" and wanted >= max_length:
-            raise UserError(
-                f"{name}: max_new_tokens: {wanted} leaves no room for a question in a context of {max_length} "
-                "tokens; give less"
-            )
 
 
 class CountingLM(HFLM):

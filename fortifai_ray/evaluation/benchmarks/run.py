@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,8 +16,9 @@ from fortifai_ray.engines.pretrained import WeightsError, load_tokenizer
 from fortifai_ray.errors import UserError
 from fortifai_ray.evaluation.benchmarks import kr_fractions, kr_questions, kr_scoring, pair_scoring
 from fortifai_ray.evaluation.benchmarks.any_task import content_hash, load_task
-from fortifai_ray.evaluation.benchmarks.config import OF_THE_HARNESS, Benchmark, BenchmarksConfig, Blimp, KrTest, LmEval
+from fortifai_ray.evaluation.benchmarks.config import OF_THE_HARNESS, Benchmark, BenchmarksConfig, Blimp, KrTest
 from fortifai_ray.evaluation.benchmarks.entry import TIES
+from fortifai_ray.evaluation.benchmarks.harness_entry import LmEval
 from fortifai_ray.evaluation.benchmarks.kr_fractions import Fractions
 from fortifai_ray.evaluation.benchmarks.kr_questions import Exam, load_exam, make_exam
 from fortifai_ray.evaluation.benchmarks.local_data import read_blimp
@@ -32,6 +33,9 @@ from fortifai_ray.evaluation.benchmarks.report import (
 )
 from fortifai_ray.evaluation.benchmarks.tasks import TaskFile, check_files, skipped_rows, task_files
 from fortifai_ray.storage.store import canonical_hash, file_sha256
+
+if TYPE_CHECKING:
+    from fortifai_ray.evaluation.benchmarks.harness_figures import Figure
 
 VERSION = 2  # bump when the same checkpoint and files give other measures
 DEFAULT_CONTEXT = 2048
@@ -99,7 +103,7 @@ def run_benchmarks(
     """
     if not config.benchmarks:
         return BenchmarkReport()
-    check_files(config.benchmarks)
+    check_files([entry for entry in config.benchmarks if not isinstance(entry, LmEval)])  # loaded where they are run
     exams = {
         entry.prefix: _exam(entry, texts, fractions, seed) for entry in config.benchmarks if isinstance(entry, KrTest)
     }
@@ -204,20 +208,51 @@ def _run_harness(network: Any, tokenizer: Any, entry: Benchmark, batch_size: int
 def _run_any(network: Any, tokenizer: Any, entry: LmEval, batch_size: int) -> EntryReport:
     from fortifai_ray.evaluation.benchmarks.harness import evaluate_loaded
 
-    result = evaluate_loaded(network, tokenizer, load_task(entry), limit=entry.limit, batch_size=batch_size)
-    (values,), (samples,) = result.results.values(), result.samples.values()
-    measures = []
-    for name, asked in zip(entry.declared, entry.measures, strict=True):
-        metric, _, chosen = asked.partition(",")
-        found = [key for key in values if key.split(",")[0] == metric and chosen in ("", key.split(",")[1])]
-        if len(found) != 1:
-            raise UserError(f"lm_eval: measures: {asked} of {entry.name} must be one of {', '.join(found or values)}")
-        value, error = float(values[found[0]]), values.get(found[0].replace(",", "_stderr,"))
-        stderr = error if isinstance(error, float) and math.isfinite(error) else None
-        finite = value if math.isfinite(value) else None
-        measures.append(Measure(name.name, finite, stderr=stderr, scored=len({each["doc_id"] for each in samples})))
-    provenance = {"lm_eval": version("lm_eval"), "task_versions": result.versions, "windowed": result.windowed}
-    return EntryReport(entry, measures, {}, measures[0].scored, result.truncated, 0, provenance)
+    loaded = load_task(entry)
+    result = evaluate_loaded(network, tokenizer, loaded, limit=entry.limit, batch_size=batch_size)
+    documents = {task: len({each["doc_id"] for each in samples}) for task, samples in result.samples.items()}
+    measures, answers = [], {}
+    for figure in entry.figures:
+        name, values = entry.column(figure), result.results.get(figure.task, {})
+        value, error = values.get(figure.key), values.get(f"{figure.metric}_stderr,{figure.filter}")
+        group = loaded["groups"].get(figure.task)
+        tasks = [figure.task] if group is None else [task.task_name for task in group.get_all_tasks()]
+        measures.append(
+            Measure(
+                name,
+                _finite(value),
+                stderr=_finite(error),
+                scored=sum(documents.get(task, 0) for task in tasks),
+                detail=not figure.own,
+            )
+        )
+        if given := _credits(figure, {task: result.samples.get(task, []) for task in tasks}):
+            answers[name] = given
+    provenance = {
+        "lm_eval": version("lm_eval"),
+        "task_versions": result.versions,
+        "windowed": result.windowed,
+        "not_finite": sum(not is_finite(sample) for samples in result.samples.values() for sample in samples),
+    }
+    return EntryReport(entry, measures, answers, sum(documents.values()), result.truncated, 0, provenance)
+
+
+def _finite(value: Any) -> float | None:
+    """A number of the harness's results; None for what is none ("N/A"), and for one that is not finite."""
+    known = isinstance(value, int | float | np.number) and math.isfinite(value)
+    return float(value) if known else None
+
+
+def _credits(figure: "Figure", samples: Mapping[str, list[dict[str, Any]]]) -> dict[Any, float]:
+    """What each document earned, for tests between models; empty where the metric is no share of right answers."""
+    found = {
+        f"{task}/{each['doc_id']}": each[figure.metric]
+        for task, logged in samples.items()
+        for each in logged
+        if each["filter"] == figure.filter and figure.metric in each
+    }
+    right = all(isinstance(value, int | float) and 0 <= value <= 1 for value in found.values())
+    return {item: float(value) for item, value in found.items()} if right and figure.own else {}
 
 
 def _perplexity(entry: Benchmark, name: str, results: Mapping[str, Any], documents: int) -> Measure:

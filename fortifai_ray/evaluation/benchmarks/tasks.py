@@ -6,7 +6,7 @@ from), then the paths. The harness's own command line runs the same files:
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,10 +16,12 @@ import yaml
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.evaluation.benchmarks import local_data
-from fortifai_ray.evaluation.benchmarks.any_task import load_task
-from fortifai_ray.evaluation.benchmarks.config import Benchmark, Blimp, Gsm8k, LmEval
+from fortifai_ray.evaluation.benchmarks.any_task import generates, load_task
+from fortifai_ray.evaluation.benchmarks.config import Benchmark, Blimp, Gsm8k
+from fortifai_ray.evaluation.benchmarks.harness_entry import LmEval
 from fortifai_ray.evaluation.benchmarks.kr_questions import load_exam
 
+GENERATED = 256  # tokens that lm-evaluation-harness lets a model write where its task does not say
 _OWN = Path(__file__).parent / "task_files"
 _UPSTREAM = {
     "blimp": "blimp/_template_yaml",
@@ -94,7 +96,7 @@ def task_files(entry: Benchmark) -> list[TaskFile]:
 def _generation(entry: Gsm8k) -> dict[str, Any]:
     stops = {"until": ["Question:", "</s>", "<|im_end|>"], "do_sample": False, "temperature": 0.0}
     content: dict[str, Any] = {"num_fewshot": entry.num_fewshot}
-    if entry.max_new_tokens != 256:  # the harness's default: left out, so that the task is the harness's own
+    if entry.max_new_tokens != GENERATED:  # the harness's default: left out, so that the task is the harness's own
         content["generation_kwargs"] = {**stops, "max_gen_toks": entry.max_new_tokens}
     if not entry.num_fewshot:
         content |= {"training_split": None, "fewshot_split": None}
@@ -109,17 +111,41 @@ def _harness() -> Path:
     return Path(spec.origin).parent
 
 
-def check_files(entries: Sequence[Benchmark]) -> None:
+def check_files(entries: Sequence[Benchmark], context: int | None = None) -> None:
     """Read every file of the benchmarks and check its rows, before a model is loaded or a sweep starts.
 
+    Args:
+        entries: the benchmarks.
+        context: the longest row of tokens that the model takes; None where that is not known yet.
+
     Raises:
-        UserError: a file cannot be read or a row lacks a key that its task needs; names the file, the line and the key.
+        UserError: a file cannot be read or a row lacks a key that its task needs, and names the file, the line and the
+            key; or what a task generates leaves no room for its question.
     """
     for entry in entries:
         if isinstance(entry, LmEval):
-            load_task(entry)
+            loaded = load_task(entry)
+            if context is not None:
+                check_room(loaded["tasks"], context)
+        elif isinstance(entry, Gsm8k) and context is not None and entry.max_new_tokens >= context:
+            raise _no_room(entry.name or entry.task, entry.max_new_tokens, context)
         for file in entry.files.values():
             _READERS[entry.task](file)
+
+
+def check_room(tasks: Mapping[str, Any], context: int, default: int = GENERATED) -> None:
+    """Raise :class:`UserError` where lm-evaluation-harness would fail on an assertion half-way: a task of its that
+    generates as many tokens as the model's context has, or more. ``default``: where a task does not say."""
+    for name, task in tasks.items():
+        wanted = (task.get_config("generation_kwargs") or {}).get("max_gen_toks", default)
+        if generates(task) and wanted >= context:
+            raise _no_room(name, wanted, context)
+
+
+def _no_room(name: str, wanted: int, context: int) -> UserError:
+    return UserError(
+        f"{name}: max_new_tokens: {wanted} leaves no room for a question in a context of {context} tokens; give less"
+    )
 
 
 def skipped_rows(entry: Benchmark) -> dict[str, str]:

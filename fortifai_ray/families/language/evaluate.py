@@ -49,32 +49,48 @@ class Evaluation:
         ]
 
 
-def load_benchmarks(tasks: Sequence[str]) -> BenchmarksConfig:
+def load_benchmarks(
+    tasks: Sequence[str], *, num_fewshot: int | None = None, limit: int | None = None, include_path: Path | None = None
+) -> BenchmarksConfig:
     """The benchmarks named on the command line.
 
     Args:
-        tasks: each a YAML file with a list ``benchmarks`` (at the top or in ``evaluation``, as in a study file), or
-            ``name=path`` with a task's name.
+        tasks: each a YAML file with a list ``benchmarks`` (at the top or in ``evaluation``, as in a study file),
+            ``name=path`` with a task's name, or the name of any task, tag or group of lm-evaluation-harness.
+        num_fewshot: worked examples of those that are given by such a name; None: as each has it.
+        limit: documents of each task used at most, of all but those in files; None: all.
+        include_path: a folder with task files of one's own, for such names.
 
     Raises:
         UserError: a task, a file or a key is wrong; names the file and the key.
     """
     if not tasks:
-        raise UserError("--tasks: give at least one, e.g. --tasks blimp=FOLDER or --tasks FILE.yaml")
+        raise UserError("--tasks: give at least one, e.g. --tasks blimp=FOLDER, --tasks arc_easy or --tasks FILE.yaml")
     content: dict[str, Any] = {"benchmarks": []}
     for task in tasks:
         name, separator, path = task.partition("=")
         if separator:
             if name not in TASKS:
                 raise UserError(f"--tasks {task}: there is no task {name}{hint(name, TASKS)}")
-            content["benchmarks"].append({"task": name, "path": path})
-        else:
+            content["benchmarks"].append({"task": name, "path": path, "limit": limit})
+        elif _is_file(task):
             section = _read_tasks(Path(task))
             content["benchmarks"] += section.pop("benchmarks")
             content |= section
+        elif task == "kr_test":
+            raise UserError("--tasks kr_test: needs its questions: kr_test=FILE")
+        else:
+            folder = None if include_path is None else str(include_path)
+            named = {"task": "lm_eval", "name": task, "num_fewshot": num_fewshot, "limit": limit, "path": folder}
+            content["benchmarks"].append(named)
     config = validated(BenchmarksConfig, content, "--tasks " + " ".join(tasks))
     check_files(config.benchmarks)
     return config
+
+
+def _is_file(task: str) -> bool:
+    """Whether a word of ``--tasks`` names a file rather than a task of lm-evaluation-harness."""
+    return Path(task).suffix in (".yaml", ".yml") or "/" in task or Path(task).is_file()
 
 
 def _read_tasks(path: Path) -> dict[str, Any]:

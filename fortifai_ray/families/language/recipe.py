@@ -238,6 +238,7 @@ class LanguageRecipe(Recipe):
     def check(self, prepared: str | None, store: StageStore, source: str) -> None:
         from fortifai_ray.engines.in_process import InProcess
         from fortifai_ray.evaluation.benchmarks.tasks import check_files
+        from fortifai_ray.families.language.models import context_length
         from fortifai_ray.storage.steps import Steps
 
         family: Any = self.build(prepared, Steps(store), InProcess())
@@ -262,18 +263,18 @@ class LanguageRecipe(Recipe):
                 f"generations, and the corpus has {len(human.order) * size}; a smaller corpus.train_tokens, fewer "
                 "generations or a longer text is needed"
             )
+        self._check_model(family.corpus, source)
         try:
             family.check_prompts()
         except UserError as error:
             raise UserError(f"{source}: {error}") from None
         try:
-            check_files(self.evaluation.benchmarks)
+            check_files(self.evaluation.benchmarks, context_length(self.family.model))
             family.measures.check()
         except UserError as error:
             raise UserError(f"{source}: evaluation.benchmarks: {error}") from None
         if isinstance(self.curation, Verifier) and self.curation.by == "truth":
             raise UserError(f"{source}: curation.by: the truth of a text is not known; generation_0 is right here")
-        self._check_model(family.corpus, source)
         self._check_lengths(source)
         self._check_training(source)
 
