@@ -1,6 +1,6 @@
 """What the driver of a large study costs, without Ray and without a model: what trials would send, it makes up.
 
-    python -m benchmarks.driver [--part tables|mlflow] [--scale 0.1] [--rate 8]
+    python -m benchmarks.driver [--part tables|mlflow|replay] [--scale 0.1] [--rate 8] [--s3]
 
 20,000 chains × 5 generations × 80 metrics, with sample texts and details. Generations arrive pickled, as from trials,
 64 chains side by side, and pass through the callback, the recorder and the writer; the tables are flushed after every
@@ -13,6 +13,8 @@ tables' last form and the report included, which take ``close_seconds`` of CPU t
 ``mlflow_lag_seconds`` is the wall time from the last generation of 2,000 chains, which arrive at ``--rate`` a second,
 to all of their nested runs being complete in MLflow on SQLite (counted there), ``mlflow_ms_per_generation`` the CPU
 time of the whole process by then. At 8 a second this takes 20 minutes; ``--scale`` counts here, too.
+
+``replay_…`` is what a finished study costs that is run again (:mod:`benchmarks.replay`).
 """
 
 import argparse
@@ -22,7 +24,7 @@ import pickle
 import resource
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,6 +32,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from benchmarks.replay import replay
 from fortifai_ray.chain.chain import GenerationResult, Inputs
 from fortifai_ray.evaluation.signs.model import PROBABILITIES
 from fortifai_ray.report.charts.histograms import TEXTS
@@ -227,14 +230,20 @@ def _peak_gib() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", type=float, default=1.0, help="share of the chains")
-    parser.add_argument("--part", choices=("tables", "mlflow"), help="by default, both")
+    parser.add_argument("--part", choices=("tables", "mlflow", "replay"), help="by default, all")
+    parser.add_argument("--s3", action="store_true", help="the replay is of an object store")
     parser.add_argument("--rate", type=float, default=8.0, help="generations a second, for MLflow")
     parser.add_argument("--out", type=Path, help="leave the study in this folder")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="fortifai-driver-") as folder:
-        measured = tables(options.scale, options.out or Path(folder)) if options.part != "mlflow" else {}
-    with tempfile.TemporaryDirectory(prefix="fortifai-driver-") as folder:
-        measured |= mlflow(options.scale, options.rate, Path(folder)) if options.part != "tables" else {}
+    parts: dict[str, Callable[[Path], dict[str, Any]]] = {
+        "tables": lambda folder: tables(options.scale, options.out or folder),
+        "mlflow": lambda folder: mlflow(options.scale, options.rate, folder),
+        "replay": lambda folder: replay(options.scale, folder, s3=options.s3),
+    }
+    measured: dict[str, Any] = {}
+    for part in parts if options.part is None else (options.part,):
+        with tempfile.TemporaryDirectory(prefix="fortifai-driver-") as folder:
+            measured |= parts[part](Path(folder))
     print(json.dumps(measured))
 
 
