@@ -10,7 +10,6 @@ from rich.console import Console
 from fortifai_ray.chain.chain import GenerationResult, Inputs
 from fortifai_ray.errors import UserError
 from fortifai_ray.process.temporary import check_temporary
-from fortifai_ray.results.schema import SECONDS
 from fortifai_ray.storage.store import MANIFEST, StageStore, Storage
 from fortifai_ray.study.search import BoundarySearch
 from fortifai_ray.study.study import Chain, Study
@@ -116,12 +115,10 @@ def _flattering(study: Study) -> list[str]:
 
 @dataclass
 class _Stored:
-    """What the store holds of a study's grid; seconds and sizes are those of single chains' generations."""
+    """What the store holds of a study's grid; sizes are those of single chains' generations."""
 
     whole: int = 0
     stages: int = 0
-    generations_left: int = 0
-    seconds: list[float] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
 
     @property
@@ -136,13 +133,11 @@ class _Stored:
             return "to be computed" if held.missing else "whole in the store"
         for result in held.results:
             assert isinstance(result, GenerationResult)
-            self.seconds.append(sum(result.row[name] for name in SECONDS))
             if not store.storage.remote:  # a manifest elsewhere would have to be fetched with its stage
                 self.sizes.append(sum(_size(store, result.row[name]) for name in ("stage", "synthetic_stage")))
         self.stages += held.stages
         if held.missing is None:
             return f"whole in the store ({len(held.results)} generations)"
-        self.generations_left += held.job.steps - len(held.results)
         return f"{held.stages} steps in the store; next: {held.missing}"
 
 
@@ -158,21 +153,22 @@ def _grid_lines(study: Study, store: StageStore, inputs: Inputs, cluster: Cluste
         + (f", {stored.stages} steps in all" if stored.stages else "")
         + f". {here[0]}"
     )
-    if stored.generations_left:
-        lines.append(_estimate(stored, plan.chains_at_once if plan else 1))
+    if left.generations:
+        lines.append(_estimate(left, stored.size, plan.chains_at_once if plan else 1))
     return [*lines, *here[1:], *(forecast_lines(study, left, stored.size, cluster) if cluster else [])]
 
 
-def _estimate(stored: _Stored, at_once: int) -> str:
+def _estimate(rest: Left, size: float | None, at_once: int) -> str:
     """Time and space with ``at_once`` chains side by side, from this study's generations in the store; a chain that
     collapses early takes less."""
-    left = f"{stored.generations_left} generations to compute at most"
-    if not stored.seconds:
+    left = f"{rest.generations} generations to compute at most"
+    measured = [one.train + one.evaluate + one.generate for one in rest.measured.get(None, ())]
+    if not measured:
         return f"{left}; the time they take can be estimated once one of them is in the store"
-    hours = stored.generations_left * sum(stored.seconds) / len(stored.seconds) / at_once / 3600
+    hours = rest.generations * sum(measured) / len(measured) / at_once / 3600
     time = f"{60 * hours:.0f} minutes" if hours < 2 else f"{hours:.1f} hours"
-    space = "" if stored.size is None else f", {stored.generations_left * stored.size / 1e6:,.0f} MB"
-    return f"{left}: about {time}{space}, by the {len(stored.seconds)} in the store; start-up comes on top"
+    space = "" if size is None else f", {rest.generations * size / 1e6:,.0f} MB"
+    return f"{left}: about {time}{space}, by the {len(measured)} in the store; start-up comes on top"
 
 
 def _size(store: StageStore, stage_hash: str | None) -> int:
