@@ -44,9 +44,10 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The pages that are made from the code: docs/studies.md, docs/metrics.md, docs/replications.md.
+# The pages that are made from the code, and all of docs/ as a site in build/site, without the network.
 docs: $(STAMP)
 	$(BIN)/python scripts/docs.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

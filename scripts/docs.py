@@ -407,6 +407,18 @@ def engines() -> str:
     return _ENGINES + table(headings, rows) + "\n"
 
 
+def commands() -> str:
+    """``docs/commands.md``, from the command line's own help."""
+    import typer
+    from typer.cli import get_docs_for_click
+
+    from fortifai_ray.cli import app
+
+    command = typer.main.get_command(app)
+    page = get_docs_for_click(obj=command, ctx=typer.Context(command), name="fortifai")
+    return "\n".join(line.rstrip() for line in page.replace("# `fortifai`", "# Commands", 1).splitlines()) + "\n"
+
+
 def schema() -> str:
     """``sweeps/study.schema.json``, for editors, from the pydantic models of a study file."""
     import json
@@ -421,6 +433,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "metrics": metrics,
     "replications": replications,
     "engines": engines,
+    "commands": commands,
     "schema": schema,
 }
 
