@@ -17,22 +17,36 @@ if TYPE_CHECKING:
     from fortifai_ray.library import load_study as load_study
     from fortifai_ray.library import open_study as open_study
     from fortifai_ray.library import sweep as sweep
+    from fortifai_ray.losses import ClippedFocal as ClippedFocal
+    from fortifai_ray.losses import CrossEntropy as CrossEntropy
+    from fortifai_ray.losses import DynamicTruncatedCrossEntropy as DynamicTruncatedCrossEntropy
+    from fortifai_ray.losses import Entropy as Entropy
+    from fortifai_ray.losses import Focal as Focal
+    from fortifai_ray.losses import LovaszSoftmax as LovaszSoftmax
+    from fortifai_ray.losses import TruncatedCrossEntropy as TruncatedCrossEntropy
+    from fortifai_ray.losses.hugging_face import use_fused_loss as use_fused_loss
 
 __version__ = "0.1.0"
 
+_LOSSES = (
+    *("ClippedFocal", "CrossEntropy", "DynamicTruncatedCrossEntropy", "Entropy", "Focal", "LovaszSoftmax"),
+    "TruncatedCrossEntropy",
+)
+_STUDIES = ("ChainFiles", "ReportPage", "StudyFolder", "analyse", "load_study", "open_study")
 _HOME = {  # of each public name: the module that has it
     "UserError": "fortifai_ray.errors",
-    **dict.fromkeys(
-        ("ChainFiles", "ReportPage", "StudyFolder", "analyse", "load_study", "open_study"), "fortifai_ray.library"
-    ),
+    "use_fused_loss": "fortifai_ray.losses.hugging_face",
+    **dict.fromkeys(_STUDIES, "fortifai_ray.library"),
+    **dict.fromkeys(_LOSSES, "fortifai_ray.losses"),
+    "sweep": "",  # the room of that name, which can be called: one name cannot be both
 }
-__all__ = ["ChainFiles", "ReportPage", "StudyFolder", "UserError", "analyse", "load_study", "open_study", "sweep"]
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> object:
     from importlib import import_module
 
-    if name == "sweep":  # the room of that name, which can be called: one name cannot be both
+    if name == "sweep":
         return import_module("fortifai_ray.sweep")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -39,6 +39,7 @@ _LOCAL = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_enable_metrics_collecti
 # A cluster that refuses the token gives no answer: Ray would retry for half a minute, here it gives up after seconds.
 _ATTACHED = {"RAY_NUM_REDIS_GET_RETRIES": "5"}
 _LOOK_EVERY = 1.0  # seconds
+_made_here: list[str] = []  # tokens of instances that this process started
 _TOKEN_FILE = Path("~/.ray/auth_token")
 
 Bundle = dict[str, float]
@@ -196,12 +197,19 @@ def _prepare_environment(address: str | None) -> None:
     """
     for name, value in (_ENVIRONMENT | (_LOCAL if address is None else _ATTACHED)).items():
         os.environ.setdefault(name, value)
-    if "RAY_AUTH_MODE" in os.environ:
-        return
-    if address is None:
-        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    elif {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys() or _TOKEN_FILE.expanduser().is_file():
-        os.environ["RAY_AUTH_MODE"] = "token"
+    if address is not None and os.environ.get("RAY_AUTH_TOKEN") in _made_here:  # an instance of this process had it
+        del os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"]
+    if "RAY_AUTH_MODE" not in os.environ:
+        if address is None:
+            _made_here.append(secrets.token_hex(32))
+            os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _made_here[-1]}
+        elif {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys() or _TOKEN_FILE.expanduser().is_file():
+            os.environ["RAY_AUTH_MODE"] = "token"
+    if "ray" in sys.modules:  # a program that uses this package may have imported it first: it looks again
+        from ray._raylet import AuthenticationTokenLoader, Config
+
+        Config.initialize("")
+        AuthenticationTokenLoader.instance().reset_cache()
 
 
 def check_address(address: str | None) -> None:
