@@ -206,10 +206,11 @@ def _prepare_environment(address: str | None) -> None:
         elif {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys() or _TOKEN_FILE.expanduser().is_file():
             os.environ["RAY_AUTH_MODE"] = "token"
     if "ray" in sys.modules:  # a program that uses this package may have imported it first: it looks again
-        from ray._raylet import AuthenticationTokenLoader, Config
+        from ray import _raylet
 
-        Config.initialize("")
-        AuthenticationTokenLoader.instance().reset_cache()
+        raylet: Any = _raylet  # whose stub knows neither
+        raylet.Config.initialize("")
+        raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def check_address(address: str | None) -> None:
