@@ -136,6 +136,8 @@ def test_a_study_from_file_to_tables(swept: Swept, ray_instance: str) -> None:
 
     summary = json.loads((storage / "tiny" / "results" / "summary.json").read_text())
     assert summary["engine_starts"] == summary["plan"]["engines"], "one start per engine and sweep"
+    moments = ["checked", "ray", "first_batch", "first_token", "last_step", "tables", "report"]
+    assert list(summary["timeline"]) == moments, "in the order in which they come"
     assert {chain["training_mode"] for chain in summary["chains"]} == {"one process"}
     assert "one process" in " ".join(swept.printed.split())
     assert "TCE γ=0.05" in (storage / "tiny" / "report.html").read_text()
