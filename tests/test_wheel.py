@@ -71,3 +71,22 @@ def test_a_study_that_it_writes_runs(installed: Path, tmp_path: Path) -> None:
     assert "report: " in told
     assert (tmp_path / "runs" / "mine" / "report.html").is_file()
     assert (tmp_path / "runs" / "mine" / "results" / "fidelity.parquet").is_file()
+
+
+@pytest.mark.parametrize("version", [(3, 10), (3, 14)])
+def test_setting_up_refuses_another_python(tmp_path: Path, version: tuple[int, int]) -> None:
+    """Before it makes an environment, in one line."""
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} -c "import sys; sys.version_info = {(*version, 0)}; $2"\n')
+    python.chmod(0o755)
+    done = subprocess.run(
+        ["sh", str(PROJECT / "scripts" / "setup.sh")],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHON": str(python)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "Python 3.11, 3.12 or 3.13 is needed" in done.stderr
+    assert not (tmp_path / ".venv").exists()

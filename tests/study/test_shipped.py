@@ -1,5 +1,8 @@
 """Studies that come with the package are found by name; a file of the user's own goes before."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -102,6 +105,24 @@ def test_the_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     from fortifai_ray import __version__
 
     assert run(monkeypatch, capsys, "--version") == (0, f"fortifai {__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("fortifai stu", {"studies"}),
+        ("fortifai sweep search_g", {"search_gaussian"}),
+        ("fortifai sweep min", {"mine.yaml"}),
+        ("fortifai new --fam", {"--family"}),
+    ],
+)
+def test_the_shell_completes_commands_options_and_studies(elsewhere: Path, words: str, found: set[str]) -> None:
+    """Study files of the working folder among them."""
+    (elsewhere / "mine.yaml").write_text("")
+    asked = {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1), "_FORTIFAI_COMPLETE": "complete_bash"}
+    code = "import sys; sys.argv = ['fortifai']; from fortifai_ray.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | asked, capture_output=True, text=True)
+    assert set(done.stdout.split()) == found, done.stderr
 
 
 def test_the_first_comment_alone_is_about_a_study(elsewhere: Path) -> None:
