@@ -243,9 +243,8 @@ def test_a_family_without_checkpoints(tmp_path: Path) -> None:
     write_table(study, "generations", pl.DataFrame({**known, "stage": [None], "synthetic_stage": [None]}))
     command = [sys.executable, "-m", "fortifai_ray", "export", str(study), "--to", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (2, "")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert done.stderr.startswith("fortifai: bell, ")
-    assert done.stderr.count("\n") == 1
     assert "no checkpoint is stored for it: what a chain of gaussian has measured" in done.stderr
 
 
@@ -304,23 +303,24 @@ def test_to_the_hub(texts: Path, hub: Hub) -> None:
 
 
 @pytest.mark.parametrize(
-    ("environment", "message"),
+    ("token", "offline", "message"),
     [
-        ({"HF_TOKEN": ""}, "there is no token for the hub"),
-        ({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set"),
-        ({}, "did not take it"),
+        ("", False, "there is no token for the hub"),
+        ("hf_x", True, "HF_HUB_OFFLINE is set"),
+        ("hf_x", False, "did not take it"),
     ],
 )
 def test_a_hub_that_cannot_be_had_is_one_line(
-    texts: Path, tmp_path: Path, environment: dict[str, str], message: str
+    texts: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch, token: str, offline: bool, message: str
 ) -> None:
-    """No token, offline, or nobody answers: told by the command, before anything is uploaded."""
-    known = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_TOKEN": "hf_x", "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path)}
-    command = [sys.executable, "-m", "fortifai_ray", "export", str(texts), "--cell", "gamma=0.3", "--to", "hub:a/b"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, **known, **environment}
-    )
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith("fortifai: --to hub:a/b: ")
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
+    """No token, offline, or nobody answers: told before anything is uploaded."""
+    from huggingface_hub import constants
+
+    monkeypatch.setenv("HF_TOKEN", token)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", "/nowhere")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match=rf"--to hub:a/b: .*{message}") as error:
+        export(str(texts), "hub:a/b", cell="gamma=0.3")
+    assert "\n" not in str(error.value)
+    assert not hub.requests
