@@ -40,8 +40,11 @@ def write_checkpoint(model: Path, tokenizer: Path | None, decoding: Mapping[str,
     the chain's own ``decoding``. An adapter is merged into its model.
 
     Raises:
-        UserError: the adapter does not fit its model.
+        UserError: the adapter does not fit its model, or the folder holds no safetensors: a family of somebody's own.
     """
+    if not any(model.glob("*.safetensors")):
+        files = ", ".join(sorted(file.name for file in model.iterdir())[:5])
+        raise UserError(f"export: {model} holds no safetensors, which others could load: it has {files or 'no file'}")
     if is_adapter(model):
         try:
             load_causal_lm(model, "auto").save_pretrained(folder)

@@ -16,7 +16,7 @@ import yaml
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.export.export import export
-from fortifai_ray.export.files import generation_settings
+from fortifai_ray.export.files import generation_settings, write_checkpoint
 from fortifai_ray.export.target import MARK
 
 from .conftest import TEXTS, swept
@@ -246,6 +246,9 @@ def test_a_family_without_checkpoints(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert done.stderr.startswith("fortifai: bell, ")
     assert "no checkpoint is stored for it: what a chain of gaussian has measured" in done.stderr
+    (tmp_path / "weights.npy").touch()  # of somebody's own family
+    with pytest.raises(UserError, match=r"holds no safetensors, which others could load: it has runs, weights\.npy"):
+        write_checkpoint(tmp_path, None, {}, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
