@@ -189,8 +189,7 @@ def _torch_as_it_was(device: "torch.device") -> Iterator[None]:
 
     settings: Sequence[tuple[Callable[[], Any], Callable[[Any], Any]]] = (
         (torch.get_default_dtype, torch.set_default_dtype),
-        (torch.get_default_device, torch.set_default_device),
-        (torch.get_num_threads, torch.set_num_threads),
+        (torch.get_default_device, lambda device: torch.set_default_device(None)),  # any other slows every call
         (torch.is_grad_enabled, torch.set_grad_enabled),
         (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
         (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
@@ -200,8 +199,9 @@ def _torch_as_it_was(device: "torch.device") -> Iterator[None]:
         try:
             yield
         finally:
-            for (_, write), value in zip(settings, before, strict=True):
-                write(value)
+            for (read, write), value in zip(settings, before, strict=True):
+                if read() != value:
+                    write(value)
 
 
 @contextmanager

@@ -95,7 +95,7 @@ class TrainingGroup:
         try:
             answers = ray.get(run.desk.submit.remote([ray.put(job)]))
         except BaseException:
-            self._run = None
+            self.close()
             raise
         if answers is None:
             self._run = None
