@@ -139,7 +139,8 @@ class _Run(threading.Thread):
         except Exception as error:
             self._failure = error
         finally:
-            self.desk.close.remote()
+            if ray.is_initialized():  # else this call would start a Ray instance, in a driver that has left its own
+                self.desk.close.remote()
 
     def end(self) -> Exception:
         """Why it ended, once it has."""
