@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from fortifai_ray.losses import DynamicTruncatedCrossEntropy, Loss, PointwiseLoss, SequenceLoss
-from fortifai_ray.process.memory import freed_memory_kept
+from fortifai_ray.process.memory import freed_memory_kept, give_back_gaps
 from fortifai_ray.process.moments import FIRST_BATCH, happened
 from fortifai_ray.recipe.curation import Curation, NoCuration, Surplexity, Verifier
 from fortifai_ray.recipe.executor import Workers
@@ -262,6 +262,8 @@ class Fit(ABC, Generic[Batch]):
             for batch in self.batches(order, self.workers.rank, self.workers.world, ("noise",), step):
                 if not self._step(step, batch, of_epoch):
                     return f"the gradient is not finite at step {step}"
+                if step == 0:
+                    give_back_gaps()
                 step += 1
             started = time.perf_counter()
             self.after_epoch(epoch)

@@ -30,6 +30,14 @@ def freed_memory_kept() -> Iterator[None]:
         library.mallopt(_TRIM_THRESHOLD, 0)
         _free_a_block(library)
         library.mallopt(_TRIM_THRESHOLD, 2 * _LARGEST_KEPT)  # where glibc's own rule ends up
+        give_back_gaps()
+
+
+def give_back_gaps() -> None:
+    """Give free memory between blocks that stay back to the system, once: after a first training step an optimiser's
+    moments lie among what the step freed, and what the next one takes does not fill all gaps."""
+    library = ctypes.CDLL(None)
+    if hasattr(library, "malloc_trim"):
         library.malloc_trim(ctypes.c_size_t(0))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from fortifai_ray.process.memory import freed_memory_kept
+from fortifai_ray.process.memory import freed_memory_kept, give_back_gaps
 
 PAGES = 40 << 8  # of a round, 4 KiB each
 
@@ -46,3 +46,21 @@ def test_the_next_round_takes_no_new_pages(megabytes: int, in_thread: bool) -> N
     within, after = counted
     assert within < PAGES / 20
     assert after > PAGES / 2
+
+
+def test_gaps_between_blocks_that_stay_are_given_back_when_asked() -> None:
+    """Every other block of 1 MiB is freed: filled again they take no new pages, and once given back they do."""
+    with freed_memory_kept():
+        blocks = [bytearray(b"1" * (1 << 20)) for _ in range(80)]
+
+        def free_and_fill(between: Callable[[], None]) -> int:
+            for place in range(0, len(blocks), 2):
+                blocks[place] = bytearray()
+            between()
+            return faults(lambda: [fill(place) for place in range(0, len(blocks), 2)].clear())
+
+        def fill(place: int) -> None:
+            blocks[place] = bytearray(b"1" * (1 << 20))
+
+        assert min(free_and_fill(lambda: None) for _ in range(5)) < PAGES / 20
+        assert free_and_fill(give_back_gaps) > PAGES / 2
