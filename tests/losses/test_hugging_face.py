@@ -256,6 +256,7 @@ def test_in_bfloat16(tmp_path: Path) -> None:
 def test_trl(tmp_path: Path) -> None:
     """SFTTrainer takes ``compute_loss_func``, and refuses a model whose loss it would replace."""
     import trl
+
     warnings.simplefilter("ignore", FutureWarning)
     model = make(LLAMA)
     loss = half_kept(model)
