@@ -133,7 +133,7 @@ def arriving(study: Study, work: Grid) -> Iterator[tuple[Any, bytes]]:
                 reports = [Report(chain.chain_id, made.result(chain, generation), 5, 0)]
                 if generation == GENERATIONS - 1:
                     reports.append(Report(chain.chain_id, Finished()))
-                yield _trial(chain), pickle.dumps({"reports": reports})
+                yield _trial(chain), pickle.dumps({"reports": reports, "moments": {}})
 
 
 def _trial(chain: Chain) -> Any:

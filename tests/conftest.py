@@ -12,6 +12,7 @@ from tests.skips import pytest_sessionfinish, pytest_terminal_summary  # noqa: F
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # this suite's Ray listens on loopback only
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
+os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 PROJECT = Path(__file__).resolve().parent.parent

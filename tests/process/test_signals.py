@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -53,6 +54,14 @@ def stubborn():
 with answering_signals():
     globals()[sys.argv[1]]()
 """
+
+
+@pytest.fixture(autouse=True)
+def hangups_answered() -> Iterator[None]:
+    """Under `nohup` these tests ignore a hangup, and a program that they start would, too."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def started(case: str, **options: object) -> "subprocess.Popen[str]":
