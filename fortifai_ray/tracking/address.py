@@ -4,11 +4,16 @@ import os
 import re
 import socket
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from fortifai_ray.errors import UserError, in_short
 from fortifai_ray.storage.location import ARTIFACTS, DATABASE
+from fortifai_ray.tracking.held import last_experiments
+
+_RUNS = "/runs?workflowType=machine_learning"  # of an experiment's address: MLflow's page asks it, not the experiment
+_MOST_NAMED = 5
 
 
 def tracking_uri_for(storage: Path, tracking_uri: str | None = None) -> str:
@@ -34,6 +39,12 @@ def redact(text: str) -> str:
 def one_line(error: BaseException) -> str:
     """As :func:`fortifai_ray.errors.in_short`, without credentials."""
     return in_short(error, redact)
+
+
+def some(names: Iterable[str], most: int = 3) -> str:
+    """The first names of many, and how many more there are."""
+    told = list(names)
+    return ", ".join(told[:most]) + (f" and {len(told) - most} more" if len(told) > most else "")
 
 
 def prepare_environment() -> None:
@@ -76,11 +87,13 @@ def open_ui(storage: Path, host: str = "127.0.0.1", port: int = 5000) -> None:
         except OSError as error:
             raise UserError(f"cannot listen on {host}:{port} ({error.strerror}): choose another with --port") from error
     address = f"[{host}]" if ":" in host else host
+    page = f"http://{address}:{port}"
     print(
-        f"MLflow on {redact(uri)}: http://{address}:{port} in about ten seconds; Ctrl-C ends it.\n"
-        'Choose "Model training" at the top left: MLflow opens experiments as GenAI applications until then.',
-        flush=True,
+        f"MLflow on {redact(uri)}: {page} in about ten seconds; Ctrl-C ends it.\n"
+        'Choose "Model training" at the top left: MLflow opens experiments as GenAI applications until then.'
     )
+    named = [f"  {name}: {page}/#/experiments/{one}{_RUNS}" for one, name in last_experiments(uri, _MOST_NAMED)]
+    print(*(["Or open a study's runs at once:", *named] if named else []), sep="\n", flush=True)
     # In the environment, not in arguments: the process list must not show a database's password.
     environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     environment.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -15,6 +15,9 @@ from fortifai_ray.study.search import BoundarySearch
 from fortifai_ray.study.study import Chain, Study, load_study
 from fortifai_ray.tracking.run_content import RunContent, RunEnd
 from fortifai_ray.validation import read_yaml
+
+if TYPE_CHECKING:
+    from fortifai_ray.tracking.overview import StudyOverview
 
 RECORDED_COLLAPSE = "recorded_collapse"  # a metric: 1 where a generation was recorded as collapsed
 _SIZES = ("synthetic_ratio_realised", "synthetic_size_cum")
@@ -81,7 +84,7 @@ class StudyContent:
             series = {row["generation"]: _metrics(row, chain) for row in generations.get(chain.chain_id, [])}
             recipe = chain.recipe.model_dump(mode="json")
             end = self._ends[chain.chain_id][1] if ended and chain.chain_id in self._ends else None
-            yield RunContent(chain.chain_id, chain.label, recipe, series, samples, end)
+            yield RunContent(chain.chain_id, self.overview.label(chain), recipe, series, samples, end)
 
     def cells(self) -> Iterator[RunContent]:
         """The cells of batched chains, with quantiles over their seeds; none where the study searches."""
@@ -125,6 +128,14 @@ class StudyContent:
                 series,
                 end=RunEnd("finished", results={field.name: point[field.name] for field in fields(CollapsePoint)}),
             )
+
+    @cached_property
+    def overview(self) -> "StudyOverview":
+        """What the study's own run should hold."""
+        # The report's modules are of no use to a sweep that finds nothing to send.
+        from fortifai_ray.tracking.overview import StudyOverview
+
+        return StudyOverview(self.folder, self._study, self.study_file)
 
     @cached_property
     def _study(self) -> Study:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.tracking.address import one_line, prepare_environment, redact
-from fortifai_ray.tracking.runs import search_runs
+from fortifai_ray.tracking.run_state import search_runs
 
 if TYPE_CHECKING:  # The import takes four seconds.
     from mlflow import MlflowClient

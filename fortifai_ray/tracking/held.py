@@ -1,4 +1,4 @@
-"""Whether MLflow's database holds a study whole, asked of the database: MLflow's import alone takes seconds."""
+"""What MLflow's database holds, asked of the database: MLflow's import alone takes seconds."""
 
 import sqlite3
 from collections.abc import Mapping
@@ -17,6 +17,10 @@ _NESTED = """
 SELECT count(*) FROM runs WHERE lifecycle_stage = 'active' AND status <> 'RUNNING'
 AND run_uuid IN (SELECT run_uuid FROM tags WHERE key = 'mlflow.parentRunId' AND value = ?)
 """
+_EXPERIMENTS = """
+SELECT experiment_id, name FROM experiments WHERE lifecycle_stage = 'active' AND experiment_id <> 0
+ORDER BY last_update_time DESC LIMIT ?
+"""
 
 
 def held_by(uri: str, tags: Mapping[str, str], nested: str) -> tuple[str, str] | None:
@@ -30,19 +34,37 @@ def held_by(uri: str, tags: Mapping[str, str], nested: str) -> tuple[str, str] |
     Returns:
         None where there is no such run, or a part of it is gone.
     """
-    database = Path(unquote(uri.partition("///")[2]))
-    if not uri.startswith("sqlite:///") or not database.is_file():
-        return None
     try:
-        with closing(sqlite3.connect(f"file:{quote(str(database.absolute()))}?mode=ro", uri=True)) as connection:
+        with closing(_opened(uri)) as connection:
             for run, experiment, artefacts in connection.execute(_FINISHED, next(iter(tags.items()))).fetchall():
                 own = dict(connection.execute(_TAGS, (run,)).fetchall())
                 (ended,) = connection.execute(_NESTED, (run,)).fetchone()
                 if tags.items() <= own.items() and own.get(nested) == str(ended) and _is_there(artefacts):
                     return str(experiment), str(run)
-    except sqlite3.Error:  # an older or a damaged database: MLflow itself will say what is wrong
+    except (OSError, sqlite3.Error):  # no, an older or a damaged database: MLflow itself will say what is wrong
         return None
     return None
+
+
+def last_experiments(uri: str, most: int) -> list[tuple[str, str]]:
+    """The ids and names of the experiments that were changed last; none where that is not seen in a SQLite file."""
+    try:
+        with closing(_opened(uri)) as connection:
+            return [(str(one), str(name)) for one, name in connection.execute(_EXPERIMENTS, (most,)).fetchall()]
+    except (OSError, sqlite3.Error):
+        return []
+
+
+def _opened(uri: str) -> sqlite3.Connection:
+    """A SQLite database, to be read.
+
+    Raises:
+        FileNotFoundError: the URI names none, or one that does not exist.
+    """
+    database = Path(unquote(uri.partition("///")[2]))
+    if not uri.startswith("sqlite:///") or not database.is_file():
+        raise FileNotFoundError(uri)
+    return sqlite3.connect(f"file:{quote(str(database.absolute()))}?mode=ro", uri=True)
 
 
 def _is_there(artefacts: str) -> bool:

@@ -1,9 +1,9 @@
-"""What a run in MLflow should hold, and how it ended: plain data, made of a study's folder."""
+"""What the runs in MLflow should hold, and how they ended: plain data, made of a study's folder."""
 
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -53,6 +53,44 @@ class RunContent:
     def stamp(self) -> str:
         """A hash of the content, by which a later sweep sees at once that nothing is missing."""
         return content_hash([self.recipe, sorted(self.series.items()), vars(self.end) if self.end else None])
+
+
+@dataclass(frozen=True)
+class HumanData:
+    """Human data that chains began with: a name, the hash of its stage, and its section of the recipe."""
+
+    name: str
+    digest: str
+    section: Mapping[str, Any]
+
+    @property
+    def as_input(self) -> Any:
+        """MLflow's form of it."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        source = json.dumps(self.section, ensure_ascii=False, default=str)
+        told = Dataset(name=self.name[-500:], digest=self.digest, source_type="fortifai", source=source)
+        return DatasetInput(told, [InputTag("mlflow.data.context", "generation 0")])
+
+
+@dataclass(frozen=True)
+class Overview:
+    """What the study's run should hold beside its files.
+
+    ``values`` are metrics by name and step (the generation; 0 for what was found of a cell), ``data`` the human data;
+    ``ended``: the study has, and this is all.
+    """
+
+    values: Mapping[tuple[str, int], float]
+    tags: Mapping[str, str]
+    data: Sequence[HumanData]
+    ended: bool
+
+    @property
+    def stamp(self) -> str:
+        """A hash of what it shows, which leaves out where it came from."""
+        note = self.tags.get("mlflow.note.content")
+        return content_hash([sorted(self.values.items()), note, [one.digest for one in self.data]])
 
 
 def content_hash(value: Any) -> str:

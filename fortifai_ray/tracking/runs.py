@@ -5,17 +5,17 @@ import math
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fortifai_ray.results.schema import flatten
 from fortifai_ray.storage.location import ARTIFACTS
 from fortifai_ray.tracking import limits
-from fortifai_ray.tracking.address import is_server, one_line
+from fortifai_ray.tracking.address import is_server, one_line, some
 from fortifai_ray.tracking.database import Database
 from fortifai_ray.tracking.held import held_by
-from fortifai_ray.tracking.run_content import RunContent, content_hash
+from fortifai_ray.tracking.run_content import Overview, RunContent, content_hash
+from fortifai_ray.tracking.run_state import OVERVIEW, STAMP, RunState, search_runs, state_of
 from fortifai_ray.validation import dump_yaml
 
 if TYPE_CHECKING:  # The import takes four seconds and belongs to the background thread.
@@ -24,24 +24,9 @@ if TYPE_CHECKING:  # The import takes four seconds and belongs to the background
 
 _SAMPLES = "samples"
 _RECIPE = "recipe.yaml"
-_STAMP = "fortifai.content"  # a tag of a run that has ended and is complete: the hash of its content
 _NESTED = "fortifai.runs"  # a tag of a study's run: how many are nested in it
 # What MLflow takes for a GenAI application without it, unless its page is switched to model training.
 _ORDINARY_VIEW = {"mlflow.experimentKind": "custom_model_development"}
-
-
-@dataclass
-class _RunState:
-    """A run, and what it holds as far as is known."""
-
-    run_id: str
-    status: str
-    stamp: str | None = None
-    params: set[str] = field(default_factory=set)
-    metric_keys: set[str] = field(default_factory=set)  # those of an earlier sweep
-    values: dict[str, dict[int, float]] = field(default_factory=dict)  # by metric and step
-    files: set[str] | None = field(default_factory=set)  # paths of artefacts; None: not asked for yet
-    named: set[str] = field(default_factory=set)  # tags that tell the whole names of keys
 
 
 class StudyRuns:
@@ -60,8 +45,8 @@ class StudyRuns:
         self._study_hash = content_hash(study)
         self._client: MlflowClient | None = None
         self._database: Database | None = None
-        self._study_state: _RunState | None = None
-        self._states: dict[str, _RunState] = {}
+        self._study_state: RunState | None = None
+        self._states: dict[str, RunState] = {}
         self._differing: dict[str, set[str]] = {}
         self._refused: dict[str, dict[str, str]] = {}  # by reason and key, the run
 
@@ -103,13 +88,31 @@ class StudyRuns:
         files, stamped, status = self._lacking_files(state, content), dict[str, str](), None
         if end is not None:
             values |= end.numbers
-            stamped = {**end.tags, _STAMP: content.stamp}
+            stamped = {**end.tags, STAMP: content.stamp}
             status = "FAILED" if end.status == "failed" else "FINISHED"
         self._log_all(state, content.recipe, names, values, {} if files else stamped, status, content.label)
         if files:
             self._log_files(state, files)
             self._write(state, {}, {}, stamped, None, content.label)
         state.stamp = content.stamp if stamped else None
+
+    def hold_study(self, overview: Overview) -> None:
+        """Make the study's own run hold what it shows; a value that has changed since is logged again.
+
+        Of an overview that an earlier sweep has sent whole, nothing is asked.
+        """
+        study, stamp = self._study(), overview.stamp
+        if study.overview and (not overview.ended or study.overview == stamp):
+            return
+        values = {(limits.key(name), step): v for (name, step), v in overview.values.items() if math.isfinite(v)}
+        names = dict.fromkeys(name for name, _ in overview.values)
+        self._log_all(study, {}, names, values, overview.tags, None, self._name, replace=True)
+        if new := [one for one in overview.data if one.digest not in study.inputs]:
+            self._connect().log_inputs(study.run_id, [one.as_input for one in new])
+            study.inputs.update(one.digest for one in new)
+        if overview.ended:  # last: it says that all of it is there
+            self._write(study, {}, {}, {OVERVIEW: stamp}, None, self._name)
+            study.overview = stamp
 
     def hold_file(self, file: Path, folder: str | None = None) -> None:
         """Log a file as an artefact of the study's run, in ``folder`` of its artefacts, replacing an earlier one."""
@@ -124,7 +127,7 @@ class StudyRuns:
         for state in self._states.values():
             if state.status == "RUNNING":
                 self._end(state, "KILLED")
-        stamp = {_STAMP: fingerprint, _NESTED: str(len(self._states))} if fingerprint else {}
+        stamp = {STAMP: fingerprint, _NESTED: str(len(self._states))} if fingerprint else {}
         self._log(study, "tags", _tags({"fortifai.status": status, **stamp}), self._name)
         self._end(study, run_status)
 
@@ -133,7 +136,7 @@ class StudyRuns:
 
         False where that cannot be seen at once, as of a server.
         """
-        held = held_by(self._uri, {_STAMP: fingerprint, **self._tags("study")}, _NESTED)
+        held = held_by(self._uri, {STAMP: fingerprint, **self._tags("study")}, _NESTED)
         if held is not None:
             self.experiment_id, self.study_run_id = held
         return held is not None
@@ -152,22 +155,22 @@ class StudyRuns:
             self._database = Database.of(self._client, self._uri)
         return self._client
 
-    def _study(self) -> _RunState:
+    def _study(self) -> RunState:
         if self._study_state is None:
             tags = self._tags("study")
             query = f"tags.`fortifai.study_hash` = '{self._study_hash}' and tags.`fortifai.kind` = 'study'"
             runs = self._search(query)
-            state = next((_state(run) for run in runs if tags.items() <= run.data.tags.items()), None)
+            state = next((state_of(run) for run in runs if tags.items() <= run.data.tags.items()), None)
             if state is None:
                 state = self._make(tags, self._name)
             else:
                 self._reopen(state)
                 for run in self._search(f"tags.`mlflow.parentRunId` = '{state.run_id}'"):
-                    self._states.setdefault(run.data.tags.get("fortifai.chain_id", ""), _state(run))
+                    self._states.setdefault(run.data.tags.get("fortifai.chain_id", ""), state_of(run))
             self._study_state, self.study_run_id = state, state.run_id
         return self._study_state
 
-    def _chain(self, content: RunContent) -> _RunState:
+    def _chain(self, content: RunContent) -> RunState:
         study = self._study()
         state = self._states.get(content.key)
         if state is None:
@@ -216,19 +219,19 @@ class StudyRuns:
             "fortifai.study_hash": self._study_hash,
         }
 
-    def _make(self, tags: Mapping[str, str], name: str) -> _RunState:
+    def _make(self, tags: Mapping[str, str], name: str) -> RunState:
         run = self._connect().create_run(self._experiment(), tags=dict(tags), run_name=limits.run_name(name))
-        return _RunState(run.info.run_id, "RUNNING")
+        return RunState(run.info.run_id, "RUNNING")
 
     def _search(self, query: str) -> "Iterator[Run]":
         return search_runs(self._connect(), self._experiment(), query)
 
-    def _reopen(self, state: _RunState) -> None:
+    def _reopen(self, state: RunState) -> None:
         if state.status in ("FAILED", "KILLED"):
             self._connect().update_run(state.run_id, status="RUNNING")
             state.status, state.stamp = "RUNNING", None
 
-    def _end(self, state: _RunState, status: str) -> None:
+    def _end(self, state: RunState, status: str) -> None:
         if state.status != status:  # A run that an earlier sweep ended in the same way keeps its end time.
             self._connect().set_terminated(state.run_id, status)
             state.status = status
@@ -237,13 +240,15 @@ class StudyRuns:
 
     def _log_all(
         self,
-        state: _RunState,
+        state: RunState,
         recipe: Mapping[str, object],
         names: Iterable[str],
         values: Mapping[tuple[str, int], float],
         tags: Mapping[str, str],
         status: str | None,
         label: str,
+        *,
+        replace: bool = False,
     ) -> None:
         """Log the parameters, the values by metric and step, and the whole names of both, as far as a run lacks them,
         and the tags; the run ends with a ``status``."""
@@ -251,7 +256,9 @@ class StudyRuns:
         lacks = {limits.key(name): value for name, value in flat.items() if limits.key(name) not in state.params}
         params = {key: limits.param_value(value, _RECIPE) for key, value in lacks.items()}
         whole = {tag: name for tag, name in limits.whole_names([*flat, *names]).items() if tag not in state.named}
-        lacking = {of: value for of, value in values.items() if not self._has(state, *of, value, label)}
+        lacking = {
+            of: value for of, value in values.items() if not self._has(state, *of, value, None if replace else label)
+        }
         self._write(state, params, lacking, {**whole, **tags}, status, label)
         state.params.update(params)
         state.named.update(whole)
@@ -260,7 +267,7 @@ class StudyRuns:
 
     def _write(
         self,
-        state: _RunState,
+        state: RunState,
         params: Mapping[str, str],
         values: Mapping[tuple[str, int], float],
         tags: Mapping[str, str],
@@ -289,7 +296,7 @@ class StudyRuns:
             for kind, some_of_them in entries.items():
                 self._log(state, kind, some_of_them, label)
 
-    def _logged_at_once(self, state: _RunState, entries: Mapping[limits.Kind, Sequence[Any]]) -> bool:
+    def _logged_at_once(self, state: RunState, entries: Mapping[limits.Kind, Sequence[Any]]) -> bool:
         """Send entries of several kinds as one request; False where they do not fit, or MLflow refuses one of them."""
         if not limits.fit(entries):
             return False
@@ -302,30 +309,34 @@ class StudyRuns:
             return False
         return True
 
-    def _has(self, state: _RunState, key: str, step: int, value: float, label: str) -> bool:
-        """Whether a run has a metric at this step; where its value there is another one, the difference is noted."""
+    def _has(self, state: RunState, key: str, step: int, value: float, label: str | None) -> bool:
+        """Whether a run has a metric at this step; where its value there is another one, the difference is noted under
+        the run's label, if there is one: without it the value counts as lacking."""
         values = self._values(state, key)
         if step not in values:
             return False
         held = values[step]
         if not (math.isclose(held, value, rel_tol=1e-9) or (math.isnan(held) and math.isnan(value))):
+            if label is None:
+                return False
             self._differing.setdefault(label, set()).add(key)
         return True
 
-    def _values(self, state: _RunState, key: str) -> dict[int, float]:
+    def _values(self, state: RunState, key: str) -> dict[int, float]:
         """A metric's values by step, asked for once."""
         if key not in state.values:
             history = self._connect().get_metric_history(state.run_id, key) if key in state.metric_keys else []
-            state.values[key] = {metric.step: metric.value for metric in history}
+            last = sorted(history, key=lambda metric: metric.timestamp)
+            state.values[key] = {metric.step: metric.value for metric in last}
         return state.values[key]
 
-    def _lacking_files(self, state: _RunState, content: RunContent) -> dict[str, bytes]:
+    def _lacking_files(self, state: RunState, content: RunContent) -> dict[str, bytes]:
         """The artefacts that a run lacks, by path."""
         files, held = {f"{_SAMPLES}/{name}": data for name, data in content.samples.items()}, self._files(state)
         new = {path: data for path, data in files.items() if path not in held}
         return new if _RECIPE in held else {_RECIPE: dump_yaml(content.recipe).encode(), **new}
 
-    def _log_files(self, state: _RunState, files: Mapping[str, bytes]) -> None:
+    def _log_files(self, state: RunState, files: Mapping[str, bytes]) -> None:
         with tempfile.TemporaryDirectory(prefix="fortifai-samples-") as folder:
             for path, data in files.items():
                 file = Path(folder) / path
@@ -334,7 +345,7 @@ class StudyRuns:
             self._connect().log_artifacts(state.run_id, folder)
         self._files(state).update(files)
 
-    def _log(self, state: _RunState, kind: limits.Kind, entries: Sequence[Any], label: str) -> None:
+    def _log(self, state: RunState, kind: limits.Kind, entries: Sequence[Any], label: str) -> None:
         """Send entries; one that MLflow refuses is left out and noted, and costs the others nothing."""
         for batch in limits.batches(kind, entries):
             request: dict[str, Any] = {kind: batch}
@@ -350,7 +361,7 @@ class StudyRuns:
                 else:
                     self._refused.setdefault(one_line(error), {})[batch[0].key] = label
 
-    def _files(self, state: _RunState) -> set[str]:
+    def _files(self, state: RunState) -> set[str]:
         """The paths of a run's artefacts, asked for once."""
         if state.files is None:
             client = self._connect()
@@ -363,26 +374,3 @@ def _tags(tags: Mapping[str, str]) -> list[Any]:
     from mlflow.entities import RunTag
 
     return [RunTag(key, limits.tag_value(value)) for key, value in tags.items()]
-
-
-def search_runs(client: "MlflowClient", experiment_id: str, query: str) -> "Iterator[Run]":
-    """All runs of an experiment that a query of MLflow's matches."""
-    token: str | None = None
-    while True:
-        page = client.search_runs([experiment_id], filter_string=query, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
-
-
-def some(names: Any, most: int = 3) -> str:
-    """The first names of many, and how many more there are."""
-    names = list(names)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def _state(run: "Run") -> _RunState:
-    data = run.data
-    stamp = data.tags.get(_STAMP)
-    return _RunState(run.info.run_id, run.info.status, stamp, set(data.params), set(data.metrics), files=None)

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -19,11 +19,12 @@ from typing import Literal, NoReturn
 from fortifai_ray.errors import UserError
 from fortifai_ray.results.fingerprint import fingerprint
 from fortifai_ray.results.schema import part_paths, table_path
-from fortifai_ray.tracking.address import one_line, prepare_environment, redact, tracking_uri_for
+from fortifai_ray.tracking.address import one_line, prepare_environment, redact, some, tracking_uri_for
 from fortifai_ray.tracking.content import StudyContent
 from fortifai_ray.tracking.limits import is_refusal
+from fortifai_ray.tracking.provenance import provenance
 from fortifai_ray.tracking.run_content import RunContent, content_hash
-from fortifai_ray.tracking.runs import StudyRuns, some
+from fortifai_ray.tracking.runs import StudyRuns
 
 log = logging.getLogger("fortifai_ray.tracking")
 
@@ -133,7 +134,10 @@ class StudySync:
         parts = self._in_the_end(self._status)
         labels = [part.what for part in parts]
         with suppress(Exception):  # The part that reads them says why.
-            labels = [*(one.label for one in self._content.due(self._held, ended=True)), *labels]
+            labels = [
+                *(self._content.overview.label(one) for one in self._content.due(self._held, ended=True)),
+                *labels,
+            ]
         self._missing = dict.fromkeys(labels, "")
         self._send(chain(self._chains(ended=True), parts))
 
@@ -207,6 +211,7 @@ class StudySync:
         yield from self._chains(ended=False)
         if time.monotonic() >= self._tables_due:
             yield _Part("the tables", self._hold_tables)
+            yield _Part("the overview", partial(self._hold_overview, ended=False))
 
     def _chains(self, *, ended: bool) -> Iterator[_Part]:
         return self._read("the chains", lambda: self._content.chains(self._held, ended=ended))
@@ -219,6 +224,7 @@ class StudySync:
             *self._read("the cells", content.cells),
             *self._read("the search", content.searches),
             *(self._file(file) for file in (self._folder / "study.yaml", self._folder / "report.html", *files)),
+            _Part("the overview", partial(self._hold_overview, ended=status != "interrupted")),
             _Part("the end of the study", partial(self._end, status)),
         ]
 
@@ -257,6 +263,10 @@ class StudySync:
         """A file of the study's folder, at the same place among the artefacts."""
         place = file.parent.relative_to(self._folder).as_posix()
         return _Part(file.name, lambda: self._runs.hold_file(file, None if place == "." else place))
+
+    def _hold_overview(self, *, ended: bool) -> None:
+        overview = self._content.overview.read(ended=ended)
+        self._runs.hold_study(replace(overview, tags={**provenance(), **overview.tags}))
 
     def _hold_tables(self) -> None:
         """Upload the generations so far, so that a study can be read from MLflow while it runs."""

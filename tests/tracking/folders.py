@@ -21,7 +21,7 @@ CONTENT: dict[str, Any] = {
     "vary": {"loss": [{"kind": "cross_entropy"}, {"kind": "tce", "gamma": 0.3}], "seed": [0]},
     "collapse": {"metric": "wasserstein", "relative_to": "own_generation_0", "threshold": 2.0, "direction": "above"},
 }
-_TYPES = {"collapse_reason": pl.String, "wasserstein": pl.Float64, "kept_fraction": pl.Float64}
+_TYPES = {"collapse_reason": pl.String, "stage": pl.String, "wasserstein": pl.Float64, "kept_fraction": pl.Float64}
 
 
 def write_study(storage: Path, **changes: Any) -> tuple[Path, Study]:
@@ -45,6 +45,7 @@ def rows_of(chain: Chain, generations: int = 3, **columns: Any) -> list[dict[str
             "kept_fraction": None,
             "synthetic_size_cum": 100 * generation,
             "collapse_reason": None,
+            "stage": None,
             **columns,
         }
         for generation in range(generations)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from analysis.browser import Browser, started
 from mlflow import MlflowClient
 from ports import unused_port
 
@@ -99,6 +100,14 @@ def answer(url: str, seconds: float = 90.0) -> bytes:
             time.sleep(0.2)
 
 
+def drawn(browser: Browser, condition: str) -> None:
+    """Wait until a page's condition holds, for a minute."""
+    deadline = time.monotonic() + 60
+    while not browser.call("Runtime.evaluate", expression=condition)["result"].get("value"):
+        assert time.monotonic() < deadline, condition
+        time.sleep(0.3)
+
+
 class TestUserInterface:
     def test_it_serves_the_storages_runs(self, served: tuple[Path, str]) -> None:
         """The server people get, at the loopback address that was printed, with the runs of the sweep."""
@@ -107,7 +116,28 @@ class TestUserInterface:
         experiment = remote.get_experiment_by_name("small")
         assert experiment is not None
         assert len(remote.search_runs([experiment.experiment_id])) == 3
-        assert address in (storage / "server.log").read_text()
+        printed = (storage / "server.log").read_text()
+        assert (
+            f"small: {address}/#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning" in printed
+        )
+
+    def test_the_page_shows_the_runs_and_the_studys_curves(self, served: tuple[Path, str], tmp_path: Path) -> None:
+        """In a browser: the printed address opens the list of runs, and the study's run has a curve on its charts."""
+        if (chromium := shutil.which("chromium")) is None:
+            pytest.skip("chromium is not installed (apt-get install chromium)")
+        storage, address = served
+        (study,) = runs(storage)[""]
+        runs_page = f"{address}/#/experiments/{study.info.experiment_id}/runs"
+        charts = f"{runs_page}/{study.info.run_id}/model-metrics?workflowType=machine_learning"
+        with started(chromium, tmp_path) as browser:
+            browser.call("Page.navigate", url=f"{runs_page}?workflowType=machine_learning")
+            drawn(browser, "document.body.innerText.includes('matching runs')")
+            assert (
+                "Judges"
+                not in browser.call("Runtime.evaluate", expression="document.body.innerText")["result"]["value"]
+            )
+            browser.call("Page.navigate", url=charts)
+            drawn(browser, "document.querySelectorAll('.js-plotly-plot .scatterlayer path.js-line').length > 0")
 
     def test_a_sweep_can_send_to_a_server(
         self, served: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory

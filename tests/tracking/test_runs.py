@@ -15,7 +15,8 @@ from fortifai_ray.tracking import limits
 from fortifai_ray.tracking.database import Database
 from fortifai_ray.tracking.limits import NAME_TAG, batches, key
 from fortifai_ray.tracking.run_content import RunContent, RunEnd
-from fortifai_ray.tracking.runs import StudyRuns, search_runs
+from fortifai_ray.tracking.run_state import search_runs
+from fortifai_ray.tracking.runs import StudyRuns
 
 from .folders import artefact, client, runs
 

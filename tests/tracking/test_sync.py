@@ -34,7 +34,7 @@ from .folders import (
     write_study,
 )
 
-CE, TCE = "loss.kind=cross_entropy seed=0", "loss.kind=tce loss.gamma=0.3 seed=0"
+CE, TCE = "cross entropy · seed 0", "TCE γ=0.3 · seed 0"
 
 
 class TestWhatIsLogged:
@@ -263,9 +263,9 @@ class TestTrouble:
         text = caplog.text + json.dumps(outcome.problems)
         assert "hunter2" not in text
         assert f"http://***@127.0.0.1:{port}" in text
-        # two chains; the study file, the report, three tables, the summary, and the end of the study
+        # two chains; the study file, the report, three tables, the summary, the overview, and the end of the study
         *unsent, remedy = outcome.problems
-        assert sum(int(problem.split()[0]) for problem in unsent) == 9
+        assert sum(int(problem.split()[0]) for problem in unsent) == 10
         assert str(folder) in remedy
         assert "the same `fortifai sweep` sends" in remedy
 
@@ -340,7 +340,7 @@ class TestTrouble:
         (folder / "report.html").write_text("<p>curves</p>")
         outcome = StudySync(folder, storage).close("finished")
         assert len(outcome.problems) == 2
-        assert "1 record not sent" in outcome.problems[0]
+        assert "2 records not sent" in outcome.problems[0], "the chains, and the overview that counts them"
         assert "chains.parquet cannot be read" in outcome.problems[0]
 
     def test_a_refusal_is_for_good_and_no_promise_is_made(
