@@ -97,9 +97,8 @@ class StudyContent:
         series = dict(seed_quantiles(generations, cell_of, list(metrics)))
         for cell in cells:
             values = series.get(cell.cell_id, {})
-            yield RunContent(
-                cell.cell_id, cell.label_without("seed"), _without(cell, "seed"), values, end=RunEnd("finished")
-            )
+            label = self.overview.cell(cell)
+            yield RunContent(cell.cell_id, label, _without(cell, "seed"), values, end=RunEnd("finished"))
 
     def searches(self) -> Iterator[RunContent]:
         """The search of each cell under each criterion: its probes in the order of their values, and the point."""

@@ -1,9 +1,13 @@
-"""What a study's own run in MLflow shows: curves, what was found of each cell, a description, the human data."""
+"""What a study's own run in MLflow shows: curves, what was found of each cell, its data and where it comes from."""
 
 import json
 import re
+import shlex
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,7 @@ from fortifai_ray.statistics.criterion import criterion_rows
 from fortifai_ray.storage.location import STAGES
 from fortifai_ray.storage.stage import MANIFEST
 from fortifai_ray.study.study import Chain, Study
+from fortifai_ray.tracking.address import redact
 from fortifai_ray.tracking.run_content import HumanData, Overview
 
 _FINALS = {
@@ -29,6 +34,7 @@ _FINALS = {
 }
 _POINT = {"critical value": "critical", "critical value low": "low", "critical value high": "high"}
 _ORIGINS = ("source", "dataset", "path", "written_by")  # of human data, in a recipe
+_PATIENCE = 5.0  # seconds for git, which may have to wait for a file server
 _SIGNS = str.maketrans({"=": " ", "×": "x", "/": "_"})
 
 
@@ -46,15 +52,19 @@ class StudyOverview:
         """
         values = dict(self._medians(ended=ended))
         if not ended:
-            return Overview(values, {}, self._data(), ended=False)
+            return Overview(values, provenance(), self._data(), ended=False)
         results = open_study(self._folder)
         values |= dict(self._found(results))
-        return Overview(values, {"mlflow.note.content": self._note(results)}, self._data(), ended=True)
+        tags = {**provenance(), "mlflow.note.content": self._note(results)}
+        return Overview(values, tags, self._data(), ended=True)
 
     def label(self, chain: Chain) -> str:
         """A chain's name in the list of runs: its cell's, as the report has it, and its seed."""
-        cell = self._cell_of.get(chain.chain_id)
-        return chain.label if cell is None else f"{cell} · seed {chain.recipe.seed}"
+        return chain.label if self._study.settings.search else f"{self.cell(chain)} · seed {chain.recipe.seed}"
+
+    def cell(self, chain: Chain) -> str:
+        """The name of a grid's cell, as the report has it."""
+        return self._cell_of[chain.chain_id]
 
     # curves
 
@@ -99,8 +109,6 @@ class StudyOverview:
 
     @cached_property
     def _cell_of(self) -> dict[str, str]:
-        if self._study.settings.search:
-            return {}
         return dict(self._planned.select("chain_id", "cell").iter_rows())
 
     @property
@@ -154,6 +162,41 @@ class StudyOverview:
             for digest in _pools(self._folder.parent / STAGES / str(stage) / MANIFEST):
                 found.setdefault(digest, HumanData(name, digest, section))
         return list(found.values())
+
+
+@cache
+def provenance() -> dict[str, str]:
+    """The tags that MLflow's page shows as a run's source and version, and ``fortifai.version``."""
+    commit = _git("rev-parse", "HEAD")
+    tags = {
+        "mlflow.source.name": redact(_command(sys.argv)),
+        "mlflow.source.type": "LOCAL",
+        "fortifai.version": version("fortifai-ray"),
+    }
+    if commit:
+        branch = _git("rev-parse", "--abbrev-ref", "HEAD")
+        tags |= {"mlflow.source.git.commit": commit} | ({"mlflow.source.git.branch": branch} if branch else {})
+    return tags
+
+
+def _command(argv: list[str]) -> str:
+    """``fortifai sweep FILE``; of another program that uses the package, its name."""
+    program = Path(argv[0] if argv else "")
+    if program.name == "fortifai" or program.parts[-2:] == ("fortifai_ray", "__main__.py"):
+        return shlex.join(["fortifai", *argv[1:]])
+    return program.name or "python"
+
+
+def _git(*arguments: str) -> str:
+    """What git says in the working folder; "" where that is no repository, or there is no git."""
+    command = ["git", *arguments]
+    try:
+        said = subprocess.run(
+            command, capture_output=True, text=True, timeout=_PATIENCE, check=True, stdin=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return said.stdout.strip()
 
 
 def _plain(text: str) -> str:

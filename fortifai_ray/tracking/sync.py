@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -22,7 +22,6 @@ from fortifai_ray.results.schema import part_paths, table_path
 from fortifai_ray.tracking.address import one_line, prepare_environment, redact, some, tracking_uri_for
 from fortifai_ray.tracking.content import StudyContent
 from fortifai_ray.tracking.limits import is_refusal
-from fortifai_ray.tracking.provenance import provenance
 from fortifai_ray.tracking.run_content import RunContent, content_hash
 from fortifai_ray.tracking.runs import StudyRuns
 
@@ -265,8 +264,7 @@ class StudySync:
         return _Part(file.name, lambda: self._runs.hold_file(file, None if place == "." else place))
 
     def _hold_overview(self, *, ended: bool) -> None:
-        overview = self._content.overview.read(ended=ended)
-        self._runs.hold_study(replace(overview, tags={**provenance(), **overview.tags}))
+        self._runs.hold_study(self._content.overview.read(ended=ended))
 
     def _hold_tables(self) -> None:
         """Upload the generations so far, so that a study can be read from MLflow while it runs."""

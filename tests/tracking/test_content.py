@@ -38,7 +38,7 @@ def test_batched_chains_share_the_run_of_their_cell(tmp_path: Path) -> None:
     content = StudyContent(folder)
     assert list(content.chains({}, ended=True)) == []
     first, second = content.cells()
-    assert (first.label, second.label) == ("loss.kind=cross_entropy", "loss.kind=tce loss.gamma=0.9")
+    assert (first.label, second.label) == ("cross entropy", "TCE γ=0.9")
     assert first.key == study.cells[0].cell_id
     assert "seed" not in first.recipe
     assert list(first.series) == [0, 1, 2]
@@ -79,6 +79,21 @@ def test_a_cells_search_has_its_probes_and_its_point(tmp_path: Path) -> None:
         assert list(run.series) == list(range(len(answers)))
         assert run.end is not None
         assert run.end.results == vars(finder.result())
+
+
+def test_the_study_of_a_search_shows_its_critical_values(tmp_path: Path) -> None:
+    """With their intervals; there are no curves over seeds, since the seeds of a value are few."""
+    folder, study, finders = search(tmp_path)
+    write_generations(folder, [row for cell in study.cells for row in rows_of(cell, kl_divergence=0.1)])
+    write_end(folder, [])
+    overview = StudyContent(folder).overview
+    assert dict(overview.read(ended=False).values) == {}
+    shown = overview.read(ended=True)
+    for cell, finder in zip(("cross entropy", "TCE γ 0.9"), finders, strict=True):
+        point = finder.result()
+        assert shown.values[f"result/critical value {cell}", 0] == point.critical
+        assert shown.values[f"result/critical value low {cell}", 0] == point.low
+    assert "critical value of regime.synthetic_ratio" in shown.tags["mlflow.note.content"]
 
 
 def chosen(study: Study, over: str, value: float, seed: int) -> list[Chain]:

@@ -14,8 +14,7 @@ from fortifai_ray.results.schema import write_table
 from fortifai_ray.study.study import Chain
 from fortifai_ray.tracking.content import StudyContent
 from fortifai_ray.tracking.database import Database
-from fortifai_ray.tracking.overview import _distinct
-from fortifai_ray.tracking.provenance import provenance
+from fortifai_ray.tracking.overview import _distinct, provenance
 from fortifai_ray.tracking.sync import StudySync
 
 from .folders import rows_of, runs, steps, write_end, write_generations, write_study
