@@ -53,7 +53,7 @@ class StudyOverview:
         values = dict(self._medians(ended=ended))
         if not ended:
             return Overview(values, provenance(), self._data(), ended=False)
-        results = open_study(self._folder)
+        results = self._judged
         values |= dict(self._found(results))
         tags = {**provenance(), "mlflow.note.content": self._note(results)}
         return Overview(values, tags, self._data(), ended=True)
@@ -77,8 +77,10 @@ class StudyOverview:
             metric for one in self._study.settings.collapse for metric in (part.metric for part in one.members)
         )
         asked = max((chain.recipe.generations for chain in self._study.chains), default=0)
-        if self._study.settings.search or not metrics or (asked > MOST_GENERATIONS and not ended):
-            return  # longer curves are thinned to generations that are known in the end
+        if self._study.settings.search or not metrics:
+            return
+        if not ended and (asked > MOST_GENERATIONS or all(cell.recipe.batched for cell in self._study.cells)):
+            return  # longer curves are thinned to generations that are known in the end; batched chains take seconds
         chains = read_table(self._folder, "chains") if ended else None
         lost = failed_chains(chains) if chains is not None else []
         planned = self._planned.filter(pl.col("cell").is_in(self._shown) & ~pl.col("chain_id").is_in(lost))
@@ -103,9 +105,19 @@ class StudyOverview:
     @cached_property
     def _results(self) -> StudyResults:
         """The study's results, of which the cells are those of the grid, whatever part of them has begun."""
-        rows = [{**one.varied, "chain_id": one.chain_id, "seed": one.recipe.seed} for one in self._study.chains]
-        table = pl.DataFrame(rows, infer_schema_length=None, strict=False)
+        rows = [{**_losses(one), **one.varied, "chain_id": one.chain_id} for one in self._study.chains]
+        columns = {
+            key: _as_in_tables([row.get(key) for row in rows]) for key in dict.fromkeys(k for r in rows for k in r)
+        }
+        table = pl.DataFrame({**columns, "seed": [one.recipe.seed for one in self._study.chains]}, strict=False)
         return StudyResults(self._folder, self._file, generations=table, chains=None)
+
+    @property
+    def _judged(self) -> StudyResults:
+        """The results in the folder; of a grid without its generations, which may be millions."""
+        if self._study.settings.search:
+            return open_study(self._folder)
+        return StudyResults(self._folder, self._file, generations=self._results.generations)
 
     @cached_property
     def _cell_of(self) -> dict[str, str]:
@@ -197,6 +209,19 @@ def _git(*arguments: str) -> str:
     except (OSError, subprocess.SubprocessError):
         return ""
     return said.stdout.strip()
+
+
+def _losses(chain: Chain) -> dict[str, Any]:
+    """The loss's columns, which every table of results has: they name a study's only cell."""
+    flat = chain.recipe.flat()
+    return {key: flat.get(key) for key in ("loss.kind", "loss.gamma")}
+
+
+def _as_in_tables(values: Sequence[Any]) -> Sequence[Any]:
+    """A column's values, as text where some are text: as the tables have them, and so the names of cells."""
+    if not any(isinstance(value, str) for value in values):
+        return values
+    return [value if value is None or isinstance(value, str) else str(value) for value in values]
 
 
 def _plain(text: str) -> str:

@@ -10,11 +10,11 @@ import pytest
 from mlflow.entities import Run
 
 from fortifai_ray.results.reader import open_study
-from fortifai_ray.results.schema import write_table
+from fortifai_ray.results.schema import RECIPE_COLUMNS, write_table
 from fortifai_ray.study.study import Chain
 from fortifai_ray.tracking.content import StudyContent
 from fortifai_ray.tracking.database import Database
-from fortifai_ray.tracking.overview import _distinct, provenance
+from fortifai_ray.tracking.overview import _as_in_tables, _distinct, provenance
 from fortifai_ray.tracking.sync import StudySync
 
 from .folders import rows_of, runs, steps, write_end, write_generations, write_study
@@ -133,6 +133,38 @@ def test_failed_chains_do_not_hold_back_their_cell_and_a_later_success_is_told(s
         assert StudySync(folder, storage).close("finished").problems == []
     assert parent(storage).data.metrics[CE] == 8127.0
     assert sorted(steps(storage, parent(storage), CE))[-2:] == [(3, 8113.5), (3, 8127.0)]
+
+
+@pytest.mark.parametrize(
+    "vary",
+    [
+        {"seed": [0, 1]},
+        {"loss": [{"kind": "cross_entropy"}, {"kind": "tce", "gamma": 0.3}], "seed": [0, 1]},
+        {"samples_per_generation": [100, 200], "training.learning_rate": [0.001, 1], "seed": [0]},
+        {"family.channels": [4, 8]},
+    ],
+)
+def test_cells_are_named_as_in_the_report(vary: dict[str, Any], storage: Path) -> None:
+    """Whatever they vary: the curves, the findings, the list of runs and the description speak of the same cells."""
+    folder, study = write_study(storage, vary=vary)
+    write_generations(folder, [row | recipe_columns(chain) for chain in study.chains for row in measured(chain)])
+    judged(folder)
+    cells = set(open_study(folder).cells.order)
+    overview = StudyContent(folder).overview
+    assert {overview.cell(chain) for chain in study.chains} == cells
+    curves = {key.partition("/")[2] for key, _ in overview.read(ended=True).values if key.startswith("median ")}
+    assert curves == set(_distinct(list(cells)).values())
+
+
+def test_numbers_beside_words_are_named_as_the_tables_store_them() -> None:
+    values = [0.0, 0.05, "adaptive", None]
+    rows = pl.concat([pl.DataFrame({"x": [one]}, {"x": pl.Float64}).cast(pl.String) for one in values[:2]])
+    assert [*_as_in_tables(values)] == [*rows["x"], "adaptive", None]
+    assert _as_in_tables([0.0, None]) == [0.0, None]
+
+
+def recipe_columns(chain: Chain) -> dict[str, Any]:
+    return {key: chain.recipe.flat().get(key) for key in RECIPE_COLUMNS}
 
 
 @pytest.mark.parametrize(
