@@ -105,7 +105,10 @@ def sweep(
         swept = run(study, storage, address=address, progress=console)
     except Stopped as stopped:  # before anything was computed
         _say_interrupted(console, str(stopped), stopped.code)
-    print_tables(swept.folder, console)
+    if swept.unfinished:
+        console.print(f"{len(swept.unfinished):,} chains have not ended: they have no verdict", highlight=False)
+    else:
+        print_tables(swept.folder, console)
     runs = f"fortifai ui --storage {shlex.quote(storage)}"
     console.print(f"report: {swept.folder / 'report.html'}   runs: {runs}", highlight=False, soft_wrap=True)
     if swept.unfinished:

@@ -53,7 +53,8 @@ def _located(name: str, storage: str) -> tuple[str, str | None]:
         if parent and not parent.endswith(("/", ":")) and _is_study(parent):
             return parent, last
     place = Storage.of(storage)
-    studies = [] if place.remote or not place.folder.is_dir() else [p for p in place.folder.iterdir() if _is_study(p)]
+    there = [] if place.remote or not place.folder.is_dir() else [p for p in place.folder.iterdir() if p.is_dir()]
+    studies = [folder for folder in there if _is_study(folder)]
     if _ID.fullmatch(text):
         found = [study for study in studies if _has_chain(study, text.lower())]
         if len(found) > 1:

@@ -36,7 +36,9 @@ def _ratios(results: StudyResults) -> tuple[str, str]:
     told = [row for row in rows if not row["is_baseline"] and row["fi_ratio"] is not None]
     reading = _reading(criterion, len(results.criteria) - 1)
     if not told:
-        return _collapses(rows) or lines[0].removeprefix(f"Under {printable(criterion.words)}: "), reading
+        first = lines[0].removeprefix(f"Under {printable(criterion.words)}: ")
+        at_once = all(row["fi_median"] == 0 for row in rows)  # then it measures no collapse, as the first line says
+        return (first[:1].upper() + first[1:] if at_once else _collapses(rows) or first), reading
     baselines = sorted(results.cells.baselines)
     baseline = baselines[0] if len(baselines) == 1 else "its baseline"
     said = _one(told[0], baseline) if len(rows) == 2 else _several(told, rows, baseline)

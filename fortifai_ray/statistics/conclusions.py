@@ -55,7 +55,7 @@ def _about(cells: pl.DataFrame, chains: pl.DataFrame, name: Name) -> Iterator[st
     if collapsed.is_empty():
         yield _nothing_collapsed(judged)
         return
-    yield from _lengths(judged, collapsed)
+    yield from _lengths(judged)
     if collapsed.height == judged.height and (collapsed["onset"] == 0).all():
         yield (
             f"all {judged.height} chains meet it at generation 0, before any synthetic data: it does not measure "
@@ -76,10 +76,10 @@ def _nothing_collapsed(judged: pl.DataFrame) -> str:
     )
 
 
-def _lengths(judged: pl.DataFrame, collapsed: pl.DataFrame) -> Iterator[str]:
+def _lengths(judged: pl.DataFrame) -> Iterator[str]:
     """Chains that are known to be faithful for different lengths."""
-    ends = judged.filter("censored")["fi_generations"].to_list() + judged["horizon"].unique().to_list()
-    if judged.height > collapsed.height and min(ends) != max(ends):
+    ends = judged.filter("censored")["fi_generations"].to_list()
+    if ends and min(ends) != max(ends):
         yield (
             f"censored chains are known to be faithful for different lengths ({_span(min(ends), max(ends))} "
             "generations). Medians and tests account for that, and means are restricted to the time known in all "

@@ -16,7 +16,7 @@ from fortifai_ray.families.language.config import ModelConfig
 from fortifai_ray.families.language.models import context_length
 from fortifai_ray.families.language.recipe import LanguageConfig
 from fortifai_ray.metrics import METRICS, Metric
-from fortifai_ray.recipe.recipe import Recipe, Unit, recipe_type, recipe_types
+from fortifai_ray.recipe.recipe import Recipe, recipe_type, recipe_types
 from fortifai_ray.study.grid import resolve
 from fortifai_ray.study.shipped import SCHEMA, folder
 from fortifai_ray.study.study import StudySettings, make_study
@@ -102,19 +102,20 @@ def _content(name: str, family: str, model: str | None, source: str) -> dict[str
     asked |= {"regime": {"kind": "replace"}, "loss": {"kind": "cross_entropy"}}
     asked |= {"generations": 20 if recipe.batched else 5, "seed": 0}
     base = resolve(source, asked)
-    return {"name": name, **asked, **_compared(asked, base.unit, source), "collapse": _criterion(base)}
+    return {"name": name, **asked, **_compared(asked, base, source), "collapse": _criterion(base)}
 
 
-def _compared(asked: Mapping[str, Any], unit: Unit, source: str) -> dict[str, Any]:
+def _compared(asked: Mapping[str, Any], base: Recipe, source: str) -> dict[str, Any]:
     """What varies, and what it is compared with: losses; of a family of the user's own whose samples no loss can weigh,
-    regimes."""
+    regimes. Seeds cost nothing where all chains of a cell are computed at once."""
+    unit, seeds = base.unit, {"start": 0, "count": 20} if base.batched else [0, 1, 2]
     losses = [asked["loss"], {"kind": "tce", "gamma": 0.3 if unit == "tokens" else 0.9}]
     regimes = [asked["regime"], {"kind": "accumulate"}]
     try:
         resolve(source, {**asked, "loss": losses[1]})
     except UserError:
-        return {"vary": {"regime": regimes, "seed": [0, 1, 2]}, "baseline": {"regime.kind": "replace"}}
-    return {"vary": {"loss": losses, "seed": [0, 1, 2]}, "baseline": {"loss.kind": "cross_entropy"}}
+        return {"vary": {"regime": regimes, "seed": seeds}, "baseline": {"regime.kind": "replace"}}
+    return {"vary": {"loss": losses, "seed": seeds}, "baseline": {"loss.kind": "cross_entropy"}}
 
 
 def _language(model: str | None, source: str) -> dict[str, Any]:
@@ -152,19 +153,19 @@ def _value(key: Mapping[str, Any]) -> Any:
 
 
 def _criterion(recipe: Recipe) -> dict[str, Any]:
-    """Half or twice a metric that collapse moves: of the variety of what is generated, else of the fit, else any."""
+    """Half or twice a metric that collapse moves: of the variety of what is generated, else of the fit, else any.
+
+    A loss may widen what collapse narrows: variety is judged on both sides.
+    """
     own = {metric.name: metric for metric in recipe.declared}
     measured = [own.get(name) or METRICS.built_in.get(name) or Metric(name) for name in recipe.metrics]
     order = {"variety": 0, "fit": 1}
     first = min(measured, key=lambda metric: (metric.direction is None, order.get(metric.role or "", 2)))
-    if first.direction is None:
-        return {"metric": first.name, "threshold": [0.5, 2.0], "direction": "outside"}
-    return {
-        "metric": first.name,
-        "threshold": 2.0 if first.direction == "above" else 0.5,
-        "direction": first.direction,
-        "confirm": 1,
-    }
+    compared = {"relative_to": "baseline_generation_0", "confirm": 1}
+    if first.direction is None or first.role == "variety":
+        return {"metric": first.name, "threshold": [0.5, 2.0], "direction": "outside", **compared}
+    threshold = 2.0 if first.direction == "above" else 0.5
+    return {"metric": first.name, "threshold": threshold, "direction": first.direction, **compared}
 
 
 # How keys are written: those that are given, and behind a # those that have their default.
