@@ -112,7 +112,7 @@ class Provenance:
         lines = [
             ("Study", f"{self.chain.study.name}, chain `{self.chain.chain_id}`, {self.chain.cell}"),
             ("Seed", str(self.chain.seed)),
-            ("Generation", f"{self.generation}, of those from 0 to {self.chain.rows['generation'].max()}"),
+            ("Generation", f"{self.generation}, of those from 0 to {self.chain.rows['generation'][-1]}"),
             ("Regime", regime),
             ("Loss", f"{row.get('loss.kind')}" + (f", γ = {number(gamma)}" if gamma is not None else "")),
             (
