@@ -11,8 +11,8 @@ import polars as pl
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.files import write_text
-from fortifai_ray.histories.columns import baseline_of, check_pairs, generations_of
-from fortifai_ray.histories.files import KINDS, read_file
+from fortifai_ray.histories.columns import baseline_of, generations_of, paired
+from fortifai_ray.histories.files import KINDS, read_file, read_frame
 from fortifai_ray.histories.source import Columns, existing, table_of_runs
 from fortifai_ray.histories.trackers import EVENTS, OFFLINE, event_runs, mlflow_runs, offline_runs
 from fortifai_ray.metrics import METRICS
@@ -28,21 +28,23 @@ from fortifai_ray.tracking.address import tracking_uri_for
 from fortifai_ray.validation import dump_yaml, read_yaml
 
 _MLFLOW = "mlflow:"
+IN_MEMORY = "history"  # what rows in memory are called
 
 
 @dataclass(frozen=True)
 class History:
     """A history as it was read and checked: its rows as ``generations.parquet`` has them, and on which terms they are
-    judged; ``source`` is where it is."""
+    judged; ``source`` is where it is, and ``notes`` say what was read otherwise than it stands there."""
 
     source: str
     asked: Columns
     terms: Terms
     generations: pl.DataFrame
+    notes: list[str]
 
 
 def read_history(
-    history: str | Path,
+    history: Any,
     *,
     metric: str,
     step: str,
@@ -58,11 +60,11 @@ def read_history(
     Args:
         history: a CSV, JSON-lines or Parquet file, with a row per chain and generation (or the CSV of a Weights &
             Biases chart); a folder of TensorBoard event files or of offline runs of Weights & Biases; a study's folder;
-            or ``mlflow:EXPERIMENT``.
+            ``mlflow:EXPERIMENT``; or rows in memory (:func:`~fortifai_ray.histories.files.read_frame`).
         metric: the column that the criteria judge.
         step: the column that counts generations, 0, 1, 2, …
         by: the columns that tell the cells apart; at least one.
-        seed: the column that repeats a cell: a whole number.
+        seed: the column that repeats a cell: a whole number, or a text that is numbered.
         baseline: ``COLUMN=VALUE`` of the chains that the others are compared with, within the other ``by`` columns and
             the seed.
         criteria: sentences (:func:`~fortifai_ray.statistics.criterion_text.criterion_of`), one or more.
@@ -79,17 +81,18 @@ def read_history(
         raise UserError("--by: a column is needed that tells the baseline from the rest, e.g. --by loss")
     if not baseline:
         raise UserError(f"--baseline: COLUMN=VALUE is needed, e.g. {asked.by[0]}=…")
-    source, table = _read(str(history), asked, Storage.of(storage))
-    generations = generations_of(table, asked, source)
+    in_memory = not isinstance(history, str | Path)
+    source, table = (IN_MEMORY, read_frame(history)) if in_memory else _read(str(history), asked, Storage.of(storage))
+    notes = list[str]()
+    generations = generations_of(table, asked, source, notes)
     labels = PlainBaseline(baseline_of(baseline, generations, asked, source))
-    chains = generations.unique("chain_id", maintain_order=True)
-    check_pairs(chains, labels, asked, f"{source}: --baseline {' '.join(baseline)}")
+    generations = paired(generations, labels, asked, f"{source}: --baseline {' '.join(baseline)}", notes)
     longest = 1 + int(generations["generation"].max())  # type: ignore[arg-type]
-    return History(source, asked, Terms(judged, labels, [*asked.by, "seed"], longest), generations)
+    return History(source, asked, Terms(judged, labels, [*asked.by, "seed"], longest), generations, notes)
 
 
 def analyse_history(
-    history: str | Path, *, storage: str | Path | Storage = "runs", name: str | None = None, **asked: Any
+    history: Any, *, storage: str | Path | Storage = "runs", name: str | None = None, **asked: Any
 ) -> Path:
     """Judge a history and write ``STORAGE/NAME`` as a sweep leaves it; returns its folder on this machine.
 
@@ -98,12 +101,16 @@ def analyse_history(
         name: of the folder; the history's own name by default.
 
     Raises:
-        UserError: as :func:`read_history` does, or the folder holds a study that was swept.
+        UserError: as :func:`read_history` does, or the folder holds a study that was swept, or another history of that
+            name and nobody asked for it by ``name``.
     """
     place = Storage.of(storage)
-    name = _name_of(str(history)) if name is None else name
-    check_name(name, f"--name {name}")
-    return _write(StudyMirror(place, name), name, read_history(history, storage=place, **asked))
+    called = name
+    if called is None:
+        called = _name_of(str(history)) if isinstance(history, str | Path) else IN_MEMORY
+    check_name(called, f"--name {called}")
+    found = read_history(history, storage=place, **asked)
+    return _write(StudyMirror(place, called), called, found, replace=name is not None)
 
 
 def _criteria(texts: Sequence[str], metric: str, confirm: int | None) -> list[Collapse]:
@@ -142,19 +149,24 @@ def _read(history: str, asked: Columns, storage: Storage) -> tuple[str, pl.DataF
     return str(path), read_file(path, asked)
 
 
-def _write(mirror: StudyMirror, name: str, history: History) -> Path:
+def _write(mirror: StudyMirror, name: str, history: History, *, replace: bool) -> Path:
     from fortifai_ray.report import write_report
 
     mirror.fetch()
     folder, file = mirror.folder, mirror.folder / "study.yaml"
-    if file.is_file() and not _is_history(file):
-        raise UserError(f"--name {name}: {folder} holds a study that was swept; give another name")
+    content = _content(name, history)
+    if file.is_file():
+        before = _history_in(file)
+        if before is None:
+            raise UserError(f"--name {name}: {folder} holds a study that was swept; give another name")
+        if not replace and before.get("source") != content["history"]["source"]:
+            raise UserError(f"{folder} holds another history, {before.get('source')}; give --name: {name} replaces it")
     terms, generations = history.terms, history.generations
     chains = terms.chains(generations)
     (folder / "results").mkdir(parents=True, exist_ok=True)
-    write_text(file, dump_yaml(_content(name, history)))
-    for table, content in (("chains", chains), ("fidelity", terms.fidelity(chains)), ("generations", generations)):
-        write_table(folder, table, content)
+    write_text(file, dump_yaml(content))
+    for table, rows in (("chains", chains), ("fidelity", terms.fidelity(chains)), ("generations", generations)):
+        write_table(folder, table, rows)
     summary = {"name": name, "history": history.source, "rows": generations.height}
     write_text(folder / "results" / "summary.json", json.dumps(summary, indent=1))
     write_report(folder)
@@ -162,17 +174,20 @@ def _write(mirror: StudyMirror, name: str, history: History) -> Path:
     return folder
 
 
-def _is_history(file: Path) -> bool:
+def _history_in(file: Path) -> dict[str, Any] | None:
+    """What a study file says of the history that it judges; None of a sweep's."""
     content: Any = read_yaml(file, "a study file")
-    return isinstance(content, dict) and "history" in content
+    return content.get("history") if isinstance(content, dict) else None
 
 
 def _content(name: str, history: History) -> dict[str, Any]:
     """What was asked, in the words of a study file; ``history`` says whose chains they are."""
-    asked, terms = history.asked, history.terms
+    asked, terms, source = history.asked, history.terms, history.source
+    place = source if source == IN_MEMORY or source.startswith(_MLFLOW) else str(Path(source).absolute())
+    labels = {"step": asked.step, "by": list(asked.by), "seed": asked.seed}
     return {
         "name": name,
-        "history": {"source": history.source, "step": asked.step, "by": list(asked.by), "seed": asked.seed},
+        "history": {"source": place, **labels, "notes": history.notes},
         "generations": terms.generations_asked,
         "vary": {key: history.generations[key].unique().sort().to_list() for key in terms.varied},
         "collapse": [criterion.model_dump(mode="json") for criterion in terms.criteria],

@@ -8,6 +8,7 @@ import polars as pl
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.histories.source import BESIDE, PLACE, Columns
+from fortifai_ray.histories.steps import BROKEN, check_measured, named, stride_of
 from fortifai_ray.results.schema import RECIPE_COLUMNS, generations_schema
 from fortifai_ray.results.words import counted
 from fortifai_ray.statistics.criterion import CollapseCriterion
@@ -21,10 +22,11 @@ _NONE = ("none", "null", "nan", "na", "n/a", "-")  # labels that say there is no
 _WHOLE = 1e-9  # how far a float may lie from a whole number that was meant
 
 
-def generations_of(table: pl.DataFrame, asked: Columns, source: str) -> pl.DataFrame:
+def generations_of(table: pl.DataFrame, asked: Columns, source: str, notes: list[str]) -> pl.DataFrame:
     """``generations.parquet`` of a history: a row per chain and generation, its columns those of a sweep's.
 
     Rows without any of the metrics are left out, unless they say that the chain collapsed there (``collapse_reason``).
+    What was read otherwise than it stands there is added to ``notes``.
 
     Raises:
         UserError: a column is missing or does not hold what its role asks for, or the rows do not make whole chains.
@@ -36,17 +38,26 @@ def generations_of(table: pl.DataFrame, asked: Columns, source: str) -> pl.DataF
     of_use = pl.any_horizontal(pl.col(name).is_not_null() for name in asked.metrics)
     if "collapse_reason" in table.columns:
         of_use |= pl.col("collapse_reason").is_not_null()
-    table = table.filter(of_use)
-    if table.is_empty():
+    used = table.filter(of_use)
+    if used.is_empty():
         raise UserError(f"{source}: --metric {asked.metrics[0]}: has no value in any row")
-    table = table.with_columns(
-        _whole_numbers(table, asked.step, "--step", source).alias("generation"),
-        _whole_numbers(table, asked.seed, "--seed", source).alias("seed"),
-        *(_label(table, name, source) for name in asked.by),
+    if used.height < table.height:
+        rows, first = counted(table.height - used.height, "row"), table.filter(~of_use)[PLACE][0]
+        notes.append(
+            f"{rows} without a value of {' or '.join(asked.metrics)} left out (the first is {first}); {BROKEN}"
+        )
+    table = used.with_columns(
+        _whole_numbers(used, asked.step, "--step", source).alias("generation"),
+        _seeds(used, asked.seed, source, notes).alias("seed"),
+        *(_label(used, name, source) for name in asked.by),
     )
     for name in asked.by:
         _check_nulls(table, name, asked, source)
-    _check_chains(table, asked, source)
+    if (stride := stride_of(table["generation"])) > 1:
+        notes.append(f"{asked.step} counts in strides of {stride}: generation n is {asked.step} {stride}·n")
+        table = table.with_columns(pl.col("generation") // stride)
+    _check_chains(table, asked, source, f", counted in strides of {stride}" * (stride > 1))
+    check_measured(table, asked, source, notes)
     return _as_a_sweep_has_it(table, asked)
 
 
@@ -83,17 +94,16 @@ def _taken() -> set[str]:
 
 
 def _numbers(table: pl.DataFrame, name: str, option: str, source: str) -> pl.Series:
-    """A column as finite numbers; null stays null."""
+    """A column as numbers; null stays null. A metric may be NaN or infinite: its model is broken there."""
     at, column = f"{source}: {option} {name}", table[name]
     if not (column.dtype.is_numeric() or column.dtype in (pl.String, pl.Null)):
         raise UserError(f"{at}: numbers are needed, and the column holds {_kind(column.dtype)}")
     values = column.cast(pl.Float64, strict=False)
-    for wrong, needed in ((values.is_null() & column.is_not_null(), "number"), (~values.is_finite(), "finite number")):
+    endless = ~values.is_finite() & (option != "--metric")
+    for wrong, needed in ((values.is_null() & column.is_not_null(), "number"), (endless, "finite number")):
         if (row := _first(wrong)) is not None:
             given = f"{column[row]!r}" if needed == "number" else f"{values[row]}"
-            advice = ""
-            if needed != "number" and option == "--metric":
-                advice = "; where a run broke down, write a number beyond the limit, or leave the row out"
+            advice = f"; {BROKEN}" if option == "--metric" else ""
             raise UserError(f"{at}: a {needed} is needed, not {given} ({table[PLACE][row]}){advice}")
     return values.alias(name)
 
@@ -112,6 +122,22 @@ def _whole_numbers(table: pl.DataFrame, name: str, option: str, source: str) -> 
         what = "generations are counted 0, 1, 2, …" if option == "--step" else "a seed is a whole number"
         raise UserError(f"{at}: {what}, and {table[PLACE][row]} has {values[row]:g}")
     return values.round().cast(pl.Int64)
+
+
+def _seeds(table: pl.DataFrame, name: str, source: str, notes: list[str]) -> pl.Series:
+    """The seeds: whole numbers. Texts that are no numbers get one: what each ends in if that tells them apart
+    (``seed_3``), or else their place in the order of the alphabet."""
+    texts = table[name].unique().drop_nulls().sort()
+    if table[name].dtype != pl.String or texts.cast(pl.Float64, strict=False).is_not_null().any() or texts.is_empty():
+        return _whole_numbers(table, name, "--seed", source)
+    if (row := _first(table[name].is_null())) is not None:
+        raise UserError(f"{source}: --seed {name}: has no value in {table[PLACE][row]}")
+    numbers = texts.str.extract(r"(\d{1,15})$").cast(pl.Int64)
+    if numbers.null_count() or numbers.n_unique() < len(texts):
+        numbers = pl.int_range(len(texts), eager=True)
+    told = [f"{text} is {number}" for text, number in zip(texts[:_MOST_SHOWN], numbers[:_MOST_SHOWN], strict=True)]
+    notes.append(f"{name} is numbered: {', '.join(told)}{', …' * (len(texts) > _MOST_SHOWN)}")
+    return table[name].replace_strict(texts, numbers, return_dtype=pl.Int64)
 
 
 def _first(wrong: pl.Series) -> int | None:
@@ -155,17 +181,13 @@ def _check_nulls(table: pl.DataFrame, name: str, asked: Columns, source: str) ->
     if mixed.is_empty():
         raise UserError(f"{source}: --by {name}: has no value in any row")
     row = mixed.row(0, named=True)
-    beside = f" with {_named(row, others)}" if others else ""
+    beside = f" with {named(row, others)}" if others else ""
     raise UserError(
         f"{source}: --by {name}: has no value in {row[PLACE]}, though other rows{beside} have one; give it one there"
     )
 
 
-def _named(row: dict[str, Any], names: Sequence[str]) -> str:
-    return " ".join(f"{name}={row[name]}" for name in names if row[name] is not None)
-
-
-def _check_chains(table: pl.DataFrame, asked: Columns, source: str) -> None:
+def _check_chains(table: pl.DataFrame, asked: Columns, source: str, strides: str) -> None:
     """Each chain has its generations once, from 0 on, without a gap, and more than one of them."""
     keys = [*asked.by, "seed"]
     names = [*asked.by, asked.seed]
@@ -176,13 +198,17 @@ def _check_chains(table: pl.DataFrame, asked: Columns, source: str) -> None:
         row = twice.row(0, named=True)
         raise UserError(
             f"{source}: {row[PLACE][0]} and {row[PLACE][1]} are both generation {row['generation']} of "
-            f"{_named({**row, asked.seed: row['seed']}, names)}: a row per chain and generation is needed; is a column "
+            f"{named({**row, asked.seed: row['seed']}, names)}: a row per chain and generation is needed; is a column "
             "missing in --by?"
         )
     chains = table.group_by(keys, maintain_order=True).agg(pl.col("generation").sort(), ended=_ended(table))
     steps = pl.col("generation")
     for wrong, said in (
-        (steps.list.first() > 0, "begins at {first}, and a chain begins at generation 0: number its steps from there"),
+        (
+            steps.list.first() > 0,
+            "begins at {first}, and a chain begins at generation 0: number its steps from there, or give the column "
+            "that counts generations as --step",
+        ),
         (steps.list.last() >= steps.list.len(), "has the steps {steps}, not each whole number from 0 to {last}"),
         ((steps.list.len() == 1) & ~pl.col("ended"), "has generation 0 alone, after which there is nothing to see"),
     ):
@@ -194,7 +220,7 @@ def _check_chains(table: pl.DataFrame, asked: Columns, source: str) -> None:
             many = f" (and {counted(bad.height - 1, 'more chain')})" if bad.height > 1 else ""
             what = said.format(first=given[0], last=given[-1], steps=_around_the_gap(given) or shown)
             raise UserError(
-                f"{source}: --step {asked.step}: {_named({**row, asked.seed: row['seed']}, names)} {what}{many}"
+                f"{source}: --step {asked.step}: {named({**row, asked.seed: row['seed']}, names)} {what}{strides}{many}"
             )
 
 
@@ -268,14 +294,28 @@ def _number(text: str) -> float | None:
         return None
 
 
-def check_pairs(chains: pl.DataFrame, baseline: PlainBaseline, asked: Columns, at: str) -> None:
-    """Raise :class:`UserError`, beginning with ``at``, for a chain without a baseline chain of its seed."""
+def paired(
+    generations: pl.DataFrame, baseline: PlainBaseline, asked: Columns, at: str, notes: list[str]
+) -> pl.DataFrame:
+    """The generations of the chains that have a baseline chain of their seed; ``notes`` name the others.
+
+    Raises:
+        UserError: beginning with ``at``: no chain of a cell has one.
+    """
+    chains = generations.unique("chain_id", maintain_order=True)
     pairs = pair_with_baseline(chains, [*asked.by, "seed"], baseline)
     alone = chains.join(pairs.filter(pl.col("baseline_chain_id").is_null()), on="chain_id", how="semi")
     if alone.is_empty():
-        return
-    row = alone.sort(*asked.by, "seed").row(0, named=True)
-    more = f" (and {counted(alone.height - 1, 'more chain')})" if alone.height > 1 else ""
+        return generations
+    left = chains.join(alone, on="chain_id", how="anti")
+    lost = alone.join(left, on=asked.by, how="anti", nulls_equal=True)
+    row = (alone if lost.is_empty() else lost).sort(*asked.by, "seed").row(0, named=True)
+    chain = named({**row, asked.seed: row["seed"]}, [*asked.by, asked.seed])
+    if lost.is_empty():
+        more = f" (and so {counted(alone.height - 1, 'more chain')})" if alone.height > 1 else ""
+        notes.append(f"{chain}: left out, for there is no baseline chain of the same seed{more}")
+        return generations.join(alone, on="chain_id", how="anti")
+    more = f" (and {counted(lost.height - 1, 'more chain')})" if lost.height > 1 else ""
     labels = pl.all_horizontal(pl.col(key).eq_missing(pl.lit(value)) for key, value in baseline.items())
     there = chains.filter(labels & (pl.col("seed") == row["seed"]))
     others = [name for name in asked.by if name not in baseline]
@@ -285,7 +325,4 @@ def check_pairs(chains: pl.DataFrame, baseline: PlainBaseline, asked: Columns, a
         why = f"; those have {known} (leave {' and '.join(differ)} empty there if it says nothing of the baseline)"
     else:
         why = "; add it, or leave that chain out"
-    raise UserError(
-        f"{at}: {_named({**row, asked.seed: row['seed']}, [*asked.by, asked.seed])} has no baseline chain of the same "
-        f"seed and the other columns of --by{more}{why}"
-    )
+    raise UserError(f"{at}: {chain} has no baseline chain of the same seed and the other columns of --by{more}{why}")

@@ -5,13 +5,15 @@ import csv
 import io
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
-from fortifai_ray.errors import UserError
+from fortifai_ray.errors import UserError, in_short
 from fortifai_ray.files import COMPRESSION, check_fetched, read_text, read_values
 from fortifai_ray.histories.source import PLACE, RUN, Columns, said_in, series
 from fortifai_ray.results.schema import flatten
+from fortifai_ray.results.words import counted
 from fortifai_ray.validation import hint
 
 CSV, JSON, PARQUET = (".csv", ".tsv", ".txt"), (".jsonl", ".ndjson", ".json"), (".parquet",)
@@ -58,7 +60,7 @@ def _read_csv(path: Path) -> pl.DataFrame:
     try:
         table = pl.read_csv(io.BytesIO(text.encode()), separator=separator, infer_schema=False)
     except pl.exceptions.PolarsError as error:
-        reason = str(error).splitlines()[0]
+        reason = _ragged(text, separator, len(names)) or str(error).splitlines()[0]
         raise UserError(f"{path}: cannot be read as CSV separated by {separator!r}: {reason}") from error
     table = table.rename(dict(zip(table.columns, [name or f"column {i}" for i, name in enumerate(names)], strict=True)))
     columns = [pl.col(name).str.strip_chars().replace("", None) for name in table.columns]
@@ -68,6 +70,15 @@ def _read_csv(path: Path) -> pl.DataFrame:
     table = table.with_columns(place.alias(PLACE)).drop("\x00row")
     table = table.filter(pl.any_horizontal(pl.exclude(PLACE).is_not_null()))  # empty lines
     return _with_points(table) if separator == ";" else table
+
+
+def _ragged(text: str, separator: str, columns: int) -> str:
+    """Which line has more values than the header has columns; empty where none has."""
+    reader = csv.reader(io.StringIO(text), delimiter=separator)
+    long = next(
+        (f"line {reader.line_num} has {counted(len(row), 'value')}" for row in reader if len(row) > columns), ""
+    )
+    return long and f"{long}, and the header {counted(columns, 'column')}"
 
 
 def _separator(text: str) -> str:
@@ -87,10 +98,15 @@ def _with_points(table: pl.DataFrame) -> pl.DataFrame:
 
 
 def _read_json(path: Path) -> pl.DataFrame:
+    return _table_of(read_values(path, KINDS), str(path))
+
+
+def _table_of(values: Iterable[tuple[str, Any]], source: str) -> pl.DataFrame:
+    """Mappings with their places as a table, nested keys joined by dots."""
     rows, places = [], []
-    for place, value in read_values(path, KINDS):
+    for place, value in values:
         if not isinstance(value, dict):
-            raise UserError(f"{path}: {place}: a mapping of columns is needed, not {str(value)[:60]!r}")
+            raise UserError(f"{source}: {place}: a mapping of columns is needed, not {str(value)[:60]!r}")
         rows.append(flatten(value))
         places.append(place)
     names = dict.fromkeys(name for row in rows for name in row)
@@ -104,6 +120,37 @@ def _read_parquet(path: Path) -> pl.DataFrame:
         table = pl.read_parquet(path, glob=False)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise UserError(f"{path}: cannot be read as Parquet: {' '.join(str(error).split())}") from error
+    return _with_places(table)
+
+
+def read_frame(history: Any) -> pl.DataFrame:
+    """The rows of a history in memory: a Polars or pandas frame, a ``LazyFrame``, or a list of mappings. In a pandas
+    frame, NaN is no value, as pandas has it.
+
+    Raises:
+        UserError: it is something else, or has no rows.
+    """
+    if isinstance(history, list | tuple):
+        table = _table_of(((f"row {number}", row) for number, row in enumerate(history, 1)), "history")
+    elif isinstance(history, pl.DataFrame | pl.LazyFrame):
+        table = _with_places(history.lazy().collect())
+    elif type(history).__module__.partition(".")[0] == "pandas" and hasattr(history, "columns"):
+        try:
+            table = _with_places(pl.from_pandas(history.rename(columns=str)))
+        except Exception as error:  # of columns that hold anything
+            raise UserError(f"history: the pandas frame cannot be read: {in_short(error)}") from error
+    else:
+        raise UserError(
+            f"history: {KINDS}, a folder of runs, mlflow:EXPERIMENT, a Polars or pandas frame or a list of mappings is "
+            f"needed, not {type(history).__name__}"
+        )
+    if table.is_empty():
+        raise UserError("history: is empty: a row per run and generation is needed")
+    return table
+
+
+def _with_places(table: pl.DataFrame) -> pl.DataFrame:
+    """The table with the places of its rows, fields of structs as columns."""
     for name, dtype in table.schema.items():
         if isinstance(dtype, pl.Struct):
             table = table.unnest(name, separator=".")

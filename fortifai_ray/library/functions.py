@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fortifai_ray.errors import UserError
+from fortifai_ray.library.given import Values, overrides, path_of, plain_values, texts
 from fortifai_ray.library.study_folder import StudyFolder
 
 if TYPE_CHECKING:
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
 
     from fortifai_ray.storage.location import Storage
     from fortifai_ray.study.study import Study
-
-Values = Sequence[str] | Mapping[str, Any]
 
 
 def load_study(study: str | Path | Mapping[str, Any], *, set: Values = ()) -> Study:
@@ -36,8 +35,10 @@ def load_study(study: str | Path | Mapping[str, Any], *, set: Values = ()) -> St
     from fortifai_ray.study.study import make_study
 
     if isinstance(study, Mapping):
-        return make_study(dict(study), str(study.get("name", "study")), _overrides(set))
-    return load(Path(study), _overrides(set))
+        return make_study(plain_values(dict(study)), str(study.get("name", "study")), overrides(set))
+    return load(
+        Path(path_of(study, "study", "a study file, the name of a shipped study, or a mapping")), overrides(set)
+    )
 
 
 def sweep(
@@ -76,7 +77,7 @@ def sweep(
     from fortifai_ray.sweep.sweep import run_sweep
 
     started = None if is_the_program() else time.time()
-    if isinstance(study, Study) and _overrides(set):
+    if isinstance(study, Study) and overrides(set):
         raise UserError("set: is for a study that is loaded here; give it to load_study")
     loaded = study if isinstance(study, Study) else load_study(study, set=set)
     place, console = Storage.of(storage), _console(progress)
@@ -102,12 +103,13 @@ def open_study(study: str | Path) -> StudyFolder:
     from fortifai_ray.storage.location import split_study
     from fortifai_ray.storage.mirror import opened_study
 
+    study = path_of(study, "study", "its folder, STORAGE/NAME, or s3://BUCKET/PREFIX/NAME")
     with opened_study(study, push=False) as folder:
         return _opened(folder, split_study(study)[0])
 
 
 def analyse(
-    history: str | Path,
+    history: Any,
     *,
     metric: str,
     step: str,
@@ -123,16 +125,17 @@ def analyse(
 
     Args:
         history: a CSV, JSON-lines or Parquet file with a row per chain and generation; a folder of TensorBoard or
-            offline Weights & Biases runs; or ``mlflow:EXPERIMENT``.
+            offline Weights & Biases runs; ``mlflow:EXPERIMENT``; or rows in memory: a Polars or pandas frame, a
+            ``LazyFrame``, a list of mappings.
         metric: the column that the criterion judges.
         step: the column that counts generations from 0.
-        by: the columns that tell the compared cells apart.
+        by: the columns that tell the compared cells apart; in one text, commas separate them.
         seed: the column that repeats a cell.
         baseline: the chains that the others are compared with: ``{"loss": "ce"}``, or ``"loss=ce"``.
         criterion: ``"above 2x own generation 0"``, ``"below 0.75"``; or several.
         confirm: further generations that confirm a crossing; 1 by default.
         storage: the results go to ``STORAGE/NAME``.
-        name: the history's own by default.
+        name: the history's own by default; of rows in memory, ``history``.
 
     Returns:
         As :func:`sweep` does; ``collapse_points`` and ``claims`` are empty, and its chains have no files.
@@ -143,7 +146,15 @@ def analyse(
     from fortifai_ray.histories.analyse import analyse_history
     from fortifai_ray.storage.location import Storage
 
-    listed = [f"{key}={value}" for key, value in baseline.items()] if isinstance(baseline, Mapping) else _list(baseline)
+    for role, column in (("metric", metric), ("step", step), ("seed", seed)):
+        if not isinstance(column, str):
+            raise UserError(f"{role}: a column's name is needed, not {column!r}")
+    listed = (
+        [f"{key}={value}" for key, value in baseline.items()]
+        if isinstance(baseline, Mapping)
+        else texts(baseline, "baseline")
+    )
+    columns = by.split(",") if isinstance(by, str) else texts(by, "by")
     place = Storage.of(storage)
     folder = analyse_history(
         history,
@@ -151,25 +162,13 @@ def analyse(
         name=name,
         metric=metric,
         step=step,
-        by=_list(by),
+        by=[column.strip() for column in columns],
         seed=seed,
         baseline=listed,
-        criteria=_list(criterion),
+        criteria=texts(criterion, "criterion"),
         confirm=confirm,
     )
     return _opened(folder, place)
-
-
-def _list(value: str | Sequence[str]) -> list[str]:
-    return [value] if isinstance(value, str) else list(value)
-
-
-def _overrides(values: Values) -> list[str]:
-    from fortifai_ray.validation import dump_yaml
-
-    if not isinstance(values, Mapping):
-        return _list(values)
-    return [f"{key}={dump_yaml(value, flow=True).strip().removesuffix('...').strip()}" for key, value in values.items()]
 
 
 def _opened(

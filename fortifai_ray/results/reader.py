@@ -205,7 +205,9 @@ class StudyResults:
         )
         for name in (*_TABLES, "summary", "searched"):
             getattr(self, name)
-        return [*notes, *self._problems.values()]
+        history = self.study.get("history")
+        told = history.get("notes", []) if isinstance(history, dict) else []  # by a history of runs made elsewhere
+        return [*notes, *told, *self._problems.values()]
 
     @property
     def unit(self) -> str:

@@ -40,6 +40,8 @@ class Storage:
         """
         if isinstance(value, Storage):
             return value
+        if not isinstance(value, str | os.PathLike):
+            raise UserError(f"storage: a folder or s3://BUCKET/PREFIX is needed, not {value!r}")
         text = str(value)
         if not text.strip() or not text.isprintable():
             raise UserError(f"storage {text!r}: names no folder; give one such as runs, or s3://BUCKET/PREFIX")

@@ -40,12 +40,12 @@ def csv_lines(separator: str = ",", **changes: Any) -> list[str]:
     return [separator.join(next(rows())), *lines]
 
 
-def analysed(history: Path | str, storage: Path, **changes: Any) -> Path:
+def analysed(history: Any, storage: Path, **changes: Any) -> Path:
     """The folder of the judged history."""
     return analyse_history(history, storage=storage, **{**ASKED, **changes})
 
 
-def read(history: Path | str, **changes: Any) -> History:
+def read(history: Any, **changes: Any) -> History:
     """The history as it is checked, before anything is written."""
     return read_history(history, **{**ASKED, **changes})
 

@@ -10,14 +10,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
 import fortifai_ray
 from fortifai_ray.library import StudyFolder
+from fortifai_ray.library.given import overrides
 from fortifai_ray.process.signals import Stopped, check_signals, is_the_program, passing_signals_on, signals_wait
-from tests.histories.runs import csv_lines
+from tests.histories.runs import ASKED, csv_lines, rows
 from tests.report.studies import write_study
 
 STUDIES = ["ChainFiles", "ReportPage", "StudyFolder", "UserError", "analyse", "load_study", "open_study", "sweep"]
@@ -45,6 +47,52 @@ def test_the_public_names() -> None:
         assert callable(getattr(fortifai_ray, name))
         assert inspect.getdoc(getattr(fortifai_ray, name))
     assert (Path(fortifai_ray.__file__).parent / "py.typed").is_file()
+
+
+@pytest.mark.parametrize(
+    ("values", "lines"),
+    [
+        ({"vary.seed": range(3), "a": (1, 2)}, ["vary.seed=[0, 1, 2]", "a=[1, 2]"]),
+        ({"a": np.arange(2), "b": np.float64(0.5), "c": np.linspace(0, 1, 2)}, ["a=[0, 1]", "b=0.5", "c=[0.0, 1.0]"]),
+        ({"a": pl.Series([1, 2]), "b": Path("x/y"), "c": {"d": range(1)}}, ["a=[1, 2]", "b=x/y", "c={d: [0]}"]),
+        (None, []),
+        ("a=1", ["a=1"]),
+    ],
+)
+def test_values_of_python_are_those_of_the_command_line(values: Any, lines: list[str]) -> None:
+    """Ranges, tuples, arrays, series and paths mean what they look like."""
+    assert overrides(values) == lines
+
+
+@pytest.mark.parametrize(
+    ("call", "complaint"),
+    [
+        (lambda: fortifai_ray.load_study(None), "study: a study file, the name of a shipped study, or a mapping is"),
+        (lambda: fortifai_ray.load_study(3), "study: a study file"),
+        (lambda: fortifai_ray.open_study(None), "study: its folder, STORAGE/NAME"),
+        (lambda: fortifai_ray.sweep("quickstart", storage=None), "storage: a folder or s3://BUCKET/PREFIX is needed"),
+        (lambda: fortifai_ray.load_study("quickstart", set={"vary.seed": object()}), "set vary.seed: a number, a text"),
+        (lambda: fortifai_ray.load_study("quickstart", set=3), "set: a text or a list of texts is needed, not 3"),
+        (lambda: analysed(criterion=2.0), "criterion: a text or a list of texts is needed, not 2.0"),
+        (lambda: analysed(by=None), "by: a text or a list of texts is needed, not None"),
+        (lambda: analysed(baseline=["loss=ce", 1]), "baseline: a text or a list of texts is needed"),
+        (lambda: analysed(metric=None), "metric: a column's name is needed, not None"),
+        (lambda: analysed(step=0), "step: a column's name is needed, not 0"),
+        (lambda: analysed(by="loss, gama"), "--by gama: no such column; did you mean gamma?"),
+    ],
+)
+def test_arguments_of_another_type(call: Callable[[], Any], complaint: str) -> None:
+    """One line, as for a mistake in a file."""
+    with pytest.raises(fortifai_ray.UserError) as error:
+        call()
+    assert str(error.value).replace("history: --by", "--by").startswith(complaint)
+    assert "\n" not in str(error.value)
+
+
+def analysed(**changes: Any) -> StudyFolder:
+    """Rows in memory as ``analyse`` takes them, with one argument changed."""
+    asked = {name: value for name, value in ASKED.items() if name != "criteria"}
+    return fortifai_ray.analyse(list(rows()), **{**asked, "criterion": "above 2x own generation 0", **changes})
 
 
 def test_importing_costs_nothing() -> None:
