@@ -24,13 +24,14 @@ if TYPE_CHECKING:
     from fortifai_ray.losses import Focal as Focal
     from fortifai_ray.losses import LovaszSoftmax as LovaszSoftmax
     from fortifai_ray.losses import TruncatedCrossEntropy as TruncatedCrossEntropy
+    from fortifai_ray.losses import UserLoss as UserLoss
     from fortifai_ray.losses.hugging_face import use_fused_loss as use_fused_loss
 
 __version__ = "0.1.0"
 
 _LOSSES = (
     *("ClippedFocal", "CrossEntropy", "DynamicTruncatedCrossEntropy", "Entropy", "Focal", "LovaszSoftmax"),
-    "TruncatedCrossEntropy",
+    *("TruncatedCrossEntropy", "UserLoss"),
 )
 _STUDIES = ("ChainFiles", "ReportPage", "StudyFolder", "analyse", "load_study", "open_study")
 _HOME = {  # of each public name: the module that has it

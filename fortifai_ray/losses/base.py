@@ -1,14 +1,16 @@
 """What losses share: their configuration, the registry of their kinds, and their forms for other training loops."""
 
+import functools
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.losses.derivative import value_and_derivative
 from fortifai_ray.metrics import Metric
-from fortifai_ray.validation import Section
+from fortifai_ray.validation import Section, validated
 
 if TYPE_CHECKING:  # the command line validates study files without paying for the import
     from torch import Tensor
@@ -22,6 +24,18 @@ KINDS: dict[str, type["LossConfig"]] = {}
 """The losses of this package by kind: a subclass whose ``kind`` has a default registers itself."""
 
 
+def _not_by_a_trainer(call: Callable[..., "Tensor"]) -> Callable[..., "Tensor"]:
+    """A loss's own function, which refuses what Hugging Face's Trainer gives to a ``compute_loss_func``."""
+
+    @functools.wraps(call)
+    def checked(*args: Any, **settings: Any) -> "Tensor":
+        if "num_items_in_batch" in settings:
+            raise UserError("compute_loss_func: give the trainer loss.for_trainer(), not the loss itself")
+        return call(*args, **settings)
+
+    return checked
+
+
 class LossConfig(Section):
     """A loss as a study file describes it: its kind, its numbers, and the count its sum is divided by."""
 
@@ -33,11 +47,30 @@ class LossConfig(Section):
         "(ForTIFAI's mean), or only the targets kept, which contribute a gradient",
     )
 
+    if not TYPE_CHECKING:  # the typed signature is pydantic's
+
+        def __init__(self, /, *args: Any, **settings: Any) -> None:
+            """Raises UserError for a setting that is wrong, unknown or missing."""
+            if args:
+                keys = ", ".join(f"{key}=…" for key in type(self).model_fields if key not in ("kind", "normaliser"))
+                raise UserError(f"{type(self).__name__}: settings are given by name{': ' * bool(keys)}{keys}")
+            try:
+                return super().__init__(**settings)
+            except ValidationError as error:
+                wrong = error
+            validated(type(self), settings, type(self).__name__)
+            raise wrong
+
+        # A study's sections are validated without calling this, which keeps the places of their mistakes.
+        __init__.__pydantic_base_init__ = True
+
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
         kind = cls.model_fields["kind"].default
         if isinstance(kind, str):
             KINDS[kind] = cls
+        if "__call__" in vars(cls):
+            cls.__call__ = _not_by_a_trainer(vars(cls)["__call__"])  # type: ignore[method-assign]
 
     def identity(self) -> dict[str, Any]:
         """What of this loss determines a trained model: its settings, and the source code of a user's own loss."""

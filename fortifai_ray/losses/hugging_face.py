@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fortifai_ray.errors import UserError, in_short
-from fortifai_ray.losses.base import PointwiseLoss
+from fortifai_ray.losses.base import LossConfig, PointwiseLoss
 from fortifai_ray.losses.causal_lm import OutputHead, UnknownHead, find_head
 from fortifai_ray.losses.loops import divided, next_tokens, pointwise
 
@@ -44,6 +44,8 @@ def use_fused_loss(model: Any, loss: PointwiseLoss | None) -> Any:
     holds for Llama, Qwen, Gemma, GPT-2, OPT, Phi and most others; not where logits are scaled (Granite, Cohere) or a
     router's loss is added (mixtures of experts with ``output_router_logits``).
     """
+    if isinstance(model, LossConfig):
+        raise UserError("use_fused_loss(model, loss): the model comes first, then the loss")
     inner = model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
     state: _State | None = getattr(inner, "_fused_loss", None)
     if loss is not None:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fortifai_ray.errors import UserError
+from fortifai_ray.errors import UserError, in_short
 from fortifai_ray.losses.fused import LossSums, fused_linear_sums
 
 IGNORE = -100  # the label of padding, as transformers and torch have it
@@ -136,7 +136,8 @@ def divided(sums: LossSums, loss: BatchLoss, items: Tensor | int | None) -> Tens
 def check_value(loss: Any) -> None:
     """Raise UserError unless ``loss`` is a loss of this package's kind that has a value for a single batch."""
     if not hasattr(loss, "sums") or isinstance(loss, type):
-        raise UserError(f"{loss!r} is no loss: expected one such as TruncatedCrossEntropy(gamma=0.9)")
+        shown = in_short(ValueError(repr(loss))) if isinstance(loss, str | int | float | type) else type(loss).__name__
+        raise UserError(f"{shown} is no loss: expected one such as TruncatedCrossEntropy(gamma=0.9)")
     loss.sums(torch.zeros(1, 2), torch.zeros(1, dtype=torch.long))
 
 

@@ -25,7 +25,7 @@ from tests.report.studies import write_study
 STUDIES = ["ChainFiles", "ReportPage", "StudyFolder", "UserError", "analyse", "load_study", "open_study", "sweep"]
 LOSSES = [
     *("ClippedFocal", "CrossEntropy", "DynamicTruncatedCrossEntropy", "Entropy", "Focal", "LovaszSoftmax"),
-    *("TruncatedCrossEntropy", "use_fused_loss"),
+    *("TruncatedCrossEntropy", "UserLoss", "use_fused_loss"),
 ]
 ANALYTIC: dict[str, Any] = {
     "name": "from_python",

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
+from fortifai_ray.errors import UserError
 from fortifai_ray.losses import (
     ClippedFocal,
     CrossEntropy,
@@ -134,7 +135,7 @@ def test_a_nan_is_seen(loss: PointwiseLoss) -> None:
 @pytest.mark.parametrize("gamma", [0.0, -0.5, 1.7, float("nan"), float("inf")])
 def test_gamma_is_a_probability(gamma: float) -> None:
     """γ outside (0, 1] is refused with what would be right."""
-    with pytest.raises(ValidationError, match=r"\(0, 1\]|finite number"):
+    with pytest.raises(UserError, match=r"\(0, 1\]|finite number"):
         TruncatedCrossEntropy(gamma=gamma)
 
 
