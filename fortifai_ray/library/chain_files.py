@@ -32,8 +32,7 @@ class ByGeneration(Mapping[int, Path]):
 
     def __init__(self, chain: ChainResults, column: str, path: Callable[[dict[str, Any]], Path]) -> None:
         self._chain, self._column, self._path = chain, column, path
-        rows = chain.rows.filter(pl.col(column).is_not_null()) if column in chain.rows.columns else chain.rows.clear()
-        self._known: list[int] = rows["generation"].to_list()
+        self._known: list[int] = [row["generation"] for row in chain.having(column)]
 
     def __getitem__(self, generation: int) -> Path:
         if -len(self._known) <= generation < 0:
@@ -63,7 +62,7 @@ class ChainFiles:
         generations: a Polars frame, its rows of the study's ``generations``, in their order.
         checkpoints: a mapping from a generation to the folder of its trained model. A language model's is a Hugging
             Face folder with its tokenizer, for ``from_pretrained``; an adapter's names its model by a path of this
-            machine.
+            machine. Empty where the family stores none, as the analytic ones do.
         corpora: a mapping from a generation to the folder of Parquet files that its model wrote, for
             ``polars.read_parquet``: ``row, seed, prompt_ids, generated_ids, weights_version``; of images and samples,
             the folder in which they are.

@@ -45,6 +45,15 @@ class ChainResults:
         row = self.rows.row(0, named=True)
         return {key: row[key] for key in keys if row.get(key) is not None}
 
+    def having(self, column: str) -> list[dict[str, Any]]:
+        """The rows that have a ``column``: ``stage``, a model, or ``synthetic_stage``, a corpus.
+
+        The one stage of all generations of a chain without corpora is its cohort's table of metrics, and no model.
+        """
+        rows = [row for row in self.rows.rows(named=True) if row.get(column) is not None]
+        of_cohort = len(rows) > 1 and len({row[column] for row in rows}) == 1
+        return [] if of_cohort and all(row.get("synthetic_stage") is None for row in rows) else rows
+
     def at(self, generation: int | None, column: str) -> dict[str, Any]:
         """The row of a generation that has a ``column``: ``stage``, its model, or ``synthetic_stage``, its corpus.
 
@@ -55,7 +64,7 @@ class ChainResults:
             UserError: there is no such generation, or it has none.
         """
         rows = self.rows.rows(named=True)
-        having = [row for row in rows if row.get(column) is not None]
+        having = self.having(column)
         numbers = [row["generation"] for row in having]
         said = f"; those with one: {_listed(map(str, numbers))}" if numbers else ""
         what = "checkpoint" if column == "stage" else "corpus"
@@ -63,12 +72,12 @@ class ChainResults:
             whole = [row for row in having if row.get("ended") is None] if column == "synthetic_stage" else []
             return (whole or having)[-1]
         for row in rows:
-            if row["generation"] == generation:
+            if row["generation"] == generation and (having or row.get(column) is None):
                 if row.get(column) is not None:
                     return row
                 reason = f" ({row['collapse_reason']})" if row.get("collapse_reason") else ""
                 raise UserError(f"{self.name}: generation {generation} has no {what}{reason}{said}")
-        if generation is None:
+        if not having:
             kind = rows[0].get("family.kind") or "this family"
             raise UserError(
                 f"{self.name}: no {what} is stored for it: what a chain of {kind} has measured is in "

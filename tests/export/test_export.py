@@ -232,15 +232,19 @@ def test_a_stage_that_is_lost_is_one_line(
     assert not caplog.records
 
 
-def test_a_family_without_checkpoints(tmp_path: Path) -> None:
-    """One line, from the command, with exit code 2."""
+@pytest.mark.parametrize("stages", [[None, None], ["c0" * 16, "c0" * 16]])
+def test_a_family_without_checkpoints(stages: list[str | None], tmp_path: Path) -> None:
+    """One line, from the command, with exit code 2; also where all generations are one stage, a cohort's table."""
+    from fortifai_ray import open_study
     from fortifai_ray.results.schema import write_table
 
     study = tmp_path / "runs" / "bell"
     study.mkdir(parents=True)
     (study / "study.yaml").write_text("name: bell\nfamily: {kind: gaussian}\ngenerations: 1\ncollapse: []\n")
-    known = {"chain_id": ["ab12cd34"], "generation": [0], "seed": [0], "family.kind": ["gaussian"]}
-    write_table(study, "generations", pl.DataFrame({**known, "stage": [None], "synthetic_stage": [None]}))
+    known = {"chain_id": ["ab12cd34"] * 2, "generation": [0, 1], "seed": [0] * 2, "family.kind": ["gaussian"] * 2}
+    write_table(study, "generations", pl.DataFrame({**known, "stage": stages, "synthetic_stage": [None] * 2}))
+    chain = open_study(study).chain()
+    assert (dict(chain.checkpoints), dict(chain.corpora)) == ({}, {})
     command = [sys.executable, "-m", "fortifai_ray", "export", str(study), "--to", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
