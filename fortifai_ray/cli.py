@@ -106,7 +106,7 @@ def sweep(
     except Stopped as stopped:  # before anything was computed
         _say_interrupted(console, str(stopped), stopped.code)
     if swept.unfinished:
-        console.print(f"{len(swept.unfinished):,} chains have not ended: they have no verdict", highlight=False)
+        console.print("what has not ended has no verdict; fortifai report prints the tables so far", highlight=False)
     else:
         print_tables(swept.folder, console)
     runs = f"fortifai ui --storage {shlex.quote(storage)}"

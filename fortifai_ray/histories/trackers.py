@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fortifai_ray.errors import UserError
 from fortifai_ray.histories.source import BESIDE, Columns, Run
 from fortifai_ray.tracking.address import one_line, prepare_environment, redact
+from fortifai_ray.tracking.run_state import search_runs
 from fortifai_ray.validation import hint
 
 if TYPE_CHECKING:
@@ -50,16 +51,12 @@ def _experiment(tracking_uri: str, experiment: str, asked: Columns) -> Iterator[
         names = sorted(one.name for one in client.search_experiments())
         raise UserError(f"mlflow:{experiment}: there is no such experiment{hint(experiment, names)}")
     wanted = {*asked.metrics, asked.step, *asked.labels, *BESIDE}
-    token: str | None = ""
-    while token is not None:
-        page = client.search_runs([known.experiment_id], page_token=token or None)
-        for run in page:
-            tags = {key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.")}
-            logged = run.data.metrics
-            fetched = wanted & set(logged) if logged.keys() & set(asked.metrics) else set()
-            series = {name: _history(client, run.info.run_id, name) if name in fetched else {} for name in logged}
-            yield Run(run.info.run_name or run.info.run_id, {**tags, **run.data.params}, series)
-        token = page.token or None
+    for run in search_runs(client, known.experiment_id, ""):
+        tags = {key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.")}
+        logged = run.data.metrics
+        fetched = wanted & set(logged) if logged.keys() & set(asked.metrics) else set()
+        series = {name: _history(client, run.info.run_id, name) if name in fetched else {} for name in logged}
+        yield Run(run.info.run_name or run.info.run_id, {**tags, **run.data.params}, series)
 
 
 def _history(client: "MlflowClient", run_id: str, name: str) -> dict[int, float]:

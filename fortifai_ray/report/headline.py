@@ -10,7 +10,7 @@ from fortifai_ray.report.search import search_tables
 from fortifai_ray.report.tables import cell_rows, conclusion_lines
 from fortifai_ray.results.reader import StudyResults
 from fortifai_ray.results.words import counted, number, printable, ratio
-from fortifai_ray.statistics.conclusions import verdict
+from fortifai_ray.statistics.conclusions import lasts_longer, verdict
 from fortifai_ray.statistics.criterion import Collapse
 
 UNTOLD = ("baseline", "not determined")  # in the column of ratios to the baseline's critical value
@@ -23,20 +23,21 @@ def headline(results: StudyResults) -> tuple[str, str]:
 
     A grid is told by the fidelity-interval ratios under its first criterion, a search by what it found.
     """
-    if search_tables(results, draw=False):
-        return _best(results) if results.search["kind"] == "optimise" else _critical(results)
-    return _ratios(results)
+    tables = search_tables(results, draw=False)
+    if not tables:
+        return _ratios(results)
+    return (_best if results.search["kind"] == "optimise" else _critical)(results, tables[0].rows)
 
 
 def _ratios(results: StudyResults) -> tuple[str, str]:
-    if not (lines := conclusion_lines(results)):
+    if results.fidelity is None or results.chains is None or not results.criteria:
         return "", ""
     criterion = results.criteria[0]
     rows = [row for row in cell_rows(results, criterion) if row["unit"] == "generations"]
     told = [row for row in rows if not row["is_baseline"] and row["fi_ratio"] is not None]
     reading = _reading(criterion, len(results.criteria) - 1)
     if not told:
-        first = lines[0].removeprefix(f"Under {printable(criterion.words)}: ")
+        first = conclusion_lines(results)[0].removeprefix(f"Under {printable(criterion.words)}: ")
         at_once = all(row["fi_median"] == 0 for row in rows)  # then it measures no collapse, as the first line says
         return (first[:1].upper() + first[1:] if at_once else _collapses(rows) or first), reading
     baselines = sorted(results.cells.baselines)
@@ -74,19 +75,14 @@ def _several(told: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]
     """Cells by verdict, then those that the baseline cannot be told from, then those without a ratio."""
     parts = []
     for longer, verb in ((True, "longer than"), (False, "less long than")):
-        cells = [row for row in told if _is_longer(row) is longer]
+        cells = [row for row in told if lasts_longer(row) is longer]
         if cells:
             parts.append(f"{_named(cells)} {'stay' if len(cells) > 1 else 'stays'} faithful {verb} {baseline}")
-    if alike := [row for row in told if _is_longer(row) is None]:
+    if alike := [row for row in told if lasts_longer(row) is None]:
         parts.append(f"{_named(alike)} cannot be told from {'it' if parts else baseline}")
     if missing := sum(not row["is_baseline"] for row in rows) - len(told):
         parts.append(f"{counted(missing, 'cell')} {'have' if missing > 1 else 'has'} no ratio")
     return "; ".join(parts) + "."
-
-
-def _is_longer(row: Mapping[str, Any]) -> bool | None:
-    low, high = row["fi_ratio_low"], row["fi_ratio_high"]
-    return True if low is not None and low > 1 else False if high is not None and high < 1 else None
 
 
 def _named(cells: Sequence[Mapping[str, Any]]) -> str:
@@ -102,8 +98,7 @@ def _reading(criterion: Collapse, others: int) -> str:
     return f"Collapse: {printable(criterion.words)}{below}."
 
 
-def _critical(results: StudyResults) -> tuple[str, str]:
-    rows = search_tables(results, draw=False)[0].rows
+def _critical(results: StudyResults, rows: Sequence[tuple[str, ...]]) -> tuple[str, str]:
     said = [_point(*row[:4]) for row in rows[:MOST_NAMED]]
     said += [counted(len(rows) - MOST_NAMED, "further cell")] if len(rows) > MOST_NAMED else []
     over, level = results.search["over"], 100 * float(results.search.get("level", 0.9))
@@ -116,8 +111,8 @@ def _point(cell: str, critical: str, interval: str, over_baseline: str) -> str:
     return found if over_baseline in UNTOLD else f"{found}, {over_baseline} times the baseline's"
 
 
-def _best(results: StudyResults) -> tuple[str, str]:
-    point, ratio_text, interval, pairs = search_tables(results, draw=False)[0].rows[0]
+def _best(results: StudyResults, rows: Sequence[tuple[str, ...]]) -> tuple[str, str]:
+    point, ratio_text, interval, pairs = rows[0]
     found = f"{ratio_text} [{interval}]" if interval else ratio_text
     tried = counted(len(results.searched["points"]), "point")
     text = f"The largest ratio to the baseline is {found}, at {point} ({pairs} pairs)."

@@ -196,11 +196,14 @@ def verdict(row: Mapping[str, Any]) -> str:
         if row["n_pairs"] < MIN_PAIRS:
             return f"no interval: it takes {MIN_PAIRS} pairs"
         return "no interval: a chain collapsed at generation 0, which has no logarithm"
-    if low is not None and low > 1:
-        return "it lasts longer"
-    if high is not None and high < 1:
-        return "it collapses sooner"
-    return "indistinguishable from the baseline"
+    said = {True: "it lasts longer", False: "it collapses sooner", None: "indistinguishable from the baseline"}
+    return said[lasts_longer(row)]
+
+
+def lasts_longer(row: Mapping[str, Any]) -> bool | None:
+    """Whether the whole interval of a row's ratio is above 1, or below it; None where neither is known."""
+    low, high = row["fi_ratio_low"], row["fi_ratio_high"]
+    return True if low is not None and low > 1 else False if high is not None and high < 1 else None
 
 
 def _cell_keys(cells: pl.DataFrame) -> list[str]:

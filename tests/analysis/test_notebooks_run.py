@@ -1,5 +1,6 @@
 """The notebooks run as scripts, on what ships with them, on another study and on what is no study at all."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import polars as pl
 import pytest
 import yaml
 
+from fortifai_ray.process.search_path import SAFE
 from fortifai_ray.results.schema import write_table
 
 from .studies import ANALYSIS, NOTEBOOKS, Run, compute_study
@@ -28,9 +30,12 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, subprocess.Co
     """Each notebook as ``python analysis/NAME.py``, started in another folder, two at a time."""
     folder = tmp_path_factory.mktemp("elsewhere")
 
+    # Tests of the command line leave PYTHONSAFEPATH to what this process starts; a terminal has none.
+    environment = {name: value for name, value in os.environ.items() if name != SAFE}
+
     def run(name: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, str(ANALYSIS / f"{name}.py")]
-        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
     with ThreadPoolExecutor(2) as pool:
         return dict(zip(NOTEBOOKS, pool.map(run, NOTEBOOKS), strict=True))
