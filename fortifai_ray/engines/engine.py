@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Protocol, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from fortifai_ray.engines.watermark import WatermarkConfig
 from fortifai_ray.storage.store import Folder
 from fortifai_ray.validation import Section
 
@@ -77,6 +78,27 @@ class DecodingConfig(Section):
         description="tokens of a row before which its end-of-text token is not drawn; as many as max_new_tokens: never "
         "(transformers' and vLLM's own min_new_tokens; ForTIFAI). 0: drawn as any other",
     )
+
+    watermark: WatermarkConfig | None = Field(
+        None,
+        exclude_if=lambda value: value is None,  # some recipes are older than the key
+        description="rows are marked as they are written, by green lists (Kirchenbauer et al. 2023); `{}` for the usual "
+        "mark",
+    )
+
+    @model_validator(mode="after")
+    def _a_mark_can_be_made(self) -> Self:
+        if self.watermark is None:
+            return self
+        for key, plain in (("num_beams", 1), ("repetition_penalty", 1.0)):
+            if (given := getattr(self, key)) != plain:
+                raise ValueError(f"watermark: {key}: {given:g} changes the same logits: leave one of the two out")
+        if self.watermark.context > self.context_tokens:
+            raise ValueError(
+                f"watermark.context: a row begins with context_tokens: {self.context_tokens}, fewer than the "
+                f"{self.watermark.context} that seed its first list; at most {self.context_tokens} is right"
+            )
+        return self
 
     @model_validator(mode="after")
     def _the_least_is_no_more_than_the_most(self) -> Self:

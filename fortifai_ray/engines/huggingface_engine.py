@@ -1,5 +1,6 @@
 """The engine for machines without vLLM and models that it does not serve: transformers, with the same interface."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from fortifai_ray.engines.causal_cache import CachedModel, row_limit
 from fortifai_ray.engines.checkpoints import architecture, is_adapter, merge_adapter, whole_model
 from fortifai_ray.engines.engine import NO_DRAW, DecodingConfig, EngineConfig, check_lengths
 from fortifai_ray.engines.pretrained import causal_config, end_of_text_ids, load_network
+from fortifai_ray.engines.watermark import GreenLists
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +35,7 @@ class HuggingFaceEngine:
         self.config = config
         self.device = "cuda" if gpu else "cpu"
         self._model: Any = None
+        self._lists: GreenLists | None = None  # of the watermark in use
         self.architecture = ""
         self._longest = 0
         self._end_ids: list[int] = []
@@ -45,7 +48,7 @@ class HuggingFaceEngine:
         self.architecture = architecture(config_folder)
 
     def stop(self) -> None:
-        self._model = None
+        self._model = self._lists = None
         self.architecture = ""
 
     def load(self, checkpoint: Path) -> None:
@@ -123,11 +126,12 @@ class HuggingFaceEngine:
         ended = torch.zeros(rows, dtype=torch.bool, device=self.device)
         lengths = torch.full((rows,), decoding.max_new_tokens, device=self.device)
         forbid = self._forbidding_ends(width, decoding)
+        mark = self._marking(seeds, decoding)
         cache: dict[str, Any] = {}
         with torch.inference_mode():
             for step in range(decoding.max_new_tokens):
                 logits, cache = self._model.read(ids, cache, new=1 if step else width, keep=1)
-                chosen = choose(forbid(ids, logits[:, 0].float()), ids, noise[:, step], decoding)
+                chosen = choose(mark(ids, forbid(ids, logits[:, 0].float())), ids, noise[:, step], decoding)
                 ids = torch.cat([ids, chosen[:, None]], 1)
                 ending = torch.isin(chosen, ends) & ~ended
                 lengths[ending] = step + 1
@@ -135,6 +139,23 @@ class HuggingFaceEngine:
                 if ended.all():
                     break
         return [ids[row, width : width + int(lengths[row])].tolist() for row in range(rows)]
+
+    def _marking(
+        self, seeds: list[int], decoding: DecodingConfig
+    ) -> "Callable[[torch.Tensor, torch.Tensor], torch.Tensor]":
+        """What raises the green logits, ``[rows, vocabulary]``, of the marked rows, given the ids so far."""
+        watermark = decoding.watermark
+        rows = [] if watermark is None else [row for row, seed in enumerate(seeds) if watermark.marks(seed)]
+        if watermark is None or not rows:
+            return lambda ids, logits: logits
+        if self._lists is None or self._lists.config != watermark:
+            self._lists = GreenLists(watermark, self._model.model.config.get_text_config().vocab_size, self.device)
+        lists = self._lists
+
+        def mark(ids: "torch.Tensor", logits: "torch.Tensor") -> "torch.Tensor":
+            return lists.raised(logits, rows, ids[rows, -watermark.context :].sum(-1).tolist())
+
+        return mark
 
 
 def _until_end(row: list[int], ends: list[int]) -> list[int]:

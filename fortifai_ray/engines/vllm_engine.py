@@ -11,6 +11,7 @@ from fortifai_ray.engines.engine import DecodingConfig, EngineConfig, check_leng
 from fortifai_ray.engines.pretrained import WeightsError, end_of_text_ids
 from fortifai_ray.engines.served import why_not_vllm
 from fortifai_ray.engines.vllm_answers import check_answers
+from fortifai_ray.engines.watermark import WatermarkConfig
 from fortifai_ray.process.imports import quick_imports
 
 # Read by vLLM on import. In process, because a second process costs ten seconds of start-up and a third of a small
@@ -62,8 +63,10 @@ class VllmEngine:
         self.spread = spread
         self._llm: Any = None
         self._base: Path | None = None  # the folder whose weights it holds
+        self._checkpoint: Path | None = None  # that or an adapter's, as it was loaded last
         self._adapter: Any = None  # vLLM's request for the adapter in use, if any
         self._adapters = 0
+        self._marks = False  # whether it can write under a watermark
         self.architecture = ""
         self._longest = 0
         self._end_ids: list[int] = []
@@ -109,6 +112,7 @@ class VllmEngine:
             enable_prefix_caching=self.config.prefix_caching,
             worker_extension_cls="fortifai_ray.engines.vllm_worker.WeightSwap",
             disable_log_stats=True,
+            logits_processors=self._processors(),
             **device,
             **self._adapter_settings(),
             **self._spread_settings(),
@@ -134,6 +138,25 @@ class VllmEngine:
             "max_lora_rank": min(size for size in get_args(MaxLoRARanks) if size >= rank),
         }
 
+    def _processors(self) -> list[Any] | None:
+        """The watermark's, from the first request of one on; other engines are vLLM's as they are."""
+        if not self._marks:
+            return None
+        from fortifai_ray.engines.vllm_watermark import processor
+
+        return [processor()]
+
+    def _marking(self, watermark: WatermarkConfig) -> dict[str, Any]:
+        """What a request for marked rows carries; starts the engine anew where it cannot write under a watermark."""
+        if not self._marks:
+            assert self._checkpoint is not None, "an engine generates from loaded weights"
+            self._marks, checkpoint = True, self._checkpoint
+            self.start(whole_model(checkpoint))
+            self.load(checkpoint)
+        from fortifai_ray.engines.vllm_watermark import ARGUMENT
+
+        return {ARGUMENT: watermark.model_dump(mode="json")}
+
     def _spread_settings(self) -> dict[str, Any]:
         if self.spread == 1:
             return {}
@@ -156,7 +179,7 @@ class VllmEngine:
             self._swap(base)
         if base != checkpoint:
             self._take_adapter(checkpoint)
-        self._end_ids = end_of_text_ids(base)
+        self._end_ids, self._checkpoint = end_of_text_ids(base), checkpoint
         self._forget()
 
     def _swap(self, folder: Path) -> None:
@@ -205,6 +228,8 @@ class VllmEngine:
         from vllm import SamplingParams
 
         check_lengths(prompts, decoding, self._longest)
+        watermark = decoding.watermark
+        marking = None if watermark is None else self._marking(watermark)
         self._forget()
         known = decoding.min_new_tokens or not decoding.ignore_eos  # what ends a text
         parameters = [
@@ -219,6 +244,7 @@ class VllmEngine:
                 stop_token_ids=self._end_ids if known else None,
                 detokenize=False,
                 seed=fold(seed),
+                extra_args=marking if watermark is not None and watermark.marks(seed) else None,
             )
             for seed in seeds
         ]
