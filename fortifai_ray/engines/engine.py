@@ -82,8 +82,7 @@ class DecodingConfig(Section):
     watermark: WatermarkConfig | None = Field(
         None,
         exclude_if=lambda value: value is None,  # some recipes are older than the key
-        description="rows are marked as they are written, by green lists (Kirchenbauer et al. 2023); `{}` for the usual "
-        "mark",
+        description="rows are marked as they are written, by green lists (Kirchenbauer et al. 2023); `{}`: as usual",
     )
 
     @model_validator(mode="after")

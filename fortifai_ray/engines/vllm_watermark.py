@@ -1,7 +1,7 @@
 """The watermark inside vLLM: a logits processor for each of its two model runners, who know a row by other means.
 
-The first serves a CPU, the second (which needs Triton) a GPU. A request carries its watermark in ``extra_args``. vLLM's own
-``watermark_config`` is another kind of mark (Gumbel), on its second runner alone.
+The first serves a CPU, the second (which needs Triton) a GPU. A request carries its watermark in ``extra_args``. vLLM's
+own ``watermark_config`` is another kind of mark (Gumbel), on its second runner alone.
 """
 
 from typing import TYPE_CHECKING, Any

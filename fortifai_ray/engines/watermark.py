@@ -1,9 +1,9 @@
 """The green-list watermark of Kirchenbauer et al. 2023 (Algorithm 2): its keys, its lists, and its detection.
 
-Before each token, the tokens before it seed a draw of the vocabulary's *green* part, whose logits are raised. Who knows
-the key counts green tokens. Lists are drawn on the CPU, whatever computes the logits, so that every engine has the same
-ones: with ``context: 1`` those of transformers' ``WatermarkLogitsProcessor`` (``lefthash``), whose ``WatermarkDetector``
-finds what is written here.
+Before each token, the tokens before it seed a draw of the vocabulary's *green* part, whose logits are raised. Who
+knows the key counts green tokens. Lists are drawn on the CPU, whatever computes the logits, so that all engines have
+the same: with ``context: 1`` those of transformers' ``WatermarkLogitsProcessor`` (``lefthash``), whose
+``WatermarkDetector`` finds what is written here.
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,10 @@ class WatermarkConfig(Section):
         2.0, ge=0.0, le=100.0, description="added to the logits of green tokens, before the temperature; the paper's δ"
     )
     key: int = Field(
-        0, ge=0, lt=2**32, description=f"secret of the lists, added to transformers' hashing key {KEY}: 0 is its default"
+        0,
+        ge=0,
+        lt=2**32,
+        description=f"secret of the lists, added to transformers' hashing key {KEY}: 0 is its default",
     )
     context: int = Field(
         1, ge=1, le=16, description="tokens before a token whose sum seeds its list; 1 as in the paper and transformers"

@@ -46,9 +46,7 @@ def engine(checkpoints: dict[str, Path]) -> HuggingFaceEngine:
 def transformers_config(watermark: WatermarkConfig) -> Any:
     from transformers import WatermarkingConfig
 
-    return WatermarkingConfig(
-        greenlist_ratio=watermark.green, bias=watermark.strength, hashing_key=KEY + watermark.key
-    )
+    return WatermarkingConfig(greenlist_ratio=watermark.green, bias=watermark.strength, hashing_key=KEY + watermark.key)
 
 
 @pytest.mark.parametrize(("green", "key"), [(0.25, 0), (0.5, 1), (0.1, 12345), (0.9, 2**32 - 1)])
@@ -61,7 +59,9 @@ def test_lists_are_transformers_own(green: float, key: int) -> None:
     contexts = [0, 1, 17, 999, 17]
     lists = ours.after(contexts)
     for context, found in zip(contexts, lists, strict=True):
-        assert set(found.nonzero()[:, 0].tolist()) == set(theirs._get_greenlist_ids(torch.tensor([5, context])).tolist())
+        assert set(found.nonzero()[:, 0].tolist()) == set(
+            theirs._get_greenlist_ids(torch.tensor([5, context])).tolist()
+        )
 
 
 @pytest.mark.parametrize("watermark", MARKS[:2])
@@ -126,8 +126,9 @@ def test_a_share_of_the_rows_is_marked_and_the_others_are_as_ever(engine: Huggin
     prompts, seeds = make_prompts(200, 8), list(range(1, 201))
     watermark = WatermarkConfig(share=0.3, strength=8.0, green=0.5)
     decoding = DecodingConfig(max_new_tokens=24)
-    plain, written = engine.generate(prompts, seeds, decoding), engine.generate(
-        prompts, seeds, marked(watermark, decoding)
+    plain, written = (
+        engine.generate(prompts, seeds, decoding),
+        engine.generate(prompts, seeds, marked(watermark, decoding)),
     )
     truth = np.array([watermark.marks(seed) for seed in seeds])
     assert abs(truth.mean() - 0.3) < 4 * (0.3 * 0.7 / 200) ** 0.5
