@@ -37,6 +37,7 @@ _DECLARED_IN = (
     "fortifai_ray.evaluation.benchmarks.config",
     "fortifai_ray.families.images.recipe",
     "fortifai_ray.families.analytic",
+    "fortifai_ray.recipe.curation",
 )
 _WORDS = {
     "kl": "KL divergence",

@@ -4,12 +4,16 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import json
 import sys
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from fortifai_ray.validation import hint
+from fortifai_ray.errors import UserError
+from fortifai_ray.validation import hint, mistake
 
 _OURS = ("__main__", "__mp_main__", "fortifai_ray")
 
@@ -29,6 +33,71 @@ def find_user_code(kind: str, what: str) -> Any:
         own = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module_name]
         raise ValueError(f"{module_name} has no {name}{hint(name, own)}")
     return code
+
+
+def find_class(kind: str, what: str) -> Any:
+    """As :func:`find_user_code`, of a class."""
+    module_name, _, name = kind.partition(":")
+    if not module_name or not name:
+        raise ValueError(f"a {what} of your own is named module:Class, not {kind!r}")
+    cls = find_user_code(kind, what)
+    if not inspect.isclass(cls):
+        raise ValueError(f"{kind} is not a class")
+    return cls
+
+
+def built(kind: str, what: str, settings: Mapping[str, Any]) -> Any:
+    """An instance of a user's class, one for each of its settings."""
+    return _built(kind, what, json.dumps(settings, sort_keys=True))
+
+
+@lru_cache(maxsize=64)
+def _built(kind: str, what: str, settings: str) -> Any:
+    return find_class(kind, what)(**json.loads(settings))
+
+
+def check_class(
+    section: str, kind: str, what: str, settings: Mapping[str, Any], check: Callable[[Any, str], None]
+) -> None:
+    """Check a user's class, the ``kind`` of a section of a study file: it can be imported, ``check(class, kind)``
+    raises no ValueError, and it accepts the settings.
+
+    Raises ValidationError, at the key that is wrong.
+    """
+    try:
+        cls = find_class(kind, what)
+        check(cls, kind)
+    except ValueError as error:
+        raise mistake(section, "kind", str(error), kind) from None
+    known = inspect.signature(cls).parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+        for key in settings:
+            if key not in known:
+                wrong = f"unknown key: {kind} takes {', '.join(known) or 'nothing'}"
+                raise mistake(section, key, wrong, settings[key])
+    try:
+        built(kind, what, settings)
+    except Exception as error:  # a user's code may fail in any way
+        raise mistake(section, "kind", f"{kind} does not take these settings: {error}", kind) from error
+
+
+def takes(function: Callable[..., Any], arguments: int) -> bool:
+    """Whether ``function`` can be called with so many arguments by position."""
+    try:
+        inspect.signature(function).bind(*range(arguments))
+    except TypeError:
+        return False
+    return True
+
+
+def call_of(where: str, function: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
+    """What a user's function returns; raises UserError, beginning with ``where``, for one that fails."""
+    try:
+        return function(*arguments, **settings)
+    except UserError:
+        raise
+    except Exception as error:  # a user's code may fail in any way
+        raise UserError(f"{where} failed: {type(error).__name__}: {error}") from error
 
 
 def modules_here() -> list[str]:

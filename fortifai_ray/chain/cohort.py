@@ -16,6 +16,7 @@ import polars as pl
 
 from fortifai_ray.chain.recursion import Generation, recursion
 from fortifai_ray.chain.rows import generation_rows
+from fortifai_ray.recipe.curation import sources
 from fortifai_ray.recipe.recipe import Recipe
 from fortifai_ray.results.schema import SECONDS
 from fortifai_ray.storage.steps import Steps
@@ -42,6 +43,7 @@ class CohortTask:
             "family": recipe.family.identity(),
             "loss": recipe.loss.identity(),
             "seeds": self.seeds,
+            **sources(recipe.curation.steps),
         }
         return StageKey("cohort", VERSION, inputs, cheap=True)
 
@@ -96,7 +98,8 @@ def _table(generations: Iterator[Generation[Any]], task: CohortTask) -> pl.DataF
     for generation in generations:
         sets = generation.data.of_each(count) if generation.data.by_seed else [generation.data]
         outputs: dict[str, Any] = {}
-        for step in (generation.model, generation.scores, generation.synthetic and generation.synthetic.stage):
+        written = [one and one.stage for one in (generation.synthetic, generation.curated)]
+        for step in (generation.model, generation.scores, *written):
             outputs |= step.outputs if step else {}
         numbers.append(generation.number)
         ends.append((generation.collapse_reason, generation.ended(task.recipe)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from typing import Any
 
@@ -114,7 +114,7 @@ def _corpus_warning(of: Provenance) -> str:
 
 def _generated(of: Provenance) -> list[Line]:
     inputs = of.stage.get("inputs", {})
-    decoding, curation = of.decoding, of.recipe.get("curation") or {}
+    decoding, curated = of.decoding, of.recipe.get("curation") or {}
     prompts = (
         "contexts of the human text of generation 0"
         if decoding.get("prompts", "human") == "human"
@@ -126,10 +126,16 @@ def _generated(of: Provenance) -> list[Line]:
         lines += [("Decoding", settings), ("Prompts", f"{prompts}, {decoding.get('context_tokens')} tokens each")]
     if (engine := inputs.get("engine")) is not None:
         lines.append(("Engine", ", ".join(f"{key} {engine[key]}" for key in ("kind", "dtype") if key in engine)))
+    steps = [_step(one) for one in (curated if isinstance(curated, list) else [curated])]
+    lines.append(("Curation", ", then ".join(steps)))
+    return lines
+
+
+def _step(curation: Mapping[str, Any]) -> str:
+    """One step of the curation."""
     chosen = ", ".join(f"{key} {value}" for key, value in curation.items() if key != "kind" and value is not None)
     kind = curation.get("kind", "none")
-    lines.append(("Curation", "none: every row that was written" if kind == "none" else f"{kind} ({chosen})"))
-    return lines
+    return "none: every row that was written" if kind == "none" else f"{kind} ({chosen})"
 
 
 _MEANINGS = {

@@ -20,9 +20,8 @@ from pydantic import Field, model_validator
 from fortifai_ray.losses import DynamicTruncatedCrossEntropy, Loss, PointwiseLoss, SequenceLoss
 from fortifai_ray.process.memory import freed_memory_kept, give_back_gaps
 from fortifai_ray.process.moments import FIRST_BATCH, happened
-from fortifai_ray.recipe.curation import Curation, NoCuration, Surplexity, Verifier
 from fortifai_ray.recipe.executor import Workers
-from fortifai_ray.recipe.family import Collapsed, Synthetic
+from fortifai_ray.recipe.family import Collapsed
 from fortifai_ray.recipe.regimes import TrainingSet
 from fortifai_ray.seeds import generator
 from fortifai_ray.storage.steps import Steps
@@ -130,34 +129,6 @@ def check_finished(model: Stage) -> Stage:
     if model.outputs["diverged"]:
         raise Collapsed(f"training diverged: {model.outputs['diverged']}")
     return model
-
-
-def curate_step(
-    steps: Steps,
-    version: int,
-    curation: Curation,
-    written: Synthetic[Stage],
-    *,
-    model: Stage,
-    verifier: Stage,
-    inputs: Mapping[str, Any],
-    choose: Callable[[Path, Stage, Verifier | Surplexity], Mapping[str, Any]],
-) -> Stage | None:
-    """The stage of the curated corpus, which ``choose(folder, scorer, curation)`` writes; None without curation.
-
-    The scorer is the model that wrote the corpus (surplexity) or the verifier.
-    """
-    if not isinstance(curation, Verifier | Surplexity):
-        assert isinstance(curation, NoCuration)
-        return None
-    scorer = model if isinstance(curation, Surplexity) else verifier
-    key = {
-        "written": written.stage.hash,
-        "scorer": scorer.hash,
-        "curation": curation.model_dump(mode="json"),
-        **inputs,
-    }
-    return steps.run(StageKey("curate", version, key), "curate", lambda folder: choose(folder, scorer, curation))
 
 
 def synthetic_folders(data: TrainingSet, steps: Steps) -> dict[str, Path]:

@@ -10,16 +10,16 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fortifai_ray.losses import CrossEntropy, Loss
 from fortifai_ray.metrics import Metric
-from fortifai_ray.recipe.curation import Curation, NoCuration
+from fortifai_ray.recipe.curation import Content, Curation, Judge, NoCuration
 from fortifai_ray.recipe.regimes import Regime, Replace
 from fortifai_ray.results.schema import flatten
 from fortifai_ray.seeds import LARGEST_SEED
 from fortifai_ray.storage.store import StageStore, canonical_hash
-from fortifai_ray.validation import Section
+from fortifai_ray.validation import Section, mistake
 
 if TYPE_CHECKING:
     from fortifai_ray.recipe.executor import Executor
@@ -38,6 +38,7 @@ class Recipe(Section):
     kinds: ClassVar[tuple[str, ...]] = ()  # the values of family.kind that ask for this class
     family_class: ClassVar[str]  # module:Class, imported when a chain runs; batched families have cohorts instead
     unit: ClassVar[Unit] = "samples"
+    items: ClassVar[Content] = "samples"  # what curation chooses among
     batched: ClassVar[bool] = False  # chains that differ in their seed alone are computed together, as arrays
     uses_engines: ClassVar[bool] = False  # generation runs on warm engines
 
@@ -47,6 +48,23 @@ class Recipe(Section):
     curation: Curation = Field(NoCuration(), description="which synthetic data may enter the next training set")
     generations: int = Field(ge=1, description="generations 0 to generations − 1 are computed")
     seed: int = Field(0, ge=0, le=LARGEST_SEED, description="of every random draw of the chain")
+
+    @model_validator(mode="after")
+    def _curation_fits(self) -> Self:
+        steps = self.curation.steps
+        for number, step in enumerate(steps):
+            where = "curation" if len(steps) == 1 else f"curation.{number}"
+            if self.items not in step.takes:
+                wrong = f"{step.kind} is for {' and '.join(step.takes)}, and this family writes {self.items}"
+                raise mistake("recipe", f"{where}.kind", wrong, step.kind)
+            for by in step.judges:
+                if by == "truth" and self.items != "samples":
+                    wrong = f"the truth of {self.items} is not known; generation_0 is right here"
+                    raise mistake("recipe", f"{where}.{step.judged_by}", wrong, by)
+                if isinstance(by, Judge) and {"texts": by.model, "samples": by.family}.get(self.items) is None:
+                    wrong = "model is of language models, and family of analytic families"
+                    raise mistake("recipe", f"{where}.{step.judged_by}", wrong, by)
+        return self
 
     @property
     def metrics(self) -> tuple[str, ...]:

@@ -42,6 +42,11 @@ def regime_of(recipe: Recipe) -> str:
     return "replace" if ratio == 1 else "mixed"
 
 
+def curation_of(recipe: Recipe) -> str:
+    """The curation's kind; ``several`` of a list of steps."""
+    return "several" if "curation" in recipe else str(recipe.get("curation.kind", "none"))
+
+
 def _human(recipe: Recipe) -> Any:
     """``kept`` or ``fresh`` of the mixed regime, the number of samples of ``fixed_human``."""
     return "fresh" if recipe.get("regime.kind") == "incremental" else recipe.get("regime.human")
@@ -138,7 +143,7 @@ def closed_form(
     def holds(recipe: Recipe) -> bool:
         return (
             bool(metric)
-            and recipe.get("curation.kind", "none") == "none"
+            and curation_of(recipe) == "none"
             and recipe.get("family.kind") == family
             and recipe.get("loss.kind", "cross_entropy") == loss
             and regime_of(recipe) in regimes

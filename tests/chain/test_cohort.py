@@ -51,6 +51,12 @@ def test_a_chain_does_not_depend_on_its_cohort(tmp_path: Path, monkeypatch: pyte
         "plain": {},
         "tce": {"loss": {"kind": "tce", "gamma": 0.9}},
         "verified": {"curation": {"kind": "verifier", "by": "truth", "select": "typical"}},
+        "several": {
+            "curation": [
+                {"kind": "choice", "of": 3, "reward": "truth", "temperature": 1.0},
+                {"kind": "verifier", "by": "truth", "false_reject": 0.2, "keep": 0.3},
+            ]
+        },
     }.items():
         together = rows(study(7, **changes), tmp_path / name / "together")
         monkeypatch.setattr(cohort_module, "_CHAINS", 2)

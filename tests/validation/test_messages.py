@@ -86,7 +86,7 @@ def test_names_of_other_tools_in_training(key: str, meant: str) -> None:
         ("γ", "did you mean loss.gamma?"),
         ("grid", "did you mean vary?"),
         ("batch_size", "its place is training.batch_size or evaluation.batch_size"),
-        ("temperature", "its place is decoding.temperature"),
+        ("temperature", "or decoding.temperature"),
         ("top-p", "its place is decoding.top_p"),
         ("topk", "its place is decoding.top_k"),
         ("gamma", "its place is loss.gamma or evaluation.signs.gamma"),

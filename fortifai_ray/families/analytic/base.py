@@ -80,6 +80,11 @@ class AnalyticFamily(Section, ABC):
 
     kind: str
 
+    @property
+    def truth_is_known(self) -> bool:
+        """Whether :meth:`truth` can be asked, and :meth:`log_likelihood` with it."""
+        return True
+
     def identity(self) -> dict[str, Any]:
         """What of this family determines a fitted model: its settings, and the source code of a user's own family."""
         return self.model_dump(mode="json")

@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 
 from fortifai_ray.families.analytic.base import AnalyticFamily, Array, Model, Streams
+from fortifai_ray.families.analytic.curating import Written, curated, whole
 from fortifai_ray.families.analytic.recipe import AnalyticRecipe
 from fortifai_ray.losses import CrossEntropy, Loss, PointwiseLoss, TruncatedCrossEntropy, value_and_derivative
 from fortifai_ray.losses.base import LossConfig
-from fortifai_ray.recipe.curation import NoCuration, Surplexity, Verifier, select
 from fortifai_ray.recipe.family import Collapsed, Synthetic
 from fortifai_ray.recipe.regimes import Human, Pool, TrainingSet
 
@@ -50,6 +50,7 @@ class CohortFamily:
     def __init__(self, recipe: AnalyticRecipe, seeds: Sequence[int]) -> None:
         self._recipe, self._family, self._seeds = recipe, recipe.family, tuple(seeds)
         self._samples: dict[str, Array] = {}
+        self._generation = 0  # that wrote last
 
     def human(self) -> Human:
         """As many samples of the truth as the regime uses in all; generation 0 gets the first of them."""
@@ -83,7 +84,8 @@ class CohortFamily:
     def generate(self, model: Arrays, size: float, *, generation: int) -> Synthetic[Arrays]:
         """``size`` samples of each chain's model."""
         assert model.model is not None
-        started, name, count = time.perf_counter(), f"synthetic-{generation}", _whole(size)
+        self._generation = generation
+        started, name, count = time.perf_counter(), f"synthetic-{generation}", whole(size)
         samples = self._family.generate(model.model, count, Streams(self._seeds, generation))
         seconds = self._share(started)
         self._keep(name, samples)
@@ -91,22 +93,24 @@ class CohortFamily:
 
     def curate(self, written: Synthetic[Arrays], size: float, *, model: Arrays, verifier: Arrays) -> Synthetic[Arrays]:
         """The best ``size`` of the written samples, in each chain by its own scores."""
-        curation = self._recipe.curation
-        if not isinstance(curation, Verifier | Surplexity):
-            assert isinstance(curation, NoCuration)
+        steps = self._recipe.curation.steps
+        if not steps:
             return written
-        judge = model if isinstance(curation, Surplexity) else verifier
-        by_truth = isinstance(curation, Verifier) and curation.by == "truth"
-        scorer = self._family.truth() if by_truth else judge.model
-        assert scorer is not None
+        assert model.model is not None
+        assert verifier.model is not None
         samples = self._samples[written.stage.hash]
-        scores = self._family.log_likelihood(scorer, samples)
-        typical = np.median(self._family.log_likelihood(scorer, self._samples[_HUMAN]), axis=1)
-        chosen = select(scores, _whole(size), curation, typical)
-        index = chosen.reshape(*chosen.shape, *[1] * (samples.ndim - 2))
+        items = Written(
+            self._family,
+            samples,
+            np.broadcast_to(np.arange(samples.shape[1]), samples.shape[:2]),
+            self._samples[_HUMAN],
+            {"own": model.model, "generation_0": verifier.model},
+            Streams(self._seeds, self._generation),
+        )
+        kept, measures = curated(steps, size, items)
         name = f"curated-{written.stage.hash}"
-        self._keep(name, np.take_along_axis(samples, index, axis=1))
-        return Synthetic(Arrays(name), Pool(name, np.ones(chosen.shape[1]), synthetic=True))
+        self._keep(name, kept)
+        return Synthetic(Arrays(name, measures), Pool(name, np.ones(kept.shape[1]), synthetic=True))
 
     def _keep(self, name: str, samples: Array) -> None:
         """Keep samples for later training sets; drop those that the regime cannot draw from again."""
@@ -128,11 +132,6 @@ class CohortFamily:
     def _share(self, started: float) -> float:
         """One chain's share of the seconds since ``started``."""
         return (time.perf_counter() - started) / len(self._seeds)
-
-
-def _whole(size: float) -> int:
-    """``size`` rounded up: whether the last sample is used depends on the size of the human part."""
-    return math.ceil(size - 1e-9)
 
 
 def fit_with_loss(family: AnalyticFamily, data: Array, loss: LossConfig, generation: int = 0) -> tuple[Model, Array]:

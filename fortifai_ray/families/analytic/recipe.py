@@ -3,15 +3,16 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Self, Union
 
-from pydantic import Field, PlainValidator, SerializeAsAny, model_validator
+from pydantic import Field, PlainValidator, SerializeAsAny, ValidationError, model_validator
 
 from fortifai_ray.families import KEPT_FRACTION
 from fortifai_ray.families.analytic import ANALYTIC
 from fortifai_ray.families.analytic.base import AnalyticFamily
+from fortifai_ray.families.analytic.curating import varied
 from fortifai_ray.families.analytic.user import UserFamily, validate_user_family
 from fortifai_ray.losses import PointwiseLoss
 from fortifai_ray.metrics import Metric
-from fortifai_ray.recipe.curation import Verifier
+from fortifai_ray.recipe.curation import Judge, measured
 from fortifai_ray.recipe.recipe import Recipe
 
 
@@ -40,14 +41,30 @@ class AnalyticRecipe(Recipe):
         if not isinstance(self.loss, PointwiseLoss):
             raise ValueError(f"loss.kind: {self.loss.kind} gives single samples no weight: use a pointwise loss")
         weighs = self.loss.kind != "cross_entropy"
+        judges = [by for step in self.curation.steps for by in step.judges]
         if isinstance(self.family, UserFamily):
-            by_truth = isinstance(self.curation, Verifier) and self.curation.by == "truth"
-            self.family.check_methods(weighs=weighs, ranks=weighs or self.curation.kind != "none", by_truth=by_truth)
+            self.family.check_methods(weighs=weighs, ranks=weighs or bool(judges), by_truth="truth" in judges)
+        for by in judges:
+            if isinstance(by, Judge):
+                self._check_judge(by)
         return self
+
+    def _check_judge(self, by: Judge) -> None:
+        if by.family is None:
+            raise ValueError("curation.by.model: it is of a language model; {family: …} is right here")
+        if "kind" in by.family:
+            raise ValueError(f"curation.by.family: its kind is the chain's, {self.family.kind}: leave it out")
+        try:
+            varied(self.family, by)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"]))
+            raise ValueError(f"curation.by.family.{key}: {first['msg'].removeprefix('Value error, ')}") from None
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        return tuple(metric.name for metric in (*self.family.metrics, KEPT_FRACTION))
+        curation = measured(self.curation.steps, truth=self.family.truth_is_known)
+        return (*(metric.name for metric in (*self.family.metrics, KEPT_FRACTION)), *curation)
 
     @property
     def declared(self) -> tuple[Metric, ...]:

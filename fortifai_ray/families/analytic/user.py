@@ -29,19 +29,16 @@ a plain name gets no direction, and its onset is interpolated linearly.
 """
 
 import inspect
-import json
-from collections.abc import Callable, Mapping
-from functools import lru_cache
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from pydantic import ConfigDict, ValidationError
+from pydantic import ConfigDict
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.families.analytic.base import AnalyticFamily, Array, Model, Streams
 from fortifai_ray.metrics import Metric, declared, register
-from fortifai_ray.user_code import find_user_code, source_hash
-from fortifai_ray.validation import mistake
+from fortifai_ray.user_code import built, call_of, check_class, find_class, source_hash, takes
 
 _METHODS = {"human": 2, "fit": 1, "evaluate": 1, "generate": 3}
 _OPTIONAL = {
@@ -59,6 +56,10 @@ class UserFamily(AnalyticFamily):
     @property
     def metrics(self) -> tuple[Metric, ...]:  # type: ignore[override]
         return declared(_find(self.kind).metrics)
+
+    @property
+    def truth_is_known(self) -> bool:
+        return all(callable(getattr(_find(self.kind), method, None)) for method in _OPTIONAL)
 
     def identity(self) -> dict[str, Any]:
         """Settings, and a hash of the whole module that defines the class (not of what that module imports)."""
@@ -127,7 +128,7 @@ class UserFamily(AnalyticFamily):
             raise UserError(f"family.kind: {self.kind} has no method {method}: {_OPTIONAL[method]}")
 
     def _require_weights(self) -> None:
-        if not _takes(_find(self.kind).fit, 3):
+        if not takes(_find(self.kind).fit, 3):
             raise self._refused("fit must take fit(data, weights) for a loss other than cross_entropy")
 
     def _refused(self, message: str) -> UserError:
@@ -135,11 +136,8 @@ class UserFamily(AnalyticFamily):
         return UserError(f"family.kind: {self.kind}.{message}")
 
     def _call(self, method: str, *arguments: Any) -> Any:
-        instance = _built(self.kind, json.dumps(self.model_extra or {}, sort_keys=True))
-        try:
-            return getattr(instance, method)(*arguments)
-        except Exception as error:  # a user's code may fail in any way
-            raise self._refused(f"{method} failed: {type(error).__name__}: {error}") from error
+        instance = built(self.kind, "family", self.model_extra or {})
+        return call_of(f"family.kind: {self.kind}.{method}", getattr(instance, method), *arguments)
 
     def _samples(self, method: str, drawn: list[Any], n: int) -> Array:
         samples = self._array(method, drawn)
@@ -161,42 +159,12 @@ def validate_user_family(content: Mapping[str, Any]) -> UserFamily:
     Raises ValidationError, at the key that is wrong.
     """
     kind = content["kind"]
-    settings = {key: value for key, value in content.items() if key != "kind"}
-    try:
-        cls = _find(kind)
-        _check_methods(cls, kind)
-    except ValueError as error:
-        raise mistake("family", "kind", str(error), kind) from None
-    known = inspect.signature(cls).parameters
-    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
-        for key in settings:
-            if key not in known:
-                raise mistake(
-                    "family", key, f"unknown key: {kind} takes {', '.join(known) or 'nothing'}", settings[key]
-                )
-    try:
-        family = UserFamily.model_validate(dict(content))
-        _built(kind, json.dumps(settings, sort_keys=True))
-    except ValidationError:
-        raise
-    except Exception as error:  # a user's code may fail in any way
-        raise mistake("family", "kind", f"{kind} does not take these settings: {error}", kind) from error
-    return family
-
-
-@lru_cache(maxsize=64)
-def _built(kind: str, settings: str) -> Any:
-    return _find(kind)(**json.loads(settings))
+    check_class("family", kind, "family", {k: v for k, v in content.items() if k != "kind"}, _check_methods)
+    return UserFamily.model_validate(dict(content))
 
 
 def _find(kind: str) -> Any:
-    module_name, _, name = kind.partition(":")
-    if not module_name or not name:
-        raise ValueError(f"a family of your own is named module:Class, not {kind!r}")
-    cls = find_user_code(kind, "family")
-    if not inspect.isclass(cls):
-        raise ValueError(f"{kind} is not a class")
-    return cls
+    return find_class(kind, "family")
 
 
 def _check_methods(cls: Any, kind: str) -> None:
@@ -211,17 +179,8 @@ def _check_methods(cls: Any, kind: str) -> None:
         function = getattr(cls, method, None)
         if not callable(function):
             raise ValueError(f"{kind} has no method {method}")
-        if not _takes(function, 1 + arguments):
+        if not takes(function, 1 + arguments):
             raise ValueError(f"{kind}.{method}{inspect.signature(function)} must take self and {arguments} more")
-
-
-def _takes(function: Callable[..., Any], arguments: int) -> bool:
-    """Whether ``function`` can be called with so many arguments by position."""
-    try:
-        inspect.signature(function).bind(*range(arguments))
-    except TypeError:
-        return False
-    return True
 
 
 def _own(generator: np.random.Generator) -> np.random.Generator:

@@ -3,19 +3,20 @@
 import io
 import math
 import time
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
-from fortifai_ray.families.fitting import FitReport, check_finished, curate_step, fit_step, synthetic_folders
+from fortifai_ray.families.curating import Planned, Written, curate_steps
+from fortifai_ray.families.fitting import FitReport, check_finished, fit_step, synthetic_folders
 from fortifai_ray.families.images import evaluation, models, training
 from fortifai_ray.families.images.data import SAMPLES_FILE, HumanData, fetch_samples, open_data, read_written
 from fortifai_ray.families.images.evaluation import prepare_classifier
 from fortifai_ray.families.images.recipe import ImageRecipe
 from fortifai_ray.losses import Loss
-from fortifai_ray.recipe.curation import Surplexity, Verifier, select
 from fortifai_ray.recipe.executor import Executor
 from fortifai_ray.recipe.family import Collapsed, Synthetic
 from fortifai_ray.recipe.regimes import Human, Pool, TrainingSet
@@ -154,34 +155,38 @@ class ImageFamily:
         return Synthetic(stage, Pool(stage.hash, sizes, synthetic=True))
 
     def curate(self, written: Synthetic[Stage], size: float, *, model: Stage, verifier: Stage) -> Synthetic[Stage]:
-        """The best samples by :meth:`score`, as a corpus of their own."""
-        stage = curate_step(
+        """The samples that each step lets pass, by :meth:`score`, as corpora of their own."""
+        return curate_steps(
             self._steps,
             CURATION_VERSION,
-            self._recipe.curation,
+            self._recipe.curation.steps,
             written,
+            size,
             model=model,
             verifier=verifier,
-            inputs={
-                "size": math.ceil(size),
+            inputs=lambda step, needed: {
+                "size": math.ceil(needed),
                 "seed": self._recipe.seed,
                 "data": self._data.hash,
                 "human": canonical_hash(self._human.first.items[:_TYPICAL].tolist()),
             },
-            choose=lambda folder, scorer, curation: self._choose(folder, written, size, scorer, curation),
+            choose=lambda planned, folder: self._choose(planned, folder, {"own": model, "generation_0": verifier}),
+            pool=lambda stage: self._corpus(stage).pool,
         )
-        return written if stage is None else self._corpus(stage)
 
-    def _choose(
-        self, folder: Path, written: Synthetic[Stage], size: float, scorer: Stage, curation: Verifier | Surplexity
-    ) -> dict[str, Any]:
-        started, samples = time.perf_counter(), np.asarray(read_written(written.stage.path))
-        human = self._data.train[self._human.first.items[:_TYPICAL]]
-        typical = float(np.median(self.score(scorer, human)))
-        kept = select(self.score(scorer, samples), math.ceil(size), curation, typical)
+    def _choose(self, planned: Planned, folder: Path, models: Mapping[Any, Stage]) -> dict[str, Any]:
+        started, samples = time.perf_counter(), np.asarray(read_written(planned.corpus.path))
+        items = Written(
+            places=planned.places(len(samples)),
+            content=lambda: samples,
+            score=lambda by: self.score(models[by], samples),
+            score_human=lambda by: self.score(models[by], self._data.train[self._human.first.items[:_TYPICAL]]),
+            seed=self._recipe.seed,
+            corpus=planned.corpus.hash,
+        )
+        kept, outputs = planned.choose(items, math.ceil(planned.needed), folder)
         write_samples(samples[kept], folder)
-        share, seconds = len(kept) / len(samples), time.perf_counter() - started
-        return {"samples": len(kept), "curated_share": share, "generate_seconds": seconds}
+        return {"samples": len(kept), **outputs, "generate_seconds": time.perf_counter() - started}
 
     def score(self, model: Stage, samples: np.ndarray) -> np.ndarray:
         """log p of each sample under a model, or what takes its place: float64 of shape (n,), in nats.

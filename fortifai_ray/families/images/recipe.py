@@ -17,6 +17,7 @@ from fortifai_ray.families import (
 from fortifai_ray.families.images.config import SIZES, EvaluationConfig, FamilyConfig, TrainingConfig, fill_defaults
 from fortifai_ray.losses import Loss, SequenceLoss
 from fortifai_ray.metrics import MODEL, SAMPLES, Metric
+from fortifai_ray.recipe.curation import Content, measured
 from fortifai_ray.recipe.recipe import Recipe
 from fortifai_ray.storage.store import StageStore
 
@@ -122,6 +123,7 @@ class ImageRecipe(Recipe):
 
     kinds: ClassVar[tuple[str, ...]] = ("vae", "diffusion")
     family_class: ClassVar[str] = "fortifai_ray.families.images.family:ImageFamily"
+    items: ClassVar[Content] = "images"
 
     family: FamilyConfig = Field(description="the model and its data")
     samples_per_generation: int = Field(
@@ -149,7 +151,8 @@ class ImageRecipe(Recipe):
     def metrics(self) -> tuple[str, ...]:
         held_out = _VAE if self.family.kind == "vae" else _DIFFUSION
         classes = _CLASSES if self.family.data.labelled else ()
-        return tuple(metric.name for metric in (*held_out, *_SAMPLES, *classes, *_TRAINING, *self.loss.metrics))
+        own = (*held_out, *_SAMPLES, *classes, *_TRAINING, *self.loss.metrics)
+        return (*(metric.name for metric in own), *measured(self.curation.steps, truth=False))
 
     def located(self) -> Self:
         data = self.family.data

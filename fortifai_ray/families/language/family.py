@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +12,8 @@ import numpy as np
 
 from fortifai_ray.engines.checkpoints import AdapterFiles
 from fortifai_ray.engines.corpus import Request
-from fortifai_ray.families.fitting import check_finished, curate_step, fit_step, synthetic_folders
+from fortifai_ray.families.curating import Planned, Written, curate_steps
+from fortifai_ray.families.fitting import check_finished, fit_step, synthetic_folders
 from fortifai_ray.families.language import data, models, prompts, scoring, training
 from fortifai_ray.families.language.blocks import Blocks
 from fortifai_ray.families.language.config import Pack
@@ -19,7 +21,7 @@ from fortifai_ray.families.language.corpus import Corpus, open_corpus
 from fortifai_ray.families.language.measures import Measures, together
 from fortifai_ray.families.language.recipe import LanguageRecipe
 from fortifai_ray.losses import Loss
-from fortifai_ray.recipe.curation import Surplexity, Verifier, select
+from fortifai_ray.recipe.curation import blocks
 from fortifai_ray.recipe.executor import Executor
 from fortifai_ray.recipe.family import Collapsed, Synthetic
 from fortifai_ray.recipe.regimes import Human, Pool, TrainingSet
@@ -232,20 +234,29 @@ class LanguageFamily:
         return Synthetic(stage, self._pool(stage), () if signs is None else (signs,))
 
     def _rows(self, size: float) -> int:
-        return max(
+        rows = max(
             math.ceil(size / self._recipe.decoding.max_new_tokens),
             self._recipe.evaluation.sample_texts,
             self._sign_rows(),
             1,  # in a chain's last generation, of which nothing else is asked: no corpus is without rows
         )
+        return math.ceil(rows / self._of_each_prompt) * self._of_each_prompt
+
+    @property
+    def _of_each_prompt(self) -> int:
+        """Rows that continue one prompt, of which curation chooses."""
+        return max(blocks(self._recipe.curation.steps), default=1)
 
     def _prompts(self, training_set: TrainingSet, rows: int, generation: int) -> prompts.Prompts:
         """The prompts of ``rows`` rows of a generation that was trained on ``training_set``."""
-        recipe = self._recipe
+        recipe, each = self._recipe, self._of_each_prompt
+        rows //= each
         if recipe.decoding.prompts == "training_set":
-            return prompts.from_training_set(training_set, rows, recipe.seed, generation, recipe.decoding, self._pack)
-        first = TrainingSet((self._human.first,))
-        return prompts.from_human(first, rows, recipe.seed, recipe.decoding, self._block_size, self._pack)
+            drawn = prompts.from_training_set(training_set, rows, recipe.seed, generation, recipe.decoding, self._pack)
+        else:
+            first = TrainingSet((self._human.first,))
+            drawn = prompts.from_human(first, rows, recipe.seed, recipe.decoding, self._block_size, self._pack)
+        return drawn.repeated(each)
 
     def check_prompts(self) -> None:
         """Raise :class:`UserError` where the prompts of a generation do not suffice (:func:`prompts.check`). Where they
@@ -268,7 +279,7 @@ class LanguageFamily:
                 written = len(self._prompts(training_set, rows, generation))
                 kept = np.full(min(written, math.ceil(size / step)), step)
                 pools.append(Pool(f"generation {generation}", kept, synthetic=True))
-            prompts.check(length, rows, different, generation, decoding, self._pack)
+            prompts.check(length, rows // self._of_each_prompt, different, generation, decoding, self._pack)
 
     def copied_prompts(self) -> str | None:
         """What is to be said of generation 0's rows that will be copies (:func:`prompts.copies`)."""
@@ -285,35 +296,38 @@ class LanguageFamily:
         return math.ceil(tokens / self._recipe.decoding.max_new_tokens)
 
     def curate(self, written: Synthetic[Stage], size: float, *, model: Stage, verifier: Stage) -> Synthetic[Stage]:
-        """The best rows by log-likelihood per generated token, as a corpus of their own."""
-        stage = curate_step(
+        """The rows that each step lets pass, by log-likelihood per generated token, as corpora of their own."""
+        return curate_steps(
             self._steps,
             scoring.CURATION_VERSION,
-            self._recipe.curation,
+            self._recipe.curation.steps,
             written,
+            size,
             model=model,
             verifier=verifier,
-            inputs={"human": canonical_hash(self._human.first.items.tolist()), "block_size": self._block_size},
-            choose=lambda folder, scorer, curation: self._choose(folder, written, scorer, curation),
+            inputs=lambda step, needed: {
+                "human": canonical_hash(self._human.first.items.tolist()),
+                "block_size": self._block_size,
+            },
+            choose=lambda planned, folder: self._choose(planned, folder, {"own": model, "generation_0": verifier}),
+            pool=self._pool,
         )
-        return written if stage is None else Synthetic(stage, self._pool(stage))
 
-    def _choose(
-        self, folder: Path, written: Synthetic[Stage], scorer: Stage, curation: Verifier | Surplexity
-    ) -> dict[str, Any]:
-        started, files = time.perf_counter(), self._files(scorer)
+    def _choose(self, planned: Planned, folder: Path, models: Mapping[Any, Stage]) -> dict[str, Any]:
+        started, table = time.perf_counter(), data.read_corpus(planned.corpus.path / "corpus")
         sizes = {"batch_size": self._recipe.evaluation.batch_size, "threads": self._executor.threads}
-        table = data.read_corpus(written.stage.path / "corpus")
-        scores = self._executor.score(scoring.row_scores, files, table, **sizes)
         human = self.corpus.blocks(self.corpus.train, self._block_size)[self._human.first.items[:_TYPICAL_BLOCKS]]
-        typical = self._executor.score(scoring.block_scores, files, human, **sizes)
-        kept = select(scores, math.ceil(curation.keep * len(scores)), curation, float(np.median(typical)))
+        items = Written(
+            places=table["row"].to_numpy()[None],
+            content=lambda: self.corpus.decode(table["generated_ids"].to_pylist()),
+            score=lambda by: self._executor.score(scoring.row_scores, self._files(models[by]), table, **sizes),
+            score_human=lambda by: self._executor.score(scoring.block_scores, self._files(models[by]), human, **sizes),
+            seed=self._recipe.seed,
+            corpus=planned.corpus.hash,
+        )
+        kept, outputs = planned.choose(items, math.ceil(planned.step.share * len(table)), folder)
         data.write_corpus(table.take(kept), folder / "corpus")
-        return {
-            "curated_rows": len(kept),
-            "curated_share": len(kept) / len(scores),
-            "generate_seconds": time.perf_counter() - started,
-        }
+        return {"curated_rows": len(kept), **outputs, "generate_seconds": time.perf_counter() - started}
 
     def _pool(self, stage: Stage) -> Pool:
         lengths = np.asarray(data.read_generated(stage.path / "corpus").value_lengths())

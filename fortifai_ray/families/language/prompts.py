@@ -40,6 +40,12 @@ class Prompts:
     def __len__(self) -> int:
         return len(self.starts)
 
+    def repeated(self, times: int) -> "Prompts":
+        """Each prompt so many times, one after the other: rows of which a curation chooses one."""
+        if times == 1:
+            return self
+        return Prompts(self.source, np.repeat(self.starts, times), {**self.identity, "rows_of_each_prompt": times})
+
 
 def check(length: int, rows: int, different: int, generation: int, decoding: DecodingConfig, pack: Pack) -> None:
     """Check that a generation can get ``rows`` prompts from its text of ``length`` tokens with ``different`` contexts.

@@ -10,7 +10,7 @@ from fortifai_ray.errors import UserError
 from fortifai_ray.families import KEPT_FRACTION, MEAN_TARGET_PROBABILITY, TRAIN_LOSS
 from fortifai_ray.families.language.config import CorpusConfig, EvaluationConfig, ModelConfig, TrainingConfig
 from fortifai_ray.metrics import CORPUS, MODEL, TRAINING, Metric, metric
-from fortifai_ray.recipe.curation import Verifier
+from fortifai_ray.recipe.curation import Content, measured
 from fortifai_ray.recipe.recipe import Recipe, Unit
 from fortifai_ray.storage.store import StageStore
 from fortifai_ray.validation import Section, hint
@@ -95,6 +95,7 @@ class LanguageRecipe(Recipe):
 
     kinds: ClassVar[tuple[str, ...]] = ("language",)
     family_class: ClassVar[str] = "fortifai_ray.families.language.family:LanguageFamily"
+    items: ClassVar[Content] = "texts"
     unit: ClassVar[Unit] = "tokens"
     uses_engines: ClassVar[bool] = True
 
@@ -201,7 +202,8 @@ class LanguageRecipe(Recipe):
     @property
     def metrics(self) -> tuple[str, ...]:
         own = [each for each in METRICS if each is not KEPT_EPOCH or self.training.keep == "best"]
-        return (*(each.name for each in (*own, *self.loss.metrics)), *self.evaluation.metrics)
+        curation = measured(self.curation.steps, truth=False)
+        return (*(each.name for each in (*own, *self.loss.metrics)), *self.evaluation.metrics, *curation)
 
     @property
     def declared(self) -> tuple[Metric, ...]:
@@ -273,10 +275,17 @@ class LanguageRecipe(Recipe):
             family.measures.check()
         except UserError as error:
             raise UserError(f"{source}: evaluation.benchmarks: {error}") from None
-        if isinstance(self.curation, Verifier) and self.curation.by == "truth":
-            raise UserError(f"{source}: curation.by: the truth of a text is not known; generation_0 is right here")
+        self._check_curation(source)
         self._check_lengths(source)
         self._check_training(source)
+
+    def _check_curation(self, source: str) -> None:
+        for step in self.curation.steps:
+            if step.candidates > 1 and self.decoding.deterministic:
+                raise UserError(
+                    f"{source}: curation.of: a deterministic decoding ({self.decoding.deterministic}) writes the "
+                    "same row from the same prompt, and leaves no choice; a decoding that draws is right"
+                )
 
     def describe(self, prepared: str | None, store: StageStore) -> tuple[str, ...]:
         from fortifai_ray.engines.in_process import InProcess

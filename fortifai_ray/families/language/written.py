@@ -28,10 +28,10 @@ def read_written(source: WrittenBy) -> list[str]:
         row = _row(study, source)
     written = _stage(store, row["synthetic_stage"], study)
     manifest = json.loads((written.path / "manifest.json").read_text())
+    while manifest["kind"] == "curate":  # its rows are those that were kept; only the whole corpus names its tokenizer
+        whole = _stage(store, manifest["inputs"]["written"], study)
+        manifest = json.loads((whole.path / "manifest.json").read_text())
     inputs = manifest["inputs"]
-    if manifest["kind"] == "curate":  # its rows are those that were kept; only the whole corpus names its tokenizer
-        whole = _stage(store, inputs["written"], study)
-        inputs = json.loads((whole.path / "manifest.json").read_text())["inputs"]
     tokenizer = _tokenizer(_stage(store, inputs["corpus"], study))
     rows = pq.read_table(written.path / "corpus", columns=["row", "generated_ids"]).sort_by("row")
     texts: list[str] = tokenizer.decode_batch(rows["generated_ids"].to_pylist(), skip_special_tokens=True)

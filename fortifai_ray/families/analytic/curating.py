@@ -1,0 +1,112 @@
+"""What a cohort shows the steps of its curation, and the samples that they leave of those that were written."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from fortifai_ray.errors import UserError
+from fortifai_ray.families.analytic.base import AnalyticFamily, Array, Model, Streams
+from fortifai_ray.families.analytic.user import UserFamily, validate_user_family
+from fortifai_ray.recipe.curation import PLAUSIBLE, By, Judge, Kept, Step, apply, blocks, sizes, together
+
+
+def whole(size: float) -> int:
+    """``size`` rounded up: whether the last sample is used depends on the size of the human part."""
+    return math.ceil(size - 1e-9)
+
+
+@dataclass(frozen=True)
+class Written:
+    """The samples of a generation, before its curation or between two of its steps.
+
+    Attributes:
+        samples: (B, n, …) of each chain.
+        places: (B, n) their numbers among those that were written.
+        human: (B, m, …) the human data of each chain.
+        models: ``generation_0`` and ``own`` (the model that wrote the samples), by name.
+        streams: the random numbers of the generation.
+        purpose: of the step, to which its random numbers belong.
+    """
+
+    family: AnalyticFamily
+    samples: Array
+    places: np.ndarray
+    human: Array
+    models: Mapping[str, Model]
+    streams: Streams
+    purpose: str = "curation"
+
+    def contents(self) -> Sequence[Any]:
+        return list(self.samples)
+
+    def _model(self, by: By) -> Model:
+        if isinstance(by, Judge):
+            return varied(self.family, by).truth()
+        return self.family.truth() if by == "truth" else self.models[by]
+
+    def scores(self, by: By) -> np.ndarray:
+        return self.family.log_likelihood(self._model(by), self.samples)
+
+    def typical(self, by: By) -> np.ndarray:
+        return np.median(self.family.log_likelihood(self._model(by), self.human), axis=1)
+
+    def plausible(self) -> np.ndarray | None:
+        return self._plausible
+
+    @cached_property
+    def _plausible(self) -> np.ndarray | None:
+        if not self.family.truth_is_known:
+            return None
+        of_human = self.family.log_likelihood(self.family.truth(), self.human)
+        return self.scores("truth") >= np.quantile(of_human, PLAUSIBLE, axis=1)[:, None]
+
+    def generators(self) -> Iterator[np.random.Generator]:
+        return self.streams.generators(self.purpose)
+
+
+def varied(family: AnalyticFamily, by: Judge) -> AnalyticFamily:
+    """The family of a judge: the chain's own with some of its keys changed. ValidationError for keys it lacks."""
+    content = {**family.model_dump(), **(by.family or {})}
+    return validate_user_family(content) if isinstance(family, UserFamily) else type(family).model_validate(content)
+
+
+def curated(steps: Sequence[Step], size: float, written: Written) -> tuple[Array, dict[str, Any]]:
+    """(B, size, …) The samples that all steps leave, and the curation's measures, (B,) each.
+
+    Chains of one array have as many samples each: where a step lets fewer pass than are needed, those are repeated in
+    turn, so that each is there as often as the others, or once more.
+
+    Raises:
+        UserError: a step lets nothing pass.
+    """
+    measures: list[Mapping[str, Any]] = []
+    planned = zip(steps, sizes(steps, size), blocks(steps), strict=True)
+    for number, (step, needed, block) in enumerate(planned):
+        items = replace(written, purpose=f"curation {number}")
+        selection = apply(step, items, whole(needed), block)
+        measures.append(selection.measures)
+        chosen = _filled(selection.passed, whole(needed), step, written.streams)
+        index = chosen.reshape(*chosen.shape, *[1] * (written.samples.ndim - 2))
+        written = replace(
+            written,
+            samples=np.take_along_axis(written.samples, index, axis=1),
+            places=np.take_along_axis(written.places, chosen, axis=1),
+        )
+    return written.samples, together(measures)
+
+
+def _filled(passed: Kept, count: int, step: Step, streams: Streams) -> np.ndarray:
+    """(B, count) Of each chain the first indices, in turn where they are fewer."""
+    if isinstance(passed, np.ndarray) and passed.shape[1] == count:
+        return passed
+    for seed, own in zip(streams.seeds, passed, strict=True):
+        if count and not len(own):
+            raise UserError(
+                f"curation: {step.kind} lets none of the samples pass that seed {seed} wrote in generation "
+                f"{streams.generation}: more samples, a smaller share to keep, or a smaller error rate is right"
+            )
+    return np.stack([np.sort(np.resize(own, count)) for own in passed])

@@ -1,0 +1,135 @@
+"""The curation of families whose corpora are stages: each step's corpus is a stage, made of the one before."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fortifai_ray.recipe.curation import KEPT, PRECISION, RECALL, By, Step, apply, blocks, sizes, together
+from fortifai_ray.recipe.family import Synthetic
+from fortifai_ray.recipe.regimes import Pool
+from fortifai_ray.seeds import generator
+from fortifai_ray.storage.steps import Steps
+from fortifai_ray.storage.store import Stage, StageKey
+
+LOG = "curation.json"  # in a curated corpus: what was read, what passed
+_MEASURES = (KEPT, PRECISION, RECALL)
+
+
+@dataclass(frozen=True)
+class Written:
+    """One chain's items, as a step sees them (:class:`fortifai_ray.recipe.curation.Items`), scored when asked.
+
+    Attributes:
+        places: (1, n) their numbers among those that were written.
+        content: gives the n items.
+        score: log-likelihoods of the items under a model, (n,).
+        score_human: those of human training data, (m,).
+        seed: of the chain.
+        corpus: the stage that holds the items.
+    """
+
+    places: np.ndarray
+    content: Callable[[], Any]
+    score: Callable[[By], np.ndarray]
+    score_human: Callable[[By], np.ndarray]
+    seed: int
+    corpus: str
+    _known: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def contents(self) -> Sequence[Any]:
+        return [self.content()]
+
+    def scores(self, by: By) -> np.ndarray:
+        known = self._known.get(repr(by))
+        if known is None:
+            known = self._known[repr(by)] = self.score(by)[None]
+        return known
+
+    def typical(self, by: By) -> np.ndarray:
+        return np.array([np.median(self.score_human(by))])
+
+    def plausible(self) -> np.ndarray | None:
+        return None
+
+    def generators(self) -> Iterator[np.random.Generator]:
+        yield generator(self.seed, "curation", self.corpus)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A step at work: the corpus that it reads, the units that it must leave, and the items that share a prompt."""
+
+    step: Step
+    corpus: Stage
+    needed: float
+    block: int
+
+    def places(self, count: int) -> np.ndarray:
+        """(1, count) The numbers of the corpus's items among those that were written, by the log of the step before."""
+        log = self.corpus.path / LOG
+        if not log.is_file():
+            return np.arange(count)[None]
+        return np.array(json.loads(log.read_text(encoding="utf-8"))["passed_rows"][:count])[None]
+
+    def choose(self, items: Written, count: int, folder: Path) -> tuple[np.ndarray, dict[str, Any]]:
+        """The indices of the items to be trained on, at most ``count``, and the stage's outputs, but for its sizes;
+        what passed is logged in ``folder``."""
+        selection = apply(self.step, items, count, self.block)
+        (passed,), (places,) = selection.passed, items.places
+        kept = passed[:count]
+        measures = {name: float(values[0]) for name, values in selection.measures.items()}
+        summary = {"kind": self.step.kind, "read": len(places), "passed": len(passed), "kept": len(kept), **measures}
+        log = {**summary, "step": self.step.identity(), "passed_rows": places[passed].tolist()}
+        (folder / LOG).write_text(json.dumps(log), encoding="utf-8")
+        return kept, {**measures, "details": {"curation": [summary]}}
+
+
+def curate_steps(
+    steps: Steps,
+    version: int,
+    curation: Sequence[Step],
+    written: Synthetic[Stage],
+    size: float,
+    *,
+    model: Stage,
+    verifier: Stage,
+    inputs: Callable[[Step, float], Mapping[str, Any]],
+    choose: Callable[[Planned, Path], Mapping[str, Any]],
+    pool: Callable[[Stage], Pool],
+) -> Synthetic[Stage]:
+    """The corpus that every step of a curation leaves of ``written``: a stage for each step.
+
+    Args:
+        size: units that are to remain; a step's own are :func:`fortifai_ray.recipe.curation.sizes`.
+        inputs: the family's own share of the key of a step that must leave so many units.
+        choose: writes a step's corpus into a folder, and returns the stage's outputs.
+        pool: of a curated corpus.
+    """
+    if not curation:
+        return written
+    done: list[Stage] = []
+    for step, needed, block in zip(curation, sizes(curation, size), blocks(curation), strict=True):
+        corpus = done[-1] if done else written.stage
+        scorer = model if "own" in step.judges else verifier
+        key = {
+            "written": corpus.hash,
+            "scorer": scorer.hash,
+            "curation": step.identity(),
+            **inputs(step, needed),
+            **({"block": block} if block > 1 else {}),
+        }
+        planned = Planned(step, corpus, needed, block)
+        done.append(steps.run(StageKey("curate", version, key), "curate", partial(choose, planned)))
+    last, details = (
+        done[-1],
+        [one for stage in done for one in (stage.outputs.get("details") or {}).get("curation", ())],
+    )
+    outputs = {**last.outputs, **together([stage.outputs for stage in done]), "details": {"curation": details}}
+    beside = [{key: value for key, value in one.outputs.items() if key not in (*_MEASURES, "details")} for one in done]
+    before = [replace(stage, outputs=rest) for stage, rest in zip(done[:-1], beside[:-1], strict=True)]
+    return Synthetic(replace(last, outputs=outputs), pool(last), tuple(before))

@@ -1,0 +1,159 @@
+"""Curation: which of the synthetic data a generation wrote may enter the next training set.
+
+A curated chain generates more than it needs, and trains on what each of its steps lets pass. A family shows its items
+(:class:`Items`): what they are, how likely they are under a model; the steps are the same for every family. One step
+is a section, ``curation: {kind: verifier, keep: 0.5}``, several are a list of them, each of which takes what the one
+before kept.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Union
+
+from pydantic import ConfigDict, PlainValidator, RootModel, SerializeAsAny, TypeAdapter
+
+from fortifai_ray.recipe.curation.base import (
+    KEPT,
+    METRICS,
+    PLAUSIBLE,
+    PRECISION,
+    RECALL,
+    By,
+    Content,
+    Items,
+    Judge,
+    Kept,
+    Selection,
+    Step,
+    apply,
+    together,
+)
+from fortifai_ray.recipe.curation.kinds import Choice, NoCuration, RewardFunction, Surplexity, Verifier, select
+from fortifai_ray.recipe.curation.user import UserStep, validate_user_step
+from fortifai_ray.validation import hint, mistake
+
+__all__ = [
+    "KEPT",
+    "METRICS",
+    "PLAUSIBLE",
+    "PRECISION",
+    "RECALL",
+    "By",
+    "Choice",
+    "Content",
+    "Curation",
+    "Items",
+    "Judge",
+    "Kept",
+    "NoCuration",
+    "RewardFunction",
+    "Selection",
+    "Several",
+    "Step",
+    "Surplexity",
+    "UserStep",
+    "Verifier",
+    "apply",
+    "blocks",
+    "measured",
+    "select",
+    "sizes",
+    "sources",
+    "together",
+]
+
+_STEPS = (Verifier, Surplexity, Choice)
+_KINDS: dict[str, type[Step]] = {"none": NoCuration, **{step.model_fields["kind"].default: step for step in _STEPS}}
+
+
+class Several(RootModel[tuple[SerializeAsAny[Step], ...]]):
+    """Two steps or more, each of which takes what the one before kept."""
+
+    model_config = ConfigDict(frozen=True)
+
+    @property
+    def kind(self) -> str:
+        """For people and for what asks whether anything is curated."""
+        return " + ".join(step.kind for step in self.root)
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        return self.root
+
+    def to_generate(self, size: float) -> float:
+        """Units to generate so that ``size`` of them remain after all steps."""
+        return self.root[0].to_generate(sizes(self.root, size)[0])
+
+
+def sizes(steps: Sequence[Step], size: float) -> list[float]:
+    """Units that each step must leave, so that ``size`` remain after the last."""
+    after = [size]
+    for step in reversed(steps[1:]):
+        after.append(step.to_generate(after[-1]))
+    return after[::-1]
+
+
+def blocks(steps: Sequence[Step]) -> list[int]:
+    """For each step, how many items written one after the other share a prompt, by it and the choices before it."""
+    found, block = [], 1
+    for step in steps:
+        block *= step.candidates
+        found.append(block)
+    return found
+
+
+def sources(steps: Sequence[Step]) -> dict[str, Any]:
+    """What a stage's key needs to know of a user's code in a curation; empty where there is none."""
+    found = [step.source for step in steps]
+    return {"curation": found} if any(found) else {}
+
+
+def measured(steps: Sequence[Step], *, truth: bool) -> tuple[str, ...]:
+    """The metrics of a curation, of a family whose truth is known or not."""
+    each = [(KEPT, *((PRECISION, RECALL) if truth or step.own_truth else ())) for step in steps]
+    numbered = [f"{name}_{number}" for number, names in enumerate(each, start=1) for name in names]
+    return (*dict.fromkeys(name for names in each for name in names), *(numbered if len(steps) > 1 else ()))
+
+
+def _one(value: Any) -> Step:
+    if isinstance(value, Step):
+        return value
+    if not isinstance(value, Mapping):
+        raise ValueError(
+            f"a curation is a section such as {{kind: verifier, keep: 0.5}}, or a list of them, not {value!r}"
+        )
+    kind = value.get("kind")
+    if isinstance(kind, str) and ":" in kind:
+        return validate_user_step(value)
+    if kind is None:
+        raise mistake("curation", "kind", f"this key is needed and missing (kinds: {', '.join(_KINDS)})", value)
+    if not isinstance(kind, str) or kind not in _KINDS:
+        own = "a step of your own is named module:Class"
+        raise mistake("curation", "kind", f"there is no {kind}{hint(str(kind), _KINDS)}; {own}", kind)
+    return _KINDS[kind].model_validate(value)
+
+
+_LIST = TypeAdapter(list[Annotated[Step, PlainValidator(_one)]])
+
+
+def _validate(value: Any) -> Step | Several:
+    if isinstance(value, Several):
+        return value
+    if not isinstance(value, list | tuple):
+        return _one(value)
+    steps = _LIST.validate_python(value)
+    if not steps:
+        raise ValueError("this list of steps is empty: {kind: none} is right where nothing is curated")
+    for number, step in enumerate(steps):
+        if not step.steps:
+            raise mistake("curation", f"{number}.kind", "none keeps everything: leave it out of the list", "none")
+    return steps[0] if len(steps) == 1 else Several(tuple(steps))
+
+
+_AnyStep: Any = Union[(NoCuration, *_STEPS, UserStep)]
+
+Curation = Annotated[
+    Step | Several,
+    PlainValidator(_validate, json_schema_input_type=_AnyStep | list[_AnyStep]),
+    SerializeAsAny(),
+]
+"""One step, validated by its ``kind`` (of this package, or a path ``module:Class``), or a list of them."""

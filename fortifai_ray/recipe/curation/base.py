@@ -1,0 +1,197 @@
+"""What the steps of a curation share: what they see of the written items, and how what they keep is measured."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from fortifai_ray.metrics import CORPUS, Metric
+from fortifai_ray.validation import Section, hint
+
+Content = Literal["samples", "texts", "images"]
+"""What a family's items are, for a step: samples of an analytic family are arrays of numbers."""
+
+KEPT, PRECISION, RECALL = "curated_kept", "curation_precision", "curation_recall"
+_SOURCE = "fortifai_ray.recipe.curation"
+METRICS = (
+    Metric(KEPT, "share", "items that every step of the curation let pass, over those written", _SOURCE, group=CORPUS),
+    Metric(
+        PRECISION,
+        "share",
+        "of the items that curation let pass, those that are true (docs/curation.md says what is, for each step)",
+        _SOURCE,
+        "below",
+        group=CORPUS,
+    ),
+    Metric(RECALL, "share", "of the true items written, those that curation let pass", _SOURCE, group=CORPUS),
+)
+
+PLAUSIBLE = 0.05
+"""An item is *plausible* where its likelihood under the truth is at least the quantile at this level of the human
+data's: of human items, 5% are not."""
+
+NAMED = ("generation_0", "own", "truth")
+
+
+class Judge(Section):
+    """A model that scores items and is none of the chain's: one of these keys."""
+
+    model: Mapping[str, Any] | None = Field(None, description="another causal LM: {path: folder} or {hub: name}")
+    family: Mapping[str, Any] | None = Field(
+        None,
+        description="keys in which an analytic family differs from the chain's, e.g. {signal: 1.2}: the truth of that "
+        "family, as of a verifier that errs systematically",
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.model is None) == (self.family is None):
+            raise ValueError("give one of model (of a language model) and family (of an analytic one)")
+        return self
+
+
+By = Literal["generation_0", "own", "truth"] | Judge
+
+
+def checked_judge(value: Any) -> Any:
+    """The judge that a study file names; ValueError for one that does not exist."""
+    if isinstance(value, Mapping):
+        return Judge.model_validate(value)
+    if isinstance(value, str) and value not in NAMED:
+        raise ValueError(f"there is no judge {value!r}{hint(value, NAMED)}; another is {{model: …}} or {{family: …}}")
+    return value
+
+
+class Items(Protocol):
+    """What a family shows a step of the items that B chains wrote, n each; B is 1 but for a cohort of arrays."""
+
+    @property
+    def places(self) -> np.ndarray:
+        """(B, n) The number of each item among those that were written, ascending: steps before may have left gaps."""
+
+    def contents(self) -> Sequence[Any]:
+        """Each chain's items: an array (n, …) of samples or images, or n texts."""
+
+    def scores(self, by: By) -> np.ndarray:
+        """(B, n) Log-likelihood of each item in nats (the mean per generated token of a text)."""
+
+    def typical(self, by: By) -> np.ndarray:
+        """(B,) The median score of human training data."""
+
+    def plausible(self) -> np.ndarray | None:
+        """(B, n) Whether each item is plausible under the truth (:data:`PLAUSIBLE`); None where no truth is known."""
+
+    def generators(self) -> Iterator[np.random.Generator]:
+        """A generator per chain, by its seed, the generation and the step; draw from one before taking the next."""
+
+
+Kept = Sequence[np.ndarray] | np.ndarray
+"""Of each chain, the indices of the items that a step let pass: ascending, each (k,)."""
+
+
+class Step(Section):
+    """One step: from items that a generation wrote, or that the step before kept, to those that it lets pass."""
+
+    takes: ClassVar[tuple[Content, ...]] = ("samples", "texts", "images")
+    judged_by: ClassVar[str] = "by"  # the key that names its judge
+    own_truth: ClassVar[bool] = False  # whether :meth:`truth` is known whatever the family
+
+    kind: str
+
+    @property
+    def share(self) -> float:
+        """The share of the items that it keeps, as planned: so many more are generated, and no more are trained on."""
+        return 1.0
+
+    @property
+    def steps(self) -> "tuple[Step, ...]":
+        """The steps of a curation that is one step: itself."""
+        return (self,)
+
+    @property
+    def candidates(self) -> int:
+        """How many items are written for each prompt, of which it keeps one."""
+        return 1
+
+    @property
+    def judges(self) -> tuple[By, ...]:
+        """The models under which it scores items, as far as they are known beforehand."""
+        return ()
+
+    def to_generate(self, size: float) -> float:
+        """Units to generate so that ``size`` of them remain."""
+        return math.ceil(size / self.share)
+
+    @property
+    def source(self) -> str | None:
+        """A hash of a user's code behind it."""
+        return None
+
+    def identity(self) -> dict[str, Any]:
+        """What of this step determines a corpus: its settings, and the source code of a user's own."""
+        return {**self.model_dump(mode="json"), **({"source": self.source} if self.source else {})}
+
+    def let_pass(self, items: Items, count: int, block: int) -> Kept:
+        """What passes, of which the first ``count`` are trained on.
+
+        ``block``: numbers of written items that share a prompt, with those of the choices before this step.
+        """
+        raise NotImplementedError
+
+    def truth(self, items: Items) -> np.ndarray | None:
+        """(B, n) Which items ought to pass; None where that is unknown."""
+        return items.plausible()
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What one step let pass, and its measures of each chain: (B,), None where unknown."""
+
+    passed: Kept
+    kept: np.ndarray
+    precision: np.ndarray | None
+    recall: np.ndarray | None
+
+    @property
+    def measures(self) -> dict[str, np.ndarray]:
+        """By metric, without what is unknown."""
+        found = {KEPT: self.kept, PRECISION: self.precision, RECALL: self.recall}
+        return {name: values for name, values in found.items() if values is not None}
+
+
+def apply(step: Step, items: Items, count: int, block: int = 1) -> Selection:
+    """One step's selection, measured against the truth."""
+    passed, total = step.let_pass(items, count, block), items.places.shape[1]
+    kept = np.array([len(own) / total if total else np.nan for own in passed])
+    true = step.truth(items)
+    if true is None:
+        return Selection(passed, kept, None, None)
+    hits = np.array([own_true[own].sum() for own_true, own in zip(true, passed, strict=True)], dtype=np.float64)
+    return Selection(passed, kept, _ratio(hits, kept * total), _ratio(hits, true.sum(1)))
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """1 where there is nothing to be wrong, or to be lost."""
+    return np.divide(part, whole, out=np.ones(len(part)), where=whole > 0)
+
+
+def together(steps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The measures of a whole curation from those of its steps: numbers or arrays (B,), None where unknown.
+
+    What passes all steps is the product of the shares, and so is the recall. The precision is that of the last step
+    which knows its truth. Of several steps each has its own measures too, numbered from 1.
+    """
+    whole: dict[str, Any] = {}
+    for step in steps:
+        for name in (KEPT, RECALL):
+            if (value := step.get(name)) is not None:
+                whole[name] = whole.get(name, 1.0) * value
+        if (value := step.get(PRECISION)) is not None:
+            whole[PRECISION] = value
+    if len(steps) > 1:
+        for number, step in enumerate(steps, start=1):
+            whole |= {f"{name}_{number}": step[name] for name in (KEPT, PRECISION, RECALL) if name in step}
+    return whole

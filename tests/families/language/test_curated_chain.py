@@ -1,0 +1,84 @@
+"""A language chain under a list of curation steps: what each reads and keeps, its stages and its measures, from end to
+end without Ray."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fortifai_ray.chain.chain import ChainTask, run_chain
+from fortifai_ray.engines.in_process import InProcess
+from fortifai_ray.families.language.data import read_corpus
+from fortifai_ray.storage.steps import Steps
+from fortifai_ray.storage.store import StageStore
+from fortifai_ray.study.study import Study, make_study
+from fortifai_ray.sweep.preflight import check_study
+
+CONTENT: dict[str, Any] = {
+    "name": "curated",
+    "family": {
+        "kind": "language",
+        "model": {"preset": "llama-tiny", "vocab_size": 512, "hidden_size": 32, "layers": 1},
+    },
+    "corpus": {"source": "pydoc", "train_tokens": 1024},
+    "decoding": {"temperature": 1.0, "max_new_tokens": 16, "context_tokens": 8},
+    "training": {"epochs": 1, "batch_size": 4, "block_size": 64, "learning_rate": 1e-3},
+    "evaluation": {"sample_texts": 2},
+    "engine": {"kind": "huggingface"},
+    "generations": 2,
+    "collapse": {"metric": "perplexity", "threshold": 2.0, "direction": "above"},
+    "curation": [
+        {"kind": "choice", "of": 2, "reward": "my_curation:letters"},
+        {"kind": "my_curation:Short", "words": 12},
+        {"kind": "verifier", "by": "own", "keep": 0.5},
+    ],
+}
+
+
+@pytest.fixture(autouse=True)
+def _beside_the_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "recipe"))
+
+
+def chain(study: Study, store: StageStore, steps: Steps) -> list[Any]:
+    return list(run_chain(ChainTask.of(study, study.chains[0], check_study(study, store)), steps, InProcess()))
+
+
+def test_a_list_of_steps(tmp_path: Path) -> None:
+    """Two rows for each prompt, of which the longer is kept; then the short ones of those; then the likelier half.
+    The measures are those of the rows, the second generation trains on what is left, and a replay finds every stage."""
+    study, store = make_study(CONTENT, "curated.yaml"), StageStore(tmp_path)
+    first, second = chain(study, store, Steps(store))
+
+    stages = [first.row["synthetic_stage"]]
+    while (manifest := json.loads((store.path(stages[-1]) / "manifest.json").read_text()))["kind"] == "curate":
+        stages.append(manifest["inputs"]["written"])
+    likely, short, longer, written = (read_corpus(store.path(stage) / "corpus") for stage in stages)
+    prompts = written["prompt_ids"].to_pylist()
+    assert prompts[::2] == prompts[1::2]
+    assert len({tuple(prompt) for prompt in prompts}) > len(prompts) // 4
+    assert written["seed"].to_pylist()[:2] != written["seed"].to_pylist()[1:3]
+
+    logs = [json.loads((store.path(stage) / "curation.json").read_text()) for stage in stages[:3]]
+    assert [log["kind"] for log in logs] == ["verifier", "my_curation:Short", "choice"]
+    assert longer["row"].to_pylist() == logs[2]["passed_rows"]
+    assert [row // 2 for row in longer["row"].to_pylist()] == list(range(len(written) // 2))
+    assert set(short["row"].to_pylist()) <= set(longer["row"].to_pylist())
+    assert len(likely) == -(-len(short) // 2)
+
+    shares = [len(after) / len(before) for after, before in ((longer, written), (short, longer), (likely, short))]
+    assert [first.row[f"curated_kept_{number}"] for number in (1, 2, 3)] == pytest.approx(shares)
+    assert first.row["curated_kept"] == pytest.approx(np.prod(shares))
+    assert [each["kind"] for each in first.details["curation"]] == ["choice", "my_curation:Short", "verifier"]
+    assert "curation_precision" not in first.row  # the truth of a text is not known
+    assert second.row["curated_kept"] is None  # nothing follows the last generation
+    assert second.row["synthetic_size"] == sum(map(len, likely["generated_ids"].to_pylist()))
+
+    again = Steps(StageStore(tmp_path), replay=True)
+    replayed = chain(study, store, again)
+    assert (again.computed, [one.row["perplexity"] for one in replayed]) == (
+        0,
+        [first.row["perplexity"], second.row["perplexity"]],
+    )

@@ -1,0 +1,99 @@
+"""Steps and rewards of a user's own, some of them wrong, for the tests of curation."""
+
+import numpy as np
+
+
+class Positive:
+    """Keeps samples whose first number is above a limit."""
+
+    share = 0.5
+
+    def __init__(self, above: float = 0.0):
+        self.above = above
+
+    def keep(self, items, scores, rng):
+        return [place for place, item in enumerate(items) if item[0] > self.above]
+
+
+class LikelyHalf:
+    def keep(self, items, scores):
+        under = scores("own")
+        return under >= np.median(under)
+
+
+class EveryOther:
+    def keep(self, items):
+        return np.arange(0, len(items), 2)
+
+
+class Random:
+    def keep(self, items, scores, rng):
+        return np.sort(rng.permutation(len(items))[: len(items) // 2])
+
+
+class Fails:
+    def keep(self, items):
+        raise RuntimeError("no luck")
+
+
+class OutOfRange:
+    def keep(self, items):
+        return [0, len(items)]
+
+
+class Twice:
+    def keep(self, items):
+        return [1, 1]
+
+
+class Nothing:
+    def keep(self, items):
+        return []
+
+
+class Words:
+    def keep(self, items):
+        return ["a"]
+
+
+class NoKeep:
+    pass
+
+
+class Greedy:
+    share = 1.5
+
+    def keep(self, items):
+        return [0]
+
+
+class Short:
+    """Keeps texts of few words."""
+
+    def __init__(self, words: int = 20):
+        self.words = words
+
+    def keep(self, items, scores):
+        assert all(isinstance(item, str) for item in items)
+        assert scores("generation_0").shape == (len(items),)
+        return [place for place, text in enumerate(items) if len(text.split()) <= self.words]
+
+
+def first_number(items, scale=1.0):
+    return scale * items[:, 0]
+
+
+def letters(items):
+    return [len(item) for item in items]
+
+
+def one_short(items):
+    return np.zeros(len(items) - 1)
+
+
+def some_nan(items):
+    return np.where(np.arange(len(items)) == 3, np.nan, 0.0)
+
+
+def raises(items):
+    raise ValueError("no reward today")
