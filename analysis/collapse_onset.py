@@ -199,8 +199,9 @@ def show_profile(criterion, results):
 @app.cell(hide_code=True)
 def show_conclusions(criterion, results):
     _rows = criterion_rows(criterion)
-    _sentences = conclusions(results.fidelity.filter(_rows), results.chains.filter(_rows))
-    mo.vstack([mo.md("### What can be concluded"), controls.sentences(_sentences)])
+    _found = conclusions(results.fidelity.filter(_rows), results.chains.filter(_rows))
+    _lines = [part for one in _found for part in (mo.md(f"Under {one.criterion}:"), controls.sentences(one.sentences))]
+    mo.vstack([mo.md("### What can be concluded"), *_lines])
     return
 
 

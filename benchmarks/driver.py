@@ -151,7 +151,7 @@ class Driver:
         self.work = Grid(study, Inputs({(type(one), one.shared_input): None for one in recipes}))
         progress = SweepProgress(console)
         for chain in study.chains:
-            progress.add(chain.chain_id, chain.label, GENERATIONS)
+            progress.add(chain.chain_id, chain.keys, GENERATIONS)
         self.callback = _Reports(self.work, self.recorder, progress)
 
     def take(self, trial: Any, content: bytes) -> None:

@@ -91,7 +91,7 @@ def measure(
         "collapsed": int((chains["status"] == "collapsed").sum()),
         "intervals": int(fidelity["fi_ratio_low"].is_not_null().sum()),
         "tests": int(fidelity["logrank_p"].is_not_null().sum()),
-        "sentences": len(sentences),
+        "sentences": sum(len(one.sentences) for one in sentences),
         "thresholds": profile["threshold"].n_unique(),
     }
     return seconds, counts

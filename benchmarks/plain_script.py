@@ -67,7 +67,7 @@ def prepare(file: Path, settings: list[str], folder: Path) -> list[dict[str, Any
         )
         chains.append(
             {
-                "label": chain.label,
+                "label": chain.keys,
                 "data": str(data),
                 "model": str(family.init(None, 0).path),
                 **{key: recipe.model_dump(mode="json")[key] for key in ("seed", "loss", "decoding", "training")},

@@ -55,11 +55,6 @@ class CohortTask:
     def seeds(self) -> list[int]:
         return [chain.recipe.seed for chain in self.chains]
 
-    @property
-    def label(self) -> str:
-        """For people: the cell and the number of chains."""
-        return f"{self.chains[0].label_without('seed')} ({len(self.chains)} chains)"
-
 
 def cohorts(chains: Sequence[Chain]) -> list[CohortTask]:
     """Group the batched chains among ``chains`` into cohorts: at most 200 seeds of one cell each."""

@@ -67,7 +67,7 @@ def fetch(model: str, into: Path, announce: Callable[[str], None] = lambda line:
             has its name, it may not be, or a disk is full.
     """
     if model not in MODELS:
-        raise UserError(f"fetch {model}: there is no such model{hint(model, MODELS)}; there is {', '.join(MODELS)}")
+        raise UserError(f"fetch {model}: there is no such model{hint(model, MODELS)}")
     wanted = MODELS[model]
     target = into / wanted.name
     try:

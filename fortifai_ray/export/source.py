@@ -62,11 +62,9 @@ def _located(name: str, storage: str) -> tuple[str, str | None]:
         if found:
             return str(found[0]), text
     known = sorted(study.name for study in studies)
-    near = hint(text.rpartition("/")[2], known) if known else ""
-    raise UserError(
-        f"{name}: there is no study or chain of this name, here or in {storage}{near}; a chain is named "
-        "STORAGE/STUDY/ID, or STORAGE/STUDY with --cell and --seed (--storage where it is not in runs)"
-    )
+    named = "; a chain is named STORAGE/STUDY/ID, or STORAGE/STUDY with --cell and --seed"
+    near = hint(text.rpartition("/")[2], known, f"{named} (--storage where it is not in runs)")
+    raise UserError(f"{name}: there is no study or chain of this name, here or in {storage}{near}")
 
 
 def _is_study(address: str | Path) -> bool:

@@ -16,6 +16,7 @@ from fortifai_ray.histories.files import KINDS, read_file, read_frame
 from fortifai_ray.histories.source import Columns, existing, table_of_runs
 from fortifai_ray.histories.trackers import EVENTS, OFFLINE, event_runs, mlflow_runs, offline_runs
 from fortifai_ray.metrics import METRICS
+from fortifai_ray.results.cells import Cells
 from fortifai_ray.results.schema import table_path, write_table
 from fortifai_ray.statistics.criterion import Collapse, first_repeated
 from fortifai_ray.statistics.criterion_text import criterion_of
@@ -165,7 +166,9 @@ def _write(mirror: StudyMirror, name: str, history: History, *, replace: bool) -
     chains = terms.chains(generations)
     (folder / "results").mkdir(parents=True, exist_ok=True)
     write_text(file, dump_yaml(content))
-    for table, rows in (("chains", chains), ("fidelity", terms.fidelity(chains)), ("generations", generations)):
+    cells = Cells.of(generations, [key for key in terms.varied if key != "seed"], terms.baseline)
+    fidelity = cells.first(terms.fidelity(chains))
+    for table, rows in (("chains", chains), ("fidelity", fidelity), ("generations", generations)):
         write_table(folder, table, rows)
     summary = {"name": name, "history": history.source, "rows": generations.height}
     write_text(folder / "results" / "summary.json", json.dumps(summary, indent=1))

@@ -116,5 +116,4 @@ def existing(path: Path, what: str) -> Path:
     if path.exists():
         return path
     beside = sorted(one.name for one in path.parent.iterdir()) if path.parent.is_dir() else []
-    near = hint(path.name, beside)
-    raise UserError(f"{path}: not found{near if near.startswith('; did') else ''}; give {what}")
+    raise UserError(f"{path}: not found{hint(path.name, beside, f'; give {what}', listed=False)}")

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from fortifai_ray.library.chain_files import ChainFiles
     from fortifai_ray.storage.location import Storage
 
+_FIRST = ("cell", "unit", "fi_median", "fi_ratio")
+_LAST = ("fi_ratio_low", "fi_ratio_high", "n_chains", "n_censored")
 _HEIGHT = 900  # pixels of a report in a notebook
 _WIDTH = 100  # characters of the tables in a notebook
 
@@ -66,41 +68,46 @@ class StudyFolder:
 
     @property
     def generations(self) -> pl.DataFrame:
-        """A Polars frame, a row per chain and generation: ``chain_id, generation, seed``, the varied keys by their
-        dotted paths, sizes, every metric.
+        """A Polars frame, a row per chain and generation: ``cell``, the name of its cell, ``chain_id, generation,
+        seed``, the varied keys by their dotted paths, sizes, every metric.
 
         Raises:
             UserError: the table is missing or cannot be read.
         """
-        return self._results.generations
+        return self._results.cells.first(self._results.generations)
 
     @property
     def chains(self) -> pl.DataFrame:
-        """A Polars frame, a row per chain and criterion: its onset, status and fidelity intervals.
+        """A Polars frame, a row per chain and criterion: ``cell``, its onset, status and fidelity intervals.
 
         Raises:
             UserError: the table is missing or cannot be read.
         """
-        return self._needed("chains", self._results.chains)
+        return self._results.cells.first(self._needed("chains", self._results.chains))
 
     @property
     def fidelity(self) -> pl.DataFrame:
         """A Polars frame, a row per cell, criterion and unit: fidelity intervals, and ratios to the baseline with their
         intervals. Empty where the study searches.
 
+        What one looks for comes first and last: Polars prints the four columns at each end.
+
         Raises:
             UserError: the table is missing or cannot be read.
         """
         if self._results.search:
             return pl.DataFrame()
-        return self._needed("fidelity", self._results.fidelity)
+        table = self._results.cells.first(self._needed("fidelity", self._results.fidelity))
+        return table.select(*_FIRST, pl.exclude(*_FIRST, *_LAST), *_LAST)
 
     @property
     def collapse_points(self) -> pl.DataFrame:
-        """A Polars frame, a row per cell and criterion of a search: the ``critical`` value of the searched key, its
+        """A Polars frame, a row per ``cell`` and criterion of a search: the ``critical`` value of the searched key, its
         interval and how it was found. Empty where nothing was searched."""
         points = self._results.points
-        return pl.DataFrame(schema=table_schema("collapse_points")) if points is None else points
+        if points is None:
+            return pl.DataFrame(schema={"cell": pl.String, **table_schema("collapse_points")})
+        return self._results.cells.first(points)
 
     @property
     def claims(self) -> pl.DataFrame:
@@ -113,7 +120,8 @@ class StudyFolder:
 
     @property
     def conclusions(self) -> list[str]:
-        """What can be concluded, and what cannot: a sentence each, as the report has them."""
+        """What can be concluded, and what cannot, as the report has it: a line for each criterion, and under it its
+        sentences, which begin with a dash."""
         from fortifai_ray.report.tables import conclusion_lines
 
         return conclusion_lines(self._results)
@@ -151,7 +159,7 @@ class StudyFolder:
 
         chain_id = cell = None
         if isinstance(which, str):
-            ids = self.generations["chain_id"].str.starts_with(which.lower())
+            ids = self._results.generations["chain_id"].str.starts_with(which.lower())
             chain_id, cell = (which, None) if ids.any() else (None, which)
         elif which is not None:
             values = {key: value for key, value in which.items() if key != "seed"}

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fortifai_ray.report.search import search_tables
-from fortifai_ray.report.tables import cell_rows, conclusion_lines
+from fortifai_ray.report.tables import cell_rows, concluded
 from fortifai_ray.results.reader import StudyResults
 from fortifai_ray.results.words import counted, number, printable, ratio
 from fortifai_ray.statistics.conclusions import lasts_longer, verdict
@@ -37,7 +37,7 @@ def _ratios(results: StudyResults) -> tuple[str, str]:
     told = [row for row in rows if not row["is_baseline"] and row["fi_ratio"] is not None]
     reading = _reading(criterion, len(results.criteria) - 1)
     if not told:
-        first = conclusion_lines(results)[0].removeprefix(f"Under {printable(criterion.words)}: ")
+        first = concluded(results)[0].sentences[0]
         at_once = all(row["fi_median"] == 0 for row in rows)  # then it measures no collapse, as the first line says
         return (first[:1].upper() + first[1:] if at_once else _collapses(rows) or first), reading
     baselines = sorted(results.cells.baselines)

@@ -27,7 +27,7 @@ from fortifai_ray.report.search import Figure, search_tables
 from fortifai_ray.report.tables import (
     HEADINGS,
     FidelityRow,
-    conclusion_lines,
+    concluded,
     facts,
     fidelity_rows,
     legend,
@@ -84,7 +84,7 @@ def _render(results: StudyResults, made_from: str) -> str:
         orders=order_tables(results),
         claims=claims_section(results),
         legend=legend(results) if results.fidelity is not None else [],
-        conclusions=conclusion_lines(results),
+        conclusions=concluded(results),
         counts=_counts(results),
         facts=facts(results),
         outcomes=ended[:MOST_OUTCOMES],

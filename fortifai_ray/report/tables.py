@@ -16,8 +16,8 @@ from rich.text import Text
 from fortifai_ray.report.search import search_tables
 from fortifai_ray.results.reader import StudyResults
 from fortifai_ray.results.schema import FI_UNITS
-from fortifai_ray.results.words import count, duration, fi_unit, number, printable, ratio
-from fortifai_ray.statistics.conclusions import conclusions
+from fortifai_ray.results.words import count, counted, duration, fi_unit, number, printable, ratio
+from fortifai_ray.statistics.conclusions import Conclusions, conclusions
 from fortifai_ray.statistics.criterion import Collapse, criterion_rows
 from fortifai_ray.statistics.order import onset_orders
 
@@ -173,21 +173,36 @@ def legend(results: StudyResults) -> list[str]:
     ]
 
 
-def conclusion_lines(results: StudyResults, most: int | None = None) -> list[str]:
-    """What can and what cannot be concluded, a sentence each; beyond ``most``, the number of sentences left out."""
+def concluded(results: StudyResults) -> list[Conclusions]:
+    """What can and what cannot be concluded under each criterion, a sentence each."""
     if results.fidelity is None or results.chains is None:
         return []
-    lines = [printable(line) for line in conclusions(results.fidelity, results.chains, results.cells.label)]
-    if most is None or len(lines) <= most:
-        return lines
-    return [*lines[:most], f"… and {len(lines) - most} further sentences in report.html"]
+    found = conclusions(results.fidelity, results.chains, results.cells.label)
+    return [Conclusions(printable(one.criterion), [printable(line) for line in one.sentences]) for one in found]
+
+
+def conclusion_lines(results: StudyResults, most: int | None = None) -> list[str]:
+    """:func:`concluded` as lines: one for each criterion, and under it its sentences, which begin with a dash. Beyond
+    ``most`` sentences, the last line says how many are left out."""
+    lines, left = list[str](), most
+    found = concluded(results)
+    for criterion, sentences in found:
+        shown = sentences if left is None else sentences[:left]
+        lines += [f"Under {criterion}:", *(f"- {one}" for one in shown)] if shown else []
+        left = None if left is None else left - len(shown)
+    more = 0 if most is None else sum(len(one.sentences) for one in found) - most
+    return [*lines, f"… and {counted(more, 'further sentence')} in report.html"] if more > 0 else lines
 
 
 def facts(results: StudyResults) -> list[tuple[str, str]]:
-    """How the sweep ran, from its summary: (name, value)."""
-    summary = results.summary
+    """How the last run that computed anything went, from the study's summary: (name, value).
+
+    Its wall time is that up to the tables, which the report can know: what it takes itself, and MLflow, come after.
+    """
+    summary = dict(results.summary.get("last_computed") or results.summary)
+    summary |= summary.get("told") or {}
     writers: dict[str, tuple[str, Callable[[Any], str]]] = {
-        "wall_seconds": ("wall", duration),
+        "wall_seconds": ("wall, up to the tables" if summary.get("told") else "wall", duration),
         "useful_seconds": ("useful work", duration),
         "chains_at_once": ("chains at once", number),
         "overhead": ("overhead", number),
@@ -198,6 +213,8 @@ def facts(results: StudyResults) -> list[tuple[str, str]]:
     }
     lines = [(name, write(summary[key])) for key, (name, write) in writers.items() if summary.get(key) is not None]
     modes = Counter(str(chain["training_mode"]) for chain in _chains(results) if chain.get("training_mode"))
+    if results.summary.get("last_computed"):
+        lines.append(("in the last run", "nothing computed"))
     if modes:
         lines.append(("training", ", ".join(f"{printable(mode)} ({n} chains)" for mode, n in modes.items())))
     return lines

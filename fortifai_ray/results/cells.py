@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from fortifai_ray.results.schema import equals, flatten, same
+from fortifai_ray.results.schema import equals, flatten, same, searched_keys
 from fortifai_ray.results.words import printable
 
+if TYPE_CHECKING:
+    from fortifai_ray.study.study import Chain, Study
+
 BASELINE: dict[str, Any] = {"loss.kind": "cross_entropy"}
+_LOSS = ("loss.kind", "loss.gamma")
 _ACRONYMS = {"tce": "TCE", "vae": "VAE", "kde": "KDE", "gmm": "Gaussian mixture"}
 
 
@@ -68,9 +73,81 @@ class Cells:
             )
         return self._named(table)
 
+    def first(self, table: pl.DataFrame) -> pl.DataFrame:
+        """As :meth:`name`, with ``cell`` as the first column."""
+        return self.name(table).select("cell", pl.exclude("cell"))
+
     def _named(self, table: pl.DataFrame) -> pl.DataFrame:
         names = [self.labels.get(_identity(row)) for row in table.select(self.keys).iter_rows()]
         return table.with_columns(pl.Series("cell", names, dtype=pl.String))
+
+
+class ChainNames:
+    """What the chains of a study are called while it runs: by the names that its report gives to their cells."""
+
+    def __init__(self, study: Study) -> None:
+        self._study = study
+        self._searched = searched_keys(study.settings.model_dump(include={"search"}))
+
+    @cached_property
+    def cells(self) -> Cells:
+        """The cells of the grid, whatever part of it has begun."""
+        return Cells.of(
+            _grid_table(self._study.cells), self._keys, self._study.settings.baseline, self._study.resolved()
+        )
+
+    def named(self) -> pl.DataFrame:
+        """A row for each chain of the grid: ``chain_id``, ``seed``, its loss and its varied keys as the tables have
+        them, and its ``cell``. Of a search, a row for each cell."""
+        return self.cells.name(_grid_table(self._study.chains))
+
+    def cell(self, chain: Chain) -> str:
+        """The name of a chain's cell: ``TCE γ=0.3``."""
+        return self._names.get(self._identity(chain)) or in_words({key: chain.varied[key] for key in self._keys})
+
+    def chain(self, chain: Chain) -> str:
+        """The name of a chain: its cell's, the values that a search has given it, and its seed."""
+        found = [in_words({key: chain.varied[key] for key in self._searched})] if self._searched else []
+        return " · ".join([self.cell(chain), *found, f"seed {chain.recipe.seed}"])
+
+    @property
+    def _keys(self) -> list[str]:
+        return [key for key in self._study.varied if key not in {"seed", *self._searched}]
+
+    @cached_property
+    def _names(self) -> dict[str, str]:
+        """The names of the grid's cells; the baseline of what is optimised is in none of them."""
+        cells = self._study.cells
+        names = self.cells.name(_grid_table(cells))["cell"]
+        return {self._identity(one): name for one, name in zip(cells, names, strict=True)}
+
+    def _identity(self, chain: Chain) -> str:
+        return _identity(chain.varied[key] for key in self._keys)
+
+
+def in_words(values: Mapping[str, Any]) -> str:
+    """Values of dotted keys for people: ``γ=0.3 · synthetic ratio=0.5``; whole keys where the last parts are the
+    same."""
+    return _labels([dict(values)])[0]
+
+
+def _loss(chain: Chain) -> dict[str, Any]:
+    """The loss's columns, which every table of results has: they name a study's only cell."""
+    flat = chain.recipe.flat()
+    return {key: flat.get(key) for key in _LOSS}
+
+
+def _grid_table(chains: Sequence[Chain]) -> pl.DataFrame:
+    rows = [{**_loss(one), **one.varied, "seed": one.recipe.seed} for one in chains]
+    columns = {key: _as_in_tables([row[key] for row in rows]) for key in rows[0]}
+    return pl.DataFrame({"chain_id": [one.chain_id for one in chains], **columns}, strict=False)
+
+
+def _as_in_tables(values: Sequence[Any]) -> Sequence[Any]:
+    """A column's values, as text where some are text: as the tables have them, and so the names of cells."""
+    if not any(isinstance(value, str) for value in values):
+        return values
+    return [value if value is None or isinstance(value, str) else str(value) for value in values]
 
 
 def is_baseline(table: pl.DataFrame, baseline: Mapping[str, Any], recipe: Mapping[str, Any]) -> pl.Expr:
@@ -107,7 +184,7 @@ def _rank(value: Any) -> tuple[int, float, str]:
 
 def _only_label(table: pl.DataFrame) -> str:
     """The name of a study's only cell: its loss, if the table has it."""
-    keys = [column for column in ("loss.kind", "loss.gamma") if column in table.columns]
+    keys = [column for column in _LOSS if column in table.columns]
     values = table.filter(pl.col("loss.kind").is_not_null()).select(keys).unique() if "loss.kind" in keys else None
     if values is None or len(values) != 1:
         return "all chains"

@@ -307,7 +307,7 @@ class StudyResults:
     def _judged_fidelity(self) -> pl.DataFrame:
         assert self.chains is not None
         try:
-            return self.terms.fidelity(self.chains)
+            return self.cells.first(self.terms.fidelity(self.chains))
         except (ValueError, pl.exceptions.PolarsError) as error:
             raise UserError(f"{self.folder}: its chains cannot be judged: {error}") from error
 

@@ -11,6 +11,7 @@ import polars as pl
 
 from fortifai_ray.files import write_text
 from fortifai_ray.results import schema
+from fortifai_ray.results.cells import ChainNames
 from fortifai_ray.statistics.chains import Reference
 from fortifai_ray.statistics.judged import Terms
 from fortifai_ray.study.study import Chain, Study
@@ -241,7 +242,7 @@ class ResultsWriter:
         terms = Terms(settings.collapse, settings.baseline, study.varied, study.generations_asked)
         judged = terms.chains(generations, failed=set(failed), roster=_roster(chains), references=references)
         schema.write_table(self.folder, "chains", judged)
-        schema.write_table(self.folder, "fidelity", terms.fidelity(judged))
+        schema.write_table(self.folder, "fidelity", ChainNames(study).cells.first(terms.fidelity(judged)))
         return generations
 
     def write_points(self, points: pl.DataFrame) -> None:

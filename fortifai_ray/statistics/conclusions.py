@@ -1,8 +1,8 @@
-"""What a study's tables allow one to conclude, and what they do not, in sentences that each name their criterion."""
+"""What a study's tables allow one to conclude, and what they do not, in sentences, criterion by criterion."""
 
 from collections.abc import Callable, Iterator, Mapping
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -16,13 +16,20 @@ _IN = {unit: f"in {fi_unit(unit, 'data')}" for unit in FI_UNITS}
 Name = Callable[[Mapping[str, Any]], str | None]
 
 
-def conclusions(fidelity: pl.DataFrame, chains: pl.DataFrame, name: Name | None = None) -> list[str]:
+class Conclusions(NamedTuple):
+    """What one criterion's rows show: the criterion in words, and a sentence for each finding."""
+
+    criterion: str
+    sentences: list[str]
+
+
+def conclusions(fidelity: pl.DataFrame, chains: pl.DataFrame, name: Name | None = None) -> list[Conclusions]:
     """What the tables show, criterion by criterion, and what they cannot show.
 
     Args:
         fidelity: as :func:`~fortifai_ray.statistics.fidelity.fidelity_table` returns it.
         chains: as :func:`~fortifai_ray.statistics.chains.chain_table` returns it.
-        name: the name of the cell of a row of ``fidelity``; by default its keys with their values.
+        name: the name of the cell of a row of ``fidelity``; by default its ``cell``, or else its keys.
 
     Returns:
         Plain sentences. For each criterion, if so: chains without a verdict, no collapse, collapse at generation 0
@@ -30,14 +37,12 @@ def conclusions(fidelity: pl.DataFrame, chains: pl.DataFrame, name: Name | None 
         its interval, its bound and its test, or why there is none.
     """
     if chains.is_empty():
-        return ["No chain has a result: nothing can be concluded under any criterion."]
-    return [
-        f"Under {criterion.words}: {sentence}"
-        for criterion in criteria_of(chains)
-        for sentence in _about(
-            fidelity.filter(criterion_rows(criterion)), chains.filter(criterion_rows(criterion)), name or _keys
-        )
-    ]
+        return [Conclusions("any criterion", ["no chain has a result: nothing can be concluded."])]
+    found = []
+    for criterion in criteria_of(chains):
+        cells, own = fidelity.filter(criterion_rows(criterion)), chains.filter(criterion_rows(criterion))
+        found.append(Conclusions(criterion.words, [*_about(cells, own, name or _keys)]))
+    return found
 
 
 def _about(cells: pl.DataFrame, chains: pl.DataFrame, name: Name) -> Iterator[str]:
@@ -207,16 +212,19 @@ def lasts_longer(row: Mapping[str, Any]) -> bool | None:
 
 
 def _cell_keys(cells: pl.DataFrame) -> list[str]:
-    return cells.columns[: cells.columns.index("metric")]
+    return [name for name in cells.columns[: cells.columns.index("metric")] if name != "cell"]
 
 
 def _keys(row: Mapping[str, Any]) -> str:
+    if row.get("cell") is not None:
+        return str(row["cell"])
     keys = list(row)[: list(row).index("metric")]
     return " ".join(f"{key}={row[key]}" for key in keys if row[key] is not None) or "the recipe"
 
 
 def _span(low: float, high: float) -> str:
-    return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
+    ends = f"{low:.3g}", f"{high:.3g}"
+    return ends[0] if ends[0] == ends[1] else " to ".join(ends)
 
 
 def _s(count: int) -> str:

@@ -34,13 +34,10 @@ class Chain:
         return canonical_hash(self.recipe.model_dump(mode="json", exclude={"seed"}))[:16]
 
     @property
-    def label(self) -> str:
-        """For people, e.g. ``loss.kind=tce loss.gamma=0.3 seed=0``; no code parses it."""
-        return self.label_without()
-
-    def label_without(self, *keys: str) -> str:
-        """As ``label``, without some keys."""
-        shown = {key: value for key, value in self.varied.items() if key not in keys and value is not None}
+    def keys(self) -> str:
+        """Its varied keys as its file has them: ``loss.kind=tce loss.gamma=0.3 seed=0``. For a name, see
+        :class:`~fortifai_ray.results.cells.ChainNames`."""
+        shown = {key: value for key, value in self.varied.items() if value is not None}
         return " ".join(f"{key}={value}" for key, value in shown.items()) or "the recipe"
 
 
@@ -64,7 +61,7 @@ def grid(
     ids = Counter(chain.chain_id for chain in chains)
     for chain in chains:
         if ids[chain.chain_id] > 1:
-            raise UserError(f"{source}: vary: the same chain comes out twice ({chain.label}); give each value once")
+            raise UserError(f"{source}: vary: the same chain comes out twice ({chain.keys}); give each value once")
     return tuple(chains)
 
 
@@ -116,8 +113,8 @@ def _type_of(content: Mapping[str, Any], source: str) -> type[Recipe]:
     if (recipe := recipe_type(family["kind"])) is not None:
         return recipe
     raise UserError(
-        f"{source}: family.kind: there is no family {family['kind']!r}{hint(str(family['kind']), recipe_types())}; "
-        "a family of your own is named module:Class"
+        f"{source}: family.kind: there is no family {family['kind']!r}"
+        + hint(str(family["kind"]), recipe_types(), "; a family of your own is named module:Class")
     )
 
 

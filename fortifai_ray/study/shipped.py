@@ -7,14 +7,13 @@ them there). A file begins with a comment: what it asks, and in its last sentenc
 import difflib
 import itertools
 import re
+import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from fortifai_ray.errors import UserError
 
@@ -24,6 +23,7 @@ _EDITORS = "yaml-language-server:"
 _TAKES = re.compile(r"\s*Takes ([^.]+)\.$")
 _SENTENCE = re.compile(r"(?<! al)[.?](?= |$)")
 _ENDINGS = (".yaml", ".yml")
+_NARROWEST = 20  # so much of what a study asks is shown, even where that makes the line too long
 
 
 @dataclass(frozen=True)
@@ -109,12 +109,12 @@ def find(file: Path) -> Path:
 
 
 def print_shipped(console: Console) -> None:
-    """A line for each shipped study: its name, how long it takes, and what it asks, cut where the line ends."""
-    table, known = Table(box=None, pad_edge=False), list(shipped())
-    table.add_column("study", no_wrap=True, min_width=max(len(study.name) for study in known))
-    table.add_column("takes", no_wrap=True, min_width=max(len(study.takes.removesuffix(_USUAL)) for study in known))
-    table.add_column("asks", no_wrap=True)
-    for study in known:
-        table.add_row(study.name, study.takes.removesuffix(_USUAL), escape(study.line))
-    console.print(table, highlight=False)
+    """A line for each shipped study: its name, how long it takes, and what it asks, cut at a word where the line ends
+    ("…")."""
+    rows = [("study", "takes", "asks")]
+    rows += [(study.name, study.takes.removesuffix(_USUAL), study.line) for study in shipped()]
+    name, takes = (max(len(row[column]) for row in rows) + 2 for column in (0, 1))
+    for row in rows:
+        asks = textwrap.shorten(row[2], max(_NARROWEST, console.width - name - takes), placeholder=" …")
+        console.print(f"{row[0]:{name}}{row[1]:{takes}}{asks}", highlight=False, markup=False, soft_wrap=True)
     console.print("Times are of two cores. Run one by its name: fortifai sweep quickstart", highlight=False)

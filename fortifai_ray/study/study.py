@@ -322,4 +322,5 @@ def _unknown_at_the_top(key: str, recipes: Sequence[type[BaseModel]], content: M
     if rest:
         return f"a dotted key stands under vary and --set alone: write {section}: {{{rest}: …}}"
     said, known, listed = unknown_key(key, "", [*recipes, StudySettings], content).partition(" (known:")
-    return f"{said}; {anchors}{known}{listed}" if isinstance(content[key], dict | list) else said + known + listed
+    anchored = isinstance(content[key], dict | list) and not said.endswith("?")
+    return f"{said}; {anchors}{known}{listed}" if anchored else said + known + listed

@@ -90,8 +90,8 @@ def _beside(path: Path) -> bool:
 def _content(name: str, family: str, model: str | None, source: str) -> dict[str, Any]:
     recipe = recipe_type(family)
     if recipe is None:
-        own = "a family of your own is named module:Class"
-        raise UserError(f"--family: there is no family {family!r}{hint(family, recipe_types())}; {own}")
+        own = "; a family of your own is named module:Class"
+        raise UserError(f"--family: there is no family {family!r}{hint(family, recipe_types(), own)}")
     asked: dict[str, Any] = {"family": {"kind": family}}
     if "corpus" in recipe.model_fields:
         asked = _language(model, source)

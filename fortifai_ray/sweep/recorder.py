@@ -18,6 +18,7 @@ from rich.console import Console
 from fortifai_ray.chain.chain import GenerationResult
 from fortifai_ray.chain.cohort import cohort_rows
 from fortifai_ray.errors import UserError
+from fortifai_ray.results.cells import ChainNames
 from fortifai_ray.results.schema import part_paths, read_json, read_table, table_path
 from fortifai_ray.results.writer import ResultsWriter
 from fortifai_ray.statistics.chains import Reference
@@ -186,6 +187,7 @@ class Recorder:
             self._results.write_json("search", searched.state)
             unfinished += [] if searched.done else ["the search"]
         summary = self._summary(plan, engines, generations)
+        summary["told"] = {name: summary[name] for name in ("wall_seconds", "overhead")}
         self._results.write_json("summary", summary)
         self.reached("tables")
         write_claims(self.folder, check_claims(self.folder))
@@ -230,7 +232,7 @@ class Recorder:
         """How the last run went that computed anything, where this one only looked things up."""
         if self._useful or not self._before:
             return None
-        names = (*self._wall(None), *engines, "stages_computed")
+        names = (*self._wall(None), *engines, "stages_computed", "stages_reused", "told")
         return self._before.get("last_computed") or {name: self._before.get(name) for name in names}
 
     def _chain_summaries(self, generations: pl.DataFrame) -> list[dict[str, Any]]:
@@ -240,16 +242,17 @@ class Recorder:
             reason=pl.col("collapse_reason").drop_nulls().first(),
         )
         rows = {row["chain_id"]: row for row in seen.to_dicts()}
-        chains = self._chains.values()
-        summaries = [self._chain_summary(chain, rows.get(chain.chain_id, {})) for chain in chains]
-        return [one for chain, one in zip(chains, summaries, strict=True) if not chain.recipe.batched or one["reason"]]
+        told = {one: self._failed.get(one) or rows.get(one, {}).get("reason") for one in self._chains}
+        chains = [one for one in self._chains.values() if not one.recipe.batched or told[one.chain_id]]
+        names = ChainNames(self._study)
+        return [self._chain_summary(one, rows.get(one.chain_id, {}), names.chain(one)) for one in chains]
 
-    def _chain_summary(self, chain: Chain, seen: Mapping[str, Any]) -> dict[str, Any]:
+    def _chain_summary(self, chain: Chain, seen: Mapping[str, Any], name: str) -> dict[str, Any]:
         worlds = seen.get("worlds") or []
         mode = ", ".join("one process" if world == 1 else f"DDP over {world} workers" for world in worlds)
         return {
             "chain_id": chain.chain_id,
-            "label": chain.label,
+            "label": name,
             "training_mode": mode or None,
             "status": "failed" if chain.chain_id in self._failed else "finished",
             "reason": self._failed.get(chain.chain_id) or seen.get("reason"),

@@ -16,6 +16,7 @@ import polars as pl
 from fortifai_ray.chain.chain import ChainTask, Inputs
 from fortifai_ray.chain.cohort import CohortTask, first_metrics, run_cohort
 from fortifai_ray.recipe.executor import Executor
+from fortifai_ray.results.cells import in_words
 from fortifai_ray.results.words import MARKS, number, ratio_bound
 from fortifai_ray.search.boundary import BoundaryFinder
 from fortifai_ray.search.cells import CellSearches
@@ -129,7 +130,13 @@ class BoundaryWork(SearchWork):
 
     def job(self, key: Any) -> Job:
         chain, verdict = self.chain(key), partial(self._verdict, key)
-        return Job(key, f"{key['cell']}/{key['value']}/{key['seed']}", chain.label, self._tasks([chain]), verdict)
+        return Job(
+            key,
+            f"{key['cell']}/{key['value']}/{key['seed']}",
+            self.chain_names.chain(chain),
+            self._tasks([chain]),
+            verdict,
+        )
 
     def jobs(self, config: Config) -> Generator[Job, Verdict | None, None]:
         if "cells" not in config:
@@ -170,7 +177,7 @@ class BoundaryWork(SearchWork):
 
     def _label(self, name: str) -> str:
         cell, criterion = self.names[name]
-        label = cell.label_without("seed", self.search.over)
+        label = self.chain_names.cell(cell)
         return f"{label} ({criterion.words})" if len(self.study.settings.collapse) > 1 else label
 
     def _outcome(self, verdict: Any) -> tuple[bool | None, int]:
@@ -255,8 +262,8 @@ class OptimiseWork(SearchWork):
         cell, values = self.study.cells[0], {name: key[name] for name in self.search.over}
         chains = [self.study.probe(cell, values, chain.recipe.seed) for chain in self.study.chains]
         baselines = [self.study.chain(self.study.baseline_of(chain)) for chain in chains]
-        label = " ".join(f"{name}={value:.6g}" for name, value in values.items())
-        return Job(values, label, label, [*self._tasks(baselines), *self._tasks(chains)], self._verdict)
+        name = " ".join(f"{name}={value:.6g}" for name, value in values.items())
+        return Job(values, name, in_words(values), [*self._tasks(baselines), *self._tasks(chains)], self._verdict)
 
     def answer(self, config: Config, job: Job, verdict: Verdict | None) -> str | None:
         if verdict is None:

@@ -15,6 +15,8 @@ from fortifai_ray.chain.chain import ChainTask, GenerationResult, Inputs, run_ch
 from fortifai_ray.chain.cohort import CohortTask, cohort_rows, cohorts, run_cohort
 from fortifai_ray.engines.in_process import InProcess
 from fortifai_ray.recipe.executor import Executor
+from fortifai_ray.results.cells import ChainNames
+from fortifai_ray.results.words import counted
 from fortifai_ray.statistics.chains import Reference
 from fortifai_ray.storage.steps import Steps
 from fortifai_ray.storage.store import NotStored, StageStore
@@ -139,6 +141,7 @@ class Work(ABC):
 
     Attributes:
         is_search: whether later jobs are chosen by the verdicts on earlier ones.
+        chain_names: what its chains are called.
         outcomes: what a searcher reads in a trial's last result: the keys of a verdict's outcome.
     """
 
@@ -146,7 +149,7 @@ class Work(ABC):
     outcomes: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, study: Study, inputs: Inputs) -> None:
-        self.study, self.inputs = study, inputs
+        self.study, self.inputs, self.chain_names = study, inputs, ChainNames(study)
 
     @property
     @abstractmethod
@@ -254,10 +257,12 @@ class Grid(Work):
     def job(self, key: Any) -> Job:
         if key in self._cohorts:
             task = self._cohorts[key]
-            return Job(key, key, task.label, [task])
+            return Job(
+                key, key, f"{self.chain_names.cell(task.chains[0])} ({counted(len(task.chains), 'chain')})", [task]
+            )
         chain = self._chains[key]
         baseline_seed = self.study.settings.baseline.get("seed", chain.recipe.seed)
-        return Job(key, key, chain.label, [self._first[chain.cell_id].of_seed(chain, baseline_seed)])
+        return Job(key, key, self.chain_names.chain(chain), [self._first[chain.cell_id].of_seed(chain, baseline_seed)])
 
     def jobs(self, config: Config) -> Generator[Job, Verdict | None, None]:
         for key in config["jobs"]:

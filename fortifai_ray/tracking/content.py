@@ -118,7 +118,7 @@ class StudyContent:
                 for step, (value, collapsed) in enumerate(answers)
                 if collapsed is not None
             }
-            label = cell.label_without("seed", search.over)
+            label = self.overview.cell(cell)
             settings = {"search": search.model_dump(mode="json"), "collapse": criterion.model_dump(mode="json")}
             yield RunContent(
                 f"search/{cell.cell_id}/{index}",

@@ -16,6 +16,7 @@ import polars as pl
 from fortifai_ray.report.headline import headline
 from fortifai_ray.report.points import MOST_GENERATIONS, curve
 from fortifai_ray.report.tables import MOST_CELLS, MOST_CONCLUSIONS, cell_rows, conclusion_lines
+from fortifai_ray.results.cells import ChainNames
 from fortifai_ray.results.reader import StudyResults, open_study
 from fortifai_ray.results.schema import read_table
 from fortifai_ray.statistics.chains import failed_chains
@@ -60,11 +61,11 @@ class StudyOverview:
 
     def label(self, chain: Chain) -> str:
         """A chain's name in the list of runs: its cell's, as the report has it, and its seed."""
-        return chain.label if self._study.settings.search else f"{self.cell(chain)} · seed {chain.recipe.seed}"
+        return self._chain_names.chain(chain)
 
     def cell(self, chain: Chain) -> str:
         """The name of a grid's cell, as the report has it."""
-        return self._cell_of[chain.chain_id]
+        return self._chain_names.cell(chain)
 
     # curves
 
@@ -93,39 +94,29 @@ class StudyOverview:
             begun = rows.filter(pl.col(metric).is_not_null()).group_by("cell").agg(chains=pl.col("chain_id").n_unique())
             every = planned.group_by("cell").agg(every=pl.len()).join(begun, on="cell")
             whole = every.filter(pl.col("chains") == pl.col("every"))["cell"].to_list()
-            drawn = curve(rows.filter(pl.col("cell").is_in(whole)), metric, self._results.cells, most_points=10**9)
+            drawn = curve(rows.filter(pl.col("cell").is_in(whole)), metric, self._chain_names.cells, most_points=10**9)
             for cell, step, value in drawn.spread.select("cell", "generation", "value").iter_rows():
                 yield (f"median {_plain(metric)}/{self._names[cell]}", step), value
 
     @cached_property
     def _planned(self) -> pl.DataFrame:
         """A row for each chain of the grid, with its cell."""
-        return self._results.cells.name(self._results.generations)
+        return self._chain_names.named()
 
     @cached_property
-    def _results(self) -> StudyResults:
-        """The study's results, of which the cells are those of the grid, whatever part of them has begun."""
-        rows = [{**_losses(one), **one.varied, "chain_id": one.chain_id} for one in self._study.chains]
-        columns = {
-            key: _as_in_tables([row.get(key) for row in rows]) for key in dict.fromkeys(k for r in rows for k in r)
-        }
-        table = pl.DataFrame({**columns, "seed": [one.recipe.seed for one in self._study.chains]}, strict=False)
-        return StudyResults(self._folder, self._file, generations=table, chains=None)
+    def _chain_names(self) -> ChainNames:
+        return ChainNames(self._study)
 
     @property
     def _judged(self) -> StudyResults:
         """The results in the folder; of a grid without its generations, which may be millions."""
         if self._study.settings.search:
             return open_study(self._folder)
-        return StudyResults(self._folder, self._file, generations=self._results.generations)
-
-    @cached_property
-    def _cell_of(self) -> dict[str, str]:
-        return dict(self._planned.select("chain_id", "cell").iter_rows())
+        return StudyResults(self._folder, self._file, generations=self._planned)
 
     @property
     def _shown(self) -> list[str]:
-        return self._results.cells.order[:MOST_CELLS]
+        return self._chain_names.cells.order[:MOST_CELLS]
 
     @cached_property
     def _names(self) -> dict[str, str]:
@@ -155,11 +146,11 @@ class StudyOverview:
     def _note(self, results: StudyResults) -> str:
         """The study in words, in Markdown."""
         found, reading = headline(results)
-        lines = conclusion_lines(results, MOST_CONCLUSIONS)
-        more = len(self._results.cells.order) - MOST_CELLS if not self._study.settings.search else 0
+        lines = _in_markdown(conclusion_lines(results, MOST_CONCLUSIONS))
+        more = len(self._chain_names.cells.order) - MOST_CELLS if not self._study.settings.search else 0
         rest = f" Charts show the first {MOST_CELLS} cells; {more} more are in the report." if more > 0 else ""
         where = f"`report.html` is among the artefacts, and in `{self._folder}` with the tables.{rest}"
-        return "\n\n".join(part for part in (found and f"**{found}**", reading, _listed(lines), where) if part)
+        return "\n\n".join(part for part in (found and f"**{found}**", reading, lines, where) if part)
 
     def _data(self) -> list[HumanData]:
         """The human data of the cells' first chains, as far as the stages of their generation 0 are on this machine."""
@@ -211,19 +202,6 @@ def _git(*arguments: str) -> str:
     return said.stdout.strip()
 
 
-def _losses(chain: Chain) -> dict[str, Any]:
-    """The loss's columns, which every table of results has: they name a study's only cell."""
-    flat = chain.recipe.flat()
-    return {key: flat.get(key) for key in ("loss.kind", "loss.gamma")}
-
-
-def _as_in_tables(values: Sequence[Any]) -> Sequence[Any]:
-    """A column's values, as text where some are text: as the tables have them, and so the names of cells."""
-    if not any(isinstance(value, str) for value in values):
-        return values
-    return [value if value is None or isinstance(value, str) else str(value) for value in values]
-
-
 def _plain(text: str) -> str:
     """A text in the characters that MLflow takes in a name, and without the slash at which its page groups metrics."""
     return " ".join(re.sub(r"[^\w.\- :]", " ", text.translate(_SIGNS)).split())
@@ -234,8 +212,10 @@ def _distinct(cells: Sequence[str]) -> dict[str, str]:
     return {cell: name if plain.count(name) == 1 else cell for cell, name in zip(cells, plain, strict=True)}
 
 
-def _listed(lines: Sequence[str]) -> str:
-    return "\n".join(f"- {line}" for line in lines)
+def _in_markdown(lines: Sequence[str]) -> str:
+    """Headings and their lists, which a blank line parts."""
+    marked = [line if line.startswith("- ") else f"\n{line}\n" for line in lines]
+    return "\n".join(marked).strip()
 
 
 def _section(chain: Chain) -> tuple[str, dict[str, Any]] | None:

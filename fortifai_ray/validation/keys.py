@@ -146,8 +146,9 @@ def _exists(name: str, everywhere: Sequence[str]) -> bool:
     return name in everywhere or (name.startswith("vary.") and "vary" in everywhere)
 
 
-def hint(word: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown word: the known one that was meant, or else all of them, in their order.
+def hint(word: str, known: Iterable[str], otherwise: str = "", *, listed: bool = True) -> str:
+    """The end of a message about an unknown word: the known one that was meant, or else all of them, in their order,
+    if they are to be ``listed``, and what there is to do ``otherwise``. Nothing follows it: it may end in a question.
 
     Known words may be dotted keys, of which the word is the last part.
     """
@@ -158,4 +159,4 @@ def hint(word: str, known: Iterable[str]) -> str:
     if close := [*same, *meant, *inside, *difflib.get_close_matches(word, names, n=1)]:
         return f"; did you mean {close[0]}?"
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return f" (known: {', '.join(names[:_LISTED])}{more})" if names else ""
+    return (f" (known: {', '.join(names[:_LISTED])}{more})" if names and listed else "") + otherwise

@@ -145,8 +145,14 @@ def test_a_folder_is_opened(tmp_path: Path) -> None:
     swept = write_study(tmp_path, seeds=2)
     study = fortifai_ray.open_study(swept)
     for name in ("generations", "chains", "fidelity"):
-        assert_frame_equal(getattr(study, name), pl.read_parquet(swept / "results" / f"{name}.parquet"))
+        table, file = getattr(study, name), pl.read_parquet(swept / "results" / f"{name}.parquet")
+        assert table.columns[0] == "cell"
+        assert table["cell"].unique().sort().to_list() == ["TCE γ=0.3", "TCE γ=0.9", "cross entropy"]
+        assert_frame_equal(table.select(file.columns), file)
+    assert study.fidelity.columns[:4] == ["cell", "unit", "fi_median", "fi_ratio"], "Polars prints four at each end"
+    assert study.fidelity.columns[-4:] == ["fi_ratio_low", "fi_ratio_high", "n_chains", "n_censored"]
     assert study.collapse_points.is_empty()
+    assert study.collapse_points.columns[0] == "cell"
     assert "critical" in study.collapse_points.columns
     assert study.claims.is_empty()
     assert "verdict" in study.claims.columns

@@ -11,7 +11,7 @@ from fortifai_ray.report.charts.curves import MOST_POINTS, collapse_curves
 from fortifai_ray.report.charts.encodings import colours
 from fortifai_ray.report.charts.onset import onset_chart, ratio_chart
 from fortifai_ray.results.cells import BASELINE, Cells
-from fortifai_ray.statistics.criterion import AnyOf
+from fortifai_ray.statistics.criterion import AnyOf, CollapseCriterion
 
 from .large import TRACE, write_samples_study
 from .studies import CRITERION, write_study
@@ -220,6 +220,32 @@ def test_both_limits_of_a_range_are_drawn_and_those_of_every_criterion_on_its_ow
     assert limits("kept_fraction") == [0.2]
     onsets = onset_chart(chains, either, cells_of(generations))
     assert onsets is not None
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "sides"),
+    [
+        ([2.0], ["left"]),
+        ([1.02], ["right"]),
+        ([1.0, 2.0, 10.0], ["right", "left", "left"]),
+        ([2.0, 2.05], ["left", "right"]),
+        ([1.0, 1.03, 2.0], ["right", "left", "left"]),
+    ],
+)
+def test_a_limits_label_is_where_no_curve_begins_and_no_other_label_is(
+    tmp_path: Path, thresholds: list[float], sides: list[str]
+) -> None:
+    """Three cells begin at about the same value, and a limit near it would be labelled in their symbols."""
+    criteria = [
+        CollapseCriterion(metric="perplexity", threshold=limit * 332, direction="above", relative_to="absolute")
+        for limit in thresholds
+    ]
+    generations, chains, _ = tables(write_study(tmp_path, criteria=criteria))
+    texts = layers(collapse_curves(generations, chains, "perplexity", cells_of(generations)), "text")
+    assert [layer["mark"]["align"] for layer, _ in texts] == sides
+    assert [layer["encoding"]["x"]["value"] for layer, _ in texts] == [
+        {"left": 0, "right": "width"}[side] for side in sides
+    ]
 
 
 def test_a_limit_without_a_place_on_a_log_axis_is_left_out(tmp_path: Path) -> None:

@@ -55,6 +55,20 @@ def test_a_replication_that_does_not_hold_is_a_finding_and_a_theory_is_not(tmp_p
     assert "ForTIFAI, &lt;b&gt;table 2&lt;/b&gt;" in page
 
 
+def test_claims_need_no_scrolling_on_a_wide_page(tmp_path: Path, open_page: Callable[..., Opened]) -> None:
+    """At 1,300 pixels, whatever names and sources there are, and however many."""
+    long = {"source": "derived: fortifai_ray.theory.gaussian_tce_variance_factor_of_what_is_left_after_truncation"}
+    long |= {"wrong": "rejects nothing happens (1), rejects the factor of γ 0.99 (1.01)"}
+    study = write_study(tmp_path)
+    add_claims(study, [claim(f"tce-inflates-variance-{n}", "replication", "does not hold", **long) for n in range(20)])
+    page = write_report(study)
+    measure = "const one = document.querySelector('.claims'), around = one.parentElement; one.dataset.room = "
+    measure += "[around.clientWidth - one.scrollWidth, around.clientHeight - one.scrollHeight].map(Math.sign)"
+    text = re.sub(r'<meta http-equiv="Content-Security-Policy".*?>', "", page.read_text())
+    page.write_text(text.replace("</body>", f"<script>{measure}</script></body>"))
+    assert 'data-room="0,0"' in open_page(page).dom
+
+
 def test_claims_are_printed_as_last_checked(tmp_path: Path) -> None:
     study = write_study(tmp_path)
     add_claims(study, CLAIMS[:2])

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.report import print_tables
-from fortifai_ray.report.page import section
-from fortifai_ray.report.tables import conclusion_lines, fidelity_rows, legend
+from fortifai_ray.report.page import render_page, section
+from fortifai_ray.report.tables import conclusion_lines, facts, fidelity_rows, legend
 from fortifai_ray.results.reader import open_study
 from fortifai_ray.results.schema import write_table
 from fortifai_ray.statistics.criterion import CollapseCriterion
@@ -63,6 +63,38 @@ def test_where_training_sets_grow_their_size_at_the_onset_is_a_unit_too(tmp_path
     assert "times as long as the baseline in synthetic data in the training set at the onset" in text
     charts = [figure.title for figure in section(results, results.criteria[0]).figures]
     assert charts[-1] == "Ratio to the baseline, in synthetic tokens in the training set at the onset"
+
+
+def test_a_criterion_is_said_once_above_its_sentences(tmp_path: Path) -> None:
+    """In the terminal, on the page and from Python; what is left out is counted in sentences."""
+    results = open_study(write_study(tmp_path, criteria=[CRITERION, CRITERION.model_copy(update={"threshold": 1.5})]))
+    lines, page = conclusion_lines(results), render_page(results, "")
+    heads = [f"Under {one.words}:" for one in results.criteria]
+    assert [line for line in lines if not line.startswith("- ")] == heads
+    assert not any("perplexity" in line for line in lines if line.startswith("- "))
+    assert [page.count(f"<p>{head}</p>".replace("'", "&#39;")) for head in heads] == [1, 1]
+    size = len(lines) - 2
+    for most in range(1, size):
+        cut = conclusion_lines(results, most)
+        assert sum(line.startswith("- ") for line in cut) == most
+        assert cut[-1] == f"… and {size - most} further sentence{'s' * (size - most > 1)} in report.html"
+        assert cut[-2].startswith("- "), "no heading without a sentence"
+    assert conclusion_lines(results, size) == lines
+
+
+def test_a_run_that_computed_nothing_says_so_beside_how_it_was_computed(tmp_path: Path) -> None:
+    """The page, which is kept, and the terminal then tell the same time; and so they do after any run."""
+    study = write_study(tmp_path)
+    path = study / "results" / "summary.json"
+    summary = json.loads(path.read_text())
+    ran = {**summary, "told": {"wall_seconds": 300.0, "overhead": 0.25}}
+    path.write_text(json.dumps(ran))
+    first = facts(open_study(study))
+    assert ("wall, up to the tables", "5 min 00 s") in first
+    assert ("overhead", "0.25") in first
+    again = {**ran, "wall_seconds": 2.0, "told": {"wall_seconds": 1.0, "overhead": None}, "stages_computed": 0}
+    path.write_text(json.dumps({**again, "last_computed": ran}))
+    assert facts(open_study(study)) == [*first[:-1], ("in the last run", "nothing computed"), first[-1]]
 
 
 def test_every_criterion_has_its_own_table(tmp_path: Path) -> None:

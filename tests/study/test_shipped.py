@@ -89,6 +89,12 @@ def test_the_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     assert code == 0
     assert [line.split()[0] for line in lines[1:-1]] == NAMES
     assert "about 6 minutes" in lines[1 + NAMES.index("quickstart")]
+    whole = {study.name: study.line for study in shipped()}
+    for line in lines[1:-1]:
+        asks = line.split("  ")[-1].strip()
+        assert len(line) <= 120, "as wide as a pipe is"
+        left = whole[line.split()[0]].removeprefix(asks.removesuffix(" …"))
+        assert left == "" or (asks.endswith(" …") and len(left) < len(whole[line.split()[0]]))
 
 
 def test_one_is_printed_to_begin_with(

@@ -129,6 +129,6 @@ def test_a_search_inside_trials_is_the_search_of_single_chains(study: Study, tmp
         for other in (single, resumed):
             assert_frame_equal(inside.table(name).sort(order), other.table(name).sort(order))
     printed = inside.out.getvalue()
-    assert "loss.kind=tce loss.gamma=0.9: regime.synthetic_ratio" in printed, "a cell's interval after each round"
+    assert "TCE γ=0.9: regime.synthetic_ratio" in printed, "a cell's interval after each round"
     assert "did not collapse" not in printed
     assert "did not collapse" in single.out.getvalue(), "a line for each chain"

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from fortifai_ray.chain.chain import ChainTask, Inputs
+from fortifai_ray.results.cells import ChainNames
 from fortifai_ray.study.study import Study, make_study
 from fortifai_ray.sweep.plan import Plan
 from fortifai_ray.sweep.work import Grid
@@ -51,7 +52,7 @@ def test_a_job_is_that_of_its_chain(tmp_path: Path, baseline: dict[str, Any], mo
             job = each.job(key)
             assert (job.key, job.id, job.steps) == (key, key, 2)
             assert job.tasks == [tasks[key]]
-            assert job.label == tasks[key].chain.label
+            assert job.label == ChainNames(study).chain(tasks[key].chain)
         assert each.cells == list(study.chains)
         assert each.at_once == 6
 

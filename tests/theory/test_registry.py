@@ -22,7 +22,7 @@ def test_every_cell_of_a_shipped_study_keeps_its_predictions(name: str) -> None:
         last = cell.recipe.generations - 1
         values = {f"{f.title} by {f.name}{f' ({f.limit})' if f.limit else ''}": f.at(last) for f in forms}
         if values:
-            cells[cell.label_without("seed")] = values
+            cells[" ".join(key for key in cell.keys.split() if not key.startswith("seed=")) or "the recipe"] = values
     assert {cell: list(values) for cell, values in cells.items()} == {
         cell: list(values) for cell, values in PREDICTIONS[name].items()
     }

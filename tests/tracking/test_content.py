@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from fortifai_ray.results.cells import ChainNames
 from fortifai_ray.results.schema import write_table
 from fortifai_ray.search.boundary import BoundaryFinder
 from fortifai_ray.search.points import collapse_points
@@ -70,7 +71,7 @@ def test_a_cells_search_has_its_probes_and_its_point(tmp_path: Path) -> None:
     content = StudyContent(folder)
     assert list(content.cells()) == []
     for run, cell, finder in zip(content.searches(), study.cells, finders, strict=True):
-        assert (run.key, run.label) == (f"search/{cell.cell_id}/0", cell.label_without("seed", OVER))
+        assert (run.key, run.label) == (f"search/{cell.cell_id}/0", ChainNames(study).cell(cell))
         assert "synthetic_ratio" not in run.recipe["regime"]
         assert run.recipe["search"]["over"] == OVER
         assert "seed" not in run.recipe

@@ -9,12 +9,13 @@ import polars as pl
 import pytest
 from mlflow.entities import Run
 
+from fortifai_ray.results.cells import _as_in_tables
 from fortifai_ray.results.reader import open_study
 from fortifai_ray.results.schema import RECIPE_COLUMNS, write_table
 from fortifai_ray.study.study import Chain
 from fortifai_ray.tracking.content import StudyContent
 from fortifai_ray.tracking.database import Database
-from fortifai_ray.tracking.overview import _as_in_tables, _distinct, provenance
+from fortifai_ray.tracking.overview import _distinct, provenance
 from fortifai_ray.tracking.sync import StudySync
 
 from .folders import rows_of, runs, steps, write_end, write_generations, write_study

@@ -1,10 +1,13 @@
 """What is said of content that does not fit: the key as the file has it, and what was meant."""
 
+import ast
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import fortifai_ray
 from fortifai_ray.errors import UserError
 from fortifai_ray.families.analytic.recipe import AnalyticRecipe
 from fortifai_ray.families.images.recipe import ImageRecipe
@@ -280,6 +283,20 @@ def test_overrides_that_work() -> None:
     assert study.settings.collapse[0].threshold == 3
     assert study.name == "2024-01-01"
     assert _LANGUAGE["collapse"]["threshold"] == 2.0, "the content given is left as it is"
+
+
+def test_nothing_follows_a_question() -> None:
+    """A message ends with "did you mean …?": whatever the text that it stands in."""
+    for path in Path(fortifai_ray.__file__).parent.rglob("*.py"):
+        for text in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.JoinedStr)):
+            for part in text.values[:-1]:
+                called = getattr(getattr(getattr(part, "value", None), "func", None), "id", "")
+                assert called not in ("hint", "unknown_key"), f"{path}, line {text.lineno}"
+    assert said(_LANGUAGE, lss={"kind": "tce"}) == "lss: unknown key; did you mean loss?"
+    assert said(_LANGUAGE, family={"kind": "gausian"}).endswith("there is no family 'gausian'; did you mean gaussian?")
+    far = said(_LANGUAGE, family={"kind": "xyz"})
+    assert "(known: " in far
+    assert far.endswith("); a family of your own is named module:Class")
 
 
 def test_the_table_of_synonyms_names_keys_that_exist() -> None:

@@ -119,8 +119,8 @@ class LanguageRecipe(Recipe):
         known = [name for name in known if self.direction_of(name) is not None]
         if self.training.keep == "best" and chooses not in known:
             raise ValueError(
-                f"training.keep_by: {chooses} is not measured of a model{hint(chooses, known)}; a "
-                "benchmark's measure needs the benchmark in evaluation.benchmarks"
+                f"training.keep_by: {chooses} is not measured of a model"
+                + hint(chooses, known, "; a benchmark's measure needs the benchmark in evaluation.benchmarks")
             )
         return self
 

@@ -91,7 +91,7 @@ def draw(
     layers = [*_median_layers(drawn, y, colour, names, cells), *_chain_layers(drawn, y, colour, most_points)]
     layers += [
         *_broken_layers(drawn, colour, height),
-        *limit_layers(chains, drawn.metric, criteria, cells, y, drawn.log_scale),
+        *limit_layers(chains, drawn, criteria, cells, y),
     ]
     return alt.LayerChart(layer=layers, width=width, height=height)
 

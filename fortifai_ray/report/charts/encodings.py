@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import cycle, islice
 from typing import Any, Literal, TypeVar
@@ -9,6 +10,7 @@ from typing import Any, Literal, TypeVar
 import altair as alt
 import polars as pl
 
+from fortifai_ray.report.points import Curve
 from fortifai_ray.results.cells import Cells
 from fortifai_ray.statistics.criterion import Collapse, CollapseCriterion, criterion_rows
 
@@ -20,11 +22,14 @@ SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down"
 GLYPHS = ["●", "■", "▲", "◆", "✚", "▼", "▬"]
 GREY = "#808080"
 MOST_IN_LEGEND = 24  # a longer legend is taller than its chart: the table lists the cells, and tooltips name them
+_LEGEND_WIDTH = 520  # pixels, of a chart in half a page; a letter takes 7 of them, a symbol 30
+_NEAR = 0.05  # of the axis: what is nearer to a limit is in the way of its label
 MOST_BANDS = 12  # the most cells that get a band or a limit of their own: more are illegible
 # What the shape of a mark on a horizontal axis says of a value: exact, at least, at most.
 BOUNDS = {"exact": "diamond", "lower": "triangle-right", "upper": "triangle-left"}
 
 Width = int | Literal["container"]
+Side = Literal["left", "right"]
 Tooltips = list[str | alt.Tooltip]
 Channel = TypeVar("Channel", alt.Color, alt.Shape)
 
@@ -67,7 +72,10 @@ def legend_of(cells: Cells, present: Collection[str] | None = None) -> alt.Legen
     shown = [cell for cell in cells.order if present is None or cell in present]
     if len(shown) > MOST_IN_LEGEND:
         return None
-    return alt.Legend(orient="top", columns=4, labelLimit=320, symbolLimit=0, symbolOpacity=1, title=None, values=shown)
+    columns = max(1, min(4, _LEGEND_WIDTH // (30 + 7 * max(map(len, shown), default=1))))
+    return alt.Legend(
+        orient="top", columns=columns, labelLimit=320, symbolLimit=0, symbolOpacity=1, title=None, values=shown
+    )
 
 
 def colour_of(cells: Cells, legend: alt.Legend | None = None) -> alt.Color:
@@ -127,30 +135,57 @@ def height_of(cells: Cells, without: int = 0) -> int:
 
 
 def limit_layers(
-    chains: pl.DataFrame | None, metric: str, criteria: Sequence[Collapse], cells: Cells, y: alt.Y, log_scale: bool
+    chains: pl.DataFrame | None, drawn: Curve, criteria: Sequence[Collapse], cells: Cells, y: alt.Y
 ) -> list[alt.Chart]:
-    """A dashed line at each of the criteria's limits on a metric: in a cell's colour where the cells' limits differ,
-    else grey.
+    """A dashed line at each of the criteria's limits on a curve's metric: in a cell's colour where the cells' limits
+    differ, else grey. Its label is where no curve begins or ends, and no other label is.
 
     With more than ``MOST_BANDS`` cells the limits are drawn as one, with their range over cells and seeds. On a log
     axis, a limit of zero or less is left out.
     """
     if chains is None:
         return []
-    layers: list[alt.Chart] = []
-    limit = pl.col("limit")
+    lines: list[tuple[list[dict[str, Any]], bool]] = []
+    limit, metric, log_scale = pl.col("limit"), drawn.metric, drawn.log_scale
     for criterion in criteria:
         for member, limits in _limits_on(metric, cells.name(chains.filter(criterion_rows(criterion))), criterion):
             if len(cells.order) > MOST_BANDS:
                 limits = limits.with_columns(cell=pl.lit("all cells"))
-            drawn = limits.filter(limit.is_finite() & ((limit > 0) | (not log_scale)))
-            spread = drawn.group_by("cell", maintain_order=True)
+            shown = limits.filter(limit.is_finite() & ((limit > 0) | (not log_scale)))
+            spread = shown.group_by("cell", maintain_order=True)
             table = spread.agg(value=limit.median(), low=limit.min(), high=limit.max())
             if not table.is_empty():
                 shared = table.select("value", "low", "high").n_unique() == 1
                 rows = table.with_columns(text=pl.lit(f"collapse: {member.limit_words}")).to_dicts()
-                layers += _limit_lines(rows[:1] if shared else rows, shared, y, cells)
-    return layers
+                lines.append((rows[:1] if shared else rows, shared))
+    sides = _sides([rows[0]["value"] for rows, _ in lines], drawn)
+    return [
+        layer
+        for (rows, shared), side in zip(lines, sides, strict=True)
+        for layer in _limit_lines(rows, shared, side, y, cells)
+    ]
+
+
+def _sides(limits: Sequence[float], drawn: Curve) -> list[Side]:
+    """The end of its line at which each limit's label is: the left one, unless a curve begins or a label is there."""
+    scale = math.log if drawn.log_scale else float
+    table = pl.concat([one.select("generation", "value").drop_nulls() for one in (drawn.spread, drawn.points)])
+    table = table.filter((pl.col("value") > 0) | (not drawn.log_scale))
+    places = [scale(value) for value in (*table["value"], *limits)]
+    span = max(places, default=0.0) - min(places, default=0.0) or 1.0
+
+    def room(limit: float, generation: int | None) -> float:
+        ends = table.filter(generation=generation)["value"]
+        return min((abs(scale(value) - scale(limit)) / span for value in ends), default=1.0)
+
+    first, last = min(drawn.generations, default=None), max(drawn.generations, default=None)
+    sides: dict[float, Side] = {}
+    for limit in sorted(limits):
+        crowded = room(limit, first) < min(_NEAR, room(limit, last))
+        wanted: tuple[Side, Side] = ("right", "left") if crowded else ("left", "right")
+        taken = {side for other, side in sides.items() if abs(scale(other) - scale(limit)) < _NEAR * span}
+        sides[limit] = next((side for side in wanted if side not in taken), wanted[0])
+    return [sides[limit] for limit in limits]
 
 
 def _limits_on(
@@ -165,7 +200,7 @@ def _limits_on(
             yield member, named.select("cell", limit=limits.list.get(place, null_on_oob=True))
 
 
-def _limit_lines(rows: list[dict[str, Any]], shared: bool, y: alt.Y, cells: Cells) -> list[alt.Chart]:
+def _limit_lines(rows: list[dict[str, Any]], shared: bool, side: Side, y: alt.Y, cells: Cells) -> list[alt.Chart]:
     base = chart_of(rows)
     ends = (("value", "median over seeds"), ("low", "lowest"), ("high", "highest"))
     tooltip = ["text:N", *(alt.Tooltip(f"{name}:Q", title=title, format=",.4~g") for name, title in ends)]
@@ -173,5 +208,6 @@ def _limit_lines(rows: list[dict[str, Any]], shared: bool, y: alt.Y, cells: Cell
     layers = [base.mark_rule(strokeDash=[6, 4], strokeWidth=1.5).encode(y=y, color=colour, tooltip=tooltip)]
     if shared and rows[0]["low"] < rows[0]["high"]:
         layers.insert(0, base.mark_rect(opacity=0.12, color=GREY).encode(y=alt.Y("low:Q"), y2="high:Q"))
-    label = chart_of(rows[:1]).mark_text(align="left", baseline="bottom", dx=6, dy=-3, color=GREY)
-    return [*layers, label.encode(x=alt.value(0), y=y, text="text:N")]
+    inwards, end = (6, 0) if side == "left" else (-6, "width")
+    label = chart_of(rows[:1]).mark_text(align=side, baseline="bottom", dx=inwards, dy=-3, color=GREY)
+    return [*layers, label.encode(x=alt.value(end), y=y, text="text:N")]
