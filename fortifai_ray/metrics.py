@@ -23,9 +23,10 @@ Role = Literal["tails", "facts", "grammar", "repetition", "fit", "variety"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
 MODEL, CORPUS, BOTH = "The model", "The synthetic corpus", "The synthetic text under the models"
+CURATION = "Curation"
 TRAINING, BENCHMARKS = "Training", "Benchmarks"
 DISTRIBUTION, SAMPLES, OTHER = "Distance from the true distribution", "Samples", "Other measurements"
-GROUPS = (MODEL, BOTH, CORPUS, TRAINING, BENCHMARKS, DISTRIBUTION, SAMPLES, OTHER)
+GROUPS = (MODEL, BOTH, CORPUS, CURATION, TRAINING, BENCHMARKS, DISTRIBUTION, SAMPLES, OTHER)
 COUNTS = ("scored", "truncated", "skipped")  # of a benchmark's items, each a column
 
 # In the order in which tables show their metrics.

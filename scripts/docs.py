@@ -135,7 +135,11 @@ def studies() -> str:
 
 
 _TAGS = ("kind", "task")  # the keys that tell the models of one place apart
-_UNTAGGED = {"CollapseCriterion": "", "AnyOf": " with `any_of`"}  # models that no such key tells apart, by their title
+_UNTAGGED = {  # models that no such key tells apart, by their title
+    "CollapseCriterion": "",
+    "AnyOf": " with `any_of`",
+    "Judge": " by another model",
+}
 
 
 class _Keys:

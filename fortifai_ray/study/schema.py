@@ -9,6 +9,7 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from fortifai_ray.losses import UserLoss
+from fortifai_ray.recipe.curation import UserStep
 from fortifai_ray.recipe.recipe import Recipe, recipe_types
 from fortifai_ray.study.study import StudySettings
 
@@ -21,7 +22,8 @@ def study_schema() -> dict[str, Any]:
     settings = StudySettings.model_json_schema()
     _, content = models_json_schema([(recipe, "validation") for recipe in recipes])
     parts = {name: _completed_elsewhere(part) for name, part in content["$defs"].items()}
-    parts[UserLoss.__name__] |= {"properties": {"kind": _OWN}, "required": ["kind"]}
+    for own in (UserLoss, UserStep):
+        parts[own.__name__] |= {"properties": {"kind": _OWN}, "required": ["kind"]}
     forms = [_form(recipe, parts.pop(recipe.__name__)["properties"], settings) for recipe in recipes]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

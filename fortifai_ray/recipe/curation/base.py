@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, Protocol, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from fortifai_ray.metrics import CORPUS, Metric
+from fortifai_ray.metrics import CURATION, Metric
 from fortifai_ray.validation import Section, hint
 
 Content = Literal["samples", "texts", "images"]
@@ -17,16 +17,18 @@ Content = Literal["samples", "texts", "images"]
 KEPT, PRECISION, RECALL = "curated_kept", "curation_precision", "curation_recall"
 _SOURCE = "fortifai_ray.recipe.curation"
 METRICS = (
-    Metric(KEPT, "share", "items that every step of the curation let pass, over those written", _SOURCE, group=CORPUS),
+    Metric(
+        KEPT, "share", "items that every step of the curation let pass, over those written", _SOURCE, group=CURATION
+    ),
     Metric(
         PRECISION,
         "share",
         "of the items that curation let pass, those that are true (docs/curation.md says what is, for each step)",
         _SOURCE,
         "below",
-        group=CORPUS,
+        group=CURATION,
     ),
-    Metric(RECALL, "share", "of the true items written, those that curation let pass", _SOURCE, group=CORPUS),
+    Metric(RECALL, "share", "of the true items written, those that curation let pass", _SOURCE, group=CURATION),
 )
 
 PLAUSIBLE = 0.05

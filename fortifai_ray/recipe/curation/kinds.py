@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from fortifai_ray.errors import UserError
-from fortifai_ray.recipe.curation.base import NAMED, By, Items, Judge, Kept, Step, checked_judge
+from fortifai_ray.recipe.curation.base import NAMED, By, Items, Kept, Step, checked_judge
 from fortifai_ray.user_code import call_of, find_user_code, source_hash
 from fortifai_ray.validation import Section
 
@@ -185,7 +185,10 @@ class Choice(Step):
     kind: Literal["choice"] = "choice"
     of: int = Field(2, ge=1, le=100_000, description="K, how many items are written for each prompt")
     reward: Annotated[
-        Literal["generation_0", "own", "truth"] | Judge | RewardFunction, BeforeValidator(_checked_reward)
+        By | RewardFunction,
+        BeforeValidator(
+            _checked_reward, json_schema_input_type=By | Annotated[str, Field(pattern=":")] | RewardFunction
+        ),
     ] = Field(
         "generation_0",
         description="what people prefer: a function of your own (`module:function`, or {function: …, with its "

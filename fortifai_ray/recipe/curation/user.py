@@ -25,7 +25,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.recipe.curation.base import By, Items, Kept, Step
@@ -37,6 +37,7 @@ class UserStep(Step):
     """A user's class. ``kind`` is ``module:Class``; further keys are its settings."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
+    kind: str = Field(description="`module:Class`")
 
     @property
     def share(self) -> float:
