@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Generic
 
 from fortifai_ray.recipe.family import Collapsed, Family, Metrics, S, Synthetic
+from fortifai_ray.recipe.pools import Pool, TrainingSet
 from fortifai_ray.recipe.recipe import Recipe
-from fortifai_ray.recipe.regimes import Pool, TrainingSet
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def recursion(
         first = first or model
         history.append({**model.outputs, **scores.outputs})
         ends = g == recipe.generations - 1 or stop(history)
-        size = 0.0 if ends else regime.synthetic_size(human.first.size, g)
+        size = 0.0 if ends else regime.synthetic_size(human.at(g + 1), g)
         written = family.generate(model, recipe.curation.to_generate(size), generation=g)
         curated = family.curate(written, size, model=model, verifier=first) if size else written
         synthetic.append(curated.pool)

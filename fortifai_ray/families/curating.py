@@ -11,7 +11,7 @@ import numpy as np
 
 from fortifai_ray.recipe.curation import KEPT, PRECISION, RECALL, By, Step, apply, blocks, sizes, together
 from fortifai_ray.recipe.family import Synthetic
-from fortifai_ray.recipe.regimes import Pool
+from fortifai_ray.recipe.pools import Pool
 from fortifai_ray.seeds import generator
 from fortifai_ray.storage.steps import Steps
 from fortifai_ray.storage.store import Stage, StageKey

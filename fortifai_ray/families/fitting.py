@@ -22,7 +22,7 @@ from fortifai_ray.process.memory import freed_memory_kept, give_back_gaps
 from fortifai_ray.process.moments import FIRST_BATCH, happened
 from fortifai_ray.recipe.executor import Workers
 from fortifai_ray.recipe.family import Collapsed
-from fortifai_ray.recipe.regimes import TrainingSet
+from fortifai_ray.recipe.pools import TrainingSet
 from fortifai_ray.seeds import generator
 from fortifai_ray.storage.steps import Steps
 from fortifai_ray.storage.store import Stage, StageKey

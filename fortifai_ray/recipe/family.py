@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from fortifai_ray.losses import Loss
-from fortifai_ray.recipe.regimes import Human, Pool, TrainingSet
+from fortifai_ray.recipe.pools import Human, Pool, TrainingSet
 
 
 class Collapsed(Exception):

@@ -77,6 +77,11 @@ class Recipe(Section):
         return ()
 
     @property
+    def grows(self) -> bool:
+        """Whether training sets hold more synthetic data from generation to generation."""
+        return self.regime.grows
+
+    @property
     def chain_id(self) -> str:
         """Hash of the resolved recipe, seed included."""
         return canonical_hash(self.model_dump(mode="json"))[:16]

@@ -1,127 +1,49 @@
 """Regimes: how a generation's training set is made from human and synthetic data. One module for every family.
 
 A regime is a pure function of pools of items and their sizes. It never sees a token or a point: it decides which items
-of which pool are drawn, and the family fetches them. A pool is identified by the hash of its content, so that the hash
-of the draws is that of the training set, and two chains that draw the same items share everything computed from them.
-Counts are exact to the nearest item; random draws are a function of the recipe's seed and the generation.
+of which pool are drawn, and the family fetches them. Counts are exact to the nearest item; random draws are a function
+of the recipe's seed and the generation.
 """
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import AfterValidator, Field, model_validator
 
+from fortifai_ray.recipe.pools import HALF, Draw, Human, Pool, TrainingSet, middles, take
 from fortifai_ray.seeds import generator
 from fortifai_ray.validation import Section
 
 
-@dataclass(frozen=True)
-class Pool:
-    """A data set to draw from: its content's hash, and the size of each item (tokens of a row; 1 for a sample)."""
-
-    stage: str
-    sizes: np.ndarray
-    synthetic: bool
-
-    @cached_property
-    def size(self) -> int:
-        return int(self.sizes.sum())
+def _is_a_share(ratio: float) -> float:
+    if not 0.0 <= ratio <= 1.0:
+        raise ValueError(f"a share of the training data lies in [0, 1]: {ratio} does not")
+    return ratio
 
 
-@dataclass(frozen=True)
-class Draw:
-    """Items of one pool, in the order in which they were drawn."""
-
-    pool: Pool
-    items: np.ndarray
-
-    @cached_property
-    def size(self) -> int:
-        return int(self.pool.sizes[self.items].sum())
+_Share = Annotated[float, AfterValidator(_is_a_share)]
 
 
-@dataclass(frozen=True)
-class Human:
-    """A chain's human data in the order of use: ``budget`` units for generation 0, the rest for later ones."""
+class Weights(Section):
+    """The share of the loss that the human part of a training set has, whatever its size (He, Xu and Cheng 2025)."""
 
-    pool: Pool
-    order: np.ndarray
-    budget: float
-
-    @cached_property
-    def first(self) -> Draw:
-        """Generation 0's training data."""
-        return self.between(0.0, self.budget)
-
-    def between(self, start: float, stop: float) -> Draw:
-        """The items from ``start`` to ``stop`` units of the order; consecutive spans share no item."""
-        low, high = np.searchsorted(self._middles, [start, stop], side="left")
-        return Draw(self.pool, self.order[low:high])
-
-    @cached_property
-    def _middles(self) -> np.ndarray:
-        return _middles(self.pool.sizes[self.order])
-
-
-@dataclass(frozen=True)
-class TrainingSet:
-    """What one generation is trained on. Sizes are in the pools' unit (tokens or samples).
-
-    ``by_seed`` replaces ``draws`` where the chains of a cohort draw at random: one set per chain.
-    """
-
-    draws: tuple[Draw, ...]
-    by_seed: tuple["TrainingSet", ...] = ()
-
-    def of_each(self, chains: int) -> Sequence["TrainingSet"]:
-        """The training set of each chain of a cohort."""
-        assert len(self.by_seed) in (0, chains)
-        return self.by_seed or [self] * chains
-
-    def _size(self, synthetic: bool) -> int:
-        assert not self.by_seed, "chains with sets of their own have no common size"
-        return sum(draw.size for draw in self.draws if draw.pool.synthetic == synthetic)
-
-    @property
-    def human_size(self) -> int:
-        return self._size(synthetic=False)
-
-    @property
-    def synthetic_size(self) -> int:
-        return self._size(synthetic=True)
-
-    @property
-    def synthetic_ratio(self) -> float:
-        """Realised synthetic ratio: the share of the training units that is synthetic; NaN for an empty set."""
-        total = self.human_size + self.synthetic_size
-        return self.synthetic_size / total if total else float("nan")
-
-    def describe(self) -> list[dict[str, Any]]:
-        """The draws as JSON for a stage's key: the hash of each pool and of the items drawn from it, in order."""
-        return [
-            {"pool": draw.pool.stage, "items": hashlib.sha256(draw.items.astype("<i8").tobytes()).hexdigest()[:32]}
-            for draw in self.draws
-        ]
-
-
-_HALF = 1e-6  # decides between an item and none where exactly half of one is to be taken
-
-
-def take(pool: Pool, size: float) -> Draw:
-    """The first items of ``pool`` whose sizes sum to ``size``, to the nearest item; all items of a smaller pool."""
-    return Draw(pool, np.arange(int(np.searchsorted(_middles(pool.sizes), size, side="left"))))
-
-
-def _middles(sizes: np.ndarray) -> np.ndarray:
-    """The middle of each item: an item belongs to a span if more than half of it fits."""
-    return np.cumsum(sizes) - sizes / 2
+    human: float = Field(
+        ge=0.0,
+        le=1.0,
+        description="w: the loss is w times the mean over the human part plus 1 − w times that over the synthetic "
+        "part; with as much fresh human data as synthetic, 0.618 is best (the golden ratio's reciprocal)",
+    )
 
 
 class _Regime(Section):
+    weights: Weights | None = Field(
+        None,
+        exclude_if=lambda value: value is None,  # most recipes are older than the key
+        description="of human and synthetic data in the loss; null: every token or sample counts alike",
+    )
+
+    follows: ClassVar[bool] = True  # whether the size of its training sets is the budget of their generation
     memory: ClassVar[Literal["last", "all"]] = "last"  # which synthetic corpora a training set may draw from
     random: ClassVar[bool] = False  # whether items are drawn at random, so that each seed draws others
 
@@ -130,8 +52,25 @@ class _Regime(Section):
         """Whether training sets hold more synthetic data from generation to generation."""
         return self.memory == "all"
 
-    def human_needed(self, budget: float, generations: int) -> float:
-        """Units of human data that a chain uses in ``generations`` generations; ``budget`` is generation 0's."""
+    @model_validator(mode="after")
+    def _two_parts(self) -> Self:
+        if self.weights is not None and not self._mixes:
+            raise ValueError(
+                "weights: they share the loss between human and synthetic data, and every training set of this regime "
+                "has one of them alone; leave weights out, or take regime.kind: mixed"
+            )
+        return self
+
+    @property
+    def _mixes(self) -> bool:
+        """Whether a training set can hold both human and synthetic data."""
+        return True
+
+    def human_needed(self, budget: float, generations: int, budgets: Sequence[float] = ()) -> float:
+        """Units of human data that a chain uses in ``generations`` generations; ``budget`` is generation 0's.
+
+        ``budgets`` are those of all generations, where they are not alike.
+        """
         return budget
 
     def first_share(self, generations: int) -> float:
@@ -139,7 +78,7 @@ class _Regime(Section):
         return 1.0
 
     def synthetic_size(self, budget: float, generation: int) -> float:
-        """Units to generate after ``generation``, for the next one's training set."""
+        """Units to generate after ``generation``, for the training set of the next one, whose budget this is."""
         return float(budget)
 
     def fresh(self, human: Human, generation: int) -> Draw:
@@ -148,12 +87,12 @@ class _Regime(Section):
         All of it for generation 0; nothing later, where a regime gives human data once.
         """
         first = human.first.size
-        start, stop = (0.0, first) if generation == 0 else self._fresh(first, generation)
+        start, stop = (0.0, first) if generation == 0 else self._fresh(human, generation)
         return human.between(start, stop)
 
-    def _fresh(self, first: float, generation: int) -> tuple[float, float]:
-        """Where the fraction of a later generation begins and ends; ``first`` is generation 0's size."""
-        return (first, first)
+    def _fresh(self, human: Human, generation: int) -> tuple[float, float]:
+        """Where the fraction of a later generation begins and ends."""
+        return (human.first.size, human.first.size)
 
     def kept(self, budget: float) -> float:
         """Units of generation 0's human data that later generations may be trained on again, always the first ones; for
@@ -172,7 +111,8 @@ class _Regime(Section):
         if self.random and len(seeds) > 1:
             return TrainingSet((), tuple(self.training_set(human, synthetic, generation, [seed]) for seed in seeds))
         draws = self._mix(human, synthetic, generation, seeds[0])
-        return TrainingSet(tuple(draw for draw in draws if len(draw.items)))
+        weight = None if self.weights is None else self.weights.human
+        return TrainingSet(tuple(draw for draw in draws if len(draw.items)), human_weight=weight)
 
     def _mix(self, human: Human, synthetic: Sequence[Pool], generation: int, seed: int) -> tuple[Draw, ...]:
         raise NotImplementedError
@@ -183,11 +123,15 @@ class Replace(_Regime):
 
     kind: Literal["replace"] = "replace"
 
+    @property
+    def _mixes(self) -> bool:
+        return False
+
     def kept(self, budget: float) -> float:
         return 0.0
 
     def _mix(self, human: Human, synthetic: Sequence[Pool], generation: int, seed: int) -> tuple[Draw, ...]:
-        return (take(synthetic[-1], human.first.size),)
+        return (take(synthetic[-1], human.at(generation)),)
 
 
 class Accumulate(_Regime):
@@ -197,7 +141,11 @@ class Accumulate(_Regime):
     memory = "all"
 
     def _mix(self, human: Human, synthetic: Sequence[Pool], generation: int, seed: int) -> tuple[Draw, ...]:
-        return (human.first, *(take(pool, human.first.size) for pool in synthetic))
+        return _all_so_far(human, synthetic)
+
+
+def _all_so_far(human: Human, synthetic: Sequence[Pool]) -> tuple[Draw, ...]:
+    return (human.first, *(take(pool, human.at(generation)) for generation, pool in enumerate(synthetic, 1)))
 
 
 class AccumulateSubsample(_Regime):
@@ -208,23 +156,14 @@ class AccumulateSubsample(_Regime):
     random = True
 
     def _mix(self, human: Human, synthetic: Sequence[Pool], generation: int, seed: int) -> tuple[Draw, ...]:
-        parts = [human.first, *(take(pool, human.first.size) for pool in synthetic)]
+        parts = _all_so_far(human, synthetic)
         sizes = np.concatenate([part.pool.sizes[part.items] for part in parts])
         order = generator(seed, "subsample", generation).permutation(len(sizes))
-        drawn = order[: int(np.searchsorted(_middles(sizes[order]), human.first.size, side="left"))]
+        drawn = order[: int(np.searchsorted(middles(sizes[order]), human.at(generation), side="left"))]
         ends = np.cumsum([len(part.items) for part in parts])
         owner = np.searchsorted(ends, drawn, side="right")
         starts = ends - [len(part.items) for part in parts]
         return tuple(Draw(part.pool, part.items[drawn[owner == i] - starts[i]]) for i, part in enumerate(parts))
-
-
-def _is_a_share(ratio: float) -> float:
-    if not 0.0 <= ratio <= 1.0:
-        raise ValueError(f"a share of the training data lies in [0, 1]: {ratio} does not")
-    return ratio
-
-
-_Share = Annotated[float, AfterValidator(_is_a_share)]
 
 
 class Mixed(_Regime):
@@ -241,9 +180,11 @@ class Mixed(_Regime):
         "(Bertrand et al. 2023; the fresh-data loop of Alemohammad et al. 2023)",
     )
 
-    def human_needed(self, budget: float, generations: int) -> float:
-        fresh = 0.0 if self.human == "kept" else (1.0 - self.synthetic_ratio) * budget
-        return budget + (generations - 1) * fresh
+    def human_needed(self, budget: float, generations: int, budgets: Sequence[float] = ()) -> float:
+        share = 1.0 - self.synthetic_ratio
+        if self.human == "kept":
+            return max(budget, share * max(budgets, default=0.0))
+        return budget + share * sum(budgets[1:]) if budgets else budget + (generations - 1) * (share * budget)
 
     def first_share(self, generations: int) -> float:
         return 1.0 / self.human_needed(1.0, generations)
@@ -254,16 +195,19 @@ class Mixed(_Regime):
     def kept(self, budget: float) -> float:
         return (1.0 - self.synthetic_ratio) * budget if self.human == "kept" else 0.0
 
-    def _fresh(self, first: float, generation: int) -> tuple[float, float]:
-        share = (1.0 - self.synthetic_ratio) * first * (self.human == "fresh")
-        return first + (generation - 1) * share, first + generation * share
+    def _fresh(self, human: Human, generation: int) -> tuple[float, float]:
+        first, share = human.first.size, (1.0 - self.synthetic_ratio) * (self.human == "fresh")
+        if human.budgets:
+            used, used_then = (sum(human.budgets[1:until]) for until in (generation, generation + 1))
+            return first + share * used, first + share * used_then
+        return first + (generation - 1) * (share * first), first + generation * (share * first)
 
     def _mix(self, human: Human, synthetic: Sequence[Pool], generation: int, seed: int) -> tuple[Draw, ...]:
-        kept = human.between(0.0, self.kept(human.first.size))
-        own = kept if self.human == "kept" else self.fresh(human, generation)
+        budget = human.at(generation)
+        own = human.between(0.0, self.kept(budget)) if self.human == "kept" else self.fresh(human, generation)
         # Where each part is due half an item, one of them gets it: the total stays the budget.
-        due, budget = self.synthetic_ratio * human.first.size, human.first.size
-        either = [take(synthetic[-1], due + half) for half in (-_HALF, _HALF)]
+        due = self.synthetic_ratio * budget
+        either = [take(synthetic[-1], due + half) for half in (-HALF, HALF)]
         return (own, min(either, key=lambda drawn: abs(own.size + drawn.size - budget)))
 
 
@@ -275,6 +219,7 @@ class Incremental(_Regime):
     forms keep the ratio: in sets of one fraction (``synthetic_ratio``), or of several whole ones (``fractions``).
     """
 
+    follows = False
     kind: Literal["incremental"] = "incremental"
     synthetic_ratio: _Share | None = Field(
         None, description="short form: the set stays one fraction, this share of it synthetic; null: the set grows"
@@ -297,6 +242,10 @@ class Incremental(_Regime):
         return self
 
     @property
+    def _mixes(self) -> bool:
+        return self.fractions != 1
+
+    @property
     def grows(self) -> bool:
         return self.synthetic_ratio is None and self.fractions is None
 
@@ -311,7 +260,7 @@ class Incremental(_Regime):
     def _synthetic_fractions(self, generation: int) -> int:
         return generation if self.fractions is None else 1
 
-    def human_needed(self, budget: float, generations: int) -> float:
+    def human_needed(self, budget: float, generations: int, budgets: Sequence[float] = ()) -> float:
         if (short := self._short()) is not None:
             return short.human_needed(budget, generations)
         return (1 + (generations - 1) * self._human_fractions) * budget
@@ -327,10 +276,10 @@ class Incremental(_Regime):
     def kept(self, budget: float) -> float:
         return 0.0
 
-    def _fresh(self, first: float, generation: int) -> tuple[float, float]:
+    def _fresh(self, human: Human, generation: int) -> tuple[float, float]:
         if (short := self._short()) is not None:
-            return short._fresh(first, generation)
-        each = self._human_fractions
+            return short._fresh(human, generation)
+        first, each = human.first.size, self._human_fractions
         return (1 + (generation - 1) * each) * first, (1 + generation * each) * first
 
     def _mix(self, human: Human, synthetic: Sequence[Pool], generation: int, seed: int) -> tuple[Draw, ...]:
@@ -346,11 +295,16 @@ class FixedHuman(_Regime):
     They make up the training set from generation 1 on (Kazdan et al. 2025, Seddik et al. 2024).
     """
 
+    follows = False
     kind: Literal["fixed_human"] = "fixed_human"
     human: int = Field(ge=0, description="tokens or samples of human data, always the first ones")
     synthetic: int = Field(ge=0, description="tokens or samples of the last generation's output")
 
-    def human_needed(self, budget: float, generations: int) -> float:
+    @property
+    def _mixes(self) -> bool:
+        return self.human > 0 and self.synthetic > 0
+
+    def human_needed(self, budget: float, generations: int, budgets: Sequence[float] = ()) -> float:
         return max(budget, float(self.human)) if generations > 1 else budget
 
     def synthetic_size(self, budget: float, generation: int) -> float:
@@ -359,7 +313,8 @@ class FixedHuman(_Regime):
     def kept(self, budget: float) -> float:
         return min(budget, float(self.human))
 
-    def _fresh(self, first: float, generation: int) -> tuple[float, float]:
+    def _fresh(self, human: Human, generation: int) -> tuple[float, float]:
+        first = human.first.size
         return first, max(first, float(self.human)) if generation == 1 else first
 
     def _mix(self, human: Human, synthetic: Sequence[Pool], generation: int, seed: int) -> tuple[Draw, ...]:

@@ -262,7 +262,7 @@ def _facts(study: Study) -> StudyFacts:
         searched=searched_keys(settings.model_dump(include={"search"})),
         search=settings.search,
         seeds={chain.recipe.seed for chain in study.chains},
-        growing=[cell.recipe.regime.grows for cell in study.cells],
+        growing=[cell.recipe.grows for cell in study.cells],
     )
 
 

@@ -8,7 +8,7 @@
 says which metric's mean it gives and for which recipes. A claim names it, ``{theory: gaussian_replace_mean_variance}``,
 and the theory notebook draws it for each cell in which it holds. Its arguments are read off a *flat recipe* (dotted
 keys): a parameter takes the value of the key with its own name under ``family``, ``regime`` or ``loss``, except for
-those in ``_READERS``. A null counts as not given.
+those in ``_READERS``; a law of ``samples_per_generation`` gives its own. A null counts as not given.
 """
 
 import inspect
@@ -61,12 +61,16 @@ _READERS: Mapping[str, Reader] = {
     "estimator": lambda recipe: recipe.get("family.covariance_estimator"),
     "synthetic_ratio": _synthetic_ratio,
     "human": _human,
+    "growth": lambda recipe: recipe.get("samples_per_generation.growth.kind"),
+    "human_weight": lambda recipe: recipe.get("regime.weights.human"),
 }
 """How to read the parameters that are no key of a recipe's section under their own name."""
 
+_SECTIONS = ("family", "regime", "loss", "samples_per_generation", "samples_per_generation.growth")
+
 
 def _named_key(name: str) -> Reader:
-    keys = [f"{section}.{name}" for section in ("family", "regime", "loss")]
+    keys = [f"{section}.{name}" for section in _SECTIONS]
     return lambda recipe: next((recipe[key] for key in keys if recipe.get(key) is not None), None)
 
 
@@ -118,6 +122,8 @@ def closed_form(
     regime: str | Sequence[str] = (),
     loss: str = "cross_entropy",
     when: Callable[[Recipe], bool] = lambda recipe: True,
+    weighs: bool = False,
+    grows: bool = False,
     summary: Literal["mean", "variance"] = "mean",
     to_metric: Callable[[float, Recipe, int], float] = lambda value, recipe, generation: value,
     label: str = "",
@@ -132,6 +138,8 @@ def closed_form(
         regime: kind or kinds of regime it holds for (:func:`regime_of`).
         loss: kind of loss it holds for.
         when: what else a recipe must satisfy for it to hold.
+        weighs: whether it is of a regime with weights, and of no other.
+        grows: whether it is of training sets whose size is a law of the generation, and of no others.
         summary: which moment over chains it gives.
         to_metric: the metric's moment from the function's value, the recipe and the generation.
         label: its name in charts, where the metric is more than the function's value.
@@ -147,6 +155,8 @@ def closed_form(
             and recipe.get("family.kind") == family
             and recipe.get("loss.kind", "cross_entropy") == loss
             and regime_of(recipe) in regimes
+            and weighs == (recipe.get("regime.weights.human") is not None)
+            and grows == (recipe.get("samples_per_generation.initial") is not None)
             and when(recipe)
         )
 

@@ -12,7 +12,14 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from fortifai_ray.errors import UserError
 from fortifai_ray.validation.keys import described_keys, hint, is_required, unknown_key
 
-_FORMS = ("range", "list", "one criterion", "several criteria")  # tags of unions that no file has
+_FORMS = (
+    "range",
+    "list",
+    "one criterion",
+    "several criteria",
+    "one number",
+    "a law",
+)  # tags of unions that no file has
 _NO_SECTION = ("model_type", "model_attributes_type", "dict_type")  # pydantic's errors where a section is needed
 
 _Checked = TypeVar("_Checked", bound=BaseModel)

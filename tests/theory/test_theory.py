@@ -66,6 +66,10 @@ def test_every_closed_form_is_a_documented_number() -> None:
         "mean": 2.0,
         "multiple": 1.2,
         "deviation": 0.1,
+        "initial": 10,
+        "growth": "power",
+        "human_weight": 0.6,
+        "k": 1.0,
         "weights": [[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.2, 0.3, 0.5]],
     }
     for name, registered in CLOSED_FORMS.items():

@@ -27,7 +27,7 @@ from fortifai_ray.families.analytic.recipe import AnalyticRecipe
 from fortifai_ray.losses import CrossEntropy, Loss, PointwiseLoss, TruncatedCrossEntropy, value_and_derivative
 from fortifai_ray.losses.base import LossConfig
 from fortifai_ray.recipe.family import Collapsed, Synthetic
-from fortifai_ray.recipe.regimes import Human, Pool, TrainingSet
+from fortifai_ray.recipe.pools import Human, Pool, TrainingSet
 
 _HUMAN = "human"
 _BEFORE = -1  # the generation that the human data belong to
@@ -54,10 +54,11 @@ class CohortFamily:
 
     def human(self) -> Human:
         """As many samples of the truth as the regime uses in all; generation 0 gets the first of them."""
-        recipe, budget = self._recipe, self._recipe.samples_per_generation
-        count = math.ceil(recipe.regime.human_needed(budget, recipe.generations))
+        recipe, sizes = self._recipe, self._recipe.sizes
+        budgets = sizes if len(set(sizes)) > 1 else ()
+        count = math.ceil(recipe.regime.human_needed(sizes[0], recipe.generations, budgets))
         self._samples[_HUMAN] = self._family.human(count, Streams(self._seeds, _BEFORE))
-        return Human(Pool(_HUMAN, np.ones(count), synthetic=False), np.arange(count), budget)
+        return Human(Pool(_HUMAN, np.ones(count), synthetic=False), np.arange(count), sizes[0], budgets)
 
     def init(self, previous: Arrays | None, generation: int) -> Arrays:
         """These families need no starting model."""
@@ -69,7 +70,7 @@ class CohortFamily:
         if not samples.shape[1]:
             raise Collapsed("the training set is empty")
         started = time.perf_counter()
-        model, kept = fit_with_loss(self._family, samples, loss, generation)
+        model, kept = fit_with_loss(self._family, samples, loss, generation, self._weights(data))
         outputs = {"kept_fraction": kept, "train_seconds": self._share(started)}
         return Arrays(f"model-{generation}", outputs, model, samples)
 
@@ -129,26 +130,38 @@ class CohortFamily:
         ]
         return np.stack(each)
 
+    def _weights(self, data: TrainingSet) -> Array | None:
+        """(chains, n) The weight of each sample under the regime; None where all are alike."""
+        own = [one.item_weights() for one in (data.by_seed or (data,))]
+        if all(weights is None for weights in own):
+            return None
+        size = max(len(weights) for weights in own if weights is not None)
+        weights = np.stack([np.ones(size) if weights is None else weights for weights in own])
+        return np.ascontiguousarray(np.broadcast_to(weights, (len(self._seeds), size)))
+
     def _share(self, started: float) -> float:
         """One chain's share of the seconds since ``started``."""
         return (time.perf_counter() - started) / len(self._seeds)
 
 
-def fit_with_loss(family: AnalyticFamily, data: Array, loss: LossConfig, generation: int = 0) -> tuple[Model, Array]:
-    """Each chain's model under a loss, and the share of its samples (B,) whose weight is not 0.
+def fit_with_loss(
+    family: AnalyticFamily, data: Array, loss: LossConfig, generation: int = 0, given: Array | None = None
+) -> tuple[Model, Array]:
+    """Each chain's model under a loss, and the share of its samples (B,) that the loss does not omit.
 
-    A chain with no sample left has no gradient: it keeps the first fit.
+    ``given`` (B, n) are the regime's weights, which those of the loss multiply. A chain with no sample left has no
+    gradient: it keeps the first fit.
 
     Raises:
         ValueError: the loss is not pointwise, follows the course of training, or pushes samples away.
     """
-    model = family.fit(data, generation=generation)
+    model = family.fit(data, given, generation)
     if isinstance(loss, CrossEntropy):
         return model, np.ones(len(data))
-    weights = sample_weights(loss, likelihood_rank(family.log_likelihood(model, data)))
-    kept = (weights != 0).mean(-1)
-    some = kept > 0
-    if some.any() and not (weights == 1).all():
+    of_loss = sample_weights(loss, likelihood_rank(family.log_likelihood(model, data)))
+    weights = of_loss if given is None else of_loss * given
+    kept, some = (of_loss != 0).mean(-1), (weights != 0).any(-1)
+    if some.any() and not (of_loss == 1).all():
         again = family.fit(np.ascontiguousarray(data)[some], weights[some], generation)
         for name, values in again.items():
             model[name] = model[name].copy()

@@ -1,9 +1,9 @@
 """The recipe of a chain of an analytic family, built in or a user's own: how many samples a generation has."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Self, Union
+from typing import Annotated, Any, ClassVar, Literal, Self, Union
 
-from pydantic import Field, PlainValidator, SerializeAsAny, ValidationError, model_validator
+from pydantic import Discriminator, Field, PlainValidator, SerializeAsAny, Tag, ValidationError, model_validator
 
 from fortifai_ray.families import KEPT_FRACTION
 from fortifai_ray.families.analytic import ANALYTIC
@@ -14,6 +14,8 @@ from fortifai_ray.losses import PointwiseLoss
 from fortifai_ray.metrics import Metric
 from fortifai_ray.recipe.curation import Judge, measured
 from fortifai_ray.recipe.recipe import Recipe
+from fortifai_ray.theory.growth import sample_sizes
+from fortifai_ray.validation import Section
 
 
 def _validate(value: Any) -> AnalyticFamily:
@@ -23,6 +25,44 @@ def _validate(value: Any) -> AnalyticFamily:
     built_in = ANALYTIC.get(value["kind"])
     return validate_user_family(value) if built_in is None else built_in.model_validate(value)
 
+
+_MOST = 10_000_000  # samples of one generation of one chain: a gigabyte for a dozen chains
+
+
+class LinearGrowth(Section):
+    """n + `increment`·g samples in generation g. Under replace it collapses, though slowly: Σ 1/n_g is infinite."""
+
+    kind: Literal["linear"] = "linear"
+    increment: float = Field(ge=0.0, allow_inf_nan=False, description="samples that each generation has more")
+
+
+class PowerGrowth(Section):
+    """n·(g + 1)^`exponent` samples in generation g; above 1 is superlinear, and prevents collapse."""
+
+    kind: Literal["power"] = "power"
+    exponent: float = Field(ge=0.0, allow_inf_nan=False, description="1 is `linear` with an increment of n")
+
+
+class GeometricGrowth(Section):
+    """n·`ratio`^g samples in generation g."""
+
+    kind: Literal["geometric"] = "geometric"
+    ratio: float = Field(ge=1.0, allow_inf_nan=False, description="of one generation's samples to the last one's")
+
+
+class GrowingSamples(Section):
+    """A number of samples that is a law of the generation (Xu, He and Cheng 2025; Shumailov et al. 2024)."""
+
+    initial: int = Field(ge=2, description="n, of generation 0")
+    growth: Annotated[LinearGrowth | PowerGrowth | GeometricGrowth, Field(discriminator="kind")] = Field(
+        description="of the number of samples with the generation"
+    )
+
+
+_Samples = Annotated[
+    Annotated[int, Field(ge=2), Tag("one number")] | Annotated[GrowingSamples, Tag("a law")],
+    Discriminator(lambda value: "a law" if isinstance(value, Mapping | GrowingSamples) else "one number"),
+]
 
 _AnyFamily: Any = Union[tuple(ANALYTIC.values())]  # noqa: UP007 (made from the list)
 
@@ -34,16 +74,53 @@ class AnalyticRecipe(Recipe):
     batched: ClassVar[bool] = True
 
     family: Annotated[AnalyticFamily, PlainValidator(_validate, json_schema_input_type=_AnyFamily), SerializeAsAny()]
-    samples_per_generation: int = Field(100, ge=2, description="generation 0's human samples, and the budget of each")
+    samples_per_generation: _Samples = Field(
+        100, description="generation 0's human samples, and the budget of each; or a law of the generation"
+    )
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The budget of each generation."""
+        own = self.samples_per_generation
+        if isinstance(own, int):
+            return (own,) * self.generations
+        law = own.growth.model_dump()
+        return tuple(sample_sizes(own.initial, law.pop("kind"), self.generations, **law))
+
+    @property
+    def grows(self) -> bool:
+        return self.regime.grows or self.sizes[-1] > self.sizes[0]
+
+    @model_validator(mode="after")
+    def _growth_is_possible(self) -> Self:
+        if isinstance(self.samples_per_generation, int):
+            return self
+        if not self.regime.follows:
+            raise ValueError(
+                f"samples_per_generation.growth: regime.kind: {self.regime.kind} sets the size of its training sets "
+                "itself; give one number, or take replace, accumulate, accumulate_subsample or mixed"
+            )
+        try:
+            last = self.sizes[-1]
+        except OverflowError:
+            last = -1
+        if not 0 <= last <= _MOST:
+            raise ValueError(
+                f"samples_per_generation.growth: generation {self.generations - 1} would have "
+                f"{f'{last:.3g}' if last > 0 else 'more than 1e308'} samples; at most {_MOST:,} are right: fewer "
+                "generations, or slower growth"
+            )
+        return self
 
     @model_validator(mode="after")
     def _losses_weigh_samples(self) -> Self:
         if not isinstance(self.loss, PointwiseLoss):
             raise ValueError(f"loss.kind: {self.loss.kind} gives single samples no weight: use a pointwise loss")
-        weighs = self.loss.kind != "cross_entropy"
+        by_rank = self.loss.kind != "cross_entropy"
         judges = [by for step in self.curation.steps for by in step.judges]
         if isinstance(self.family, UserFamily):
-            self.family.check_methods(weighs=weighs, ranks=weighs or bool(judges), by_truth="truth" in judges)
+            weighs = by_rank or self.regime.weights is not None
+            self.family.check_methods(weighs=weighs, ranks=by_rank or bool(judges), by_truth="truth" in judges)
         for by in judges:
             if isinstance(by, Judge):
                 self._check_judge(by)

@@ -109,7 +109,7 @@ class UserFamily(AnalyticFamily):
         return {_MODEL: _objects([self._call("truth")])}
 
     def check_methods(self, *, weighs: bool, ranks: bool, by_truth: bool) -> None:
-        """Check that the class has what the recipe's loss (``weighs`` samples) and curation (``ranks`` them) need.
+        """Check that the class has what the recipe's loss, regime (``weighs``) and curation (``ranks``) need.
 
         Raises ValueError naming what is missing.
         """
@@ -129,7 +129,9 @@ class UserFamily(AnalyticFamily):
 
     def _require_weights(self) -> None:
         if not takes(_find(self.kind).fit, 3):
-            raise self._refused("fit must take fit(data, weights) for a loss other than cross_entropy")
+            raise self._refused(
+                "fit must take fit(data, weights) for a loss other than cross_entropy, or regime.weights"
+            )
 
     def _refused(self, message: str) -> UserError:
         """The error of a method, which begins ``message``."""

@@ -17,7 +17,7 @@ import numpy as np
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.families.images.config import DataConfig
-from fortifai_ray.recipe.regimes import TrainingSet
+from fortifai_ray.recipe.pools import TrainingSet
 from fortifai_ray.seeds import derive_seed, generator
 from fortifai_ray.storage.store import Stage, StageKey, StageStore
 

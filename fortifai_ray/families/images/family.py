@@ -19,7 +19,7 @@ from fortifai_ray.families.images.recipe import ImageRecipe
 from fortifai_ray.losses import Loss
 from fortifai_ray.recipe.executor import Executor
 from fortifai_ray.recipe.family import Collapsed, Synthetic
-from fortifai_ray.recipe.regimes import Human, Pool, TrainingSet
+from fortifai_ray.recipe.pools import Human, Pool, TrainingSet
 from fortifai_ray.seeds import derive_seed, generator
 from fortifai_ray.storage.steps import Steps
 from fortifai_ray.storage.store import Stage, StageKey, canonical_hash

@@ -140,6 +140,12 @@ class ImageRecipe(Recipe):
     def _defaults(cls, content: Any) -> Any:
         return fill_defaults(content)
 
+    @model_validator(mode="after")
+    def _weighs_nothing(self) -> Self:
+        if self.regime.weights is not None:
+            raise ValueError("regime.weights: they are of language models and analytic families; leave them out here")
+        return self
+
     @field_validator("loss")
     @classmethod
     def _is_pointwise(cls, loss: Loss) -> Loss:

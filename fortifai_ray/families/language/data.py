@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from fortifai_ray.families.language.blocks import Blocks
 from fortifai_ray.families.language.config import Pack
 from fortifai_ray.families.language.corpus import Corpus
-from fortifai_ray.recipe.regimes import TrainingSet
+from fortifai_ray.recipe.pools import TrainingSet, part_weights
 
 
 def fetch_blocks(
@@ -22,6 +22,7 @@ def fetch_blocks(
     Human draws are already blocks. Generated rows are packed as documents, like the human ones (concatenated, each
     ended by the end-of-text token), or as running text: joined in the order of their rows, in whole blocks, the rest
     left out. Sizes count generated tokens only. ``synthetic`` maps a pool's stage to the folder of its corpus.
+    No block holds human and generated text, so that the regime's weights are blocks' weights.
     """
     parts = []
     human = corpus.blocks(corpus.train, block_size)
@@ -35,7 +36,18 @@ def fetch_blocks(
             parts.append(Blocks(whole, np.full(len(whole), block_size)))
         else:
             parts.append(_pack(rows, draw.items, corpus.end_of_text, block_size))
-    return Blocks(np.concatenate([p.tokens for p in parts]), np.concatenate([p.lengths for p in parts]))
+    lengths = np.concatenate([p.lengths for p in parts])
+    return Blocks(np.concatenate([p.tokens for p in parts]), lengths, _weights(training_set, parts))
+
+
+def _weights(training_set: TrainingSet, parts: list[Blocks]) -> np.ndarray | None:
+    """(blocks,) The weight of each block's targets; ``parts`` are those of the draws."""
+    synthetic = np.repeat([draw.pool.synthetic for draw in training_set.draws], [len(part) for part in parts])
+    targets = (np.concatenate([part.lengths for part in parts]) - 1).clip(0)
+    of_human, of_synthetic = int(targets[~synthetic].sum()), int(targets[synthetic].sum())
+    if training_set.human_weight is None or not of_human or not of_synthetic:
+        return None
+    return np.array(part_weights(training_set.human_weight, of_human, of_synthetic))[synthetic.astype(int)]
 
 
 def _pack(rows: pa.ListArray, items: np.ndarray, end_of_text: int, block_size: int) -> Blocks:

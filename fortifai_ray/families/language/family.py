@@ -24,7 +24,7 @@ from fortifai_ray.losses import Loss
 from fortifai_ray.recipe.curation import blocks
 from fortifai_ray.recipe.executor import Executor
 from fortifai_ray.recipe.family import Collapsed, Synthetic
-from fortifai_ray.recipe.regimes import Human, Pool, TrainingSet
+from fortifai_ray.recipe.pools import Human, Pool, TrainingSet
 from fortifai_ray.seeds import derive_seed, generator
 from fortifai_ray.storage.steps import WAITING, Steps
 from fortifai_ray.storage.store import Stage, StageFiles, StageKey, canonical_hash

@@ -18,7 +18,7 @@ from fortifai_ray.families.language.corpus import Corpus
 from fortifai_ray.families.language.keeping import Measure
 from fortifai_ray.families.language.recipe import PERPLEXITY, LanguageRecipe
 from fortifai_ray.recipe.executor import Executor
-from fortifai_ray.recipe.regimes import Human
+from fortifai_ray.recipe.pools import Human
 from fortifai_ray.storage.steps import Steps
 from fortifai_ray.storage.store import Stage, StageFiles, StageKey, canonical_hash
 

@@ -18,7 +18,7 @@ from fortifai_ray.families.language.config import Pack
 from fortifai_ray.families.language.corpus import Corpus
 from fortifai_ray.families.language.data import human_blocks, read_generated, running_tokens
 from fortifai_ray.families.language.ngrams import hash_ngrams
-from fortifai_ray.recipe.regimes import Draw, TrainingSet
+from fortifai_ray.recipe.pools import Draw, TrainingSet
 from fortifai_ray.seeds import derive_seed, generator
 from fortifai_ray.storage.store import canonical_hash
 

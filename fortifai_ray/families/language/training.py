@@ -8,7 +8,7 @@ fused loss multiplies by it, and a head that is tied to the embeddings stays so.
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,6 +90,7 @@ def train(
     }
     settings |= {} if measure is None else {"measure": measure}
     arrays = {"tokens": blocks.tokens, "lengths": blocks.lengths}
+    arrays |= {} if blocks.weights is None else {"weights": blocks.weights}
     executor.fit(train_loop, settings, arrays, model, output)
     return TrainingReport(**read_report(output))
 
@@ -106,6 +107,7 @@ def train_loop(
     order_seed: int,
     end_of_text: int | None,
     measure: Measure | None = None,
+    weights: np.ndarray | None = None,
 ) -> None:
     """Run by every training worker (see :func:`train`)."""
     import torch
@@ -123,7 +125,8 @@ def train_loop(
     if training.document_mask:
         assert end_of_text is not None
         keep_documents_apart(network, end_of_text)
-    fit = LanguageFit(spread(objective, training, workers), Blocks(tokens, lengths), training, order_seed, workers)
+    blocks = Blocks(tokens, lengths, weights)
+    fit = LanguageFit(spread(objective, training, workers), blocks, training, order_seed, workers)
     held = _held_share(fit.network)
 
     def save(folder: Path) -> None:
@@ -144,22 +147,29 @@ def train_loop(
 class Batch(NamedTuple):
     """One rank's share of a step's blocks. ``parts`` are its micro-batches, tokens (rows, block_size) and lengths
     (rows,), equally many on every rank; ``targets`` counts the targets of all ranks, ``weight`` multiplies their mean
-    loss."""
+    loss. ``part_weights`` are those of the micro-batches' targets, and ``targets`` their sum, where the parts of the
+    training set are weighed: a micro-batch then has blocks of one weight alone."""
 
     parts: "list[tuple[Tensor, Tensor]]"
-    targets: int
+    targets: float
     weight: float
+    part_weights: Sequence[float]
 
 
 def batches(blocks: Blocks, order: np.ndarray, training: TrainingConfig, rank: int, world: int) -> Iterator[Batch]:
     """One rank's share of each step's blocks, which follow ``order`` (indices of blocks)."""
     for start in range(0, len(order), training.batch_size):
         batch = order[start : start + training.batch_size]
-        targets = int((blocks.lengths[batch] - 1).clip(0).sum())
+        targets = (blocks.lengths[batch] - 1).clip(0)
         parts = min(training.gradient_accumulation, -(-len(batch) // world))
         shares = np.array_split(batch[rank::world], parts)
         weight = len(batch) / training.batch_size if training.short_steps == "share" else 1.0
-        yield Batch([_rows(blocks, share, batch[:1]) for share in shares], max(targets, 1), weight)
+        total, part_weights = float(targets.sum()), [1] * parts
+        if blocks.weights is not None:
+            total, values = float(targets @ blocks.weights[batch]), np.unique(blocks.weights).tolist()
+            shares = [share[blocks.weights[share] == value] for share in shares for value in values]
+            part_weights = values * parts
+        yield Batch([_rows(blocks, share, batch[:1]) for share in shares], total or 1.0, weight, part_weights)
 
 
 def _rows(blocks: Blocks, share: np.ndarray, any_row: np.ndarray) -> "tuple[Tensor, Tensor]":
@@ -201,24 +211,29 @@ class LanguageFit(Fit[Batch]):
         """The gradients of the loss divided by its count of targets over all micro-batches and workers."""
         import torch
 
-        count: Tensor | int = batch.targets
+        count: Tensor | float = batch.targets
         kept = torch.zeros((), dtype=torch.int64, device=self.device)
         later = loss.normaliser == "kept" and len(batch.parts) > 1  # the count is known after the last part
-        for number, (tokens, lengths) in enumerate(batch.parts, start=1):
+        for number, ((tokens, lengths), own) in enumerate(zip(batch.parts, batch.part_weights, strict=True), start=1):
             with _unreduced(self.network, more_to_come=number < len(batch.parts)):
                 with self.autocast:
                     sums: LossSums = self.network(tokens.to(self.device), lengths.to(self.device), loss)
-                kept += sums.kept.sum()
+                kept = kept + own * sums.kept.sum()
                 if loss.normaliser == "kept":
-                    count = 1 if later else self.workers.sum(kept).clamp_min(1)
+                    count = 1 if later else self._or_one(self.workers.sum(kept))
                 # Gradients are averaged over workers; the sum over workers is wanted.
-                (sums.total * (self.workers.world * batch.weight / count)).backward()
-            self._record(step, sums, loss.normaliser)
+                (sums.total * (self.workers.world * batch.weight * own / count)).backward()
+            self._record(step, sums, loss.normaliser, own)
         if later:
-            count = self.workers.sum(kept).clamp_min(1)
+            count = self._or_one(self.workers.sum(kept))
             for parameter in self.network.parameters():
                 if parameter.grad is not None:
                     parameter.grad.div_(count)
+
+    @staticmethod
+    def _or_one(count: "Tensor") -> "Tensor":
+        """A count of targets to divide by."""
+        return count.masked_fill(count == 0, 1.0)
 
     def target_probabilities(self, module: Any, batch: Batch) -> "list[Tensor]":
         probabilities = []
@@ -254,15 +269,15 @@ class LanguageFit(Fit[Batch]):
         )
         write_report(whole, output)
 
-    def _record(self, step: int, sums: "LossSums", normaliser: str) -> None:
-        """Record one micro-batch of a step."""
+    def _record(self, step: int, sums: "LossSums", normaliser: str, weight: float) -> None:
+        """Record one micro-batch of a step, whose targets have a weight in the loss."""
         import torch
 
         probability = sums.log_p.exp()
         kept, targets = sums.kept.sum(), sums.valid.sum()
         values = {
-            "loss": sums.total.detach(),
-            "divisor": kept if normaliser == "kept" else targets,
+            "loss": weight * sums.total.detach(),
+            "divisor": weight * (kept if normaliser == "kept" else targets),
             "kept": kept,
             "probability": probability.masked_fill(~sums.valid, 0.0).sum(),
             "targets": targets,

@@ -48,19 +48,22 @@ def run(
     generations: int,
     regime: Regime,
     loss: object = None,
+    budgets: Sequence[float] = (),
 ) -> dict[str, npt.NDArray[np.float64]]:
     """Each metric of each generation and chain, (generations, chains)."""
-    count = round(regime.human_needed(n, generations))
+    count = round(regime.human_needed(n, generations, budgets))
     pools = [Pool("human", np.ones(count), synthetic=False)]
     samples = {"human": family.human(count, Streams(tuple(seeds), -1))}
-    human, scores = Human(pools[0], np.arange(count), n), []
+    human, scores = Human(pools[0], np.arange(count), n, tuple(budgets)), []
     for g in range(generations):
         drawn = regime.training_set(human, pools[1:], g, tuple(seeds))
         sets = drawn.of_each(len(seeds))
         data = np.stack([np.concatenate([_of(samples, draw, i) for draw in sets[i].draws]) for i in range(len(seeds))])
-        model, kept = fit_with_loss(family, data, loss or CrossEntropy(), g)
+        weights = [own.item_weights() for own in sets]
+        given = None if weights[0] is None else np.stack(weights)
+        model, kept = fit_with_loss(family, data, loss or CrossEntropy(), g, given)
         scores.append({**family.evaluate(model, data), "kept_fraction": kept})
-        size = round(regime.synthetic_size(n, g))
+        size = round(regime.synthetic_size(budgets[min(g + 1, generations - 1)] if budgets else n, g))
         pools.append(Pool(f"synthetic {g}", np.ones(size), synthetic=True))
         samples[pools[-1].stage] = family.generate(model, size, Streams(tuple(seeds), g))
     return {name: np.stack([each[name] for each in scores]) for name in scores[0]}

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fortifai_ray.families.language.config import TrainingConfig
+from fortifai_ray.families.language.config import Pack, TrainingConfig
 from fortifai_ray.families.language.corpus import Corpus
 from fortifai_ray.families.language.data import fetch_blocks, read_corpus, retokenise, retokenised
 from fortifai_ray.recipe.regimes import Draw, Pool, TrainingSet
@@ -43,6 +43,22 @@ def test_human_draws_are_the_blocks_asked_for(corpus: Corpus, tmp_path: Path) ->
     assert np.array_equal(blocks.tokens[:2], corpus.blocks(corpus.train, 128)[[7, 3]])
     assert len(blocks) == 2 + 3
     assert blocks.lengths.tolist() == [128, 128, 128, 128, 303 - 256]
+
+
+@pytest.mark.parametrize("pack", ["documents", "running"])
+def test_weights_are_blocks_weights(corpus: Corpus, tmp_path: Path, pack: Pack) -> None:
+    """The human blocks' targets have their share of all weights, however many there are; 1 in the mean over targets."""
+    human = Pool("h", np.full(50, 128), synthetic=False)
+    pool = synthetic_corpus(tmp_path / "s", [[1] * 100, [2] * 100, [3] * 100])
+    draws = (Draw(human, np.array([7])), Draw(pool, np.arange(3)))
+    weighed = fetch_blocks(TrainingSet(draws, human_weight=0.7), corpus, {"s": tmp_path / "s"}, 128, pack)
+    assert weighed.weights is not None
+    targets = weighed.lengths - 1
+    assert (weighed.weights * targets)[0] / (weighed.weights @ targets) == pytest.approx(0.7)
+    assert weighed.weights @ targets == pytest.approx(targets.sum())
+    assert len(set(weighed.weights[1:].tolist())) == 1
+    for alone in (TrainingSet(draws), TrainingSet(draws[:1], human_weight=0.7)):
+        assert fetch_blocks(alone, corpus, {"s": tmp_path / "s"}, 128, pack).weights is None
 
 
 @pytest.mark.parametrize("block_size", [4, 5, 6, 20])

@@ -51,6 +51,21 @@ def test_the_first_loss_is_the_models_own(model: Path, blocks: Blocks, tmp_path:
     assert np.load(tmp_path / "out" / "losses.npy")[0] == pytest.approx(sums / targets, abs=tolerance * 10)
 
 
+@pytest.mark.parametrize("loss", [CrossEntropy(), TruncatedCrossEntropy(gamma=0.005, normaliser="kept")])
+def test_blocks_are_weighed(model: Path, blocks: Blocks, tmp_path: Path, loss: Loss) -> None:
+    """Each step divides weighed sums by weighed counts: a block of weight 0 is as good as left out, and weights that
+    are all alike change nothing but rounding."""
+    seen, alike = np.arange(20) < 12, Blocks(blocks.tokens, blocks.lengths, np.full(20, 0.3))
+    weighed = Blocks(blocks.tokens, blocks.lengths, np.where(seen, 2.0, 0.0))
+    gone = Blocks(blocks.tokens, np.where(seen, blocks.lengths, 1))
+    for name, given in {"plain": blocks, "alike": alike, "weighed": weighed, "gone": gone}.items():
+        run(model, tmp_path / name, given, loss)
+    steps = {name: np.load(tmp_path / name / "losses.npy") for name in ("plain", "alike", "weighed", "gone")}
+    assert steps["alike"] == pytest.approx(steps["plain"], abs=1e-4)
+    assert steps["weighed"] == pytest.approx(steps["gone"], abs=1e-4)
+    assert steps["weighed"] != pytest.approx(steps["plain"], abs=1e-2)
+
+
 def test_training_repeats_bit_for_bit(model: Path, blocks: Blocks, tmp_path: Path) -> None:
     """The same step gives the same weights: what lets a killed sweep end with the same table."""
     for name in ("a", "b"):
