@@ -55,8 +55,13 @@ def _addmm_flops(_: tuple[int, ...], a: tuple[int, int], b: tuple[int, int], *__
     return 2 * a[0] * a[1] * b[1]
 
 
-FLOP_FORMULAS = {torch.ops.aten.addmm: _addmm_flops}
-"""For :class:`FlopCounterMode`, whose own formula fails on an addmm with an explicit output dtype."""
+def _linear_flops(left: Any, weight: Any, *_: Any, **__: Any) -> int:
+    return 2 * math.prod(left) * weight[0]
+
+
+FLOP_FORMULAS = {torch.ops.aten.addmm: _addmm_flops, torch.ops.mkldnn._linear_pointwise: _linear_flops}
+"""For :class:`FlopCounterMode`, whose own formula fails on an addmm with an explicit output dtype, and which has none
+for oneDNN's products."""
 
 
 class Unavailable(Exception):

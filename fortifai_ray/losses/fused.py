@@ -22,7 +22,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fortifai_ray.losses.derivative import value_and_derivative
-from fortifai_ray.losses.softmax import ChunkSoftmax, NarrowSoftmax, WideSoftmax
+from fortifai_ray.losses.products import product
+from fortifai_ray.losses.softmax import ChunkSoftmax, LogSoftmax, NarrowSoftmax, WideSoftmax
 
 _CHUNK_LOGITS = 2**25  # logits in memory at once: 128 MiB in float32, enough rows to keep matrix products at full speed
 _NARROW_CHUNK_LOGITS = 2**27  # the same on a CPU in 16 bits: 256 MiB, which is what 2**25 take with their softmax
@@ -105,7 +106,8 @@ def plain_sums(logits: Tensor, targets: Tensor, loss: Function, *, ignore_index:
 
 def _softmax_on(device: torch.device, dtype: torch.dtype, kernel: Kernel | None) -> _MakeSoftmax:
     """The back end for tensors on ``device`` and products of ``dtype``."""
-    in_torch = NarrowSoftmax if dtype.itemsize == 2 else WideSoftmax
+    wide = WideSoftmax if torch.is_grad_enabled() else LogSoftmax
+    in_torch = NarrowSoftmax if dtype.itemsize == 2 else wide
     if kernel == "torch" or (kernel is None and device.type != "cuda"):
         return in_torch
     try:
@@ -163,7 +165,7 @@ class _Gradients(NamedTuple):
             for part in _parts(on_logits, self.bias.dtype):
                 self.bias.add_(part.sum(0, dtype=self.bias.dtype))
         if self.hidden is not None:
-            self.hidden[rows] = torch.mm(on_logits, weight)
+            self.hidden[rows] = product(on_logits, weight.T)
         if self.weight is not None:
             _add_product(self.weight, on_logits, states)
 

@@ -1,5 +1,5 @@
-"""The interface of a back end of the fused output head, and the softmax of a chunk of logits in PyTorch: one for logits
-in float32 or float64, one for logits of 16 bits."""
+"""The interface of a back end of the fused output head, and the softmax of a chunk of logits in PyTorch: for logits in
+float32 or float64, with gradients and without, and for logits of 16 bits."""
 
 from collections.abc import Iterator
 from typing import Protocol
@@ -24,8 +24,8 @@ class ChunkSoftmax(Protocol):
         gradient of Σf on their logits before bias and cap, (k, V), in that order."""
 
 
-class WideSoftmax:
-    """A chunk's softmax in float32 or float64, on any device. ``rows`` is the largest number of targets a chunk."""
+class LogSoftmax:
+    """A chunk's log-probabilities alone, in float32 or float64 on any device. ``rows`` is the most targets a chunk."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, softcap: float | None, rows: int) -> None:
         self._bias, self._softcap = bias, softcap
@@ -33,23 +33,47 @@ class WideSoftmax:
         self._log_softmax = torch.empty_like(self.logits)
 
     def log_p(self, targets: Tensor) -> Tensor:
-        """As :meth:`ChunkSoftmax.log_p`; ``logits`` are left with bias and cap."""
+        """As :meth:`ChunkSoftmax.log_p`."""
         logits = _finish(self.logits[: len(targets)], self._bias, self._softcap)
         log_softmax = torch.log_softmax(logits, -1, out=self._log_softmax[: len(targets)])
         return log_softmax.gather(1, targets[:, None]).squeeze(1)
 
     def gradients(self, targets: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
-        """As :meth:`ChunkSoftmax.gradients`, in ascending order, in the dtype of ``logits``."""
-        kept, log_softmax = slope.nonzero().squeeze(1), self._log_softmax[: len(targets)]
-        # From the logits, whose memory is about to be used for something else.
-        cap_slope = None if self._softcap is None else _cap_slope(self.logits[kept], self._softcap)
+        """There are none."""
+        raise NotImplementedError
+
+
+class WideSoftmax:
+    """A chunk's softmax in float32 or float64, on any device. ``rows`` is the largest number of targets a chunk.
+
+    Each exponential is taken once, in the place of its logit: what the two methods of a chunk share.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, softcap: float | None, rows: int) -> None:
+        self._bias, self._softcap = bias, softcap
+        self.logits = weight.new_empty(rows, weight.shape[0])
+
+    def log_p(self, targets: Tensor) -> Tensor:
+        """As :meth:`ChunkSoftmax.log_p`; ``logits`` are left as exp(logit − the row's largest)."""
+        logits = _finish(self.logits[: len(targets)], self._bias, self._softcap)
+        self._capped = None if self._softcap is None else logits.clone()
+        largest = logits.amax(1, keepdim=True)
+        of_targets = logits.gather(1, targets[:, None]).sub_(largest)
+        self._sums = logits.sub_(largest).exp_().sum(1, keepdim=True)
+        return of_targets.sub_(self._sums.log()).squeeze(1)
+
+    def gradients(self, targets: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+        """As :meth:`ChunkSoftmax.gradients`, in ascending order, in the dtype and the memory of ``logits``."""
+        kept, scale = slope.nonzero().squeeze(1), slope[:, None] / self._sums
         if len(kept) < len(slope):
-            targets, slope = targets[kept], slope[kept]
-            log_softmax = torch.index_select(log_softmax, 0, kept, out=self.logits[: len(kept)])
-        on_logits = log_softmax.exp_().mul_(-slope[:, None])
+            targets, slope, scale = targets[kept], slope[kept], scale[kept]
+            for part in _row_parts(len(kept), self.logits):  # the i-th kept row is row i or a later one
+                self.logits[part] = self.logits[kept[part]]
+        on_logits = self.logits[: len(kept)].mul_(scale.neg_())
         on_logits.scatter_add_(1, targets[:, None], slope[:, None])
-        if cap_slope is not None:
-            on_logits *= cap_slope
+        if self._softcap is not None and self._capped is not None:
+            capped = self._capped if len(kept) == len(self._capped) else self._capped[kept]
+            on_logits *= _cap_slope(capped, self._softcap)
         return kept, on_logits
 
 
@@ -100,6 +124,12 @@ class NarrowSoftmax:
     def _logits(self, product: Tensor) -> Tensor:
         """A block's rows in float32, with bias and cap."""
         return _finish(self._block[: len(product)].copy_(product), self._bias, self._softcap)
+
+
+def _row_parts(rows: int, logits: Tensor) -> Iterator[slice]:
+    """Of the first ``rows`` of logits, so many at a time that a copy of them is small."""
+    size = max(1, (_BLOCK if logits.is_cuda else _CACHED) // logits.shape[1])
+    return (slice(first, min(first + size, rows)) for first in range(0, rows, size))
 
 
 _CACHED = 2**19  # logits in float32 that a core works on at once: 2 MiB, as much as a core's own cache holds

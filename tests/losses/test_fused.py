@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.losses import FLOP_FORMULAS
 from fortifai_ray.losses import CrossEntropy, Focal, TruncatedCrossEntropy
 from fortifai_ray.losses import fused as kernel
 from fortifai_ray.losses import softmax as in_torch
@@ -125,7 +126,7 @@ def test_the_floating_point_operations_are_one_plus_two_k_thirds_of_cross_entrop
     gamma = 1.0 if kept == n else max(math.exp((max(bounds[kept], -700.0) + bounds[kept + 1]) / 2), 1e-300)
     with FlopCounterMode(display=False) as ce:
         F.cross_entropy(F.linear(head.hidden, head.weight), head.targets).backward()
-    with FlopCounterMode(display=False) as tce:
+    with FlopCounterMode(display=False, custom_mapping=FLOP_FORMULAS) as tce:
         sums = fused(head, TruncatedCrossEntropy(gamma=gamma), chunk_logits=v * 100)
         sums.mean().backward()
     assert sums.kept.sum().item() == kept
@@ -137,7 +138,7 @@ def test_what_needs_no_gradient_costs_nothing() -> None:
     """A frozen head takes one product less; under no_grad there is but the forward's."""
     head = make_head(64, 8, 30, torch.float32)
     one = 2 * 64 * 8 * 30
-    with FlopCounterMode(display=False) as frozen:
+    with FlopCounterMode(display=False, custom_mapping=FLOP_FORMULAS) as frozen:
         fused(head._replace(weight=head.weight.detach()), CrossEntropy()).total.backward()
     with FlopCounterMode(display=False) as forward, torch.no_grad():
         total = fused(head, CrossEntropy()).total

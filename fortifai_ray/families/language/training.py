@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from fortifai_ray.losses.causal_lm import CausalLMObjective
     from fortifai_ray.losses.fused import LossSums
 
-VERSION = 2  # bump when the same data and settings give another model
+VERSION = 3  # bump when the same data and settings give another model
 
 _HISTOGRAM = "target_probability.json"
 _BINS = 1000  # of the target probability, equal, over [0, 1]
@@ -112,6 +112,7 @@ def train_loop(
     """Run by every training worker (see :func:`train`)."""
     import torch
 
+    from fortifai_ray.families.language.layers import quicken
     from fortifai_ray.losses.causal_lm import CausalLMObjective
 
     torch.manual_seed(order_seed)  # for dropout
@@ -121,6 +122,7 @@ def train_loop(
         adapt(network, training.lora, model, order_seed)
     if training.gradient_checkpointing:
         network.gradient_checkpointing_enable()
+    quicken(network)
     objective = CausalLMObjective(network)
     if training.document_mask:
         assert end_of_text is not None
