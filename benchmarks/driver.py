@@ -42,7 +42,8 @@ from fortifai_ray.study.study import Chain, Study, load_study
 from fortifai_ray.sweep import recorder as recorder_module
 from fortifai_ray.sweep.progress import SweepProgress
 from fortifai_ray.sweep.recorder import Recorder
-from fortifai_ray.sweep.trials import Finished, Report, _Reports
+from fortifai_ray.sweep.reports import Finished, Report
+from fortifai_ray.sweep.trials import _Reports
 from fortifai_ray.sweep.work import Grid
 from fortifai_ray.tracking.runs import search_runs
 from fortifai_ray.tracking.sync import StudySync

@@ -1,26 +1,27 @@
 """Cohorts of a study: chains of a batched family that differ in their seed alone, computed and stored together.
 
 A cohort runs to its horizon: its chains cost almost nothing, and theory predicts the mean over all seeds, which a late
-generation only has where no chain has stopped early.
+generation only has where no chain has stopped early. A search asks for its chains a few at a time, each a cohort of its
+own: those that differ in their seed alone are computed together there, too.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from fortifai_ray.chain.recursion import Generation, recursion
+from fortifai_ray.chain.recursion import recursion
 from fortifai_ray.chain.rows import generation_rows
 from fortifai_ray.recipe.curation import sources
 from fortifai_ray.recipe.recipe import Recipe
 from fortifai_ray.results.schema import SECONDS
 from fortifai_ray.storage.steps import Steps
-from fortifai_ray.storage.store import Stage, StageKey
+from fortifai_ray.storage.store import Stage, StageKey, canonical_hash
 from fortifai_ray.study.study import Chain
 
 VERSION = 2  # bump when the same recipe and seeds give other numbers
@@ -36,18 +37,24 @@ class CohortTask:
     recipe: Recipe
 
     @cached_property
-    def key(self) -> StageKey:
-        recipe = self.recipe
-        inputs = {
-            "recipe": recipe.model_dump(mode="json", exclude={"seed"}),
-            "family": recipe.family.identity(),
-            "loss": recipe.loss.identity(),
-            "seeds": self.seeds,
-            **sources(recipe.curation.steps),
+    def _inputs(self) -> dict[str, Any]:
+        return {
+            "recipe": self.recipe.model_dump(mode="json", exclude={"seed"}),
+            "family": self.recipe.family.identity(),
+            "loss": self.recipe.loss.identity(),
+            **sources(self.recipe.curation.steps),
         }
-        return StageKey("cohort", VERSION, inputs, cheap=True)
 
-    @property
+    @cached_property
+    def but_seeds(self) -> str:
+        """A hash of what determines the cohort, but for its seeds."""
+        return canonical_hash(self._inputs)
+
+    @cached_property
+    def key(self) -> StageKey:
+        return StageKey("cohort", VERSION, {**self._inputs, "seeds": self.seeds}, cheap=True)
+
+    @cached_property
     def id(self) -> str:
         return self.key.hash
 
@@ -69,46 +76,90 @@ def cohorts(chains: Sequence[Chain]) -> list[CohortTask]:
     ]
 
 
+@dataclass(frozen=True)
+class Computed:
+    """A cohort's stage and the table in it, a row for each chain and generation."""
+
+    task: CohortTask
+    stage: Stage
+    table: pl.DataFrame
+
+
 def run_cohort(task: CohortTask, steps: Steps) -> Stage:
     """The cohort's stage, a table of every chain's generations: taken from the store, or computed.
 
     Raises :class:`fortifai_ray.storage.store.NotStored` where ``steps`` only replays.
     """
-    from fortifai_ray.families.analytic.cohort import CohortFamily
+    return _run(task, steps, lambda: _table(task.recipe, task.seeds))
 
+
+def run_cohorts(tasks: Sequence[CohortTask], steps: Steps) -> list[Computed]:
+    """Several cohorts. The chains of those that are missing and differ in their seeds alone are computed in one
+    recursion: no chain's number depends on its neighbours, so each stage is as it would be by itself.
+
+    Raises :class:`fortifai_ray.storage.store.NotStored` where ``steps`` only replays.
+    """
+    alike: dict[str, list[CohortTask]] = defaultdict(list)
+    for task in tasks:
+        alike[task.but_seeds].append(task)
+    made: dict[str, pl.DataFrame] = {}
+
+    def table(task: CohortTask) -> pl.DataFrame:
+        if task.id not in made:
+            group = alike[task.but_seeds]
+            whole, start = _table(task.recipe, [seed for one in group for seed in one.seeds]), 0
+            length = whole.height // sum(len(one.seeds) for one in group)
+            for one in group:
+                made[one.id] = whole.slice(start, length * len(one.seeds))
+                start += length * len(one.seeds)
+        return made[task.id]
+
+    found = [(task, _run(task, steps, partial(table, task))) for task in tasks]
+    return [Computed(task, stage, _read(stage) if stage.reused else made[task.id]) for task, stage in found]
+
+
+def cohort_table(task: CohortTask, steps: Steps) -> pl.DataFrame:
+    """The table of a cohort's stage, taken from the store, or computed; see :func:`run_cohort`."""
+    (one,) = run_cohorts([task], steps)
+    return one.table
+
+
+def _run(task: CohortTask, steps: Steps, make: Callable[[], pl.DataFrame]) -> Stage:
     def compute(folder: Path) -> Mapping[str, Any]:
-        family = CohortFamily(task.recipe, task.seeds)  # type: ignore[arg-type]
-        generations = recursion(task.recipe, family, lambda history: False, task.seeds)
-        table = _table(generations, task)
+        table = make()
         table.write_parquet(folder / _TABLE)
-        return {"chains": len(task.chains), "generations": int(table["generation"].max()) + 1}  # type: ignore[arg-type]
+        return {"chains": len(task.chains), "generations": table.height // len(task.chains)}
 
     return steps.run(task.key, f"compute {len(task.chains)} chains", compute)
 
 
-def _table(generations: Iterator[Generation[Any]], task: CohortTask) -> pl.DataFrame:
-    """A row per chain and generation, put together at once: a small table takes as long as a generation."""
-    count, numbers, ends = len(task.chains), list[int](), list[tuple[str | None, str | None]]()
+def _table(recipe: Recipe, seeds: Sequence[int]) -> pl.DataFrame:
+    """Compute chains: a row per chain and generation, chain by chain, put together at once: a small table takes as long
+    as a generation."""
+    from fortifai_ray.families.analytic.cohort import CohortFamily
+
+    family = CohortFamily(recipe, seeds)  # type: ignore[arg-type]
+    count, numbers, ends = len(seeds), list[int](), list[tuple[str | None, str | None]]()
     columns: dict[str, list[Any]] = defaultdict(list)
-    for generation in generations:
+    for generation in recursion(recipe, family, lambda history: False, seeds):
         sets = generation.data.of_each(count) if generation.data.by_seed else [generation.data]
         outputs: dict[str, Any] = {}
         written = [one and one.stage for one in (generation.synthetic, generation.curated)]
         for step in (generation.model, generation.scores, *written):
             outputs |= step.outputs if step else {}
         numbers.append(generation.number)
-        ends.append((generation.collapse_reason, generation.ended(task.recipe)))
+        ends.append((generation.collapse_reason, generation.ended(recipe)))
         columns["human_size"].append([one.human_size for one in sets])
         columns["synthetic_size"].append([one.synthetic_size for one in sets])
-        for name in task.recipe.metrics:
+        for name in recipe.metrics:
             columns[name].append(outputs.get(name))
         for name in SECONDS:
             columns[name].append(outputs.get(name, 0.0))
-    reasons, ended = ([one for one in column for _ in range(count)] for column in zip(*ends, strict=True))
+    reasons, ended = (list(column) * count for column in zip(*ends, strict=True))
     return pl.DataFrame(
         {
-            "seed": task.seeds * len(numbers),
-            "generation": np.repeat(numbers, count),
+            "seed": np.repeat(seeds, len(numbers)),
+            "generation": np.tile(numbers, count),
             **{name: _column(values, count) for name, values in columns.items()},
             "collapse_reason": pl.Series(reasons, dtype=pl.String),
             "ended": pl.Series(ended, dtype=pl.String),
@@ -117,13 +168,14 @@ def _table(generations: Iterator[Generation[Any]], task: CohortTask) -> pl.DataF
 
 
 def _column(generations: Sequence[Any], count: int) -> pl.Series:
-    """The values of all generations, one per chain each; what was not measured in a generation is null there."""
+    """The values of all generations, one per chain each, chain by chain; what was not measured in a generation is null
+    there."""
     measured = [values is not None for values in generations]
     if not any(measured):
         return pl.repeat(None, len(generations) * count, dtype=pl.Float64, eager=True)
     spread = [np.full(count, np.nan) if values is None else _spread(values, count) for values in generations]
-    series = pl.Series(np.concatenate(spread))
-    return series if all(measured) else series.set(~pl.Series(np.repeat(measured, count)), None)
+    series = pl.Series(np.stack(spread, axis=1).reshape(-1))
+    return series if all(measured) else series.set(~pl.Series(np.tile(measured, count)), None)
 
 
 def _spread(values: Any, count: int) -> np.ndarray:
@@ -132,20 +184,34 @@ def _spread(values: Any, count: int) -> np.ndarray:
     return array if array.size == count else np.broadcast_to(array, (count,))
 
 
-def first_metrics(stage: Stage) -> dict[str, Any]:
-    """What the first chain of a cohort's stage had in generation 0, without the milliseconds of its rows."""
-    return pl.read_parquet(stage.path / _TABLE, n_rows=1).row(0, named=True)
+def _read(stage: Stage) -> pl.DataFrame:
+    """A stage's table, chain by chain: some are stored generation by generation."""
+    table = pl.read_parquet(stage.path / _TABLE)
+    return table if table["seed"].is_sorted() else table.sort("seed", "generation", maintain_order=True)
 
 
 def cohort_rows(task: CohortTask, stage: Stage) -> pl.DataFrame:
     """A cohort's rows of ``generations.parquet``, from its stage, chain by chain."""
-    table = pl.read_parquet(stage.path / _TABLE).sort("seed", "generation", maintain_order=True)
-    return generation_rows(
-        task.chains,
-        table.with_columns(
-            synthetic_size_cum=pl.col("synthetic_size").cum_sum().over("seed"),
-            reused=pl.lit(stage.reused),
-            computed_seconds=pl.lit(0.0) if stage.reused else pl.sum_horizontal(*SECONDS),
-            stage=pl.lit(stage.hash),
-        ),
-    )
+    return rows_of([Computed(task, stage, _read(stage))])
+
+
+def rows_of(cohorts: Sequence[Computed]) -> pl.DataFrame:
+    """The rows of ``generations.parquet`` of cohorts that differ in their seeds alone, chain by chain."""
+    table = pl.concat([one.table for one in cohorts])
+    lengths = [one.table.height for one in cohorts]
+    reused = pl.Series(np.repeat([one.stage.reused for one in cohorts], lengths))
+    own = {
+        "synthetic_size_cum": _since_the_first(table["generation"], table["synthetic_size"]),
+        "reused": reused,
+        "computed_seconds": sum(table[name] for name in SECONDS).set(reused, 0.0),  # type: ignore[union-attr]
+        "stage": pl.Series([one.stage.hash for one in cohorts for _ in range(one.table.height)]),
+    }
+    chains = [chain for one in cohorts for chain in one.task.chains]
+    return generation_rows(chains, table.hstack([column.alias(name) for name, column in own.items()]))
+
+
+def _since_the_first(generation: pl.Series, size: pl.Series) -> pl.Series:
+    """The sum of ``size`` over a chain's generations so far, of chains one after the other."""
+    sums, starts = np.cumsum(size.to_numpy()), np.flatnonzero(generation.to_numpy() == 0)
+    before = np.concatenate([[0], sums])[starts]
+    return pl.Series(sums - np.repeat(before, np.diff([*starts, len(sums)])))

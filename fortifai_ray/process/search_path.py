@@ -55,6 +55,11 @@ def add_own_folders() -> None:
         sys.path[:] = [*(folder for folder in sys.path if folder not in folders), *folders]
 
 
+def workers_environment() -> dict[str, str]:
+    """The variables that tell workers where the user's own modules are, and to look there last."""
+    return {FOLDERS: os.pathsep.join([*own_folders(), *home_of_package()]), SAFE: "1"}
+
+
 def home_of_package() -> list[str]:
     """The folder that workers must look into to find this very package, where they would find none, or another."""
     first = next((f for f in safe(sys.path) if os.path.isfile(os.path.join(f, "fortifai_ray", "__init__.py"))), "")

@@ -52,10 +52,15 @@ class GrowingTable:
     def extend(self, table: pl.DataFrame) -> None:
         """Append rows, as a table; columns that it lacks are null."""
         self._chunk()
-        missing = (pl.lit(None).alias(name) for name in self._columns if name not in table.columns)
-        self._chunks.append(table.with_columns(missing).select(list(self._columns)).cast(self._columns))
+        if table.schema != self._columns:  # else as it is: a query takes milliseconds, however few the rows
+            table = self._in_columns(table)
+        self._chunks.append(table)
         self._pending += int(table.estimated_size())
         self._make_room()
+
+    def _in_columns(self, table: pl.DataFrame) -> pl.DataFrame:
+        missing = (pl.lit(None).alias(name) for name in self._columns if name not in table.columns)
+        return table.with_columns(missing).select(list(self._columns)).cast(self._columns)
 
     def flush(self) -> bool:
         """Write the rows appended since the last flush; returns whether there were any.

@@ -97,12 +97,16 @@ class BoundaryFinder:
         Raises:
             ValueError: the probe was not asked for, or has its answer already.
         """
-        if probe not in self._asked or probe in self.answers:
+        if not self.waits_for(probe):
             raise ValueError(f"no chain at {probe.value:g}, seed {probe.seed} waits for an answer")
         self.answers[probe], self._sorted = Answer(collapsed, generations), None
         if all(asked in self.answers for asked in self._round):
             self.rounds += 1
             self._due = True
+
+    def waits_for(self, probe: Probe) -> bool:
+        """Whether a probe was asked for, and has no answer."""
+        return probe in self._asked and probe not in self.answers
 
     def release(self) -> None:
         """Ask again for every chain without an answer: the process that ran it is gone."""

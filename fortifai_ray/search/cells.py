@@ -1,6 +1,6 @@
 """The searches of many cells side by side."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +34,16 @@ class CellSearches:
             chains += [(name, probe) for probe in probes]
             idle = 0 if probes else idle + 1
         return chains
+
+    def ask_one(self, names: Collection[str], limit: int) -> tuple[str, list[Probe]] | None:
+        """At most ``limit`` chains of the next cell among ``names`` that has any to run now; None where none has."""
+        every = list(self.finders)
+        for _ in every:
+            name = every[self._turn % len(every)]
+            self._turn += 1
+            if name in names and (probes := self.finders[name].ask(limit)):
+                return name, probes
+        return None
 
     def tell(self, name: str, probe: Probe, collapsed: bool | None, generations: int = 0) -> None:
         """Take in a chain's outcome; see :meth:`BoundaryFinder.tell`."""

@@ -89,8 +89,9 @@ class LocalStages:
     @contextmanager
     def aside(self, stage_hash: str) -> Iterator[Path]:
         """An empty folder in which to assemble a stage, under its lock; removed where that fails."""
-        for leftover in (self.folder / PARTIAL).glob(f"{stage_hash}-*"):
-            shutil.rmtree(leftover, ignore_errors=True)  # this process holds the lock, so its writer is dead
+        for name in os.listdir(self.folder / PARTIAL):
+            if name.startswith(f"{stage_hash}-"):  # this process holds the lock, so its writer is dead
+                shutil.rmtree(self.folder / PARTIAL / name, ignore_errors=True)
         partial = self.folder / PARTIAL / f"{stage_hash}-{uuid.uuid4().hex}"
         partial.mkdir()
         try:
@@ -154,7 +155,8 @@ class LocalStages:
             "outputs": outputs,
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
-        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
+        indent = None if key.cheap else 1  # to indent takes as long as the file's writing
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=indent, sort_keys=True))
 
 
 def _fsync(path: Path) -> None:

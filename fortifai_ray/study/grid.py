@@ -33,6 +33,11 @@ class Chain:
         """Hash of the resolved recipe without its seed: what chains of one cell share."""
         return canonical_hash(self.recipe.model_dump(mode="json", exclude={"seed"}))[:16]
 
+    def of_seed(self, seed: int) -> "Chain":
+        """The chain that differs from this one in its seed alone."""
+        varied = {key: seed if key == "seed" else value for key, value in self.varied.items()}
+        return Chain(self.recipe.model_copy(update={"seed": seed}), varied)
+
     @property
     def keys(self) -> str:
         """Its varied keys as its file has them: ``loss.kind=tce loss.gamma=0.3 seed=0``. For a name, see

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tenacity import retry, stop_after_attempt
 
 from fortifai_ray.errors import UserError
-from fortifai_ray.process.search_path import FOLDERS, SAFE, home_of_package, own_folders
+from fortifai_ray.process.search_path import home_of_package, workers_environment
 from fortifai_ray.process.signals import check_signals, signals_kept, signals_wait
 from fortifai_ray.process.temporary import RAY_SOCKET, short_name
 from fortifai_ray.study.resources import ResourcesConfig
@@ -55,7 +55,7 @@ def ray_instance(address: str | None, num_cpus: int | None) -> Iterator[None]:
 
     Raises :class:`UserError` where no cluster answers at ``address``.
     """
-    if "ray" in sys.modules and sys.modules["ray"].is_initialized():  # its environment is the program's own
+    if connected():  # its environment is the program's own
         yield
         return
     _prepare_environment(address)  # before Ray is imported
@@ -67,7 +67,7 @@ def ray_instance(address: str | None, num_cpus: int | None) -> Iterator[None]:
         "namespace": "fortifai",
         "job_config": _job_config(),
     }
-    modules, ended = _module_folders(), threading.Event()
+    modules, ended = workers_environment(), threading.Event()
     with short_name(RAY_SOCKET) if address is None else nullcontext() as temporary:
         with signals_kept():
             if address is None:
@@ -89,6 +89,11 @@ def ray_instance(address: str | None, num_cpus: int | None) -> Iterator[None]:
                 ray.shutdown()
 
 
+def connected() -> bool:
+    """Whether this program is connected to Ray already."""
+    return "ray" in sys.modules and sys.modules["ray"].is_initialized()
+
+
 class _Settled(list[str]):
     """Folders that Ray puts first in its workers' paths, to which it would add the script's and the working folder."""
 
@@ -102,11 +107,6 @@ def _job_config() -> Any:
     config = JobConfig()
     config._py_driver_sys_path = _Settled(home_of_package())
     return config
-
-
-def _module_folders() -> dict[str, str]:
-    """The variables that tell workers where the user's own modules are, and to look there last."""
-    return {FOLDERS: os.pathsep.join([*own_folders(), *home_of_package()]), SAFE: "1"}
 
 
 @contextmanager

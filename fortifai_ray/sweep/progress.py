@@ -101,6 +101,14 @@ class SweepProgress:
         with self._lock:
             self._jobs.setdefault(job_id, JobState(label, generations))
 
+    def at(self, job_id: str, label: str, step: str) -> None:
+        """A job is at a step, where no board says so."""
+        self.add(job_id, label, 1)
+        with self._lock:
+            state = self._jobs[job_id]
+            state.status, state.since = "running", state.since if state.step else time.time()
+            state.step = step
+
     def generation(self, job_id: str, row: Mapping[str, Any], metrics: Sequence[str]) -> None:
         """A chain completed a generation; a line shows its ``metrics``, if any are given."""
         self.completed(job_id, (row["chain_id"], row["generation"]))
@@ -165,7 +173,11 @@ class SweepProgress:
             if now - max(warned.get(state.label, 0.0), state.since) >= _LONG_WAIT:
                 warned[state.label] = now
                 self.say(f"{state.label}: {state.step}")
-        idle = not self._is_alive and all(state.status == "waiting" for state in list(self._jobs.values()))
+        idle = (
+            self._board is not None
+            and not self._is_alive
+            and all(state.status == "waiting" for state in list(self._jobs.values()))
+        )
         if idle and now - warned.get("", self._started) >= _LONG_WAIT:
             warned[""] = now
             self.say(f"no chain has started for {now - self._started:.0f} s: {_why_none_starts()}")

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import polars as pl
 
 from fortifai_ray.chain.chain import ChainTask, Inputs
-from fortifai_ray.chain.cohort import CohortTask, first_metrics, run_cohort
+from fortifai_ray.chain.cohort import CohortTask, cohort_table
 from fortifai_ray.recipe.executor import Executor
+from fortifai_ray.recipe.regimes import Replace
 from fortifai_ray.results.cells import in_words
 from fortifai_ray.results.words import MARKS, number, ratio_bound
 from fortifai_ray.search.boundary import BoundaryFinder
@@ -30,10 +31,13 @@ from fortifai_ray.storage.store import StageStore
 from fortifai_ray.study.search import BoundarySearch, OptimiseSearch
 from fortifai_ray.study.study import Chain, Study
 from fortifai_ray.sweep.plan import Plan
-from fortifai_ray.sweep.work import Config, Job, Replay, SearchResult, Task, Verdict, Work, replay
+from fortifai_ray.sweep.work import Config, Job, Replay, SearchResult, Task, Verdict, Work, replay, replay_together
 
 if TYPE_CHECKING:
     from ray.tune.search import Searcher
+
+
+_NEIGHBOURS = 16  # seeds: a search takes one after the other, and each alone would be a stage
 
 
 class SearchWork(Work):
@@ -48,8 +52,8 @@ class SearchWork(Work):
     def configs(self, plan: Plan) -> list[dict[str, Any]]:
         return []
 
-    def jobs(self, config: Config) -> Generator[Job, Verdict | None, None]:
-        yield self.job(config)
+    def jobs(self, config: Config) -> Generator[Sequence[Job], list[Verdict | None], None]:
+        yield [self.job(config)]
 
     def announced(self, config: Config) -> Iterable[Job]:
         return [self.job(config)]
@@ -81,8 +85,9 @@ class BoundaryWork(SearchWork):
         }
         self.searches = CellSearches({name: self._finder(cell) for name, (cell, _) in self.names.items()})
         self._rounds = dict.fromkeys(self.names, 0)
-        self._chains: dict[tuple[str, float, int], Chain] = {}  # to check a recipe takes milliseconds
-        self._firsts: dict[str, Mapping[str, Any]] = {}  # of baselines: cells and criteria share them
+        self._chains: dict[tuple[str, float], Chain] = {}  # to check a recipe takes milliseconds
+        self._firsts: dict[str, Mapping[int, Mapping[str, Any]]] = {}  # baselines' metrics, by stage and seed
+        self._first_of: dict[tuple[str, float, int], str] = {}  # which of them a cell, a value and some seeds have
 
     def _finder(self, cell: Chain) -> BoundaryFinder:
         whole = isinstance(cell.recipe.flat()[self.search.over], int)
@@ -98,21 +103,33 @@ class BoundaryWork(SearchWork):
 
     def replay(self, store: StageStore) -> Iterator[Replay]:
         for name, finder in self.searches.finders.items():
-            while asked := finder.ask(1):
-                (probe,) = asked
-                held = replay(self.job(probe.config(name)), store)
-                if held.missing is None:
-                    finder.tell(probe, *self._outcome(held.results[-1]))
-                    yield held
+            while probes := finder.ask():
+                jobs = [self.job(probe.config(name)) for probe in probes]
+                for probe, held in zip(probes, replay_together(jobs, store), strict=True):
+                    if held.missing is None:
+                        finder.tell(probe, *self._outcome(held.results[-1]))
+                        yield held
             finder.release()
             self._rounds[name] = finder.rounds
 
     def configs(self, plan: Plan) -> list[dict[str, Any]]:
         """Trials that share the cells of batched families."""
-        finders = self.searches.finders
-        names = [name for name, (cell, _) in self.names.items() if cell.recipe.batched and not finders[name].done]
+        self.searches.release()  # probes of processes that have ended
+        names = self._batched
         trials = min(plan.chains_at_once, len(names))
         return [{"cells": names[start::trials]} for start in range(trials)]
+
+    @property
+    def _batched(self) -> list[str]:
+        """The cells of batched families that are not done."""
+        finders = self.searches.finders
+        return [name for name, (cell, _) in self.names.items() if cell.recipe.batched and not finders[name].done]
+
+    def ask(self, processes: int) -> tuple[Config, list[Any]] | None:
+        names = self._batched
+        share = math.ceil(self.search.at_once * len(names) / processes)  # few cells: several processes share a round
+        asked = self.searches.ask_one(names, max(1, share))
+        return None if asked is None else ({"cells": [asked[0]]}, [probe.config(asked[0]) for probe in asked[1]])
 
     def searcher(self) -> "tuple[Searcher, int] | None":
         from fortifai_ray.sweep.searcher import BoundarySearcher
@@ -122,11 +139,11 @@ class BoundaryWork(SearchWork):
 
     def chain(self, key: Any) -> Chain:
         """The chain of a key."""
-        known = (key["cell"], key["value"], key["seed"])
+        cell, _ = self.names[key["cell"]]
+        known = (cell.cell_id, key["value"])
         if known not in self._chains:
-            cell, _ = self.names[key["cell"]]
             self._chains[known] = self.study.probe(cell, {self.search.over: key["value"]}, key["seed"])
-        return self._chains[known]
+        return self._chains[known].of_seed(key["seed"])
 
     def job(self, key: Any) -> Job:
         chain, verdict = self.chain(key), partial(self._verdict, key)
@@ -138,15 +155,17 @@ class BoundaryWork(SearchWork):
             verdict,
         )
 
-    def jobs(self, config: Config) -> Generator[Job, Verdict | None, None]:
+    def jobs(self, config: Config) -> Generator[Sequence[Job], list[Verdict | None], None]:
         if "cells" not in config:
-            yield self.job(config)
+            yield [self.job(config)]
             return
         finders = {name: deepcopy(self.searches.finders[name]) for name in config["cells"]}
         while any(not finder.done for finder in finders.values()):
             for name, finder in finders.items():
-                for probe in finder.ask():
-                    finder.tell(probe, *self._outcome((yield self.job(probe.config(name)))))
+                if probes := finder.ask():
+                    verdicts = yield [self.job(probe.config(name)) for probe in probes]
+                    for probe, verdict in zip(probes, verdicts, strict=True):
+                        finder.tell(probe, *self._outcome(verdict))
 
     def announced(self, config: Config) -> Iterable[Job]:
         return [] if "cells" in config else [self.job(config)]
@@ -156,7 +175,8 @@ class BoundaryWork(SearchWork):
             finder, key = self.searches.finders[job.key["cell"]], job.key
             probe = Probe(key["place"], key["value"], key["seed"])
             if probe not in finder.answers:  # a trial that was started again repeats itself
-                finder.ask()
+                if not finder.waits_for(probe):  # a trial's own copy of it has asked
+                    finder.ask()
                 finder.tell(probe, *self._outcome(verdict))
             return None
         collapsed, _ = self._outcome(verdict)  # Tune passes it to the searcher
@@ -200,15 +220,26 @@ class BoundaryWork(SearchWork):
             return []
         chain = self.chain(key)
         if chain.recipe.batched:
-            first = self.study.baseline_of(chain).model_copy(update={"generations": 1})
-            task = _cohort([self.study.chain(first)])
-            metrics: Mapping[str, Any]
-            metrics = self._firsts.get(task.id) or first_metrics(run_cohort(task, steps))
-            self._firsts[task.id] = metrics
+            metrics = self._first_metrics(key, steps)
         else:
             metrics = ChainTask.of(self.study, chain, self.inputs).baseline_metrics(steps, executor)
         values = {name: metrics.get(name) for name in sorted(wanted)}
         return [(chain.chain_id, name, float(value)) for name, value in values.items() if value is not None]
+
+    def _first_metrics(self, key: Any, steps: Steps) -> Mapping[str, Any]:
+        """What the batched baseline of a key has in generation 0, of which its regime knows nothing: so one stage
+        serves all values of the regime, and some neighbouring seeds."""
+        seed = self.study.settings.baseline.get("seed", key["seed"])
+        start = seed - seed % _NEIGHBOURS
+        asked = (self.names[key["cell"]][0].cell_id, key["value"], start)
+        if asked not in self._first_of:
+            baseline = self.study.baseline_of(self.chain(key))
+            first = self.study.chain(baseline.model_copy(update={"generations": 1, "regime": Replace()}))
+            task = _cohort([first.of_seed(seed) for seed in range(start, start + _NEIGHBOURS)])
+            if task.id not in self._firsts:
+                self._firsts[task.id] = {row["seed"]: row for row in cohort_table(task, steps).to_dicts()}
+            self._first_of[asked] = task.id
+        return self._firsts[self._first_of[asked]][seed]
 
 
 class OptimiseWork(SearchWork):

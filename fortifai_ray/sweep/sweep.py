@@ -15,7 +15,7 @@ from fortifai_ray.storage.store import StageStore, Storage
 from fortifai_ray.study.search import BoundarySearch
 from fortifai_ray.study.study import Chain, Study
 from fortifai_ray.sweep.finished import recognised
-from fortifai_ray.sweep.instance import bring_nodes, check_address, ray_instance
+from fortifai_ray.sweep.instance import bring_nodes, check_address, connected, ray_instance
 from fortifai_ray.sweep.plan import Plan, cores_here, make_plan
 from fortifai_ray.sweep.preflight import check_study, notices
 from fortifai_ray.sweep.progress import Board, SweepProgress
@@ -94,7 +94,11 @@ def _work(study: Study, inputs: Inputs, recorder: Recorder) -> Work:
 def _compute(
     study: Study, inputs: Inputs, work: Work, recorder: Recorder, console: Console, address: str | None, ran: _Ran
 ) -> None:
-    """Run on Ray what the store lacks."""
+    """Run what the store lacks: here where that is enough, else on Ray."""
+    if address is None and not connected():
+        _compute_here(study, work, recorder, console, ran)
+    if work.done:
+        return
     with ray_instance(address, study.settings.resources.num_cpus):
         recorder.reached("ray")
         ran.plan = plan = _planned(study, work, recorder, address)
@@ -108,6 +112,22 @@ def _compute(
             with SweepProgress(console, board, open_ended=work.is_search) as progress:
                 run_trials(work, recorder, plan, pool, board, progress)
                 recorder.reached("last_step")
+
+
+def _compute_here(study: Study, work: Work, recorder: Recorder, console: Console, ran: _Ran) -> None:
+    """Run without Ray what a search asks for, where its chains are arrays."""
+    if not work.is_search or not any(cell.recipe.batched for cell in work.cells):
+        return
+    from fortifai_ray.sweep.here import run_here
+
+    resources, cores = study.settings.resources, cores_here()
+    plan = make_plan(resources, work.at_once, resources.num_cpus or cores, cores, engines=False)
+    for line in (plan.describe(), *plan.shrunk, *notices(study)):
+        recorder.say(line)
+    with SweepProgress(console, open_ended=True) as progress:
+        run_here(work, recorder, progress, plan)
+    ran.plan = plan
+    recorder.reached("last_step")
 
 
 def _planned(study: Study, work: Work, recorder: Recorder, address: str | None) -> Plan:

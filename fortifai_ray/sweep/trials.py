@@ -3,7 +3,7 @@
 import logging
 import tempfile
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +17,14 @@ from fortifai_ray.process.imports import quick_imports
 from fortifai_ray.process.moments import moments
 from fortifai_ray.process.signals import check_signals, signals_kept, signals_wait
 from fortifai_ray.recipe.executor import Executor
-from fortifai_ray.storage.steps import Steps
 from fortifai_ray.storage.store import StageStore, Storage
-from fortifai_ray.sweep.faults import Fault, fault_of, in_words
+from fortifai_ray.sweep.faults import in_words
 from fortifai_ray.sweep.plan import Plan
 from fortifai_ray.sweep.progress import SweepProgress
 from fortifai_ray.sweep.ray_executor import RayExecutor
 from fortifai_ray.sweep.recorder import Recorder
-from fortifai_ray.sweep.work import CohortResult, Job, Result, Verdict, Work, run_job
+from fortifai_ray.sweep.reports import Reception, Report, Runner
+from fortifai_ray.sweep.work import Job, Verdict, Work
 
 if TYPE_CHECKING:
     from fortifai_ray.engines.pool import EnginePool
@@ -42,27 +42,6 @@ usage.tag_callbacks = lambda callbacks: False
 
 
 @dataclass(frozen=True)
-class Mistake:
-    """An error that another try would not mend, in one line."""
-
-    error: str
-
-
-class Finished:
-    """A job without a judge has run to its end."""
-
-
-@dataclass(frozen=True)
-class Report:
-    """News of a job, and the stages computed and reused since the last. A mistake without a key is the trial's."""
-
-    key: Any
-    result: Result | Mistake | Finished
-    computed: int = 0
-    reused: int = 0
-
-
-@dataclass(frozen=True)
 class TrialContext:
     """What all trials of a sweep share."""
 
@@ -70,6 +49,24 @@ class TrialContext:
     work: Work
     executor: Executor
     board: Any = None
+
+
+class _TrialRunner(Runner):
+    """Runs a trial's jobs, and writes their steps on the board."""
+
+    def __init__(self, work: Work, store: StageStore, context: TrialContext) -> None:
+        super().__init__(work, store, context.executor)
+        self._board = context.board
+
+    def starts(self, job: Job) -> None:
+        quiet_libraries(text=any(chain.recipe.uses_engines for chain in job.chains))
+
+    def announce(self, job: Job, step: str) -> None:
+        if self._board is not None:
+            self._board.write.remote(job.id, step)
+
+    def met(self, job: Job, words: str) -> int:
+        return 0 if self._board is None else int(ray.get(self._board.fault.remote(job.id, words)))
 
 
 class Trial(tune.Trainable):
@@ -94,7 +91,8 @@ class Trial(tune.Trainable):
         A searcher wants its metric in every result: it is null until the verdict.
         """
         if self._reports is None:
-            self._reports = self._run()
+            context = self._context
+            self._reports = _TrialRunner(context.work, StageStore(context.storage), context).run(self._config)
         reports, until = list[Report](), time.monotonic() + _TOGETHER
         try:
             for report in self._reports:
@@ -107,59 +105,6 @@ class Trial(tune.Trainable):
             self._reports = None
             raise
         return {**self._outcome, "reports": reports, "moments": moments(), "done": True}
-
-    def _run(self) -> Iterator[Report]:
-        """Yield the reports on all jobs. A fault that lasts is reported, not raised: Tune would retry it in vain."""
-        jobs = self._context.work.jobs(self._config)
-        verdict: Verdict | None = None
-        while True:
-            try:
-                job = jobs.send(verdict)
-            except StopIteration:
-                return
-            except Exception as error:
-                if fault_of(error) is not Fault.LASTING:
-                    raise
-                yield Report(None, Mistake(in_words(error)))
-                return
-            verdict = yield from self._run_job(job)
-
-    def _run_job(self, job: Job) -> Generator[Report, None, Verdict | None]:
-        """Yield the reports on a job; returns its verdict, if it has one."""
-        verdict: Verdict | None = None
-        computed = reused = 0
-        try:
-            steps = Steps(StageStore(self._context.storage), announce=lambda step: self._announce(job, step))
-            self._announce(job, "starting")
-            quiet_libraries(text=any(chain.recipe.uses_engines for chain in job.chains))
-            for result in run_job(job, steps, self._context.executor):
-                if isinstance(result, Verdict):
-                    verdict = result
-                yield Report(job.key, result, steps.computed - computed, steps.reused - reused)
-                computed, reused = steps.computed, steps.reused
-        except Exception as error:
-            words = self._given_up(job, error)
-            if words is None:
-                raise
-            yield Report(job.key, Mistake(words))
-            return None
-        if verdict is None:
-            yield Report(job.key, Finished(), steps.computed - computed, steps.reused - reused)
-        return verdict
-
-    def _given_up(self, job: Job, error: Exception) -> str | None:
-        """The cause, in words, where trying again cannot help; else None."""
-        fault, words = fault_of(error), in_words(error)
-        if fault is Fault.LASTING:
-            return words
-        if fault is Fault.UNCLEAR and self._context.board is not None:
-            times = ray.get(self._context.board.fault.remote(job.id, words))
-            return f"{words} (the same {times} times)" if times > 1 else None
-        return None
-
-    def _announce(self, job: Job, step: str) -> None:
-        if self._context.board is not None:
-            self._context.board.write.remote(job.id, step)
 
     def cleanup(self) -> None:
         """Give back what the process holds beside its own share."""
@@ -227,94 +172,37 @@ def _bundle(cpus: float, gpus: float) -> dict[str, float]:
 
 
 class _Reports(tune.Callback):
-    """Hands each report to the recorder, to the work that asked for it, and to the progress view."""
+    """Hands on what trials report."""
 
     def __init__(self, work: Work, recorder: Recorder, progress: SweepProgress) -> None:
-        self._work, self._recorder, self._progress = work, recorder, progress
-        criteria = [] if work.is_search else work.study.settings.collapse  # a search has a line for each verdict
-        self._metrics = list(dict.fromkeys(member.metric for criterion in criteria for member in criterion.members))
-        self._ended: set[tuple[str, str]] = set()  # trials and their jobs
+        self._recorder, self._reception = recorder, Reception(work, recorder, progress)
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune saves its callbacks with an experiment, and these belong to this process alone."""
         return {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        for job in self._work.announced(trial.config):
-            self._recorder.add(job.chains)
-            self._progress.add(job.id, job.label, job.steps)
+        self._reception.started(trial.config)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         self._recorder.happened(result["moments"])
-        for report in result["reports"]:
-            self._recorder.stages(report.computed, report.reused)
-            if report.key is None:
-                self._fail_all(trial, report.result.error)
-            else:
-                self._take(trial, self._work.job(report.key), report.result)
-        self._say_news()
+        self._reception.take(trial.trial_id, trial.config, result["reports"])
+        self._reception.say_news()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._say_news()  # after the searcher has the verdict
+        self._reception.say_news()  # after the searcher has the verdict
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         error = trial.get_pickled_error()
         words = in_words(error) if error else "the trial died"
-        self._fail_all(trial, f"{words} (tried {trial.num_failures} times)" if trial.num_failures > 1 else words)
+        times = f" (tried {trial.num_failures} times)" if trial.num_failures > 1 else ""
+        self._reception.fail(trial.trial_id, trial.config, words + times)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self._recorder.flush()  # also where a chain's next report is minutes away
         check_signals()
-
-    def _take(self, trial: Any, job: Job, result: Result | Mistake | Finished) -> None:
-        if (trial.trial_id, job.id) in self._ended:  # the trial was started again, and repeats itself
-            return
-        self._recorder.add(job.chains)
-        if isinstance(result, Mistake):
-            self._fail(trial, job, result.error)
-            self._work.answer(trial.config, job, None)
-        elif isinstance(result, Finished):
-            self._finish(trial, job, "done" if job.chains[0].recipe.batched else None)
-        elif isinstance(result, Verdict):
-            self._recorder.take(job, result)
-            self._finish(trial, job, self._work.answer(trial.config, job, result))
-        else:
-            self._recorder.take(job, result)
-            if isinstance(result, CohortResult):
-                self._progress.completed(job.id, result.cohort_id)
-            else:
-                self._progress.generation(job.id, result.row, self._metrics)
-
-    def _finish(self, trial: Any, job: Job, words: str | None) -> None:
-        self._ended.add((trial.trial_id, job.id))
-        for chain in job.chains:
-            self._recorder.chain_finished(chain.chain_id)
-        self._progress.finished(job.id, "finished")
-        if words is not None:
-            self._progress.say(f"{job.label}: {words}")
-
-    def _fail_all(self, trial: Any, error: str) -> None:
-        """A trial has failed for good: so have its jobs that have not ended."""
-        jobs = list(self._work.announced(trial.config))
-        for job in jobs:
-            self._fail(trial, job, error)
-        if not jobs:
-            self._progress.say(f"failed: a search inside a trial: {error}; its chains are tried one by one")
-
-    def _fail(self, trial: Any, job: Job, error: str) -> None:
-        if (trial.trial_id, job.id) in self._ended:
-            return
-        self._ended.add((trial.trial_id, job.id))
-        for chain in job.chains:
-            self._recorder.chain_failed(chain.chain_id, error)
-        self._progress.finished(job.id, "failed")
-        self._progress.say(f"failed: {job.label}: {error}")
-
-    def _say_news(self) -> None:
-        for line in self._work.news():
-            self._progress.say(line)
 
 
 def quiet_libraries(*, text: bool) -> None:

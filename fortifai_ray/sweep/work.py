@@ -5,14 +5,16 @@ travel between them. What the store holds whole is answered by running the same 
 """
 
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import polars as pl
 
 from fortifai_ray.chain.chain import ChainTask, GenerationResult, Inputs, run_chain
-from fortifai_ray.chain.cohort import CohortTask, cohort_rows, cohorts, run_cohort
+from fortifai_ray.chain.cohort import CohortTask, Computed, cohort_rows, cohorts, rows_of, run_cohort, run_cohorts
 from fortifai_ray.engines.in_process import InProcess
 from fortifai_ray.recipe.executor import Executor
 from fortifai_ray.results.cells import ChainNames
@@ -84,8 +86,12 @@ class Job:
         return next(task for task in self.tasks if isinstance(task, CohortTask) and task.id == cohort_id)
 
 
-def run_job(job: Job, steps: Steps, executor: Executor) -> Iterator[Result]:
+def run_job(
+    job: Job, steps: Steps, executor: Executor, known: Mapping[str, CohortResult] = MappingProxyType({})
+) -> Iterator[Result]:
     """Yield each generation or cohort of a job as it completes, and last its verdict, if it has a judge.
+
+    ``known`` are cohorts that were run beforehand, by their ids.
 
     Raises :class:`fortifai_ray.storage.store.NotStored` at the first missing step where ``steps`` only replays.
     """
@@ -93,17 +99,41 @@ def run_job(job: Job, steps: Steps, executor: Executor) -> Iterator[Result]:
     tables: list[pl.DataFrame] = []
     for task in job.tasks:
         if isinstance(task, CohortTask):
-            stage = run_cohort(task, steps)
-            table = cohort_rows(task, stage) if steps.replay or job.judge else None
-            tables += [] if table is None else [table]
-            yield CohortResult(task.id, stage.hash, stage.reused, table)
+            cohort = known.get(task.id) or _cohort(task, steps, read=steps.replay or job.judge is not None)
+            tables += [] if cohort.rows is None else [cohort.rows]
+            yield cohort
         else:
             for result in run_chain(task, steps, executor):
                 rows.append(result.row)
                 yield result
     if job.judge is not None:
         tables += [pl.DataFrame(rows, infer_schema_length=None, strict=False)] if rows else []
-        yield job.judge(pl.concat(tables, how="diagonal_relaxed") if tables else pl.DataFrame(), steps, executor)
+        whole = tables[0] if len(tables) == 1 else pl.concat(tables or [pl.DataFrame()], how="diagonal_relaxed")
+        yield job.judge(whole, steps, executor)
+
+
+def _cohort(task: CohortTask, steps: Steps, *, read: bool) -> CohortResult:
+    stage = run_cohort(task, steps)
+    return CohortResult(task.id, stage.hash, stage.reused, cohort_rows(task, stage) if read else None)
+
+
+def cohorts_of(jobs: Sequence[Job], steps: Steps) -> dict[str, CohortResult]:
+    """The cohorts of jobs that were asked for together, by their ids: computed together, and read.
+
+    Raises :class:`fortifai_ray.storage.store.NotStored` where ``steps`` only replays.
+    """
+    tasks = {task.id: task for job in jobs for task in job.tasks if isinstance(task, CohortTask)}
+    alike: dict[str, list[Computed]] = defaultdict(list)
+    for one in run_cohorts(list(tasks.values()), steps):
+        alike[one.task.but_seeds].append(one)
+    results: dict[str, CohortResult] = {}
+    for group in alike.values():
+        rows, start = rows_of(group), 0
+        for one in group:
+            own = rows.slice(start, one.table.height)
+            results[one.task.id] = CohortResult(one.task.id, one.stage.hash, one.stage.reused, own)
+            start += one.table.height
+    return results
 
 
 @dataclass(frozen=True)
@@ -116,15 +146,25 @@ class Replay:
     missing: NotStored | None
 
 
-def replay(job: Job, store: StageStore) -> Replay:
-    """Run a job from the store alone."""
+def replay(job: Job, store: StageStore, known: Mapping[str, CohortResult] = MappingProxyType({})) -> Replay:
+    """Run a job from the store alone; ``known`` as in :func:`run_job`."""
     steps, results = Steps(store, replay=True), list[Result]()
     try:
-        for result in run_job(job, steps, InProcess()):
+        for result in run_job(job, steps, InProcess(), known):
             results.append(result)  # not a comprehension: what comes before a missing step is kept
     except NotStored as missing:
         return Replay(job, results, steps.reused, missing)
-    return Replay(job, results, steps.reused, None)
+    before = sum(isinstance(task, CohortTask) and task.id in known for task in job.tasks)
+    return Replay(job, results, before + steps.reused, None)
+
+
+def replay_together(jobs: Sequence[Job], store: StageStore) -> list[Replay]:
+    """Run jobs that are asked for together from the store alone."""
+    try:
+        known = cohorts_of(jobs, Steps(store, replay=True))
+    except NotStored:  # each job says what it lacks
+        known = {}
+    return [replay(job, store, known) for job in jobs]
 
 
 @dataclass(frozen=True)
@@ -179,12 +219,18 @@ class Work(ABC):
         """The job of a key."""
 
     @abstractmethod
-    def jobs(self, config: Config) -> Generator[Job, Verdict | None, None]:
-        """Yield the jobs of a trial one after the other; each is answered with its verdict, None if it failed."""
+    def jobs(self, config: Config) -> Generator[Sequence[Job], list[Verdict | None], None]:
+        """Yield the jobs of a trial, those together that can run together; each is answered with its verdict, None if
+        it failed."""
 
     @abstractmethod
     def announced(self, config: Config) -> Iterable[Job]:
         """The jobs of a trial that are known when it starts."""
+
+    def ask(self, processes: int) -> tuple[Config, list[Any]] | None:
+        """The keys of jobs to run now, together and without Ray, and what :meth:`answer` gets as their configuration;
+        None where there is none as long as others run. ``processes`` share them."""
+        return None
 
     def searcher(self) -> tuple[Any, int] | None:
         """A searcher of Ray Tune that suggests further configurations once those known beforehand have run, and how
@@ -264,9 +310,9 @@ class Grid(Work):
         baseline_seed = self.study.settings.baseline.get("seed", chain.recipe.seed)
         return Job(key, key, self.chain_names.chain(chain), [self._first[chain.cell_id].of_seed(chain, baseline_seed)])
 
-    def jobs(self, config: Config) -> Generator[Job, Verdict | None, None]:
+    def jobs(self, config: Config) -> Generator[Sequence[Job], list[Verdict | None], None]:
         for key in config["jobs"]:
-            yield self.job(key)
+            yield [self.job(key)]
 
     def announced(self, config: Config) -> Iterable[Job]:
         return [self.job(key) for key in config["jobs"]]

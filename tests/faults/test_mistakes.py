@@ -1,6 +1,7 @@
 """A mistake of the user's that only shows inside a trial: one line, at once, and the other chains go on."""
 
 from collections.abc import Generator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from fortifai_ray.errors import UserError
 from fortifai_ray.recipe.executor import Executor
 from fortifai_ray.storage.steps import Steps
 from fortifai_ray.storage.store import Storage
-from fortifai_ray.sweep.trials import Mistake, Report, Trial, TrialContext
+from fortifai_ray.sweep.reports import Mistake, Report
+from fortifai_ray.sweep.trials import Trial, TrialContext
 from fortifai_ray.sweep.work import Grid, Job, Verdict
 
 from .studies import HALVES, start
@@ -37,17 +39,21 @@ class _Failing(Grid):
 
     def __init__(self) -> None: ...
 
-    def jobs(self, config: Mapping[str, Any]) -> Generator[Job, Verdict | None, None]:
+    def jobs(self, config: Mapping[str, Any]) -> Generator[list[Job], list[Verdict | None], None]:
         if "begin" in config:
             raise config["begin"]
 
-        def fail(generations: pl.DataFrame, steps: Steps, executor: Executor) -> Verdict:
+        def fail(key: int, generations: pl.DataFrame, steps: Steps, executor: Executor) -> Verdict:
             if failure := config["jobs"][key]:
                 raise failure
             return Verdict({})
 
-        for key in range(len(config["jobs"])):
-            yield Job(key, str(key), str(key), [], fail)
+        jobs = [Job(key, str(key), str(key), [], partial(fail, key)) for key in range(len(config["jobs"]))]
+        if config.get("together"):
+            yield jobs
+        else:
+            for job in jobs:
+                assert (yield [job]) is not None
 
 
 class _Trial(Trial):
@@ -72,10 +78,11 @@ def test_a_mistake_that_shows_as_a_trial_begins_is_reported(tmp_path: Path) -> N
             trial.train()
 
 
-def test_a_mistake_of_one_job_is_none_of_the_others(tmp_path: Path) -> None:
+@pytest.mark.parametrize("together", [False, True])
+def test_a_mistake_of_one_job_is_none_of_the_others(tmp_path: Path, together: bool) -> None:
     """The trial goes on with its next job: a cohort that cannot be computed does not cost those of its group."""
     group = [UserError("--storage: no credentials"), None, UserError("family.dim: too many")]
-    assert [(report.key, report.result) for report in reports(tmp_path, {"jobs": group})] == [
+    assert [(report.key, report.result) for report in reports(tmp_path, {"jobs": group, "together": together})] == [
         (0, Mistake("--storage: no credentials")),
         (1, Verdict({})),
         (2, Mistake("family.dim: too many")),

@@ -18,7 +18,8 @@ from fortifai_ray.study.study import Study, make_study
 from fortifai_ray.sweep import recorder as recorder_module
 from fortifai_ray.sweep.progress import SweepProgress
 from fortifai_ray.sweep.recorder import Recorder
-from fortifai_ray.sweep.trials import Finished, Mistake, Report, _Reports
+from fortifai_ray.sweep.reports import Finished, Mistake, Report
+from fortifai_ray.sweep.trials import _Reports
 from fortifai_ray.sweep.work import Grid, Job, Result, run_job
 
 CONTENT = {

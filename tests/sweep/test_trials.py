@@ -1,4 +1,5 @@
-"""Trials and their callback as Ray Tune runs them, in this process: a search inside trials, and chain by chain."""
+"""Trials and their callback as Ray Tune runs them, in this process: a search inside trials, and chain by chain; and the
+same search in processes without Ray."""
 
 import io
 import itertools
@@ -18,7 +19,9 @@ from fortifai_ray.results.schema import read_table
 from fortifai_ray.storage.location import Storage
 from fortifai_ray.storage.store import StageStore
 from fortifai_ray.study.study import Study, make_study
+from fortifai_ray.sweep import here as here_module
 from fortifai_ray.sweep import recorder as recorder_module
+from fortifai_ray.sweep.here import run_here
 from fortifai_ray.sweep.plan import ResourcesConfig, make_plan
 from fortifai_ray.sweep.progress import SweepProgress
 from fortifai_ray.sweep.recorder import Recorder
@@ -79,6 +82,10 @@ class Tune:
             searcher.on_trial_complete(trial.trial_id, last)
             self.callback.on_trial_complete(0, [], trial)
 
+    def here(self) -> None:
+        """In processes of this machine, without Ray."""
+        run_here(self.work, self.recorder, SweepProgress(self.recorder._console), PLAN)
+
     def results(self, trial: Any) -> Iterator[dict[str, Any]]:
         context = TrialContext(self.storage, self.work, InProcess())
         running = type("_Trial", (Trial,), {"setup": lambda self, config: Trial.setup(self, config, context)})
@@ -108,8 +115,11 @@ def begin(study: Study, folder: Path) -> Tune:
 
 
 def test_a_search_inside_trials_is_the_search_of_single_chains(study: Study, tmp_path: Path) -> None:
-    """Same probes, same tables and points; cut short and resumed from the store it asks nothing twice."""
-    inside, single = begin(study, tmp_path / "inside"), begin(study, tmp_path / "single")
+    """Same probes, same tables and points, also without Ray, where chains alike are computed together; cut short and
+    resumed from the store it asks nothing twice."""
+    inside, single, here = (begin(study, tmp_path / name) for name in ("inside", "single", "here"))
+    here.here()
+    assert here.work.done, here.out.getvalue()
     configs = inside.work.configs(PLAN)
     assert [len(config["cells"]) for config in configs] == [1, 1]
     inside.run(configs)
@@ -120,15 +130,43 @@ def test_a_search_inside_trials_is_the_search_of_single_chains(study: Study, tmp
     assert single.work.done
     resumed = begin(study, tmp_path / "single")
     assert resumed.work.done, "the store answers every probe"
-    for tune in (inside, single, resumed):
+    for tune in (inside, single, here, resumed):
         searched = tune.work.result()
         assert searched is not None
         tune.recorder.close(None, {}, searched)
     for name in ("generations", "chains", "collapse_points", "fidelity"):
         order = [column for column in ("chain_id", "loss.kind", "generation", "unit") if column in inside.table(name)]
-        for other in (single, resumed):
+        for other in (single, here, resumed):
             assert_frame_equal(inside.table(name).sort(order), other.table(name).sort(order))
     printed = inside.out.getvalue()
     assert "TCE γ=0.9: regime.synthetic_ratio" in printed, "a cell's interval after each round"
     assert "did not collapse" not in printed
     assert "did not collapse" in single.out.getvalue(), "a line for each chain"
+
+
+def test_what_a_process_leaves_behind_goes_to_ray(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that dies ends the search here in one line; its trials go on where it was, to the same tables and points."""
+    broken, whole = begin(study, tmp_path / "broken"), begin(study, tmp_path / "whole")
+    starts = itertools.count()
+    command = ["-c", "import sys; sys.exit()"]  # the second process ends at once
+    popen = here_module.subprocess.Popen
+
+    def start(arguments: list[str], **options: Any) -> Any:
+        return popen([arguments[0], *command] if next(starts) else arguments, **options)
+
+    monkeypatch.setattr(here_module.subprocess, "Popen", start)
+    broken.here()
+    assert not broken.work.done
+    assert "what is left is tried on Ray" in broken.out.getvalue()
+    broken.run(broken.work.configs(PLAN))
+    whole.run(whole.work.configs(PLAN))
+    for tune in (broken, whole):
+        searched = tune.work.result()
+        assert searched is not None
+        assert searched.done
+        tune.recorder.close(None, {}, searched)
+    for name in ("generations", "collapse_points"):
+        order = [column for column in ("chain_id", "loss.kind", "generation") if column in broken.table(name)]
+        assert_frame_equal(broken.table(name).sort(order), whole.table(name).sort(order))
