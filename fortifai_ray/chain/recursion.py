@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic
+from typing import Generic, cast
 
-from fortifai_ray.recipe.family import Collapsed, Family, Metrics, S, Synthetic
+from fortifai_ray.recipe.curation import of_pool
+from fortifai_ray.recipe.family import Collapsed, Family, Metrics, Pooling, S, Synthetic
 from fortifai_ray.recipe.pools import Pool, TrainingSet
 from fortifai_ray.recipe.recipe import Recipe
 
@@ -20,6 +21,7 @@ class Generation(Generic[S]):
     synthetic: Synthetic[S] | None = None
     curated: Synthetic[S] | None = None
     collapse_reason: str | None = None
+    judged: S | None = None  # its training set, as a pool
 
     def ended(self, recipe: Recipe) -> str | None:
         """Why the chain ends with this generation, as far as the recursion knows: ``recorded`` or ``horizon``."""
@@ -39,12 +41,14 @@ def recursion(
     model: S | None = None
     first: S | None = None
     for g in range(recipe.generations):
-        data = regime.training_set(human, synthetic, g, seeds or (recipe.seed,))
+        data, judged = regime.training_set(human, synthetic, g, seeds or (recipe.seed,)), None
+        if g and of_pool(recipe.curation.steps):
+            data, judged = cast(Pooling[S], family).resample(data, generation=g)
         try:
             model = family.fit(data, recipe.loss, start_from=family.init(model, g), generation=g)
             scores = family.evaluate(model, generation=g)
         except Collapsed as reason:
-            yield Generation(g, data, collapse_reason=str(reason))
+            yield Generation(g, data, collapse_reason=str(reason), judged=judged)
             return
         first = first or model
         history.append({**model.outputs, **scores.outputs})
@@ -53,7 +57,7 @@ def recursion(
         written = family.generate(model, recipe.curation.to_generate(size), generation=g)
         curated = family.curate(written, size, model=model, verifier=first) if size else written
         synthetic.append(curated.pool)
-        yield Generation(g, data, model, scores, written, curated)
+        yield Generation(g, data, model, scores, written, curated, judged=judged)
         if ends:
             return
 

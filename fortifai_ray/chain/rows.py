@@ -86,7 +86,7 @@ def chain_row(chain: Chain, generation: Generation[Stage], consumed: int, ended:
 def stages_of(generation: Generation[Stage]) -> Iterator[Stage]:
     """Every stage of a generation, each once."""
     written, curated = generation.synthetic, generation.curated
-    yield from (stage for stage in (generation.model, generation.scores) if stage is not None)
+    yield from (stage for stage in (generation.judged, generation.model, generation.scores) if stage is not None)
     if written is not None:
         yield from (written.stage, *written.measures)
     if curated is not None and curated is not written:

@@ -59,4 +59,11 @@ class Family(Protocol[S]):
         """``size`` units of ``written``, selected by the recipe's curation; ``verifier`` is generation 0's model."""
 
 
+class Pooling(Family[S], Protocol[S]):
+    """A family whose training sets may be judged as pools of unlabelled data."""
+
+    def resample(self, data: TrainingSet, *, generation: int) -> tuple[TrainingSet, S]:
+        """What is drawn from a training set by a step of curation that judges it, and that step."""
+
+
 Metrics = Mapping[str, Any]

@@ -66,6 +66,11 @@ class _Regime(Section):
         """Whether a training set can hold both human and synthetic data."""
         return True
 
+    @property
+    def mixes_human(self) -> bool:
+        """Whether there is human data in the training sets from generation 1 on."""
+        return self.kept(1e9) > 0 or self.human_needed(1e9, 2) > 1e9
+
     def human_needed(self, budget: float, generations: int, budgets: Sequence[float] = ()) -> float:
         """Units of human data that a chain uses in ``generations`` generations; ``budget`` is generation 0's.
 

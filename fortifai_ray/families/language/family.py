@@ -12,16 +12,16 @@ import numpy as np
 
 from fortifai_ray.engines.checkpoints import AdapterFiles
 from fortifai_ray.engines.corpus import Request
-from fortifai_ray.families.curating import Planned, Written, curate_steps
+from fortifai_ray.families.curating import Planned, curate_steps
 from fortifai_ray.families.fitting import check_finished, fit_step, synthetic_folders
-from fortifai_ray.families.language import data, models, prompts, scoring, training
+from fortifai_ray.families.language import data, detecting, models, prompts, scoring, training
 from fortifai_ray.families.language.blocks import Blocks
 from fortifai_ray.families.language.config import Pack
 from fortifai_ray.families.language.corpus import Corpus, open_corpus
 from fortifai_ray.families.language.measures import Measures, together
 from fortifai_ray.families.language.recipe import LanguageRecipe
 from fortifai_ray.losses import Loss
-from fortifai_ray.recipe.curation import blocks
+from fortifai_ray.recipe.curation import Detector, blocks, of_pool
 from fortifai_ray.recipe.executor import Executor
 from fortifai_ray.recipe.family import Collapsed, Synthetic
 from fortifai_ray.recipe.pools import Human, Pool, TrainingSet
@@ -45,6 +45,7 @@ class LanguageFamily:
         self._first: Stage | None = None  # generation 0's model, the reference for later corpora
         self._base: Stage | None = None  # the starting model, to which adapters belong
         self._data = TrainingSet(())  # of the generation that was fitted last
+        self._written: Stage | None = None  # by generation 0
 
     @classmethod
     def of(cls, recipe: LanguageRecipe, prepared: str, steps: Steps, executor: Executor) -> Self:
@@ -136,6 +137,19 @@ class LanguageFamily:
         if generation == 0:
             self._first = stage
         return check_finished(stage)
+
+    def resample(self, data: TrainingSet, *, generation: int) -> tuple[TrainingSet, Stage]:
+        """What the curation's detector makes of a training set, a pool whose origins nobody knows."""
+        return self._detecting.resample(data, self._folders(data), generation)
+
+    @cached_property
+    def _detecting(self) -> detecting.Detecting:
+        step, longest = of_pool(self._recipe.curation.steps), self._recipe.decoding.max_new_tokens
+        assert isinstance(step, Detector)
+        assert self._written is not None, "generation 0 has written before there is a pool"
+        return detecting.Detecting(
+            step, self.corpus, self._human, self._block_size, longest, self._written, self._steps, self._recipe.seed
+        )
 
     def _check_length(self, training_set: TrainingSet) -> TrainingSet:
         """``training_set``; raises :class:`Collapsed` where its rows fill no block, or are too short for a prompt."""
@@ -229,6 +243,7 @@ class LanguageFamily:
         stage = self._steps.run(
             key, f"generate {rows} rows", lambda folder: self._write(folder, model, generation, drawn)
         )
+        self._written = self._written or stage
         assert self._first is not None, "generation 0 is fitted before anything is generated"
         signs = self.measures.signs(stage, model, self._first)
         return Synthetic(stage, self._pool(stage), () if signs is None else (signs,))
@@ -300,7 +315,7 @@ class LanguageFamily:
         return curate_steps(
             self._steps,
             scoring.CURATION_VERSION,
-            self._recipe.curation.steps,
+            [step for step in self._recipe.curation.steps if not step.of_pool],
             written,
             size,
             model=model,
@@ -317,13 +332,18 @@ class LanguageFamily:
         started, table = time.perf_counter(), data.read_corpus(planned.corpus.path / "corpus")
         sizes = {"batch_size": self._recipe.evaluation.batch_size, "threads": self._executor.threads}
         human = self.corpus.blocks(self.corpus.train, self._block_size)[self._human.first.items[:_TYPICAL_BLOCKS]]
-        items = Written(
+        watermark = self._recipe.decoding.watermark
+        items = detecting.Rows(
             places=table["row"].to_numpy()[None],
             content=lambda: self.corpus.decode(table["generated_ids"].to_pylist()),
             score=lambda by: self._executor.score(scoring.row_scores, self._files(models[by]), table, **sizes),
             score_human=lambda by: self._executor.score(scoring.block_scores, self._files(models[by]), human, **sizes),
             seed=self._recipe.seed,
             corpus=planned.corpus.hash,
+            find=lambda repeats: self._executor.score(
+                detecting.z_scores, self._files(models["own"]), table, watermark, repeats
+            ),
+            is_marked=lambda: [watermark is not None and watermark.marks(seed) for seed in table["seed"].to_pylist()],
         )
         kept, outputs = planned.choose(items, math.ceil(planned.step.share * len(table)), folder)
         data.write_corpus(table.take(kept), folder / "corpus")

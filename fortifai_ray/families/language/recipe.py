@@ -10,10 +10,10 @@ from fortifai_ray.errors import UserError
 from fortifai_ray.families import KEPT_FRACTION, MEAN_TARGET_PROBABILITY, TRAIN_LOSS
 from fortifai_ray.families.language.config import CorpusConfig, EvaluationConfig, ModelConfig, TrainingConfig
 from fortifai_ray.metrics import CORPUS, MODEL, TRAINING, Metric, metric
-from fortifai_ray.recipe.curation import Content, measured
+from fortifai_ray.recipe.curation import Content, Detector, Watermark, measured
 from fortifai_ray.recipe.recipe import Recipe, Unit
 from fortifai_ray.storage.store import StageStore
-from fortifai_ray.validation import Section, hint
+from fortifai_ray.validation import Section, hint, mistake
 
 PERPLEXITY = "perplexity"
 KEPT_EPOCH = Metric(
@@ -110,6 +110,20 @@ class LanguageRecipe(Recipe):
     def _beams_need_their_engine(self) -> Self:
         if self.decoding.num_beams > 1 and self.engine.kind == "vllm":
             raise ValueError("decoding.num_beams: beam search runs on the Hugging Face engine: leave engine.kind out")
+        return self
+
+    @model_validator(mode="after")
+    def _there_is_something_to_detect(self) -> Self:
+        for step in self.curation.steps:
+            if isinstance(step, Watermark) and self.decoding.watermark is None:
+                wrong = "watermark looks for a mark that is not made: give decoding.watermark, e.g. {strength: 2.0}"
+                raise mistake("recipe", "curation.kind", wrong, step.kind)
+            if isinstance(step, Detector) and not self.regime.mixes_human:
+                wrong = f"a detector needs a pool with human text, and regime: {self.regime.kind} has none as it is"
+                raise mistake("recipe", "curation.kind", f"{wrong}; mixed or accumulate is right", step.kind)
+            if isinstance(step, Detector) and self.training.pack == "running":
+                wrong = "a detector draws rows at random, and running text has an order: leave training.pack out"
+                raise mistake("recipe", "curation.kind", wrong, step.kind)
         return self
 
     @model_validator(mode="after")

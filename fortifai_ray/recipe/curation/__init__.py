@@ -12,10 +12,13 @@ from typing import Annotated, Any, Union
 from pydantic import ConfigDict, PlainValidator, RootModel, SerializeAsAny, TypeAdapter
 
 from fortifai_ray.recipe.curation.base import (
+    AUROC,
+    DETECTED,
     KEPT,
     METRICS,
     PLAUSIBLE,
     PRECISION,
+    REALLY,
     RECALL,
     By,
     Content,
@@ -27,20 +30,25 @@ from fortifai_ray.recipe.curation.base import (
     apply,
     together,
 )
+from fortifai_ray.recipe.curation.detection import Detector, Watermark, resampled
 from fortifai_ray.recipe.curation.kinds import Choice, NoCuration, RewardFunction, Surplexity, Verifier, select
 from fortifai_ray.recipe.curation.user import UserStep, validate_user_step
 from fortifai_ray.validation import hint, mistake
 
 __all__ = [
+    "AUROC",
+    "DETECTED",
     "KEPT",
     "METRICS",
     "PLAUSIBLE",
     "PRECISION",
+    "REALLY",
     "RECALL",
     "By",
     "Choice",
     "Content",
     "Curation",
+    "Detector",
     "Items",
     "Judge",
     "Kept",
@@ -52,16 +60,19 @@ __all__ = [
     "Surplexity",
     "UserStep",
     "Verifier",
+    "Watermark",
     "apply",
     "blocks",
     "measured",
+    "of_pool",
+    "resampled",
     "select",
     "sizes",
     "sources",
     "together",
 ]
 
-_STEPS = (Verifier, Surplexity, Choice)
+_STEPS = (Verifier, Surplexity, Choice, Watermark, Detector)
 _KINDS: dict[str, type[Step]] = {"none": NoCuration, **{step.model_fields["kind"].default: step for step in _STEPS}}
 
 
@@ -109,9 +120,17 @@ def sources(steps: Sequence[Step]) -> dict[str, Any]:
 
 def measured(steps: Sequence[Step], *, truth: bool) -> tuple[str, ...]:
     """The metrics of a curation, of a family whose truth is known or not."""
+    own = dict.fromkeys(name for step in steps for name in step.measures)
+    steps = [step for step in steps if not step.of_pool]
     each = [(KEPT, *((PRECISION, RECALL) if truth or step.own_truth else ())) for step in steps]
     numbered = [f"{name}_{number}" for number, names in enumerate(each, start=1) for name in names]
-    return (*dict.fromkeys(name for names in each for name in names), *(numbered if len(steps) > 1 else ()))
+    whole = dict.fromkeys(name for names in each for name in names)
+    return (*whole, *(numbered if len(steps) > 1 else ()), *own)
+
+
+def of_pool(steps: Sequence[Step]) -> Step | None:
+    """The step that judges the next generation's training set as a whole, if any."""
+    return next((step for step in steps if step.of_pool), None)
 
 
 def _one(value: Any) -> Step:
@@ -146,6 +165,9 @@ def _validate(value: Any) -> Step | Several:
     for number, step in enumerate(steps):
         if not step.steps:
             raise mistake("curation", f"{number}.kind", "none keeps everything: leave it out of the list", "none")
+    for number, step in enumerate(steps[:-1]):
+        if step.of_pool:
+            raise mistake("curation", f"{number}.kind", f"{step.kind} judges the whole pool: put it last", step.kind)
     return steps[0] if len(steps) == 1 else Several(tuple(steps))
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
@@ -15,7 +15,8 @@ Content = Literal["samples", "texts", "images"]
 """What a family's items are, for a step: samples of an analytic family are arrays of numbers."""
 
 KEPT, PRECISION, RECALL = "curated_kept", "curation_precision", "curation_recall"
-_SOURCE = "fortifai_ray.recipe.curation"
+REALLY, DETECTED, AUROC = "detection_precision", "detection_recall", "detector_auroc"
+_SOURCE, _DETECTION = "fortifai_ray.recipe.curation", "fortifai_ray.recipe.curation.detection"
 METRICS = (
     Metric(
         KEPT, "share", "items that every step of the curation let pass, over those written", _SOURCE, group=CURATION
@@ -29,6 +30,23 @@ METRICS = (
         group=CURATION,
     ),
     Metric(RECALL, "share", "of the true items written, those that curation let pass", _SOURCE, group=CURATION),
+    Metric(
+        REALLY,
+        "share",
+        "of the items detected, those that are marked (watermark) or synthetic (detector)",
+        _DETECTION,
+        "below",
+        group=CURATION,
+    ),
+    Metric(DETECTED, "share", "of the marked or synthetic items, those detected", _DETECTION, "below", group=CURATION),
+    Metric(
+        AUROC,
+        "probability",
+        "that the classifier gives a human item of the pool a higher probability of being human than a synthetic one",
+        "Drayson et al. 2025",
+        "below",
+        group=CURATION,
+    ),
 )
 
 PLAUSIBLE = 0.05
@@ -100,6 +118,8 @@ class Step(Section):
     takes: ClassVar[tuple[Content, ...]] = ("samples", "texts", "images")
     judged_by: ClassVar[str] = "by"  # the key that names its judge
     own_truth: ClassVar[bool] = False  # whether :meth:`truth` is known whatever the family
+    of_pool: ClassVar[bool] = False  # whether it judges the next training set as a whole, and not what was written
+    measures: ClassVar[tuple[str, ...]] = ()  # its own metrics, beside those of every step
 
     kind: str
 
@@ -150,17 +170,19 @@ class Step(Section):
 
 @dataclass(frozen=True)
 class Selection:
-    """What one step let pass, and its measures of each chain: (B,), None where unknown."""
+    """What one step let pass, and its measures of each chain: (B,), None where unknown; ``found`` are those of what it
+    detected, which a step that detects has."""
 
     passed: Kept
     kept: np.ndarray
     precision: np.ndarray | None
     recall: np.ndarray | None
+    found: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def measures(self) -> dict[str, np.ndarray]:
         """By metric, without what is unknown."""
-        found = {KEPT: self.kept, PRECISION: self.precision, RECALL: self.recall}
+        found = {KEPT: self.kept, PRECISION: self.precision, RECALL: self.recall, **self.found}
         return {name: values for name, values in found.items() if values is not None}
 
 
@@ -172,7 +194,11 @@ def apply(step: Step, items: Items, count: int, block: int = 1) -> Selection:
     if true is None:
         return Selection(passed, kept, None, None)
     hits = np.array([own_true[own].sum() for own_true, own in zip(true, passed, strict=True)], dtype=np.float64)
-    return Selection(passed, kept, _ratio(hits, kept * total), _ratio(hits, true.sum(1)))
+    found = {}
+    if step.measures:
+        right, stopped = (~true).sum(1) - (kept * total - hits), total - kept * total
+        found = {REALLY: _ratio(right, stopped), DETECTED: _ratio(right, (~true).sum(1))}
+    return Selection(passed, kept, _ratio(hits, kept * total), _ratio(hits, true.sum(1)), found)
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

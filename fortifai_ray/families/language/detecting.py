@@ -1,0 +1,230 @@
+"""How synthetic text is found: by its watermark, and by a classifier that generation 0's text trains.
+
+The classifier is a logistic regression on the counts of tokens and pairs of tokens. It is fitted once for each fifth of
+its examples, without that fifth, which it then judges: the human text that it was trained on is in the pool, too.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fortifai_ray.engines.checkpoints import whole_model
+from fortifai_ray.engines.pretrained import causal_config
+from fortifai_ray.engines.watermark import GreenLists, WatermarkConfig
+from fortifai_ray.families.curating import Written
+from fortifai_ray.families.language.corpus import Corpus
+from fortifai_ray.families.language.data import read_corpus
+from fortifai_ray.families.language.ngrams import hash_ngrams
+from fortifai_ray.recipe.curation import AUROC, DETECTED, REALLY, Detector, resampled
+from fortifai_ray.recipe.pools import Human, TrainingSet
+from fortifai_ray.seeds import derive_seed, generator
+from fortifai_ray.storage.steps import Steps
+from fortifai_ray.storage.store import Stage, StageKey, canonical_hash
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pyarrow as pa
+
+VERSION = 1  # bump when the same texts give another classifier, or other draws
+_FEATURES, _FOLDS, _NGRAMS = 1 << 16, 5, (1, 2)
+_EXAMPLES = 20_000  # of each kind, at most
+_PENALTY = 100.0  # inverse strength of the penalty on the weights of rows of norm 1
+_FILE = "classifier.npz"
+
+
+def z_scores(model: Path, rows: "pa.Table", watermark: WatermarkConfig, repeats: bool) -> np.ndarray:
+    """(rows,) The z-scores of a corpus's rows; ``model`` is a folder of the model that wrote them."""
+    lists = GreenLists(watermark, causal_config(whole_model(model)).get_text_config().vocab_size)
+    return lists.z_scores(rows["prompt_ids"].to_pylist(), rows["generated_ids"].to_pylist(), repeats=repeats)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows(Written):
+    """The rows of a corpus, some of which may be marked.
+
+    Attributes:
+        find: the rows' z-scores, (n,), counting repeated phrases or not.
+        is_marked: (n,) whether each row was written under the watermark.
+    """
+
+    find: "Callable[[bool], np.ndarray]"
+    is_marked: "Callable[[], list[bool]]"
+
+    def z_scores(self, repeats: bool) -> np.ndarray:
+        return self.find(repeats)[None]
+
+    def marked(self) -> np.ndarray:
+        return np.array(self.is_marked(), dtype=bool)[None]
+
+
+@dataclass(frozen=True)
+class Detecting:
+    """A chain's detector, and what it makes of a training set.
+
+    Attributes:
+        longest: tokens of a written row; human blocks are judged by as many.
+        written: the corpus that generation 0 wrote.
+    """
+
+    step: Detector
+    corpus: Corpus
+    human: Human
+    block_size: int
+    longest: int
+    written: Stage
+    steps: Steps
+    seed: int
+    _read: dict[str, Any] = field(default_factory=dict)
+
+    def resample(self, data: TrainingSet, folders: Mapping[str, Path], generation: int) -> tuple[TrainingSet, Stage]:
+        """The training set that is drawn from ``data`` as a pool, and the stage that judged it.
+
+        ``folders`` maps a pool's stage to the folder of its corpus.
+        """
+        key = {
+            "classifier": self._classifier.hash,
+            "pool": data.describe(),
+            "curation": self.step.identity(),
+            "seed": self.seed,
+            "generation": generation,
+        }
+        judged = self.steps.run(
+            StageKey("detect", VERSION, key), "judge the pool", lambda folder: self._judge(data, folders, folder)
+        )
+        with np.errstate(divide="ignore"):
+            logs = self.step.bias * np.log(np.load(judged.path / "human.npy")) if self.step.bias else np.zeros(1)
+        weights = np.exp(logs - logs.max())
+        return resampled(data, weights, generator(self.seed, "resample", generation)), judged
+
+    @cached_property
+    def _classifier(self) -> Stage:
+        key = {
+            "corpus": self.corpus.hash,
+            "block_size": self.block_size,
+            "human": canonical_hash(self.human.first.items.tolist()),
+            "written": self.written.hash,
+            "longest": self.longest,
+        }
+        return self.steps.run(StageKey("detector", VERSION, key), "train the detector", self._train)
+
+    def _train(self, folder: Path) -> dict[str, Any]:
+        items, rows = self.human.first.items[:_EXAMPLES], read_corpus(self.written.path / "corpus")[:_EXAMPLES]
+        human, synthetic = self._blocks(items), _tokens(rows)
+        found = fit(features([*human, *synthetic]), np.arange(len(human) + len(synthetic)) < len(human))
+        arrays: dict[str, Any] = {**found, "items": items, "seeds": rows["seed"].to_numpy()}
+        np.savez(folder / _FILE, **arrays)
+        return {"examples": len(found["folds"])}
+
+    def _blocks(self, items: np.ndarray) -> list[np.ndarray]:
+        return list(self.corpus.blocks(self.corpus.train, self.block_size)[items][:, : self.longest])
+
+    def _judge(self, data: TrainingSet, folders: Mapping[str, Path], folder: Path) -> dict[str, Any]:
+        """Write the probability of each item of the pool to be human, in the order of its draws."""
+        with np.load(self._classifier.path / _FILE) as file:
+            known = dict(file)
+        count = len(known["items"])
+        fold_of_item = dict(zip(known["items"].tolist(), known["folds"][:count].tolist(), strict=True))
+        fold_of_seed = dict(zip(known["seeds"].tolist(), known["folds"][count:].tolist(), strict=True))
+        parts = [np.zeros(0)]
+        for draw in data.draws:
+            if not draw.pool.synthetic:
+                folds = [fold_of_item.get(item, -1) for item in draw.items.tolist()]
+                parts.append(decisions(known, self._blocks(draw.items), folds))
+                continue
+            rows = read_corpus(folders[draw.pool.stage]).take(draw.items)
+            seeds = rows["seed"].to_pylist()
+            found = decisions(known, _tokens(rows), [fold_of_seed.get(seed, -1) for seed in seeds])
+            parts.append(self._escaped(found, seeds, known["decisions"][:count]))
+        truth = np.concatenate([np.full(len(draw.items), not draw.pool.synthetic) for draw in data.draws])
+        slope, intercept = known["calibration"]
+        human = 1 / (1 + np.exp(-(slope * np.concatenate(parts) + intercept)))
+        np.save(folder / "human.npy", human)
+        return _measures(human, truth)
+
+    def _escaped(self, found: np.ndarray, seeds: Sequence[int], human: np.ndarray) -> np.ndarray:
+        """The decisions on rows, those that escape replaced by decisions on human text: by each row's own seed."""
+        return np.array(
+            [
+                human[derive_seed(seed, "rewritten") % len(human)]
+                if derive_seed(seed, "escape") < self.step.escape * 2.0**63
+                else own
+                for own, seed in zip(found, seeds, strict=True)
+            ]
+        )
+
+
+def _tokens(rows: "pa.Table") -> list[np.ndarray]:
+    column = rows["generated_ids"].combine_chunks()
+    return np.split(column.flatten().to_numpy(), np.cumsum(column.value_lengths().to_numpy())[:-1])
+
+
+def features(texts: Sequence[np.ndarray]) -> Any:
+    """Counts of each text's tokens and pairs of tokens, by a hash, at norm 1: a sparse matrix (texts, features)."""
+    from scipy.sparse import csr_matrix
+    from sklearn.preprocessing import normalize
+
+    owner = np.repeat(np.arange(len(texts)), [len(text) for text in texts])
+    flat = np.concatenate([np.zeros(0, np.int32), *texts])
+    rows, columns = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for n in _NGRAMS:
+        inside = owner[: max(0, len(flat) - n + 1)] == owner[n - 1 :]
+        rows.append(owner[: len(inside)][inside])
+        columns.append((hash_ngrams(flat, n)[inside] % np.uint64(_FEATURES)).astype(np.int64))
+    row, column = np.concatenate(rows), np.concatenate(columns)
+    return normalize(csr_matrix((np.ones(len(row)), (row, column)), shape=(len(texts), _FEATURES)))
+
+
+def fit(examples: Any, human: np.ndarray) -> dict[str, np.ndarray]:
+    """The classifier of ``examples`` (n, features), of which some are ``human`` (n,).
+
+    Returns ``weights`` (folds, features + 1, the last one constant), ``folds`` (n,) the fold that left out each
+    example, ``decisions`` (n,) on each by that fold, and ``calibration`` (2,): p(human) = σ(slope · decision +
+    intercept), fitted to these (Platt 1999), both kinds weighing the same.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    random = generator(0, "folds")
+    folds = np.zeros(len(human), np.int64)
+    for kind in (human, ~human):
+        folds[kind] = random.permutation(np.arange(kind.sum()) % _FOLDS)
+    weights, judged = np.zeros((_FOLDS, _FEATURES + 1), np.float32), np.zeros(len(human))
+    for fold in range(_FOLDS):
+        model = LogisticRegression(C=_PENALTY, class_weight="balanced", max_iter=1000)
+        model.fit(examples[folds != fold], human[folds != fold])
+        weights[fold] = [*model.coef_[0], *model.intercept_]
+        judged[folds == fold] = _decide(weights[fold], examples[folds == fold])
+    scale = LogisticRegression(C=1e6, class_weight="balanced").fit(judged[:, None], human)
+    calibration = np.array([scale.coef_[0, 0], scale.intercept_[0]])
+    return {"weights": weights, "folds": folds, "decisions": judged, "calibration": calibration}
+
+
+def _decide(weights: np.ndarray, examples: Any) -> np.ndarray:
+    decided: np.ndarray = examples @ weights[:-1].astype(np.float64) + weights[-1]
+    return decided
+
+
+def decisions(known: Mapping[str, np.ndarray], texts: Sequence[np.ndarray], folds: Sequence[int]) -> np.ndarray:
+    """(texts,) The decision on each by the fold that left it out, or by all (fold −1) their mean."""
+    examples = features(texts)
+    each = np.stack([_decide(weights, examples) for weights in known["weights"]])
+    chosen = np.array(folds, dtype=np.int64)
+    return np.where(chosen < 0, each.mean(0), each[chosen, np.arange(len(texts))])
+
+
+def _measures(human: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
+    """What is detected has a probability of at most a half; None for a pool of one kind."""
+    from sklearn.metrics import roc_auc_score
+
+    found = human <= 0.5
+    right = int((found & ~truth).sum())
+    both = 0 < truth.sum() < len(truth)
+    return {
+        REALLY: right / int(found.sum()) if found.any() else 1.0,
+        DETECTED: right / int((~truth).sum()) if not truth.all() else 1.0,
+        AUROC: float(roc_auc_score(truth, human)) if both else None,
+    }

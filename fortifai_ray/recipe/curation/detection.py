@@ -1,0 +1,99 @@
+"""Steps that look for synthetic text: by the mark that it was written with, or by a classifier."""
+
+from dataclasses import replace
+from typing import ClassVar, Literal, Protocol, cast
+
+import numpy as np
+from pydantic import Field
+
+from fortifai_ray.recipe.curation.base import AUROC, DETECTED, REALLY, Content, Items, Kept, Step
+from fortifai_ray.recipe.pools import Draw, TrainingSet
+
+
+class MarkedTexts(Items, Protocol):
+    """Texts that may have been written under a watermark."""
+
+    def z_scores(self, repeats: bool) -> np.ndarray:
+        """(B, n) How many green tokens each text has, in standard deviations above chance; ``repeats``: a phrase that
+        a text repeats counts each time."""
+
+    def marked(self) -> np.ndarray:
+        """(B, n) Whether each text was written under the watermark."""
+
+
+class Watermark(Step):
+    """What bears the watermark is removed (Kirchenbauer et al. 2023, equation 3); nothing is written in its place."""
+
+    takes: ClassVar[tuple[Content, ...]] = ("texts",)
+    own_truth: ClassVar[bool] = True
+    measures: ClassVar[tuple[str, ...]] = (REALLY, DETECTED)
+
+    kind: Literal["watermark"] = "watermark"
+    z: float = Field(
+        4.0, description="removed above this z-score; of text without the mark, 3 in 100,000 rows at the paper's 4"
+    )
+    repeats: bool = Field(
+        False,
+        description="a phrase that a row repeats counts each time, as in the paper and transformers; a text that "
+        "collapses repeats itself, and is then found marked or not by a few pairs of tokens",
+    )
+
+    def let_pass(self, items: Items, count: int, block: int) -> Kept:
+        return [np.flatnonzero(own <= self.z) for own in cast(MarkedTexts, items).z_scores(self.repeats)]
+
+    def truth(self, items: Items) -> np.ndarray:
+        return ~cast(MarkedTexts, items).marked()
+
+
+class Detector(Step):
+    """A classifier judges a pool of unlabelled text, and what it takes for human is drawn more often.
+
+    This is the importance resampling of Drayson et al. 2025. The pool is the regime's training set. The classifier was
+    trained on generation 0's human text against the text that generation 0 wrote.
+    """
+
+    takes: ClassVar[tuple[Content, ...]] = ("texts",)
+    of_pool: ClassVar[bool] = True
+    measures: ClassVar[tuple[str, ...]] = (REALLY, DETECTED, AUROC)
+
+    kind: Literal["detector"] = "detector"
+    bias: float = Field(
+        1.0,
+        ge=0.0,
+        le=100.0,
+        description="an item is drawn in proportion to its probability of being human, to this power (the authors' "
+        "bias factor); 0 draws blindly",
+    )
+    escape: float = Field(
+        0.0,
+        ge=0.0,
+        le=1.0,
+        description="share of the synthetic text that was rewritten to escape: the classifier judges each such row as "
+        "if it were some human text of generation 0",
+    )
+
+    def let_pass(self, items: Items, count: int, block: int) -> Kept:
+        raise AssertionError("a detector judges the next generation's pool, never written items alone")
+
+
+def resampled(data: TrainingSet, weights: np.ndarray, random: np.random.Generator) -> TrainingSet:
+    """As many units as a training set has, drawn with replacement from its items.
+
+    Args:
+        data: one chain's.
+        weights: of its items, in the order of its draws: an item is drawn in proportion to its own.
+    """
+    ends = np.cumsum([len(draw.items) for draw in data.draws])
+    sizes = np.concatenate([np.zeros(0, np.int64), *(draw.pool.sizes[draw.items] for draw in data.draws)])
+    weights, total = np.where(sizes > 0, weights, 0.0), int(sizes.sum())  # a row without tokens is drawn by nobody
+    drawn = np.zeros(0, np.int64)
+    while (have := int(sizes[drawn].sum())) < total:
+        more = 1 + int((total - have) / sizes[sizes > 0].mean())
+        drawn = np.concatenate([drawn, random.choice(len(sizes), size=more, p=weights / weights.sum())])
+    drawn = drawn[np.cumsum(sizes[drawn]) - sizes[drawn] / 2 < total]
+    owner = np.searchsorted(ends, drawn, side="right")
+    parts = [
+        Draw(draw.pool, draw.items[drawn[owner == number] - (ends[number] - len(draw.items))])
+        for number, draw in enumerate(data.draws)
+    ]
+    return replace(data, draws=tuple(part for part in parts if len(part.items)))

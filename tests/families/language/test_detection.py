@@ -1,0 +1,230 @@
+"""Language chains that look for synthetic text: what a watermark or a classifier finds, what is trained on, what the
+tables say of it, from end to end without Ray; the classifier and the resampling against what is known of them."""
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fortifai_ray.chain.chain import ChainTask, GenerationResult, run_chain
+from fortifai_ray.engines.in_process import InProcess
+from fortifai_ray.engines.watermark import GreenLists, WatermarkConfig
+from fortifai_ray.errors import UserError
+from fortifai_ray.families.language.data import read_corpus
+from fortifai_ray.families.language.detecting import decisions, features, fit
+from fortifai_ray.recipe.curation import resampled
+from fortifai_ray.recipe.pools import Draw, Pool, TrainingSet
+from fortifai_ray.storage.steps import Steps
+from fortifai_ray.storage.store import StageStore
+from fortifai_ray.study.study import make_study
+from fortifai_ray.sweep.preflight import check_study
+
+CONTENT: dict[str, Any] = {
+    "name": "detection",
+    "family": {
+        "kind": "language",
+        "model": {"preset": "llama-tiny", "vocab_size": 512, "hidden_size": 32, "layers": 1},
+    },
+    "corpus": {"source": "pydoc", "train_tokens": 8192},
+    "decoding": {"temperature": 1.0, "max_new_tokens": 48, "context_tokens": 8},
+    "training": {"epochs": 1, "batch_size": 4, "block_size": 64, "learning_rate": 1e-3},
+    "evaluation": {"sample_texts": 2},
+    "engine": {"kind": "huggingface"},
+    "regime": {"kind": "mixed", "synthetic_ratio": 0.5},
+    "generations": 2,
+    "collapse": {"metric": "perplexity", "threshold": 2.0, "direction": "above"},
+}
+MARK = {"strength": 6.0, "green": 0.5, "share": 0.5}
+
+
+def changed(**keys: Any) -> dict[str, Any]:
+    """The study with some dotted keys changed."""
+    content = deepcopy(CONTENT)
+    for key, value in keys.items():
+        *sections, last = key.split("__")
+        part = content
+        for section in sections:
+            part = part[section]
+        part[last] = value
+    return content
+
+
+def run(content: dict[str, Any], storage: Path, *, replay: bool = False) -> tuple[list[GenerationResult], Steps]:
+    study, store = make_study(content, "detection.yaml"), StageStore(storage)
+    steps = Steps(store, replay=replay)
+    return list(run_chain(ChainTask.of(study, study.chains[0], check_study(study, store)), steps, InProcess())), steps
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shared: generation 0 is trained once."""
+    return tmp_path_factory.mktemp("storage")
+
+
+def test_marked_rows_are_removed(storage: Path) -> None:
+    """The curated corpus holds the rows whose z-score is at most the threshold; precision and recall are those against
+    the rows that were marked; the next generation trains on what is left, which nothing replaces."""
+    curation = {"kind": "watermark", "z": 3.0}
+    (first, second), _ = run(changed(decoding__watermark=MARK, curation=curation), storage)
+    corpus = StageStore(storage).open(first.row["synthetic_stage"])
+    assert corpus is not None
+    kept = read_corpus(corpus.path / "corpus")
+    (plain,), _ = run(changed(decoding__watermark=MARK, generations=1), storage)
+    (log,) = first.details["curation"]
+    assert second.row["synthetic_size"] == 48 * len(kept)
+    assert second.row["synthetic_ratio_realised"] < 0.5
+    assert log["passed"] == len(kept)
+
+    config = WatermarkConfig(**MARK)
+    marked = np.array([config.marks(seed) for seed in kept["seed"].to_pylist()])
+    scores = GreenLists(config, 512).z_scores(kept["prompt_ids"].to_pylist(), kept["generated_ids"].to_pylist())
+    assert scores.max() <= 3.0
+    assert first.row["curation_precision"] == pytest.approx((~marked).mean())
+    assert first.row["curated_kept"] == pytest.approx(len(kept) / log["read"])
+    assert first.row["detection_recall"] > 0.9  # δ = 6 over 48 tokens: z is about √48
+    assert first.row["detection_precision"] > 0.9
+    assert plain.row.get("detection_recall") is None
+
+
+def test_a_chain_whose_text_is_all_found_out_ends(storage: Path) -> None:
+    """Under replace, nothing is left to train on: a collapse with its reason, not an error."""
+    mark = {"strength": 50.0, "green": 0.5}
+    content = changed(decoding__watermark=mark, curation={"kind": "watermark"}, regime={"kind": "replace"})
+    (first, second), _ = run(content, storage)
+    assert first.row["detection_recall"] == 1.0
+    assert first.row["curated_kept"] == 0.0
+    assert "the training set is empty" in second.row["collapse_reason"]
+
+
+def test_a_pool_is_resampled_by_what_the_classifier_takes_for_human(storage: Path) -> None:
+    """The tables tell the truth of what is trained on: hardly any synthetic text of so weak a model; a third where half
+    of it escapes; as much as in the pool where all of it does, or the draw is blind. A replay finds every stage."""
+    rows = {}
+    kinds = {"plain": {}, "half": {"escape": 0.5}, "blind": {"bias": 0.0}, "escaped": {"escape": 1.0, "bias": 2.0}}
+    for name, keys in kinds.items():
+        content = changed(curation={"kind": "detector", **keys})
+        (first, second), _ = run(content, storage)
+        assert first.row["synthetic_size"] == 0
+        assert first.row["detector_auroc"] is None
+        size = second.row["human_size"] + second.row["synthetic_size"]
+        assert abs(size - first.row["human_size"]) <= 32  # half an item
+        rows[name] = second.row
+        again, steps = run(content, storage, replay=True)
+        assert steps.computed == 0
+        assert [one.row["perplexity"] for one in again] == [first.row["perplexity"], second.row["perplexity"]]
+    ratio = {name: row["synthetic_ratio_realised"] for name, row in rows.items()}
+    assert ratio["plain"] < 0.05
+    assert rows["plain"]["detector_auroc"] > 0.95
+    assert rows["plain"]["detection_recall"] > 0.9
+    chance = 4 * 0.5 / 128**0.5  # of a share of some 128 draws
+    assert abs(ratio["half"] - 1 / 3) < chance
+    assert abs(ratio["blind"] - 0.5) < chance
+    assert abs(ratio["escaped"] - 0.5) < chance
+    assert abs(rows["escaped"]["detector_auroc"] - 0.5) < 4 * (12 * 64) ** -0.5 * 1.5  # of two samples of 64
+
+
+def test_the_classifier_does_not_recognise_its_examples() -> None:
+    """Text of one law under either name is not told apart, though both were examples; text of two laws is, and the
+    probabilities are those that occur (within four standard errors)."""
+    random = np.random.default_rng(0)
+    law, other = random.dirichlet(np.full(300, 0.3)), random.dirichlet(np.full(300, 0.3))
+    same = [random.choice(300, 40, p=law) for _ in range(400)]
+    mixed = 0.8 * law + 0.2 * other
+    near = same[:200] + [random.choice(300, 40, p=mixed) for _ in range(200)]
+    human = np.arange(400) < 200
+    for texts, low, high in ((same, 0.4, 0.6), (near, 0.65, 1.0)):
+        known = fit(features(texts), human)
+        found = decisions(known, texts, known["folds"].tolist())
+        np.testing.assert_allclose(found, known["decisions"])
+        auroc = (found[:200, None] > found[None, 200:]).mean()
+        assert low <= auroc <= high
+        slope, intercept = known["calibration"]
+        probability = 1 / (1 + np.exp(-(slope * found + intercept)))
+        likely = probability > np.median(probability)
+        for part in (likely, ~likely):
+            assert abs(human[part].mean() - probability[part].mean()) < 4 * 0.5 / part.sum() ** 0.5
+    unseen = [random.choice(300, 40, p=mixed) for _ in range(200)]
+    assert decisions(known, unseen, [-1] * 200).mean() < decisions(known, near[:200], [-1] * 200).mean()
+
+
+def test_features_are_counts_within_a_text_at_norm_one() -> None:
+    """Protects against a length that gives a text away, and pairs that run from one text into the next."""
+    ab, ba = np.array([1, 2]), np.array([2, 1])
+    found = features([ab, ba, np.concatenate([ab] * 30), np.zeros(0, np.int32)])
+    assert found.shape[0] == 4
+    assert np.sqrt(np.asarray(found.multiply(found).sum(1)).ravel()).tolist() == pytest.approx([1, 1, 1, 0])
+    assert found[0].nnz == found[1].nnz == 3  # two tokens and a pair
+    assert found[2].nnz == 4
+
+
+def test_items_are_drawn_in_proportion_to_their_weights() -> None:
+    """20,000 draws against their law (each within five standard errors), to the pool's size, whichever pool and
+    however often an item was drawn before; a row without tokens is never drawn."""
+    human = Pool("human", np.full(5, 10), synthetic=False)
+    written = Pool("written", np.array([10, 0, 10]), synthetic=True)
+    data = TrainingSet((Draw(human, np.array([4, 2])), Draw(written, np.array([0, 1, 2, 2]))))
+    weights, counts = np.array([1.0, 4.0, 2.0, 9.0, 1.0, 2.0]), np.zeros((2, 5))
+    for seed in range(4000):
+        drawn = resampled(data, weights, np.random.default_rng(seed))
+        assert drawn.human_size + drawn.synthetic_size == 50
+        for draw in drawn.draws:
+            np.add.at(counts[int(draw.pool.synthetic)], draw.items, 1)
+    expected = 20_000 * np.array([[0, 0, 4, 0, 1], [2, 0, 3, 0, 0]]) / 10
+    assert (abs(counts - expected) <= 5 * np.sqrt(expected)).all()
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"curation": {"kind": "watermark"}}, r"curation.kind: watermark looks for a mark .* decoding.watermark"),
+        ({"curation": {"kind": "watermarks"}}, r"curation.kind: there is no watermarks.*watermark"),
+        ({"curation": {"kind": "watermark", "z": "high"}}, r"curation.z"),
+        ({"curation": {"kind": "detector", "bias": -1}}, r"curation.bias"),
+        ({"curation": {"kind": "detector", "escape": 1.5}}, r"curation.escape"),
+        ({"curation": {"kind": "detector"}, "regime": {"kind": "replace"}}, r"regime: replace has none"),
+        (
+            {"curation": {"kind": "detector"}, "regime": {"kind": "mixed", "synthetic_ratio": 1.0}},
+            r"regime: mixed has none",
+        ),
+        (
+            {"curation": {"kind": "detector"}, "regime": {"kind": "fixed_human", "human": 0, "synthetic": 640}},
+            r"regime: fixed_human has none",
+        ),
+        ({"curation": {"kind": "detector"}, "training__pack": "running"}, r"leave training.pack out"),
+        ({"curation": [{"kind": "detector"}, {"kind": "verifier"}]}, r"curation.0.kind: detector .* put it last"),
+        ({"decoding__watermark": {"green": 1.0}}, r"decoding.watermark.green: .*lies in \(0, 1\)"),
+        ({"decoding__watermark": {"strength": -1}}, r"decoding.watermark.strength"),
+        ({"decoding__watermark": {}, "decoding__num_beams": 5, "decoding__temperature": 1.0}, r"num_beams: 5"),
+        ({"decoding__watermark": {"context": 9}}, r"watermark.context: a row begins with context_tokens: 8"),
+        (
+            {
+                "curation": {"kind": "detector"},
+                "family": {"kind": "gaussian", "dim": 1},
+                "samples_per_generation": 10,
+            },
+            r"detector is for texts, and this family writes samples",
+        ),
+        (
+            {
+                "curation": {"kind": "watermark"},
+                "family": {"kind": "gaussian", "dim": 1},
+                "samples_per_generation": 10,
+            },
+            r"watermark is for texts, and this family writes samples",
+        ),
+    ],
+)
+def test_what_cannot_be_detected_is_refused(keys: dict[str, Any], message: str) -> None:
+    """One line with the key, before anything starts."""
+    content = changed(**keys)
+    if "samples_per_generation" in content:
+        content = {key: value for key, value in content.items() if key not in _OF_LANGUAGE}
+        content["collapse"] = {"metric": "trace_ratio", "threshold": 0.5, "direction": "below"}
+    with pytest.raises(UserError, match=message) as error:
+        make_study(content, "detection.yaml")
+    assert "\n" not in str(error.value)
+
+
+_OF_LANGUAGE = ("corpus", "decoding", "training", "evaluation", "engine")
