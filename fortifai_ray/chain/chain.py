@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from fortifai_ray.chain.recursion import first_metrics, recursion
+from fortifai_ray.chain.recursion import Lineage, first_metrics, together
 from fortifai_ray.chain.rows import chain_row, stages_of
 from fortifai_ray.chain.stop import Stop
 from fortifai_ray.metrics import register
+from fortifai_ray.recipe.ecosystem import Ecosystem, lineage_of
 from fortifai_ray.recipe.executor import Executor
 from fortifai_ray.recipe.family import Family, Metrics
 from fortifai_ray.recipe.recipe import Recipe
@@ -29,22 +30,42 @@ class Inputs:
         """The prepared data that a recipe's family is built from."""
         return self.prepared[type(recipe), recipe.shared_input]
 
+    def located(self, recipe: Recipe) -> "Prepared":
+        """A recipe with its data, for any folder."""
+        return Prepared(recipe.located(), self.of(recipe))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A recipe that runs in any folder, and the key of its data in the store."""
+
+    recipe: Recipe
+    data: str | None
+
+    def of_seed(self, seed: int) -> "Prepared":
+        return replace(self, recipe=self.recipe.model_copy(update={"seed": seed}))
+
+    def drawing(self, ecosystem: Ecosystem | None, lineage: str | None) -> Recipe:
+        """The recipe with the seed that a lineage draws by."""
+        if ecosystem is None or lineage is None:
+            return self.recipe
+        return self.recipe.model_copy(update={"seed": ecosystem.seed_of(lineage, self.recipe.seed)})
+
 
 @dataclass(frozen=True)
 class ChainTask:
     """All that a process needs to run a chain: its recipe, the collapse criteria and the baseline they refer to.
 
     Without ``criteria`` the chain runs to its horizon, with them until each is decided; ``survival`` holds the premises
-    under which survival is decided early. ``recipe`` and ``baseline`` are located and their data are prepared in the
-    store, so that they run in any folder.
+    under which survival is decided early. The recipes of its lineages and of the baseline's are located and their data
+    are prepared in the store, so that they run in any folder.
     """
 
     chain: Chain
     criteria: Sequence[Collapse]
     recipe: Recipe
-    prepared: str | None
-    baseline: Recipe
-    baseline_prepared: str | None
+    lineages: Mapping[str | None, Prepared]
+    baseline: Mapping[str | None, Prepared]
     survival: SurvivalRules
 
     @classmethod
@@ -55,27 +76,34 @@ class ChainTask:
         return cls(
             chain,
             study.settings.collapse if stops else (),
-            chain.recipe.located(),
-            inputs.of(chain.recipe),
-            baseline.located(),
-            inputs.of(baseline),
+            chain.recipe,
+            {name: inputs.located(one) for name, one in chain.recipe.lineages().items()},
+            {name: inputs.located(one) for name, one in baseline.lineages().items()},
             search.survival if isinstance(search, BoundarySearch) else SurvivalRules(),
         )
 
     def of_seed(self, chain: Chain, baseline_seed: int) -> "ChainTask":
         """The task of a chain that differs from this one's in its seed alone; it runs in any folder, as this does."""
         recipe = self.recipe.model_copy(update={"seed": chain.recipe.seed})
-        baseline = self.baseline.model_copy(update={"seed": baseline_seed})
-        return replace(self, chain=chain, recipe=recipe, baseline=baseline)
+        lineages = {name: one.of_seed(recipe.seed) for name, one in self.lineages.items()}
+        baseline = {name: one.of_seed(baseline_seed) for name, one in self.baseline.items()}
+        return replace(self, chain=chain, recipe=recipe, lineages=lineages, baseline=baseline)
 
-    def baseline_metrics(self, steps: Steps, executor: Executor) -> Metrics:
-        """The metrics of the baseline's generation 0 with the same seed; empty where that generation collapsed.
+    @property
+    def results(self) -> int:
+        """How many results it has at most: one for each generation of each lineage."""
+        return self.recipe.generations * len(self.lineages)
+
+    def baseline_metrics(self, steps: Steps, executor: Executor, lineage: str | None = None) -> Metrics:
+        """The metrics of the baseline's generation 0 with the same seed, of the lineage of the same name; empty where
+        that generation collapsed.
 
         They are a step like any other: taken from the store, or computed by the first chain that needs them. So when a
         chain stops never depends on which chain was faster.
         """
-        family: Family[Stage] = self.baseline.build(self.baseline_prepared, steps, executor)
-        return first_metrics(self.baseline, family) or {}
+        recipe = self.baseline[lineage].drawing(self.recipe.ecosystem, lineage)
+        family: Family[Stage] = recipe.build(self.baseline[lineage].data, steps, executor)
+        return first_metrics(recipe, family) or {}
 
 
 @dataclass(frozen=True)
@@ -94,14 +122,28 @@ def run_chain(task: ChainTask, steps: Steps, executor: Executor) -> Iterator[Gen
 
     Raises :class:`fortifai_ray.storage.store.NotStored` at the first missing step where ``steps`` only replays.
     """
-    register(*task.recipe.declared)  # in this process too: the criteria need their scales
-    family: Any = task.recipe.build(task.prepared, steps, executor)
-    baseline = partial(task.baseline_metrics, steps, executor)
-    stop = Stop(task.criteria, task.recipe.generations, task.survival, baseline)
-    consumed = 0
-    for generation in recursion(task.recipe, family, stop.decided):
-        consumed += generation.data.synthetic_size
-        row = chain_row(task.chain, generation, consumed, generation.ended(task.recipe) or stop.reason)
+    members = {member.lineage: member for member in task.chain.members}
+    ecosystem, families, stops = task.recipe.ecosystem, dict[str | None, Any](), dict[str | None, Stop]()
+    for name, one in task.lineages.items():
+        register(*one.recipe.declared)  # in this process too: the criteria need their scales
+        families[name] = one.drawing(ecosystem, name).build(one.data, steps, executor)
+        baseline = partial(task.baseline_metrics, steps, executor, name)
+        stops[name] = Stop(task.criteria, task.recipe.generations, task.survival, baseline)
+    lineages = [
+        Lineage(
+            task.lineages[name].drawing(ecosystem, name),
+            family,
+            stops[name].decided,
+            **lineage_of(ecosystem, name),
+        )
+        for name, family in families.items()
+    ]
+    consumed = dict.fromkeys(families, 0)
+    for generation in together(lineages):
+        name, family = generation.lineage, families[generation.lineage]
+        consumed[name] += generation.data.synthetic_size
+        ended = generation.ended(task.recipe) or stops[name].reason
+        row = chain_row(members[name], generation, consumed[name], ended)
         written = generation.synthetic
         samples = family.samples(written) if written and hasattr(family, "samples") else ()
         picture = family.picture(written) if written and hasattr(family, "picture") else None

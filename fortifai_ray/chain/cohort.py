@@ -7,7 +7,7 @@ own: those that differ in their seed alone are computed together there, too.
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fortifai_ray.chain.recursion import recursion
+from fortifai_ray.chain.recursion import Generation, Lineage, together
 from fortifai_ray.chain.rows import generation_rows
 from fortifai_ray.recipe.curation import sources
+from fortifai_ray.recipe.ecosystem import lineage_of
 from fortifai_ray.recipe.recipe import Recipe
-from fortifai_ray.results.schema import SECONDS
+from fortifai_ray.results.schema import LINEAGE, SECONDS
 from fortifai_ray.storage.steps import Steps
 from fortifai_ray.storage.store import Stage, StageKey, canonical_hash
 from fortifai_ray.study.study import Chain
@@ -38,12 +39,20 @@ class CohortTask:
 
     @cached_property
     def _inputs(self) -> dict[str, Any]:
-        return {
-            "recipe": self.recipe.model_dump(mode="json", exclude={"seed"}),
-            "family": self.recipe.family.identity(),
-            "loss": self.recipe.loss.identity(),
-            **sources(self.recipe.curation.steps),
+        recipe = self.recipe
+        inputs: dict[str, Any] = {
+            "recipe": recipe.model_dump(mode="json", exclude={"seed"}),
+            "family": recipe.family.identity(),
+            "loss": recipe.loss.identity(),
+            **sources(recipe.curation.steps),
         }
+        if recipe.ecosystem is not None:
+            inputs["lineages"] = {
+                name: [one.family.identity(), one.loss.identity(), sources(one.curation.steps)]
+                for name, one in recipe.lineages().items()
+            }
+            inputs["order"] = recipe.ecosystem.order  # a mapping's keys are hashed in no order
+        return inputs
 
     @cached_property
     def but_seeds(self) -> str:
@@ -134,24 +143,50 @@ def _run(task: CohortTask, steps: Steps, make: Callable[[], pl.DataFrame]) -> St
 
 
 def _table(recipe: Recipe, seeds: Sequence[int]) -> pl.DataFrame:
-    """Compute chains: a row per chain and generation, chain by chain, put together at once: a small table takes as long
-    as a generation."""
-    from fortifai_ray.families.analytic.cohort import CohortFamily
+    """Compute chains: a row per chain, lineage and generation, chain by chain."""
+    lineages, each = _lineages(recipe, seeds), defaultdict[str | None, list[Generation[Any]]](list)
+    for generation in together(lineages):
+        each[generation.lineage].append(_without_samples(generation))
+    tables = [_table_of(each[one.name], one, seeds) for one in lineages]
+    if recipe.ecosystem is None:
+        return tables[0]
+    chains = np.concatenate([np.repeat(np.arange(len(seeds)), table.height // len(seeds)) for table in tables])
+    return pl.concat(tables, how="diagonal")[np.argsort(chains, kind="stable")]
 
-    family = CohortFamily(recipe, seeds)  # type: ignore[arg-type]
-    count, numbers, ends = len(seeds), list[int](), list[tuple[str | None, str | None]]()
+
+def _lineages(recipe: Recipe, seeds: Sequence[int]) -> list[Lineage[Any]]:
+    """The lineages of a cohort, or its one model; they keep their samples together, where their readers find them."""
+    from fortifai_ray.families.analytic.cohort import CohortFamily, Samples
+
+    ecosystem, samples, lineages = recipe.ecosystem, Samples(), list[Lineage[Any]]()
+    recipes: Mapping[str | None, Any] = recipe.lineages()
+    samples.all = any(one.regime.memory == "all" for one in recipes.values())
+    for name, own in recipes.items():
+        drawn = [seed if ecosystem is None or name is None else ecosystem.seed_of(name, seed) for seed in seeds]
+        family = CohortFamily(own, drawn, samples, name or "")
+        lineages.append(Lineage(own, family, lambda history: False, seeds=drawn, **lineage_of(ecosystem, name)))
+    return lineages
+
+
+def _without_samples(generation: Generation[Any]) -> Generation[Any]:
+    return replace(generation, model=generation.model and replace(generation.model, model=None, data=None))
+
+
+def _table_of(generations: Sequence[Generation[Any]], lineage: Lineage[Any], seeds: Sequence[int]) -> pl.DataFrame:
+    """The table of one lineage, put together at once: a small table takes as long as a generation."""
+    recipe, count, numbers, ends = lineage.recipe, len(seeds), list[int](), list[tuple[str | None, str | None]]()
     columns: dict[str, list[Any]] = defaultdict(list)
-    for generation in recursion(recipe, family, lambda history: False, seeds):
+    for generation in generations:
         sets = generation.data.of_each(count) if generation.data.by_seed else [generation.data]
         outputs: dict[str, Any] = {}
         written = [one and one.stage for one in (generation.synthetic, generation.curated)]
-        for step in (generation.model, generation.scores, *written):
+        for step in (generation.model, generation.scores, *written, generation.compared):
             outputs |= step.outputs if step else {}
         numbers.append(generation.number)
         ends.append((generation.collapse_reason, generation.ended(recipe)))
         columns["human_size"].append([one.human_size for one in sets])
         columns["synthetic_size"].append([one.synthetic_size for one in sets])
-        for name in recipe.metrics:
+        for name in (*recipe.metrics, *recipe.compared):
             columns[name].append(outputs.get(name))
         for name in SECONDS:
             columns[name].append(outputs.get(name, 0.0))
@@ -159,6 +194,7 @@ def _table(recipe: Recipe, seeds: Sequence[int]) -> pl.DataFrame:
     return pl.DataFrame(
         {
             "seed": np.repeat(seeds, len(numbers)),
+            **({} if lineage.name is None else {LINEAGE: [lineage.name] * (count * len(numbers))}),
             "generation": np.tile(numbers, count),
             **{name: _column(values, count) for name, values in columns.items()},
             "collapse_reason": pl.Series(reasons, dtype=pl.String),
@@ -197,6 +233,18 @@ def cohort_rows(task: CohortTask, stage: Stage) -> pl.DataFrame:
 
 def rows_of(cohorts: Sequence[Computed]) -> pl.DataFrame:
     """The rows of ``generations.parquet`` of cohorts that differ in their seeds alone, chain by chain."""
+    ecosystem = cohorts[0].task.recipe.ecosystem
+    if ecosystem is None:
+        return _rows(cohorts, [chain for one in cohorts for chain in one.task.chains])
+    members = zip(*(chain.members for one in cohorts for chain in one.task.chains), strict=True)
+    each = [
+        _rows([replace(one, table=one.table.filter(pl.col(LINEAGE) == own[0].lineage)) for one in cohorts], own)
+        for own in members
+    ]
+    return pl.concat(each, how="diagonal_relaxed")
+
+
+def _rows(cohorts: Sequence[Computed], chains: Sequence[Chain]) -> pl.DataFrame:
     table = pl.concat([one.table for one in cohorts])
     lengths = [one.table.height for one in cohorts]
     reused = pl.Series(np.repeat([one.stage.reused for one in cohorts], lengths))
@@ -206,7 +254,6 @@ def rows_of(cohorts: Sequence[Computed]) -> pl.DataFrame:
         "computed_seconds": sum(table[name] for name in SECONDS).set(reused, 0.0),  # type: ignore[union-attr]
         "stage": pl.Series([one.stage.hash for one in cohorts for _ in range(one.table.height)]),
     }
-    chains = [chain for one in cohorts for chain in one.task.chains]
     return generation_rows(chains, table.hstack([column.alias(name) for name, column in own.items()]))
 
 

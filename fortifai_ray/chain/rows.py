@@ -6,7 +6,7 @@ from typing import Any
 import polars as pl
 
 from fortifai_ray.chain.recursion import Generation
-from fortifai_ray.results.schema import RECIPE_COLUMNS, SECONDS, generations_schema
+from fortifai_ray.results.schema import LINEAGE, RECIPE_COLUMNS, SECONDS, generations_schema
 from fortifai_ray.storage.store import Stage
 from fortifai_ray.study.study import Chain
 
@@ -22,10 +22,11 @@ def generation_rows(chains: Sequence[Chain], measured: pl.DataFrame) -> pl.DataF
             ran; the columns it lacks become null.
     """
     recipe, varied = chains[0].recipe, chains[0].varied
-    flat, schema = recipe.flat(), generations_schema(varied, recipe.metrics)
+    flat, schema = recipe.flat(), generations_schema(varied, chains[0].metrics)
     fixed = {**varied, **{key: flat.get(key) for key in RECIPE_COLUMNS}, "unit": recipe.unit}
     ids = {chain.recipe.seed: chain.chain_id for chain in chains}
     own: dict[str, Any] = {"chain_id": [ids[seed] for seed in measured["seed"].to_list()]}
+    fixed[LINEAGE] = chains[0].lineage
     size = measured["human_size"] + measured["synthetic_size"]
     own["synthetic_ratio_realised"] = (measured["synthetic_size"] / size).set(size == 0, None)
 
@@ -58,7 +59,7 @@ def chain_row(chain: Chain, generation: Generation[Stage], consumed: int, ended:
         "human_size": generation.data.human_size,
         "synthetic_size": generation.data.synthetic_size,
         "synthetic_size_cum": consumed,
-        **{name: outputs.get(name) for name in recipe.metrics},
+        **{name: outputs.get(name) for name in chain.metrics},
         **_seconds(stages),
         "reused": all(stage.reused for stage in stages),
         "computed_seconds": sum(_seconds([stage for stage in stages if not stage.reused]).values()),
@@ -74,11 +75,12 @@ def chain_row(chain: Chain, generation: Generation[Stage], consumed: int, ended:
         **chain.varied,
         **{key: flat.get(key) for key in RECIPE_COLUMNS},
         "chain_id": chain.chain_id,
+        LINEAGE: chain.lineage,
         "unit": recipe.unit,
         "synthetic_ratio_realised": generation.data.synthetic_size / size if size > 0 else None,
         **measured,
     }
-    schema = generations_schema(chain.varied, recipe.metrics)
+    schema = generations_schema(chain.varied, chain.metrics)
     values = {name: known.get(name) for name in schema}
     return {n: v if v is None or schema[n] is None else _PYTHON[schema[n]](v) for n, v in values.items()}
 
@@ -86,7 +88,8 @@ def chain_row(chain: Chain, generation: Generation[Stage], consumed: int, ended:
 def stages_of(generation: Generation[Stage]) -> Iterator[Stage]:
     """Every stage of a generation, each once."""
     written, curated = generation.synthetic, generation.curated
-    yield from (stage for stage in (generation.judged, generation.model, generation.scores) if stage is not None)
+    before = (generation.judged, generation.model, generation.scores, generation.compared)
+    yield from (stage for stage in before if stage is not None)
     if written is not None:
         yield from (written.stage, *written.measures)
     if curated is not None and curated is not written:

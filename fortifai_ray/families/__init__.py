@@ -46,6 +46,16 @@ TRACE_RATIO = Metric(
     role="variety",
     rank=5,
 )
+LINEAGE_DISTANCE = Metric(
+    "lineage_distance",
+    "distance",
+    "between a lineage's model and the others', their mean: 2-Wasserstein (exact for Gaussians, sliced between samples "
+    "otherwise), or the Jensen-Shannon divergence of discrete distributions",
+    "Dowson and Landau 1982; Bonneel et al. 2015; Lin 1991",
+    title="distance to the other lineages",
+    direction="below",
+    group=DISTRIBUTION,
+)
 KL_DIVERGENCE = _distance(
     "kl_divergence",
     "nats",

@@ -58,6 +58,9 @@ class Family(Protocol[S]):
     def curate(self, written: Synthetic[S], size: float, *, model: S, verifier: S) -> Synthetic[S]:
         """``size`` units of ``written``, selected by the recipe's curation; ``verifier`` is generation 0's model."""
 
+    def compare(self, model: S, written: Synthetic[S], others: Mapping[str, tuple[S, Synthetic[S]]]) -> S | None:
+        """Measure one lineage's model and output against the others', by their names; None where nothing is."""
+
 
 class Pooling(Family[S], Protocol[S]):
     """A family whose training sets may be judged as pools of unlabelled data."""

@@ -25,6 +25,10 @@ class Pool:
     def size(self) -> int:
         return int(self.sizes.sum())
 
+    def drawn(self, items: np.ndarray) -> "tuple[Draw, ...]":
+        """Some of its items as draws from the pools that hold them."""
+        return (Draw(self, items),)
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -36,6 +40,26 @@ class Draw:
     @cached_property
     def size(self) -> int:
         return int(self.pool.sizes[self.items].sum())
+
+
+@dataclass(frozen=True)
+class Mixture(Pool):
+    """Items of several pools as those of one: item i is ``items[i]`` of ``pools[source[i]]``."""
+
+    pools: tuple[Pool, ...]
+    source: np.ndarray
+    items: np.ndarray
+
+    @classmethod
+    def of(cls, pools: Sequence[Pool], source: np.ndarray, items: np.ndarray) -> "Mixture":
+        """The mixture of these pools; it has no stage of its own."""
+        sizes = np.concatenate([np.zeros(0), *(pool.sizes for pool in pools)])
+        starts = np.cumsum([0, *(len(pool.sizes) for pool in pools)])
+        return cls("a mixture", sizes[starts[source] + items], True, tuple(pools), source, items)
+
+    def drawn(self, chosen: np.ndarray) -> tuple[Draw, ...]:
+        source, items = self.source[chosen], self.items[chosen]
+        return tuple(Draw(pool, items[source == place]) for place, pool in enumerate(self.pools))
 
 
 @dataclass(frozen=True)
@@ -139,6 +163,11 @@ HALF = 1e-6  # decides between an item and none where exactly half of one is to 
 def take(pool: Pool, size: float) -> Draw:
     """The first items of ``pool`` whose sizes sum to ``size``, to the nearest item; all items of a smaller pool."""
     return Draw(pool, np.arange(int(np.searchsorted(middles(pool.sizes), size, side="left"))))
+
+
+def span(pool: Pool, start: float, stop: float) -> np.ndarray:
+    """The items of ``pool`` between ``start`` and ``stop`` units; consecutive spans share no item."""
+    return np.arange(*np.searchsorted(middles(pool.sizes), [start, stop], side="left"))
 
 
 def middles(sizes: np.ndarray) -> np.ndarray:

@@ -5,8 +5,9 @@ samples) and builds the family: a Gaussian has no corpus, and a study file that 
 """
 
 import importlib
+import json
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -15,6 +16,7 @@ from pydantic import Field, model_validator
 from fortifai_ray.losses import CrossEntropy, Loss
 from fortifai_ray.metrics import Metric
 from fortifai_ray.recipe.curation import Content, Curation, Judge, NoCuration
+from fortifai_ray.recipe.ecosystem import Ecosystem
 from fortifai_ray.recipe.regimes import Regime, Replace
 from fortifai_ray.results.schema import flatten
 from fortifai_ray.seeds import LARGEST_SEED
@@ -48,6 +50,11 @@ class Recipe(Section):
     curation: Curation = Field(NoCuration(), description="which synthetic data may enter the next training set")
     generations: int = Field(ge=1, description="generations 0 to generations − 1 are computed")
     seed: int = Field(0, ge=0, le=LARGEST_SEED, description="of every random draw of the chain")
+    ecosystem: Ecosystem | None = Field(
+        None,
+        exclude_if=lambda value: value is None,  # most recipes are older than the key
+        description="several models that train on each other's output; null: one model, on its own",
+    )
 
     @model_validator(mode="after")
     def _curation_fits(self) -> Self:
@@ -72,6 +79,11 @@ class Recipe(Section):
         raise NotImplementedError
 
     @property
+    def compared(self) -> tuple[str, ...]:
+        """What is measured besides of a lineage's generation, against those of the other lineages."""
+        return ()
+
+    @property
     def declared(self) -> tuple[Metric, ...]:
         """The metrics that this recipe adds to the built-in ones: a user's own, for each process to register."""
         return ()
@@ -88,7 +100,16 @@ class Recipe(Section):
 
     def flat(self) -> dict[str, Any]:
         """The resolved recipe with dotted keys, e.g. ``{"loss.kind": "tce", "loss.gamma": 0.3, …}``."""
-        return flatten(self.model_dump(mode="json"))
+        flat = flatten(self.model_dump(mode="json"))
+        mixing = flat.get("ecosystem.mixing")
+        return flat if mixing is None else {**flat, "ecosystem.mixing": json.dumps(mixing)}
+
+    def lineages(self) -> dict[str | None, Self]:
+        """The recipe of each lineage by its name, with this recipe's seed; of a single chain itself, without a name."""
+        if self.ecosystem is None:
+            return {None: self}
+        known = _lineages(type(self), self.model_dump_json(exclude={"seed"}))
+        return {name: recipe.model_copy(update={"seed": self.seed}) for name, recipe in known.items()}
 
     def located(self) -> Self:
         """The same recipe with absolute paths, for processes that run in other folders.
@@ -139,6 +160,13 @@ class Recipe(Section):
     def build(self, prepared: str | None, steps: "Steps", executor: "Executor") -> "Family":
         """The family of one chain of this recipe, which is not batched."""
         return _imported(self.family_class).of(self, prepared, steps, executor)
+
+
+@lru_cache(maxsize=64)
+def _lineages(kind: type[Recipe], text: str) -> dict[str, Any]:
+    content = json.loads(text)
+    ecosystem = Ecosystem.model_validate(content["ecosystem"])
+    return {name: kind.model_validate(ecosystem.merged(content, name)) for name in ecosystem.order}
 
 
 _USERS = "fortifai_ray.families.analytic.recipe:AnalyticRecipe"  # a user's own family gives samples

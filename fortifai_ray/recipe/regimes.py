@@ -117,7 +117,8 @@ class _Regime(Section):
             return TrainingSet((), tuple(self.training_set(human, synthetic, generation, [seed]) for seed in seeds))
         draws = self._mix(human, synthetic, generation, seeds[0])
         weight = None if self.weights is None else self.weights.human
-        return TrainingSet(tuple(draw for draw in draws if len(draw.items)), human_weight=weight)
+        found = tuple(part for draw in draws for part in draw.pool.drawn(draw.items) if len(part.items))
+        return TrainingSet(found, human_weight=weight)
 
     def _mix(self, human: Human, synthetic: Sequence[Pool], generation: int, seed: int) -> tuple[Draw, ...]:
         raise NotImplementedError

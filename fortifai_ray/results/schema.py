@@ -22,6 +22,8 @@ VERSION = 3  # bump when a column gets another name or meaning: older tables are
 _VERSION_KEY = "fortifai.table_version"
 _METRICS_KEY = "fortifai.metrics"  # the declarations of the columns that are metrics: a reader may lack their family
 
+LINEAGE = "lineage"  # of an ecosystem; null in a chain of one model
+WHOLES = (FIRST, LAST) = "first to collapse", "last to collapse"  # in its place: of an ecosystem as a whole
 # generations.parquet, in the order of its columns; the varied keys follow the recipe's, the metrics follow the sizes.
 _IDENTITY = {"chain_id": "String", "generation": "Int64", "seed": "Int64"}
 _RECIPE = {
@@ -39,6 +41,7 @@ _SIZES = {
     "synthetic_size_cum": "Int64",
 }
 _RUN = {
+    LINEAGE: "String",  # among the varied keys where a study has ecosystems
     "train_seconds": "Float64",
     "generate_seconds": "Float64",
     "evaluate_seconds": "Float64",
@@ -129,7 +132,8 @@ def varied_keys(study: Mapping[str, Any]) -> list[str]:
     """The keys that a study varies, as they are called in its tables.
 
     They are the dotted leaves of ``vary`` (a section as a value varies each key in it) and the keys that a search sets:
-    those it searches, the seed and, where it optimises a ratio to the baseline, the baseline's.
+    those it searches, the seed and, where it optimises a ratio to the baseline, the baseline's. A study of ecosystems
+    has the lineage beside them.
 
     Args:
         study: a study file's content, resolved; ``vary`` may hold ranges.
@@ -141,6 +145,8 @@ def varied_keys(study: Mapping[str, Any]) -> list[str]:
     if search := study.get("search"):
         known = study.get("baseline") or {} if search.get("kind") == "optimise" else {}
         keys |= dict.fromkeys([*known, *searched_keys(study), "seed"])
+    if study.get("ecosystem") or any(key.partition(".")[0] == "ecosystem" for key in study.get("vary") or {}):
+        keys[LINEAGE] = None
     return list(keys)
 
 

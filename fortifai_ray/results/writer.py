@@ -184,8 +184,10 @@ class ResultsWriter:
 
     def __init__(self, study: Study, folder: Path) -> None:
         self._study, self.folder = study, folder
-        metrics = list(dict.fromkeys(name for cell in study.cells for name in cell.recipe.metrics))
-        varied = pl.DataFrame([cell.varied for cell in study.cells], infer_schema_length=None, strict=False).schema
+        metrics = list(dict.fromkeys(name for cell in study.member_cells for name in cell.metrics))
+        varied = pl.DataFrame(
+            [cell.varied for cell in study.member_cells], infer_schema_length=None, strict=False
+        ).schema
         types = {name: pl.String if dtype == pl.Null else dtype for name, dtype in varied.items()}
         columns = {k: v or types[k] for k, v in schema.generations_schema(study.varied, metrics).items()}
         self._generations = GrowingTable(folder, "generations", columns)
@@ -237,6 +239,8 @@ class ResultsWriter:
             failed: ids of chains that failed.
             references: what chains are measured against that have no baseline chain beside them.
         """
+        failed = {one.chain_id for chain in chains if chain.chain_id in set(failed) for one in chain.members}
+        chains = [member for chain in chains for member in chain.members]
         places = {"chain_id": [chain.chain_id for chain in chains], "place": range(len(chains))}
         self._generations.close(pl.DataFrame(places, schema={"chain_id": pl.String, "place": pl.Int64}))
         for table in self._others.values():
@@ -245,7 +249,7 @@ class ResultsWriter:
         assert generations is not None, "it is written even where it is empty"
         settings, study = self._study.settings, self._study
         terms = Terms(settings.collapse, settings.baseline, study.varied, study.generations_asked)
-        judged = terms.chains(generations, failed=set(failed), roster=_roster(chains), references=references)
+        judged = terms.chains(generations, failed=failed, roster=_roster(chains), references=references)
         schema.write_table(self.folder, "chains", judged)
         schema.write_table(self.folder, "fidelity", ChainNames(study).cells.first(terms.fidelity(judged)))
         return generations

@@ -8,6 +8,7 @@ import polars as pl
 
 from fortifai_ray.statistics.chains import Reference, chain_table
 from fortifai_ray.statistics.criterion import Collapse
+from fortifai_ray.statistics.ecosystems import with_wholes
 from fortifai_ray.statistics.fidelity import fidelity_table
 from fortifai_ray.statistics.ratios import Baseline
 
@@ -37,9 +38,11 @@ class Terms:
         roster: pl.DataFrame | None = None,
         references: Collection[Reference] = (),
     ) -> pl.DataFrame:
-        """``chains.parquet``: arguments and errors as :func:`~fortifai_ray.statistics.chains.chain_table` has them."""
+        """``chains.parquet``: arguments and errors as :func:`~fortifai_ray.statistics.chains.chain_table` has them;
+        with the rows of :func:`~fortifai_ray.statistics.ecosystems.with_wholes`."""
         asked = (self.criteria, self.baseline, self.varied, self.generations_asked)
-        return chain_table(generations, *asked, failed=failed, roster=roster, references=references)
+        judged = chain_table(generations, *asked, failed=failed, roster=roster, references=references)
+        return with_wholes(judged, self.varied)
 
     def fidelity(self, chains: pl.DataFrame) -> pl.DataFrame:
         """``fidelity.parquet`` of :meth:`chains`."""

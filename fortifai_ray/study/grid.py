@@ -11,7 +11,9 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from fortifai_ray.errors import UserError
+from fortifai_ray.recipe.ecosystem import FROZEN, Ecosystem, common_key
 from fortifai_ray.recipe.recipe import Recipe, recipe_type, recipe_types
+from fortifai_ray.results.schema import LINEAGE, WHOLES
 from fortifai_ray.seeds import LARGEST_SEED
 from fortifai_ray.storage.store import canonical_hash
 from fortifai_ray.validation import hint, validated
@@ -23,14 +25,45 @@ class Chain:
 
     recipe: Recipe
     varied: Mapping[str, Any]
+    lineage: str | None = None
+    whole: "Chain | None" = None  # of which it is a lineage
+
+    @property
+    def members(self) -> "tuple[Chain, ...]":
+        """The chains that tables are about: itself, or one of each lineage of its ecosystem."""
+        if self.recipe.ecosystem is None:
+            return (self,)
+        lineages = self.recipe.lineages().items()
+        return tuple(Chain(recipe, {**self.varied, LINEAGE: name}, name, self) for name, recipe in lineages)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What is measured of each of its generations."""
+        return self.recipe.metrics if self.lineage is None else (*self.recipe.metrics, *self.recipe.compared)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Its flat recipe, with its lineage and the keys of the ecosystem that it is of."""
+        if self.whole is None:
+            return self.recipe.flat()
+        return {**self.whole.recipe.flat(), **self.recipe.flat(), LINEAGE: self.lineage}
+
+    @property
+    def wholes(self) -> tuple[str, ...]:
+        """The names under which tables judge its ecosystem as a whole."""
+        return WHOLES if len(self.members) > 1 else ()
 
     @cached_property
     def chain_id(self) -> str:
+        if self.whole is not None:
+            return canonical_hash([self.whole.chain_id, self.lineage])[:16]
         return self.recipe.chain_id
 
     @cached_property
     def cell_id(self) -> str:
         """Hash of the resolved recipe without its seed: what chains of one cell share."""
+        if self.whole is not None:
+            return canonical_hash([self.whole.cell_id, self.lineage])[:16]
         return canonical_hash(self.recipe.model_dump(mode="json", exclude={"seed"}))[:16]
 
     def of_seed(self, seed: int) -> "Chain":
@@ -94,7 +127,40 @@ def _recipes(
 
 def resolve(source: str, content: Mapping[str, Any], vary: Iterable[str] = ()) -> Recipe:
     """The recipe with these keys, defaults filled in; :class:`UserError` from ``source`` where it is not valid."""
-    return validated(_type_of(content, source), content, source, vary)
+    vary = list(vary)
+    recipe = validated(_type_of(content, source), content, source, vary)
+    if recipe.ecosystem is not None:
+        _check_lineages(recipe, recipe.ecosystem, source)
+        check_for_all(recipe, vary, source)
+    return recipe
+
+
+def check_for_all(recipe: Recipe, keys: Iterable[str], source: str) -> None:
+    """Raise :class:`UserError` where a lineage has one of ``keys``, which a study sets for all, as its own."""
+    for key in keys if recipe.ecosystem is not None else ():
+        assert recipe.ecosystem is not None
+        if (name := recipe.ecosystem.sets(key)) is not None:
+            own = f"ecosystem.lineages.{name}.{key}"
+            raise UserError(f"{source}: {key}: lineage {name} has its own: {own} is right, or leave it out there")
+
+
+def _check_lineages(recipe: Recipe, ecosystem: Ecosystem, source: str) -> None:
+    """Raise :class:`UserError` where a lineage's recipe is not valid or sets what all share, or where its row of the
+    mixing gives it nothing to read."""
+    places = {name: f"{source}: ecosystem.lineages.{name}" for name in ecosystem.order}
+    for name, place in places.items():
+        if not isinstance(ecosystem.lineages[name].get(FROZEN, False), bool):
+            raise UserError(f"{place}.{FROZEN}: true or false is needed")
+        if shared := common_key(ecosystem.own(name)):
+            raise UserError(f"{place}.{shared}: all lineages share it: set it for the whole recipe, as {shared}")
+    for name, place in places.items():
+        one = validated(type(recipe), ecosystem.merged(recipe.model_dump(mode="json"), name), place)
+        reads = not ecosystem.frozen(name) and one.regime.synthetic_size(1e6, 0) > 0
+        if reads and not ecosystem.shares[name]:
+            raise UserError(
+                f"{source}: ecosystem.mixing: the row of {name} is 0 throughout, and its regime, {one.regime.kind}, "
+                "takes synthetic data: its shares must sum to 1"
+            )
 
 
 def asked_types(content: Mapping[str, Any], source: str) -> list[type[Recipe]]:
@@ -153,8 +219,8 @@ def whole_sections(changes: Mapping[str, Any]) -> dict[str, Any]:
     """``{"loss.kind": "cross_entropy"}`` as ``{"loss": {"kind": "cross_entropy"}}``: a new kind keeps no old keys."""
     sections: dict[str, Any] = {}
     for dotted, value in changes.items():
-        section, _, rest = dotted.partition(".")
-        if rest == "kind":
+        section, _, last = dotted.rpartition(".")
+        if section and last == "kind":
             sections = {section: {"kind": value}, **sections}
         else:
             sections[dotted] = value

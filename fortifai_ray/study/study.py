@@ -15,18 +15,29 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Discriminator, 
 from fortifai_ray.errors import UserError
 from fortifai_ray.metrics import register
 from fortifai_ray.recipe.recipe import Recipe
-from fortifai_ray.results.schema import flatten, searched_keys, varied_keys
+from fortifai_ray.results.schema import LINEAGE, flatten, searched_keys, varied_keys
 from fortifai_ray.seeds import LARGEST_SEED
 from fortifai_ray.statistics.criterion import Collapse, first_repeated, one_metric
 from fortifai_ray.storage.location import reserved
 from fortifai_ray.study.claim_checks import StudyFacts, checked_claims, undecided_claims
 from fortifai_ray.study.claims import Claim
-from fortifai_ray.study.grid import Chain, asked_types, common, grid, put, resolve, whole_sections
+from fortifai_ray.study.grid import Chain, asked_types, check_for_all, common, grid, put, resolve, whole_sections
 from fortifai_ray.study.resources import ResourcesConfig
 from fortifai_ray.study.search import Search, refuse_search
 from fortifai_ray.study.shipped import find
-from fortifai_ray.validation import Section, a_name, all_keys, dump_yaml, parse_yaml, read_yaml, unknown_key, validated
+from fortifai_ray.validation import (
+    Section,
+    a_name,
+    all_keys,
+    dump_yaml,
+    hint,
+    parse_yaml,
+    read_yaml,
+    unknown_key,
+    validated,
+)
 
+ITSELF = "family.kind"  # as a baseline's key: what all cells and lineages have in common, so that each is its own
 _CELLS_KNOWN = 1000  # whose baselines are kept: a search makes cells as it goes
 
 
@@ -155,6 +166,16 @@ class Study:
         return tuple(first.values())
 
     @cached_property
+    def members(self) -> tuple[Chain, ...]:
+        """The chains that the tables are about: those of the grid, or of each lineage in it."""
+        return tuple(member for chain in self.chains for member in chain.members)
+
+    @cached_property
+    def member_cells(self) -> tuple[Chain, ...]:
+        """The first of them in each cell."""
+        return tuple(member for chain in self.cells for member in chain.members)
+
+    @cached_property
     def generations_asked(self) -> int:
         """The longest chain's generations: the study's horizon is one less."""
         return max(chain.recipe.generations for chain in self.chains)
@@ -186,12 +207,13 @@ class Study:
 
         It is checked once for a cell, however many thousand seeds that has.
         """
-        keys = whole_sections(self.settings.baseline)
+        keys = whole_sections({k: v for k, v in self.settings.baseline.items() if k != ITSELF})
         if chain.cell_id not in self._baselines:
             if len(self._baselines) >= _CELLS_KNOWN:
                 self._baselines.clear()
             content = put(chain.recipe.model_dump(mode="json"), keys)
             self._baselines[chain.cell_id] = resolve(f"{self.source}: baseline", content)
+            check_for_all(self._baselines[chain.cell_id], keys, f"{self.source}: baseline")
         baseline = self._baselines[chain.cell_id]
         return baseline if "seed" in keys else baseline.model_copy(update={"seed": chain.recipe.seed})
 
@@ -224,10 +246,12 @@ def make_study(content: dict[str, Any], source: str, overrides: Sequence[str] = 
     base = {key: value for key, value in content.items() if key not in names}
     if settings.search is not None:
         base = _with_searched(base, settings.search, source)
-    columns = varied_keys(settings.model_dump(include={"vary", "search", "baseline"}))
+    columns = varied_keys({**base, **settings.model_dump(include={"vary", "search", "baseline"})})
+    if LINEAGE in columns:
+        settings = _of_ecosystems(settings, content, source)
     study = Study(source, settings, grid(base, settings.vary, columns, source))
     for chain in study.cells:
-        register(*chain.recipe.declared)
+        register(*(metric for recipe in chain.recipe.lineages().values() for metric in recipe.declared))
         study.baseline_of(chain)  # raises where the baseline's keys do not fit the recipe
     if settings.search is not None:
         _refuse_search(study)
@@ -235,6 +259,24 @@ def make_study(content: dict[str, Any], source: str, overrides: Sequence[str] = 
     claims = checked_claims(settings.claims, facts, source)
     warnings = (*_unconfirmable(study), *undecided_claims(claims, facts))
     return replace(study, settings=settings.model_copy(update={"claims": claims}), warnings=warnings)
+
+
+def _of_ecosystems(settings: StudySettings, content: Mapping[str, Any], source: str) -> StudySettings:
+    """The settings of a study of ecosystems: where its file names no baseline, each lineage is its own."""
+    if settings.search is not None:
+        raise UserError(f"{source}: search: the chains of an ecosystem are not searched: vary its keys instead")
+    ecosystem, family = content.get("ecosystem"), content.get("family")
+    known = ecosystem.get("lineages") if isinstance(ecosystem, dict) else None
+    known = known if isinstance(known, dict) else {}
+    for key in [*settings.vary, *settings.baseline]:
+        section, _, rest = key.partition("ecosystem.lineages.")
+        if not section and rest and rest.partition(".")[0] not in known:
+            name = rest.partition(".")[0]
+            raise UserError(f"{source}: {key}: there is no lineage {name!r}{hint(name, known)}")
+    if "baseline" in content:
+        return settings
+    kind = family.get("kind") if isinstance(family, dict) else None
+    return settings.model_copy(update={"baseline": {ITSELF: kind}})
 
 
 def _overridden(content: dict[str, Any], override: str) -> dict[str, Any]:
@@ -255,15 +297,22 @@ def _overridden(content: dict[str, Any], override: str) -> dict[str, Any]:
 def _facts(study: Study) -> StudyFacts:
     settings = study.settings
     return StudyFacts(
-        recipes=[cell.recipe.flat() for cell in study.cells],
-        metrics={metric for cell in study.cells for metric in cell.recipe.metrics},
+        recipes=[cell.facts for cell in study.member_cells] + list(_wholes(study)),
+        metrics={metric for cell in study.member_cells for metric in cell.metrics},
         criteria=[one_metric(criterion) for criterion in settings.collapse],
         generations=study.generations_asked,
         searched=searched_keys(settings.model_dump(include={"search"})),
         search=settings.search,
         seeds={chain.recipe.seed for chain in study.chains},
-        growing=[cell.recipe.grows for cell in study.cells],
+        growing=[cell.recipe.grows for cell in study.member_cells]
+        + [cell.recipe.grows for cell in study.cells for _ in cell.wholes],
     )
+
+
+def _wholes(study: Study) -> Iterator[dict[str, Any]]:
+    """The flat recipes of what is judged of whole ecosystems."""
+    for cell in study.cells:
+        yield from ({**cell.recipe.flat(), LINEAGE: whole} for whole in cell.wholes)
 
 
 def _unconfirmable(study: Study) -> Iterator[str]:

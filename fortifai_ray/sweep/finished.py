@@ -10,7 +10,7 @@ import polars as pl
 
 from fortifai_ray.chain.chain import GenerationResult
 from fortifai_ray.storage.store import StageStore
-from fortifai_ray.study.study import Study
+from fortifai_ray.study.study import Chain, Study
 from fortifai_ray.sweep.recorder import Recorder
 from fortifai_ray.sweep.work import Grid, Work, replay
 
@@ -24,9 +24,9 @@ def recognised(study: Study, work: Work, store: StageStore, recorder: Recorder) 
     if not isinstance(work, Grid) or len(study.chains) < MANY or any(cell.recipe.batched for cell in study.cells):
         return False
     table = recorder.whole_before()
-    if table is None or {*table["chain_id"]} != {chain.chain_id for chain in study.chains}:
+    if table is None or {*table["chain_id"]} != {chain.chain_id for chain in study.members}:
         return False
-    if not all(_as_before(work, cell.chain_id, store, table) for cell in study.cells):
+    if not all(_as_before(work, cell, store, table) for cell in study.cells):
         return False
     hashes = pl.concat([table["stage"], table["synthetic_stage"]]).drop_nulls().unique()
     if not store.has_all(hashes.to_list()):
@@ -36,10 +36,12 @@ def recognised(study: Study, work: Work, store: StageStore, recorder: Recorder) 
     return True
 
 
-def _as_before(work: Work, chain_id: str, store: StageStore, table: pl.DataFrame) -> bool:
+def _as_before(work: Work, chain: Chain, store: StageStore, table: pl.DataFrame) -> bool:
     """Whether a chain's replay gives the rows that the table has."""
-    held = replay(work.job(chain_id), store)
+    held = replay(work.job(chain.chain_id), store)
     rows = [result.row for result in held.results if isinstance(result, GenerationResult)]
     replayed = pl.DataFrame(rows, schema=table.schema, strict=False).drop(_OF_THE_RUN)
-    before = table.filter(pl.col("chain_id") == chain_id).sort("generation").drop(_OF_THE_RUN)
+    replayed = replayed.sort("chain_id", "generation")
+    ids = [member.chain_id for member in chain.members]
+    before = table.filter(pl.col("chain_id").is_in(ids)).sort("chain_id", "generation").drop(_OF_THE_RUN)
     return held.missing is None and replayed.equals(before)

@@ -10,6 +10,7 @@ from rich.console import Console
 from fortifai_ray.chain.chain import GenerationResult, Inputs
 from fortifai_ray.errors import UserError
 from fortifai_ray.process.temporary import check_temporary
+from fortifai_ray.recipe.recipe import Recipe
 from fortifai_ray.storage.store import MANIFEST, StageStore, Storage
 from fortifai_ray.study.search import BoundarySearch
 from fortifai_ray.study.study import Chain, Study
@@ -27,12 +28,27 @@ def check_study(study: Study, store: StageStore) -> Inputs:
     _check_metrics(study)
     inputs = _prepare(study, store)
     # What a check looks at does not depend on the loss or the seed: chains that differ in no more are checked once.
-    chains = [*study.cells, *_corners(study)]
+    chains = [*study.member_cells, *_corners(study)]
     distinct = {chain.recipe.model_dump_json(exclude={"loss", "seed"}): chain.recipe for chain in chains}
     for recipe in distinct.values():
         recipe.check(inputs.of(recipe), store, study.source)
         recipe.check_resources(study.settings.resources.engine_gpus, study.source)
+    for cell in study.cells:
+        _check_common_data(cell, inputs, study.source)
     return inputs
+
+
+def _check_common_data(cell: Chain, inputs: Inputs, source: str) -> None:
+    """Raise :class:`UserError` where a lineage cannot read what another writes."""
+    prepared = {name: inputs.of(recipe) for name, recipe in cell.recipe.lineages().items()}
+    first, *others = prepared
+    for name in others:
+        if prepared[name] != prepared[first]:
+            raise UserError(
+                f"{source}: ecosystem.lineages.{name}.family: its data are not those of {first} (of text, the "
+                "vocabulary), and neither could read what the other writes: models of one vocabulary are right; text "
+                "goes from one vocabulary into another by corpus.written_by"
+            )
 
 
 def _corners(study: Study) -> list[Chain]:
@@ -55,19 +71,24 @@ def _corners(study: Study) -> list[Chain]:
 
 def _check_metrics(study: Study) -> None:
     for criterion in (member for one in study.settings.collapse for member in one.members):
-        for chain in study.cells:
-            if criterion.metric not in chain.recipe.metrics:
+        for chain in study.member_cells:
+            if criterion.metric not in chain.metrics:
                 raise UserError(
                     f"{study.source}: collapse.metric: {criterion.metric} is not measured for the family "
-                    f"{chain.recipe.family.kind} ({', '.join(chain.recipe.metrics)})"
+                    f"{chain.recipe.family.kind} ({', '.join(chain.metrics)})"
                 )
 
 
 def _prepare(study: Study, store: StageStore) -> Inputs:
     """The data of a study's recipes and of their baselines, each read once."""
-    recipes = [chain.recipe for chain in study.cells] + [study.baseline_of(chain) for chain in study.cells]
-    wanted = {(type(recipe), recipe.shared_input): recipe for recipe in recipes}
+    wanted = {(type(recipe), recipe.shared_input): recipe for recipe in _recipes(study)}
     return Inputs({key: recipe.prepare(store, study.source) for key, recipe in wanted.items()})
+
+
+def _recipes(study: Study) -> list[Recipe]:
+    """The recipe of every model that a study's cells and their baselines train."""
+    cells = [chain.recipe for chain in study.cells] + [study.baseline_of(chain) for chain in study.cells]
+    return [recipe for cell in cells for recipe in cell.lineages().values()]
 
 
 def print_plan(study: Study, storage: Storage | Path, console: Console, cluster: Cluster | None = None) -> None:
@@ -87,8 +108,7 @@ def print_plan(study: Study, storage: Storage | Path, console: Console, cluster:
 
 def _descriptions(study: Study, store: StageStore, inputs: Inputs) -> list[str]:
     """What the recipes say of their data and models; recipes that differ in their seed alone say the same."""
-    recipes = [chain.recipe for chain in study.cells] + [study.baseline_of(chain) for chain in study.cells]
-    distinct = {recipe.model_dump_json(exclude={"seed"}): recipe for recipe in recipes}
+    distinct = {recipe.model_dump_json(exclude={"seed"}): recipe for recipe in _recipes(study)}
     lines = [line for recipe in distinct.values() for line in recipe.describe(inputs.of(recipe), store)]
     return list(dict.fromkeys(lines))
 
@@ -96,14 +116,14 @@ def _descriptions(study: Study, store: StageStore, inputs: Inputs) -> list[str]:
 def notices(study: Study) -> list[str]:
     """What a sweep says when it starts, and a dry run: what of its recipes is not as one might expect, what
     flatters a model, and which criteria and claims nothing can meet or decide."""
-    own = (line for chain in study.cells for line in chain.recipe.notices)
+    own = (line for chain in study.member_cells for line in chain.recipe.notices)
     return list(dict.fromkeys([*own, *_flattering(study), *study.warnings]))
 
 
 def _flattering(study: Study) -> list[str]:
     """A line for each metric of the collapse criteria by which models are chosen."""
     metrics = dict.fromkeys(member.metric for one in study.settings.collapse for member in one.members)
-    found = ((metric, chain.recipe.flattery(metric)) for metric in metrics for chain in study.cells)
+    found = ((metric, chain.recipe.flattery(metric)) for metric in metrics for chain in study.member_cells)
     lines = [
         f"warning: collapse.metric: {metric} flatters the models, and its fidelity intervals with them: {why}; another "
         "metric beside it shows how far, or training.keep: last"

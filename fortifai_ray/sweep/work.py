@@ -79,7 +79,7 @@ class Job:
     @property
     def steps(self) -> int:
         """How many results it has at most: one for each generation of a chain, one for each cohort."""
-        return sum(1 if isinstance(task, CohortTask) else task.recipe.generations for task in self.tasks)
+        return sum(1 if isinstance(task, CohortTask) else task.results for task in self.tasks)
 
     def cohort(self, cohort_id: str) -> CohortTask:
         """Its cohort of that id."""

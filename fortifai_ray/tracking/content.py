@@ -88,12 +88,13 @@ class StudyContent:
 
     def cells(self) -> Iterator[RunContent]:
         """The cells of batched chains, with quantiles over their seeds; none where the study searches."""
-        cells = [] if self._study.settings.search else [cell for cell in self._study.cells if cell.recipe.batched]
+        searches = self._study.settings.search is not None
+        cells = [] if searches else [cell for cell in self._study.member_cells if cell.recipe.batched]
         generations = read_table(self.folder, "generations") if cells else None
         if generations is None:
             return
-        metrics = dict.fromkeys(name for cell in cells for name in cell.recipe.metrics)
-        cell_of = {chain.chain_id: chain.cell_id for chain in self._study.chains if chain.recipe.batched}
+        metrics = dict.fromkeys(name for cell in cells for name in cell.metrics)
+        cell_of = {chain.chain_id: chain.cell_id for chain in self._study.members if chain.recipe.batched}
         series = dict(seed_quantiles(generations, cell_of, list(metrics)))
         for cell in cells:
             values = series.get(cell.cell_id, {})
@@ -181,7 +182,7 @@ class StudyContent:
 
     @cached_property
     def _grid(self) -> dict[str, Chain]:
-        return {chain.chain_id: chain for chain in self._study.chains}
+        return {chain.chain_id: chain for chain in self._study.members}
 
 
 def seed_quantiles(
@@ -217,7 +218,7 @@ def _later_than(after: Mapping[str, int]) -> pl.Expr:
 
 def _metrics(row: Mapping[str, Any], chain: Chain) -> dict[str, float]:
     """A generation's metrics; what was not measured is left out."""
-    values = {name: row.get(name) for name in (*chain.recipe.metrics, *_SIZES)}
+    values = {name: row.get(name) for name in (*chain.metrics, *_SIZES)}
     recorded = {RECORDED_COLLAPSE: 1.0} if row["collapse_reason"] else {}
     return {name: float(value) for name, value in values.items() if value is not None} | recorded
 

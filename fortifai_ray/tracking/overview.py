@@ -154,7 +154,7 @@ class StudyOverview:
 
     def _data(self) -> list[HumanData]:
         """The human data of the cells' first chains, as far as the stages of their generation 0 are on this machine."""
-        first = {chain.cell_id: chain for chain in reversed(self._study.chains)}
+        first = {chain.cell_id: chain for chain in reversed(self._study.members)}
         chains = {chain.chain_id: chain for chain in [*first.values()][-MOST_CELLS:] if _section(chain) is not None}
         began = pl.col("chain_id").is_in(list(chains)) & (pl.col("generation") == 0)
         columns = ["chain_id", "generation", "stage"]

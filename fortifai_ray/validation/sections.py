@@ -19,6 +19,8 @@ _FORMS = (
     "several criteria",
     "one number",
     "a law",
+    "a graph",
+    "a matrix",
 )  # tags of unions that no file has
 _NO_SECTION = ("model_type", "model_attributes_type", "dict_type")  # pydantic's errors where a section is needed
 

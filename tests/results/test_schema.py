@@ -47,6 +47,7 @@ def test_columns_of_generations_are_those_of_the_design() -> None:
     assert columns[:9] == ["chain_id", "generation", "seed", *schema.RECIPE_COLUMNS, "training.epochs"]
     assert columns[9:15] == [*schema.MEASURED_COLUMNS[:1], "unit", *schema.MEASURED_COLUMNS[1:4], "perplexity"]
     assert columns[15:] == [
+        schema.LINEAGE,
         *("train_seconds", "generate_seconds", "evaluate_seconds", "reused", "computed_seconds", "world_size"),
         *("ended", "collapse_reason", "stage", "synthetic_stage"),
     ]

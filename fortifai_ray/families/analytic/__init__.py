@@ -5,6 +5,7 @@ A family's configuration is the family: ``family: {kind: gaussian, dim: 1}``. TC
 imports SciPy or scikit-learn until it is needed. To add a family, write its class in a file here and list it below.
 """
 
+from fortifai_ray.families import LINEAGE_DISTANCE
 from fortifai_ray.families.analytic.base import AnalyticFamily
 from fortifai_ray.families.analytic.discrete import Discrete
 from fortifai_ray.families.analytic.exponential_family import ExponentialFamily
@@ -26,4 +27,4 @@ _FAMILIES: tuple[type[AnalyticFamily], ...] = (
 ANALYTIC: dict[str, type[AnalyticFamily]] = {family.model_fields["kind"].default: family for family in _FAMILIES}
 """The families of this package by their kind."""
 
-METRICS = tuple(dict.fromkeys(metric for family in _FAMILIES for metric in family.metrics))
+METRICS = (*dict.fromkeys(metric for family in _FAMILIES for metric in family.metrics), LINEAGE_DISTANCE)

@@ -17,6 +17,7 @@ from fortifai_ray.seeds import derive_seed, generator
 from fortifai_ray.validation import Section
 
 _DIRECTIONS = 16  # of a sliced distance
+_COMPARED = 256  # samples of each of two models
 _ALWAYS = "every generation"  # in the place of the generation in what all generations share
 
 
@@ -114,6 +115,11 @@ class AnalyticFamily(Section, ABC):
     def generate(self, model: Model, n: int, streams: Streams) -> Array:
         """(B, n, width) Samples of each chain's model."""
 
+    def distance(self, model: Model, other: Model, streams: Streams) -> Array:
+        """(B,) How far two models of each chain are apart: sliced 2-Wasserstein between 256 samples of each, which are
+        drawn with the same random numbers."""
+        return sliced_distance(*(self.generate(each, _COMPARED, streams) for each in (model, other)))
+
     @abstractmethod
     def log_likelihood(self, model: Model, data: Array) -> Array:
         """(B, n) log p of each sample, in nats; of the target given its inputs for a regression.
@@ -176,10 +182,16 @@ def sliced_wasserstein(points: Array, truth: Array) -> Array:
     The root mean square, over 16 fixed directions (evenly spaced ones in the plane, one on the line), of the distance
     between the projections (Bonneel et al. 2015, "Sliced and Radon Wasserstein barycenters of measures").
     """
+    return sliced_distance(points, truth[None])
+
+
+def sliced_distance(points: Array, others: Array) -> Array:
+    """The same between the points (B, m, d) and others (B or 1, m, d) of each chain: (B,)."""
     directions = _directions(points.shape[2])
-    ours = np.sort(samples_last(np.ascontiguousarray(points) @ directions), axis=-1)
-    theirs = np.sort(np.ascontiguousarray((truth @ directions).T), axis=-1)
-    squared = ((ours - theirs) ** 2).sum(-1) / len(truth)
+    ours, theirs = (
+        np.sort(samples_last(np.ascontiguousarray(each) @ directions), axis=-1) for each in (points, others)
+    )
+    squared = ((ours - theirs) ** 2).sum(-1) / others.shape[1]
     return np.sqrt(squared.sum(-1) / len(directions.T))
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from fortifai_ray.families import LINEAGE_DISTANCE
 from fortifai_ray.families.analytic.base import AnalyticFamily, Array, Model, Streams
 from fortifai_ray.families.analytic.curating import Written, curated, whole
 from fortifai_ray.families.analytic.recipe import AnalyticRecipe
@@ -30,6 +31,7 @@ from fortifai_ray.recipe.family import Collapsed, Synthetic
 from fortifai_ray.recipe.pools import Human, Pool, TrainingSet
 
 _HUMAN = "human"
+_COMPARISON = -2  # in the place of a generation: its random numbers are the same for every model
 _BEFORE = -1  # the generation that the human data belong to
 
 
@@ -44,21 +46,39 @@ class Arrays:
     reused: bool = False
 
 
-class CohortFamily:
-    """The family of a cohort's chains; ``seeds`` has one entry per chain."""
+@dataclass
+class Samples:
+    """The samples (chains, n, …) of each pool, which the lineages of an ecosystem share; ``all``: whether some regime
+    draws from earlier pools than the last."""
 
-    def __init__(self, recipe: AnalyticRecipe, seeds: Sequence[int]) -> None:
-        self._recipe, self._family, self._seeds = recipe, recipe.family, tuple(seeds)
-        self._samples: dict[str, Array] = {}
+    pools: dict[str, Array] = field(default_factory=dict)
+    all: bool = False
+
+
+class CohortFamily:
+    """The family of a cohort's chains; ``seeds`` has one entry per chain.
+
+    ``lineage`` names it among those that keep their samples together.
+    """
+
+    def __init__(
+        self, recipe: AnalyticRecipe, seeds: Sequence[int], samples: Samples | None = None, lineage: str = ""
+    ) -> None:
+        self._recipe, self._family, self._seeds, self._lineage = recipe, recipe.family, tuple(seeds), lineage
+        self._shared = samples or Samples(all=recipe.regime.memory == "all")
+        self._samples, self._human = self._shared.pools, self._named(_HUMAN)
         self._generation = 0  # that wrote last
+
+    def _named(self, pool: str) -> str:
+        return f"{self._lineage}/{pool}" if self._lineage else pool
 
     def human(self) -> Human:
         """As many samples of the truth as the regime uses in all; generation 0 gets the first of them."""
         recipe, sizes = self._recipe, self._recipe.sizes
         budgets = sizes if len(set(sizes)) > 1 else ()
         count = math.ceil(recipe.regime.human_needed(sizes[0], recipe.generations, budgets))
-        self._samples[_HUMAN] = self._family.human(count, Streams(self._seeds, _BEFORE))
-        return Human(Pool(_HUMAN, np.ones(count), synthetic=False), np.arange(count), sizes[0], budgets)
+        self._samples[self._human] = self._family.human(count, Streams(self._seeds, _BEFORE))
+        return Human(Pool(self._human, np.ones(count), synthetic=False), np.arange(count), sizes[0], budgets)
 
     def init(self, previous: Arrays | None, generation: int) -> Arrays:
         """These families need no starting model."""
@@ -86,7 +106,7 @@ class CohortFamily:
         """``size`` samples of each chain's model."""
         assert model.model is not None
         self._generation = generation
-        started, name, count = time.perf_counter(), f"synthetic-{generation}", whole(size)
+        started, name, count = time.perf_counter(), self._named(f"synthetic-{generation}"), whole(size)
         samples = self._family.generate(model.model, count, Streams(self._seeds, generation))
         seconds = self._share(started)
         self._keep(name, samples)
@@ -104,7 +124,7 @@ class CohortFamily:
             self._family,
             samples,
             np.broadcast_to(np.arange(samples.shape[1]), samples.shape[:2]),
-            self._samples[_HUMAN],
+            self._samples[self._human],
             {"own": model.model, "generation_0": verifier.model},
             Streams(self._seeds, self._generation),
         )
@@ -113,17 +133,28 @@ class CohortFamily:
         self._keep(name, kept)
         return Synthetic(Arrays(name, measures), Pool(name, np.ones(kept.shape[1]), synthetic=True))
 
+    def compare(
+        self, model: Arrays, written: Synthetic[Arrays], others: Mapping[str, tuple[Arrays, Synthetic[Arrays]]]
+    ) -> Arrays:
+        """The mean distance of each chain's model from the other lineages'."""
+        assert model.model is not None
+        streams = Streams(self._seeds, _COMPARISON)
+        away = [self._family.distance(model.model, one.model, streams) for one, _ in others.values() if one.model]
+        return Arrays(f"compared-{model.hash}", {LINEAGE_DISTANCE.name: np.mean(away, axis=0)})
+
     def _keep(self, name: str, samples: Array) -> None:
         """Keep samples for later training sets; drop those that the regime cannot draw from again."""
-        if self._recipe.regime.memory == "last":
-            self._samples = {_HUMAN: self._samples[_HUMAN]}
+        own = f"{self._lineage}/" if self._lineage else ""
+        for old in [one for one in self._samples if one.startswith(own) and one != self._human]:
+            if not self._shared.all:
+                del self._samples[old]
         self._samples[name] = samples
 
     def _gather(self, data: TrainingSet) -> Array:
         """(chains, n, …) The samples of each chain's training set."""
         if not data.by_seed:
             drawn = [self._samples[draw.pool.stage][:, draw.items] for draw in data.draws]
-            return np.concatenate([self._samples[_HUMAN][:, :0], *drawn], axis=1)
+            return np.concatenate([self._samples[self._human][:, :0], *drawn], axis=1)
         each = [
             np.concatenate([self._samples[draw.pool.stage][chain, draw.items] for draw in own.draws])
             for chain, own in enumerate(data.by_seed)

@@ -115,6 +115,15 @@ class Discrete(AnalyticFamily):
     def generate(self, model: Model, n: int, streams: Streams) -> Array:
         return choose(streams.uniform("outcome", (n,)), model["probabilities"])[..., None].astype(np.float64)
 
+    def distance(self, model: Model, other: Model, streams: Streams) -> Array:
+        """The Jensen-Shannon divergence in nats, from 0 to ln 2 (Lin 1991)."""
+        one, two = model["probabilities"], other["probabilities"]
+        middle = (one + two) / 2
+        gaps = [
+            np.where(p > 0, p * np.log(np.where(p > 0, p, 1.0) / np.where(p > 0, middle, 1.0)), 0.0) for p in (one, two)
+        ]
+        return (gaps[0].sum(-1) + gaps[1].sum(-1)) / 2
+
     def log_likelihood(self, model: Model, data: Array) -> Array:
         with np.errstate(divide="ignore"):
             logs = np.log(model["probabilities"])

@@ -103,6 +103,18 @@ class Gaussian(AnalyticFamily):
         root = (directions * np.sqrt(spread)[:, None]) @ np.swapaxes(directions, 1, 2)
         return model["mean"][:, None] + streams.normal("noise", (n, self.dim)) @ root
 
+    def distance(self, model: Model, other: Model, streams: Streams) -> Array:
+        """2-Wasserstein: ‖μ₁ − μ₂‖² + tr(Σ₁ + Σ₂ − 2(Σ₁^½ Σ₂ Σ₁^½)^½), its root (Dowson and Landau 1982)."""
+        spread, directions = _axes(model["covariance"])
+        if self.dim == 1:
+            apart = np.sqrt(spread) - np.sqrt(_axes(other["covariance"])[0])
+            return np.sqrt(((model["mean"] - other["mean"]) ** 2 + apart**2)[:, 0])
+        root = (directions * np.sqrt(spread)[:, None]) @ np.swapaxes(directions, 1, 2)
+        cross = np.sqrt(_axes(root @ other["covariance"] @ root)[0]).sum(-1)
+        traces = [np.trace(each["covariance"], axis1=1, axis2=2) for each in (model, other)]
+        moved = ((model["mean"] - other["mean"]) ** 2).sum(-1)
+        return np.sqrt(np.maximum(moved + traces[0] + traces[1] - 2 * cross, 0.0))
+
     def log_likelihood(self, model: Model, data: Array) -> Array:
         spread, directions = _axes(model["covariance"])
         away = (np.ascontiguousarray(data) - model["mean"][:, None]) @ directions

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, Union
 
 from pydantic import Discriminator, Field, PlainValidator, SerializeAsAny, Tag, ValidationError, model_validator
 
-from fortifai_ray.families import KEPT_FRACTION
+from fortifai_ray.families import KEPT_FRACTION, LINEAGE_DISTANCE
 from fortifai_ray.families.analytic import ANALYTIC
 from fortifai_ray.families.analytic.base import AnalyticFamily
 from fortifai_ray.families.analytic.curating import varied
@@ -142,6 +142,10 @@ class AnalyticRecipe(Recipe):
     def metrics(self) -> tuple[str, ...]:
         curation = measured(self.curation.steps, truth=self.family.truth_is_known)
         return (*(metric.name for metric in (*self.family.metrics, KEPT_FRACTION)), *curation)
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        return (LINEAGE_DISTANCE.name,)
 
     @property
     def declared(self) -> tuple[Metric, ...]:
