@@ -93,13 +93,13 @@ class ChainNames:
     def cells(self) -> Cells:
         """The cells of the grid, whatever part of it has begun."""
         return Cells.of(
-            _grid_table(self._study.cells), self._keys, self._study.settings.baseline, self._study.resolved()
+            _grid_table(self._study.member_cells), self._keys, self._study.settings.baseline, self._study.resolved()
         )
 
     def named(self) -> pl.DataFrame:
         """A row for each chain of the grid: ``chain_id``, ``seed``, its loss and its varied keys as the tables have
         them, and its ``cell``. Of a search, a row for each cell."""
-        return self.cells.name(_grid_table(self._study.chains))
+        return self.cells.name(_grid_table(self._study.members))
 
     def cell(self, chain: Chain) -> str:
         """The name of a chain's cell: ``TCE γ=0.3``."""
@@ -117,7 +117,7 @@ class ChainNames:
     @cached_property
     def _names(self) -> dict[str, str]:
         """The names of the grid's cells; the baseline of what is optimised is in none of them."""
-        cells = self._study.cells
+        cells = self._study.member_cells
         names = self.cells.name(_grid_table(cells))["cell"]
         return {self._identity(one): name for one, name in zip(cells, names, strict=True)}
 

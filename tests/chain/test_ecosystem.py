@@ -220,7 +220,7 @@ def test_a_plain_chain_keeps_its_identity() -> None:
 def test_the_order_of_lineages_is_part_of_the_identity() -> None:
     """A star's hub is its first lineage, and a mapping is hashed in no order."""
     ids = {
-        study(ecosystem={"lineages": dict.fromkeys(names, {}), "mixing": {"graph": "star"}}).chains[0].chain_id
+        study(ecosystem={"lineages": {name: {} for name in names}, "mixing": {"graph": "star"}}).chains[0].chain_id
         for names in (("a", "b", "c"), ("b", "a", "c"))
     }
     assert len(ids) == 2
