@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fortifai_ray.library import analyse as analyse
     from fortifai_ray.library import load_study as load_study
     from fortifai_ray.library import open_study as open_study
+    from fortifai_ray.library import plan as plan
     from fortifai_ray.library import sweep as sweep
     from fortifai_ray.losses import ClippedFocal as ClippedFocal
     from fortifai_ray.losses import CrossEntropy as CrossEntropy
@@ -33,7 +34,7 @@ _LOSSES = (
     *("ClippedFocal", "CrossEntropy", "DynamicTruncatedCrossEntropy", "Entropy", "Focal", "LovaszSoftmax"),
     *("TruncatedCrossEntropy", "UserLoss"),
 )
-_STUDIES = ("ChainFiles", "ReportPage", "StudyFolder", "analyse", "load_study", "open_study")
+_STUDIES = ("ChainFiles", "ReportPage", "StudyFolder", "analyse", "load_study", "open_study", "plan")
 _HOME = {  # of each public name: the module that has it
     "UserError": "fortifai_ray.errors",
     "use_fused_loss": "fortifai_ray.losses.hugging_face",

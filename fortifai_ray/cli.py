@@ -89,11 +89,9 @@ def sweep(
 
     console, study = _console(), load_study(file, set=override or [])
     if dry_run:
-        from fortifai_ray.storage.location import Storage
-        from fortifai_ray.sweep.forecast import Cluster
-        from fortifai_ray.sweep.preflight import print_plan
+        from fortifai_ray.library import plan
 
-        print_plan(study, Storage.of(storage), console, Cluster.of(cluster) if cluster is not None else None)
+        console.print(str(plan(study, storage, cluster=cluster)), highlight=False, markup=False, soft_wrap=True)
         if address is not None:
             console.print(f"--address {address}: is not asked in a dry run", highlight=False, soft_wrap=True)
         return
@@ -196,7 +194,7 @@ def analyse(
         str,
         typer.Argument(
             help="A .csv, .jsonl or .parquet file with a row per chain and generation, a folder of TensorBoard or "
-            "Weights & Biases runs, or mlflow:EXPERIMENT."
+            "Weights & Biases runs (either also at s3://…), or mlflow:EXPERIMENT."
         ),
     ],
     metric: Annotated[str, typer.Option(metavar="COLUMN", help="What the criterion judges.")],
@@ -221,6 +219,7 @@ def analyse(
         int | None,
         typer.Option(min=0, help="Further generations that confirm a crossing; 1 if nothing says otherwise."),
     ] = None,
+    first_step: Annotated[int, typer.Option(min=0, help="The step that is generation 0.")] = 0,
     storage: _Storage = _STORAGE,
     name: Annotated[str | None, typer.Option(help="Of the results' folder; the history's own by default.")] = None,
 ) -> None:
@@ -241,6 +240,7 @@ def analyse(
         baseline=baseline,
         criterion=criterion,
         confirm=confirm,
+        first_step=first_step,
         storage=storage,
         name=name,
     ).folder

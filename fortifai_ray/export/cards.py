@@ -4,41 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Literal
 
-from fortifai_ray.export.files import DATA, Written
+from fortifai_ray.export.files import BASE, DATA, Written
 from fortifai_ray.export.provenance import Line, Provenance, maker
 from fortifai_ray.validation import dump_yaml
 
 CARD = "README.md"
 _TAGS = ["fortifai-ray", "model-collapse", "recursive-training"]
 _SYNTHETIC = "synthetic"
+_LORA = {
+    "merged": "LoRA, merged into the starting model's weights",
+    "adapter": "LoRA, in PEFT's form, of the starting model",
+}
 _LICENCE_UNKNOWN = (
     "No licence is given here, because none is known: those of the starting model and of the human data apply."
 )
 
 
-def model_card(of: Provenance, *, merged: bool) -> str:
-    """The card of a checkpoint; ``merged`` says that it was an adapter."""
+def model_card(of: Provenance, lora: Literal["merged", "adapter"] | None = None) -> str:
+    """The card of a checkpoint; ``lora``: it is an adapter, or was one."""
     from huggingface_hub import ModelCardData
 
     language = of.row.get("family.kind") == "language"
     share = of.synthetic_share
     header = ModelCardData(
-        library_name="transformers" if language else None,
+        library_name="peft" if lora == "adapter" else "transformers" if language else None,
         pipeline_tag="text-generation" if language else None,
         base_model=of.starting_model.get("hub"),
         license=of.licence,
         tags=[*_TAGS, *([_SYNTHETIC] if share else [])],
         datasets=_hub_corpus(of),
     )
-    how = [*of.history, *([("Adapter", "LoRA, merged into the starting model's weights")] if merged else [])]
+    how = [*of.history, *([("Adapter", _LORA[lora])] if lora else [])]
     parts = [
         _front(header, of.title, _model_warning(of)),
         _section("How it came to be", _table(("", ""), how)),
         _section("Scores of this generation", _table(("metric", "value", "unit", "collapse"), of.scores)),
         _judgement(of),
-        _section("Use", _use_of_model(language, of)),
+        _section("Use", _use_of_adapter(of) if lora == "adapter" else _use_of_model(language, of)),
         _recipe(of),
         _section("Licence", of.licence or _LICENCE_UNKNOWN),
         _origin(of),
@@ -152,6 +156,16 @@ _MEANINGS = {
 
 def _columns(features: Any) -> list[tuple[str, str, str]]:
     return [(name, f"`{feature}`", _MEANINGS.get(name, "")) for name, feature in features.items()]
+
+
+def _use_of_adapter(of: Provenance) -> str:
+    hub = of.starting_model.get("hub")
+    return _python(
+        "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        'tokenizer = AutoTokenizer.from_pretrained("FOLDER")\n'
+        f'base = AutoModelForCausalLM.from_pretrained("{hub or f"FOLDER/{BASE}"}")\n'
+        'model = PeftModel.from_pretrained(base, "FOLDER")'
+    )
 
 
 def _use_of_model(language: bool, of: Provenance) -> str:

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fortifai_ray.errors import UserError
+
 if TYPE_CHECKING:
     from fortifai_ray.export.provenance import What
 
@@ -18,6 +20,9 @@ def export(
     seed: Annotated[int | None, typer.Option(help="Its seed.")] = None,
     generation: Annotated[str, typer.Option(metavar="N|last", help="Which generation.")] = "last",
     corpus: Annotated[bool, typer.Option("--corpus", help="Its synthetic corpus in place of its checkpoint.")] = False,
+    adapter: Annotated[
+        bool, typer.Option("--adapter", help="Of a LoRA chain, the adapter as PEFT reads it, not merged.")
+    ] = False,
     both: Annotated[bool, typer.Option("--both", help="Both: FOLDER/model and FOLDER/corpus.")] = False,
     public: Annotated[bool, typer.Option("--public", help="Let anybody read a new repository of the hub.")] = False,
     storage: Annotated[str, typer.Option(help="Where a study or an id without a storage is looked for.")] = "runs",
@@ -28,6 +33,10 @@ def export(
     """
     from fortifai_ray.export.export import export as run
 
+    if corpus and both:
+        raise UserError("--corpus and --both: contradict each other; give --corpus for the corpus alone, or --both")
+    if corpus and adapter:
+        raise UserError("--corpus and --adapter: contradict each other; --both --adapter exports both")
     what: tuple[What, ...] = ("model", "corpus") if both else ("corpus",) if corpus else ("model",)
     places = run(
         chain,
@@ -38,6 +47,7 @@ def export(
         generation=generation,
         what=what,
         public=public,
+        adapter=adapter,
         announce=typer.echo,
     )
     for place in places:

@@ -11,7 +11,7 @@ from typing import Any, get_args
 from fortifai_ray.engines.checkpoints import is_adapter
 from fortifai_ray.errors import UserError
 from fortifai_ray.export.cards import CARD, dataset_card, model_card, with_place
-from fortifai_ray.export.files import has_samples, write_checkpoint, write_samples, write_texts
+from fortifai_ray.export.files import has_samples, write_adapter, write_checkpoint, write_samples, write_texts
 from fortifai_ray.export.provenance import Provenance, What
 from fortifai_ray.export.source import Stages, opened_chain
 from fortifai_ray.export.target import Folder, Target, target_of
@@ -30,6 +30,7 @@ def export(
     generation: str = "last",
     what: Sequence[What] = ("model",),
     public: bool = False,
+    adapter: bool = False,
     announce: Callable[[str], None] = lambda line: None,
 ) -> list[str]:
     """Export a generation of a chain; returns where each part went.
@@ -44,6 +45,8 @@ def export(
         generation: its number, or ``last``: the last that has what is asked for.
         what: ``model``, ``corpus``, or both.
         public: whether anybody may read a new repository of the hub.
+        adapter: the model as PEFT's adapter rather than merged into its model, which goes beside it unless the hub has
+            it.
         announce: called with a line before each part.
 
     Raises:
@@ -55,12 +58,17 @@ def export(
     with opened_chain(chain, storage, cell=cell, seed=seed) as (found, place):
         stages = Stages(place)
         sources = {part: _source(found, number, part, stages) for part in targets}
+        if adapter and not is_adapter(sources["model"][1]):
+            raise UserError(
+                f"--adapter: {sources['model'][0].title} is a whole model, no adapter; leave the option out"
+            )
+        named = {part: "adapter" if adapter and part == "model" else part for part in targets}
         for part, target in targets.items():
-            target.check(sources[part][0].identity(part))
+            target.check(sources[part][0].identity(named[part]))
         for part, target in targets.items():
             provenance, folder = sources[part]
-            announce(f"exporting the {part} of {provenance.title}")
-            done.append(_export(part, provenance, folder, stages, target))
+            announce(f"exporting the {named[part]} of {provenance.title}")
+            done.append(_export(named[part], provenance, folder, stages, target))
     return done
 
 
@@ -99,7 +107,7 @@ def _corpus_of(row: dict[str, Any], stages: Stages, what: str) -> str | None:
     return str(stages.manifest(stages.folder(row["stage"], f"the checkpoint behind {what}"))["inputs"]["corpus"])
 
 
-def _export(part: What, of: Provenance, source: Path, stages: Stages, target: Target) -> str:
+def _export(part: str, of: Provenance, source: Path, stages: Stages, target: Target) -> str:
     tokenizer = None
     if of.human:
         tokenizer = stages.folder(str(of.human["hash"]), f"the tokenizer of {of.title}") / "tokenizer"
@@ -108,7 +116,11 @@ def _export(part: What, of: Provenance, source: Path, stages: Stages, target: Ta
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".fortifai-export-", dir=beside)))
         if part == "model":
             write_checkpoint(source, tokenizer, of.decoding if tokenizer else {}, folder)
-            card = model_card(of, merged=is_adapter(source))
+            card = model_card(of, "merged" if is_adapter(source) else None)
+        elif part == "adapter":
+            base = of.starting_model
+            write_adapter(source, base.get("hub"), base.get("revision"), tokenizer, folder)
+            card = model_card(of, "adapter")
         elif has_samples(source):
             card = dataset_card(of, write_samples(source, folder))
         else:

@@ -13,13 +13,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fortifai_ray.engines.checkpoints import is_adapter, load_causal_lm
-from fortifai_ray.engines.pretrained import WeightsError
+from fortifai_ray.engines.checkpoints import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    is_adapter,
+    load_causal_lm,
+    whole_model,
+)
+from fortifai_ray.engines.pretrained import WeightsError, read_json
 from fortifai_ray.errors import UserError
 from fortifai_ray.families.images.data import SAMPLES_FILE, read_written
 
 _GENERATION = "generation_config.json"
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "config.json", _GENERATION, "network.json")
+BASE = "base_model"  # the folder of an adapter's model, inside its own
 _ROWS = 4096  # of a corpus, decoded and written at a time
 DATA = "data/train-00000-of-00001.parquet"  # as the hub names a split's files
 
@@ -60,6 +67,25 @@ def write_checkpoint(model: Path, tokenizer: Path | None, decoding: Mapping[str,
         settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         settings.pop("_from_model_config", None)
         path.write_text(json.dumps(settings | generation_settings(decoding), indent=2, sort_keys=True) + "\n")
+
+
+def write_adapter(adapter: Path, model: str | None, revision: str | None, tokenizer: Path | None, folder: Path) -> None:
+    """Write an adapter's files into ``folder`` as PEFT reads them, and its tokenizer.
+
+    Args:
+        adapter: the folder of its stage.
+        model: the name of its model on the hub, and ``revision`` its version; None: the model's files go to
+            ``folder/base_model``.
+    """
+    config = read_json(adapter / ADAPTER_CONFIG)
+    config |= {"base_model_name_or_path": model or BASE, "revision": revision, "task_type": "CAUSAL_LM"}
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    shutil.copyfile(adapter / ADAPTER_WEIGHTS, folder / ADAPTER_WEIGHTS)
+    for file in () if tokenizer is None else sorted(tokenizer.iterdir()):
+        shutil.copyfile(file, folder / file.name)
+    if model is None:
+        (folder / BASE).mkdir()
+        write_checkpoint(whole_model(adapter), None, {}, folder / BASE)
 
 
 def generation_settings(decoding: Mapping[str, Any]) -> dict[str, Any]:

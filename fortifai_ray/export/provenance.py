@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +10,7 @@ from typing import Any, Literal
 
 import fortifai_ray
 from fortifai_ray.metrics import is_bookkeeping, metric
+from fortifai_ray.process.git import git
 from fortifai_ray.report.headline import headline
 from fortifai_ray.results.chain import ChainResults
 from fortifai_ray.results.schema import metric_columns
@@ -88,12 +88,14 @@ class Provenance:
 
     @property
     def human_text(self) -> str:
-        """The human corpus by its name, and the digest of its text."""
+        """The human corpus by its name, the digest that MLflow has of it too, and that of its text."""
         corpus = self.recipe.get("corpus") or (self.recipe.get("family") or {}).get("data") or {}
         names = [f"{key} {corpus[key]}" for key in _CORPUS_NAMES if corpus.get(key)]
         part = f" ({corpus['name']})" if corpus.get("name") else ""
-        digest = (self.human.get("inputs") or {}).get("text")
-        return f"{', '.join(names) or 'not named'}{part}" + (f", SHA-256 {digest}" if digest else "")
+        text = (self.human.get("inputs") or {}).get("text")
+        digests = [f"digest {self.human['hash']}"] if self.human.get("hash") else []
+        digests += [f"SHA-256 of its text {text}"] if text else []
+        return ", ".join([f"{', '.join(names) or 'not named'}{part}", *digests])
 
     @property
     def synthetic_share(self) -> float:
@@ -157,7 +159,7 @@ class Provenance:
         """The study's, as its report begins: a sentence, and how it is to be read."""
         return headline(self.chain.study)
 
-    def identity(self, what: What) -> dict[str, Any]:
+    def identity(self, what: str) -> dict[str, Any]:
         """What makes two exports exports of the same thing."""
         return {"what": what, "chain_id": self.chain.chain_id, "generation": self.generation}
 
@@ -165,13 +167,7 @@ class Provenance:
 def maker() -> str:
     """The package's version and, where it runs from a clone of its repository, the commit."""
     root = Path(fortifai_ray.__file__).parent.parent
-    commit = ""
-    if (root / ".git").exists():
-        try:
-            command = ["git", "-C", str(root), "rev-parse", "HEAD"]
-            commit = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10).stdout.strip()
-        except (OSError, subprocess.SubprocessError):
-            commit = ""
+    commit = git("rev-parse", "HEAD", folder=root) if (root / ".git").exists() else ""
     return f"fortifai_ray {fortifai_ray.__version__}" + (f", commit {commit}" if commit else "")
 
 

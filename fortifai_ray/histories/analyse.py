@@ -1,5 +1,6 @@
 """Fidelity of somebody else's runs: a history, judged as a sweep's chains are, in a folder as a sweep leaves it."""
 
+import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -13,11 +14,12 @@ from fortifai_ray.errors import UserError
 from fortifai_ray.files import write_text
 from fortifai_ray.histories.columns import baseline_of, generations_of, paired
 from fortifai_ray.histories.files import KINDS, read_file, read_frame
+from fortifai_ray.histories.remote import copied
 from fortifai_ray.histories.source import Columns, existing, table_of_runs
 from fortifai_ray.histories.trackers import EVENTS, OFFLINE, event_runs, mlflow_runs, offline_runs
 from fortifai_ray.metrics import METRICS
 from fortifai_ray.results.cells import Cells
-from fortifai_ray.results.schema import table_path, write_table
+from fortifai_ray.results.schema import read_table, table_path, write_table
 from fortifai_ray.statistics.criterion import Collapse, first_repeated
 from fortifai_ray.statistics.criterion_text import criterion_of
 from fortifai_ray.statistics.judged import Terms
@@ -26,9 +28,11 @@ from fortifai_ray.storage.location import Storage
 from fortifai_ray.storage.mirror import StudyMirror
 from fortifai_ray.study.study import check_name
 from fortifai_ray.tracking.address import tracking_uri_for
+from fortifai_ray.tracking.download import experiment_folder
 from fortifai_ray.validation import dump_yaml, read_yaml
 
 _MLFLOW = "mlflow:"
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+:/")
 IN_MEMORY = "history"  # what rows in memory are called
 
 
@@ -54,6 +58,7 @@ def read_history(
     baseline: Sequence[str],
     criteria: Sequence[str],
     confirm: int | None = None,
+    first_step: int = 0,
     storage: str | Path | Storage = "runs",
 ) -> History:
     """Read and check a history.
@@ -70,6 +75,7 @@ def read_history(
             the seed.
         criteria: sentences (:func:`~fortifai_ray.statistics.criterion_text.criterion_of`), one or more.
         confirm: generations that confirm a crossing where the sentence says nothing; 1 by default.
+        first_step: the step that is generation 0.
         storage: its MLflow database is read where ``MLFLOW_TRACKING_URI`` is not set.
 
     Raises:
@@ -77,7 +83,7 @@ def read_history(
     """
     judged = _criteria(criteria, metric, confirm)
     metrics = tuple(dict.fromkeys([metric, *(one.metric for each in judged for one in each.members)]))
-    asked = Columns(metrics, step, tuple(by), seed)
+    asked = Columns(metrics, step, tuple(by), seed, first_step)
     if not asked.by:
         raise UserError("--by: a column is needed that tells the baseline from the rest, e.g. --by loss")
     if not baseline:
@@ -133,10 +139,28 @@ def _name_of(history: str) -> str:
 def _read(history: str, asked: Columns, storage: Storage) -> tuple[str, pl.DataFrame]:
     """What messages call the history, and its rows."""
     if history.startswith(_MLFLOW):
-        experiment = history.removeprefix(_MLFLOW)
-        runs = mlflow_runs(tracking_uri_for(storage.folder), experiment, asked)
-        return history, table_of_runs(runs, asked, history)
-    path = existing(Path(history).expanduser(), f"{KINDS}, a folder of runs, or mlflow:EXPERIMENT")
+        return history, _read_mlflow(history, asked, tracking_uri_for(storage.folder))
+    if _SCHEME.match(history):
+        with copied(history) as copy:
+            return history, _read_path(copy, asked)[1]
+    return _read_path(Path(history).expanduser(), asked)
+
+
+def _read_mlflow(history: str, asked: Columns, uri: str) -> pl.DataFrame:
+    """The runs of an experiment; of a study whose chains have no run each, the table that its own run has."""
+    experiment = history.removeprefix(_MLFLOW)
+    runs = list(mlflow_runs(uri, experiment, asked))
+    logged = {name for run in runs for name in run.series}
+    if asked.metrics[0] in logged or f"{asked.metrics[0]}/median" not in logged:
+        return table_of_runs(runs, asked, history)
+    with experiment_folder(uri, experiment) as folder:
+        table = read_frame(read_table(folder, "generations"))
+    steps = asked.step not in table.columns and asked.step.casefold().strip("_") == "step"  # as MLflow calls it
+    return table.with_columns(pl.col("generation").alias(asked.step)) if steps else table
+
+
+def _read_path(path: Path, asked: Columns) -> tuple[str, pl.DataFrame]:
+    path = existing(path, f"{KINDS}, a folder of runs, or mlflow:EXPERIMENT")
     if path.is_dir() and (whole := table_path(path, "generations")).is_file():
         path = whole
     if path.match(OFFLINE) or (path.is_dir() and any(path.rglob(OFFLINE))):
@@ -157,11 +181,12 @@ def _write(mirror: StudyMirror, name: str, history: History, *, replace: bool) -
     folder, file = mirror.folder, mirror.folder / "study.yaml"
     content = _content(name, history)
     if file.is_file():
-        before = _history_in(file)
+        before, now = _history_in(file), content["history"]
         if before is None:
             raise UserError(f"--name {name}: {folder} holds a study that was swept; give another name")
-        if not replace and before.get("source") != content["history"]["source"]:
-            raise UserError(f"{folder} holds another history, {before.get('source')}; give --name: {name} replaces it")
+        if not replace and any(before.get(key) != now.get(key) for key in ("source", "rows")):
+            other = "other rows in memory" if before.get("source") == IN_MEMORY else str(before.get("source"))
+            raise UserError(f"{folder} holds another history, {other}; give --name: {name} replaces it")
     terms, generations = history.terms, history.generations
     chains = terms.chains(generations)
     (folder / "results").mkdir(parents=True, exist_ok=True)
@@ -186,8 +211,13 @@ def _history_in(file: Path) -> dict[str, Any] | None:
 def _content(name: str, history: History) -> dict[str, Any]:
     """What was asked, in the words of a study file; ``history`` says whose chains they are."""
     asked, terms, source = history.asked, history.terms, history.source
-    place = source if source == IN_MEMORY or source.startswith(_MLFLOW) else str(Path(source).absolute())
-    labels = {"step": asked.step, "by": list(asked.by), "seed": asked.seed}
+    labels: dict[str, Any] = {"step": asked.step, "by": list(asked.by), "seed": asked.seed}
+    labels |= {"first_step": asked.first_step} if asked.first_step else {}
+    if source == IN_MEMORY:  # the rows tell two of them apart
+        rows = history.generations.write_csv().encode()
+        place, labels = source, {"rows": hashlib.sha256(rows).hexdigest()[:16], **labels}
+    else:
+        place = source if _SCHEME.match(source) or source.startswith(_MLFLOW) else str(Path(source).absolute())
     return {
         "name": name,
         "history": {"source": place, **labels, "notes": history.notes},

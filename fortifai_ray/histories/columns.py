@@ -53,12 +53,27 @@ def generations_of(table: pl.DataFrame, asked: Columns, source: str, notes: list
     )
     for name in asked.by:
         _check_nulls(table, name, asked, source)
+    if asked.first_step:
+        table = _from_first_step(table, asked, source)
+        notes.append(f"{asked.step} {asked.first_step} is generation 0")
     if (stride := stride_of(table["generation"])) > 1:
-        notes.append(f"{asked.step} counts in strides of {stride}: generation n is {asked.step} {stride}·n")
+        begin = f"{asked.first_step} + " if asked.first_step else ""
+        notes.append(f"{asked.step} counts in strides of {stride}: generation n is {asked.step} {begin}{stride}·n")
         table = table.with_columns(pl.col("generation") // stride)
     _check_chains(table, asked, source, f", counted in strides of {stride}" * (stride > 1))
     check_measured(table, asked, source, notes)
     return _as_a_sweep_has_it(table, asked)
+
+
+def _from_first_step(table: pl.DataFrame, asked: Columns, source: str) -> pl.DataFrame:
+    """The table with its generations counted from the first step."""
+    early = _first(table["generation"] < asked.first_step)
+    if early is not None:
+        raise UserError(
+            f"{source}: --first-step {asked.first_step}: {table[PLACE][early]} is before it, at {asked.step} "
+            f"{table['generation'][early]}; give the step that is generation 0"
+        )
+    return table.with_columns(pl.col("generation") - asked.first_step)
 
 
 def _check_names(table: pl.DataFrame, asked: Columns, source: str) -> None:
@@ -206,8 +221,8 @@ def _check_chains(table: pl.DataFrame, asked: Columns, source: str, strides: str
     for wrong, said in (
         (
             steps.list.first() > 0,
-            "begins at {first}, and a chain begins at generation 0: number its steps from there, or give the column "
-            "that counts generations as --step",
+            "begins at {first}, and a chain begins at generation 0: give that step as --first-step if it is one, or "
+            "give the column that counts generations as --step",
         ),
         (steps.list.last() >= steps.list.len(), "has the steps {steps}, not each whole number from 0 to {last}"),
         ((steps.list.len() == 1) & ~pl.col("ended"), "has generation 0 alone, after which there is nothing to see"),

@@ -26,12 +26,14 @@ class Columns:
         step: the generation.
         by: what tells the cells apart.
         seed: what repeats a cell.
+        first_step: the step that is generation 0.
     """
 
     metrics: tuple[str, ...]
     step: str
     by: tuple[str, ...]
     seed: str
+    first_step: int = 0
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ The names are those of ``fortifai_ray`` itself, which gives them without importi
 """
 
 from fortifai_ray.library.chain_files import ChainFiles
-from fortifai_ray.library.functions import analyse, load_study, open_study, sweep
+from fortifai_ray.library.functions import analyse, load_study, open_study, plan, sweep
 from fortifai_ray.library.study_folder import ReportPage, StudyFolder
 
-__all__ = ["ChainFiles", "ReportPage", "StudyFolder", "analyse", "load_study", "open_study", "sweep"]
+__all__ = ["ChainFiles", "ReportPage", "StudyFolder", "analyse", "load_study", "open_study", "plan", "sweep"]

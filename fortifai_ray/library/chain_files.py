@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +15,7 @@ from fortifai_ray.errors import UserError
 from fortifai_ray.export.source import Stages
 from fortifai_ray.files import write_text
 from fortifai_ray.results.chain import ChainResults
-from fortifai_ray.storage.location import cache_root
+from fortifai_ray.storage.links import link, links_folder
 from fortifai_ray.storage.store import MANIFEST
 
 if TYPE_CHECKING:
@@ -126,10 +121,10 @@ class ChainFiles:
         stage, tokenizer = self._folder(row, "stage"), self._tokenizer(row)
         if tokenizer is None:
             return stage
-        folder = _linked(stage)
+        folder = links_folder(stage)
         for file in (*stage.iterdir(), *tokenizer.iterdir()):
             if file.name not in (MANIFEST, ADAPTER_CONFIG):
-                _link(file, folder / file.name)
+                link(file, folder / file.name)
         if (stage / ADAPTER_CONFIG).is_file():
             config = json.loads((stage / ADAPTER_CONFIG).read_text(encoding="utf-8"))
             config["base_model_name_or_path"] = str(stage.parent / config["base_model_name_or_path"])
@@ -146,26 +141,3 @@ class ChainFiles:
             return None
         folder = self._stages.folder(corpus, f"the tokenizer of {self._chain.name}").absolute() / "tokenizer"
         return folder if folder.is_dir() else None
-
-
-def _linked(stage: Path) -> Path:
-    """A folder for links to a stage's files, outside the study: one that is only read stays as it is."""
-    name = f"{stage.name}-{hashlib.sha256(str(stage).encode()).hexdigest()[:8]}"
-    for root in (cache_root(), Path(tempfile.gettempdir()) / f"fortifai-{os.getuid()}"):
-        folder = root / "checkpoints" / name
-        with suppress(OSError):
-            folder.mkdir(parents=True, exist_ok=True)
-            if os.access(folder, os.W_OK):
-                return folder
-    raise UserError(f"{cache_root()}: no folder can be made in it for links to a checkpoint; set FORTIFAI_CACHE")
-
-
-def _link(file: Path, to: Path) -> None:
-    """A link to a file; a copy on a disk without links."""
-    if to.is_symlink() and to.resolve() == file.resolve():
-        return
-    to.unlink(missing_ok=True)
-    try:
-        to.symlink_to(file)
-    except OSError:
-        shutil.copyfile(file, to)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from fortifai_ray.storage.location import Storage
     from fortifai_ray.study.study import Study
+    from fortifai_ray.sweep.preflight import DryRun
 
 
 def load_study(study: str | Path | Mapping[str, Any], *, set: Values = ()) -> Study:
@@ -73,19 +74,51 @@ def sweep(
     """
     from fortifai_ray.process.signals import is_the_program, passing_signals_on
     from fortifai_ray.storage.location import Storage
-    from fortifai_ray.study.study import Study
     from fortifai_ray.sweep.sweep import run_sweep
 
     started = None if is_the_program() else time.time()
-    if isinstance(study, Study) and overrides(set):
-        raise UserError("set: is for a study that is loaded here; give it to load_study")
-    loaded = study if isinstance(study, Study) else load_study(study, set=set)
+    loaded = _study_of(study, set)
     place, console = Storage.of(storage), _console(progress)
     if place.tracking_note:
         console.print(place.tracking_note, highlight=False, soft_wrap=True)
     with passing_signals_on():
         outcome = run_sweep(loaded, place, console, address, started)
     return _opened(outcome.folder, place, outcome.failed, outcome.unfinished)
+
+
+def plan(
+    study: Study | str | Path | Mapping[str, Any],
+    storage: str | Path | Storage = "runs",
+    *,
+    set: Values = (),
+    cluster: str | Mapping[str, float] | None = None,
+) -> DryRun:
+    """Say what :func:`sweep` would do, as ``fortifai sweep --dry-run`` does, and run nothing.
+
+    Args:
+        study, storage, set: as for :func:`sweep`.
+        cluster: forecast time and idle shares on such a cluster, too: ``{"gpus": 64, "cpus": 512}``.
+
+    Returns:
+        What it would do, in ``lines``, as it prints itself; ``chains``, ``stored`` and ``generations`` are numbers.
+
+    Raises:
+        UserError: a mistake that the user can mend, in one line.
+    """
+    from fortifai_ray.storage.location import Storage
+    from fortifai_ray.sweep.forecast import Cluster
+    from fortifai_ray.sweep.preflight import dry_run
+
+    text = ",".join(f"{key}={value}" for key, value in cluster.items()) if isinstance(cluster, Mapping) else cluster
+    return dry_run(_study_of(study, set), Storage.of(storage), None if text is None else Cluster.of(text))
+
+
+def _study_of(study: Study | str | Path | Mapping[str, Any], set: Values) -> Study:
+    from fortifai_ray.study.study import Study
+
+    if isinstance(study, Study) and overrides(set):
+        raise UserError("set: is for a study that is loaded here; give it to load_study")
+    return study if isinstance(study, Study) else load_study(study, set=set)
 
 
 def open_study(study: str | Path) -> StudyFolder:
@@ -118,6 +151,7 @@ def analyse(
     baseline: Mapping[str, Any] | str | Sequence[str],
     criterion: str | Sequence[str],
     confirm: int | None = None,
+    first_step: int = 0,
     storage: str | Path | Storage = "runs",
     name: str | None = None,
 ) -> StudyFolder:
@@ -125,8 +159,8 @@ def analyse(
 
     Args:
         history: a CSV, JSON-lines or Parquet file with a row per chain and generation; a folder of TensorBoard or
-            offline Weights & Biases runs; ``mlflow:EXPERIMENT``; or rows in memory: a Polars or pandas frame, a
-            ``LazyFrame``, a list of mappings.
+            offline Weights & Biases runs; either on an object store, ``s3://…``; ``mlflow:EXPERIMENT``; or rows in
+            memory: a Polars or pandas frame, a ``LazyFrame``, a list of mappings.
         metric: the column that the criterion judges.
         step: the column that counts generations from 0.
         by: the columns that tell the compared cells apart; in one text, commas separate them.
@@ -134,8 +168,9 @@ def analyse(
         baseline: the chains that the others are compared with: ``{"loss": "ce"}``, or ``"loss=ce"``.
         criterion: ``"above 2x own generation 0"``, ``"below 0.75"``; or several.
         confirm: further generations that confirm a crossing; 1 by default.
+        first_step: the step that is generation 0.
         storage: the results go to ``STORAGE/NAME``.
-        name: the history's own by default; of rows in memory, ``history``.
+        name: the history's own by default; of rows in memory, ``history``, which other rows do not replace.
 
     Returns:
         As :func:`sweep` does; ``collapse_points`` and ``claims`` are empty, and its chains have no files.
@@ -146,6 +181,8 @@ def analyse(
     from fortifai_ray.histories.analyse import analyse_history
     from fortifai_ray.storage.location import Storage
 
+    if not isinstance(first_step, int) or first_step < 0:
+        raise UserError(f"first_step: a whole number from 0 on is needed, not {first_step!r}")
     for role, column in (("metric", metric), ("step", step), ("seed", seed)):
         if not isinstance(column, str):
             raise UserError(f"{role}: a column's name is needed, not {column!r}")
@@ -167,6 +204,7 @@ def analyse(
         baseline=listed,
         criteria=texts(criterion, "criterion"),
         confirm=confirm,
+        first_step=first_step,
     )
     return _opened(folder, place)
 

@@ -30,6 +30,7 @@ from rich.table import Table
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.storage.lease import FOLDER as LEASES
+from fortifai_ray.storage.links import remove_dead_links
 from fortifai_ray.storage.local import DAMAGED, LOCKS, PARTIAL
 from fortifai_ray.storage.location import STAGES, Storage, reserved
 from fortifai_ray.storage.objects import Entry, Objects, connect
@@ -111,6 +112,7 @@ def collect(plan: GcPlan) -> GcPlan:
     with remover(plan.storage) as at:
         gone = at.remove([removal.name for removal in plan.removals], plan.kept)
         at.forget({*plan.kept, *_studies(at)})
+    remove_dead_links({_hash(name) for name in gone})
     return replace(plan, removals=[removal for removal in plan.removals if removal.name in gone])
 
 

@@ -190,6 +190,12 @@ def connect(uri: str) -> Objects:
     return _connected(uri, _endpoint())
 
 
+def for_reading(uri: str) -> Objects:
+    """The files under ``uri``, which are only read: nothing is tried before. Raises ``OSError`` at the first call where
+    they cannot be."""
+    return Objects(*_open(uri, _endpoint(), _ATTEMPTS), final=("NETWORK_CONNECTION",))
+
+
 @lru_cache
 def _connected(uri: str, endpoint: str | None) -> Objects:
     _probe(uri, *_open(uri, endpoint, 2))

@@ -1,11 +1,9 @@
 """Before a sweep: the checks that need the data and models, and what a dry run says of the store and the plan."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
 
 from fortifai_ray.chain.chain import GenerationResult, Inputs
 from fortifai_ray.errors import UserError
@@ -85,6 +83,7 @@ def _prepare(study: Study, store: StageStore) -> Inputs:
     return Inputs({key: recipe.prepare(store, study.source) for key, recipe in wanted.items()})
 
 
+<<<<<<< HEAD
 def _recipes(study: Study) -> list[Recipe]:
     """The recipe of every model that a study's cells and their baselines train."""
     cells = [chain.recipe for chain in study.cells] + [study.baseline_of(chain) for chain in study.cells]
@@ -94,6 +93,34 @@ def _recipes(study: Study) -> list[Recipe]:
 def print_plan(study: Study, storage: Storage | Path, console: Console, cluster: Cluster | None = None) -> None:
     """``fortifai sweep --dry-run``: check everything, and say what the data and models are, which chains the store
     holds, what the rest would run on and what it may take, here and on a ``cluster``.
+=======
+@dataclass(frozen=True)
+class DryRun:
+    """What a sweep would do. It prints, and shows itself in a notebook, as ``fortifai sweep --dry-run`` says it.
+
+    Attributes:
+        lines: what the data and models are, which chains the store holds, what the rest would run on and what it may
+            take.
+        notices: what is not as one might expect, what flatters a model, which criteria and claims nothing can meet.
+        chains: how many chains it has, or a search may run at most; ``stored``, how many of them the store holds whole.
+        generations: how many generations are left to compute at most; of batched chains, which take no time, none.
+    """
+
+    lines: list[str]
+    notices: list[str]
+    chains: int
+    stored: int
+    generations: int
+
+    def __str__(self) -> str:
+        return "\n".join([*self.lines, *self.notices])
+
+    __repr__ = __str__
+
+
+def dry_run(study: Study, storage: Storage | Path, cluster: Cluster | None = None) -> DryRun:
+    """Check everything, and tell what a sweep would do, here and on a ``cluster``.
+>>>>>>> 14ea365 (A dry run from Python; histories on object stores, from a later first step, and of batched studies in MLflow; an adapter in PEFT's own form; links that go with their stages; git asked in one place (+400 lines, three files: the copying of histories, links, git))
 
     Raises :class:`UserError` for what the user can put right.
     """
@@ -101,9 +128,9 @@ def print_plan(study: Study, storage: Storage | Path, console: Console, cluster:
     inputs = check_study(study, store)
     if cluster is not None:
         check_forecast(study)
-    plan = _search_lines(study) if study.settings.search else _grid_lines(study, store, inputs, cluster)
-    for line in [*_descriptions(study, store, inputs), *plan, *notices(study)]:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    what = _descriptions(study, store, inputs)
+    run = _search_plan(study) if study.settings.search else _grid_plan(study, store, inputs, cluster)
+    return replace(run, lines=[*what, *run.lines], notices=notices(study))
 
 
 def _descriptions(study: Study, store: StageStore, inputs: Inputs) -> list[str]:
@@ -161,7 +188,7 @@ class _Stored:
         return f"{held.stages} steps in the store; next: {held.missing}"
 
 
-def _grid_lines(study: Study, store: StageStore, inputs: Inputs, cluster: Cluster | None) -> list[str]:
+def _grid_plan(study: Study, store: StageStore, inputs: Inputs, cluster: Cluster | None) -> DryRun:
     stored, left, lines = _Stored(), Left(), list[str]()
     store.recall(study.name)
     for held in Grid(study, inputs).stored(store):
@@ -175,7 +202,8 @@ def _grid_lines(study: Study, store: StageStore, inputs: Inputs, cluster: Cluste
     )
     if left.generations:
         lines.append(_estimate(left, stored.size, plan.chains_at_once if plan else 1))
-    return [*lines, *here[1:], *(forecast_lines(study, left, stored.size, cluster) if cluster else [])]
+    lines += [*here[1:], *(forecast_lines(study, left, stored.size, cluster) if cluster else [])]
+    return DryRun(lines, [], len(study.chains), stored.whole, left.generations)
 
 
 def _estimate(rest: Left, size: float | None, at_once: int) -> str:
@@ -200,7 +228,7 @@ def _size(store: StageStore, stage_hash: str | None) -> int:
     return sum(file["size"] for file in manifest["files"].values())
 
 
-def _search_lines(study: Study) -> list[str]:
+def _search_plan(study: Study) -> DryRun:
     """What a search may run at most; what of that the store holds depends on what it will ask."""
     search = study.settings.search
     assert search is not None
@@ -213,7 +241,7 @@ def _search_lines(study: Study) -> list[str]:
         what = f"the largest {search.maximise} over {', '.join(search.over)}, and the baseline's chains beside"
     _, here = _plan(study, at_once)
     first = f"searches for {what}: at most {chains} chains of {study.generations_asked} generations"
-    return [first, *here]
+    return DryRun([first, *here], [], chains, 0, chains * study.generations_asked)
 
 
 def _plan(study: Study, chains: int) -> tuple[Plan | None, list[str]]:

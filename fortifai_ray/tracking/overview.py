@@ -3,7 +3,6 @@
 import json
 import re
 import shlex
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, cached_property
@@ -13,6 +12,7 @@ from typing import Any
 
 import polars as pl
 
+from fortifai_ray.process.git import git
 from fortifai_ray.report.headline import headline
 from fortifai_ray.report.points import MOST_GENERATIONS, curve
 from fortifai_ray.report.tables import MOST_CELLS, MOST_CONCLUSIONS, cell_rows, conclusion_lines
@@ -35,7 +35,6 @@ _FINALS = {
 }
 _POINT = {"critical value": "critical", "critical value low": "low", "critical value high": "high"}
 _ORIGINS = ("source", "dataset", "path", "written_by")  # of human data, in a recipe
-_PATIENCE = 5.0  # seconds for git, which may have to wait for a file server
 _SIGNS = str.maketrans({"=": " ", "×": "x", "/": "_"})
 
 
@@ -170,14 +169,14 @@ class StudyOverview:
 @cache
 def provenance() -> dict[str, str]:
     """The tags that MLflow's page shows as a run's source and version, and ``fortifai.version``."""
-    commit = _git("rev-parse", "HEAD")
+    commit = git("rev-parse", "HEAD")
     tags = {
         "mlflow.source.name": redact(_command(sys.argv)),
         "mlflow.source.type": "LOCAL",
         "fortifai.version": version("fortifai-ray"),
     }
     if commit:
-        branch = _git("rev-parse", "--abbrev-ref", "HEAD")
+        branch = git("rev-parse", "--abbrev-ref", "HEAD")
         tags |= {"mlflow.source.git.commit": commit} | ({"mlflow.source.git.branch": branch} if branch else {})
     return tags
 
@@ -188,18 +187,6 @@ def _command(argv: list[str]) -> str:
     if program.name == "fortifai" or program.parts[-2:] == ("fortifai_ray", "__main__.py"):
         return shlex.join(["fortifai", *argv[1:]])
     return program.name or "python"
-
-
-def _git(*arguments: str) -> str:
-    """What git says in the working folder; "" where that is no repository, or there is no git."""
-    command = ["git", *arguments]
-    try:
-        said = subprocess.run(
-            command, capture_output=True, text=True, timeout=_PATIENCE, check=True, stdin=subprocess.DEVNULL
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return said.stdout.strip()
 
 
 def _plain(text: str) -> str:

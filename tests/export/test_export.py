@@ -13,11 +13,14 @@ import numpy as np
 import polars as pl
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from fortifai_ray.cli import app
 from fortifai_ray.errors import UserError
 from fortifai_ray.export.export import export
 from fortifai_ray.export.files import generation_settings, write_checkpoint
 from fortifai_ray.export.target import MARK
+from fortifai_ray.tracking.overview import _pools
 
 from .conftest import TEXTS, swept
 from .hub import Hub, running
@@ -93,11 +96,16 @@ def test_both_load_without_this_package(texts: Path, tmp_path: Path) -> None:
 
     card, about = tmp_path / "out" / "model" / "README.md", header(tmp_path / "out" / "model" / "README.md")
     text = card.read_text(encoding="utf-8")
+    (human,) = _pools(texts.parent / "stages" / first["stage"] / "manifest.json")  # as MLflow names it
     assert about["library_name"] == "transformers"
     assert "synthetic" in about["tags"]
     for said in (
         *("trained on synthetic data: 75%", last["chain_id"], "γ = 0.3", "mixed, synthetic ratio 0.75", last["stage"]),
-        *("128 human and 384 synthetic tokens", "source pydoc, SHA-256 ", f"| {last['perplexity']:.4g} |"),
+        *(
+            "128 human and 384 synthetic tokens",
+            f"source pydoc, digest {human}, SHA-256 of its text ",
+            f"| {last['perplexity']:.4g} |",
+        ),
         *("confirmed by 1 further generation: **survived**", "## What the study found", "fortifai_ray 0."),
     ):
         assert said in text, said
@@ -129,6 +137,27 @@ def test_an_adapter_is_merged(tmp_path: Path) -> None:
     assert any(not torch.equal(written[name], base[name]) for name in written)
     assert "LoRA, merged" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert not (tmp_path / "out" / "adapter_config.json").exists()
+    with pytest.raises(UserError, match="holds another export, the model of generation 0"):
+        export(str(study), str(tmp_path / "out"), adapter=True)
+
+    # The same as PEFT has it: its own loader finds the adapter and the model, and computes what the merged one does.
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = tmp_path / "adapter"
+    export(str(study), str(folder), adapter=True)
+    ids = AutoTokenizer.from_pretrained(folder)("The list", return_tensors="pt")
+    network = AutoModelForCausalLM.from_pretrained(folder / "base_model")
+    plain_logits = network(**ids).logits
+    adapted = PeftModel.from_pretrained(network, str(folder))
+    assert adapted.peft_config["default"].task_type == "CAUSAL_LM"
+    logits = adapted(**ids).logits
+    whole = AutoModelForCausalLM.from_pretrained(tmp_path / "out")(**ids).logits
+    torch.testing.assert_close(logits, whole, rtol=1e-4, atol=1e-5)
+    assert (logits - plain_logits).abs().max() > 1e-3
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert header(folder / "README.md")["library_name"] == "peft"
+    assert f'from_pretrained("{folder.name}/base_model")' in card
 
 
 def test_images_go_as_they_are(images: Path, tmp_path: Path) -> None:
@@ -190,6 +219,15 @@ def test_a_mistake_is_one_line(texts: Path, tmp_path: Path, asked: dict[str, Any
         export(chain, keys.pop("to").replace("FILE", str(tmp_path / "file")), **keys)
     assert "\n" not in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_corpus_alone_and_both_contradict_each_other(texts: Path, tmp_path: Path) -> None:
+    found = CliRunner().invoke(app, ["export", str(texts), "--to", str(tmp_path / "out"), "--corpus", "--both"])
+    assert isinstance(found.exception, UserError)
+    assert str(found.exception).startswith("--corpus and --both: contradict each other")
+    with pytest.raises(UserError, match=r"--adapter: .* is a whole model, no adapter; leave the option out"):
+        export(str(texts), str(tmp_path / "out"), cell="gamma=0.3", adapter=True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_nothing_else_is_replaced(texts: Path, tmp_path: Path) -> None:

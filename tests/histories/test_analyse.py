@@ -6,6 +6,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import yaml
 from polars.testing import assert_frame_equal
 
 from fortifai_ray.errors import UserError
@@ -161,3 +162,30 @@ def test_synthetic_sizes_count_where_they_are_given(tmp_path: Path) -> None:
     assert set(sized["unit"]) == {"generations", "synthetic"}
     medians = sized.pivot("unit", index="loss", values="fi_median")
     assert medians["synthetic"].to_list() == pytest.approx((100 * medians["generations"]).to_list())
+
+
+@pytest.mark.parametrize(("first", "stride"), [(1, 1), (100, 100), (7, 5)])
+def test_steps_that_begin_later(first: int, stride: int, tmp_path: Path) -> None:
+    """The first step is generation 0 where that is said, and a note says so; the onsets are those of the history that
+    counts from 0."""
+    late = [{**row, "gen": first + stride * row["gen"]} for row in rows()]
+    with pytest.raises(
+        UserError, match=f"begins at {first}, and a chain begins at generation 0: give that step as --first-step"
+    ):
+        read(late)
+    found, plain = read(late, first_step=first), read(list(rows()))
+    assert_frame_equal(found.generations, plain.generations)
+    assert f"gen {first} is generation 0" in found.notes
+    folder = analysed(late, tmp_path, first_step=first)
+    assert yaml.safe_load((folder / "study.yaml").read_text())["history"]["first_step"] == first
+
+
+def test_other_rows_in_memory_do_not_take_the_place_of_the_first(tmp_path: Path) -> None:
+    """The same rows, in whatever form, go to the same folder again; others need a name."""
+    first = analysed(list(rows()), tmp_path)
+    assert analysed(pl.DataFrame(list(rows())), tmp_path, criteria=["above 3x own generation 0"]) == first
+    others = [{**row, "ppl": 2 * row["ppl"]} for row in rows()]
+    with pytest.raises(UserError, match="history holds another history, other rows in memory; give --name: history re"):
+        analysed(others, tmp_path)
+    assert analysed(others, tmp_path, name="others") == tmp_path / "others"
+    assert analysed(others, tmp_path, name="history") == first

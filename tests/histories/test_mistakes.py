@@ -75,6 +75,8 @@ CASES: dict[str, tuple[Change, dict[str, Any], str]] = {
     ),
     "strides from the first on": (every("gen", lambda g: f"{int(g) * 5 + 5}"), {}, "give the column that counts gen"),
     "from 1 on": (every("gen", lambda g: f"{int(g) + 1}"), {}, "begins at 1, and a chain begins at generation 0"),
+    "before the first": (every("gen", lambda g: f"{int(g) + 1}"), {"first_step": 2}, "--first-step 2: line 2"),
+    "one chain from the second on": (without(2), {"first_step": 1}, "--first-step 1: line"),
     "one chain from 1 on": (without(2), {}, "--step gen: loss=ce seed=0 begins at 1"),
     "epochs": (every("gen", lambda g: f"{int(g) / 2}"), {}, "generations are counted 0, 1, 2, …, and line 3 has 0.5"),
     "before 0": (put(2, "gen", "-1"), {}, "generations are counted 0, 1, 2, …, and line 2 has -1"),

@@ -13,16 +13,28 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import yaml
 from polars.testing import assert_frame_equal
 
 import fortifai_ray
+from fortifai_ray.cli import app
 from fortifai_ray.library import StudyFolder
 from fortifai_ray.library.given import overrides
 from fortifai_ray.process.signals import Stopped, check_signals, is_the_program, passing_signals_on, signals_wait
 from tests.histories.runs import ASKED, csv_lines, rows
 from tests.report.studies import write_study
 
-STUDIES = ["ChainFiles", "ReportPage", "StudyFolder", "UserError", "analyse", "load_study", "open_study", "sweep"]
+STUDIES = [
+    "ChainFiles",
+    "ReportPage",
+    "StudyFolder",
+    "UserError",
+    "analyse",
+    "load_study",
+    "open_study",
+    "plan",
+    "sweep",
+]
 LOSSES = [
     *("ClippedFocal", "CrossEntropy", "DynamicTruncatedCrossEntropy", "Entropy", "Focal", "LovaszSoftmax"),
     *("TruncatedCrossEntropy", "UserLoss", "use_fused_loss"),
@@ -93,6 +105,25 @@ def analysed(**changes: Any) -> StudyFolder:
     """Rows in memory as ``analyse`` takes them, with one argument changed."""
     asked = {name: value for name, value in ASKED.items() if name != "criteria"}
     return fortifai_ray.analyse(list(rows()), **{**asked, "criterion": "above 2x own generation 0", **changes})
+
+
+def test_a_dry_run_says_what_the_command_line_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same lines, and numbers; nothing is written; a forecast takes a cluster in the command's words or as keys."""
+    said = fortifai_ray.plan(ANALYTIC, tmp_path / "runs", set={"generations": 3})
+    assert (said.chains, said.stored, said.generations) == (6, 0, 0)
+    assert not (tmp_path / "runs" / "from_python").exists()
+    assert [line for line in said.lines if line.startswith("samples per generation=")] == [
+        "samples per generation=20 (3 chains): to be computed",
+        "samples per generation=40 (3 chains): to be computed",
+    ]
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(ANALYTIC))
+    with pytest.raises(SystemExit):
+        app(["sweep", str(file), "--dry-run", "--storage", str(tmp_path / "runs")])
+    assert capsys.readouterr().out == f"{fortifai_ray.plan(file, tmp_path / 'runs')}\n"
+    for cluster in ("gpus=8,cpus=64,train=1", {"gpus": 8, "cpus": 64, "train": 1}):
+        with pytest.raises(fortifai_ray.UserError, match="a forecast is for a grid of chains that train networks"):
+            fortifai_ray.plan(ANALYTIC, tmp_path, cluster=cluster)
 
 
 def test_importing_costs_nothing() -> None:

@@ -5,15 +5,19 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 from tokenizers import Tokenizer, models
 
 from fortifai_ray import UserError, analyse, open_study
 from fortifai_ray.results.schema import read_table, write_table
 from fortifai_ray.storage.location import Storage
 from fortifai_ray.storage.mirror import StudyMirror
+from fortifai_ray.storage.objects import connect
 from fortifai_ray.storage.store import StageKey, StageStore
-from tests.histories.runs import csv_lines
+from tests.histories.runs import chains, csv_lines, name_of, read
 from tests.report.studies import write_study
+
+from .conftest import S3
 
 
 def stored(storage: str, adapter: bool) -> dict[str, str]:
@@ -94,3 +98,36 @@ def test_a_history_goes_to_a_store(storage: str, tmp_path: Path, monkeypatch: py
     assert (study.folder / "report.html").is_file()
     with pytest.raises(UserError, match="holds a study that was swept"):
         judge("quickstart")
+
+
+def test_a_history_on_a_store(s3: S3, storage: str, tmp_path: Path) -> None:
+    """A file, a study's folder and a folder of runs at an address are what they are here; nothing is written there."""
+    from tensorboardX import SummaryWriter
+
+    (tmp_path / "runs.csv").write_text("\n".join(csv_lines()))
+    logged = {name_of(*key): values for key, values in chains().items()}
+    for name, values in logged.items():
+        with SummaryWriter(str(tmp_path / "logs" / name)) as writer:
+            for step, value in enumerate(values):
+                writer.add_scalar("ppl", value, step)
+    (tmp_path / "logs" / "model.safetensors").write_bytes(b"x" * 100)
+    swept = write_study(tmp_path, seeds=2)
+    for folder in ("logs", swept.name):
+        for file in (path for path in (tmp_path / folder).rglob("*") if path.is_file()):
+            connect(storage).upload(file, file.relative_to(tmp_path).as_posix())
+    connect(storage).upload(tmp_path / "runs.csv", "runs.csv")
+    before = set(s3.files(storage))
+    asked = {"by": ["loss.kind", "loss.gamma"], "baseline": ["loss.kind=cross_entropy"], "metric": "perplexity"}
+    for name, options in (("runs.csv", {}), ("logs", {"step": "step"}), (swept.name, {**asked, "step": "generation"})):
+        there, here = read(f"{storage}/{name}", **options), read(tmp_path / name, **options)
+        assert_frame_equal(there.generations, here.generations)
+        assert there.source == f"{storage}/{name}"
+    assert set(s3.files(storage)) == before
+    with pytest.raises(UserError, match=r"s3://.*/run.csv: not found; did you mean runs.csv\?"):
+        read(f"{storage}/run.csv")
+    with pytest.raises(UserError, match=r"^s3://[^ ]*/runs.csv: --by los: no such column"):
+        read(f"{storage}/runs.csv", by=["los"], baseline=["los=ce"])
+    with pytest.raises(UserError, match="gs://…: such a store is not known"):
+        read("gs://bucket/runs.csv")
+    with pytest.raises(UserError, match="names a bucket"):
+        read("s3://bucket")

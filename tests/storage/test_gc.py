@@ -15,6 +15,7 @@ import yaml
 from fortifai_ray.cli import main
 from fortifai_ray.errors import UserError
 from fortifai_ray.storage.gc import collect, plan_gc
+from fortifai_ray.storage.links import link, links_folder
 from fortifai_ray.storage.store import StageKey, StageStore, Storage
 
 
@@ -86,6 +87,7 @@ def test_a_running_study_keeps_its_stages(tmp_path: Path) -> None:
 
 _DIE = """
 import os, signal, sys
+from fortifai_ray.storage.links import link, links_folder
 from fortifai_ray.storage.store import StageKey, StageStore, Storage
 
 def compute(folder):
@@ -241,3 +243,37 @@ def test_a_study_that_is_kept_computes_nothing_again(name: str, tmp_path: Path, 
     assert gc(storage) == ["fit"]
     assert sweep() == 0
     assert gc(storage) == []
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_folders_of_links_last_as_long_as_their_stages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    """Also where the disk has no links, and files are copied; a stage that went without gc is missed by the next."""
+    monkeypatch.setenv("FORTIFAI_CACHE", str(tmp_path / "cache"))
+    if not links:
+        monkeypatch.setattr(Path, "symlink_to", lambda *_: (_ for _ in ()).throw(OSError("no links")))
+    storage = tmp_path / "runs"
+    storage.mkdir()
+    study(storage, "one", 0)
+    study(storage, "two", 1, 2)
+    store = StageStore(storage)
+
+    def linked(seed: int) -> Path:
+        stage = store.open(key(seed).hash)
+        assert stage is not None
+        folder = links_folder(stage.path)
+        link(stage.path / "weights", folder / "weights")
+        return folder
+
+    folders = [linked(seed) for seed in (0, 1, 2)]
+    assert linked(0) == folders[0]
+    shutil.rmtree(storage / "one")
+    plan_gc(storage, min_age=0)
+    assert all((folder / "weights").exists() for folder in folders)
+    assert gc(storage) == ["fit"]
+    assert [folder.exists() for folder in folders] == [False, True, True]
+    if links:
+        shutil.rmtree(storage / "stages" / key(1).hash)
+        linked(2)
+        assert [folder.exists() for folder in folders] == [False, False, True]

@@ -1,20 +1,18 @@
 """What a dry run says about GPUs that this machine may not have, and about those that no plan could use."""
 
-import io
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from rich.console import Console
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.evaluation.benchmarks.kr_questions import Question, save_questions
 from fortifai_ray.families.language.recipe import LanguageRecipe
 from fortifai_ray.study.resources import ResourcesConfig
 from fortifai_ray.study.study import load_study, make_study
-from fortifai_ray.sweep.preflight import notices, print_plan
+from fortifai_ray.sweep.preflight import dry_run
 
 STUDY: dict[str, Any] = {
     "name": "spread",
@@ -30,9 +28,7 @@ def test_a_study_for_a_cluster_is_planned_without_one(tmp_path: Path) -> None:
     """One line says which GPUs the study needs and this machine lacks, and what for; nothing fails."""
     file = tmp_path / "study.yaml"
     file.write_text(yaml.safe_dump({**STUDY, "resources": {"engines": {"gpus": 2}}}))
-    out = io.StringIO()
-    print_plan(load_study(file), tmp_path / "runs", Console(file=out))
-    printed = " ".join(out.getvalue().split())
+    printed = " ".join(str(dry_run(load_study(file), tmp_path / "runs")).split())
     assert "1 chains of 2 generations, 0 of them in the store" in printed
     assert "Not on this machine, where GPUs are not counted: resources: a chain's training needs" in printed
     assert "an engine 2" in printed
@@ -65,9 +61,9 @@ def test_the_data_are_described_once(tmp_path: Path) -> None:
     file = tmp_path / "study.yaml"
     losses = [{"kind": "cross_entropy"}, {"kind": "tce", "gamma": 0.5}]
     file.write_text(yaml.safe_dump({**STUDY, "vary": {"loss": losses, "seed": [0, 1]}}))
-    out = io.StringIO()
-    print_plan(load_study(file), tmp_path / "runs", Console(file=out))
-    lines = [line for line in out.getvalue().splitlines() if line.startswith("corpus:")]
+    said = dry_run(load_study(file), tmp_path / "runs")
+    assert (said.chains, said.stored, said.generations) == (4, 0, 8)
+    lines = [line for line in said.lines if line.startswith("corpus:")]
     assert len(lines) == 1
     assert "training and" in lines[0]
     assert "the longest of" in lines[0]
@@ -119,9 +115,8 @@ def test_a_criterion_by_which_models_are_chosen_is_told(
             "collapse": collapse,
         }
         study = make_study(content, "study")
-        out = io.StringIO()
-        print_plan(study, tmp_path / "runs", Console(file=out, width=1000))
-        for lines in (out.getvalue().splitlines(), notices(study)):
+        said_of_it = dry_run(study, tmp_path / "runs")
+        for lines in (str(said_of_it).splitlines(), said_of_it.notices):
             found = [line for line in lines if "flatter" in line]
             assert len(found) == len(said)
             assert all(re.search(wanted, line) for wanted, line in zip(said, found, strict=True))

@@ -1,6 +1,5 @@
 """The forecast: its simulation against timed runs and cases worked out by hand; what it says, and what it refuses."""
 
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,6 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 from typer.testing import CliRunner
 
 from fortifai_ray.cli import app
@@ -18,7 +16,7 @@ from fortifai_ray.study.resources import ResourcesConfig
 from fortifai_ray.study.study import load_study
 from fortifai_ray.sweep.forecast import BETWEEN, Cluster, setting_of
 from fortifai_ray.sweep.plan import make_plan
-from fortifai_ray.sweep.preflight import print_plan
+from fortifai_ray.sweep.preflight import dry_run
 from fortifai_ray.sweep.simulation import Generation, Setting, simulate
 
 RECORDED = json.loads((Path(__file__).parent / "recorded_runs.json").read_text())
@@ -132,10 +130,9 @@ def test_a_cluster_that_cannot_be_is_refused(text: str, message: str) -> None:
 
 
 def printed(tmp_path: Path, cluster: str, **changes: Any) -> str:
-    file, out = tmp_path / "study.yaml", io.StringIO()
+    file = tmp_path / "study.yaml"
     file.write_text(yaml.safe_dump({**STUDY, **changes}))
-    print_plan(load_study(file), tmp_path / "runs", Console(file=out, width=300), Cluster.of(cluster))
-    return out.getvalue()
+    return str(dry_run(load_study(file), tmp_path / "runs", Cluster.of(cluster)))
 
 
 def test_what_a_forecast_says(tmp_path: Path) -> None:
@@ -163,7 +160,7 @@ def test_what_it_refuses(tmp_path: Path) -> None:
     file.write_text(yaml.safe_dump({"name": "a", "generations": 3, **gaussian, "collapse": collapse}))
     study, eight = load_study(file), Cluster.of("cpus=8")
     with pytest.raises(UserError, match="--cluster: a forecast is for a grid of chains that train networks"):
-        print_plan(study, tmp_path / "runs", Console(file=io.StringIO()), eight)
+        dry_run(study, tmp_path / "runs", eight)
     result = CliRunner().invoke(app, ["sweep", str(tmp_path / "study.yaml"), "--cluster", "cpus=8"])
     assert isinstance(result.exception, UserError)
     assert "add --dry-run" in str(result.exception)

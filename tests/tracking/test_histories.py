@@ -6,7 +6,12 @@ import pytest
 from mlflow import MlflowClient
 
 from fortifai_ray.errors import UserError
+from fortifai_ray.results.schema import write_table
+from fortifai_ray.tracking.sync import StudySync
 from tests.histories.runs import chains, read, same_as_csv
+
+from .folders import generations_table, rows_of, write_end, write_study
+from .test_content import GAUSSIAN
 
 
 @pytest.fixture
@@ -48,3 +53,27 @@ def test_mlflow(experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         read("mlflow:collapse", storage=tmp_path / "empty")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{experiment}/mlflow.db")
     same_as_csv("mlflow:collapse", tmp_path, storage=tmp_path / "empty")
+
+
+def test_a_study_of_batched_chains_is_its_table(storage: Path) -> None:
+    """MLflow has quantiles over seeds of such chains; the table that the study's own run has is judged instead."""
+    changes = {"regime": {"kind": "replace"}, "vary": {**GAUSSIAN["vary"], "seed": {"count": 3}}}
+    folder, study = write_study(storage, **GAUSSIAN | changes)
+    rows = [
+        row
+        for chain in study.chains
+        for g, row in enumerate(rows_of(chain))
+        if row.update(kl_divergence=(1.0 + chain.recipe.seed) * 3.0**g) is None
+    ]
+    write_table(folder, "generations", generations_table(rows))
+    write_end(folder, study.chains)
+    assert StudySync(folder, storage).close("finished").problems == []
+    asked = {"by": ["loss.kind", "loss.gamma"], "baseline": ["loss.kind=cross_entropy"], "metric": "kl_divergence"}
+    for step in ("generation", "step"):
+        found = read(f"mlflow:{study.name}", storage=storage, step=step, **asked).generations
+        ours = found.sort("loss.kind", "seed", "generation")
+        theirs = generations_table(rows).sort("loss.kind", "seed", "generation")
+        assert ours["kl_divergence"].to_list() == theirs["kl_divergence"].to_list()
+        assert ours["seed"].to_list() == theirs["seed"].to_list()
+    with pytest.raises(UserError, match="no run has logged it"):
+        read(f"mlflow:{study.name}", storage=storage, step="step", **{**asked, "metric": "kl"})
