@@ -83,17 +83,12 @@ def _prepare(study: Study, store: StageStore) -> Inputs:
     return Inputs({key: recipe.prepare(store, study.source) for key, recipe in wanted.items()})
 
 
-<<<<<<< HEAD
 def _recipes(study: Study) -> list[Recipe]:
     """The recipe of every model that a study's cells and their baselines train."""
     cells = [chain.recipe for chain in study.cells] + [study.baseline_of(chain) for chain in study.cells]
     return [recipe for cell in cells for recipe in cell.lineages().values()]
 
 
-def print_plan(study: Study, storage: Storage | Path, console: Console, cluster: Cluster | None = None) -> None:
-    """``fortifai sweep --dry-run``: check everything, and say what the data and models are, which chains the store
-    holds, what the rest would run on and what it may take, here and on a ``cluster``.
-=======
 @dataclass(frozen=True)
 class DryRun:
     """What a sweep would do. It prints, and shows itself in a notebook, as ``fortifai sweep --dry-run`` says it.
@@ -120,7 +115,6 @@ class DryRun:
 
 def dry_run(study: Study, storage: Storage | Path, cluster: Cluster | None = None) -> DryRun:
     """Check everything, and tell what a sweep would do, here and on a ``cluster``.
->>>>>>> 14ea365 (A dry run from Python; histories on object stores, from a later first step, and of batched studies in MLflow; an adapter in PEFT's own form; links that go with their stages; git asked in one place (+400 lines, three files: the copying of histories, links, git))
 
     Raises :class:`UserError` for what the user can put right.
     """
