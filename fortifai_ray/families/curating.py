@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fortifai_ray.recipe.curation import KEPT, PRECISION, RECALL, By, Step, apply, blocks, sizes, together
+from fortifai_ray.recipe.curation import METRICS, By, Step, apply, blocks, sizes, together
 from fortifai_ray.recipe.family import Synthetic
 from fortifai_ray.recipe.pools import Pool
 from fortifai_ray.seeds import generator
@@ -17,7 +17,7 @@ from fortifai_ray.storage.steps import Steps
 from fortifai_ray.storage.store import Stage, StageKey
 
 LOG = "curation.json"  # in a curated corpus: what was read, what passed
-_MEASURES = (KEPT, PRECISION, RECALL)
+_MEASURES = tuple(metric.name for metric in METRICS)
 
 
 @dataclass(frozen=True)
@@ -39,16 +39,16 @@ class Written:
     score_human: Callable[[By], np.ndarray]
     seed: int
     corpus: str
-    _known: dict[str, np.ndarray] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
 
     def contents(self) -> Sequence[Any]:
         return [self.content()]
 
     def scores(self, by: By) -> np.ndarray:
-        known = self._known.get(repr(by))
-        if known is None:
-            known = self._known[repr(by)] = self.score(by)[None]
-        return known
+        if (key := f"scores by {by!r}") not in self.notes:
+            self.notes[key] = self.score(by)[None]
+        scores: np.ndarray = self.notes[key]
+        return scores
 
     def typical(self, by: By) -> np.ndarray:
         return np.array([np.median(self.score_human(by))])

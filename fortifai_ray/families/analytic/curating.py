@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -39,6 +39,7 @@ class Written:
     models: Mapping[str, Model]
     streams: Streams
     purpose: str = "curation"
+    notes: dict[str, Any] = field(default_factory=dict)
 
     def contents(self) -> Sequence[Any]:
         return list(self.samples)
@@ -86,7 +87,7 @@ def curated(steps: Sequence[Step], size: float, written: Written) -> tuple[Array
     measures: list[Mapping[str, Any]] = []
     planned = zip(steps, sizes(steps, size), blocks(steps), strict=True)
     for number, (step, needed, block) in enumerate(planned):
-        items = replace(written, purpose=f"curation {number}")
+        items = replace(written, purpose=f"curation {number}", notes={})
         selection = apply(step, items, whole(needed), block)
         measures.append(selection.measures)
         chosen = _filled(selection.passed, whole(needed), step, written.streams)

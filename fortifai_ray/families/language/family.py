@@ -14,14 +14,14 @@ from fortifai_ray.engines.checkpoints import AdapterFiles
 from fortifai_ray.engines.corpus import Request
 from fortifai_ray.families.curating import Planned, curate_steps
 from fortifai_ray.families.fitting import check_finished, fit_step, synthetic_folders
-from fortifai_ray.families.language import data, detecting, models, prompts, scoring, training
+from fortifai_ray.families.language import data, detecting, judges, models, prompts, scoring, training
 from fortifai_ray.families.language.blocks import Blocks
 from fortifai_ray.families.language.config import Pack
 from fortifai_ray.families.language.corpus import Corpus, open_corpus
 from fortifai_ray.families.language.measures import Measures, together
 from fortifai_ray.families.language.recipe import LanguageRecipe
 from fortifai_ray.losses import Loss
-from fortifai_ray.recipe.curation import Detector, blocks, of_pool
+from fortifai_ray.recipe.curation import By, Detector, Judge, blocks, of_pool
 from fortifai_ray.recipe.executor import Executor
 from fortifai_ray.recipe.family import Collapsed, Synthetic
 from fortifai_ray.recipe.pools import Human, Pool, TrainingSet
@@ -323,6 +323,7 @@ class LanguageFamily:
             inputs=lambda step, needed: {
                 "human": canonical_hash(self._human.first.items.tolist()),
                 "block_size": self._block_size,
+                **judges.identity(step, self.corpus, self._steps),
             },
             choose=lambda planned, folder: self._choose(planned, folder, {"own": model, "generation_0": verifier}),
             pool=self._pool,
@@ -330,14 +331,13 @@ class LanguageFamily:
 
     def _choose(self, planned: Planned, folder: Path, models: Mapping[Any, Stage]) -> dict[str, Any]:
         started, table = time.perf_counter(), data.read_corpus(planned.corpus.path / "corpus")
-        sizes = {"batch_size": self._recipe.evaluation.batch_size, "threads": self._executor.threads}
         human = self.corpus.blocks(self.corpus.train, self._block_size)[self._human.first.items[:_TYPICAL_BLOCKS]]
         watermark = self._recipe.decoding.watermark
         items = detecting.Rows(
             places=table["row"].to_numpy()[None],
             content=lambda: self.corpus.decode(table["generated_ids"].to_pylist()),
-            score=lambda by: self._executor.score(scoring.row_scores, self._files(models[by]), table, **sizes),
-            score_human=lambda by: self._executor.score(scoring.block_scores, self._files(models[by]), human, **sizes),
+            score=lambda by: self._score(by, table, models),
+            score_human=lambda by: self._score(by, human, models),
             seed=self._recipe.seed,
             corpus=planned.corpus.hash,
             find=lambda repeats: self._executor.score(
@@ -348,6 +348,14 @@ class LanguageFamily:
         kept, outputs = planned.choose(items, math.ceil(planned.step.share * len(table)), folder)
         data.write_corpus(table.take(kept), folder / "corpus")
         return {"curated_rows": len(kept), **outputs, "generate_seconds": time.perf_counter() - started}
+
+    def _score(self, by: By, text: Any, models: Mapping[Any, Stage]) -> np.ndarray:
+        """Log-likelihood per token of rows (a table) or of human blocks (an array) under a model."""
+        size, executor = self._recipe.evaluation.batch_size, self._executor
+        if isinstance(by, Judge):
+            return judges.score(by, text, self.corpus, self._steps, executor, size)
+        function = scoring.block_scores if isinstance(text, np.ndarray) else scoring.row_scores
+        return executor.score(function, self._files(models[by]), text, batch_size=size, threads=executor.threads)
 
     def _pool(self, stage: Stage) -> Pool:
         lengths = np.asarray(data.read_generated(stage.path / "corpus").value_lengths())

@@ -9,8 +9,9 @@ from fortifai_ray.engines.engine import DecodingConfig, EngineConfig
 from fortifai_ray.errors import UserError
 from fortifai_ray.families import KEPT_FRACTION, MEAN_TARGET_PROBABILITY, TRAIN_LOSS
 from fortifai_ray.families.language.config import CorpusConfig, EvaluationConfig, ModelConfig, TrainingConfig
+from fortifai_ray.families.language.judge_config import check_judges, located
 from fortifai_ray.metrics import CORPUS, MODEL, TRAINING, Metric, metric
-from fortifai_ray.recipe.curation import Content, Detector, Watermark, measured
+from fortifai_ray.recipe.curation import Content, Detector, Watermark, measured, with_judges
 from fortifai_ray.recipe.recipe import Recipe, Unit
 from fortifai_ray.storage.store import StageStore
 from fortifai_ray.validation import Section, hint, mistake
@@ -114,6 +115,7 @@ class LanguageRecipe(Recipe):
 
     @model_validator(mode="after")
     def _there_is_something_to_detect(self) -> Self:
+        check_judges(self.curation.steps)
         for step in self.curation.steps:
             if isinstance(step, Watermark) and self.decoding.watermark is None:
                 wrong = "watermark looks for a mark that is not made: give decoding.watermark, e.g. {strength: 2.0}"
@@ -227,7 +229,8 @@ class LanguageRecipe(Recipe):
         family = self.family.model_copy(update={"model": _absolute(self.family.model)})
         benchmarks = tuple(_absolute(entry) for entry in self.evaluation.benchmarks)
         evaluation = self.evaluation.model_copy(update={"benchmarks": benchmarks})
-        return self.model_copy(update={"family": family, "evaluation": evaluation})
+        curation = with_judges(self.curation, located)
+        return self.model_copy(update={"family": family, "evaluation": evaluation, "curation": curation})
 
     @property
     def shared_input(self) -> Any:
@@ -254,6 +257,7 @@ class LanguageRecipe(Recipe):
     def check(self, prepared: str | None, store: StageStore, source: str) -> None:
         from fortifai_ray.engines.in_process import InProcess
         from fortifai_ray.evaluation.benchmarks.tasks import check_files
+        from fortifai_ray.families.language.judges import check_curation
         from fortifai_ray.families.language.models import context_length
         from fortifai_ray.storage.steps import Steps
 
@@ -289,17 +293,12 @@ class LanguageRecipe(Recipe):
             family.measures.check()
         except UserError as error:
             raise UserError(f"{source}: evaluation.benchmarks: {error}") from None
-        self._check_curation(source)
+        try:
+            check_curation(self.curation.steps, self.decoding)
+        except UserError as error:
+            raise UserError(f"{source}: {error}") from None
         self._check_lengths(source)
         self._check_training(source)
-
-    def _check_curation(self, source: str) -> None:
-        for step in self.curation.steps:
-            if step.candidates > 1 and self.decoding.deterministic:
-                raise UserError(
-                    f"{source}: curation.of: a deterministic decoding ({self.decoding.deterministic}) writes the "
-                    "same row from the same prompt, and leaves no choice; a decoding that draws is right"
-                )
 
     def describe(self, prepared: str | None, store: StageStore) -> tuple[str, ...]:
         from fortifai_ray.engines.in_process import InProcess

@@ -6,7 +6,7 @@ is a section, ``curation: {kind: verifier, keep: 0.5}``, several are a list of t
 before kept.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Union
 
 from pydantic import ConfigDict, PlainValidator, RootModel, SerializeAsAny, TypeAdapter
@@ -20,6 +20,7 @@ from fortifai_ray.recipe.curation.base import (
     PRECISION,
     REALLY,
     RECALL,
+    REWARD,
     By,
     Content,
     Items,
@@ -30,6 +31,7 @@ from fortifai_ray.recipe.curation.base import (
     apply,
     together,
 )
+from fortifai_ray.recipe.curation.deduplicate import Deduplicate
 from fortifai_ray.recipe.curation.detection import Detector, Watermark, resampled
 from fortifai_ray.recipe.curation.kinds import Choice, NoCuration, RewardFunction, Surplexity, Verifier, select
 from fortifai_ray.recipe.curation.user import UserStep, validate_user_step
@@ -44,10 +46,12 @@ __all__ = [
     "PRECISION",
     "REALLY",
     "RECALL",
+    "REWARD",
     "By",
     "Choice",
     "Content",
     "Curation",
+    "Deduplicate",
     "Detector",
     "Items",
     "Judge",
@@ -70,9 +74,10 @@ __all__ = [
     "sizes",
     "sources",
     "together",
+    "with_judges",
 ]
 
-_STEPS = (Verifier, Surplexity, Choice, Watermark, Detector)
+_STEPS = (Verifier, Surplexity, Choice, Deduplicate, Watermark, Detector)
 _KINDS: dict[str, type[Step]] = {"none": NoCuration, **{step.model_fields["kind"].default: step for step in _STEPS}}
 
 
@@ -110,6 +115,14 @@ def blocks(steps: Sequence[Step]) -> list[int]:
         block *= step.candidates
         found.append(block)
     return found
+
+
+def with_judges(curation: Any, change: Callable[[Judge], Judge]) -> Any:
+    """The same curation with each judge that is none of the chain's models changed: a path made absolute."""
+    if isinstance(curation, Several):
+        return Several(tuple(with_judges(step, change) for step in curation.root))
+    changed = [change(by) for by in curation.judges if isinstance(by, Judge)]
+    return curation.model_copy(update={curation.judged_by: changed[0]}) if changed else curation
 
 
 def sources(steps: Sequence[Step]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from fortifai_ray.validation import Section, hint
 Content = Literal["samples", "texts", "images"]
 """What a family's items are, for a step: samples of an analytic family are arrays of numbers."""
 
-KEPT, PRECISION, RECALL = "curated_kept", "curation_precision", "curation_recall"
+KEPT, PRECISION, RECALL, REWARD = "curated_kept", "curation_precision", "curation_recall", "curation_reward"
 REALLY, DETECTED, AUROC = "detection_precision", "detection_recall", "detector_auroc"
 _SOURCE, _DETECTION = "fortifai_ray.recipe.curation", "fortifai_ray.recipe.curation.detection"
 METRICS = (
@@ -30,6 +30,13 @@ METRICS = (
         group=CURATION,
     ),
     Metric(RECALL, "share", "of the true items written, those that curation let pass", _SOURCE, group=CURATION),
+    Metric(
+        REWARD,
+        "reward",
+        "mean reward of the items that a choice chose among: under replace, the model's expected reward",
+        "Ferbach et al. 2024, lemma 2.2",
+        group=CURATION,
+    ),
     Metric(
         REALLY,
         "share",
@@ -87,6 +94,10 @@ def checked_judge(value: Any) -> Any:
 
 class Items(Protocol):
     """What a family shows a step of the items that B chains wrote, n each; B is 1 but for a cohort of arrays."""
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What a step computed of these items and needs again."""
 
     @property
     def places(self) -> np.ndarray:
@@ -167,11 +178,14 @@ class Step(Section):
         """(B, n) Which items ought to pass; None where that is unknown."""
         return items.plausible()
 
+    def measure(self, items: Items) -> dict[str, np.ndarray]:
+        """(B,) Each of :attr:`measures`, after the items have passed."""
+        return {}
+
 
 @dataclass(frozen=True)
 class Selection:
-    """What one step let pass, and its measures of each chain: (B,), None where unknown; ``found`` are those of what it
-    detected, which a step that detects has."""
+    """What one step let pass, and its measures of each chain: (B,), None where unknown; ``found`` are its own."""
 
     passed: Kept
     kept: np.ndarray
@@ -192,10 +206,10 @@ def apply(step: Step, items: Items, count: int, block: int = 1) -> Selection:
     kept = np.array([len(own) / total if total else np.nan for own in passed])
     true = step.truth(items)
     if true is None:
-        return Selection(passed, kept, None, None)
+        return Selection(passed, kept, None, None, step.measure(items))
     hits = np.array([own_true[own].sum() for own_true, own in zip(true, passed, strict=True)], dtype=np.float64)
-    found = {}
-    if step.measures:
+    found = step.measure(items)
+    if REALLY in step.measures:
         right, stopped = (~true).sum(1) - (kept * total - hits), total - kept * total
         found = {REALLY: _ratio(right, stopped), DETECTED: _ratio(right, (~true).sum(1))}
     return Selection(passed, kept, _ratio(hits, kept * total), _ratio(hits, true.sum(1)), found)
@@ -210,7 +224,8 @@ def together(steps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The measures of a whole curation from those of its steps: numbers or arrays (B,), None where unknown.
 
     What passes all steps is the product of the shares, and so is the recall. The precision is that of the last step
-    which knows its truth. Of several steps each has its own measures too, numbered from 1.
+    which knows its truth; what a step measures beside these is that of the first which does. Of several steps each has
+    its own share, precision and recall too, numbered from 1.
     """
     whole: dict[str, Any] = {}
     for step in steps:
@@ -219,6 +234,9 @@ def together(steps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 whole[name] = whole.get(name, 1.0) * value
         if (value := step.get(PRECISION)) is not None:
             whole[PRECISION] = value
+        for name in (REWARD, REALLY, DETECTED):
+            if name in step:
+                whole.setdefault(name, step[name])
     if len(steps) > 1:
         for number, step in enumerate(steps, start=1):
             whole |= {f"{name}_{number}": step[name] for name in (KEPT, PRECISION, RECALL) if name in step}

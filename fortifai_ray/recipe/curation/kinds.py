@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from fortifai_ray.errors import UserError
-from fortifai_ray.recipe.curation.base import NAMED, By, Items, Kept, Step, checked_judge
+from fortifai_ray.recipe.curation.base import NAMED, REWARD, By, Items, Kept, Step, checked_judge
 from fortifai_ray.user_code import call_of, find_user_code, source_hash
 from fortifai_ray.validation import Section
 
@@ -181,6 +181,7 @@ class Choice(Step):
     """
 
     judged_by: ClassVar[str] = "reward"
+    measures: ClassVar[tuple[str, ...]] = (REWARD,)
 
     kind: Literal["choice"] = "choice"
     of: int = Field(2, ge=1, le=100_000, description="K, how many items are written for each prompt")
@@ -217,11 +218,15 @@ class Choice(Step):
     def to_generate(self, size: float) -> float:
         return float(np.ceil(size) * self.of)
 
+    def measure(self, items: Items) -> dict[str, np.ndarray]:
+        return {REWARD: items.notes[REWARD].mean(-1)}
+
     def let_pass(self, items: Items, count: int, block: int) -> Kept:
         if isinstance(self.reward, RewardFunction):
             rewards = np.stack([self.reward.of(own) for own in items.contents()])
         else:
             rewards = items.scores(self.reward)
+        items.notes[REWARD] = rewards
         if self.temperature:
             noise = np.stack([own.gumbel(size=len(row)) for own, row in zip(items.generators(), rewards, strict=True)])
             with np.errstate(over="ignore"):

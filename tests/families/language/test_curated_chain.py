@@ -6,11 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from fortifai_ray.chain.chain import ChainTask, run_chain
 from fortifai_ray.engines.in_process import InProcess
+from fortifai_ray.families.language.corpus import Corpus, prepare_corpus
 from fortifai_ray.families.language.data import read_corpus
+from fortifai_ray.families.language.judge_config import judge_config
+from fortifai_ray.recipe.curation import Judge
 from fortifai_ray.storage.steps import Steps
 from fortifai_ray.storage.store import StageStore
 from fortifai_ray.study.study import Study, make_study
@@ -32,7 +36,7 @@ CONTENT: dict[str, Any] = {
     "curation": [
         {"kind": "choice", "of": 2, "reward": "my_curation:letters"},
         {"kind": "my_curation:Short", "words": 12},
-        {"kind": "verifier", "by": "own", "keep": 0.5},
+        {"kind": "verifier", "by": {"model": {"preset": "llama-docs"}}, "keep": 0.5},
     ],
 }
 
@@ -47,7 +51,8 @@ def chain(study: Study, store: StageStore, steps: Steps) -> list[Any]:
 
 
 def test_a_list_of_steps(tmp_path: Path) -> None:
-    """Two rows for each prompt, of which the longer is kept; then the short ones of those; then the likelier half.
+    """Two rows for each prompt, of which the longer is kept; then the short ones of those; then the half
+    that is likelier under another model, whose tokenizer is not the chain's.
     The measures are those of the rows, the second generation trains on what is left, and a replay finds every stage."""
     study, store = make_study(CONTENT, "curated.yaml"), StageStore(tmp_path)
     first, second = chain(study, store, Steps(store))
@@ -67,6 +72,10 @@ def test_a_list_of_steps(tmp_path: Path) -> None:
     assert [row // 2 for row in longer["row"].to_pylist()] == list(range(len(written) // 2))
     assert set(short["row"].to_pylist()) <= set(longer["row"].to_pylist())
     assert len(likely) == -(-len(short) // 2)
+    corpus = prepare_corpus(study.chains[0].recipe.corpus, study.chains[0].recipe.family.model, store)
+    scores = dict(zip(short["row"].to_pylist(), by_another_model(corpus, short), strict=True))
+    chosen = set(likely["row"].to_pylist())
+    assert min(scores[row] for row in chosen) > max(scores[row] for row in scores.keys() - chosen) - 1e-4  # rounding
 
     shares = [len(after) / len(before) for after, before in ((longer, written), (short, longer), (likely, short))]
     assert [first.row[f"curated_kept_{number}"] for number in (1, 2, 3)] == pytest.approx(shares)
@@ -82,3 +91,20 @@ def test_a_list_of_steps(tmp_path: Path) -> None:
         0,
         [first.row["perplexity"], second.row["perplexity"]],
     )
+
+
+def by_another_model(corpus: Corpus, rows: pa.Table) -> np.ndarray:
+    """Log-likelihood per token of each row's text after its prompt, row by row, in the model's own tokens."""
+    import torch
+    import transformers
+
+    place = judge_config(Judge(model={"preset": "llama-docs"})).checkpoint
+    model = transformers.AutoModelForCausalLM.from_pretrained(place)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(place)
+    scores = []
+    for prompt, text in zip(rows["prompt_ids"].to_pylist(), rows["generated_ids"].to_pylist(), strict=True):
+        given, own = (tokenizer(corpus.decode([ids])[0])["input_ids"] for ids in (prompt, text))
+        with torch.no_grad():
+            logs = model(torch.tensor([given + own])).logits[0].log_softmax(-1)
+        scores.append(np.mean([logs[at - 1, (given + own)[at]].item() for at in range(len(given), len(given + own))]))
+    return np.array(scores)
