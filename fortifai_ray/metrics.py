@@ -32,6 +32,7 @@ COUNTS = ("scored", "truncated", "skipped")  # of a benchmark's items, each a co
 # In the order in which tables show their metrics.
 _DECLARED_IN = (
     "fortifai_ray.families.language.recipe",
+    "fortifai_ray.families.language.lineages",
     "fortifai_ray.losses.kinds",
     "fortifai_ray.evaluation.signs.corpus",
     "fortifai_ray.evaluation.signs.model",

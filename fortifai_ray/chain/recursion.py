@@ -96,13 +96,14 @@ class Lineage(Generic[S]):
         """Units of synthetic data for the next generation."""
         return 0.0 if self.frozen else self.recipe.regime.synthetic_size(self.human.at(g + 1), g)
 
-    def write(self, g: int, size: float) -> None:
-        """Generate and curate ``size`` units."""
+    def write(self, g: int, size: float, *, compared: bool) -> None:
+        """Generate and curate ``size`` units, and at least as many as it takes to be ``compared``."""
         assert self.now is not None
         assert self.now.model is not None
         assert self.first is not None
         model = self.now.model
-        written = self.family.generate(model, self.recipe.curation.to_generate(size), generation=g)
+        least = self.family.compared if compared else 0.0
+        written = self.family.generate(model, max(self.recipe.curation.to_generate(size), least), generation=g)
         curated = self.family.curate(written, size, model=model, verifier=self.first) if size else written
         self.now = replace(self.now, synthetic=written, curated=curated)
 
@@ -144,7 +145,7 @@ def together(lineages: Sequence[Lineage[S]]) -> Iterator[Generation[S]]:
         sizes = {} if ends else {one.name: size for one in writing if (size := one.needs(g))}
         asked = demands(shares, sizes)
         for one in writing:
-            one.write(g, asked.get(one.name, 0.0))
+            one.write(g, asked.get(one.name, 0.0), compared=len(lineages) > 1)
             assert one.now is not None
             assert one.now.curated is not None
             pools[one.name] = one.now.curated.pool

@@ -37,6 +37,10 @@ class Synthetic(Generic[S]):
     measures: tuple[S, ...] = ()
 
 
+Others = Mapping[str, tuple[S, Synthetic[S]]]
+"""The model and the output of each other lineage, by its name."""
+
+
 class Family(Protocol[S]):
     """A kind of model. Each method is one step of a generation, taken from the stage store if stored."""
 
@@ -58,7 +62,11 @@ class Family(Protocol[S]):
     def curate(self, written: Synthetic[S], size: float, *, model: S, verifier: S) -> Synthetic[S]:
         """``size`` units of ``written``, selected by the recipe's curation; ``verifier`` is generation 0's model."""
 
-    def compare(self, model: S, written: Synthetic[S], others: Mapping[str, tuple[S, Synthetic[S]]]) -> S | None:
+    @property
+    def compared(self) -> float:
+        """Units that each lineage writes at least, to be compared with the others."""
+
+    def compare(self, model: S, written: Synthetic[S], others: Others[S]) -> S | None:
         """Measure one lineage's model and output against the others', by their names; None where nothing is."""
 
 

@@ -265,18 +265,23 @@ def _of_ecosystems(settings: StudySettings, content: Mapping[str, Any], source: 
     """The settings of a study of ecosystems: where its file names no baseline, each lineage is its own."""
     if settings.search is not None:
         raise UserError(f"{source}: search: the chains of an ecosystem are not searched: vary its keys instead")
-    ecosystem, family = content.get("ecosystem"), content.get("family")
-    known = ecosystem.get("lineages") if isinstance(ecosystem, dict) else None
-    known = known if isinstance(known, dict) else {}
     for key in [*settings.vary, *settings.baseline]:
-        section, _, rest = key.partition("ecosystem.lineages.")
-        if not section and rest and rest.partition(".")[0] not in known:
-            name = rest.partition(".")[0]
-            raise UserError(f"{source}: {key}: there is no lineage {name!r}{hint(name, known)}")
+        _check_lineage(key, content, source)
+    family = content.get("family")
     if "baseline" in content:
         return settings
     kind = family.get("kind") if isinstance(family, dict) else None
     return settings.model_copy(update={"baseline": {ITSELF: kind}})
+
+
+def _check_lineage(key: str, content: Mapping[str, Any], source: str) -> None:
+    """Raise :class:`UserError` where a dotted key leads into a lineage that the study's ``content`` has not."""
+    section, _, rest = key.partition("ecosystem.lineages.")
+    ecosystem = content.get("ecosystem")
+    known = ecosystem.get("lineages") if isinstance(ecosystem, dict) else None
+    name = rest.partition(".")[0]
+    if not section and name and name not in (known if isinstance(known, dict) else ()):
+        raise UserError(f"{source}: {key}: there is no lineage {name!r}{hint(name, known or ())}")
 
 
 def _overridden(content: dict[str, Any], override: str) -> dict[str, Any]:
@@ -291,6 +296,7 @@ def _overridden(content: dict[str, Any], override: str) -> dict[str, Any]:
         inner = content.get(sections[0])
         new = {**(inner if isinstance(inner, dict) else {}), ".".join(sections[1:]): new}
         sections = sections[:1]
+    _check_lineage(".".join(sections), content, "--set")
     return put(content, {".".join(sections): new})
 
 

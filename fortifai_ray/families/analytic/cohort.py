@@ -27,7 +27,7 @@ from fortifai_ray.families.analytic.curating import Written, curated, whole
 from fortifai_ray.families.analytic.recipe import AnalyticRecipe
 from fortifai_ray.losses import CrossEntropy, Loss, PointwiseLoss, TruncatedCrossEntropy, value_and_derivative
 from fortifai_ray.losses.base import LossConfig
-from fortifai_ray.recipe.family import Collapsed, Synthetic
+from fortifai_ray.recipe.family import Collapsed, Others, Synthetic
 from fortifai_ray.recipe.pools import Human, Pool, TrainingSet
 
 _HUMAN = "human"
@@ -133,9 +133,9 @@ class CohortFamily:
         self._keep(name, kept)
         return Synthetic(Arrays(name, measures), Pool(name, np.ones(kept.shape[1]), synthetic=True))
 
-    def compare(
-        self, model: Arrays, written: Synthetic[Arrays], others: Mapping[str, tuple[Arrays, Synthetic[Arrays]]]
-    ) -> Arrays:
+    compared = 0.0  # models alone are compared
+
+    def compare(self, model: Arrays, written: Synthetic[Arrays], others: Others[Arrays]) -> Arrays:
         """The mean distance of each chain's model from the other lineages'."""
         assert model.model is not None
         streams = Streams(self._seeds, _COMPARISON)

@@ -10,6 +10,8 @@ from typing import Any, Self
 
 import numpy as np
 
+from fortifai_ray.families import LINEAGE_DISTANCE
+from fortifai_ray.families.analytic.base import sliced_distance
 from fortifai_ray.families.curating import Planned, Written, curate_steps
 from fortifai_ray.families.fitting import FitReport, check_finished, fit_step, synthetic_folders
 from fortifai_ray.families.images import evaluation, models, training
@@ -18,16 +20,18 @@ from fortifai_ray.families.images.evaluation import prepare_classifier
 from fortifai_ray.families.images.recipe import ImageRecipe
 from fortifai_ray.losses import Loss
 from fortifai_ray.recipe.executor import Executor
-from fortifai_ray.recipe.family import Collapsed, Synthetic
+from fortifai_ray.recipe.family import Collapsed, Others, Synthetic
 from fortifai_ray.recipe.pools import Human, Pool, TrainingSet
 from fortifai_ray.seeds import derive_seed, generator
 from fortifai_ray.storage.steps import Steps
 from fortifai_ray.storage.store import Stage, StageKey, canonical_hash
 
 GENERATION_VERSION = 1  # bump when the same model gives other samples
+COMPARISON_VERSION = 1  # bump when the same samples are as far apart as another number says
 CURATION_VERSION = 1  # bump when other samples are kept of the same ones
 
 _LOOK_AT = {2: 64, 1: 512}  # samples of the last generation: a grid of images, a plot of points
+_COMPARED = 256  # samples of each lineage
 _TYPICAL = 512  # human samples whose median score defines what is typical
 
 
@@ -154,6 +158,21 @@ class ImageFamily:
         sizes = np.ones(len(read_written(stage.path)), dtype=np.int64)
         return Synthetic(stage, Pool(stage.hash, sizes, synthetic=True))
 
+    compared = float(_COMPARED)
+
+    def compare(self, model: Stage, written: Synthetic[Stage], others: Others[Stage]) -> Stage:
+        """The mean sliced 2-Wasserstein distance of its samples from the other lineages', as many of each."""
+        stages = {name: one.stage for name, (_, one) in others.items()}
+        key = {"written": written.stage.hash, "others": {name: one.hash for name, one in stages.items()}}
+
+        def compute(_: Path) -> dict[str, Any]:
+            started = time.perf_counter()
+            own, *theirs = (_points(one) for one in (written.stage, *stages.values()))
+            apart = [float(sliced_distance(own, points)[0]) for points in theirs]
+            return {LINEAGE_DISTANCE.name: sum(apart) / len(apart), "evaluate_seconds": time.perf_counter() - started}
+
+        return self._steps.run(StageKey("compare", COMPARISON_VERSION, key), "compare the lineages", compute)
+
     def curate(self, written: Synthetic[Stage], size: float, *, model: Stage, verifier: Stage) -> Synthetic[Stage]:
         """The samples that each step lets pass, by :meth:`score`, as corpora of their own."""
         return curate_steps(
@@ -204,6 +223,13 @@ class ImageFamily:
     def picture(self, synthetic: Synthetic[Stage]) -> bytes | None:
         """A PNG of the first samples: a grid of 8 by 8 images, or a scatter plot."""
         return picture(read_written(synthetic.stage.path))
+
+
+def _points(stage: Stage) -> np.ndarray:
+    """The first samples of a corpus as points (1, n, width), pixels from 0 to 1."""
+    samples = np.asarray(read_written(stage.path))[:_COMPARED]
+    scale = 255.0 if samples.dtype == np.uint8 else 1.0
+    return samples.reshape(1, len(samples), -1).astype(np.float64) / scale
 
 
 def write_samples(samples: np.ndarray, folder: Path) -> None:

@@ -9,6 +9,7 @@ from fortifai_ray.errors import UserError
 from fortifai_ray.families import (
     KEPT_FRACTION,
     KL_DIVERGENCE,
+    LINEAGE_DISTANCE,
     MEAN_TARGET_PROBABILITY,
     TRACE_RATIO,
     TRAIN_LOSS,
@@ -159,6 +160,10 @@ class ImageRecipe(Recipe):
         classes = _CLASSES if self.family.data.labelled else ()
         own = (*held_out, *_SAMPLES, *classes, *_TRAINING, *self.loss.metrics)
         return (*(metric.name for metric in own), *measured(self.curation.steps, truth=False))
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        return (LINEAGE_DISTANCE.name,)
 
     def located(self) -> Self:
         data = self.family.data

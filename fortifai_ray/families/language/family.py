@@ -14,7 +14,7 @@ from fortifai_ray.engines.checkpoints import AdapterFiles
 from fortifai_ray.engines.corpus import Request
 from fortifai_ray.families.curating import Planned, curate_steps
 from fortifai_ray.families.fitting import check_finished, fit_step, synthetic_folders
-from fortifai_ray.families.language import data, detecting, judges, models, prompts, scoring, training
+from fortifai_ray.families.language import data, detecting, judges, lineages, models, prompts, scoring, training
 from fortifai_ray.families.language.blocks import Blocks
 from fortifai_ray.families.language.config import Pack
 from fortifai_ray.families.language.corpus import Corpus, open_corpus
@@ -23,7 +23,7 @@ from fortifai_ray.families.language.recipe import LanguageRecipe
 from fortifai_ray.losses import Loss
 from fortifai_ray.recipe.curation import By, Detector, Judge, blocks, of_pool
 from fortifai_ray.recipe.executor import Executor
-from fortifai_ray.recipe.family import Collapsed, Synthetic
+from fortifai_ray.recipe.family import Collapsed, Others, Synthetic
 from fortifai_ray.recipe.pools import Human, Pool, TrainingSet
 from fortifai_ray.seeds import derive_seed, generator
 from fortifai_ray.storage.steps import WAITING, Steps
@@ -247,6 +247,14 @@ class LanguageFamily:
         assert self._first is not None, "generation 0 is fitted before anything is generated"
         signs = self.measures.signs(stage, model, self._first)
         return Synthetic(stage, self._pool(stage), () if signs is None else (signs,))
+
+    @property
+    def compared(self) -> float:
+        return float(lineages.ROWS * self._recipe.decoding.max_new_tokens)
+
+    def compare(self, model: Stage, written: Synthetic[Stage], others: Others[Stage]) -> Stage:
+        """The model and its text against the other lineages' text."""
+        return self.measures.compare(model, written.stage, {name: one.stage for name, (_, one) in others.items()})
 
     def _rows(self, size: float) -> int:
         rows = max(

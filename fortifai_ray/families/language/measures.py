@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from fortifai_ray.evaluation.benchmarks.config import BenchmarksConfig, KrTest
 from fortifai_ray.evaluation.signs import Signs, SignsConfig
 from fortifai_ray.evaluation.signs import corpus as corpus_side
 from fortifai_ray.evaluation.signs import model as model_side
-from fortifai_ray.families.language import data, scoring
+from fortifai_ray.families.language import data, lineages, scoring
 from fortifai_ray.families.language.corpus import Corpus
 from fortifai_ray.families.language.keeping import Measure
 from fortifai_ray.families.language.recipe import PERPLEXITY, LanguageRecipe
@@ -141,6 +141,21 @@ class Measures:
             seed=self.recipe.seed,
             threads=self.executor.threads,
         )
+
+    def compare(self, model: Stage, written: Stage, others: Mapping[str, Stage]) -> Stage:
+        """A lineage's model and text against the text of the others, by their names."""
+        key = {"model": model.hash, "written": written.hash, "others": {name: one.hash for name, one in others.items()}}
+        sizes = {"batch_size": self.recipe.evaluation.batch_size, "threads": self.executor.threads}
+
+        def compute(_: Path) -> dict[str, Any]:
+            own, *theirs = (data.read_corpus(stage.path / "corpus") for stage in (written, *others.values()))
+            return lineages.compared(
+                own,
+                dict(zip(others, theirs, strict=True)),
+                lambda rows: self.executor.score(scoring.row_scores, self.files(model), rows, **sizes),
+            )
+
+        return self.steps.run(StageKey("compare", lineages.VERSION, key), "compare the lineages", compute)
 
     def check(self) -> None:
         """Raise :class:`UserError` where the KR-test's questions cannot be made from the corpus."""

@@ -8,6 +8,7 @@ from pydantic import BaseModel, model_validator
 from fortifai_ray.engines.engine import DecodingConfig, EngineConfig
 from fortifai_ray.errors import UserError
 from fortifai_ray.families import KEPT_FRACTION, MEAN_TARGET_PROBABILITY, TRAIN_LOSS
+from fortifai_ray.families.language import lineages
 from fortifai_ray.families.language.config import CorpusConfig, EvaluationConfig, ModelConfig, TrainingConfig
 from fortifai_ray.families.language.judge_config import check_judges, located
 from fortifai_ray.metrics import CORPUS, MODEL, TRAINING, Metric, metric
@@ -220,6 +221,10 @@ class LanguageRecipe(Recipe):
         own = [each for each in METRICS if each is not KEPT_EPOCH or self.training.keep == "best"]
         curation = measured(self.curation.steps, truth=False)
         return (*(each.name for each in (*own, *self.loss.metrics)), *self.evaluation.metrics, *curation)
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        return tuple(each.name for each in lineages.METRICS)
 
     @property
     def declared(self) -> tuple[Metric, ...]:
