@@ -110,6 +110,7 @@ their seed are computed together. A family of your own is named `module:Class` (
 def studies() -> str:
     """``docs/studies.md``, from the pydantic models of a study file."""
     from fortifai_ray.families.analytic import ANALYTIC
+    from fortifai_ray.families.analytic.ngram_recipe import NgramRecipe
     from fortifai_ray.families.analytic.recipe import AnalyticRecipe
     from fortifai_ray.families.images.recipe import ImageRecipe
     from fortifai_ray.families.language.recipe import LanguageRecipe
@@ -131,6 +132,8 @@ def studies() -> str:
     page.say(_ANALYTIC)
     page.model(AnalyticRecipe.model_json_schema(), without={*shared, "family"})
     page.sections({"family": [family.model_json_schema() for family in ANALYTIC.values()]})
+    page.heading("n-gram models", 2)
+    page.model(NgramRecipe.model_json_schema(), without=AnalyticRecipe.model_fields, of=" (n-gram models)")
     return page.text()
 
 

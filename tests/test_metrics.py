@@ -38,10 +38,12 @@ from fortifai_ray.statistics.criterion import CollapseCriterion
 from fortifai_ray.statistics.crossing import onset
 from fortifai_ray.study.study import make_study
 
+SURVIVAL = ("survival_middle", "survival_frequent")
 LOG_SCALE = {
     *("perplexity", "perplexity_synthetic", "perplexity_synthetic_generation_0"),
     *("perplexity_synthetic_generation_0_q95", "surplexity", "word_perplexity", "byte_perplexity"),
     *("type_token_ratio", "compression_ratio", "trace_ratio", "support_ratio", "mean_ratio"),
+    *("survival_frequent", "survival_middle", "survival_rare", "mass_rare"),
 }
 
 
@@ -143,7 +145,7 @@ def test_ends_of_intervals_and_counts_are_no_metrics(column: str, is_it: bool) -
 
 def test_the_best_sign_of_each_role_comes_first() -> None:
     assert signs_by_role() == {
-        "tails": ("tail_coverage", "coverage", "modes", "support_ratio", "support"),
+        "tails": ("tail_coverage", "coverage", "modes", "support_ratio", "support", "survival_rare", *SURVIVAL),
         "facts": ("kr_accuracy", "kr_accuracy_per_byte", "gsm8k_accuracy"),
         "grammar": ("blimp_accuracy",),
         "repetition": ("distinct_3", "distinct_2", "self_bleu", "compression_ratio", "mean_repeated_span"),

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from fortifai_ray.chain.chain import Inputs
 from fortifai_ray.chain.recursion import Generation, Lineage, together
 from fortifai_ray.chain.rows import generation_rows
 from fortifai_ray.recipe.curation import sources
@@ -22,7 +23,7 @@ from fortifai_ray.recipe.ecosystem import lineage_of
 from fortifai_ray.recipe.recipe import Recipe
 from fortifai_ray.results.schema import LINEAGE, SECONDS
 from fortifai_ray.storage.steps import Steps
-from fortifai_ray.storage.store import Stage, StageKey, canonical_hash
+from fortifai_ray.storage.store import Stage, StageKey, StageStore, canonical_hash
 from fortifai_ray.study.study import Chain
 
 VERSION = 2  # bump when the same recipe and seeds give other numbers
@@ -32,16 +33,18 @@ _CHAINS = 200  # at most: a large study spreads over workers, and a killed one l
 
 @dataclass(frozen=True)
 class CohortTask:
-    """Chains of one cell, and the located recipe of the first."""
+    """Chains of one cell, the located recipe of the first, and its prepared data."""
 
     chains: Sequence[Chain]
     recipe: Recipe
+    prepared: str | None = None
 
     @cached_property
     def _inputs(self) -> dict[str, Any]:
         recipe = self.recipe
         inputs: dict[str, Any] = {
-            "recipe": recipe.model_dump(mode="json", exclude={"seed"}),
+            "recipe": recipe.model_dump(mode="json", exclude={"seed", *recipe.read_apart}),
+            **({} if self.prepared is None else {"prepared": self.prepared}),
             "family": recipe.family.identity(),
             "loss": recipe.loss.identity(),
             **sources(recipe.curation.steps),
@@ -72,17 +75,26 @@ class CohortTask:
         return [chain.recipe.seed for chain in self.chains]
 
 
-def cohorts(chains: Sequence[Chain]) -> list[CohortTask]:
-    """Group the batched chains among ``chains`` into cohorts: at most 200 seeds of one cell each."""
+def cohorts(chains: Sequence[Chain], inputs: Inputs | None = None) -> list[CohortTask]:
+    """Group the batched chains among ``chains`` into cohorts: at most 200 seeds of one cell each.
+
+    Families of a text need their ``inputs``.
+    """
     cells: dict[str, list[Chain]] = defaultdict(list)
     for chain in chains:
         if chain.recipe.batched:
             cells[chain.cell_id].append(chain)
     return [
-        CohortTask(cell[start : start + _CHAINS], cell[0].recipe.located())
+        cohort(cell[start : start + _CHAINS], inputs)
         for cell in cells.values()
         for start in range(0, len(cell), _CHAINS)
     ]
+
+
+def cohort(chains: Sequence[Chain], inputs: Inputs | None) -> CohortTask:
+    """The cohort of chains that differ in their seed alone."""
+    recipe = chains[0].recipe
+    return CohortTask(chains, recipe.located(), None if inputs is None else inputs.of(recipe))
 
 
 @dataclass(frozen=True)
@@ -99,7 +111,7 @@ def run_cohort(task: CohortTask, steps: Steps) -> Stage:
 
     Raises :class:`fortifai_ray.storage.store.NotStored` where ``steps`` only replays.
     """
-    return _run(task, steps, lambda: _table(task.recipe, task.seeds))
+    return _run(task, steps, lambda: _table(task, task.seeds, steps.store))
 
 
 def run_cohorts(tasks: Sequence[CohortTask], steps: Steps) -> list[Computed]:
@@ -116,7 +128,7 @@ def run_cohorts(tasks: Sequence[CohortTask], steps: Steps) -> list[Computed]:
     def table(task: CohortTask) -> pl.DataFrame:
         if task.id not in made:
             group = alike[task.but_seeds]
-            whole, start = _table(task.recipe, [seed for one in group for seed in one.seeds]), 0
+            whole, start = _table(task, [seed for one in group for seed in one.seeds], steps.store), 0
             length = whole.height // sum(len(one.seeds) for one in group)
             for one in group:
                 made[one.id] = whole.slice(start, length * len(one.seeds))
@@ -142,9 +154,10 @@ def _run(task: CohortTask, steps: Steps, make: Callable[[], pl.DataFrame]) -> St
     return steps.run(task.key, f"compute {len(task.chains)} chains", compute)
 
 
-def _table(recipe: Recipe, seeds: Sequence[int]) -> pl.DataFrame:
+def _table(task: CohortTask, seeds: Sequence[int], store: StageStore) -> pl.DataFrame:
     """Compute chains: a row per chain, lineage and generation, chain by chain."""
-    lineages, each = _lineages(recipe, seeds), defaultdict[str | None, list[Generation[Any]]](list)
+    recipe = task.recipe
+    lineages, each = _lineages(task, seeds, store), defaultdict[str | None, list[Generation[Any]]](list)
     for generation in together(lineages):
         each[generation.lineage].append(_without_samples(generation))
     tables = [_table_of(each[one.name], one, seeds) for one in lineages]
@@ -154,16 +167,17 @@ def _table(recipe: Recipe, seeds: Sequence[int]) -> pl.DataFrame:
     return pl.concat(tables, how="diagonal")[np.argsort(chains, kind="stable")]
 
 
-def _lineages(recipe: Recipe, seeds: Sequence[int]) -> list[Lineage[Any]]:
+def _lineages(task: CohortTask, seeds: Sequence[int], store: StageStore) -> list[Lineage[Any]]:
     """The lineages of a cohort, or its one model; they keep their samples together, where their readers find them."""
     from fortifai_ray.families.analytic.cohort import CohortFamily, Samples
 
+    recipe = task.recipe
     ecosystem, samples, lineages = recipe.ecosystem, Samples(), list[Lineage[Any]]()
     recipes: Mapping[str | None, Any] = recipe.lineages()
     samples.all = any(one.regime.memory == "all" for one in recipes.values())
     for name, own in recipes.items():
         drawn = [seed if ecosystem is None or name is None else ecosystem.seed_of(name, seed) for seed in seeds]
-        family = CohortFamily(own, drawn, samples, name or "")
+        family = CohortFamily(own, drawn, samples, name or "", own.bound(task.prepared, store))
         lineages.append(Lineage(own, family, lambda history: False, seeds=drawn, **lineage_of(ecosystem, name)))
     return lineages
 

@@ -5,7 +5,7 @@ One name means one thing, whatever the family; where families compute it differe
 
 from functools import partial
 
-from fortifai_ray.metrics import DISTRIBUTION, TRAINING, Metric
+from fortifai_ray.metrics import DISTRIBUTION, MODEL, TRAINING, Metric
 
 _FORTIFAI = "Shabgahi et al. 2025, ForTIFAI"
 _training = partial(Metric, group=TRAINING)
@@ -85,4 +85,16 @@ PARAMETER_ERROR = _distance(
     "squared",
     "squared error of the fitted parameters; of a fitted mean, over the true mean's square",
     "Dey and Donoho 2024",
+)
+PERPLEXITY = Metric(
+    "perplexity",
+    "per token",
+    "exp of the mean −ln p per token of the held-out human text",
+    "Jelinek et al. 1977",
+    title="held-out perplexity (per token)",
+    direction="above",
+    scale="log",
+    group=MODEL,
+    role="fit",
+    rank=1,
 )

@@ -42,6 +42,7 @@ class Recipe(Section):
     unit: ClassVar[Unit] = "samples"
     items: ClassVar[Content] = "samples"  # what curation chooses among
     batched: ClassVar[bool] = False  # chains that differ in their seed alone are computed together, as arrays
+    read_apart: ClassVar[frozenset[str]] = frozenset()  # keys of which what :meth:`prepare` read stands in hashes
     uses_engines: ClassVar[bool] = False  # generation runs on warm engines
 
     family: Any
@@ -173,6 +174,7 @@ _USERS = "fortifai_ray.families.analytic.recipe:AnalyticRecipe"  # a user's own 
 _RECIPES = (
     "fortifai_ray.families.language.recipe:LanguageRecipe",
     "fortifai_ray.families.images.recipe:ImageRecipe",
+    "fortifai_ray.families.analytic.ngram_recipe:NgramRecipe",
     _USERS,
 )
 

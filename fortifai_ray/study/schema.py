@@ -36,7 +36,7 @@ def study_schema() -> dict[str, Any]:
 
 def _form(recipe: type[Recipe], keys: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     """The study files of a class of recipe."""
-    if recipe.batched:  # a family of the user's own has any keys
+    if recipe.batched and "anyOf" in keys["family"]:  # a family of the user's own has any keys
         own = {"type": "object", "properties": {"kind": _OWN}, "required": ["kind"]}
         keys["family"] = {"anyOf": [*keys["family"]["anyOf"], own]}
     return {

@@ -93,7 +93,7 @@ def _content(name: str, family: str, model: str | None, source: str) -> dict[str
         own = "; a family of your own is named module:Class"
         raise UserError(f"--family: there is no family {family!r}{hint(family, recipe_types(), own)}")
     asked: dict[str, Any] = {"family": {"kind": family}}
-    if "corpus" in recipe.model_fields:
+    if "decoding" in recipe.model_fields:
         asked = _language(model, source)
     elif model is not None:
         raise UserError(f"--model: {family} starts from no model: leave it out, or give --family language")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import polars as pl
 
 from fortifai_ray.chain.chain import ChainTask, Inputs
-from fortifai_ray.chain.cohort import CohortTask, cohort_table
+from fortifai_ray.chain.cohort import cohort, cohort_table
 from fortifai_ray.recipe.executor import Executor
 from fortifai_ray.recipe.regimes import Replace
 from fortifai_ray.results.cells import in_words
@@ -60,7 +60,7 @@ class SearchWork(Work):
 
     def _tasks(self, chains: Sequence[Chain]) -> list[Task]:
         if chains[0].recipe.batched:
-            return [_cohort(chains)]
+            return [cohort(chains, self.inputs)]
         return [ChainTask.of(self.study, chain, self.inputs) for chain in chains]
 
 
@@ -235,7 +235,7 @@ class BoundaryWork(SearchWork):
         if asked not in self._first_of:
             baseline = self.study.baseline_of(self.chain(key))
             first = self.study.chain(baseline.model_copy(update={"generations": 1, "regime": Replace()}))
-            task = _cohort([first.of_seed(seed) for seed in range(start, start + _NEIGHBOURS)])
+            task = cohort([first.of_seed(seed) for seed in range(start, start + _NEIGHBOURS)], self.inputs)
             if task.id not in self._firsts:
                 self._firsts[task.id] = {row["seed"]: row for row in cohort_table(task, steps).to_dicts()}
             self._first_of[asked] = task.id
@@ -362,7 +362,3 @@ def ratio_text(point: Mapping[str, Any]) -> str:
     low, high = point["fi_ratio_low"], point["fi_ratio_high"]
     interval = "" if None in (low, high) else f" [{number(low, 4)}, {number(high, 4)}]"
     return f"FI ratio {MARKS[point['bound']]}{number(point['fi_ratio'], 4)}{interval} ({point['n_pairs']} pairs)"
-
-
-def _cohort(chains: Sequence[Chain]) -> CohortTask:
-    return CohortTask(chains, chains[0].recipe.located())

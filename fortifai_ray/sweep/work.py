@@ -260,7 +260,7 @@ class Grid(Work):
 
     def __init__(self, study: Study, inputs: Inputs) -> None:
         super().__init__(study, inputs)
-        self._cohorts = {task.id: task for task in cohorts(study.chains)}
+        self._cohorts = {task.id: task for task in cohorts(study.chains, inputs)}
         self._chains = {chain.chain_id: chain for chain in study.chains if not chain.recipe.batched}
         cells = {chain.cell_id: chain for chain in reversed(self._chains.values())}
         self._first = {cell: ChainTask.of(study, chain, inputs) for cell, chain in cells.items()}

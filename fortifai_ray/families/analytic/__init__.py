@@ -1,7 +1,7 @@
 """Families that are fitted in closed form, or by a few iterations, to many chains at once.
 
 A family's configuration is the family: ``family: {kind: gaussian, dim: 1}``. TCE on densities inflates the variance
-(:func:`fortifai_ray.families.analytic.cohort.fit_with_loss`): studies of it need a two-sided criterion. Nothing here
+(:mod:`fortifai_ray.families.analytic.weighting`): studies of it need a two-sided criterion. Nothing here
 imports SciPy or scikit-learn until it is needed. To add a family, write its class in a file here and list it below.
 """
 
@@ -12,6 +12,7 @@ from fortifai_ray.families.analytic.exponential_family import ExponentialFamily
 from fortifai_ray.families.analytic.gaussian import Gaussian
 from fortifai_ray.families.analytic.gmm import Gmm
 from fortifai_ray.families.analytic.kde import Kde
+from fortifai_ray.families.analytic.ngram import Ngram
 from fortifai_ray.families.analytic.regression import LinearRegression, LogisticRegression
 
 _FAMILIES: tuple[type[AnalyticFamily], ...] = (
@@ -22,6 +23,7 @@ _FAMILIES: tuple[type[AnalyticFamily], ...] = (
     LogisticRegression,
     ExponentialFamily,
     Gmm,
+    Ngram,
 )
 
 ANALYTIC: dict[str, type[AnalyticFamily]] = {family.model_fields["kind"].default: family for family in _FAMILIES}

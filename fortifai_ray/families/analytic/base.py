@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from fortifai_ray.losses.base import LossConfig
 from fortifai_ray.metrics import Metric
 from fortifai_ray.seeds import derive_seed, generator
 from fortifai_ray.validation import Section
@@ -126,6 +127,14 @@ class AnalyticFamily(Section, ABC):
 
         Either leading axis may be 1. A model that has degenerated to a point gives ±∞, never NaN.
         """
+
+    def loss_weights(self, model: Model, data: Array, loss: LossConfig) -> tuple[Array, Array] | None:
+        """The weights (B, n, …) under which :meth:`fit` gives what a loss leads to, and the share of targets (B,) that
+        it does not truncate; None where the loss acts on ranks (:mod:`fortifai_ray.families.analytic.weighting`).
+
+        ``model`` was fitted to ``data`` by maximum likelihood.
+        """
+        return None
 
     @abstractmethod
     def truth(self) -> Model:

@@ -9,11 +9,13 @@ from fortifai_ray.families import KEPT_FRACTION, LINEAGE_DISTANCE
 from fortifai_ray.families.analytic import ANALYTIC
 from fortifai_ray.families.analytic.base import AnalyticFamily
 from fortifai_ray.families.analytic.curating import varied
+from fortifai_ray.families.analytic.ngram import Ngram
 from fortifai_ray.families.analytic.user import UserFamily, validate_user_family
 from fortifai_ray.losses import PointwiseLoss
 from fortifai_ray.metrics import Metric
 from fortifai_ray.recipe.curation import Judge, measured
 from fortifai_ray.recipe.recipe import Recipe
+from fortifai_ray.storage.store import StageStore
 from fortifai_ray.theory.growth import sample_sizes
 from fortifai_ray.validation import Section
 
@@ -64,19 +66,24 @@ _Samples = Annotated[
     Discriminator(lambda value: "a law" if isinstance(value, Mapping | GrowingSamples) else "one number"),
 ]
 
-_AnyFamily: Any = Union[tuple(ANALYTIC.values())]  # noqa: UP007 (made from the list)
+_WITHOUT_TEXT = {kind: family for kind, family in ANALYTIC.items() if family is not Ngram}
+_AnyFamily: Any = Union[tuple(_WITHOUT_TEXT.values())]  # noqa: UP007 (made from the list)
 
 
 class AnalyticRecipe(Recipe):
     """A chain of a family that is fitted in closed form, or by a few iterations, to samples held as arrays."""
 
-    kinds: ClassVar[tuple[str, ...]] = tuple(ANALYTIC)
+    kinds: ClassVar[tuple[str, ...]] = tuple(_WITHOUT_TEXT)
     batched: ClassVar[bool] = True
 
     family: Annotated[AnalyticFamily, PlainValidator(_validate, json_schema_input_type=_AnyFamily), SerializeAsAny()]
     samples_per_generation: _Samples = Field(
         100, description="generation 0's human samples, and the budget of each; or a law of the generation"
     )
+
+    def bound(self, prepared: str | None, store: StageStore) -> AnalyticFamily:
+        """The family with the data that :meth:`prepare` has read, if it needs any."""
+        return self.family
 
     @property
     def sizes(self) -> tuple[int, ...]:

@@ -5,19 +5,20 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, model_validator
 
+from fortifai_ray import families
 from fortifai_ray.engines.engine import DecodingConfig, EngineConfig
 from fortifai_ray.errors import UserError
 from fortifai_ray.families import KEPT_FRACTION, MEAN_TARGET_PROBABILITY, TRAIN_LOSS
 from fortifai_ray.families.language import lineages
 from fortifai_ray.families.language.config import CorpusConfig, EvaluationConfig, ModelConfig, TrainingConfig
 from fortifai_ray.families.language.judge_config import check_judges, located
-from fortifai_ray.metrics import CORPUS, MODEL, TRAINING, Metric, metric
+from fortifai_ray.metrics import CORPUS, TRAINING, Metric, metric
 from fortifai_ray.recipe.curation import Content, Detector, Watermark, measured, with_judges
 from fortifai_ray.recipe.recipe import Recipe, Unit
 from fortifai_ray.storage.store import StageStore
 from fortifai_ray.validation import Section, hint, mistake
 
-PERPLEXITY = "perplexity"
+PERPLEXITY = families.PERPLEXITY.name
 KEPT_EPOCH = Metric(
     "kept_epoch",
     "epochs",
@@ -26,18 +27,7 @@ KEPT_EPOCH = Metric(
     group=TRAINING,
 )
 METRICS = (
-    Metric(
-        PERPLEXITY,
-        "per token",
-        "exp of the mean −ln p per token of the held-out human text",
-        "Jelinek et al. 1977",
-        title="held-out perplexity (per token)",
-        direction="above",
-        scale="log",
-        group=MODEL,
-        role="fit",
-        rank=1,
-    ),
+    families.PERPLEXITY,
     TRAIN_LOSS,
     KEPT_FRACTION,
     MEAN_TARGET_PROBABILITY,

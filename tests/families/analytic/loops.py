@@ -14,11 +14,16 @@ from fortifai_ray.families.analytic import (
     Kde,
     LinearRegression,
     LogisticRegression,
+    Ngram,
 )
 from fortifai_ray.families.analytic.base import Streams
-from fortifai_ray.families.analytic.cohort import fit_with_loss
+from fortifai_ray.families.analytic.ngram import Text
+from fortifai_ray.families.analytic.weighting import fit_with_loss
 from fortifai_ray.losses import CrossEntropy
 from fortifai_ray.recipe.regimes import Draw, Human, Pool, Regime
+
+_ZIPF = 1 / np.arange(1.0, 13)
+TEXT = Text(*(np.random.default_rng(seed).choice(12, 3_000, p=_ZIPF / _ZIPF.sum()) for seed in (0, 1)), size=12)
 
 FAMILIES: dict[str, AnalyticFamily] = {
     "gaussian": Gaussian(),
@@ -36,6 +41,8 @@ FAMILIES: dict[str, AnalyticFamily] = {
     "poisson": ExponentialFamily(member="poisson", mean=3.0),
     "bernoulli": ExponentialFamily(member="bernoulli", mean=0.3),
     "gmm": Gmm(),
+    "ngram": Ngram(order=2, length=5).on(TEXT),
+    "ngram, smoothed": Ngram(order=3, length=4, written_by="smoothed").on(TEXT),
     "gmm, kmeans++": Gmm(components=4, dim=1, start="kmeans++"),
 }
 """One of each kind, and of each setting that takes a path of its own."""

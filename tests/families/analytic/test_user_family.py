@@ -11,8 +11,8 @@ from fortifai_ray import theory
 from fortifai_ray.errors import UserError
 from fortifai_ray.families.analytic import Gaussian
 from fortifai_ray.families.analytic.base import Streams
-from fortifai_ray.families.analytic.cohort import fit_with_loss
 from fortifai_ray.families.analytic.user import UserFamily, validate_user_family
+from fortifai_ray.families.analytic.weighting import fit_with_loss
 from fortifai_ray.losses import CrossEntropy, TruncatedCrossEntropy
 from fortifai_ray.metrics import METRICS, Metric, metric
 from fortifai_ray.recipe.regimes import Replace

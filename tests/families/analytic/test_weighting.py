@@ -5,7 +5,7 @@ import pytest
 
 from fortifai_ray.families.analytic import Discrete, Gaussian
 from fortifai_ray.families.analytic.base import Streams
-from fortifai_ray.families.analytic.cohort import fit_with_loss, likelihood_rank, sample_weights
+from fortifai_ray.families.analytic.weighting import fit_with_loss, likelihood_rank, sample_weights
 from fortifai_ray.losses import (
     CrossEntropy,
     DynamicTruncatedCrossEntropy,

@@ -12,7 +12,7 @@ from fortifai_ray.chain.cohort import cohort_rows, cohorts, run_cohort
 from fortifai_ray.errors import UserError
 from fortifai_ray.families.analytic import Discrete, Gaussian
 from fortifai_ray.families.analytic.base import Streams
-from fortifai_ray.families.analytic.cohort import fit_with_loss, likelihood_rank, sample_weights
+from fortifai_ray.families.analytic.weighting import fit_with_loss, likelihood_rank, sample_weights
 from fortifai_ray.losses import CrossEntropy, Focal, TruncatedCrossEntropy
 from fortifai_ray.recipe.regimes import (
     Accumulate,
