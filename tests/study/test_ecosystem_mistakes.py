@@ -136,7 +136,7 @@ def test_another_vocabulary(tmp_path: Path) -> None:
         **of(a={}, b={"family": {"model": {"vocab_size": 400}}}),
     }
     with pytest.raises(
-        UserError, match="^s.yaml: ecosystem.lineages.b.family: its data are not those of a .*written_by"
+        UserError, match=r"^s.yaml: ecosystem.lineages.b.family: its data are not those of a .*written_by"
     ):
         check_study(make_study(content, "s.yaml"), StageStore(tmp_path))
 

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -115,3 +116,15 @@ def read_generated(folder: Path) -> pa.ListArray:
     """Generated token ids of a synthetic corpus, by row."""
     table = pq.read_table(folder, columns=["row", "generated_ids"]).sort_by("row")
     return table["generated_ids"].combine_chunks()
+
+
+def as_text(folder: Path, corpus: Corpus, count: int) -> list[dict[str, Any]]:
+    """The first ``count`` rows of a synthetic corpus as text: row, prompt_text, generated_text."""
+    table = pq.read_table(folder, columns=["row", "prompt_ids", "generated_ids"])
+    rows = table.sort_by("row").slice(0, count).to_pylist()
+    prompts = corpus.decode([row["prompt_ids"] for row in rows])
+    texts = corpus.decode([row["generated_ids"] for row in rows])
+    return [
+        {"row": row["row"], "prompt_text": prompt, "generated_text": text}
+        for row, prompt, text in zip(rows, prompts, texts, strict=True)
+    ]

@@ -395,13 +395,4 @@ class LanguageFamily:
 
     def samples(self, synthetic: Synthetic[Stage]) -> list[dict[str, Any]]:
         """The first rows of a synthetic corpus as text: row, prompt_text, generated_text."""
-        import pyarrow.parquet as pq
-
-        table = pq.read_table(synthetic.stage.path / "corpus", columns=["row", "prompt_ids", "generated_ids"])
-        rows = table.sort_by("row").slice(0, self._recipe.evaluation.sample_texts).to_pylist()
-        prompts = self.corpus.decode([row["prompt_ids"] for row in rows])
-        texts = self.corpus.decode([row["generated_ids"] for row in rows])
-        return [
-            {"row": row["row"], "prompt_text": prompt, "generated_text": text}
-            for row, prompt, text in zip(rows, prompts, texts, strict=True)
-        ]
+        return data.as_text(synthetic.stage.path / "corpus", self.corpus, self._recipe.evaluation.sample_texts)
