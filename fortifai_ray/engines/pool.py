@@ -15,6 +15,7 @@ import ray
 
 from fortifai_ray.engines.engine import EngineAnswer, EngineCall, EngineConfig
 from fortifai_ray.engines.in_process import WarmEngine
+from fortifai_ray.process.forked_worker import ENGINES, KIND
 from fortifai_ray.process.temporary import VLLM_SOCKET, short_folder
 
 logger = logging.getLogger(__name__)
@@ -191,7 +192,7 @@ class EnginePool:
         if importlib.util.find_spec("vllm") is None:
             logger.warning("vLLM is not installed: transformers generates instead, several times more slowly")
         threads = threads or max(1, int(num_cpus))
-        environment = _QUIET | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        environment = _QUIET | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), KIND: ENGINES}
         ledger = LedgerActor.options(name=f"{name}-ledger", namespace=namespace).remote(count)
         engines = [
             EngineActor.options(  # type: ignore[attr-defined]

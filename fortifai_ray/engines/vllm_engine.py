@@ -72,16 +72,13 @@ class VllmEngine:
         self._end_ids: list[int] = []
 
     def start(self, config_folder: Path) -> None:
-        for key, value in ENVIRONMENT.items():
-            os.environ.setdefault(key, value)
-        logging.getLogger("torch._library.triton").setLevel(logging.ERROR)  # silences the note that a CPU has no Triton
+        import_vllm(gpu=self.gpu)  # first: what is imported by now is left out as vLLM collects garbage at its start
         self.stop()
         with quick_imports(*([] if self.gpu else _OF_GPUS)):
             self._start(config_folder)
 
     def _start(self, config_folder: Path) -> None:
-        with quick_imports():  # what is imported by now, vLLM does not look through: it collects garbage as it starts
-            from vllm import LLM
+        from vllm import LLM
 
         why_not = None if self.untried else why_not_vllm(config_folder, gpu=self.gpu)
         if why_not:
@@ -264,6 +261,15 @@ class VllmEngine:
         """
         if not self._llm.reset_prefix_cache():
             raise RuntimeError("the engine is not idle: its prefix cache cannot be emptied")
+
+
+def import_vllm(*, gpu: bool) -> None:
+    """Import vLLM as an engine wants it; a process that does so early has all of it."""
+    for key, value in ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    logging.getLogger("torch._library.triton").setLevel(logging.ERROR)  # silences the note that a CPU has no Triton
+    with quick_imports(*([] if gpu else _OF_GPUS)):
+        from vllm import LLM  # noqa: F401
 
 
 def fold(seed: int) -> int:

@@ -7,18 +7,21 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tenacity import retry, stop_after_attempt
 
 from fortifai_ray.errors import UserError
+from fortifai_ray.process import forked_worker
+from fortifai_ray.process.forked_worker import SOCKETS
 from fortifai_ray.process.search_path import home_of_package, workers_environment
 from fortifai_ray.process.signals import check_signals, signals_kept, signals_wait
 from fortifai_ray.process.temporary import RAY_SOCKET, short_name
 from fortifai_ray.study.resources import ResourcesConfig
+from fortifai_ray.sweep.fork_server import forked_workers
 from fortifai_ray.sweep.plan import cores_here
 from fortifai_ray.user_code import modules_here
 
@@ -48,10 +51,11 @@ _QUIET_SECONDS = 20.0  # some rounds of the autoscaler, each of five seconds, in
 
 
 @contextmanager
-def ray_instance(address: str | None, num_cpus: int | None) -> Iterator[None]:
+def ray_instance(address: str | None, num_cpus: int | None, preload: Sequence[str] = ()) -> Iterator[None]:
     """A Ray instance: one started here, or the one at ``address``; never whichever happens to be running.
 
-    A program that is already connected to Ray keeps that connection, and it stays open.
+    A program that is already connected to Ray keeps that connection, and it stays open. ``preload`` are modules that
+    the workers of an instance started here need (:mod:`fortifai_ray.sweep.fork_server`).
 
     Raises :class:`UserError` where no cluster answers at ``address``.
     """
@@ -59,20 +63,31 @@ def ray_instance(address: str | None, num_cpus: int | None) -> Iterator[None]:
         yield
         return
     _prepare_environment(address)  # before Ray is imported
-    import ray
+    with ExitStack() as lasting:
+        modules, ended = workers_environment(), threading.Event()
+        own = modules
+        if address is None:
+            temporary = lasting.enter_context(short_name(RAY_SOCKET))
+            own = {**modules, "RAY_TMPDIR": str(temporary)}
+            with _environment(own), _a_group_of_their_own():
+                own |= lasting.enter_context(forked_workers(temporary, home_of_package(), preload))
+        import ray
 
-    arguments: dict[str, Any] = {
-        "log_to_driver": False,
-        "logging_level": "warning",
-        "namespace": "fortifai",
-        "job_config": _job_config(),
-    }
-    modules, ended = workers_environment(), threading.Event()
-    with short_name(RAY_SOCKET) if address is None else nullcontext() as temporary:
+        arguments: dict[str, Any] = {
+            "log_to_driver": False,
+            "logging_level": "warning",
+            "namespace": "fortifai",
+            "job_config": _job_config(),
+        }
         with signals_kept():
             if address is None:
-                own = {**modules, "RAY_TMPDIR": str(temporary)}
-                with _environment(own), _a_group_of_their_own(), _few_services(), signals_wait():
+                with (
+                    _environment(own),
+                    _a_group_of_their_own(),
+                    _few_services(),
+                    _asking_for_workers(SOCKETS in own),
+                    signals_wait(),
+                ):
                     _start(address="local", num_cpus=num_cpus or cores_here(), include_dashboard=False, **arguments)
             else:
                 sent = modules_here()
@@ -160,6 +175,25 @@ def _few_services() -> Iterator[None]:
     finally:
         for name, original in originals.items():
             setattr(Node, name, original)
+
+
+@contextmanager
+def _asking_for_workers(asks: bool) -> Iterator[None]:
+    """An instance that starts within asks the fork server for its workers."""
+    from ray._private.parameter import RayParams
+
+    original = RayParams.__init__
+
+    def settle(self: Any, *arguments: Any, **keywords: Any) -> None:
+        original(self, *arguments, **keywords)
+        self.setup_worker_path = forked_worker.__file__
+
+    if asks:
+        RayParams.__init__ = settle  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        RayParams.__init__ = original  # type: ignore[method-assign]
 
 
 @retry(stop=stop_after_attempt(3), reraise=True)  # Ray gives a start 30 s, which a busy machine can miss

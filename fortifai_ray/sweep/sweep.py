@@ -1,7 +1,7 @@
 """A sweep: every chain of a study, on Ray Tune, from whatever the store already holds to the finished tables."""
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ from fortifai_ray.storage.store import StageStore, Storage
 from fortifai_ray.study.search import BoundarySearch
 from fortifai_ray.study.study import Chain, Study
 from fortifai_ray.sweep.finished import recognised
+from fortifai_ray.sweep.fork_server import NETWORKS, NUMBERS, TEXTS
 from fortifai_ray.sweep.instance import bring_nodes, check_address, connected, ray_instance
 from fortifai_ray.sweep.plan import Plan, cores_here, make_plan
 from fortifai_ray.sweep.preflight import check_study, notices
@@ -99,7 +100,7 @@ def _compute(
         _compute_here(study, work, recorder, console, ran)
     if work.done:
         return
-    with ray_instance(address, study.settings.resources.num_cpus):
+    with ray_instance(address, study.settings.resources.num_cpus, _needed(work)):
         recorder.reached("ray")
         ran.plan = plan = _planned(study, work, recorder, address)
         writers = [chain for chain in work.cells if chain.recipe.uses_engines]
@@ -128,6 +129,13 @@ def _compute_here(study: Study, work: Work, recorder: Recorder, console: Console
         run_here(work, recorder, progress, plan)
     ran.plan = plan
     recorder.reached("last_step")
+
+
+def _needed(work: Work) -> Sequence[str]:
+    """The modules that the workers of a sweep import."""
+    if any(chain.recipe.uses_engines for chain in work.cells):
+        return TEXTS
+    return NUMBERS if all(chain.recipe.batched for chain in work.cells) else NETWORKS
 
 
 def _planned(study: Study, work: Work, recorder: Recorder, address: str | None) -> Plan:
