@@ -9,6 +9,8 @@ from pydantic import Field
 from fortifai_ray.recipe.curation.base import AUROC, DETECTED, REALLY, Content, Items, Kept, Step
 from fortifai_ray.recipe.pools import Draw, TrainingSet
 
+_ROUNDING = 1e-9  # of sums of shares that make a whole
+
 
 class MarkedTexts(Items, Protocol):
     """Texts that may have been written under a watermark."""
@@ -77,23 +79,25 @@ class Detector(Step):
 
 
 def resampled(data: TrainingSet, weights: np.ndarray, random: np.random.Generator) -> TrainingSet:
-    """As many units as a training set has, drawn with replacement from its items.
+    """As many units as a training set has, within two items, drawn from its items in proportion to their weights.
+
+    Systematic resampling (Kitagawa 1996): an item that is due c times is drawn ⌊c⌋ or ⌈c⌉ times, c on average. So equal
+    weights give the set itself, where independent draws would lose more than a third of its different items.
 
     Args:
         data: one chain's.
-        weights: of its items, in the order of its draws: an item is drawn in proportion to its own.
+        weights: of its items, in the order of its draws.
     """
-    ends = np.cumsum([len(draw.items) for draw in data.draws])
     sizes = np.concatenate([np.zeros(0, np.int64), *(draw.pool.sizes[draw.items] for draw in data.draws)])
-    weights, total = np.where(sizes > 0, weights, 0.0), int(sizes.sum())  # a row without tokens is drawn by nobody
-    drawn = np.zeros(0, np.int64)
-    while (have := int(sizes[drawn].sum())) < total:
-        more = 1 + int((total - have) / sizes[sizes > 0].mean())
-        drawn = np.concatenate([drawn, random.choice(len(sizes), size=more, p=weights / weights.sum())])
-    drawn = drawn[np.cumsum(sizes[drawn]) - sizes[drawn] / 2 < total]
-    owner = np.searchsorted(ends, drawn, side="right")
+    weights = np.where(sizes > 0, weights, 0.0)  # a row without tokens is nothing to draw
+    shuffled = random.permutation(len(sizes))
+    order = shuffled[np.argsort(sizes[shuffled], kind="stable")]  # by size: rounding then costs two items at most
+    due, start = weights * (sizes.sum() / max((weights * sizes).sum(), np.finfo(float).tiny)), random.random()
+    copies = np.zeros(len(sizes), np.int64)
+    copies[order] = np.diff(np.floor(np.cumsum(due[order]) + start + _ROUNDING), prepend=0)
+    ends = np.cumsum([len(draw.items) for draw in data.draws])[:-1]
     parts = [
-        Draw(draw.pool, draw.items[drawn[owner == number] - (ends[number] - len(draw.items))])
-        for number, draw in enumerate(data.draws)
+        Draw(draw.pool, np.repeat(draw.items, times))
+        for draw, times in zip(data.draws, np.split(copies, ends), strict=True)
     ]
     return replace(data, draws=tuple(part for part in parts if len(part.items)))
