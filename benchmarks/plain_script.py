@@ -1,19 +1,21 @@
 """The platform beside the script that one would write otherwise: the same chains, in seconds and in memory.
 
-    python -m benchmarks.plain_script [--rounds 3] [--file sweeps/quickstart.yaml] [--set KEY=VALUE …] [--only WHICH …]
+    python -m benchmarks.plain_script [--rounds 3] [--form both] [--file sweeps/quickstart.yaml] [--set KEY=VALUE …]
 
 The script runs one chain after the other with as many threads as there are cores. Hugging Face's Trainer fits each
 generation, a loop takes its perplexity, and an offline ``vllm.LLM`` writes the next training set: ``cold`` starts one
 in a process of its own for each generation, ``warm`` keeps one and changes its weights. Corpus, tokenizer, starting
 models, seeds, losses and the numbers of tokens are the study's (generation 0 sees the same blocks); by default those of
-four of the quickstart's chains. The platform (``fortifai sweep`` into an empty storage) does all that the study asks
-for, signs of collapse and KR pairs included; ``--set evaluation.signs=null --set evaluation.benchmarks=[]`` leaves them
-out. The script's tokens are made beforehand and not counted.
+four of the quickstart's chains. The script's tokens are made beforehand and not counted.
+
+The platform (``fortifai sweep`` into an empty storage) runs twice: as a user gets it, with all that the study asks for,
+signs of collapse and KR pairs included, where a chain ends once its collapse is confirmed; and ``alike``, with what the
+script does: perplexity alone, every generation of every chain. After the last generation neither writes a training set.
 
 The order turns round with each round, so that other load affects all alike. The last line is one JSON object: seconds
-and peak memory (proportional set size of all processes) of each, ``cold_ratio`` and ``warm_ratio`` (the platform's
-median over theirs), ``floor_seconds`` (the platform's useful seconds at full use of the cores), and the script's
-perplexities, which are the same for both forms.
+and peak memory (proportional set size of all processes) of each; ``cold_ratio``, ``warm_ratio``, ``alike_cold_ratio``
+and ``alike_warm_ratio`` (the platform's median over the script's); ``floor_seconds`` (the platform's useful seconds at
+full use of the cores, of both of its runs); and the script's perplexities, which are the same for both of its forms.
 """
 
 import argparse
@@ -32,7 +34,11 @@ from typing import Any
 import numpy as np
 import psutil
 
-FORMS = ("platform", "cold", "warm")
+PLATFORM = {  # settings of each form
+    "platform": [],
+    "alike": ["evaluation.signs=null", "evaluation.benchmarks=[]", "early_stopping=false"],
+}
+SCRIPT = ("cold", "warm")
 FOUR_CHAINS = ("vary.seed=[0, 1]",)  # under each of the quickstart's two losses
 THREADS = len(os.sched_getaffinity(0))
 KV_CACHE_BYTES = 256 << 20
@@ -102,6 +108,8 @@ def run_chain(chain: dict[str, Any], engine: "Engine | None", work: Path) -> lis
     for generation in range(chain["generations"]):
         fit(model, blocks, chain, work)
         perplexities.append(perplexity(model, data["held_out"]))
+        if generation == chain["generations"] - 1:
+            break
         folder = work / f"generation-{generation}"
         model.save_pretrained(folder)
         starts = rng.integers(0, len(data["text"]) - decoding["context_tokens"], rows)
@@ -252,14 +260,14 @@ def measure(file: Path, settings: list[str], rounds: int, forms: list[str]) -> d
         (root / "chains.json").write_text(json.dumps(prepare(file, settings, root / "prepared")))
         seconds: dict[str, list[float]] = {form: [] for form in forms}
         memory: dict[str, float] = dict.fromkeys(forms, 0.0)
-        result: dict[str, Any] = {}
+        result: dict[str, Any] = {"floor_seconds": {}}
         for turn in range(rounds):
             for form in forms if turn % 2 == 0 else forms[::-1]:
                 place = root / f"{form}-{turn}"
                 command = [*python, "benchmarks.plain_script", "--as", form, "--work", str(place)]
                 threads = {"OMP_NUM_THREADS": str(THREADS), "MKL_NUM_THREADS": str(THREADS)}
-                if form == "platform":
-                    changes = [part for setting in settings for part in ("--set", setting)]
+                if form in PLATFORM:
+                    changes = [part for setting in [*settings, *PLATFORM[form]] for part in ("--set", setting)]
                     command, threads = (
                         [*python, "fortifai_ray", "sweep", str(file), "--storage", str(place), *changes],
                         {},
@@ -268,14 +276,18 @@ def measure(file: Path, settings: list[str], rounds: int, forms: list[str]) -> d
                 seconds[form].append(took)
                 memory[form] = max(memory[form], most)
                 print(f"round {turn + 1}: {form} {took:.1f} s, {most:.2f} GiB", flush=True)
-                if form == "platform":
+                if form in PLATFORM:
                     (summary,) = place.glob("*/results/summary.json")
-                    result["floor_seconds"] = json.loads(summary.read_text())["useful_seconds"] / THREADS
+                    useful = json.loads(summary.read_text())["useful_seconds"]
+                    result["floor_seconds"][form] = useful / THREADS
                 else:
                     result[f"{form}_perplexities"] = json.loads((place / "perplexities.json").read_text())
     medians = {form: statistics.median(times) for form, times in seconds.items()}
-    if "platform" in forms:
-        result |= {f"{form}_ratio": medians["platform"] / medians[form] for form in forms if form != "platform"}
+    for form in set(SCRIPT).intersection(forms):
+        result |= {
+            f"{form}_ratio": medians["platform"] / medians[form],
+            f"alike_{form}_ratio": medians["alike"] / medians[form],
+        }
     return {"seconds": seconds, "peak_gib": memory, **result}
 
 
@@ -284,16 +296,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--file", type=Path, default=Path("sweeps/quickstart.yaml"))
     parser.add_argument("--set", action="append", default=[], help="as of fortifai sweep; after vary.seed=[0, 1]")
-    parser.add_argument("--only", nargs="+", choices=FORMS, default=list(FORMS))
-    parser.add_argument("--as", dest="form", choices=FORMS[1:], help=argparse.SUPPRESS)
+    parser.add_argument("--form", choices=[*SCRIPT, "both"], default="both", help="of the script")
+    parser.add_argument("--as", dest="script", choices=SCRIPT, help=argparse.SUPPRESS)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.form is None:
-        print(json.dumps(measure(options.file, [*FOUR_CHAINS, *options.set], options.rounds, options.only)))
+    if options.script is None:
+        forms = [*PLATFORM, *(SCRIPT if options.form == "both" else [options.form])]
+        print(json.dumps(measure(options.file, [*FOUR_CHAINS, *options.set], options.rounds, forms)))
         return
     options.work.mkdir()
     chains = json.loads((options.work.parent / "chains.json").read_text())
-    perplexities = run_script(chains, keep=options.form == "warm", work=options.work)
+    perplexities = run_script(chains, keep=options.script == "warm", work=options.work)
     (options.work / "perplexities.json").write_text(json.dumps(perplexities))
 
 
