@@ -186,14 +186,23 @@ def discrete_replace_support(
     from scipy.stats import binom
 
     check_arguments(n, generation)
+    true = true_probabilities(probabilities, outcomes, exponent)
     counts = np.arange(n + 1)
-    lost = np.zeros(n + 1)  # for each count: the probability that the outcome is lost in the remaining generations
+    return float((1 - binom.pmf(counts[None], n, true[:, None]) @ lost_by_count(n, generation)).sum())
+
+
+def lost_by_count(n: int, generations: int) -> npt.NDArray[np.float64]:
+    """(n + 1,) For each count of an outcome among n samples, the probability that it is lost so many generations later:
+    the Wright–Fisher chain, in which a count k becomes Binomial(n, k/n), and 0 absorbs."""
+    from scipy.stats import binom
+
+    counts = np.arange(n + 1)
+    lost = np.zeros(n + 1)
     lost[0] = 1.0
     transition = binom.pmf(counts[None], n, counts[:, None] / n)
-    for _ in range(generation):
+    for _ in range(generations):
         lost = transition @ lost
-    true = true_probabilities(probabilities, outcomes, exponent)
-    return float((1 - binom.pmf(counts[None], n, true[:, None]) @ lost).sum())
+    return lost
 
 
 def _deviation(generation: int, human: int, synthetic: int) -> float:

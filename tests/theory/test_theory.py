@@ -63,7 +63,7 @@ def test_every_closed_form_is_a_documented_number() -> None:
         "human": 10,
         "synthetic": 40,
         "member": "poisson",
-        "mean": 2.0,
+        "mean": 0.5,
         "multiple": 1.2,
         "deviation": 0.1,
         "initial": 10,
