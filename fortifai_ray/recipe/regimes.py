@@ -54,17 +54,14 @@ class _Regime(Section):
 
     @model_validator(mode="after")
     def _two_parts(self) -> Self:
-        if self.weights is not None and not self._mixes:
+        given_by_ratio = getattr(self, "synthetic_ratio", None) is not None  # a share of 0 or 1 ends many a grid
+        two = self.mixes_human and self.synthetic_size(1.0, 0) > 0
+        if self.weights is not None and not (two or given_by_ratio):
             raise ValueError(
                 "weights: they share the loss between human and synthetic data, and every training set of this regime "
                 "has one of them alone; leave weights out, or take regime.kind: mixed"
             )
         return self
-
-    @property
-    def _mixes(self) -> bool:
-        """Whether a training set can hold both human and synthetic data."""
-        return True
 
     @property
     def mixes_human(self) -> bool:
@@ -128,10 +125,6 @@ class Replace(_Regime):
     """Each generation is trained only on the output of the last one (Shumailov et al. 2024, no original data kept)."""
 
     kind: Literal["replace"] = "replace"
-
-    @property
-    def _mixes(self) -> bool:
-        return False
 
     def kept(self, budget: float) -> float:
         return 0.0
@@ -248,10 +241,6 @@ class Incremental(_Regime):
         return self
 
     @property
-    def _mixes(self) -> bool:
-        return self.fractions != 1
-
-    @property
     def grows(self) -> bool:
         return self.synthetic_ratio is None and self.fractions is None
 
@@ -305,10 +294,6 @@ class FixedHuman(_Regime):
     kind: Literal["fixed_human"] = "fixed_human"
     human: int = Field(ge=0, description="tokens or samples of human data, always the first ones")
     synthetic: int = Field(ge=0, description="tokens or samples of the last generation's output")
-
-    @property
-    def _mixes(self) -> bool:
-        return self.human > 0 and self.synthetic > 0
 
     def human_needed(self, budget: float, generations: int, budgets: Sequence[float] = ()) -> float:
         return max(budget, float(self.human)) if generations > 1 else budget

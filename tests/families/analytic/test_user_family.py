@@ -16,6 +16,7 @@ from fortifai_ray.families.analytic.weighting import fit_with_loss
 from fortifai_ray.losses import CrossEntropy, TruncatedCrossEntropy
 from fortifai_ray.metrics import METRICS, Metric, metric
 from fortifai_ray.recipe.regimes import Replace
+from fortifai_ray.study.study import make_study
 
 from .loops import assert_mean, run
 
@@ -190,4 +191,9 @@ def test_what_is_optional_is_asked_for_only_where_it_is_needed(write: object) ->
         family.fit(data, np.ones((1, 6)))
     with pytest.raises(UserError, match="has no method truth"):
         family.truth()
+    weighed = {"kind": "mixed", "synthetic_ratio": 0.5, "weights": {"human": 0.6}}
+    content = {"name": "own", "family": {"kind": f"{name}:Normal"}, "regime": weighed, "generations": 2}
+    criterion = {"metric": "variance", "threshold": 0.5, "direction": "below"}
+    with pytest.raises(UserError, match=r"or regime\.weights"):
+        make_study({**content, "collapse": criterion}, "own.yaml")
     assert isinstance(family, UserFamily)

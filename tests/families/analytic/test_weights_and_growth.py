@@ -34,6 +34,7 @@ from fortifai_ray.theory.registry import closed_forms_of
 from .loops import assert_mean, run
 
 CHAINS = range(2_000)
+PYDOC = {"source": "pydoc"}
 HALF = {"kind": "mixed", "synthetic_ratio": 0.5, "human": "fresh"}
 
 
@@ -47,7 +48,7 @@ def study(**changes: Any) -> Study:
         "collapse": {"metric": "kl_divergence", "threshold": 0.5, "direction": "above"},
         **changes,
     }
-    return make_study(content, "weighed.yaml")
+    return make_study({key: value for key, value in content.items() if value is not None}, "weighed.yaml")
 
 
 @pytest.mark.parametrize(
@@ -253,6 +254,16 @@ def test_no_other_theory_is_offered() -> None:
                 "regime": {"kind": "incremental"},
             },
             "incremental sets the size of its training sets itself",
+        ),
+        (
+            {
+                "family": {"kind": "language", "model": {"preset": "llama-tiny", "vocab_size": 512}},
+                "corpus": PYDOC,
+                "samples_per_generation": None,
+                "regime": {**HALF, "weights": {"human": 0.6}},
+                "curation": {"kind": "detector"},
+            },
+            "a detector's pool has no labels",
         ),
         (
             {
