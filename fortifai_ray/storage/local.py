@@ -154,6 +154,7 @@ class LocalStages:
             "files": files,
             "outputs": outputs,
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            **({"cheap": True} if key.cheap else {}),
         }
         indent = None if key.cheap else 1  # to indent takes as long as the file's writing
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=indent, sort_keys=True))

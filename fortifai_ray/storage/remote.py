@@ -2,12 +2,14 @@
 
 A stage exists once its manifest does, which is uploaded last; each file is compared with its checksum when it is
 fetched. Manifests are cached locally, so that a stage is looked up on the network once; files are fetched when they are
-first needed, so that a finished sweep is recognised without moving a model.
+first needed, so that a finished sweep is recognised without moving a model. A cheap stage is its small files, which
+whoever looks it up wants: the manifest has them inside, too (base64), and what is not intact there is fetched.
 
 The cache is valid for one *epoch*, a name kept in the storage: gc changes it before it removes stages there. In a new
 epoch everything is looked up again, and a stage that only this machine still has is uploaded.
 """
 
+import base64
 import json
 import logging
 import os
@@ -37,6 +39,7 @@ log = logging.getLogger(__name__)
 
 KNOWN, EPOCH = ".known", "stages/.epoch"
 _TRANSFERS = 8  # files at a time
+_INSIDE = 4 << 20  # bytes: files of a cheap stage that travel in its manifest, which each would cost two more requests
 _LOOK_UPS = 32  # manifests at a time: small ones, each of which waits for the network
 
 
@@ -139,7 +142,7 @@ class RemoteStages:
         manifest = json.loads(content)
         with ThreadPoolExecutor(_TRANSFERS) as pool:
             list(pool.map(lambda n: self.objects.upload(folder / n, _object(stage_hash, n)), manifest["files"]))
-        self.objects.write(_object(stage_hash, MANIFEST), content)
+        self.objects.write(_object(stage_hash, MANIFEST), _with_files(manifest, folder) or content)
         _write_whole(self.known / f"{stage_hash}.json", content)
         self._whole.add(stage_hash)
         return self._stage(stage_hash, manifest, reused=False)
@@ -147,17 +150,22 @@ class RemoteStages:
     def _fetch(self, stage_hash: str, manifest: Mapping[str, Any]) -> None:
         files = manifest["files"]
         with self._local.aside(stage_hash) as partial:
-            damaged = self._fetch_files(stage_hash, files, partial)
+            inside = manifest.get("inside") or {}
+            damaged = [name for name in files if not _unpacked(inside, name, partial / name, files[name])]
+            damaged = self._fetch_files(stage_hash, {name: files[name] for name in damaged}, partial)
             if damaged:  # perhaps in transit: try once more
                 damaged = self._fetch_files(stage_hash, {name: files[name] for name in damaged}, partial)
             if damaged:
                 self._set_aside(stage_hash, list(files), f"{damaged[0]} is missing or altered")
                 raise StageLost(f"use stage {stage_hash}, whose {damaged[0]} was damaged in the storage")
-            (partial / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
+            local = {key: value for key, value in manifest.items() if key != "inside"}
+            (partial / MANIFEST).write_text(json.dumps(local, indent=1, sort_keys=True))
             self._local.put_in_place(partial, stage_hash, durable=False)  # the storage has it
 
     def _fetch_files(self, stage_hash: str, files: Mapping[str, Any], folder: Path) -> list[str]:
         """Fetch files of a stage; returns those that are missing or altered."""
+        if not files:
+            return []
 
         def fetch(name: str) -> bool:
             target = folder / name
@@ -179,6 +187,28 @@ class RemoteStages:
         aside = f"stages/.damaged/{stage_hash}-{uuid.uuid4().hex[:8]}"
         for name in (MANIFEST, *files):
             self.objects.move(_object(stage_hash, name), f"{aside}/{name}")
+
+
+def _with_files(manifest: Mapping[str, Any], folder: Path) -> bytes | None:
+    """The manifest of a cheap stage with its files inside; None for another stage, or files that are large."""
+    files = manifest["files"]
+    if not manifest.get("cheap") or sum(file["size"] for file in files.values()) > _INSIDE:
+        return None
+    inside = {name: base64.b64encode((folder / name).read_bytes()).decode() for name in files}
+    return json.dumps({**manifest, "inside": inside}, sort_keys=True).encode()
+
+
+def _unpacked(inside: Any, name: str, target: Path, expected: Mapping[str, Any]) -> bool:
+    """Whether a file lay in its manifest, and is intact where it now is."""
+    content = inside.get(name) if isinstance(inside, Mapping) else None
+    if not isinstance(content, str):
+        return False
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.write_bytes(base64.b64decode(content, validate=True))
+    except ValueError:
+        return False
+    return is_intact(target, expected)
 
 
 def new_epoch(objects: Objects) -> str:

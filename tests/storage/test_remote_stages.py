@@ -111,6 +111,29 @@ def test_a_machine_that_knows_nothing_asks_little_of_a_finished_study(
     assert (f"stages/.uses/mine/{other.hash}" in s3.files(storage)) == (study is not None), "what is new is recorded"
 
 
+def test_a_cheap_stage_is_fetched_by_its_manifest(s3: S3, storage: str, elsewhere: Elsewhere) -> None:
+    """Two requests for the stage with its files, side by side with those of others; the files lie there by themselves,
+    too, and where the copy inside is damaged or too large, they are fetched."""
+    keys = [StageKey("cohort", 1, {"seed": seed}, cheap=True) for seed in range(3)]
+    first = elsewhere.store(storage, "mine")
+    for key in keys:
+        first.step(key, write)
+    at = f"{storage}/stages/{keys[0].hash}"
+    assert s3.files(at)["sub/weights"] == WEIGHTS
+    store = elsewhere.store(storage, "mine")
+    before = s3.requests()
+    store.recall("mine")
+    for stage in map(store.find, keys):
+        assert stage is not None
+        assert (stage.path / "sub" / "weights").read_bytes() == WEIGHTS
+        assert "inside" not in json.loads((stage.path / "manifest.json").read_text())
+    assert s3.requests() - before <= 2 * len(keys) + 2
+    for wrong in ("no base64", "AAAA", 7, None):
+        manifest = json.loads(s3.files(at)["manifest.json"])
+        s3.put(f"{at}/manifest.json", json.dumps({**manifest, "inside": {"sub/weights": wrong}}).encode())
+        assert (elsewhere.store(storage).step(keys[0], fail).path / "sub" / "weights").read_bytes() == WEIGHTS
+
+
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])
 def test_damage_in_the_storage_is_found(
     s3: S3, storage: str, elsewhere: Elsewhere, caplog: pytest.LogCaptureFixture, damage: str

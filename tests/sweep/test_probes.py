@@ -125,7 +125,7 @@ def test_a_probe_measured_against_the_baseline_has_a_limit(tmp_path: Path) -> No
     [
         ({"vary": {"seed": [0, 1]}}, "vary: a boundary search chooses the seeds of its chains"),
         ({"search": {**SEARCH, "high": 1.5}}, "search: regime.synthetic_ratio: .*lies in .0, 1.: 1.5 does not"),
-        ({"search": {**SEARCH, "over": "regime.ratio"}}, "did you mean regime.synthetic_ratio"),
+        ({"search": {**SEARCH, "over": "regime.ratio"}}, "regime.ratio: unknown key; did you mean synthetic_ratio"),
         ({"search": {**SEARCH, "over": "loss.gamma"}}, "search.over: loss.gamma: not a key of the recipe"),
         (
             {"search": {**SEARCH, "over": "samples_per_generation", "low": 10.5, "high": 50, "tolerance": 2}},
