@@ -1,6 +1,6 @@
 """What the driver of a large study costs, without Ray and without a model: what trials would send, it makes up.
 
-    python -m benchmarks.driver [--part tables|mlflow|replay] [--scale 0.1] [--rate 8] [--s3]
+    python -m benchmarks.driver [--part tables|mlflow|replay|replay_single] [--scale 0.1] [--rate 8] [--s3]
 
 20,000 chains × 5 generations × 80 metrics, with sample texts and details. Generations arrive pickled, as from trials,
 64 chains side by side, and pass through the callback, the recorder and the writer; the tables are flushed after every
@@ -14,7 +14,7 @@ tables' last form and the report included, which take ``close_seconds`` of CPU t
 to all of their nested runs being complete in MLflow on SQLite (counted there), ``mlflow_ms_per_generation`` the CPU
 time of the whole process by then. At 8 a second this takes 20 minutes; ``--scale`` counts here, too.
 
-``replay_…`` is what a finished study costs that is run again (:mod:`benchmarks.replay`).
+``replay_…`` and ``single_…`` are what a finished study costs that is run again (:mod:`benchmarks.replay`).
 """
 
 import argparse
@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from benchmarks.replay import replay
+from benchmarks.replay import NoSync, replay, replay_single
 from fortifai_ray.chain.chain import GenerationResult, Inputs
 from fortifai_ray.evaluation.signs.model import PROBABILITIES
 from fortifai_ray.report.charts.histograms import TEXTS
@@ -57,17 +57,6 @@ _BENCHMARKS = (
     "[{task: kr_test, pairs: 200}, {task: kr_test, pairs: 200, name: other}, {task: wikitext, path: README.md}]"
 )
 _WORDS = 20_000
-
-
-class _NoSync:
-    """In the place of the mirror in MLflow, which has a part of its own."""
-
-    def __init__(self, folder: Path, storage: Path) -> None: ...
-
-    def poke(self) -> None: ...
-
-    def close(self, status: str) -> Any:
-        return SimpleNamespace(problems=[])
 
 
 def make_study(seeds: int) -> Study:
@@ -161,7 +150,7 @@ class Driver:
 
 def tables(scale: float, folder: Path) -> dict[str, Any]:
     """The driver's CPU time for each generation, and its peak memory."""
-    recorder_module.StudySync = _NoSync  # type: ignore[misc,assignment]  # MLflow is measured by itself
+    recorder_module.StudySync = NoSync  # type: ignore[misc,assignment]  # MLflow is measured by itself
     driver = Driver(make_study(max(2, round(SEEDS * scale))), folder)
     costs: list[float] = []
     source = arriving(driver.study, driver.work)
@@ -231,7 +220,7 @@ def _peak_gib() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", type=float, default=1.0, help="share of the chains")
-    parser.add_argument("--part", choices=("tables", "mlflow", "replay"), help="by default, all")
+    parser.add_argument("--part", choices=("tables", "mlflow", "replay", "replay_single"), help="by default, all")
     parser.add_argument("--s3", action="store_true", help="the replay is of an object store")
     parser.add_argument("--rate", type=float, default=8.0, help="generations a second, for MLflow")
     parser.add_argument("--out", type=Path, help="leave the study in this folder")
@@ -240,6 +229,7 @@ def main() -> None:
         "tables": lambda folder: tables(options.scale, options.out or folder),
         "mlflow": lambda folder: mlflow(options.scale, options.rate, folder),
         "replay": lambda folder: replay(options.scale, folder, s3=options.s3),
+        "replay_single": lambda folder: replay_single(options.scale, folder),
     }
     measured: dict[str, Any] = {}
     for part in parts if options.part is None else (options.part,):

@@ -40,8 +40,8 @@ class StageKey:
     """Everything that determines a step: its kind, the version of the code that computes it, and its inputs.
 
     ``inputs`` is JSON; another stage enters it by its hash, so that a key fixes the whole history behind it.
-    ``cheap``: it takes milliseconds, and its files are small. They are not forced onto the disk, which takes as long; if
-    the power fails, the checksums tell.
+    ``cheap``: it takes milliseconds, and its files are small. They are not forced onto the disk, which takes as long;
+    if the power fails, the checksums tell.
     """
 
     kind: str
