@@ -194,7 +194,7 @@ def _table_of(generations: Sequence[Generation[Any]], lineage: Lineage[Any], see
         sets = generation.data.of_each(count) if generation.data.by_seed else [generation.data]
         outputs: dict[str, Any] = {}
         written = [one and one.stage for one in (generation.synthetic, generation.curated)]
-        for step in (generation.model, generation.scores, *written, generation.compared):
+        for step in (generation.judged, generation.model, generation.scores, *written, generation.compared):
             outputs |= step.outputs if step else {}
         numbers.append(generation.number)
         ends.append((generation.collapse_reason, generation.ended(recipe)))

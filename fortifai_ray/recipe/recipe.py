@@ -65,6 +65,12 @@ class Recipe(Section):
             if self.items not in step.takes:
                 wrong = f"{step.kind} is for {' and '.join(step.takes)}, and this family writes {self.items}"
                 raise mistake("recipe", f"{where}.kind", wrong, step.kind)
+            if step.of_pool and self.regime.weights is not None:
+                wrong = f"a {step.kind}'s pool has no labels, and regime.weights weighs by them: leave one of the two out"
+                raise mistake("recipe", f"{where}.kind", wrong, step.kind)
+            if step.of_pool and not self.regime.mixes_human:
+                wrong = f"a {step.kind} needs a pool with human data, and regime: {self.regime.kind} has none as it is"
+                raise mistake("recipe", f"{where}.kind", f"{wrong}; mixed or accumulate is right", step.kind)
             for by in step.judges:
                 if by == "truth" and self.items != "samples":
                     wrong = f"the truth of {self.items} is not known; generation_0 is right here"

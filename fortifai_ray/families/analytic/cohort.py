@@ -15,9 +15,11 @@ import numpy as np
 from fortifai_ray.families import LINEAGE_DISTANCE
 from fortifai_ray.families.analytic.base import AnalyticFamily, Array, Model, Streams
 from fortifai_ray.families.analytic.curating import Written, curated, whole
+from fortifai_ray.families.analytic.detecting import Detectors
 from fortifai_ray.families.analytic.recipe import AnalyticRecipe
 from fortifai_ray.families.analytic.weighting import fit_with_loss
 from fortifai_ray.losses import Loss
+from fortifai_ray.recipe.curation import Detector, of_pool
 from fortifai_ray.recipe.family import Collapsed, Others, Synthetic
 from fortifai_ray.recipe.pools import Human, Pool, TrainingSet
 
@@ -65,6 +67,7 @@ class CohortFamily:
         self._shared = samples or Samples(all=recipe.regime.memory == "all")
         self._samples, self._human = self._shared.pools, self._named(_HUMAN)
         self._generation = 0  # that wrote last
+        self._detectors: Detectors | None = None
 
     def _named(self, pool: str) -> str:
         return f"{self._lineage}/{pool}" if self._lineage else pool
@@ -80,6 +83,14 @@ class CohortFamily:
     def init(self, previous: Arrays | None, generation: int) -> Arrays:
         """These families need no starting model."""
         return previous or Arrays("start")
+
+    def resample(self, data: TrainingSet, *, generation: int) -> tuple[TrainingSet, Arrays]:
+        """What the curation's detector makes of the training sets, pools whose origins nobody knows; as they are, where
+        generation 0 drew too few samples to train it."""
+        if self._detectors is None:
+            return data, Arrays(f"pool-{generation}")
+        drawn, found = self._detectors.resample(data, self._samples, Streams(self._seeds, generation))
+        return drawn, Arrays(f"pool-{generation}", found)
 
     def fit(self, data: TrainingSet, loss: Loss, *, start_from: Arrays, generation: int) -> Arrays:
         """Every chain's fit to its training set."""
@@ -107,11 +118,15 @@ class CohortFamily:
         samples = self._family.generate(model.model, count, Streams(self._seeds, generation))
         seconds = self._share(started)
         self._keep(name, samples)
+        step = of_pool(self._recipe.curation.steps)
+        if isinstance(step, Detector) and self._detectors is None and count > 1:
+            human = self._samples[self._human][:, : whole(self._recipe.sizes[0])]
+            self._detectors = Detectors.trained(step, human, self._human, samples, name)
         return Synthetic(Arrays(name, {"generate_seconds": seconds}), Pool(name, np.ones(count), synthetic=True))
 
     def curate(self, written: Synthetic[Arrays], size: float, *, model: Arrays, verifier: Arrays) -> Synthetic[Arrays]:
         """The best ``size`` of the written samples, in each chain by its own scores."""
-        steps = self._recipe.curation.steps
+        steps = [step for step in self._recipe.curation.steps if not step.of_pool]
         if not steps:
             return written
         assert model.model is not None

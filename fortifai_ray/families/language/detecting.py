@@ -1,8 +1,5 @@
-"""How synthetic text is found: by its watermark, and by a classifier that generation 0's text trains.
-
-The classifier is a logistic regression on the counts of tokens and pairs of tokens. It is fitted once for each fifth of
-its examples, without that fifth, which it then judges: the human text that it was trained on is in the pool, too.
-"""
+"""How synthetic text is found: by its watermark, and by a classifier that generation 0's text trains, from the counts
+of tokens and pairs of tokens."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,10 +13,11 @@ from fortifai_ray.engines.checkpoints import whole_model
 from fortifai_ray.engines.pretrained import causal_config
 from fortifai_ray.engines.watermark import GreenLists, WatermarkConfig
 from fortifai_ray.families.curating import Written
+from fortifai_ray.families.detector import VERSION, decisions, draw_weights, fit, measures, probabilities
 from fortifai_ray.families.language.corpus import Corpus
 from fortifai_ray.families.language.data import read_corpus
 from fortifai_ray.families.language.ngrams import hash_ngrams
-from fortifai_ray.recipe.curation import AUROC, DETECTED, REALLY, Detector, resampled
+from fortifai_ray.recipe.curation import Detector, resampled
 from fortifai_ray.recipe.pools import Human, TrainingSet
 from fortifai_ray.seeds import derive_seed, generator
 from fortifai_ray.storage.steps import Steps
@@ -30,10 +28,8 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-VERSION = 1  # bump when the same texts give another classifier, or other draws
-_FEATURES, _FOLDS, _NGRAMS = 1 << 16, 5, (1, 2)
+_FEATURES, _NGRAMS = 1 << 16, (1, 2)
 _EXAMPLES = 20_000  # of each kind, at most
-_PENALTY = 100.0  # inverse strength of the penalty on the weights of rows of norm 1
 _FILE = "classifier.npz"
 
 
@@ -96,9 +92,7 @@ class Detecting:
         judged = self.steps.run(
             StageKey("detect", VERSION, key), "judge the pool", lambda folder: self._judge(data, folders, folder)
         )
-        with np.errstate(divide="ignore"):
-            logs = self.step.bias * np.log(np.load(judged.path / "human.npy")) if self.step.bias else np.zeros(1)
-        weights = np.exp(logs - logs.max())
+        weights = draw_weights(np.load(judged.path / "human.npy"), self.step.bias)
         return resampled(data, weights, generator(self.seed, "resample", generation)), judged
 
     @cached_property
@@ -134,17 +128,16 @@ class Detecting:
         for draw in data.draws:
             if not draw.pool.synthetic:
                 folds = [fold_of_item.get(item, -1) for item in draw.items.tolist()]
-                parts.append(decisions(known, self._blocks(draw.items), folds))
+                parts.append(decisions(known, features(self._blocks(draw.items)), folds))
                 continue
             rows = read_corpus(folders[draw.pool.stage]).take(draw.items)
             seeds = rows["seed"].to_pylist()
-            found = decisions(known, _tokens(rows), [fold_of_seed.get(seed, -1) for seed in seeds])
+            found = decisions(known, features(_tokens(rows)), [fold_of_seed.get(seed, -1) for seed in seeds])
             parts.append(self._escaped(found, seeds, known["decisions"][:count]))
         truth = np.concatenate([np.full(len(draw.items), not draw.pool.synthetic) for draw in data.draws])
-        slope, intercept = known["calibration"]
-        human = 1 / (1 + np.exp(-(slope * np.concatenate(parts) + intercept)))
+        human = probabilities(known, np.concatenate(parts))
         np.save(folder / "human.npy", human)
-        return _measures(human, truth)
+        return measures(human, truth)
 
     def _escaped(self, found: np.ndarray, seeds: Sequence[int], human: np.ndarray) -> np.ndarray:
         """The decisions on rows, those that escape replaced by decisions on human text: by each row's own seed."""
@@ -177,54 +170,3 @@ def features(texts: Sequence[np.ndarray]) -> Any:
         columns.append((hash_ngrams(flat, n)[inside] % np.uint64(_FEATURES)).astype(np.int64))
     row, column = np.concatenate(rows), np.concatenate(columns)
     return normalize(csr_matrix((np.ones(len(row)), (row, column)), shape=(len(texts), _FEATURES)))
-
-
-def fit(examples: Any, human: np.ndarray) -> dict[str, np.ndarray]:
-    """The classifier of ``examples`` (n, features), of which some are ``human`` (n,).
-
-    Returns ``weights`` (folds, features + 1, the last one constant), ``folds`` (n,) the fold that left out each
-    example, ``decisions`` (n,) on each by that fold, and ``calibration`` (2,): p(human) = σ(slope · decision +
-    intercept), fitted to these (Platt 1999), both kinds weighing the same.
-    """
-    from sklearn.linear_model import LogisticRegression
-
-    random = generator(0, "folds")
-    folds = np.zeros(len(human), np.int64)
-    for kind in (human, ~human):
-        folds[kind] = random.permutation(np.arange(kind.sum()) % _FOLDS)
-    weights, judged = np.zeros((_FOLDS, _FEATURES + 1), np.float32), np.zeros(len(human))
-    for fold in range(_FOLDS):
-        model = LogisticRegression(C=_PENALTY, class_weight="balanced", max_iter=1000)
-        model.fit(examples[folds != fold], human[folds != fold])
-        weights[fold] = [*model.coef_[0], *model.intercept_]
-        judged[folds == fold] = _decide(weights[fold], examples[folds == fold])
-    scale = LogisticRegression(C=1e6, class_weight="balanced").fit(judged[:, None], human)
-    calibration = np.array([scale.coef_[0, 0], scale.intercept_[0]])
-    return {"weights": weights, "folds": folds, "decisions": judged, "calibration": calibration}
-
-
-def _decide(weights: np.ndarray, examples: Any) -> np.ndarray:
-    decided: np.ndarray = examples @ weights[:-1].astype(np.float64) + weights[-1]
-    return decided
-
-
-def decisions(known: Mapping[str, np.ndarray], texts: Sequence[np.ndarray], folds: Sequence[int]) -> np.ndarray:
-    """(texts,) The decision on each by the fold that left it out, or by all (fold −1) their mean."""
-    examples = features(texts)
-    each = np.stack([_decide(weights, examples) for weights in known["weights"]])
-    chosen = np.array(folds, dtype=np.int64)
-    return np.where(chosen < 0, each.mean(0), each[chosen, np.arange(len(texts))])
-
-
-def _measures(human: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
-    """What is detected has a probability of at most a half; None for a pool of one kind."""
-    from sklearn.metrics import roc_auc_score
-
-    found = human <= 0.5
-    right = int((found & ~truth).sum())
-    both = 0 < truth.sum() < len(truth)
-    return {
-        REALLY: right / int(found.sum()) if found.any() else 1.0,
-        DETECTED: right / int((~truth).sum()) if not truth.all() else 1.0,
-        AUROC: float(roc_auc_score(truth, human)) if both else None,
-    }

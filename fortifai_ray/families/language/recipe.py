@@ -111,12 +111,6 @@ class LanguageRecipe(Recipe):
             if isinstance(step, Watermark) and self.decoding.watermark is None:
                 wrong = "watermark looks for a mark that is not made: give decoding.watermark, e.g. {strength: 2.0}"
                 raise mistake("recipe", "curation.kind", wrong, step.kind)
-            if isinstance(step, Detector) and self.regime.weights is not None:
-                wrong = "a detector's pool has no labels, and regime.weights weighs by them: leave one of the two out"
-                raise mistake("recipe", "curation.kind", wrong, step.kind)
-            if isinstance(step, Detector) and not self.regime.mixes_human:
-                wrong = f"a detector needs a pool with human text, and regime: {self.regime.kind} has none as it is"
-                raise mistake("recipe", "curation.kind", f"{wrong}; mixed or accumulate is right", step.kind)
             if isinstance(step, Detector) and self.training.pack == "running":
                 wrong = "a detector draws rows at random, and running text has an order: leave training.pack out"
                 raise mistake("recipe", "curation.kind", wrong, step.kind)

@@ -48,13 +48,13 @@ class Watermark(Step):
 
 
 class Detector(Step):
-    """A classifier judges a pool of unlabelled text, and what it takes for human is drawn more often.
+    """A classifier judges a pool of unlabelled data, and what it takes for human is drawn more often.
 
     This is the importance resampling of Drayson et al. 2025. The pool is the regime's training set. The classifier was
-    trained on generation 0's human text against the text that generation 0 wrote.
+    trained on generation 0's human data against what generation 0 wrote.
     """
 
-    takes: ClassVar[tuple[Content, ...]] = ("texts",)
+    takes: ClassVar[tuple[Content, ...]] = ("samples", "texts")
     of_pool: ClassVar[bool] = True
     measures: ClassVar[tuple[str, ...]] = (REALLY, DETECTED, AUROC)
 
@@ -70,8 +70,8 @@ class Detector(Step):
         0.0,
         ge=0.0,
         le=1.0,
-        description="share of the synthetic text that was rewritten to escape: the classifier judges each such row as "
-        "if it were some human text of generation 0",
+        description="share of the synthetic items that were rewritten to escape: the classifier judges each as if it "
+        "were some human item of generation 0",
     )
 
     def let_pass(self, items: Items, count: int, block: int) -> Kept:
