@@ -66,7 +66,7 @@ class Recipe(Section):
                 wrong = f"{step.kind} is for {' and '.join(step.takes)}, and this family writes {self.items}"
                 raise mistake("recipe", f"{where}.kind", wrong, step.kind)
             if step.of_pool and self.regime.weights is not None:
-                wrong = f"a {step.kind}'s pool has no labels, and regime.weights weighs by them: leave one of the two out"
+                wrong = f"a {step.kind}'s pool has no labels, and regime.weights weighs by them: leave one out"
                 raise mistake("recipe", f"{where}.kind", wrong, step.kind)
             if step.of_pool and not self.regime.mixes_human:
                 wrong = f"a {step.kind} needs a pool with human data, and regime: {self.regime.kind} has none as it is"
