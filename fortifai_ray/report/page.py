@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import subprocess
+import sys
 from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 import polars as pl
-from altair.utils.schemapi import debug_mode
+from altair.utils import schemapi
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fortifai_ray import metrics
@@ -51,13 +56,31 @@ def render_page(results: StudyResults, made_from: str) -> str:
 
     ``made_from`` is noted in its head.
     """
-    # Altair validates each part as it is made, and then the whole chart. The second check is enough; the first takes
-    # most of the time of a page with dozens of charts.
-    with debug_mode(False):
-        return _render(results, made_from)
+    with ThreadPoolExecutor(1) as background, _quick_charts():
+        script = background.submit(_script)
+        return _render(results, made_from, script)
 
 
-def _render(results: StudyResults, made_from: str) -> str:
+@contextmanager
+def _quick_charts() -> Iterator[None]:
+    """Altair without what takes most of the time of a page with dozens of charts: it validates each part as it is made
+    (and then the whole chart, as the tests of each kind of chart let it), and reads the schemas of all its classes anew
+    for each channel that is given as a text."""
+    original, tables = schemapi._FromDict, list[schemapi._FromDict]()
+
+    def once(classes: Iterable[Any], /) -> schemapi._FromDict:
+        tables[:] = tables or [original(classes)]
+        return tables[0]
+
+    with schemapi.debug_mode(False):
+        schemapi._FromDict = once  # type: ignore[misc,assignment]
+        try:
+            yield
+        finally:
+            schemapi._FromDict = original  # type: ignore[misc]
+
+
+def _render(results: StudyResults, made_from: str, coming: Future[str]) -> str:
     environment = Environment(
         loader=PackageLoader("fortifai_ray.report"),
         autoescape=True,
@@ -65,7 +88,6 @@ def _render(results: StudyResults, made_from: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    script = _script()
     samples, samples_note = sample_tables(results)
     pictures, pictures_note = strips(results)
     ended = outcomes(results)
@@ -96,7 +118,7 @@ def _render(results: StudyResults, made_from: str) -> str:
         columns=max((len(strip.pictures) for strip in pictures), default=1),
         versions=_versions(results),
         style=_resource("report.css"),
-        script=script,
+        script=(script := coming.result()),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 
@@ -153,7 +175,7 @@ def section(results: StudyResults, criterion: Collapse) -> CriterionSection:
         medians = median_intervals(results, criterion)
         chart = onset_chart(results.chains, criterion, results.cells, medians=medians, width="container")
         if chart is not None:
-            figures.append(Figure("Onset per chain", _onset_caption(results), chart.to_dict()))
+            figures.append(Figure("Onset per chain", _onset_caption(results), chart.to_dict(validate=False)))
     caption = (
         f"Large: all seeds, with the interval where there is one; small: single seeds (up to {MANY_CHAINS}). "
         "▷ at least, ◁ at most."
@@ -164,7 +186,7 @@ def section(results: StudyResults, criterion: Collapse) -> CriterionSection:
         chart = ratio_chart(results.fidelity, criterion, results.cells, unit, width="container")
         if chart is not None:
             name = fi_unit(unit, results.unit)
-            figures.append(Figure(f"Ratio to the baseline, in {name}", caption, chart.to_dict()))
+            figures.append(Figure(f"Ratio to the baseline, in {name}", caption, chart.to_dict(validate=False)))
     return CriterionSection(criterion.words, fidelity_rows(results, criterion), figures)
 
 
@@ -204,7 +226,7 @@ def histograms(results: StudyResults) -> list[FigureGroup]:
         if cell in results.cells.order[:MOST_CELLS] and part["blocks"].sum():
             caption = f"{part['blocks'].sum():,} blocks or documents of all seeds and generations."
             chart = histogram_chart(part, width="container")
-            figures.append(Figure(f"{cell}: {TEXTS[str(text)]}", caption, chart.to_dict()))
+            figures.append(Figure(f"{cell}: {TEXTS[str(text)]}", caption, chart.to_dict(validate=False)))
     return [FigureGroup("Probability of the tokens, block by block", figures, small=True)] if figures else []
 
 
@@ -218,7 +240,7 @@ def _curve(results: StudyResults, metric: str, height: int, small: bool = False)
     first = [f"{metric}: {text.definition}" if small and text.definition else "", text.sense]
     marks = [] if small else _band_sentences(drawn, points)
     caption = _joined([*first, *marks, *_exceptions(results, metric, drawn)])
-    return Figure(text.axis if small else f"{text.axis} by generation", caption, chart.to_dict())
+    return Figure(text.axis if small else f"{text.axis} by generation", caption, chart.to_dict(validate=False))
 
 
 def _joined(sentences: list[str]) -> str:
@@ -306,9 +328,9 @@ def _script() -> str:
 
 @cache
 def _vega() -> str:
-    import vl_convert
-
-    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    # In a process of its own, beside the charts: it takes 1.4 s, and lets no other thread run.
+    program = "import sys, vl_convert as v; sys.stdout.buffer.write(v.javascript_bundle(sys.argv[1]).encode())"
+    bundle = subprocess.check_output([sys.executable, "-c", program, "window.vegaEmbed = vegaEmbed;"]).decode()
     return bundle.replace("</script", "<\\/script")  # nothing inside a script element may look like its end
 
 

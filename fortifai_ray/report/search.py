@@ -74,9 +74,9 @@ def _points(results: StudyResults, points: pl.DataFrame, criterion: Collapse, dr
 
         probes = probes_of(results.chains, criterion, results.cells, over)
         chart = probe_chart(probes, both, over, results.cells)
-        figures.append(Figure("The chains that were probed, and the interval", _PROBES, chart.to_dict()))
+        figures.append(Figure("The chains that were probed, and the interval", _PROBES, chart.to_dict(validate=False)))
         if onsets := onset_over_key(probes, over, results.cells):
-            figures.append(Figure("Onset over the key searched", _ONSETS, onsets.to_dict()))
+            figures.append(Figure("Onset over the key searched", _ONSETS, onsets.to_dict(validate=False)))
     rows = [_point_row(line) for line in lines]
     notes = [_point_note(results, over), *refusals]
     return SearchTable(f"{over}: {criterion.words}", POINT_HEADINGS, rows, notes, figures)
@@ -134,7 +134,11 @@ def _best(results: StudyResults, draw: bool) -> SearchTable:
         logarithmic = results.search.get("log") or []
         for key in results.search["over"]:
             if chart := tried_chart(tried, key, log=key in logarithmic):
-                figures.append(Figure(f"FI ratio over {key}", "Bars: intervals, where seeds suffice.", chart.to_dict()))
+                figures.append(
+                    Figure(
+                        f"FI ratio over {key}", "Bars: intervals, where seeds suffice.", chart.to_dict(validate=False)
+                    )
+                )
     rows = [_tried_row(point) for point in ranked[:_MOST_TRIED]]
     return SearchTable(f"largest FI ratio: {searched['criterion']}", BEST_HEADINGS, rows, notes, figures)
 
