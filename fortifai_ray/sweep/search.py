@@ -40,6 +40,10 @@ if TYPE_CHECKING:
 _NEIGHBOURS = 16  # seeds: a search takes one after the other, and each alone would be a stage
 
 
+Round = tuple[int, float | None, float | None, float | None]
+"""A search after a round: its number, and the critical value with its interval, as far as they are known."""
+
+
 class SearchWork(Work):
     """The chains that a search asks for."""
 
@@ -74,7 +78,8 @@ class BoundaryWork(SearchWork):
 
     outcomes: ClassVar[tuple[str, ...]] = ("collapsed", "generations")
 
-    def __init__(self, study: Study, inputs: Inputs) -> None:
+    def __init__(self, study: Study, inputs: Inputs, before: Mapping[str, Any] | None = None) -> None:
+        """``before`` is how the last run of this search went, for the rounds that this one takes from the store."""
         super().__init__(study, inputs)
         assert isinstance(study.settings.search, BoundarySearch)
         self.search = study.settings.search
@@ -85,6 +90,7 @@ class BoundaryWork(SearchWork):
         }
         self.searches = CellSearches({name: self._finder(cell) for name, (cell, _) in self.names.items()})
         self._rounds = dict.fromkeys(self.names, 0)
+        self._before, self.course = before or {}, dict[str, list[Round]]()
         self._chains: dict[tuple[str, float], Chain] = {}  # to check a recipe takes milliseconds
         self._firsts: dict[str, Mapping[int, Mapping[str, Any]]] = {}  # baselines' metrics, by stage and seed
         self._first_of: dict[tuple[str, float, int], str] = {}  # which of them a cell, a value and some seeds have
@@ -111,6 +117,15 @@ class BoundaryWork(SearchWork):
                         yield held
             finder.release()
             self._rounds[name] = finder.rounds
+            self.course[name] = self._known_course(name)
+
+    def _known_course(self, name: str) -> list[Round]:
+        """The intervals that the last run of this very search had after the rounds that are answered already."""
+        finders = self._before.get("searches", {}).get("finders", {})
+        finder = self.searches.finders[name]
+        if finders.get(name, {}).get("search") != finder.state()["search"]:
+            return []
+        return [one for one in self._before.get("course", {}).get(name, []) if one[0] <= finder.rounds]
 
     def configs(self, plan: Plan) -> list[dict[str, Any]]:
         """Trials that share the cells of batched families."""
@@ -186,13 +201,14 @@ class BoundaryWork(SearchWork):
         """The interval of each cell in which a round was completed."""
         for name, finder in self.searches.finders.items():
             if finder.rounds != self._rounds[name]:
-                self._rounds[name] = finder.rounds
-                yield f"{self._label(name)}: {point_text(finder.result(), self.search.over)}"
+                self._rounds[name], point = finder.rounds, finder.result()
+                self.course.setdefault(name, []).append((finder.rounds, point.critical, point.low, point.high))
+                yield f"{self._label(name)}: {point_text(point, self.search.over)}"
 
     def result(self) -> SearchResult:
         results = {name: finder.result() for name, finder in self.searches.finders.items()}
         points = ((cell.varied, criterion, results[name]) for name, (cell, criterion) in self.names.items())
-        state = {"kind": "boundary", "done": self.done, "searches": self.searches.state()}
+        state = {"kind": "boundary", "done": self.done, "searches": self.searches.state(), "course": self.course}
         return SearchResult(collapse_points(points, self.search.over), state, self.done)
 
     def _label(self, name: str) -> str:

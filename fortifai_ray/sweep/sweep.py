@@ -87,9 +87,8 @@ def _work(study: Study, inputs: Inputs, recorder: Recorder) -> Work:
         return Grid(study, inputs)
     from fortifai_ray.sweep.search import BoundaryWork, OptimiseWork  # with SciPy, which takes its time to import
 
-    if isinstance(study.settings.search, BoundarySearch):
-        return BoundaryWork(study, inputs)
-    return OptimiseWork(study, inputs, recorder.left_behind("search"))
+    kind = BoundaryWork if isinstance(study.settings.search, BoundarySearch) else OptimiseWork
+    return kind(study, inputs, recorder.left_behind("search"))
 
 
 def _compute(

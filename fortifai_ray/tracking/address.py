@@ -12,7 +12,9 @@ from fortifai_ray.errors import UserError, in_short
 from fortifai_ray.storage.location import ARTIFACTS, DATABASE
 from fortifai_ray.tracking.held import last_experiments
 
-_RUNS = "/runs?workflowType=machine_learning"  # of an experiment's address: MLflow's page asks it, not the experiment
+# Of an experiment's address: MLflow's page asks it, not the experiment, for its view, and for the order of the runs. By
+# their names they read as the grid.
+_RUNS = "/runs?workflowType=machine_learning&orderByKey=tags.%60mlflow.runName%60&orderByAsc=true"
 _MOST_NAMED = 5
 
 

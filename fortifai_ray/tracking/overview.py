@@ -54,7 +54,7 @@ class StudyOverview:
         if not ended:
             return Overview(values, provenance(), self._data(), ended=False)
         results = self._judged
-        values |= dict(self._found(results))
+        values |= {**dict(self._course(results)), **dict(self._found(results))}
         tags = {**provenance(), "mlflow.note.content": self._note(results)}
         return Overview(values, tags, self._data(), ended=True)
 
@@ -96,6 +96,18 @@ class StudyOverview:
             drawn = curve(rows.filter(pl.col("cell").is_in(whole)), metric, self._chain_names.cells, most_points=10**9)
             for cell, step, value in drawn.spread.select("cell", "generation", "value").iter_rows():
                 yield (f"median {_plain(metric)}/{self._names[cell]}", step), value
+
+    def _course(self, results: StudyResults) -> Iterator[tuple[tuple[str, int], float]]:
+        """The critical value of each cell of a search, and its interval, by round."""
+        course, cells = results.searched.get("course") or {}, self._study.cells
+        for index, criterion in enumerate(self._study.settings.collapse):
+            under = f" {_plain(criterion.short_words)}" if len(self._study.settings.collapse) > 1 else ""
+            for cell in cells:
+                name = self._names.get(self.cell(cell))
+                for number, *known in course.get(f"{cell.cell_id}/{index}", ()) if name else ():
+                    for title, value in zip(_POINT, known, strict=True):
+                        if value is not None:
+                            yield (f"{title}{under} by round/{name}", int(number)), float(value)
 
     @cached_property
     def _planned(self) -> pl.DataFrame:

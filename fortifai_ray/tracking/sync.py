@@ -22,6 +22,7 @@ from fortifai_ray.results.schema import part_paths, table_path
 from fortifai_ray.tracking.address import one_line, prepare_environment, redact, some, tracking_uri_for
 from fortifai_ray.tracking.content import StudyContent
 from fortifai_ray.tracking.limits import is_refusal
+from fortifai_ray.tracking.machine_load import Monitor, is_due, watch
 from fortifai_ray.tracking.run_content import RunContent, content_hash
 from fortifai_ray.tracking.runs import StudyRuns
 
@@ -70,7 +71,7 @@ class StudySync:
 
     def __init__(self, folder: Path, storage: Path, tracking_uri: str | None = None) -> None:
         uri = tracking_uri_for(storage, tracking_uri)
-        self._folder, self._uri = folder, redact(uri)
+        self._folder, self._tracking_uri, self._uri = folder, uri, redact(uri)
         self._content = StudyContent(folder)
         self._runs = StudyRuns(storage, self._content.study_file, uri)
         self._changed = threading.Condition()
@@ -114,13 +115,16 @@ class StudySync:
 
     def _work(self) -> None:
         prepare_environment()
-        failures, rest = 0, 0.0
+        failures, rest, begun = 0, 0.0, time.monotonic()
+        watched: Monitor | None = None
         if not (running := self._awaken(rest)) and self._nothing_is_missing():
             self._missing = {}
             return
         self._send([self._file(self._folder / "study.yaml")])
         while running:
             started, sent = time.monotonic(), self._sent
+            if watched is None and self._runs.study_run_id and not failures and is_due(started - begun):
+                watched = watch(self._runs.study_run_id, self._tracking_uri)
             complete = self._send(self._while_running())
             failures = 0 if complete else failures + 1
             share = _SHARE_OF_MANY if self._sent - sent >= _MANY else _SHARE
@@ -130,6 +134,8 @@ class StudySync:
                 self._poked = True
             running = self._awaken(rest)
         assert self._status is not None
+        if watched is not None:
+            watched.finish()
         parts = self._in_the_end(self._status)
         labels = [part.what for part in parts]
         with suppress(Exception):  # The part that reads them says why.

@@ -130,6 +130,13 @@ def test_a_search_inside_trials_is_the_search_of_single_chains(study: Study, tmp
     assert single.work.done
     resumed = begin(study, tmp_path / "single")
     assert resumed.work.done, "the store answers every probe"
+    course = single.work.course
+    assert course.keys() == single.work.names.keys()
+    assert all(one[0] == n for rounds in course.values() for n, one in enumerate(rounds, start=rounds[0][0]))
+    assert not any(resumed.work.course.values())
+    known = BoundaryWork(study, resumed.work.inputs, single.work.result().state)
+    assert sum(held.missing is None for held in known.replay(StageStore(resumed.storage)))
+    assert known.course == course, "the rounds of the last run are told again"
     for tune in (inside, single, here, resumed):
         searched = tune.work.result()
         assert searched is not None

@@ -18,7 +18,8 @@ from fortifai_ray.tracking.database import Database
 from fortifai_ray.tracking.overview import _distinct, provenance
 from fortifai_ray.tracking.sync import StudySync
 
-from .folders import rows_of, runs, steps, write_end, write_generations, write_study
+from .folders import generations_table, rows_of, runs, steps, write_end, write_generations, write_study
+from .test_content import search
 
 SEEDS: dict[str, Any] = {
     "generations": 4,
@@ -205,3 +206,21 @@ def test_the_source_is_the_command_without_secrets(
     subprocess.run([*git, "init", "-q"], check=True)
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
     assert len(provenance.__wrapped__()["mlflow.source.git.commit"]) == 40
+
+
+def test_a_searchs_critical_values_are_curves_by_round(tmp_path: Path) -> None:
+    """With the ends of their intervals, by cell, as far as they were known; and the last ones as final values."""
+    folder, study, _ = search(tmp_path)
+    state = json.loads((folder / "results" / "search.json").read_text())
+    rounds = [(1, None, 0.0, 1.0), (2, None, 0.25, 0.75), (3, 0.5, 0.4, 0.6)]
+    state["course"] = {f"{study.cells[0].cell_id}/0": rounds}
+    (folder / "results" / "search.json").write_text(json.dumps(state))
+    write_table(folder, "generations", generations_table([r for chain in study.chains for r in rows_of(chain)]))
+    write_end(folder, study.chains)
+    values = StudyContent(folder).overview.read(ended=True).values
+    curves = {name: value for name, value in values.items() if "by round" in name[0]}
+    assert curves == {
+        ("critical value by round/cross entropy", 3): 0.5,
+        **{("critical value low by round/cross entropy", one[0]): one[2] for one in rounds},
+        **{("critical value high by round/cross entropy", one[0]): one[3] for one in rounds},
+    }

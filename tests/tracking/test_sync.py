@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from mlflow import MlflowClient
 from ports import unused_port
 
 from fortifai_ray.results.schema import write_table
+from fortifai_ray.tracking.machine_load import is_due
 from fortifai_ray.tracking.sync import StudySync
 
 from .folders import (
@@ -449,3 +451,38 @@ class TestWhatIsHeldAlready:
             assert sweep(storage).problems
         assert StudySync(storage / "small", storage).close("finished").problems == []
         assert artefact(storage, runs(storage)[CE][0].info.run_id, "recipe.yaml")
+
+
+@pytest.mark.parametrize(
+    ("switch", "seconds", "due"),
+    [(None, 0, False), (None, 700, True), ("true", 0, True), ("1", 0, True), ("false", 700, False), ("", 10, False)],
+)
+def test_a_long_sweep_is_watched(
+    monkeypatch: pytest.MonkeyPatch, switch: str | None, seconds: float, due: bool
+) -> None:
+    """Or any, or none, as MLflow's own switch says."""
+    monkeypatch.delenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", raising=False)
+    if switch is not None:
+        monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", switch)
+    assert is_due(seconds) == due
+
+
+def test_what_the_machine_does_is_on_the_studys_run(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the sweep runs; and the study's run ends with it as any does."""
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true")
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    folder, study = write_study(storage)
+    write_generations(folder, rows_of(study.chains[0], 1))
+    sync = StudySync(folder, storage)
+    sync.poke()
+    seen = "system/cpu_utilization_percentage"
+    while not any(seen in run.data.metrics for run in runs(storage).get("", ())):
+        assert sync._thread.is_alive()
+        write_generations(folder, rows_of(study.chains[0], 2))
+        sync.poke()
+    write_generations(folder, [row for chain in study.chains for row in rows_of(chain)])
+    write_end(folder, study.chains)
+    assert sync.close("finished").problems == []
+    (run,) = runs(storage)[""]
+    assert run.info.status == "FINISHED"
+    assert not [thread for thread in threading.enumerate() if thread.name == "SystemMetricsMonitor"]
