@@ -142,6 +142,11 @@ class Ecosystem(Section):
                     return name
         return None
 
+    def differing(self, still: Mapping[str, bool]) -> list[str]:
+        """The dotted keys that lineages have as their own, without the regime of those that stay as they are."""
+        own = {(name, key) for name in self.order for key in _dotted(self.own(name))}
+        return sorted({key for name, key in own if not (still[name] and key.startswith("regime"))})
+
     def seed_of(self, name: str, seed: int) -> int:
         """The seed that a lineage draws by, where the recipe's is ``seed``."""
         if self.draws == "shared" or len(self.lineages) == 1:

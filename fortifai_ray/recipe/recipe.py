@@ -169,6 +169,20 @@ class Recipe(Section):
         return _imported(self.family_class).of(self, prepared, steps, executor)
 
 
+def for_theory(whole: Recipe, lineage: str) -> dict[str, Any]:
+    """What closed forms read of a lineage beside its flat recipe, and of the others: in the order of the mixing."""
+    assert whole.ecosystem is not None
+    order, mixing, recipes = whole.ecosystem.order, whole.ecosystem.mixing, whole.lineages()
+    still = [whole.ecosystem.frozen(name) or not recipes[name].regime.synthetic_size(1.0, 0) for name in order]
+    return {
+        "ecosystem.shares": mixing if isinstance(mixing, list) else mixing.matrix(len(order)),
+        "ecosystem.place": order.index(lineage),
+        "ecosystem.sizes": [recipes[name].flat().get("samples_per_generation") for name in order],
+        "ecosystem.still": still,
+        "ecosystem.own": whole.ecosystem.differing(dict(zip(order, still, strict=True))),
+    }
+
+
 @lru_cache(maxsize=64)
 def _lineages(kind: type[Recipe], text: str) -> dict[str, Any]:
     content = json.loads(text)

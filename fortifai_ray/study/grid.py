@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.recipe.ecosystem import FROZEN, Ecosystem, common_key
-from fortifai_ray.recipe.recipe import Recipe, recipe_type, recipe_types
+from fortifai_ray.recipe.recipe import Recipe, for_theory, recipe_type, recipe_types
 from fortifai_ray.results.schema import LINEAGE, WHOLES
 from fortifai_ray.seeds import LARGEST_SEED
 from fortifai_ray.storage.store import canonical_hash
@@ -46,7 +46,12 @@ class Chain:
         """Its flat recipe, with its lineage and the keys of the ecosystem that it is of."""
         if self.whole is None:
             return self.recipe.flat()
-        return {**self.whole.recipe.flat(), **self.recipe.flat(), LINEAGE: self.lineage}
+        return {
+            **self.whole.recipe.flat(),
+            **self.recipe.flat(),
+            LINEAGE: self.lineage,
+            **for_theory(self.whole.recipe, str(self.lineage)),
+        }
 
     @property
     def wholes(self) -> tuple[str, ...]:

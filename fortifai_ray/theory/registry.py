@@ -124,6 +124,7 @@ def closed_form(
     when: Callable[[Recipe], bool] = lambda recipe: True,
     weighs: bool = False,
     grows: bool = False,
+    lineages: bool = False,
     summary: Literal["mean", "variance"] = "mean",
     to_metric: Callable[[float, Recipe, int], float] = lambda value, recipe, generation: value,
     label: str = "",
@@ -140,6 +141,7 @@ def closed_form(
         when: what else a recipe must satisfy for it to hold.
         weighs: whether it is of a regime with weights, and of no other.
         grows: whether it is of training sets whose size is a law of the generation, and of no others.
+        lineages: whether it holds for the lineages of an ecosystem, and for no single chain.
         summary: which moment over chains it gives.
         to_metric: the metric's moment from the function's value, the recipe and the generation.
         label: its name in charts, where the metric is more than the function's value.
@@ -151,6 +153,7 @@ def closed_form(
     def holds(recipe: Recipe) -> bool:
         return (
             bool(metric)
+            and lineages == ("lineage" in recipe)
             and curation_of(recipe) == "none"
             and recipe.get("family.kind") == family
             and recipe.get("loss.kind", "cross_entropy") == loss
