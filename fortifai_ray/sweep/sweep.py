@@ -177,7 +177,7 @@ def _engines(
         num_gpus=plan.engine_gpus,
         threads=plan.threads,
     )
-    folder, first = (recorder.folder / ".engine").absolute(), writers[0].recipe
+    folder, first = (recorder.folder / ".engine").absolute(), writers[0].members[0].recipe
     engine = first.located().engine_start(inputs.of(first), StageStore(recorder.storage), folder)
     assert engine is not None, "these chains generate on engines"
     pool.prestart(folder, engine)
