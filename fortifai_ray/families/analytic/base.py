@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -86,6 +86,10 @@ class AnalyticFamily(Section, ABC):
     def truth_is_known(self) -> bool:
         """Whether :meth:`truth` can be asked, and :meth:`log_likelihood` with it."""
         return True
+
+    def with_data_of(self, family: Self) -> Self:
+        """This family with the data that another one of its kind is bound to. ValueError where it cannot read them."""
+        return self
 
     def identity(self) -> dict[str, Any]:
         """What of this family determines a fitted model: its settings, and the source code of a user's own family."""

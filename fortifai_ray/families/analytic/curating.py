@@ -72,7 +72,9 @@ class Written:
 def varied(family: AnalyticFamily, by: Judge) -> AnalyticFamily:
     """The family of a judge: the chain's own with some of its keys changed. ValidationError for keys it lacks."""
     content = {**family.model_dump(), **(by.family or {})}
-    return validate_user_family(content) if isinstance(family, UserFamily) else type(family).model_validate(content)
+    if isinstance(family, UserFamily):
+        return validate_user_family(content)
+    return type(family).model_validate(content).with_data_of(family)
 
 
 def curated(steps: Sequence[Step], size: float, written: Written) -> tuple[Array, dict[str, Any]]:

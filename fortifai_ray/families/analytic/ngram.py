@@ -142,6 +142,11 @@ class Ngram(AnalyticFamily):
         bound._text = text
         return bound
 
+    def with_data_of(self, family: "Ngram") -> "Ngram":
+        if (self.tokens, self.vocabulary) != (family.tokens, family.vocabulary):
+            raise ValueError("tokens and vocabulary are the text's, for a judge too: leave them out")
+        return self if family._text is None else self.on(family._text)
+
     @property
     def text(self) -> Text:
         assert self._text is not None, "an n-gram model is bound to its text before it is used"
@@ -179,7 +184,7 @@ class Ngram(AnalyticFamily):
 
     def _probabilities(self, counts: Counts, documents: np.ndarray) -> Array:
         """(n, L) p of each token of ``documents`` after those before it."""
-        contexts = contexts_of(documents, self.order, self.text.size)
+        contexts = contexts_of(documents, len(counts), self.text.size)  # a judge's order may be another
         tokens = documents.astype(np.int64)
         return probabilities(counts, contexts, tokens, self.text.size, self.smoothing == "witten_bell")
 

@@ -184,6 +184,15 @@ def test_lineages_of_ngram_models_read_one_another(tmp_path: Path) -> None:
             check_study(study(ecosystem=other), StageStore(tmp_path))
 
 
+def test_a_judge_may_be_of_another_order(tmp_path: Path) -> None:
+    """A verifier that is the trigram of the text; not one of other tokens."""
+    by = {"kind": "verifier", "by": {"family": {"order": 3}}}
+    table = rows(study(curation=by, generations=2), tmp_path)
+    assert table.filter(generation=1)["perplexity"].is_finite().all()
+    with pytest.raises(UserError, match="tokens and vocabulary are the text's"):
+        study(curation={**by, "by": {"family": {"vocabulary": 20}}})
+
+
 def conditional(found: list[Grams]) -> dict[tuple[tuple[int, ...], int], float]:
     return {(c, t): n / a.total() for c, a in found[-1].items() for t, n in a.items()}
 
