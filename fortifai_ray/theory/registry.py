@@ -121,6 +121,7 @@ def closed_form(
     family: str = "",
     regime: str | Sequence[str] = (),
     loss: str = "cross_entropy",
+    curation: str = "none",
     when: Callable[[Recipe], bool] = lambda recipe: True,
     weighs: bool = False,
     grows: bool = False,
@@ -135,9 +136,10 @@ def closed_form(
 
     Args:
         metric: the metric whose moment over chains it gives. Without one (a bound, a threshold) only claims use it.
-        family: kind of the family it holds for, without curation.
+        family: kind of the family it holds for.
         regime: kind or kinds of regime it holds for (:func:`regime_of`).
         loss: kind of loss it holds for.
+        curation: kind of the one step of curation that it holds for.
         when: what else a recipe must satisfy for it to hold.
         weighs: whether it is of a regime with weights, and of no other.
         grows: whether it is of training sets whose size is a law of the generation, and of no others.
@@ -154,7 +156,7 @@ def closed_form(
         return (
             bool(metric)
             and lineages == ("lineage" in recipe)
-            and curation_of(recipe) == "none"
+            and curation_of(recipe) == curation
             and recipe.get("family.kind") == family
             and recipe.get("loss.kind", "cross_entropy") == loss
             and regime_of(recipe) in regimes

@@ -69,6 +69,10 @@ def test_every_closed_form_is_a_documented_number() -> None:
         "initial": 10,
         "growth": "power",
         "human_weight": 0.6,
+        "of": 2,
+        "temperature": 0.5,
+        "preferred_mean": 1.0,
+        "preferred_std": 1.5,
         "k": 1.0,
         "weights": [[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.2, 0.3, 0.5]],
     }
