@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fortifai_ray.recipe.curation import AUROC, DETECTED, REALLY
+from fortifai_ray.recipe.curation import AUROC, FOUND, FOUND_RIGHT
 from fortifai_ray.seeds import generator
 
 VERSION = 1  # bump when the same items give another classifier, or other draws
@@ -77,7 +77,7 @@ def measures(human: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
     right = int((found & ~truth).sum())
     both = 0 < truth.sum() < len(truth)
     return {
-        REALLY: right / int(found.sum()) if found.any() else 1.0,
-        DETECTED: right / int((~truth).sum()) if not truth.all() else 1.0,
+        FOUND_RIGHT: right / int(found.sum()) if found.any() else 1.0,
+        FOUND: right / int((~truth).sum()) if not truth.all() else 1.0,
         AUROC: float(roc_auc_score(truth, human)) if both else None,
     }

@@ -12,6 +12,7 @@ import numpy as np
 from fortifai_ray.engines.checkpoints import whole_model
 from fortifai_ray.engines.pretrained import causal_config
 from fortifai_ray.engines.watermark import GreenLists, WatermarkConfig
+from fortifai_ray.errors import UserError
 from fortifai_ray.families.curating import Written
 from fortifai_ray.families.detector import VERSION, decisions, draw_weights, fit, measures, probabilities
 from fortifai_ray.families.language.corpus import Corpus
@@ -148,6 +149,15 @@ class Detecting:
                 else own
                 for own, seed in zip(found, seeds, strict=True)
             ]
+        )
+
+
+def check_examples(blocks: int, rows: int) -> None:
+    """Raise :class:`UserError` for fewer than two human blocks and two rows: each fit leaves some out."""
+    if min(blocks, rows) < 2:
+        raise UserError(
+            "curation.kind: a detector learns from two blocks of human text and two rows of generation 0 at least; it has "
+            f"{blocks} and {rows}: a larger corpus.train_tokens, synthetic ratio or evaluation.sample_texts is right"
         )
 
 

@@ -292,6 +292,8 @@ class LanguageFamily:
             last = generation == recipe.generations - 1
             size = 0.0 if last else recipe.regime.synthetic_size(human.first.size, generation)
             rows = self._rows(recipe.curation.to_generate(size))
+            if generation == 0 and of_pool(recipe.curation.steps):
+                detecting.check_examples(len(human.first.items), rows)
             if decoding.prompts == "training_set":
                 training_set = recipe.regime.training_set(human, pools, generation, (recipe.seed,))
                 length = prompts.text_length(training_set, self._pack)

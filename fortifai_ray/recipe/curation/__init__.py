@@ -14,6 +14,8 @@ from pydantic import ConfigDict, PlainValidator, RootModel, SerializeAsAny, Type
 from fortifai_ray.recipe.curation.base import (
     AUROC,
     DETECTED,
+    FOUND,
+    FOUND_RIGHT,
     KEPT,
     METRICS,
     PLAUSIBLE,
@@ -40,6 +42,8 @@ from fortifai_ray.validation import hint, mistake
 __all__ = [
     "AUROC",
     "DETECTED",
+    "FOUND",
+    "FOUND_RIGHT",
     "KEPT",
     "METRICS",
     "PLAUSIBLE",

@@ -15,7 +15,8 @@ Content = Literal["samples", "texts", "images"]
 """What a family's items are, for a step: samples of an analytic family are arrays of numbers."""
 
 KEPT, PRECISION, RECALL, REWARD = "curated_kept", "curation_precision", "curation_recall", "curation_reward"
-REALLY, DETECTED, AUROC = "detection_precision", "detection_recall", "detector_auroc"
+REALLY, DETECTED = "detection_precision", "detection_recall"  # of what is removed
+FOUND_RIGHT, FOUND, AUROC = "detector_precision", "detector_recall", "detector_auroc"  # in a pool
 _SOURCE, _DETECTION = "fortifai_ray.recipe.curation", "fortifai_ray.recipe.curation.detection"
 METRICS = (
     Metric(
@@ -37,15 +38,26 @@ METRICS = (
         "Ferbach et al. 2024, lemma 2.2",
         group=CURATION,
     ),
+    Metric(REALLY, "share", "of the rows removed, those that bear the watermark", _DETECTION, "below", group=CURATION),
     Metric(
-        REALLY,
+        DETECTED, "share", "of the rows that bear it, those removed", _DETECTION, "below", group=CURATION
+    ),
+    Metric(
+        FOUND_RIGHT,
         "share",
-        "of the items detected, those that are marked (watermark) or synthetic (detector)",
+        "of the pool's items that are synthetic by the classifier, those that are",
         _DETECTION,
         "below",
         group=CURATION,
     ),
-    Metric(DETECTED, "share", "of the marked or synthetic items, those detected", _DETECTION, "below", group=CURATION),
+    Metric(
+        FOUND,
+        "share",
+        "of the pool's synthetic items, those that are so by the classifier",
+        _DETECTION,
+        "below",
+        group=CURATION,
+    ),
     Metric(
         AUROC,
         "probability",

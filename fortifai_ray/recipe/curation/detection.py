@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, Protocol, cast
 import numpy as np
 from pydantic import Field
 
-from fortifai_ray.recipe.curation.base import AUROC, DETECTED, REALLY, Content, Items, Kept, Step
+from fortifai_ray.recipe.curation.base import AUROC, DETECTED, FOUND, FOUND_RIGHT, REALLY, Content, Items, Kept, Step
 from fortifai_ray.recipe.pools import Draw, TrainingSet
 
 _ROUNDING = 1e-9  # of sums of shares that make a whole
@@ -56,7 +56,7 @@ class Detector(Step):
 
     takes: ClassVar[tuple[Content, ...]] = ("samples", "texts")
     of_pool: ClassVar[bool] = True
-    measures: ClassVar[tuple[str, ...]] = (REALLY, DETECTED, AUROC)
+    measures: ClassVar[tuple[str, ...]] = (FOUND_RIGHT, FOUND, AUROC)
 
     kind: Literal["detector"] = "detector"
     bias: float = Field(

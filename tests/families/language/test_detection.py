@@ -118,7 +118,7 @@ def test_a_pool_is_resampled_by_what_the_classifier_takes_for_human(storage: Pat
     ratio = {name: row["synthetic_ratio_realised"] for name, row in rows.items()}
     assert ratio["plain"] < 0.05
     assert rows["plain"]["detector_auroc"] > 0.95
-    assert rows["plain"]["detection_recall"] > 0.9
+    assert rows["plain"]["detector_recall"] > 0.9
     chance = 4 * 0.5 / 128**0.5  # of a share of some 128 draws
     assert abs(ratio["half"] - 1 / 3) < chance
     (_, untouched), _ = run(CONTENT, storage)
@@ -127,6 +127,30 @@ def test_a_pool_is_resampled_by_what_the_classifier_takes_for_human(storage: Pat
     ]
     assert abs(ratio["escaped"] - 0.5) < chance
     assert abs(rows["escaped"]["detector_auroc"] - 0.5) < 4 * (12 * 64) ** -0.5 * 1.5  # of two samples of 64
+
+
+@pytest.mark.parametrize(
+    ("keys", "has"),
+    [
+        ({"corpus__train_tokens": 64, "training__batch_size": 1}, "1 and 2"),
+        ({"regime": {"kind": "mixed", "synthetic_ratio": 0.0}, "evaluation": {"sample_texts": 0}}, "128 and 1"),
+    ],
+)
+def test_a_detector_needs_examples(keys: dict[str, Any], has: str, storage: Path) -> None:
+    content = changed(curation={"kind": "detector"}, **keys)
+    with pytest.raises(UserError, match=rf"^detection.yaml: curation.kind: .*it has {has}: "):
+        check_study(make_study(content, "detection.yaml"), StageStore(storage))
+
+
+def test_both_ways_of_finding_text_are_told_apart(storage: Path) -> None:
+    """A watermark that is removed before the rest is judged as a pool: each has its own measures, of its own text."""
+    curation = [{"kind": "watermark"}, {"kind": "detector"}]
+    (first, second), _ = run(changed(decoding__watermark=MARK, curation=curation), storage)
+    assert first.row["detection_recall"] > 0.9
+    assert [first.row[name] for name in ("detector_recall", "detector_auroc")] == [None, None]
+    assert second.row["detection_recall"] is None
+    assert second.row["detector_auroc"] > 0.9
+    assert [each["kind"] for each in first.details["curation"]] == ["watermark"]
 
 
 def test_the_classifier_does_not_recognise_its_examples() -> None:
