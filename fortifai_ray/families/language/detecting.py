@@ -156,8 +156,8 @@ def check_examples(blocks: int, rows: int) -> None:
     """Raise :class:`UserError` for fewer than two human blocks and two rows: each fit leaves some out."""
     if min(blocks, rows) < 2:
         raise UserError(
-            "curation.kind: a detector learns from two blocks of human text and two rows of generation 0 at least; it has "
-            f"{blocks} and {rows}: a larger corpus.train_tokens, synthetic ratio or evaluation.sample_texts is right"
+            "curation.kind: a detector learns from two blocks of human text and two rows of generation 0 at least; it "
+            f"has {blocks} and {rows}: a larger corpus.train_tokens, synthetic ratio or sample_texts is right"
         )
 
 

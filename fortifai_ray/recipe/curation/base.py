@@ -39,9 +39,7 @@ METRICS = (
         group=CURATION,
     ),
     Metric(REALLY, "share", "of the rows removed, those that bear the watermark", _DETECTION, "below", group=CURATION),
-    Metric(
-        DETECTED, "share", "of the rows that bear it, those removed", _DETECTION, "below", group=CURATION
-    ),
+    Metric(DETECTED, "share", "of the rows that bear it, those removed", _DETECTION, "below", group=CURATION),
     Metric(
         FOUND_RIGHT,
         "share",
