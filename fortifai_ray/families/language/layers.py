@@ -7,7 +7,6 @@ The numbers are the same up to rounding.
 """
 
 import math
-from functools import lru_cache
 from types import MethodType
 from typing import Any, NamedTuple
 
@@ -278,7 +277,6 @@ def _blocks(tokens: int) -> list[tuple[int, int]]:
     return [(first, min(first + size, tokens)) for first in range(0, tokens, size)]
 
 
-@lru_cache(maxsize=64)
 def _mask(first: int, last: int) -> Tensor | None:
     """What is added to the scores of queries ``first`` to ``last`` with keys up to ``last``: −∞ for later ones. None
     for the first block, to which the kernel's own rule applies."""
