@@ -244,6 +244,7 @@ VAE: dict[str, Any] = {
             {"kind": "verifier", "by": "truth", "false_accept": 0, "select": "typical"},
             r"select: a verdict .* ranks nothing",
         ),
+        ({"kind": "deduplicate"}, r"curation: deduplicate is for texts, and gaussian writes samples of numbers"),
         ({"kind": "my_curation:Missing"}, r"curation\.kind: my_curation has no Missing"),
         ({"kind": "my_curation:letters"}, r"curation\.kind: my_curation:letters is not a class"),
         ({"kind": "my_curation:NoKeep"}, r"curation\.kind: my_curation:NoKeep has no method keep"),

@@ -61,6 +61,16 @@ def test_against_all_pairs(threshold: float, shingle: int) -> None:
     assert {5 * group for group in range(100)} <= set(passed)
 
 
+def test_documents_of_tokens_are_texts_of_numbers() -> None:
+    """What an n-gram model wrote, as arrays: the same rows pass as of the same text."""
+    rng = np.random.default_rng(3)
+    rows = rng.integers(0, 30, (60, 40)).astype(np.float64)
+    rows[1::3] = rows[::3]
+    rows[2::3, :38] = rows[::3, :38]
+    texts = [" ".join(str(int(token)) for token in row) for row in rows]
+    assert Deduplicate(shingle=3)._first_of_each(rows).tolist() == kept(texts, shingle=3) == list(range(0, 60, 3))
+
+
 def test_the_first_of_near_duplicates_stays_and_chains_do_not_follow() -> None:
     """A text that is like one that left, but not like one that stayed, stays."""
     base = words(0, 40)

@@ -13,11 +13,11 @@ from fortifai_ray.families.analytic.ngram import Ngram
 from fortifai_ray.families.analytic.user import UserFamily, validate_user_family
 from fortifai_ray.losses import PointwiseLoss
 from fortifai_ray.metrics import Metric
-from fortifai_ray.recipe.curation import Judge, measured
+from fortifai_ray.recipe.curation import Deduplicate, Judge, measured
 from fortifai_ray.recipe.recipe import Recipe
 from fortifai_ray.storage.store import StageStore
 from fortifai_ray.theory.growth import sample_sizes
-from fortifai_ray.validation import Section
+from fortifai_ray.validation import Section, mistake
 
 
 def _validate(value: Any) -> AnalyticFamily:
@@ -124,6 +124,9 @@ class AnalyticRecipe(Recipe):
         if not isinstance(self.loss, PointwiseLoss):
             raise ValueError(f"loss.kind: {self.loss.kind} gives single samples no weight: use a pointwise loss")
         by_rank = self.loss.kind != "cross_entropy"
+        if any(isinstance(step, Deduplicate) for step in self.curation.steps) and not isinstance(self.family, Ngram):
+            wrong = f"deduplicate is for texts, and {self.family.kind} writes samples of numbers"
+            raise mistake("recipe", "curation", wrong, "deduplicate")
         judges = [by for step in self.curation.steps for by in step.judges]
         if isinstance(self.family, UserFamily):
             weighs = by_rank or self.regime.weights is not None

@@ -15,10 +15,11 @@ class Deduplicate(Step):
     """Of texts that are nearly the same, the first passes (Lee et al. 2022, section 4.2, NearDup).
 
     Two texts are where the Jaccard similarity of their sets of ``shingle`` words in a row, as MinHash estimates it, is
-    ``threshold`` or more. A text is compared with those that passed before it; one of fewer words is one shingle.
+    ``threshold`` or more. A text is compared with those that passed before it; one of fewer words is one shingle. The
+    words of an n-gram model's document are its tokens.
     """
 
-    takes: ClassVar[tuple[Content, ...]] = ("texts",)
+    takes: ClassVar[tuple[Content, ...]] = ("texts", "samples")  # which are documents, as AnalyticRecipe checks
 
     kind: Literal["deduplicate"] = "deduplicate"
     threshold: float = Field(0.8, gt=0.0, le=1.0, description="Jaccard similarity from which a text is a duplicate")
@@ -59,8 +60,9 @@ class Deduplicate(Step):
         return np.fromiter(passed, dtype=np.int64)
 
 
-def shingles(text: str, words: int) -> list[bytes]:
-    """Every ``words`` words in a row of a text, each once; the whole text where it has fewer."""
-    split = text.split()
+def shingles(text: str | np.ndarray, words: int) -> list[bytes]:
+    """Every ``words`` words in a row of a text, or tokens of a document (length,), each once; the whole where it has
+    fewer."""
+    split = text.split() if isinstance(text, str) else [str(int(token)) for token in text]
     starts = range(max(1, len(split) - words + 1))
     return sorted({" ".join(split[start : start + words]).encode() for start in starts})
