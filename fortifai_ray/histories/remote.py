@@ -32,7 +32,7 @@ def copied(address: str) -> Iterator[Path]:
         except OSError as error:
             raise UserError(f"{uri}: cannot be read: {in_short(error)}") from error
         except UserError as error:
-            raise UserError(str(error).replace(folder, parent)) from error
+            raise UserError(str(error).replace(folder, parent).replace(f"--storage {parent}:", f"{uri}:")) from error
 
 
 def _fetched(parent: str, name: str, folder: Path) -> Path:

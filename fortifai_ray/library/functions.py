@@ -110,6 +110,8 @@ def plan(
     from fortifai_ray.sweep.preflight import dry_run
 
     text = ",".join(f"{key}={value}" for key, value in cluster.items()) if isinstance(cluster, Mapping) else cluster
+    if not isinstance(text, str | None):
+        raise UserError(f"cluster: a mapping such as {{'gpus': 64, 'cpus': 512}} is needed, not {cluster!r}")
     return dry_run(_study_of(study, set), Storage.of(storage), None if text is None else Cluster.of(text))
 
 

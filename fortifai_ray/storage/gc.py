@@ -171,12 +171,18 @@ def _needed(at: "Remover", kept: Sequence[str]) -> set[str]:
     """The hashes of every stage that a study to be kept has requested."""
     recorded = at.recorded()
     for name in kept:
-        if name not in recorded:
+        if name not in recorded and not _is_history(at.objects, name):
             raise UserError(
                 f"{at.storage}/{name}: there is no record of the stages that this study needs; sweep it again (nothing "
                 "that is stored is recomputed), name the studies to keep with --keep, or remove its folder"
             )
     return at.used_by(kept)
+
+
+def _is_history(objects: Objects, name: str) -> bool:
+    """Whether a study's chains ran elsewhere (``fortifai analyse``): it has no stages."""
+    content = parse_yaml(objects.read(f"{name}/study.yaml") or b"", f"{name}/study.yaml")
+    return isinstance(content, dict) and "history" in content
 
 
 def _stage_files(objects: Objects) -> dict[str, list[Entry]]:

@@ -90,6 +90,11 @@ def test_values_of_python_are_those_of_the_command_line(values: Any, lines: list
         (lambda: analysed(baseline=["loss=ce", 1]), "baseline: a text or a list of texts is needed"),
         (lambda: analysed(metric=None), "metric: a column's name is needed, not None"),
         (lambda: analysed(step=0), "step: a column's name is needed, not 0"),
+        (
+            lambda: fortifai_ray.plan(ANALYTIC, cluster=3),
+            "cluster: a mapping such as {'gpus': 64, 'cpus': 512} is needed",
+        ),
+        (lambda: analysed(first_step=-1), "first_step: a whole number from 0 on is needed, not -1"),
         (lambda: analysed(by="loss, gama"), "--by gama: no such column; did you mean gamma?"),
     ],
 )

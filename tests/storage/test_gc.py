@@ -277,3 +277,17 @@ def test_folders_of_links_last_as_long_as_their_stages(
         shutil.rmtree(storage / "stages" / key(1).hash)
         linked(2)
         assert [folder.exists() for folder in folders] == [False, False, True]
+
+
+def test_a_history_needs_no_stages(tmp_path: Path) -> None:
+    """Results of runs that were made elsewhere lie beside the studies, and nothing of theirs is stored."""
+    study(tmp_path, "one", 0)
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "study.yaml").write_text(yaml.safe_dump({"name": "theirs", "history": {"source": "a.csv"}}))
+    assert gc(tmp_path) == []
+    shutil.rmtree(tmp_path / "one")
+    assert gc(tmp_path) == ["fit"]
+    (tmp_path / "unknown").mkdir()
+    (tmp_path / "unknown" / "study.yaml").write_text("name: unknown\n")
+    with pytest.raises(UserError, match="there is no record of the stages that this study needs"):
+        gc(tmp_path)
