@@ -88,10 +88,17 @@ class Values:
             return ratio + (at - ratio * first) / first.mean()
         change = {"ratio": lambda: at / first, "difference": lambda: at - first, None: lambda: at}
         values: Floats = change[statistic.over_generation_0]()
+        if statistic.summary.name.startswith("share_"):
+            limit = statistic.summary.number
+            return np.float64(values < limit if statistic.summary.name == "share_below" else values > limit)
         return (values - values.mean()) ** 2 if statistic.summary.name == "variance" else values
 
     def moved(self, statistic: MetricStatistic, value: float) -> "Values":
         """The same with its statistic at ``value``."""
+        if statistic.summary.name.startswith("share_"):
+            limit, below = statistic.summary.number or 0.0, statistic.summary.name == "share_below"
+            lowest = np.argsort(np.argsort(self.at)) < round((value if below else 1 - value) * len(self.at))
+            return Values(np.where(lowest, limit - 1, limit + 1), self.first)
         now = float(self.linear(statistic).mean())
         if statistic.summary.name == "variance":
             return Values(self.at.mean() + (self.at - self.at.mean()) * np.sqrt(value / now), self.first)

@@ -42,7 +42,7 @@ def simulated() -> Simulated:
 
 def _pilot(recipe: Recipe) -> int:
     """Chains: more of those that cost little."""
-    return int(np.clip(25_000 // (recipe.generations * recipe.samples_per_generation), 40, 1000))  # type: ignore[attr-defined]
+    return int(np.clip(25_000 // sum(recipe.sizes), 40, 1000))  # type: ignore[attr-defined]
 
 
 def _values(study: ClaimedStudy, claim: Claim, world: World, simulated: Simulated) -> Values:
