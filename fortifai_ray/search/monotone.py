@@ -14,7 +14,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import isotonic_regression
 from scipy.special import gammaln
 
 Judged = tuple[int, int, bool]
@@ -67,6 +66,8 @@ def _forecast(hits: np.ndarray, count: np.ndarray) -> np.ndarray:
 
 def _monotone(places: np.ndarray, collapsed: np.ndarray, sign: int) -> float:
     """The largest log probability of the answers under a monotone curve: isotonic regression is its maximum."""
+    from scipy.optimize import isotonic_regression  # a quarter of a second, which a process that asks nothing is spared
+
     _, where = np.unique(places, return_inverse=True)
     chains = np.bincount(where).astype(np.float64)
     hits = np.bincount(where, weights=collapsed)
