@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any, TypeAlias
 
 from fortifai_ray.engines.in_process import InProcess
-from fortifai_ray.process.search_path import workers_environment
+from fortifai_ray.process.search_path import home_of_package, workers_environment
 from fortifai_ray.storage.steps import WAITING
 from fortifai_ray.storage.store import StageStore, Storage
 from fortifai_ray.sweep.plan import Plan
@@ -78,8 +78,9 @@ class _Waits:
 @contextmanager
 def _processes(work: Work, storage: Storage, plan: Plan) -> Iterator[list[Line]]:
     """The lines to as many processes as the plan has chains at once; their files are closed at the end, and so they."""
-    threads = str(plan.threads)
-    environment = {**os.environ, **workers_environment(), "OMP_NUM_THREADS": threads, "POLARS_MAX_THREADS": threads}
+    threads = {name: str(plan.threads) for name in ("OMP_NUM_THREADS", "POLARS_MAX_THREADS")}
+    path = [*home_of_package(), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, **workers_environment(), **threads, "PYTHONPATH": os.pathsep.join(path)}
     lines: list[Line] = []
     started: list[subprocess.Popen[bytes]] = []
     try:
