@@ -93,7 +93,10 @@ class ChainNames:
     def cells(self) -> Cells:
         """The cells of the grid, whatever part of it has begun."""
         return Cells.of(
-            _grid_table(self._study.member_cells), self._keys, self._study.settings.baseline, self._study.resolved()
+            _grid_table([*self._study.member_cells, *(one for cell in self._study.cells for one in cell.wholes)]),
+            self._keys,
+            self._study.settings.baseline,
+            self._study.resolved(),
         )
 
     def named(self) -> pl.DataFrame:

@@ -228,8 +228,10 @@ class StudyResults:
     def cells(self) -> Cells:
         """The study's cells: every combination of its varied keys but the seed."""
         table = self.generations
-        if self.chains is not None:  # chains that failed before their first generation have a cell, too
-            unseen = self.chains.join(table, on="chain_id", how="anti").select("chain_id", "seed", *self.varied)
+        if self.chains is not None:  # chains that failed before their first generation have a cell, and ecosystems too
+            keys = dict.fromkeys(["chain_id", "seed", *self.varied, *self.baseline])
+            unseen = self.chains.join(table, on="chain_id", how="anti")
+            unseen = unseen.select(key for key in keys if key in unseen.columns)
             table = pl.concat([table, unseen], how="diagonal_relaxed")
         return Cells.of(table, self.varied, self.baseline, self.study)
 

@@ -54,9 +54,10 @@ class Chain:
         }
 
     @property
-    def wholes(self) -> tuple[str, ...]:
-        """The names under which tables judge its ecosystem as a whole."""
-        return WHOLES if len(self.members) > 1 else ()
+    def wholes(self) -> "tuple[Chain, ...]":
+        """What tables judge of its ecosystem as a whole, under the names of lineages."""
+        names = WHOLES if len(self.members) > 1 else ()
+        return tuple(Chain(self.recipe, {**self.varied, LINEAGE: name}, name, self) for name in names)
 
     @cached_property
     def chain_id(self) -> str:

@@ -318,7 +318,7 @@ def _facts(study: Study) -> StudyFacts:
 def _wholes(study: Study) -> Iterator[dict[str, Any]]:
     """The flat recipes of what is judged of whole ecosystems."""
     for cell in study.cells:
-        yield from ({**cell.recipe.flat(), LINEAGE: whole} for whole in cell.wholes)
+        yield from ({**cell.recipe.flat(), LINEAGE: whole.lineage} for whole in cell.wholes)
 
 
 def _unconfirmable(study: Study) -> Iterator[str]:

@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from fortifai_ray.results.schema import LINEAGE
 from fortifai_ray.storage.steps import WAITING
 
 _LONG_WAIT = 60.0
@@ -117,7 +118,8 @@ class SweepProgress:
         shown = "  ".join(f"{name} {row[name]:,.4g}" for name in metrics if row.get(name) is not None)
         reason = f"  collapsed: {row['collapse_reason']}" if row.get("collapse_reason") else ""
         taken = "  (from the store)" if row["reused"] else ""
-        self.say(f"{self._jobs[job_id].label}  generation {row['generation']}  {shown}{reason}{taken}")
+        lineage = f" · {row[LINEAGE]}" if row.get(LINEAGE) else ""
+        self.say(f"{self._jobs[job_id].label}{lineage}  generation {row['generation']}  {shown}{reason}{taken}")
 
     def completed(self, job_id: str, step: Hashable) -> None:
         """A job completed a step, which is not worth a line. One that was started again repeats its steps."""
