@@ -1,5 +1,6 @@
 """Ecosystems of array families: their numbers are those of a loop written here, whatever the order of the lineages."""
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,15 @@ import polars as pl
 import pytest
 
 from fortifai_ray.chain.cohort import CohortTask, cohort_rows, cohorts, run_cohort
+from fortifai_ray.chain.recursion import Lineage, together
 from fortifai_ray.families.analytic.base import Streams, choose
+from fortifai_ray.recipe.family import Collapsed, Synthetic
+from fortifai_ray.recipe.pools import Human, Pool, TrainingSet
+from fortifai_ray.recipe.recipe import Recipe
+from fortifai_ray.recipe.regimes import Replace
 from fortifai_ray.seeds import LARGEST_SEED, derive_seed
 from fortifai_ray.storage.steps import Steps
-from fortifai_ray.storage.store import NotStored, StageStore
+from fortifai_ray.storage.store import NotStored, Stage, StageStore
 from fortifai_ray.study.study import Study, make_study
 
 GAUSSIAN: dict[str, Any] = {"kind": "gaussian", "dim": 1, "mean": 0.5}
@@ -224,3 +230,82 @@ def test_the_order_of_lineages_is_part_of_the_identity() -> None:
         for names in (("a", "b", "c"), ("b", "a", "c"))
     }
     assert len(ids) == 2
+
+
+@dataclass
+class Toy:
+    """A family whose model is the number of samples that it was trained on; it may diverge in a generation."""
+
+    name: str
+    diverges_at: int | None = None
+    trained: list[dict[str, list[int]]] = field(default_factory=list)
+    compared: float = 0.0
+
+    def human(self) -> Human:
+        return Human(Pool(f"{self.name} human", np.ones(10), synthetic=False), np.arange(10), 10)
+
+    def init(self, previous: Stage | None, generation: int) -> Stage:
+        return previous or Stage("start", Path(), {})
+
+    def fit(self, data: TrainingSet, loss: Any, *, start_from: Stage, generation: int) -> Stage:
+        if generation == self.diverges_at:
+            raise Collapsed("diverged")
+        self.trained.append({draw.pool.stage: draw.items.tolist() for draw in data.draws})
+        return Stage(f"{self.name} {generation}", Path(), {"count": data.human_size + data.synthetic_size})
+
+    def evaluate(self, model: Stage, *, generation: int) -> Stage:
+        return Stage(f"scores of {model.hash}", Path(), {})
+
+    def generate(self, model: Stage, size: float, *, generation: int) -> Synthetic[Stage]:
+        name = f"{self.name} wrote {generation}"
+        return Synthetic(Stage(name, Path(), {}), Pool(name, np.ones(int(size)), synthetic=True))
+
+    def curate(self, written: Synthetic[Stage], size: float, *, model: Stage, verifier: Stage) -> Synthetic[Stage]:
+        return written
+
+    def compare(self, model: Stage, written: Synthetic[Stage], others: Any) -> None:
+        return None
+
+
+def toys(diverges: dict[str, int], stop: dict[str, int] | None = None) -> tuple[dict[str, Toy], list[Any]]:
+    recipe = Recipe(family={"kind": "toy"}, regime=Replace(), generations=4)
+    families = {name: Toy(name, diverges.get(name)) for name in ("a", "b")}
+    ends = {name: (stop or {}).get(name, 99) for name in families}
+    shares = {"a": {"a": 0.5, "b": 0.5}, "b": {"b": 1.0}}
+    lineages: list[Lineage[Stage]] = [
+        Lineage(recipe, families[name], lambda history, at=ends[name]: len(history) > at, name, shares[name])  # type: ignore[arg-type, misc]
+        for name in families
+    ]
+    return families, list(together(lineages))
+
+
+def test_readers_of_a_lineage_that_diverged_read_its_last_output() -> None:
+    families, generations = toys({"b": 2})
+    assert [(one.lineage, one.number) for one in generations if one.collapse_reason] == [("b", 2)]
+    assert max(one.number for one in generations if one.lineage == "a") == 3
+    assert families["a"].trained[2]["b wrote 1"] == list(range(10, 15))
+    assert families["a"].trained[3]["b wrote 1"] == list(range(5))  # which b would have read itself
+    assert len(families["a"].trained[3]["a wrote 2"]) == 5
+
+
+def test_readers_of_a_lineage_that_wrote_nothing_end_too() -> None:
+    _, generations = toys({"b": 0})
+    reasons = {one.lineage: one.collapse_reason for one in generations if one.collapse_reason}
+    assert reasons == {"b": "diverged", "a": "lineage b, which it reads, has written nothing"}
+    assert max(one.number for one in generations) == 1
+
+
+@pytest.mark.parametrize(("stop", "last"), [({"a": 1, "b": 2}, 2), ({"a": 0}, 3), ({"a": 0, "b": 0}, 0)])
+def test_a_chain_ends_when_every_lineage_is_decided(stop: dict[str, int], last: int) -> None:
+    """A decided one goes on, since the other reads it."""
+    _, generations = toys({}, stop)
+    for name in ("a", "b"):
+        assert max(one.number for one in generations if one.lineage == name) == last
+
+
+def test_no_two_readers_read_the_same_item() -> None:
+    """b's output is b's own first ten, then a's five."""
+    families, _ = toys({})
+    assert families["b"].trained[1]["b wrote 0"] == list(range(10))
+    assert families["a"].trained[1]["b wrote 0"] == list(range(10, 15))
+    assert families["a"].trained[1]["a wrote 0"] == list(range(5))
