@@ -139,7 +139,7 @@ def measured(steps: Sequence[Step], *, truth: bool) -> tuple[str, ...]:
     """The metrics of a curation, of a family whose truth is known or not."""
     own = dict.fromkeys(name for step in steps for name in step.measures)
     steps = [step for step in steps if not step.of_pool]
-    each = [(KEPT, *((PRECISION, RECALL) if truth or step.own_truth else ())) for step in steps]
+    each = [(KEPT, *((PRECISION, RECALL) if (truth and step.has_truth) or step.own_truth else ())) for step in steps]
     numbered = [f"{name}_{number}" for number, names in enumerate(each, start=1) for name in names]
     whole = dict.fromkeys(name for names in each for name in names)
     return (*whole, *(numbered if len(steps) > 1 else ()), *own)

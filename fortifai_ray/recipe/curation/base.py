@@ -138,6 +138,7 @@ class Step(Section):
 
     takes: ClassVar[tuple[Content, ...]] = ("samples", "texts", "images")
     judged_by: ClassVar[str] = "by"  # the key that names its judge
+    has_truth: ClassVar[bool] = True  # whether what it ought to keep is what is plausible, where that is known
     own_truth: ClassVar[bool] = False  # whether :meth:`truth` is known whatever the family
     of_pool: ClassVar[bool] = False  # whether it judges the next training set as a whole, and not what was written
     measures: ClassVar[tuple[str, ...]] = ()  # its own metrics, beside those of every step
@@ -186,7 +187,7 @@ class Step(Section):
 
     def truth(self, items: Items) -> np.ndarray | None:
         """(B, n) Which items ought to pass; None where that is unknown."""
-        return items.plausible()
+        return items.plausible() if self.has_truth else None
 
     def measure(self, items: Items) -> dict[str, np.ndarray]:
         """(B,) Each of :attr:`measures`, after the items have passed."""

@@ -21,6 +21,8 @@ class Deduplicate(Step):
 
     takes: ClassVar[tuple[Content, ...]] = ("texts", "samples")  # which are documents, as AnalyticRecipe checks
 
+    has_truth: ClassVar[bool] = False  # a copy is not wrong
+
     kind: Literal["deduplicate"] = "deduplicate"
     threshold: float = Field(0.8, gt=0.0, le=1.0, description="Jaccard similarity from which a text is a duplicate")
     shingle: int = Field(5, ge=1, description="words in a row that are compared as one")
@@ -37,9 +39,6 @@ class Deduplicate(Step):
     @property
     def share(self) -> float:
         return self.keep
-
-    def truth(self, items: Items) -> np.ndarray | None:
-        return None  # a copy is not wrong
 
     def let_pass(self, items: Items, count: int, block: int) -> Kept:
         return [self._first_of_each(texts) for texts in items.contents()]
