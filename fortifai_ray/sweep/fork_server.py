@@ -29,7 +29,11 @@ from fortifai_ray.process.imports import quick_imports
 
 NUMBERS = ("numpy", "pyarrow.parquet", "ray.tune")  # what any trial imports
 NETWORKS = (*NUMBERS, "torch", "ray.train.torch")
-TEXTS = (*NETWORKS, "transformers.modeling_utils", "transformers.models.auto.modeling_auto")
+TEXTS = (
+    *(*NETWORKS, "transformers.modeling_utils", "transformers.models.auto.modeling_auto"),
+    "transformers.optimization",  # with PEFT, though only a schedule of learning rates is wanted of it
+    "fortifai_ray.families.language.family",
+)
 _GPUS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 _RAYLET = "RAY_RAYLET_PID"
 _NO_JOB = "ffffffff"  # of a worker that takes any job's tasks

@@ -17,7 +17,7 @@ import pytest
 
 from fortifai_ray.process import forked_worker
 from fortifai_ray.process.forked_worker import ENGINES, KIND, SOCKETS, WORKERS
-from fortifai_ray.sweep.fork_server import forked_workers
+from fortifai_ray.sweep.fork_server import TEXTS, forked_workers
 
 PROGRAM = """
 import json, os, signal, sys
@@ -154,3 +154,11 @@ def test_no_server_is_an_error_that_leads_to_rays_own_start(
     monkeypatch.setattr(os, "execv", lambda program, arguments: started.append(arguments))
     forked_worker.main()
     assert started == [[sys.executable, "/rays/setup_worker.py", *sys.argv[1:]]]
+
+
+def test_what_is_imported_for_all_starts_no_threads_that_a_fork_misses() -> None:
+    """Polars has some; what comes from this package would bring it along unseen."""
+    own = [name for name in TEXTS if name.startswith("fortifai_ray")]
+    program = "import sys; [__import__(name) for name in sys.argv[1:]]; assert 'polars' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program, *own], check=True)
+    assert own

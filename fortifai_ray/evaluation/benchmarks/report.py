@@ -95,9 +95,9 @@ def mean_accuracy(metric: str, parts: Sequence[Measure]) -> Measure:
 
 def wilson(share: float, count: float) -> tuple[float, float]:
     """Wilson's score interval of a share, :data:`LEVEL`; SciPy's takes only whole counts."""
-    from scipy.stats import norm
+    from scipy.special import ndtri
 
-    z = float(norm.ppf((1 + LEVEL) / 2))
+    z = float(ndtri((1 + LEVEL) / 2))
     centre = share + z * z / (2 * count)
     spread = z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
     scale = 1 + z * z / count
