@@ -41,7 +41,7 @@ from fortifai_ray.study.study import make_study
 SURVIVAL = ("survival_middle", "survival_frequent")
 LOG_SCALE = {
     *("perplexity", "perplexity_synthetic", "perplexity_synthetic_generation_0"),
-    *("perplexity_synthetic_generation_0_q95", "surplexity", "word_perplexity", "byte_perplexity"),
+    *("perplexity_synthetic_generation_0_q95", "surplexity", "cross_perplexity", "word_perplexity", "byte_perplexity"),
     *("type_token_ratio", "compression_ratio", "trace_ratio", "support_ratio", "mean_ratio"),
     *("survival_frequent", "survival_middle", "survival_rare", "mass_rare"),
 }
@@ -77,11 +77,12 @@ def test_every_metric_of_every_analytic_family_is_declared() -> None:
 
 
 OF_PROMPTS = {"prompt_overlap", "distinct_prompts", "duplicate_rows"}
+OF_LINEAGES = {"lineage_divergence", "shared_ngrams"}
 
 
 def test_corpus_signs_are_computed_as_declared() -> None:
     values = corpus_signs(np.zeros((2, 4), dtype=np.int32), pa.array([[1, 2]]), SignsConfig()).values
-    assert values.keys() == {name for name, each in METRICS.items() if each.group == CORPUS} - OF_PROMPTS
+    assert values.keys() == {name for name, each in METRICS.items() if each.group == CORPUS} - OF_PROMPTS - OF_LINEAGES
 
 
 def test_what_multiplies_is_on_a_log_scale_and_nothing_else() -> None:
