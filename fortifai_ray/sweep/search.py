@@ -76,6 +76,7 @@ class BoundaryWork(SearchWork):
     few trials (``{"cells": [name, …]}``): one trial per chain would be mostly start-up cost.
     """
 
+    asks: ClassVar[bool] = True
     outcomes: ClassVar[tuple[str, ...]] = ("collapsed", "generations")
 
     def __init__(self, study: Study, inputs: Inputs, before: Mapping[str, Any] | None = None) -> None:

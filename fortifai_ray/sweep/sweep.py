@@ -116,7 +116,7 @@ def _compute(
 
 def _compute_here(study: Study, work: Work, recorder: Recorder, console: Console, ran: _Ran) -> None:
     """Run without Ray what a search asks for, where its chains are arrays."""
-    if not work.is_search or not any(cell.recipe.batched for cell in work.cells):
+    if not work.asks or not any(cell.recipe.batched for cell in work.cells):
         return
     from fortifai_ray.sweep.here import run_here
 
@@ -126,8 +126,9 @@ def _compute_here(study: Study, work: Work, recorder: Recorder, console: Console
         recorder.say(line)
     with SweepProgress(console, open_ended=True) as progress:
         run_here(work, recorder, progress, plan)
-    ran.plan = plan
-    recorder.reached("last_step")
+    if work.done:
+        ran.plan = plan
+        recorder.reached("last_step")
 
 
 def _needed(work: Work) -> Sequence[str]:

@@ -182,10 +182,12 @@ class Work(ABC):
     Attributes:
         is_search: whether later jobs are chosen by the verdicts on earlier ones.
         chain_names: what its chains are called.
+        asks: whether :meth:`ask` gives jobs to processes that run them without Ray.
         outcomes: what a searcher reads in a trial's last result: the keys of a verdict's outcome.
     """
 
     is_search: ClassVar[bool] = False
+    asks: ClassVar[bool] = False
     outcomes: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, study: Study, inputs: Inputs) -> None:

@@ -120,6 +120,8 @@ def test_a_search_inside_trials_is_the_search_of_single_chains(study: Study, tmp
     inside, single, here = (begin(study, tmp_path / name) for name in ("inside", "single", "here"))
     here.here()
     assert here.work.done, here.out.getvalue()
+    stages = [path for path in (tmp_path / "here" / "stages").iterdir() if not path.name.startswith(".")]
+    assert len(stages) == 2 * 24 + 2, "one for each chain, and of the baselines' generation 0 one for 16 seeds"
     configs = inside.work.configs(PLAN)
     assert [len(config["cells"]) for config in configs] == [1, 1]
     inside.run(configs)
