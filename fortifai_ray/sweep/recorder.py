@@ -242,10 +242,15 @@ class Recorder:
             reason=pl.col("collapse_reason").drop_nulls().first(),
         )
         rows = {row["chain_id"]: row for row in seen.to_dicts()}
-        told = {one: self._failed.get(one) or rows.get(one, {}).get("reason") for one in self._chains}
-        chains = [one for one in self._chains.values() if not one.recipe.batched or told[one.chain_id]]
+        members = [member for chain in self._chains.values() for member in chain.members]
+        told = {one.chain_id: self._error(one) or rows.get(one.chain_id, {}).get("reason") for one in members}
+        chains = [one for one in members if not one.recipe.batched or told[one.chain_id]]
         names = ChainNames(self._study)
         return [self._chain_summary(one, rows.get(one.chain_id, {}), names.chain(one)) for one in chains]
+
+    def _error(self, chain: Chain) -> str | None:
+        """The last error of a chain, or of the ecosystem that it is a lineage of; None where it did not fail."""
+        return self._failed.get((chain.whole or chain).chain_id)
 
     def _chain_summary(self, chain: Chain, seen: Mapping[str, Any], name: str) -> dict[str, Any]:
         worlds = seen.get("worlds") or []
@@ -254,6 +259,6 @@ class Recorder:
             "chain_id": chain.chain_id,
             "label": name,
             "training_mode": mode or None,
-            "status": "failed" if chain.chain_id in self._failed else "finished",
-            "reason": self._failed.get(chain.chain_id) or seen.get("reason"),
+            "status": "failed" if self._error(chain) is not None else "finished",
+            "reason": self._error(chain) or seen.get("reason"),
         }
