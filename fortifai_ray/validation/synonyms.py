@@ -127,6 +127,7 @@ REMARKS = {
     "save_dir": "the folder of results is given on the command line: --storage FOLDER",
     "address": "a cluster is given on the command line: --address ADDRESS",
     "report_to": "runs go to MLflow by themselves (MLFLOW_TRACKING_URI names a server): leave it out",
+    "bias": "biases are as the model has them, and an adapter adds none; that of a detector is curation.bias",
     "trust_remote_code": "code that comes with a model never runs: leave it out",
     "load_in_8bit": "quantised training is not served: leave it out",
     "load_in_4bit": "quantised training is not served: leave it out",

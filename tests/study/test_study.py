@@ -150,7 +150,7 @@ ANY = {"any_of": [CRITERION, TAIL]}
         ),
         (
             {"training": {"lora": {"bias": "none"}}},
-            r"training\.lora\.bias: unknown key \(known: alpha, dropout, rank, targets\)",
+            r"training\.lora\.bias: unknown key; biases are as the model has them",
         ),
         ({"vary": {"loss": [{"kind": "tce", "gama": 0.3}]}}, r"loss\.gam.*\(under vary\)"),
         ({"vary": {"loss.gamma": [0.3]}}, r"loss\.kind: this key is needed"),
