@@ -93,7 +93,7 @@ def test_names_of_other_tools_in_training(key: str, meant: str) -> None:
         ("top-p", "its place is decoding.top_p"),
         ("topk", "its place is decoding.top_k"),
         ("gamma", "its place is loss.gamma or evaluation.signs.gamma"),
-        ("threshold", "its place is collapse.threshold"),
+        ("threshold", "or collapse.threshold"),
         ("warmup_steps", "training.warmup_ratio is the share"),
         ("output_dir", "--storage FOLDER"),
         ("training.lr", "a dotted key stands under vary and --set alone: write training: {lr: …}"),

@@ -98,7 +98,7 @@ def checked_judge(value: Any) -> Any:
     if isinstance(value, Mapping):
         return Judge.model_validate(value)
     if isinstance(value, str) and value not in NAMED:
-        raise ValueError(f"there is no judge {value!r}{hint(value, NAMED)}; another is {{model: …}} or {{family: …}}")
+        raise ValueError(f"there is no judge {value!r}; another is {{model: …}} or {{family: …}}{hint(value, NAMED)}")
     return value
 
 

@@ -169,7 +169,7 @@ def _checked_reward(value: Any) -> Any:
         try:
             return checked_judge(value)
         except ValueError as error:
-            raise ValueError(f"{error}, and a function of your own is module:function") from None
+            raise ValueError(f"a function of your own is module:function, and {error}") from None
     return checked_judge(value)
 
 
