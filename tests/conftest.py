@@ -18,6 +18,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 PROJECT = Path(__file__).resolve().parent.parent
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The suite's copies of remote stages and links to checkpoints stay out of the cache of whoever runs it."""
+    os.environ["FORTIFAI_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(autouse=True)
 def _users_metrics() -> Iterator[None]:
     """What a test's own families and benchmarks declare is not declared in the next test."""
