@@ -73,6 +73,9 @@ def test_every_closed_form_is_a_documented_number() -> None:
         "temperature": 0.5,
         "preferred_mean": 1.0,
         "preferred_std": 1.5,
+        "sizes": [10, 20],
+        "mixing": [[0.7, 0.3], [0.4, 0.6]],
+        "lineage": 0,
         "k": 1.0,
         "weights": [[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.2, 0.3, 0.5]],
     }
