@@ -30,7 +30,8 @@ class Written:
         score: log-likelihoods of the items under a model, (n,).
         score_human: those of human training data, (m,).
         seed: of the chain.
-        corpus: the stage that holds the items.
+        generation: that wrote them.
+        number: of the step among those of the curation, from 0.
     """
 
     places: np.ndarray
@@ -38,7 +39,8 @@ class Written:
     score: Callable[[By], np.ndarray]
     score_human: Callable[[By], np.ndarray]
     seed: int
-    corpus: str
+    generation: int
+    number: int
     notes: dict[str, Any] = field(default_factory=dict)
 
     def contents(self) -> Sequence[Any]:
@@ -57,13 +59,15 @@ class Written:
         return None
 
     def generators(self) -> Iterator[np.random.Generator]:
-        yield generator(self.seed, "curation", self.corpus)
+        yield generator(self.seed, "curation", self.generation, self.number)
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A step at work: the corpus that it reads, the units that it must leave, and the items that share a prompt."""
+    """A step at work: its number, the corpus that it reads, the units that it must leave, and the items that share a
+    prompt."""
 
+    number: int
     step: Step
     corpus: Stage
     needed: float
@@ -113,7 +117,8 @@ def curate_steps(
     if not curation:
         return written
     done: list[Stage] = []
-    for step, needed, block in zip(curation, sizes(curation, size), blocks(curation), strict=True):
+    asked = zip(curation, sizes(curation, size), blocks(curation), strict=True)
+    for number, (step, needed, block) in enumerate(asked):
         corpus = done[-1] if done else written.stage
         scorer = model if "own" in step.judges else verifier
         key = {
@@ -123,7 +128,7 @@ def curate_steps(
             **inputs(step, needed),
             **({"block": block} if block > 1 else {}),
         }
-        planned = Planned(step, corpus, needed, block)
+        planned = Planned(number, step, corpus, needed, block)
         done.append(steps.run(StageKey("curate", version, key), "curate", partial(choose, planned)))
     last, details = (
         done[-1],

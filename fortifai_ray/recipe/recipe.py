@@ -173,7 +173,7 @@ def for_theory(whole: Recipe, lineage: str) -> dict[str, Any]:
     """What closed forms read of a lineage beside its flat recipe, and of the others: in the order of the mixing."""
     assert whole.ecosystem is not None
     order, mixing, recipes = whole.ecosystem.order, whole.ecosystem.mixing, whole.lineages()
-    still = [whole.ecosystem.frozen(name) or not recipes[name].regime.synthetic_size(1.0, 0) for name in order]
+    still = [whole.ecosystem.frozen(name) or recipes[name].regime.always_the_same for name in order]
     return {
         "ecosystem.shares": mixing if isinstance(mixing, list) else mixing.matrix(len(order)),
         "ecosystem.place": order.index(lineage),

@@ -68,6 +68,11 @@ class _Regime(Section):
         """Whether there is human data in the training sets from generation 1 on."""
         return self.kept(1e9) > 0 or self.human_needed(1e9, 2) > 1e9
 
+    @property
+    def always_the_same(self) -> bool:
+        """Whether every generation is trained on generation 0's data: no synthetic, and no other human ones."""
+        return self.synthetic_size(1.0, 0) == 0 and self.human_needed(1.0, 3) == self.kept(1.0) == 1.0
+
     def human_needed(self, budget: float, generations: int, budgets: Sequence[float] = ()) -> float:
         """Units of human data that a chain uses in ``generations`` generations; ``budget`` is generation 0's.
 

@@ -16,15 +16,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fortifai_ray.theory.registry import Recipe, check_arguments, closed_form
+from fortifai_ray.theory.registry import Recipe, check_arguments, closed_form, regime_of
 
 Shares = Sequence[Sequence[float]]
 
 
 def _exact(recipe: Recipe) -> bool:
-    """Whether nothing but sizes tells the lineages apart, and each draws for itself."""
+    """Whether nothing but sizes tells the lineages apart, each draws for itself, and no set mixes in human data."""
+    still = recipe["ecosystem.still"][recipe["ecosystem.place"]]
     return (
         recipe.get("ecosystem.draws") == "own"
+        and (still or regime_of(recipe) == "replace")
+        and all(isinstance(size, int) for size in recipe["ecosystem.sizes"])
         and recipe.get("family.covariance_estimator") == "maximum_likelihood"
         and set(recipe.get("ecosystem.own") or ()) <= {"samples_per_generation"}
     )

@@ -26,6 +26,13 @@ class EveryOther:
         return np.arange(0, len(items), 2)
 
 
+class Later:
+    """All but the first third, and one that it has not asked for."""
+
+    def keep(self, items):
+        return np.arange(len(items) // 3, len(items))
+
+
 class Random:
     def keep(self, items, scores, rng):
         return np.sort(rng.permutation(len(items))[: len(items) // 2])

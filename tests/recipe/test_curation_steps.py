@@ -98,6 +98,16 @@ def test_a_choice_after_another_step_stays_within_its_prompts() -> None:
         assert own.tolist() == expected[:40]
 
 
+def test_a_choice_among_samples_that_were_repeated_stays_within_its_prompts() -> None:
+    """A step that lets fewer pass than are asked of it has its samples repeated. The last one written is among them,
+    and the prompts are told by the samples' numbers all the same."""
+    steps = [{"kind": "my_curation:Later"}, {"kind": "choice", "of": 2, "reward": "my_curation:first_number"}]
+    kept, _, items = curate(steps, 20)
+    for own, samples in zip(kept, items.samples[..., 0], strict=True):
+        groups = [[samples[13]], *samples[14:].reshape(-1, 2).tolist()]
+        assert set(own) == {max(group) for group in groups}
+
+
 def test_two_choices_in_a_row() -> None:
     """The best of two, then the best of three such: the best of six."""
     twice = [{"kind": "choice", "of": k, "reward": "my_curation:first_number"} for k in (2, 3)]

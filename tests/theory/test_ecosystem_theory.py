@@ -81,16 +81,24 @@ def test_simulation_agrees(name: str, tmp_path: Path) -> None:
 
 
 def test_it_is_offered_where_it_holds() -> None:
-    """Not where lineages differ in more than their size, draw alike, or for single chains; and no chain's form is
-    offered for a lineage."""
+    """Not where lineages differ in more than their size, draw alike, mix in human data or have new ones in each
+    generation, or for single chains; and no chain's form is offered for a lineage."""
     content: dict[str, Any] = {
         "name": "theory",
         "family": {"kind": "gaussian"},
         "generations": 3,
         "collapse": {"metric": "trace_ratio", "relative_to": "absolute", "threshold": 0.5, "direction": "below"},
     }
-    for change in ({"draws": "shared"}, {"lineages": {"a": {}, "b": {"loss": {"kind": "tce", "gamma": 0.9}}}}):
-        study = make_study({**content, "ecosystem": {"lineages": {"a": {}, "b": {}}, **change}}, "s.yaml")
-        assert not closed_forms_of(study.members[0].facts)
+    human = {"regime": {"kind": "mixed", "synthetic_ratio": 0.0, "human": "fresh"}}
+    growing = {"samples_per_generation": {"initial": 10, "growth": {"kind": "linear", "increment": 1}}}
+    for change, common in (
+        ({"draws": "shared"}, {}),
+        ({"lineages": {"a": {}, "b": {"loss": {"kind": "tce", "gamma": 0.9}}}}, {}),
+        ({}, {"regime": {"kind": "mixed", "synthetic_ratio": 0.5}}),
+        ({"lineages": {"a": {}, "b": human}}, {}),
+        ({"lineages": {"a": {"samples_per_generation": 10}, "b": {}}}, growing),
+    ):
+        study = make_study({**content, **common, "ecosystem": {"lineages": {"a": {}, "b": {}}, **change}}, "s.yaml")
+        assert not closed_forms_of(study.members[0].facts), (change, common)
     chain = make_study(content, "s.yaml").chains[0]
     assert not [form for form in closed_forms_of(chain.facts) if "ecosystem" in form.name]

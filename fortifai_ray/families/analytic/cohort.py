@@ -119,7 +119,7 @@ class CohortFamily:
         seconds = self._share(started)
         self._keep(name, samples)
         step = of_pool(self._recipe.curation.steps)
-        if isinstance(step, Detector) and self._detectors is None and min(count, self._recipe.sizes[0]) > 1:
+        if isinstance(step, Detector) and not generation and min(count, self._recipe.sizes[0]) > 1:
             human = self._samples[self._human][:, : whole(self._recipe.sizes[0])]
             self._detectors = Detectors.trained(step, human, self._human, samples, name)
         return Synthetic(Arrays(name, {"generate_seconds": seconds}), Pool(name, np.ones(count), synthetic=True))

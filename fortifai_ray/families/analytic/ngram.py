@@ -171,9 +171,10 @@ class Ngram(AnalyticFamily):
         return np.stack(written) if written else np.zeros((0, n, self.length))
 
     def distance(self, model: Model, other: Model, streams: Streams) -> Array:
-        """(B,) The Jensen-Shannon divergence of two models' n-grams, in nats."""
+        """(B,) The Jensen-Shannon divergence of two models' n-grams, in nats; of the shorter ones of two orders."""
         pairs = zip(model[_COUNTS], other[_COUNTS], strict=True)
-        return np.array([_divergence(one[-1], another[-1]) for one, another in pairs])
+        shared = [(one, another, min(len(one), len(another)) - 1) for one, another in pairs]
+        return np.array([_divergence(one[last], another[last]) for one, another, last in shared])
 
     def log_likelihood(self, model: Model, data: Array) -> Array:
         chains = max(len(data), len(model[_COUNTS]))

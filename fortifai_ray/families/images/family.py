@@ -47,6 +47,7 @@ class ImageFamily:
     def __init__(self, recipe: ImageRecipe, data: HumanData, steps: Steps, executor: Executor) -> None:
         self._recipe, self._data, self._steps, self._executor = recipe, data, steps, executor
         self._identity = models.model_identity(recipe.family, data.shape)
+        self._generation = 0  # that wrote last
 
     @classmethod
     def of(cls, recipe: ImageRecipe, prepared: str, steps: Steps, executor: Executor) -> Self:
@@ -135,7 +136,7 @@ class ImageFamily:
 
     def generate(self, model: Stage, size: float, *, generation: int) -> Synthetic[Stage]:
         """``size`` samples of the model; for 0, as many as a picture shows. The first are the same for any size."""
-        count = math.ceil(size) or _LOOK_AT[len(self._data.shape)]
+        count, self._generation = math.ceil(size) or _LOOK_AT[len(self._data.shape)], generation
         seed = derive_seed(self._recipe.seed, "generate", generation)
         key = StageKey("generate", GENERATION_VERSION, {"model": model.hash, "seed": seed, "samples": count})
 
@@ -201,7 +202,8 @@ class ImageFamily:
             score=lambda by: self.score(models[by], samples),
             score_human=lambda by: self.score(models[by], self._data.train[self._human.first.items[:_TYPICAL]]),
             seed=self._recipe.seed,
-            corpus=planned.corpus.hash,
+            generation=self._generation,
+            number=planned.number,
         )
         kept, outputs = planned.choose(items, math.ceil(planned.needed), folder)
         write_samples(samples[kept], folder)

@@ -37,15 +37,13 @@ class LanguageFamily:
     """One chain's causal LM, its corpus and its engines."""
 
     def __init__(self, recipe: LanguageRecipe, corpus: Corpus, steps: Steps, executor: Executor) -> None:
-        self._recipe = recipe
-        self.corpus = corpus
-        self._steps = steps
-        self._executor = executor
+        self._recipe, self.corpus, self._steps, self._executor = recipe, corpus, steps, executor
         self._block_size = recipe.training.block_size
         self._first: Stage | None = None  # generation 0's model, the reference for later corpora
         self._base: Stage | None = None  # the starting model, to which adapters belong
         self._data = TrainingSet(())  # of the generation that was fitted last
         self._written: Stage | None = None  # by generation 0
+        self._generation = 0  # that wrote last
 
     @classmethod
     def of(cls, recipe: LanguageRecipe, prepared: str, steps: Steps, executor: Executor) -> Self:
@@ -221,6 +219,7 @@ class LanguageFamily:
     def generate(self, model: Stage, size: float, *, generation: int) -> Synthetic[Stage]:
         """Continuations of contexts by the warm engines; at least ``evaluation.sample_texts`` of them."""
         recipe, decoding, engine = self._recipe, self._recipe.decoding, self._recipe.writer
+        self._generation = generation
         drawn = self._prompts(self._data, self._rows(size), generation)
         rows = len(drawn)
         key = StageKey(
@@ -349,7 +348,8 @@ class LanguageFamily:
             score=lambda by: self._score(by, table, models),
             score_human=lambda by: self._score(by, human, models),
             seed=self._recipe.seed,
-            corpus=planned.corpus.hash,
+            generation=self._generation,
+            number=planned.number,
             find=lambda repeats: self._executor.score(
                 detecting.z_scores, self._files(models["own"]), table, watermark, repeats
             ),

@@ -232,7 +232,7 @@ class Choice(Step):
             with np.errstate(over="ignore"):
                 rewards = rewards / self.temperature + noise  # its largest is the choice (Gumbel's trick)
         chains, n = rewards.shape
-        if n % block == 0 and items.places[:, -1:].tolist() == [[n - 1]] * chains:  # every prompt has all of its items
+        if n % block == 0 and (items.places == np.arange(n)).all():  # every prompt has all of its items, each once
             best = rewards.reshape(chains, -1, block).argmax(-1)
             return best + np.arange(0, n, block)
         return [_best_of_each(own, of // block) for own, of in zip(rewards, items.places, strict=True)]

@@ -170,6 +170,8 @@ def test_the_distance_of_two_models_is_of_their_ngrams() -> None:
     expected = sum(sum(v * math.log(v / middle[k]) for k, v in each.items()) for each in (p, q)) / 2
     assert family.distance(*models, Streams((2,), 0))[0] == pytest.approx(expected)
     assert family.distance(models[0], models[0], Streams((2,), 0))[0] == pytest.approx(0.0, abs=1e-12)
+    longer = Ngram(order=3, length=5).on(TEXT).fit(other)  # of which the pairs are compared
+    assert family.distance(models[0], longer, Streams((2,), 0))[0] == pytest.approx(expected)
 
 
 def test_lineages_of_ngram_models_read_one_another(tmp_path: Path) -> None:

@@ -93,6 +93,26 @@ def test_a_list_of_steps(tmp_path: Path) -> None:
     )
 
 
+def test_a_step_draws_by_seed_and_generation_alone(tmp_path: Path) -> None:
+    """Chains that differ in their training write other texts, and a step that draws lots keeps the rows of the same
+    numbers of both, so that they stay paired; another seed, and the step after it, draws others."""
+    varied = {"training.learning_rate": [1e-3, 1e-2], "seed": [0, 1]}
+    steps = [{"kind": "my_curation:Random"}] * 2
+    study, store = make_study({**CONTENT, "curation": steps, "vary": varied}, "curated.yaml"), StageStore(tmp_path)
+    inputs, kept, texts = check_study(study, store), [], []
+    for one in study.chains:
+        first = next(run_chain(ChainTask.of(study, one, inputs), Steps(store), InProcess()))
+        last = first.row["synthetic_stage"]
+        before = json.loads((store.path(last) / "manifest.json").read_text())["inputs"]["written"]
+        logs = [json.loads((store.path(stage) / "curation.json").read_text()) for stage in (before, last)]
+        kept.append([log["passed_rows"] for log in logs])
+        texts.append(read_corpus(store.path(before) / "corpus")["generated_ids"].to_pylist())
+    assert texts[0] != texts[2]
+    assert kept[0] == kept[2]
+    assert kept[1] == kept[3] != kept[0]
+    assert [kept[0][0].index(row) for row in kept[0][1]] != kept[0][0][: len(kept[0][1])]
+
+
 def by_another_model(corpus: Corpus, rows: pa.Table) -> np.ndarray:
     """Log-likelihood per token of each row's text after its prompt, row by row, in the model's own tokens."""
     import torch
