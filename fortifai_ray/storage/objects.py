@@ -82,8 +82,8 @@ class Objects:
         """A small file's content; None where there is no such file."""
 
         def read() -> bytes:
-            with self._filesystem.open_input_stream(self._at(name)) as stream:
-                return bytes(stream.read())
+            with self._filesystem.open_input_file(self._at(name)) as file:  # a stream asks for each 256 KiB
+                return bytes(file.read())
 
         try:
             return self._tried(f"read {name}", read)

@@ -2,8 +2,9 @@
 
 A stage exists once its manifest does, which is uploaded last; each file is compared with its checksum when it is
 fetched. Manifests are cached locally, so that a stage is looked up on the network once; files are fetched when they are
-first needed, so that a finished sweep is recognised without moving a model. A cheap stage is its small files, which
-whoever looks it up wants: the manifest has them inside, too (base64), and what is not intact there is fetched.
+first needed, so that a finished sweep is recognised without moving a model. Each file costs two requests, and a replay
+reads the samples of every generation: so the manifest has a stage's small files inside, too (base64), and what is not
+there, or not intact there, is fetched.
 
 The cache is valid for one *epoch*, a name kept in the storage: gc changes it before it removes stages there. In a new
 epoch everything is looked up again, and a stage that only this machine still has is uploaded.
@@ -39,7 +40,8 @@ log = logging.getLogger(__name__)
 
 KNOWN, EPOCH = ".known", "stages/.epoch"
 _TRANSFERS = 8  # files at a time
-_INSIDE = 4 << 20  # bytes: files of a cheap stage that travel in its manifest, which each would cost two more requests
+_INSIDE = 256 << 10  # bytes of files that travel in a manifest, the smallest first
+_INSIDE_CHEAP = 4 << 20  # of a cheap stage, whose files everybody wants who looks it up
 _LOOK_UPS = 32  # manifests at a time: small ones, each of which waits for the network
 
 
@@ -68,9 +70,13 @@ class RemoteStages:
 
     def look_up(self, hashes: Iterable[str]) -> None:
         """Fetch the manifests of many stages side by side; those that do not exist count as missing, as ever."""
+
+        def look_up(stage_hash: str) -> None:  # and forget it: many manifests with their files are gigabytes
+            self._manifest(stage_hash)
+
         unknown = [one for one in hashes if not (self.known / f"{one}.json").exists()]
         with ThreadPoolExecutor(_LOOK_UPS) as pool:
-            list(pool.map(self._manifest, unknown))
+            list(pool.map(look_up, unknown))
 
     def path(self, stage_hash: str) -> Path:
         """The local folder of a stage that this process has opened or computed, its files fetched.
@@ -142,7 +148,7 @@ class RemoteStages:
         manifest = json.loads(content)
         with ThreadPoolExecutor(_TRANSFERS) as pool:
             list(pool.map(lambda n: self.objects.upload(folder / n, _object(stage_hash, n)), manifest["files"]))
-        self.objects.write(_object(stage_hash, MANIFEST), _with_files(manifest, folder) or content)
+        self.objects.write(_object(stage_hash, MANIFEST), _with_files(manifest, folder))
         _write_whole(self.known / f"{stage_hash}.json", content)
         self._whole.add(stage_hash)
         return self._stage(stage_hash, manifest, reused=False)
@@ -189,12 +195,15 @@ class RemoteStages:
             self.objects.move(_object(stage_hash, name), f"{aside}/{name}")
 
 
-def _with_files(manifest: Mapping[str, Any], folder: Path) -> bytes | None:
-    """The manifest of a cheap stage with its files inside; None for another stage, or files that are large."""
-    files = manifest["files"]
-    if not manifest.get("cheap") or sum(file["size"] for file in files.values()) > _INSIDE:
-        return None
-    inside = {name: base64.b64encode((folder / name).read_bytes()).decode() for name in files}
+def _with_files(manifest: Mapping[str, Any], folder: Path) -> bytes:
+    """A manifest with the small files of its stage inside."""
+    files, room = manifest["files"], _INSIDE_CHEAP if manifest.get("cheap") else _INSIDE
+    inside = {}
+    for name in sorted(files, key=lambda name: (files[name]["size"], name)):
+        room -= files[name]["size"]
+        if room < 0:
+            break
+        inside[name] = base64.b64encode((folder / name).read_bytes()).decode()
     return json.dumps({**manifest, "inside": inside}, sort_keys=True).encode()
 
 

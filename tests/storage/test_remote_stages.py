@@ -17,7 +17,7 @@ from fortifai_ray.storage.store import StageKey, StageLost, StageStore, Storage
 from .conftest import S3
 
 KEY = StageKey("fit", 1, {"seed": 0})
-WEIGHTS = b"\x00\x01\x02" * 1000
+WEIGHTS = b"\x00\x01\x02" * 100_000  # too large for a manifest
 
 
 def write(folder: Path) -> dict[str, int]:
@@ -132,6 +132,29 @@ def test_a_cheap_stage_is_fetched_by_its_manifest(s3: S3, storage: str, elsewher
         manifest = json.loads(s3.files(at)["manifest.json"])
         s3.put(f"{at}/manifest.json", json.dumps({**manifest, "inside": {"sub/weights": wrong}}).encode())
         assert (elsewhere.store(storage).step(keys[0], fail).path / "sub" / "weights").read_bytes() == WEIGHTS
+
+
+def test_the_small_files_of_any_stage_are_in_its_manifest(s3: S3, storage: str, elsewhere: Elsewhere) -> None:
+    """Smallest first, as far as there is room: two requests for the manifest, and two for each file that is left."""
+    sizes = {"report.json": 200, "samples.png": 60_000, "a/samples.npy": 190_000, "b/samples.npy": 200_000, "empty": 0}
+
+    def compute(folder: Path) -> dict[str, int]:
+        for name, size in sizes.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(os.urandom(size))
+        return {}
+
+    whole = elsewhere.store(storage).step(KEY, compute).path
+    store = elsewhere.store(storage)
+    before = s3.requests()
+    stage = store.find(KEY)
+    assert stage is not None
+    for name in sizes:
+        assert (stage.path / name).read_bytes() == (whole / name).read_bytes()
+    assert s3.requests() - before == 4
+    assert json.loads(s3.files(f"{storage}/stages/{KEY.hash}")["manifest.json"])["inside"].keys() == {
+        *sizes.keys() - {"b/samples.npy"}
+    }
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])

@@ -46,7 +46,8 @@ class Machines:
 
 
 def test_a_study_on_an_object_store(s3: S3, storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same tables from every machine; what one computed no other computes; a flipped byte costs its step alone."""
+    """The same tables from every machine; what one computed no other computes; a flipped byte costs its step alone,
+    where the manifest does not have the file inside."""
     machines = Machines(tmp_path, storage, monkeypatch)
 
     def files() -> dict[str, bytes]:
@@ -72,10 +73,12 @@ def test_a_study_on_an_object_store(s3: S3, storage: str, tmp_path: Path, monkey
     assert_frame_equal(table(), rows)
     assert "trace ratio" in machines.run("third", "report", f"{storage}/tiny")
 
-    at = f"{storage}/stages/{rows['stage'][0]}/generations.parquet"
-    content = bytearray(s3.files(storage)[at.removeprefix(f"{storage}/")])
+    at = f"{storage}/stages/{rows['stage'][0]}"
+    stored = s3.files(at)
+    content = bytearray(stored["generations.parquet"])
     content[len(content) // 2] ^= 1
-    s3.put(at, bytes(content))
+    s3.put(f"{at}/generations.parquet", bytes(content))
+    s3.put(f"{at}/manifest.json", json.dumps({**json.loads(stored["manifest.json"]), "inside": {}}).encode())
     assert f"stage {rows['stage'][0]} is damaged" in machines.sweep("fourth")
     assert computed() == 1
     assert_frame_equal(table(), rows)
