@@ -16,6 +16,7 @@ claims would be left undecided by any other seeds. A line for each world; the la
 
 import argparse
 import json
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from fortifai_ray.chain.cohort import cohort, cohort_table
 from fortifai_ray.chain.recursion import recursion
 from fortifai_ray.claims.check import check_claim
 from fortifai_ray.claims.power import chains_needed
@@ -34,12 +36,15 @@ from fortifai_ray.errors import UserError
 from fortifai_ray.families.analytic.cohort import CohortFamily
 from fortifai_ray.recipe.recipe import Recipe
 from fortifai_ray.results.reader import StudyResults
+from fortifai_ray.results.schema import LINEAGE
 from fortifai_ray.statistics.crossing import Floats
 from fortifai_ray.statistics.intervals import MIN_FOR_VARIANCE
+from fortifai_ray.storage.steps import Steps
+from fortifai_ray.storage.store import StageStore
 from fortifai_ray.study.claim_checks import matching
 from fortifai_ray.study.claim_statistics import MetricStatistic
 from fortifai_ray.study.claims import Claim, TheoryValue
-from fortifai_ray.study.grid import put, resolve
+from fortifai_ray.study.grid import Chain, put, resolve
 from fortifai_ray.study.study import Range, Study, make_study
 from fortifai_ray.theory.registry import GENERATION, closed_forms_of
 from fortifai_ray.validation import read_yaml
@@ -63,6 +68,7 @@ class World:
         value: what the statistic is here; None where only a bound is known.
         recipe, generation: whose chains are measured, and when.
         own: whether the theory has this recipe: its mean is then ``value`` without being moved.
+        lineage: of an ecosystem, whose recipe this is, the one that is measured.
     """
 
     name: str
@@ -71,6 +77,7 @@ class World:
     recipe: Recipe
     generation: int
     own: bool = True
+    lineage: str | None = None
 
 
 @dataclass(frozen=True)
@@ -153,16 +160,19 @@ class ClaimedStudy:
             NotImplementedError: a statistic that is not a metric at one generation, or cells that are compared.
         """
         statistic = _simulated(claim)
-        [cell] = matching([one.recipe.flat() for one in self.study.cells], claim.where)
-        recipe = self.study.cells[cell].recipe
+        cells = self.study.member_cells
+        [place] = matching([one.facts for one in cells], claim.where)
+        cell, recipe = cells[place], cells[place].recipe
         numbers, at = claim.numbers(), statistic.generation
         assert at is not None
-        right = World("right", "holds", _known(claim, recipe, at), recipe, at)
+        whole = (cell.whole or cell).recipe
+        right = World("right", "holds", _known(claim, recipe, at), whole, at, lineage=cell.lineage)
         wrong = []
         for theory, value in zip(claim.must_reject, claim.wrong_numbers(), strict=True):
             found = _recipe_of(theory.value, claim, recipe, at) if isinstance(theory.value, TheoryValue) else None
-            its, when = found or (recipe, at)
-            wrong.append(World(theory.name, "does not hold", value, its, when, found is not None))
+            its, when = found or (whole, at)
+            lineage = None if found else cell.lineage
+            wrong.append(World(theory.name, "does not hold", value, its, when, found is not None, lineage))
         assert len(numbers) == 1, claim.id
         return [right, *wrong]
 
@@ -277,10 +287,11 @@ class Simulated:
             generations: at least this many are computed, so that later questions are answered by the same chains.
         """
         asked = max(world.generation + 1, generations)
-        key = json.dumps([world.recipe.model_dump(mode="json", exclude={"generations"}), chains, seed], sort_keys=True)
+        recipe = world.recipe.model_dump(mode="json", exclude={"generations"})
+        key = json.dumps([recipe, world.lineage, chains, seed], sort_keys=True)
         if key not in self._known or len(self._known[key]) < asked:
             parts = [
-                _chains(world.recipe, asked, range(start, min(start + _AT_ONCE, seed + chains)))
+                _chains(world, asked, range(start, min(start + _AT_ONCE, seed + chains)))
                 for start in range(seed, seed + chains, _AT_ONCE)
             ]
             self._known[key] = [
@@ -290,9 +301,11 @@ class Simulated:
         return Values(table[world.generation][metric], table[0][metric])
 
 
-def _chains(recipe: Recipe, generations: int, seeds: Sequence[int]) -> list[dict[str, Floats]]:
+def _chains(world: World, generations: int, seeds: Sequence[int]) -> list[dict[str, Floats]]:
     """A cohort's metrics, generation by generation."""
-    whole = recipe.model_copy(update={"generations": generations})
+    whole = world.recipe.model_copy(update={"generations": generations})
+    if world.lineage is not None:
+        return _lineage(whole, world.lineage, seeds)
     family = CohortFamily(whole, list(seeds))  # type: ignore[arg-type]
     rows = []
     for generation in recursion(whole, family, lambda history: False, list(seeds)):
@@ -300,6 +313,17 @@ def _chains(recipe: Recipe, generations: int, seeds: Sequence[int]) -> list[dict
         measured = generation.scores.outputs
         rows.append({name: np.array(measured[name], dtype=np.float64) for name in whole.metrics if name in measured})
     return rows
+
+
+def _lineage(recipe: Recipe, name: str, seeds: Sequence[int]) -> list[dict[str, Floats]]:
+    """The same of one lineage of an ecosystem."""
+    chains = [Chain(recipe.model_copy(update={"seed": seed}), {}) for seed in seeds]
+    with tempfile.TemporaryDirectory() as folder:
+        table = cohort_table(cohort(chains, None), Steps(StageStore(Path(folder))))
+    metrics = [metric for metric in recipe.lineages()[name].metrics if metric in table.columns]
+    own = table.filter(pl.col(LINEAGE) == name).select(GENERATION, pl.col(metrics).cast(pl.Float64))
+    parts = [own.filter(pl.col(GENERATION) == generation) for generation in range(recipe.generations)]
+    return [{metric: part[metric].to_numpy() for metric in metrics} for part in parts]
 
 
 def tried(study: ClaimedStudy, seed: int) -> Iterator[dict[str, Any]]:

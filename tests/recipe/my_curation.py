@@ -43,6 +43,11 @@ class Fails:
         raise RuntimeError("no luck")
 
 
+class ByNobody:
+    def keep(self, items, scores):
+        return scores("generation_1") > 0
+
+
 class OutOfRange:
     def keep(self, items):
         return [0, len(items)]

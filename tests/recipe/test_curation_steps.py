@@ -295,6 +295,7 @@ def test_a_step_that_a_family_cannot_take(study: dict[str, Any], content: Any, s
         ({"kind": "choice", "reward": "my_curation:one_short"}, r"my_curation:one_short must return 40 numbers"),
         ({"kind": "choice", "reward": "my_curation:some_nan"}, r"my_curation:some_nan returned NaN for 1 of 40 items"),
         ({"kind": "my_curation:Fails"}, r"curation\.kind: my_curation:Fails\.keep failed: RuntimeError: no luck"),
+        ({"kind": "my_curation:ByNobody"}, r"no judge 'generation_1'; did you mean generation_0\?"),
         ({"kind": "my_curation:OutOfRange"}, r"must return different indices from 0 to 19"),
         ({"kind": "my_curation:Twice"}, r"must return different indices from 0 to 19"),
         ({"kind": "my_curation:Words"}, r"must return indices of items"),

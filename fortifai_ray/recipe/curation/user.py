@@ -13,10 +13,10 @@ In ``my_filters.py``, beside the study file or installed::
 
 and in the study file ``curation: {kind: "my_filters:Short", words: 10}``. ``items`` are those of one chain: n texts of
 a language model, an array (n, …) of samples or images of others. ``scores(by)`` gives the n log-likelihoods in nats
-under ``"generation_0"``, ``"own"`` (the model that wrote the items) or ``"truth"``; ``rng`` is a NumPy generator, from
-which alone it may draw. ``keep`` may also take the items alone, or the items and the scores. More may pass than
-``share`` says: the first are trained on. Where fewer do, arrays of samples are repeated in turn, and texts and images
-are fewer.
+under ``"generation_0"``, ``"own"`` (the model that wrote the items) or, of samples, ``"truth"``; ``rng`` is a NumPy
+generator, from which alone it may draw. ``keep`` may also take the items alone, or the items and the scores. More may
+pass than ``share`` says: the first are trained on. Where fewer do, arrays of samples are repeated in turn, and texts
+and images are fewer.
 """
 
 import inspect
@@ -28,9 +28,9 @@ import numpy as np
 from pydantic import ConfigDict, Field
 
 from fortifai_ray.errors import UserError
-from fortifai_ray.recipe.curation.base import By, Items, Kept, Step
+from fortifai_ray.recipe.curation.base import NAMED, By, Items, Kept, Step
 from fortifai_ray.user_code import built, call_of, check_class, find_class, source_hash, takes
-from fortifai_ray.validation import mistake
+from fortifai_ray.validation import hint, mistake
 
 
 class UserStep(Step):
@@ -74,6 +74,8 @@ class UserStep(Step):
 
 
 def _scores(items: Items, chain: int, by: By = "generation_0") -> np.ndarray:
+    if by not in NAMED:
+        raise ValueError(f"there is no judge {by!r}{hint(str(by), NAMED)}")
     return items.scores(by)[chain]
 
 
