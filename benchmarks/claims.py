@@ -34,6 +34,7 @@ from fortifai_ray.claims.power import chains_needed
 from fortifai_ray.claims.result import ClaimResult, Verdict
 from fortifai_ray.errors import UserError
 from fortifai_ray.families.analytic.cohort import CohortFamily
+from fortifai_ray.recipe.curation import METRICS
 from fortifai_ray.recipe.recipe import Recipe
 from fortifai_ray.results.reader import StudyResults
 from fortifai_ray.results.schema import LINEAGE
@@ -54,6 +55,7 @@ SEED = 500_000_000
 RARELY = 0.999
 _AT_ONCE = 200  # chains, as in a study's cohorts
 _KEYS = {"n": "samples_per_generation", "estimator": "family.covariance_estimator"}
+_WRITTEN = {metric.name for metric in METRICS}
 _OF_REGIMES = {"human", "synthetic", "synthetic_ratio"}
 _REGIMES = ("replace", "accumulate", "accumulate_subsample", "mixed", "fixed_human")
 
@@ -286,7 +288,8 @@ class Simulated:
             seed: of the first of them.
             generations: at least this many are computed, so that later questions are answered by the same chains.
         """
-        asked = max(world.generation + 1, generations)
+        last = world.generation + (metric in _WRITTEN)  # what a chain's last generation writes, nobody curates
+        asked = max(last + 1, generations)
         recipe = world.recipe.model_dump(mode="json", exclude={"generations"})
         key = json.dumps([recipe, world.lineage, chains, seed], sort_keys=True)
         if key not in self._known or len(self._known[key]) < asked:
@@ -310,7 +313,7 @@ def _chains(world: World, generations: int, seeds: Sequence[int]) -> list[dict[s
     rows = []
     for generation in recursion(whole, family, lambda history: False, list(seeds)):
         assert generation.scores is not None
-        measured = generation.scores.outputs
+        measured = {**generation.scores.outputs, **(generation.curated.stage.outputs if generation.curated else {})}
         rows.append({name: np.array(measured[name], dtype=np.float64) for name in whole.metrics if name in measured})
     return rows
 
