@@ -132,6 +132,7 @@ def test_the_overlays_cover_the_registry() -> None:
         "regression_replace_excess",  # regression_excess has its scale
         "discrete_fixed_human_heterozygosity_change",  # the heterozygosity itself is overlaid
         *("discrete_fixed_human_error", "kde_mixed_integrated_squared_error", "kde_mixed_squared_bias"),  # no metrics
+        *("bernoulli_forgotten", "poisson_forgotten", "golden_weight", "weights_limit_error"),  # no metrics
         *("discrete_largest_synthetic", "discrete_published_largest_synthetic", "kde_critical_synthetic_ratio"),
         *BOUNDS,
     }

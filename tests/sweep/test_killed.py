@@ -15,12 +15,12 @@ SEEDS, KILLED_AT, LOST = 200, 25.0, 10.0  # seconds of the driver's clock
 DRIVER = """
 import json, sys, time
 from pathlib import Path
-from benchmarks import driver
+from benchmarks import driver, replay
 from fortifai_ray.sweep import recorder
 
 real = time.monotonic
 time.monotonic = lambda: 10 * real()
-recorder.StudySync = driver._NoSync
+recorder.StudySync = replay.NoSync
 running = driver.Driver(driver.make_study(int(sys.argv[1])), Path(sys.argv[2]))
 started = time.monotonic()
 for trial, content in driver.arriving(running.study, running.work):
