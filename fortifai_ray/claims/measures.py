@@ -50,9 +50,7 @@ def fidelity_ratio(results: StudyResults, statistic: FidelityRatio, where: Where
         raise Undecided(f"{row['n_failed']} chains of the cell failed; leaving them out would favour those that lasted")
     if row["fi_ratio_low"] is None and row["fi_ratio_high"] is None:
         if row["fi_ratio"] is None:
-            raise Undecided(
-                "the ratio is undetermined: too few chains collapsed, or one did at generation 0: nothing is a multiple of it"
-            )
+            raise Undecided("the ratio is undetermined: too few chains collapsed, or one did at generation 0")
         raise Undecided(
             f"{row['n_pairs']} pairs give no interval: it takes {MIN_PAIRS}, none collapsed at generation 0"
         )
