@@ -81,6 +81,22 @@ def check_class(
         raise mistake(section, "kind", f"{kind} does not take these settings: {error}", kind) from error
 
 
+def unknown_setting(function: Callable[..., Any], name: str, settings: Mapping[str, Any]) -> str | None:
+    """What is wrong with the settings of a user's function, whose first argument is none of them; None: nothing."""
+    try:
+        known = list(inspect.signature(function).parameters.values())[1:]
+    except ValueError:  # a function in C tells no parameters
+        return None
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known):
+        return None
+    names = [parameter.name for parameter in known if parameter.kind is not parameter.VAR_POSITIONAL]
+    unknown = next((key for key in settings if key not in names), None)
+    if unknown is not None:
+        return f"{unknown}: unknown key: {name} takes {', '.join(names) or 'no settings'}"
+    needed = [one.name for one in known if one.name in names and one.default is one.empty and one.name not in settings]
+    return f"{needed[0]}: this setting of {name} is needed and missing" if needed else None
+
+
 def takes(function: Callable[..., Any], arguments: int) -> bool:
     """Whether ``function`` can be called with so many arguments by position."""
     try:

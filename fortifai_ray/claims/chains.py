@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from fortifai_ray.results.reader import StudyResults
-from fortifai_ray.results.schema import equals, flatten, same, varied_keys
+from fortifai_ray.results.schema import flatten, has, lacks, same, varied_keys
 from fortifai_ray.statistics.criterion import Collapse, one_metric
 from fortifai_ray.statistics.crossing import Floats
 from fortifai_ray.study.claim_statistics import (
@@ -33,10 +33,13 @@ def matches(results: StudyResults, table: pl.DataFrame, where: Where) -> pl.Expr
     condition, fixed = pl.lit(True), flatten(results.study)
     for key, wanted in where.items():
         items = wanted if isinstance(wanted, list) else [wanted]
-        if key in table.columns:
-            condition &= pl.any_horizontal(equals(key, table.schema[key], item) for item in items)
-        elif key in fixed:
-            condition &= pl.lit(any(same(fixed[key], item) for item in items))
+        found = [has(table.schema, key, item) for item in items]
+        if any(one is not None for one in found):
+            condition &= pl.any_horizontal(pl.lit(False) if one is None else one for one in found)
+        elif any(one == key or one.startswith(f"{key}.") for one in fixed):
+            condition &= pl.lit(
+                any(lacks(fixed, key) if item is None else same(fixed.get(key), item) for item in items)
+            )
         else:
             raise Undecided(f"neither the table nor the recipe has a key {key}")
     return condition

@@ -14,7 +14,10 @@ from fortifai_ray.recipe.pools import Mixture, Pool, span
 from fortifai_ray.seeds import LARGEST_SEED, derive_seed
 from fortifai_ray.validation import Section, a_name
 
-COMMON = ("family.kind", "corpus", "generations", "seed", "ecosystem", "training.block_size")
+COMMON = (
+    *("family.kind", "corpus", "generations", "seed", "ecosystem", "training.block_size"),
+    *("family.dim", "family.outcomes"),  # what a sample is
+)
 """Keys of the recipe that all lineages share: their data, their clock, and the blocks in which their text is scored."""
 FROZEN = "frozen"
 _SOURCES = ("kind", "preset", "path", "hub")  # a section with one of them stands for itself

@@ -108,8 +108,7 @@ class Recipe(Section):
     def flat(self) -> dict[str, Any]:
         """The resolved recipe with dotted keys, e.g. ``{"loss.kind": "tce", "loss.gamma": 0.3, …}``."""
         flat = flatten(self.model_dump(mode="json"))
-        mixing = flat.get("ecosystem.mixing")
-        return flat if mixing is None else {**flat, "ecosystem.mixing": json.dumps(mixing)}
+        return {**flat, **{key: json.dumps(flat[key]) for key in _AS_TEXT if flat.get(key) is not None}}
 
     def lineages(self) -> dict[str | None, Self]:
         """The recipe of each lineage by its name, with this recipe's seed; of a single chain itself, without a name."""
@@ -190,6 +189,7 @@ def _lineages(kind: type[Recipe], text: str) -> dict[str, Any]:
     return {name: kind.model_validate(ecosystem.merged(content, name)) for name in ecosystem.order}
 
 
+_AS_TEXT = ("curation", "ecosystem.mixing", "ecosystem.order")  # where they are lists: a table's column has one type
 _USERS = "fortifai_ray.families.analytic.recipe:AnalyticRecipe"  # a user's own family gives samples
 _RECIPES = (
     "fortifai_ray.families.language.recipe:LanguageRecipe",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from fortifai_ray.results.schema import equals, flatten, same, searched_keys
+from fortifai_ray.results.schema import flatten, has, lacks, same, searched_keys
 from fortifai_ray.results.words import printable
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 BASELINE: dict[str, Any] = {"loss.kind": "cross_entropy"}
 _LOSS = ("loss.kind", "loss.gamma")
+_LINEAGES = "ecosystem.lineages."
 _ACRONYMS = {"tce": "TCE", "vae": "VAE", "kde": "KDE", "gmm": "Gaussian mixture"}
 
 
@@ -161,10 +162,10 @@ def is_baseline(table: pl.DataFrame, baseline: Mapping[str, Any], recipe: Mappin
     condition = pl.lit(bool(baseline))
     flat = flatten(recipe)
     for key, value in baseline.items():
-        if key in table.columns:
-            condition &= equals(key, table.schema[key], value)
+        if (found := has(table.schema, key, value)) is not None:
+            condition &= found
         else:
-            condition &= pl.lit(same(flat.get(key), value))
+            condition &= pl.lit(lacks(flat, key) if value is None else same(flat.get(key), value))
     return condition
 
 
@@ -211,15 +212,20 @@ def _label(cell: Mapping[str, Any], short: set[str]) -> str:
         if value is None:
             continue
         section, _, last = key.rpartition(".")
-        sections.setdefault(section, []).append(_part(last if last in short else key, value))
+        parts = sections.setdefault(section, [])
+        if section.startswith(_LINEAGES) and not parts and last in short:  # not to be read as the row's own lineage
+            parts.append(f"{section.removeprefix(_LINEAGES).partition('.')[0]}:")
+        parts.append(_part(last if last in short else key, value))
     return " · ".join(" ".join(parts) for parts in sections.values())
 
 
 def _part(key: str, value: Any) -> str:
     value = _listed(value)
+    if key == "curation" and isinstance(value, str) and value.startswith("[{"):  # a list of steps
+        return " then ".join(" ".join(_part(*item) for item in flatten(step).items()) for step in json.loads(value))
     text = f"{value:g}" if isinstance(value, float) else printable(value)
     if key == "kind":
-        return _ACRONYMS.get(text, text.replace("_", " "))
+        return text if ":" in text else _ACRONYMS.get(text, text.replace("_", " "))
     if key == "gamma":
         return f"γ={text}"
     return f"{key.replace('_', ' ')}={text}"

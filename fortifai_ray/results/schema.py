@@ -142,6 +142,8 @@ def varied_keys(study: Mapping[str, Any]) -> list[str]:
     for key, values in (study.get("vary") or {}).items():
         for value in values if isinstance(values, list) else [None]:
             keys |= dict.fromkeys(flatten({key: value}))
+        if key in ("ecosystem", "ecosystem.lineages"):  # a lineage without keys of its own has no leaf
+            keys["ecosystem.order"] = None
     if search := study.get("search"):
         known = study.get("baseline") or {} if search.get("kind") == "optimise" else {}
         keys |= dict.fromkeys([*known, *searched_keys(study), "seed"])
@@ -185,6 +187,23 @@ def equals(column: str, dtype: pl.DataType, value: Any) -> pl.Expr:
         if dtype == pl.String:
             comparable, value = True, str(value)
     return pl.col(column).eq_missing(pl.lit(value)) if comparable else pl.lit(False)
+
+
+def has(columns: Mapping[str, pl.DataType], key: str, value: Any) -> pl.Expr | None:
+    """As :func:`equals`, of a key of a table's ``columns``; None where they have none.
+
+    A key has no value where none below it has one either: ``regime.weights`` is null where ``regime.weights.human`` is.
+    """
+    import polars as pl
+
+    below = [column for column in columns if value is None and column.startswith(f"{key}.")]
+    found = [equals(one, columns[one], value) for one in (key, *below) if one in columns]
+    return pl.all_horizontal(found) if found else None
+
+
+def lacks(flat: Mapping[str, Any], key: str) -> bool:
+    """Whether a flat recipe has no value at a dotted key, nor below it."""
+    return all(value is None for one, value in flat.items() if one == key or one.startswith(f"{key}."))
 
 
 def same(value: Any, wanted: Any) -> bool:

@@ -46,7 +46,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fortifai_ray.results.schema import equals
+from fortifai_ray.results.schema import has
 from fortifai_ray.statistics.censored import Pairs, fit
 from fortifai_ray.statistics.intervals import mean_intervals, ratio_intervals
 
@@ -126,7 +126,8 @@ def baseline_cells(chains: pl.DataFrame, varied: Sequence[str], baseline: Baseli
 
 def _is_baseline(chains: pl.DataFrame, baseline: Baseline) -> pl.Series:
     """A mask of the chains that have every baseline value."""
-    known = [equals(key, chains.schema[key], value) for key, value in baseline.items() if key in chains.columns]
+    found = [has(chains.schema, key, value) for key, value in baseline.items()]
+    known = [one for one in found if one is not None]
     every = pl.all_horizontal(pl.lit(len(known) == len(baseline)), *known)
     return chains.select(pl.repeat(True, pl.len()) & every).to_series()
 

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from fortifai_ray.errors import UserError
-from fortifai_ray.results.schema import MEASURED_COLUMNS, RECIPE_COLUMNS, same
+from fortifai_ray.results.schema import MEASURED_COLUMNS, RECIPE_COLUMNS, lacks, same
 from fortifai_ray.statistics.intervals import MIN_FOR_VARIANCE
 from fortifai_ray.statistics.ratios import MIN_PAIRS
 from fortifai_ray.study.claim_statistics import (
@@ -277,7 +277,10 @@ def matching(recipes: Sequence[Mapping[str, Any]], where: Where, searched: Colle
     return [
         index
         for index, recipe in enumerate(recipes)
-        if all(any(same(recipe.get(key), item) for item in items) for key, items in asked.items())
+        if all(
+            any(lacks(recipe, key) if item is None else same(recipe.get(key), item) for item in items)
+            for key, items in asked.items()
+        )
     ]
 
 

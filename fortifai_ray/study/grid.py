@@ -106,6 +106,10 @@ def grid(
     for chain in chains:
         if ids[chain.chain_id] > 1:
             raise UserError(f"{source}: vary: the same chain comes out twice ({chain.keys}); give each value once")
+    alike = Counter(repr(chain.varied) for chain in chains)
+    for chain in chains:
+        if alike[repr(chain.varied)] > 1:
+            raise UserError(f"{source}: vary: tables could not tell two chains apart ({chain.keys}): vary single keys")
     return tuple(chains)
 
 

@@ -280,8 +280,8 @@ def _check_lineage(key: str, content: Mapping[str, Any], source: str) -> None:
     ecosystem = content.get("ecosystem")
     known = ecosystem.get("lineages") if isinstance(ecosystem, dict) else None
     name = rest.partition(".")[0]
-    if not section and name and name not in (known if isinstance(known, dict) else ()):
-        raise UserError(f"{source}: {key}: there is no lineage {name!r}{hint(name, known or ())}")
+    if not section and name and name not in (known := known if isinstance(known, dict) else {}):
+        raise UserError(f"{source}: {key}: there is no lineage {name!r}{hint(name, known)}")
 
 
 def _overridden(content: dict[str, Any], override: str) -> dict[str, Any]:

@@ -95,6 +95,10 @@ def first_number(items, scale=1.0):
     return scale * items[:, 0]
 
 
+def nearest(items, of, *, to=0.0):
+    return -abs(items[:, of] - to)
+
+
 def letters(items):
     return [len(item) for item in items]
 

@@ -260,6 +260,22 @@ VAE: dict[str, Any] = {
         ({"kind": "my_curation:NoKeep"}, r"curation\.kind: my_curation:NoKeep has no method keep"),
         ({"kind": "my_curation:Greedy"}, r"curation\.kind: my_curation:Greedy\.share is the planned share"),
         ({"kind": "my_curation:Positive", "abov": 1}, r"curation\.abov: unknown key: my_curation:Positive takes above"),
+        (
+            {"kind": "choice", "reward": {"function": "my_curation:first_number", "scal": 2}},
+            r"curation\.reward: scal: unknown key: my_curation:first_number takes scale",
+        ),
+        (
+            {"kind": "choice", "reward": {"function": "my_curation:letters", "scale": 2}},
+            r"curation\.reward: scale: unknown key: my_curation:letters takes no settings",
+        ),
+        (
+            {"kind": "choice", "reward": {"function": "my_curation:nearest", "to": 1.0}},
+            r"curation\.reward: of: this setting of my_curation:nearest is needed and missing",
+        ),
+        (
+            {"kind": "choice", "reward": "my_curation:nearest"},
+            r"curation\.reward: of: this setting of my_curation:nearest is needed and missing",
+        ),
     ],
 )
 def test_refused_before_anything_starts(content: Any, said: str) -> None:

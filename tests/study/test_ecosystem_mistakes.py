@@ -59,6 +59,16 @@ LINEAGES: dict[str, tuple[dict[str, Any], str]] = {
     "a dotted key": (of(a={}, b={"samples_per_generation": 1}), "ecosystem.lineages.b: samples_per_generation: "),
     "frozen": (of(a={}, b={"frozen": "yes please"}), "ecosystem.lineages.b.frozen: true or false is needed"),
     "family": (of(a={}, b={"family": {"kind": "kde"}}), "ecosystem.lineages.b.family.kind: all lineages share it"),
+    "dimensions": (of(a={}, b={"family": {"dim": 2}}), "ecosystem.lineages.b.family.dim: all lineages share it"),
+    "dimensions, dotted": (of(a={}, b={"family.dim": 2}), "ecosystem.lineages.b.family.dim: all lineages share it"),
+    "outcomes": (
+        {**of(a={}, b={"family.outcomes": 9}), "family": {"kind": "discrete", "outcomes": 5}},
+        "ecosystem.lineages.b.family.outcomes: all lineages share it",
+    ),
+    "tokens": (
+        {**of(a={}, b={"family": {"length": 9}}), "family": {"kind": "ngram"}, "corpus": {"source": "pydoc"}},
+        "ecosystem.lineages: all read documents of one family.length",
+    ),
     "seed": (of(a={}, b={"seed": 5}), "ecosystem.lineages.b.seed: all lineages share it"),
     "generations": (of(a={}, b={"generations": 5}), "ecosystem.lineages.b.generations: all lineages share it"),
     "nested": (of(a={}, b={"ecosystem": {"lineages": {}}}), "ecosystem.lineages.b.ecosystem.*: all lineages share it"),
@@ -80,6 +90,13 @@ LINEAGES: dict[str, tuple[dict[str, Any], str]] = {
     "vary of nobody": (
         {"vary": {"ecosystem.lineages.c.loss": [{"kind": "tce", "gamma": 0.9}]}},
         r"ecosystem.lineages.c.loss: there is no lineage 'c' \(known: a, b\)",
+    ),
+    "vary of a list": (
+        {
+            "ecosystem": {"lineages": ["a", "b"]},
+            "vary": {"ecosystem.lineages.b.loss": [{"kind": "tce", "gamma": 0.9}]},
+        },
+        r"ecosystem.lineages.b.loss: there is no lineage 'b'$",
     ),
     "search": (
         {

@@ -4,11 +4,19 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
-from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.recipe.curation.base import NAMED, REWARD, By, Items, Kept, Step, checked_judge
-from fortifai_ray.user_code import call_of, find_user_code, source_hash
+from fortifai_ray.user_code import call_of, find_user_code, source_hash, unknown_setting
 from fortifai_ray.validation import Section
 
 _BY = (
@@ -138,11 +146,26 @@ class RewardFunction(Section):
 
     model_config = ConfigDict(frozen=True, extra="allow")
     function: str = Field(description="`module:function`: takes the items (an array or a list of texts), gives numbers")
+    _short: bool = PrivateAttr(default=False)
+
+    @classmethod
+    def named(cls, function: str) -> Self:
+        """The function without settings, which a resolved recipe has by its name alone, as its study file does."""
+        reward = cls(function=function)
+        reward._short = True
+        return reward
+
+    @model_serializer(mode="wrap")
+    def _as_given(self, whole: SerializerFunctionWrapHandler) -> Any:
+        return self.function if self._short else whole(self)
 
     @model_validator(mode="after")
     def _is_found(self) -> Self:
-        if not callable(find_user_code(self.function, "reward")):
+        function = find_user_code(self.function, "reward")
+        if not callable(function):
             raise ValueError(f"{self.function} is not a function")
+        if wrong := unknown_setting(function, self.function, self.model_extra or {}):
+            raise ValueError(wrong)
         return self
 
     def of(self, items: Any) -> np.ndarray:
@@ -162,7 +185,7 @@ class RewardFunction(Section):
 
 def _checked_reward(value: Any) -> Any:
     if isinstance(value, str) and ":" in value:
-        return RewardFunction(function=value)
+        return RewardFunction.named(value)
     if isinstance(value, Mapping) and "function" in value:
         return RewardFunction.model_validate(value)
     if isinstance(value, str) and value not in NAMED:
