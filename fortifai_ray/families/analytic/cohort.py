@@ -118,10 +118,14 @@ class CohortFamily:
         samples = self._family.generate(model.model, count, Streams(self._seeds, generation))
         seconds = self._share(started)
         self._keep(name, samples)
-        step = of_pool(self._recipe.curation.steps)
-        if isinstance(step, Detector) and not generation and min(count, self._recipe.sizes[0]) > 1:
-            human = self._samples[self._human][:, : whole(self._recipe.sizes[0])]
-            self._detectors = Detectors.trained(step, human, self._human, samples, name)
+        step, first = of_pool(self._recipe.curation.steps), self._recipe.sizes[0]
+        if isinstance(step, Detector) and not generation and self._recipe.generations > 1:
+            least = whole(self._recipe.regime.synthetic_size(first, generation))
+            if count < 2 <= least:  # a lineage whose output nobody reads has a pool to judge all the same
+                samples = self._family.generate(model.model, least, Streams(self._seeds, generation))
+            if min(samples.shape[1], first) > 1:
+                human = self._samples[self._human][:, : whole(first)]
+                self._detectors = Detectors.trained(step, human, self._human, samples, name)
         return Synthetic(Arrays(name, {"generate_seconds": seconds}), Pool(name, np.ones(count), synthetic=True))
 
     def curate(self, written: Synthetic[Arrays], size: float, *, model: Arrays, verifier: Arrays) -> Synthetic[Arrays]:

@@ -1,11 +1,13 @@
 """Detectors of array families: what they find against closed forms, and chains that train on what they draw."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from fortifai_ray.chain.cohort import cohort_rows, cohorts, run_cohort
 from fortifai_ray.chain.recursion import Generation, recursion
 from fortifai_ray.errors import UserError
 from fortifai_ray.families.analytic.base import Streams
@@ -13,6 +15,8 @@ from fortifai_ray.families.analytic.cohort import Arrays, CohortFamily
 from fortifai_ray.families.analytic.detecting import Detectors, features
 from fortifai_ray.recipe.curation import Detector
 from fortifai_ray.recipe.pools import Draw, Pool, TrainingSet
+from fortifai_ray.storage.steps import Steps
+from fortifai_ray.storage.store import StageStore
 from fortifai_ray.study.study import make_study
 
 CONTENT: dict[str, Any] = {
@@ -74,6 +78,17 @@ def test_a_blind_detector_changes_nothing_and_no_chain_depends_on_another() -> N
     judged: Any = seeing[1].judged
     assert judged.outputs["detector_auroc"].shape == (3,)
     assert seeing[0].judged is None
+
+
+def test_a_lineage_that_nobody_reads_has_its_detector(tmp_path: Path) -> None:
+    """What it trains on is judged from generation 1 on, as that of the lineage which it reads."""
+    ecosystem = {"lineages": {"reader": {}, "writer": {}}, "mixing": [[0.0, 1.0], [0.0, 1.0]]}
+    study = make_study({**CONTENT, "curation": {"kind": "detector"}, "ecosystem": ecosystem}, "arrays.yaml")
+    (task,) = cohorts(study.chains)
+    table = cohort_rows(task, run_cohort(task, Steps(StageStore(tmp_path))))
+    for name in ("reader", "writer"):
+        own = table.filter(lineage=name)
+        assert own["detector_auroc"].is_not_null().to_list() == [False, True, True, True], name
 
 
 def test_whole_numbers_are_counted() -> None:
