@@ -47,7 +47,7 @@ class Chain:
         if self.whole is None:
             return self.recipe.flat()
         return {
-            **self.whole.recipe.flat(),
+            **{key: value for key, value in self.whole.recipe.flat().items() if key.startswith("ecosystem.")},
             **self.recipe.flat(),
             LINEAGE: self.lineage,
             **for_theory(self.whole.recipe, str(self.lineage)),

@@ -177,6 +177,15 @@ def test_keys_of_a_lineage_are_merged(own: dict[str, Any] | None, expected: dict
     assert {key: flat.get(key) for key in expected} == expected
 
 
+def test_what_claims_read_of_a_lineage_is_its_own() -> None:
+    """Keys of a kind that the ecosystem has and the lineage has not are none of its facts."""
+    lineages = {"a": {"loss": {"kind": "cross_entropy"}}, "b": {}}
+    content = {**STUDY, "loss": {"kind": "tce", "gamma": 0.9}, "ecosystem": {"lineages": lineages}}
+    a, b = (member.facts for member in make_study(content, "s.yaml").members)
+    assert (a["loss.kind"], a.get("loss.gamma"), a["ecosystem.place"]) == ("cross_entropy", None, 0)
+    assert (b["loss.kind"], b["loss.gamma"], b["ecosystem.draws"]) == ("tce", 0.9, "own")
+
+
 def test_a_study_as_resolved_is_the_same_study() -> None:
     """``study.yaml`` in the storage is read by whoever opens the folder."""
     content = {**STUDY, "vary": {"ecosystem.lineages.b.loss": [{"kind": "tce", "gamma": 0.5}], "seed": [0, 1]}}
