@@ -37,6 +37,7 @@ TEXTS = (
 _GPUS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 _RAYLET = "RAY_RAYLET_PID"
 _NO_JOB = "ffffffff"  # of a worker that takes any job's tasks
+_PATIENCE = 10.0  # seconds for a request that has begun: one that stops in the middle holds up all others
 _PROGRAM = """
 import json, sys
 home, descriptors, preload = map(json.loads, sys.argv[1:])
@@ -194,6 +195,7 @@ def _next(listener: socket.socket, lifeline: socket.socket) -> _Request:
         if lifeline in ready:
             os._exit(0)
         connection, _ = listener.accept()
+        connection.settimeout(_PATIENCE)
         with suppress(OSError, ValueError):  # who asked is gone in the middle of it
             _, files, *_ = socket.recv_fds(connection, 1, 3)
             content = b"".join(iter(lambda: connection.recv(1 << 16), b""))  # noqa: B023 - read at once
