@@ -41,7 +41,7 @@ from fortifai_ray.report.tables import (
     outcomes,
 )
 from fortifai_ray.results.reader import StudyResults
-from fortifai_ray.results.schema import FI_UNITS, metric_columns
+from fortifai_ray.results.schema import FI_UNITS, LINEAGE, WHOLES, metric_columns
 from fortifai_ray.results.words import counted, fi_unit
 from fortifai_ray.statistics.criterion import Collapse, criterion_rows
 
@@ -308,11 +308,14 @@ def _counts(results: StudyResults) -> str:
     """``4 chains in 2 cells, 5 generations: 2 collapsed, 2 survived`` (by the first criterion)."""
     chains = results.generations["chain_id"].n_unique()
     generations = results.generations["generation"].n_unique()
-    cells = len(results.cells.order)
+    cells = results.cells.name(results.generations)["cell"].n_unique()
     text = f"{counted(chains, 'chain')} in {counted(cells, 'cell')}, {counted(generations, 'generation')}"
     if results.chains is None or not results.criteria:
         return text
-    status = results.chains.filter(criterion_rows(results.criteria[0]))["status"].value_counts(sort=True)
+    judged = results.chains.filter(criterion_rows(results.criteria[0]))
+    if LINEAGE in judged.columns:  # an ecosystem as a whole is no chain
+        judged = judged.filter(~pl.col(LINEAGE).is_in(WHOLES).fill_null(False))
+    status = judged["status"].value_counts(sort=True)
     return f"{text}: " + ", ".join(f"{number:,} {name}" for name, number in status.iter_rows())
 
 

@@ -19,6 +19,7 @@ from fortifai_ray.report.samples import Sample, _table, sample_tables
 from fortifai_ray.results.reader import open_study
 from fortifai_ray.results.schema import read_table, write_table
 from fortifai_ray.statistics.criterion import CollapseCriterion
+from tests.analysis.studies import compute_study
 
 from .browser import Opened
 from .studies import CRITERION, write_study
@@ -296,3 +297,18 @@ def test_a_command_that_only_mentions_reports_stays_fast() -> None:
     environment = {**os.environ, "PYTHONPATH": root}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert json.loads(done.stdout) == []
+
+
+def test_an_ecosystem_as_a_whole_is_counted_as_no_chain(tmp_path: Path) -> None:
+    """The first line counts two lineages of three seeds, not what is judged of both of them."""
+    folder = compute_study(
+        tmp_path,
+        family={"kind": "gaussian", "dim": 1},
+        samples_per_generation=20,
+        generations=3,
+        ecosystem={"lineages": {"a": {}, "b": {}}},
+        vary={"seed": [0, 1, 2]},
+        collapse={"metric": "trace_ratio", "relative_to": "absolute", "threshold": 1e-9, "direction": "below"},
+    )
+    page = write_report(folder).read_text(encoding="utf-8")
+    assert "6 chains in 2 cells, 3 generations: 6 survived" in page
