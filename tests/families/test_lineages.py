@@ -1,6 +1,7 @@
 """Ecosystems of networks: real training and generation in this process, shared in the store, and measured together."""
 
 import math
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,12 @@ TEXT: dict[str, Any] = {
 }
 
 
-def run(asked: Study, folder: Path) -> tuple[list[Any], Steps]:
+def run(asked: Study, folder: Path, executor: InProcess | None = None) -> tuple[list[Any], Steps]:
     store = StageStore(folder)
     inputs = check_study(asked, store)
     steps = Steps(store)
     tasks = [ChainTask.of(asked, chain, inputs) for chain in asked.chains]
-    return [result for task in tasks for result in run_chain(task, steps, InProcess())], steps
+    return [result for task in tasks for result in run_chain(task, steps, executor or InProcess())], steps
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +74,60 @@ def test_models_of_two_sizes_feed_each_other(ran: tuple[list[Any], Steps]) -> No
         assert 1 < row["cross_perplexity"] < math.inf
         assert 0 < row["lineage_divergence"] <= math.log(2)
         assert 0 <= row["shared_ngrams"] <= 1
+
+
+class Killed(Exception):
+    """In place of a signal."""
+
+
+@dataclass(frozen=True)
+class Mortal(InProcess):
+    """Killed in its third call, when what that wrote is not yet a stage."""
+
+    calls: list[str] = field(default_factory=list)
+
+    def fit(self, *arguments: Any) -> None:
+        super().fit(*arguments)
+        self._called("fit")
+
+    def score(self, *arguments: Any, **keywords: Any) -> Any:
+        result = super().score(*arguments, **keywords)
+        self._called("score")
+        return result
+
+    def write(self, *arguments: Any, **keywords: Any) -> Any:
+        report = super().write(*arguments, **keywords)
+        self._called("write")
+        return report
+
+    def _called(self, what: str) -> None:
+        self.calls.append(what)
+        if len(self.calls) == 3:
+            raise Killed(what)
+
+
+def test_an_ecosystem_that_is_killed_again_and_again_ends_as_one_that_is_not(
+    ran: tuple[list[Any], Steps], tmp_path: Path
+) -> None:
+    """Amid a fit, a score and a text, of either lineage: the next run goes on from there, and every row is the same."""
+    asked, killed_in = make_study({**TEXT, "ecosystem": ecosystem(**BOTH)}, "s.yaml"), list[str]()
+    while True:
+        executor = Mortal()
+        try:
+            results, steps = run(asked, tmp_path, executor)
+            break
+        except Killed as death:
+            killed_in.append(str(death))
+    assert {*killed_in} == {"fit", "score", "write"}
+    assert steps.reused > steps.computed
+
+    def rows(results: list[Any]) -> list[dict[str, Any]]:
+        of_a_run = ("reused", "seconds")
+        return [{key: value for key, value in one.row.items() if not key.endswith(of_a_run)} for one in results]
+
+    assert rows(results) == rows(ran[0])
+    assert [one.samples for one in results] == [one.samples for one in ran[0]]
+    assert [one.details for one in results] == [one.details for one in ran[0]]
 
 
 def test_the_order_of_the_lineages_changes_no_stage(ran: tuple[list[Any], Steps], storage: Path) -> None:
