@@ -289,7 +289,7 @@ def test_an_analytic_study_runs_whole_cohorts(study: Path, tmp_path: Path, ray_i
     assert checked.returncode == 0, "a replication that fails is a finding"
     assert [line.split()[0] for line in checked.stdout.splitlines()[:2]] == ["holds", "does"]
     again = sweep(study, storage, "--address", ray_instance)
-    assert "stages computed 0" in " ".join(again.split())
+    assert "in the last run nothing computed" in " ".join(again.split())
 
 
 def test_images_run_like_any_family(study: Path, tmp_path: Path, ray_instance: str) -> None:
@@ -310,7 +310,7 @@ collapse: {metric: coverage, relative_to: own_generation_0, threshold: 0.5, dire
     assert rows["synthetic_size"].to_list() == [0, 200]
     pictures = table(storage, "pictures")
     assert [png[:4] for png in pictures["png"]] == [b"\x89PNG"] * 2
-    assert "stages computed 0" in " ".join(sweep(study, storage, "--address", ray_instance).split())
+    assert "in the last run nothing computed" in " ".join(sweep(study, storage, "--address", ray_instance).split())
 
 
 def test_a_chain_from_python(swept: Swept) -> None:

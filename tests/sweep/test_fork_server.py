@@ -20,7 +20,7 @@ from fortifai_ray.process.forked_worker import ENGINES, KIND, SOCKETS, WORKERS
 from fortifai_ray.sweep.fork_server import TEXTS, forked_workers
 
 PROGRAM = """
-import json, os, signal, sys
+import json, os, signal, sys, time
 import psutil
 from fortifai_ray.process.forked_worker import ENGINES, KIND
 from fortifai_ray.sweep.instance import ray_instance
@@ -59,7 +59,11 @@ with ray_instance(None, 2, ("numpy", "ray.tune", "torch")):
     answers["again"] = ray.get(first.about.remote())
     answers["beside"] = ray.get(second.about.remote())
     ray.kill(second)
-    answers["zombies"] = [p.status() for p in server.children() if p.status() == psutil.STATUS_ZOMBIE]
+    for _ in range(300):  # one whose threads are still ending looks like a zombie, too
+        answers["zombies"] = [p.pid for p in server.children() if p.status() == psutil.STATUS_ZOMBIE]
+        if not answers["zombies"]:
+            break
+        time.sleep(0.1)
     server.kill()
     answers["without"] = ray.get(actor(OWN="b").about.remote())
     left = psutil.Process().children(recursive=True)
