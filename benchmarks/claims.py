@@ -45,10 +45,10 @@ from fortifai_ray.storage.store import StageStore
 from fortifai_ray.study.claim_checks import matching
 from fortifai_ray.study.claim_statistics import MetricStatistic
 from fortifai_ray.study.claims import Claim, TheoryValue
-from fortifai_ray.study.grid import Chain, put, resolve
+from fortifai_ray.study.grid import Chain, resolve
 from fortifai_ray.study.study import Range, Study, make_study
 from fortifai_ray.theory.registry import GENERATION, closed_forms_of
-from fortifai_ray.validation import read_yaml
+from fortifai_ray.validation import put, read_yaml
 
 SWEEPS = Path(__file__).resolve().parent.parent / "sweeps"
 SEED = 500_000_000

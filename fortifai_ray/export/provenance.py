@@ -16,8 +16,8 @@ from fortifai_ray.results.chain import ChainResults
 from fortifai_ray.results.schema import metric_columns
 from fortifai_ray.results.words import number
 from fortifai_ray.statistics.criterion import criterion_rows
-from fortifai_ray.study.grid import put
 from fortifai_ray.study.study import StudySettings
+from fortifai_ray.validation import put
 
 What = Literal["model", "corpus"]
 Line = tuple[str, str]

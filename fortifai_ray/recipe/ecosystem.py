@@ -4,7 +4,7 @@ What a lineage writes is divided among its readers: no two read the same item, a
 ecosystem writes as much as its lineages alone would. A lineage's own share comes first, then the readers by name.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationInfo,
 
 from fortifai_ray.recipe.pools import Mixture, Pool, span
 from fortifai_ray.seeds import LARGEST_SEED, derive_seed
-from fortifai_ray.validation import Section, a_name
+from fortifai_ray.validation import Section, a_name, leaves, put
 
 COMMON = (
     *("family.kind", "corpus", "generations", "seed", "ecosystem", "training.block_size"),
@@ -122,15 +122,7 @@ class Ecosystem(Section):
 
     def own(self, name: str) -> dict[str, Any]:
         """The keys of the recipe that a lineage sets, as nested sections."""
-        nested: dict[str, Any] = {}
-        for key, value in self.lineages[name].items():
-            if key != FROZEN:
-                *sections, last = key.split(".")
-                place = nested
-                for section in sections:
-                    place = place.setdefault(section, {})
-                place[last] = value
-        return nested
+        return put({}, {key: value for key, value in self.lineages[name].items() if key != FROZEN})
 
     def merged(self, content: Mapping[str, Any], name: str) -> dict[str, Any]:
         """The content of a lineage's recipe; ``content`` is the ecosystem's."""
@@ -140,14 +132,14 @@ class Ecosystem(Section):
     def sets(self, key: str) -> str | None:
         """The first lineage that has a dotted key, a part of it or the section around it as its own; None: none has."""
         for name in self.order:
-            for own in _dotted(self.own(name)):
+            for own in leaves(self.own(name)):
                 if own == key or own.startswith(f"{key}.") or key.startswith(f"{own}."):
                     return name
         return None
 
     def differing(self, still: Mapping[str, bool]) -> list[str]:
         """The dotted keys that lineages have as their own, without the regime of those that stay as they are."""
-        own = {(name, key) for name in self.order for key in _dotted(self.own(name))}
+        own = {(name, key) for name in self.order for key in leaves(self.own(name))}
         return sorted({key for name, key in own if not (still[name] and key.startswith("regime"))})
 
     def seed_of(self, name: str, seed: int) -> int:
@@ -170,7 +162,7 @@ class Ecosystem(Section):
 
 def common_key(own: Mapping[str, Any]) -> str | None:
     """The first key of a lineage that all lineages must share; None where it has none."""
-    known = list(_dotted(own))
+    known = list(leaves(own))
     return next((key for key in COMMON if any(one == key or one.startswith(f"{key}.") for one in known)), None)
 
 
@@ -242,11 +234,3 @@ def _merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
         stands = not isinstance(value, Mapping) or any(name in value for name in _SOURCES)
         result[key] = value if stands or not isinstance(inner, Mapping) else _merged(inner, value)
     return result
-
-
-def _dotted(content: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    for key, value in content.items():
-        if isinstance(value, Mapping) and value:
-            yield from _dotted(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"

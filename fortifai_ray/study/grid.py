@@ -3,7 +3,6 @@
 import itertools
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,7 +15,7 @@ from fortifai_ray.recipe.recipe import Recipe, for_theory, recipe_type, recipe_t
 from fortifai_ray.results.schema import LINEAGE, WHOLES
 from fortifai_ray.seeds import LARGEST_SEED
 from fortifai_ray.storage.store import canonical_hash
-from fortifai_ray.validation import hint, validated
+from fortifai_ray.validation import hint, put, validated
 
 
 @dataclass(frozen=True)
@@ -197,32 +196,6 @@ def _type_of(content: Mapping[str, Any], source: str) -> type[Recipe]:
         f"{source}: family.kind: there is no family {family['kind']!r}"
         + hint(str(family["kind"]), recipe_types(), "; a family of your own is named module:Class")
     )
-
-
-def put(content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of ``content`` with values put in at dotted keys; missing sections on the way are added, and a number
-    names an entry of a list."""
-    result = deepcopy(dict(content))
-    for dotted, value in changes.items():
-        names = dotted.split(".")
-        place: Any = result
-        for name, below in itertools.pairwise(names):
-            at = _at(place, name)
-            inner = place.get(at) if isinstance(place, dict) else place[at]
-            if not isinstance(inner, dict) and not _is_entry(inner, below):
-                inner = place[at] = {}
-            place = inner
-        place[_at(place, names[-1])] = deepcopy(value)
-    return result
-
-
-def _is_entry(place: Any, name: str) -> bool:
-    """Whether a name of a dotted key is the number of an entry of a list, as in ``collapse.0.threshold``."""
-    return isinstance(place, list) and name.isdecimal() and int(name) < len(place)
-
-
-def _at(place: Any, name: str) -> Any:
-    return int(name) if isinstance(place, list) else name
 
 
 def whole_sections(changes: Mapping[str, Any]) -> dict[str, Any]:

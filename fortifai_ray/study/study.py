@@ -21,7 +21,7 @@ from fortifai_ray.statistics.criterion import Collapse, first_repeated, one_metr
 from fortifai_ray.storage.location import reserved
 from fortifai_ray.study.claim_checks import StudyFacts, checked_claims, undecided_claims
 from fortifai_ray.study.claims import Claim
-from fortifai_ray.study.grid import Chain, asked_types, check_for_all, common, grid, put, resolve, whole_sections
+from fortifai_ray.study.grid import Chain, asked_types, check_for_all, common, grid, resolve, whole_sections
 from fortifai_ray.study.resources import ResourcesConfig
 from fortifai_ray.study.search import Search, refuse_search
 from fortifai_ray.study.shipped import find
@@ -32,6 +32,7 @@ from fortifai_ray.validation import (
     dump_yaml,
     hint,
     parse_yaml,
+    put,
     read_yaml,
     unknown_key,
     validated,

@@ -5,7 +5,7 @@
 """
 
 from fortifai_ray.validation.documents import dump_yaml, parse_yaml, read_yaml
-from fortifai_ray.validation.keys import all_keys, hint, unknown_key
+from fortifai_ray.validation.keys import all_keys, hint, leaves, put, unknown_key
 from fortifai_ray.validation.sections import Section, a_name, mistake, validated
 
 __all__ = [
@@ -14,8 +14,10 @@ __all__ = [
     "all_keys",
     "dump_yaml",
     "hint",
+    "leaves",
     "mistake",
     "parse_yaml",
+    "put",
     "read_yaml",
     "unknown_key",
     "validated",

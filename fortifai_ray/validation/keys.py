@@ -1,7 +1,9 @@
-"""The keys that a model has, at which places, and what an unknown one should have been."""
+"""The keys that a model has, at which places, and what an unknown one should have been; content at dotted keys."""
 
 import difflib
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from functools import cache
 from typing import Any
 
@@ -160,3 +162,38 @@ def hint(word: str, known: Iterable[str], otherwise: str = "", *, listed: bool =
         return f"; did you mean {close[0]}?"
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return (f" (known: {', '.join(names[:_LISTED])}{more})" if names and listed else "") + otherwise
+
+
+def put(content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of ``content`` with values put in at dotted keys; missing sections on the way are added, and a number
+    names an entry of a list."""
+    result = deepcopy(dict(content))
+    for dotted, value in changes.items():
+        names = dotted.split(".")
+        place: Any = result
+        for name, below in itertools.pairwise(names):
+            at = _at(place, name)
+            inner = place.get(at) if isinstance(place, dict) else place[at]
+            if not isinstance(inner, dict) and not _is_entry(inner, below):
+                inner = place[at] = {}
+            place = inner
+        place[_at(place, names[-1])] = deepcopy(value)
+    return result
+
+
+def _is_entry(place: Any, name: str) -> bool:
+    """Whether a name of a dotted key is the number of an entry of a list, as in ``collapse.0.threshold``."""
+    return isinstance(place, list) and name.isdecimal() and int(name) < len(place)
+
+
+def _at(place: Any, name: str) -> Any:
+    return int(name) if isinstance(place, list) else name
+
+
+def leaves(content: Mapping[str, Any], within: str = "") -> Iterator[str]:
+    """The dotted keys of content that is no section itself; an empty section is a leaf."""
+    for key, value in content.items():
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, f"{within}{key}.")
+        else:
+            yield f"{within}{key}"

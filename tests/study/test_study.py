@@ -12,8 +12,9 @@ from safetensors.numpy import save_file
 from fortifai_ray.errors import UserError
 from fortifai_ray.recipe.recipe import Recipe
 from fortifai_ray.study import study as study_module
-from fortifai_ray.study.grid import put, resolve, whole_sections
+from fortifai_ray.study.grid import resolve, whole_sections
 from fortifai_ray.study.study import load_study, make_study
+from fortifai_ray.validation import put
 
 PROJECT = Path(__file__).resolve().parents[2]
 

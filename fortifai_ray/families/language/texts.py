@@ -18,6 +18,7 @@ from fortifai_ray.families.language.config import CorpusConfig
 from fortifai_ray.families.language.folders import Found
 from fortifai_ray.families.language.written import read_written
 from fortifai_ray.files import check_fetched, check_text, read_text, read_values
+from fortifai_ray.validation import leaves
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -195,18 +196,9 @@ def _field(row: Mapping[str, Any], column: str, at: str) -> Any:
         if value is None:
             return None
         if not isinstance(value, Mapping) or name not in value:
-            raise _missing(column, [*_fields(row)], at)
+            raise _missing(column, [*leaves(row)], at)
         value = value[name]
     return value
-
-
-def _fields(row: Mapping[str, Any], within: str = "") -> Iterator[str]:
-    """The names of a row's values, those of nested ones with dots."""
-    for name, value in row.items():
-        if isinstance(value, Mapping) and value:
-            yield from _fields(value, f"{within}{name}.")
-        else:
-            yield f"{within}{name}"
 
 
 def _missing(column: str, columns: Sequence[str], at: str) -> UserError:
