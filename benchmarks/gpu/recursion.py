@@ -119,7 +119,9 @@ class Rewriting:
         outputs = {"rows": rows, "generate_seconds": seconds, "prompt": texts[0], "written": texts[1]}
         return Synthetic(Done(stage, model.path, outputs), Pool(stage, np.array([*map(len, written)]), synthetic=True))
 
-    def curate(self, written: Synthetic[Done], size: float, *, model: Done, verifier: Done) -> Synthetic[Done]:
+    def curate(
+        self, written: Synthetic[Done], size: float, *, model: Done, verifier: Done, generation: int
+    ) -> Synthetic[Done]:
         return written
 
 

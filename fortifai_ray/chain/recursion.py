@@ -104,7 +104,9 @@ class Lineage(Generic[S]):
         model = self.now.model
         least = self.family.compared if compared else 0.0
         written = self.family.generate(model, max(self.recipe.curation.to_generate(size), least), generation=g)
-        curated = self.family.curate(written, size, model=model, verifier=self.first) if size else written
+        curated = written
+        if size:
+            curated = self.family.curate(written, size, model=model, verifier=self.first, generation=g)
         self.now = replace(self.now, synthetic=written, curated=curated)
 
     def compare(self, others: Sequence["Lineage[S]"]) -> None:

@@ -66,14 +66,16 @@ class Written:
 
 @dataclass(frozen=True)
 class Planned:
-    """A step at work: its number, the corpus that it reads, the units that it must leave, and the items that share a
-    prompt."""
+    """A step at work: its number, the corpus that it reads and the generation that wrote it, the units that it must
+    leave, the items that share a prompt, and the chain's models by the names of judges."""
 
     number: int
     step: Step
     corpus: Stage
+    generation: int
     needed: float
     block: int
+    models: Mapping[Any, Stage]
 
     def places(self, count: int) -> np.ndarray:
         """(1, count) The numbers of the corpus's items among those that were written, by the log of the step before."""
@@ -104,6 +106,7 @@ def curate_steps(
     *,
     model: Stage,
     verifier: Stage,
+    generation: int,
     inputs: Callable[[Step, float], Mapping[str, Any]],
     choose: Callable[[Planned, Path], Mapping[str, Any]],
     pool: Callable[[Stage], Pool],
@@ -111,6 +114,7 @@ def curate_steps(
     """The corpus that every step of a curation leaves of ``written``: a stage for each step.
 
     Args:
+        generation: that wrote it.
         size: units that are to remain; a step's own are :func:`fortifai_ray.recipe.curation.sizes`.
         inputs: the family's own share of the key of a step that must leave so many units.
         choose: writes a step's corpus into a folder, and returns the stage's outputs.
@@ -118,7 +122,7 @@ def curate_steps(
     """
     if not curation:
         return written
-    done: list[Stage] = []
+    done, models = list[Stage](), {"own": model, "generation_0": verifier}
     asked = zip(curation, sizes(curation, size), blocks(curation), strict=True)
     for number, (step, needed, block) in enumerate(asked):
         corpus = done[-1] if done else written.stage
@@ -130,7 +134,7 @@ def curate_steps(
             **inputs(step, needed),
             **({"block": block} if block > 1 else {}),
         }
-        planned = Planned(number, step, corpus, needed, block)
+        planned = Planned(number, step, corpus, generation, needed, block, models)
         done.append(steps.run(StageKey("curate", version, key), "curate", partial(choose, planned)))
     last, details = (
         done[-1],

@@ -59,7 +59,7 @@ class Family(Protocol[S]):
     def generate(self, model: S, size: float, *, generation: int) -> Synthetic[S]:
         """``size`` units of synthetic data; for ``size`` 0 only examples for people to look at."""
 
-    def curate(self, written: Synthetic[S], size: float, *, model: S, verifier: S) -> Synthetic[S]:
+    def curate(self, written: Synthetic[S], size: float, *, model: S, verifier: S, generation: int) -> Synthetic[S]:
         """``size`` units of ``written``, selected by the recipe's curation; ``verifier`` is generation 0's model."""
 
     @property

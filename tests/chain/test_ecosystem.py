@@ -260,7 +260,9 @@ class Toy:
         name = f"{self.name} wrote {generation}"
         return Synthetic(Stage(name, Path(), {}), Pool(name, np.ones(int(size)), synthetic=True))
 
-    def curate(self, written: Synthetic[Stage], size: float, *, model: Stage, verifier: Stage) -> Synthetic[Stage]:
+    def curate(
+        self, written: Synthetic[Stage], size: float, *, model: Stage, verifier: Stage, generation: int
+    ) -> Synthetic[Stage]:
         return written
 
     def compare(self, model: Stage, written: Synthetic[Stage], others: Any) -> None:

@@ -57,7 +57,7 @@ class Gaussian:
         self.data[f"s{generation}"] = generator(0, "s", generation).normal(model.outputs["mean"], deviation, count)
         return Synthetic(Stage(f"s{generation}", Path(), {}), Pool(f"s{generation}", np.ones(count), synthetic=True))
 
-    def curate(self, written: Synthetic, size: float, *, model: Stage, verifier: Stage) -> Synthetic:
+    def curate(self, written: Synthetic, size: float, *, model: Stage, verifier: Stage, generation: int) -> Synthetic:
         self.log.append(f"curate {written.stage.hash}: {size:g} by {verifier.hash}")
         return written
 

@@ -19,7 +19,7 @@ from fortifai_ray.families.analytic.detecting import Detectors
 from fortifai_ray.families.analytic.recipe import AnalyticRecipe
 from fortifai_ray.families.analytic.weighting import fit_with_loss
 from fortifai_ray.losses import Loss
-from fortifai_ray.recipe.curation import Detector, of_pool
+from fortifai_ray.recipe.curation import Detector, of_pool, of_written
 from fortifai_ray.recipe.family import Collapsed, Others, Synthetic
 from fortifai_ray.recipe.pools import Human, Pool, TrainingSet
 
@@ -66,7 +66,6 @@ class CohortFamily:
         self._family = family or recipe.family
         self._shared = samples or Samples(all=recipe.regime.memory == "all")
         self._samples, self._human = self._shared.pools, self._named(_HUMAN)
-        self._generation = 0  # that wrote last
         self._detectors: Detectors | None = None
 
     def _named(self, pool: str) -> str:
@@ -113,7 +112,6 @@ class CohortFamily:
     def generate(self, model: Arrays, size: float, *, generation: int) -> Synthetic[Arrays]:
         """``size`` samples of each chain's model."""
         assert model.model is not None
-        self._generation = generation
         started, name, count = time.perf_counter(), self._named(f"synthetic-{generation}"), whole(size)
         samples = self._family.generate(model.model, count, Streams(self._seeds, generation))
         seconds = self._share(started)
@@ -128,9 +126,11 @@ class CohortFamily:
                 self._detectors = Detectors.trained(step, human, self._human, samples, name)
         return Synthetic(Arrays(name, {"generate_seconds": seconds}), Pool(name, np.ones(count), synthetic=True))
 
-    def curate(self, written: Synthetic[Arrays], size: float, *, model: Arrays, verifier: Arrays) -> Synthetic[Arrays]:
+    def curate(
+        self, written: Synthetic[Arrays], size: float, *, model: Arrays, verifier: Arrays, generation: int
+    ) -> Synthetic[Arrays]:
         """The best ``size`` of the written samples, in each chain by its own scores."""
-        steps = [step for step in self._recipe.curation.steps if not step.of_pool]
+        steps = of_written(self._recipe.curation.steps)
         if not steps:
             return written
         assert model.model is not None
@@ -142,7 +142,7 @@ class CohortFamily:
             np.broadcast_to(np.arange(samples.shape[1]), samples.shape[:2]),
             self._samples[self._human],
             {"own": model.model, "generation_0": verifier.model},
-            Streams(self._seeds, self._generation),
+            Streams(self._seeds, generation),
         )
         kept, measures = curated(steps, size, items)
         name = f"curated-{written.stage.hash}"

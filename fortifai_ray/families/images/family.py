@@ -3,7 +3,6 @@
 import io
 import math
 import time
-from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -47,7 +46,6 @@ class ImageFamily:
     def __init__(self, recipe: ImageRecipe, data: HumanData, steps: Steps, executor: Executor) -> None:
         self._recipe, self._data, self._steps, self._executor = recipe, data, steps, executor
         self._identity = models.model_identity(recipe.family, data.shape)
-        self._generation = 0  # that wrote last
 
     @classmethod
     def of(cls, recipe: ImageRecipe, prepared: str, steps: Steps, executor: Executor) -> Self:
@@ -136,7 +134,7 @@ class ImageFamily:
 
     def generate(self, model: Stage, size: float, *, generation: int) -> Synthetic[Stage]:
         """``size`` samples of the model; for 0, as many as a picture shows. The first are the same for any size."""
-        count, self._generation = math.ceil(size) or _LOOK_AT[len(self._data.shape)], generation
+        count = math.ceil(size) or _LOOK_AT[len(self._data.shape)]
         seed = derive_seed(self._recipe.seed, "generate", generation)
         key = StageKey("generate", GENERATION_VERSION, {"model": model.hash, "seed": seed, "samples": count})
 
@@ -174,7 +172,9 @@ class ImageFamily:
 
         return self._steps.run(StageKey("compare", COMPARISON_VERSION, key), "compare the lineages", compute)
 
-    def curate(self, written: Synthetic[Stage], size: float, *, model: Stage, verifier: Stage) -> Synthetic[Stage]:
+    def curate(
+        self, written: Synthetic[Stage], size: float, *, model: Stage, verifier: Stage, generation: int
+    ) -> Synthetic[Stage]:
         """The samples that each step lets pass, by :meth:`score`, as corpora of their own."""
         return curate_steps(
             self._steps,
@@ -184,25 +184,26 @@ class ImageFamily:
             size,
             model=model,
             verifier=verifier,
+            generation=generation,
             inputs=lambda step, needed: {
                 "size": math.ceil(needed),
                 "seed": self._recipe.seed,
                 "data": self._data.hash,
                 "human": canonical_hash(self._human.first.items[:_TYPICAL].tolist()),
             },
-            choose=lambda planned, folder: self._choose(planned, folder, {"own": model, "generation_0": verifier}),
+            choose=self._choose,
             pool=lambda stage: self._corpus(stage).pool,
         )
 
-    def _choose(self, planned: Planned, folder: Path, models: Mapping[Any, Stage]) -> dict[str, Any]:
+    def _choose(self, planned: Planned, folder: Path) -> dict[str, Any]:
         started, samples = time.perf_counter(), np.asarray(read_written(planned.corpus.path))
         items = Written(
             places=planned.places(len(samples)),
             content=lambda: samples,
-            score=lambda by: self.score(models[by], samples),
-            score_human=lambda by: self.score(models[by], self._data.train[self._human.first.items[:_TYPICAL]]),
+            score=lambda by: self.score(planned.models[by], samples),
+            score_human=lambda by: self.score(planned.models[by], self._data.train[self._human.first.items[:_TYPICAL]]),
             seed=self._recipe.seed,
-            generation=self._generation,
+            generation=planned.generation,
             number=planned.number,
         )
         kept, outputs = planned.choose(items, math.ceil(planned.needed), folder)

@@ -21,7 +21,7 @@ from fortifai_ray.families.language.corpus import Corpus, open_corpus
 from fortifai_ray.families.language.measures import Measures, together
 from fortifai_ray.families.language.recipe import LanguageRecipe
 from fortifai_ray.losses import Loss
-from fortifai_ray.recipe.curation import By, Detector, Judge, blocks, of_pool
+from fortifai_ray.recipe.curation import By, Detector, Judge, blocks, of_pool, of_written
 from fortifai_ray.recipe.executor import Executor
 from fortifai_ray.recipe.family import Collapsed, Others, Synthetic
 from fortifai_ray.recipe.pools import Human, Pool, TrainingSet
@@ -43,7 +43,6 @@ class LanguageFamily:
         self._base: Stage | None = None  # the starting model, to which adapters belong
         self._data = TrainingSet(())  # of the generation that was fitted last
         self._written: Stage | None = None  # by generation 0
-        self._generation = 0  # that wrote last
 
     @classmethod
     def of(cls, recipe: LanguageRecipe, prepared: str, steps: Steps, executor: Executor) -> Self:
@@ -219,7 +218,6 @@ class LanguageFamily:
     def generate(self, model: Stage, size: float, *, generation: int) -> Synthetic[Stage]:
         """Continuations of contexts by the warm engines; at least ``evaluation.sample_texts`` of them."""
         recipe, decoding, engine = self._recipe, self._recipe.decoding, self._recipe.writer
-        self._generation = generation
         drawn = self._prompts(self._data, self._rows(size), generation)
         rows = len(drawn)
         key = StageKey(
@@ -319,41 +317,42 @@ class LanguageFamily:
         tokens = 0 if signs is None else min(signs.tokens, self._human.first.size)
         return math.ceil(tokens / self._recipe.decoding.max_new_tokens)
 
-    def curate(self, written: Synthetic[Stage], size: float, *, model: Stage, verifier: Stage) -> Synthetic[Stage]:
+    def curate(
+        self, written: Synthetic[Stage], size: float, *, model: Stage, verifier: Stage, generation: int
+    ) -> Synthetic[Stage]:
         """The rows that each step lets pass, by log-likelihood per generated token, as corpora of their own."""
         return curate_steps(
             self._steps,
             scoring.CURATION_VERSION,
-            [step for step in self._recipe.curation.steps if not step.of_pool],
+            of_written(self._recipe.curation.steps),
             written,
             size,
             model=model,
             verifier=verifier,
+            generation=generation,
             inputs=lambda step, needed: {
                 "human": canonical_hash(self._human.first.items.tolist()),
                 "block_size": self._block_size,
                 **judges.identity(step, self.corpus, self._steps),
             },
-            choose=lambda planned, folder: self._choose(planned, folder, {"own": model, "generation_0": verifier}),
+            choose=self._choose,
             pool=self._pool,
         )
 
-    def _choose(self, planned: Planned, folder: Path, models: Mapping[Any, Stage]) -> dict[str, Any]:
+    def _choose(self, planned: Planned, folder: Path) -> dict[str, Any]:
         started, table = time.perf_counter(), data.read_corpus(planned.corpus.path / "corpus")
         human = self.corpus.blocks(self.corpus.train, self._block_size)[self._human.first.items[:_TYPICAL_BLOCKS]]
-        watermark = self._recipe.decoding.watermark
+        known, mark = planned.models, self._recipe.decoding.watermark
         items = detecting.Rows(
             places=table["row"].to_numpy()[None],
             content=lambda: self.corpus.decode(table["generated_ids"].to_pylist()),
-            score=lambda by: self._score(by, table, models),
-            score_human=lambda by: self._score(by, human, models),
+            score=lambda by: self._score(by, table, known),
+            score_human=lambda by: self._score(by, human, known),
             seed=self._recipe.seed,
-            generation=self._generation,
+            generation=planned.generation,
             number=planned.number,
-            find=lambda repeats: self._executor.score(
-                detecting.z_scores, self._files(models["own"]), table, watermark, repeats
-            ),
-            is_marked=lambda: [watermark is not None and watermark.marks(seed) for seed in table["seed"].to_pylist()],
+            find=lambda repeats: self._executor.score(detecting.z_scores, self._files(known["own"]), table, mark, repeats),
+            is_marked=lambda: [mark is not None and mark.marks(seed) for seed in table["seed"].to_pylist()],
         )
         kept, outputs = planned.choose(items, math.ceil(planned.step.share * len(table)), folder)
         data.write_corpus(table.take(kept), folder / "corpus")

@@ -73,6 +73,7 @@ __all__ = [
     "blocks",
     "measured",
     "of_pool",
+    "of_written",
     "resampled",
     "select",
     "sizes",
@@ -138,7 +139,7 @@ def sources(steps: Sequence[Step]) -> dict[str, Any]:
 def measured(steps: Sequence[Step], *, truth: bool) -> tuple[str, ...]:
     """The metrics of a curation, of a family whose truth is known or not."""
     own = dict.fromkeys(name for step in steps for name in step.measures)
-    steps = [step for step in steps if not step.of_pool]
+    steps = of_written(steps)
     each = [(KEPT, *((PRECISION, RECALL) if (truth and step.has_truth) or step.own_truth else ())) for step in steps]
     numbered = [f"{name}_{number}" for number, names in enumerate(each, start=1) for name in names]
     whole = dict.fromkeys(name for names in each for name in names)
@@ -148,6 +149,11 @@ def measured(steps: Sequence[Step], *, truth: bool) -> tuple[str, ...]:
 def of_pool(steps: Sequence[Step]) -> Step | None:
     """The step that judges the next generation's training set as a whole, if any."""
     return next((step for step in steps if step.of_pool), None)
+
+
+def of_written(steps: Sequence[Step]) -> list[Step]:
+    """The steps that judge what a generation wrote: all others."""
+    return [step for step in steps if not step.of_pool]
 
 
 def _one(value: Any) -> Step:

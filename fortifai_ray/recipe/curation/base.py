@@ -189,8 +189,8 @@ class Step(Section):
         """(B, n) Which items ought to pass; None where that is unknown."""
         return items.plausible() if self.has_truth else None
 
-    def measure(self, items: Items) -> dict[str, np.ndarray]:
-        """(B,) Each of :attr:`measures`, after the items have passed."""
+    def measure(self, items: Items, passed: Kept, true: np.ndarray | None) -> dict[str, np.ndarray]:
+        """(B,) Each of :attr:`measures`; ``true`` is the :meth:`truth` of the items, some of which have ``passed``."""
         return {}
 
 
@@ -216,17 +216,19 @@ def apply(step: Step, items: Items, count: int, block: int = 1) -> Selection:
     passed, total = step.let_pass(items, count, block), items.places.shape[1]
     kept = np.array([len(own) / total if total else np.nan for own in passed])
     true = step.truth(items)
+    found = step.measure(items, passed, true)
     if true is None:
-        return Selection(passed, kept, None, None, step.measure(items))
-    hits = np.array([own_true[own].sum() for own_true, own in zip(true, passed, strict=True)], dtype=np.float64)
-    found = step.measure(items)
-    if REALLY in step.measures:
-        right, stopped = (~true).sum(1) - (kept * total - hits), total - kept * total
-        found = {REALLY: _ratio(right, stopped), DETECTED: _ratio(right, (~true).sum(1))}
-    return Selection(passed, kept, _ratio(hits, kept * total), _ratio(hits, true.sum(1)), found)
+        return Selection(passed, kept, None, None, found)
+    hits = _within(true, passed)
+    return Selection(passed, kept, ratio(hits, kept * total), ratio(hits, true.sum(1)), found)
 
 
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+def _within(true: np.ndarray, passed: Kept) -> np.ndarray:
+    """(B,) How many of the items that passed are true."""
+    return np.array([own_true[own].sum() for own_true, own in zip(true, passed, strict=True)], dtype=np.float64)
+
+
+def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     """1 where there is nothing to be wrong, or to be lost."""
     return np.divide(part, whole, out=np.ones(len(part)), where=whole > 0)
 

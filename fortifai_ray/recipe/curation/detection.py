@@ -6,7 +6,18 @@ from typing import ClassVar, Literal, Protocol, cast
 import numpy as np
 from pydantic import Field
 
-from fortifai_ray.recipe.curation.base import AUROC, DETECTED, FOUND, FOUND_RIGHT, REALLY, Content, Items, Kept, Step
+from fortifai_ray.recipe.curation.base import (
+    AUROC,
+    DETECTED,
+    FOUND,
+    FOUND_RIGHT,
+    REALLY,
+    Content,
+    Items,
+    Kept,
+    Step,
+    ratio,
+)
 from fortifai_ray.recipe.pools import Draw, TrainingSet
 
 _ROUNDING = 1e-9  # of sums of shares that make a whole
@@ -45,6 +56,14 @@ class Watermark(Step):
 
     def truth(self, items: Items) -> np.ndarray:
         return ~cast(MarkedTexts, items).marked()
+
+    def measure(self, items: Items, passed: Kept, true: np.ndarray | None) -> dict[str, np.ndarray]:
+        assert true is not None, "a watermark's truth is known"
+        stopped = np.ones_like(true)
+        for own, kept in zip(stopped, passed, strict=True):
+            own[kept] = False
+        right = (stopped & ~true).sum(1)
+        return {REALLY: ratio(right, stopped.sum(1)), DETECTED: ratio(right, (~true).sum(1))}
 
 
 class Detector(Step):

@@ -241,7 +241,7 @@ class Choice(Step):
     def to_generate(self, size: float) -> float:
         return float(np.ceil(size) * self.of)
 
-    def measure(self, items: Items) -> dict[str, np.ndarray]:
+    def measure(self, items: Items, passed: Kept, true: np.ndarray | None) -> dict[str, np.ndarray]:
         return {REWARD: items.notes[REWARD].mean(-1)}
 
     def let_pass(self, items: Items, count: int, block: int) -> Kept:
