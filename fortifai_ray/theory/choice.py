@@ -7,6 +7,7 @@ Generation 0 is fitted to human data, generation g to what was chosen g times.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -47,19 +48,31 @@ def _preferred(key: str, default: float) -> Callable[[Recipe], float]:
     return read
 
 
-_OF, _TEMPERATURE = _key("curation.of", 2), _key("curation.temperature", 0.0)
+_TEMPERATURE = _key("curation.temperature", 0.0)
 
 
-@closed_form(
-    "heterozygosity",
-    family="discrete",
-    regime="replace",
-    curation="choice",
-    when=_of_truth,
-    limit="n → ∞",
-    of=_OF,
-    temperature=_TEMPERATURE,
-)
+_AMONG_OUTCOMES: dict[str, Any] = {
+    "family": "discrete",
+    "regime": "replace",
+    "curation": "choice",
+    "when": _of_truth,
+    "limit": "n → ∞",
+    "of": _key("curation.of", 2),
+    "temperature": _TEMPERATURE,
+}
+_OF_GAUSSIANS: dict[str, Any] = {
+    "family": "gaussian",
+    "regime": "replace",
+    "curation": "choice",
+    "when": _of_another_gaussian,
+    "limit": "n and K → ∞",
+    "temperature": _TEMPERATURE,
+    "std": _key("family.std", 1.0),
+    "preferred_std": _preferred("std", 1.0),
+}
+
+
+@closed_form("heterozygosity", **_AMONG_OUTCOMES)
 def discrete_choice_heterozygosity(
     generation: int,
     outcomes: int,
@@ -75,16 +88,7 @@ def discrete_choice_heterozygosity(
     return 1 - float((_chosen(generation, outcomes, of, temperature, probabilities, exponent) ** 2).sum())
 
 
-@closed_form(
-    "curation_reward",
-    family="discrete",
-    regime="replace",
-    curation="choice",
-    when=_of_truth,
-    limit="n → ∞",
-    of=_OF,
-    temperature=_TEMPERATURE,
-)
+@closed_form("curation_reward", **_AMONG_OUTCOMES)
 def discrete_choice_reward(
     generation: int,
     outcomes: int,
@@ -144,17 +148,7 @@ def _precisions(generation: int, temperature: float, std: float, preferred_std: 
     return 1 / std**2, generation / (temperature * preferred_std**2)
 
 
-@closed_form(
-    "trace_ratio",
-    family="gaussian",
-    regime="replace",
-    curation="choice",
-    when=_of_another_gaussian,
-    limit="n and K → ∞",
-    temperature=_TEMPERATURE,
-    std=_key("family.std", 1.0),
-    preferred_std=_preferred("std", 1.0),
-)
+@closed_form("trace_ratio", **_OF_GAUSSIANS)
 def gaussian_choice_variance(generation: int, temperature: float, preferred_std: float, std: float = 1.0) -> float:
     """σ_g²/σ² = 1/(1 + g·σ²/(T·v)), where r = ln N(x; m, v) is preferred: p_g ∝ p_0·e^{g·r/T} adds up precisions.
 
@@ -164,19 +158,7 @@ def gaussian_choice_variance(generation: int, temperature: float, preferred_std:
     return own / (own + added)
 
 
-@closed_form(
-    "mean_error",
-    family="gaussian",
-    regime="replace",
-    curation="choice",
-    when=_of_another_gaussian,
-    limit="n and K → ∞",
-    temperature=_TEMPERATURE,
-    mean=_key("family.mean", 0.0),
-    std=_key("family.std", 1.0),
-    preferred_mean=_preferred("mean", 0.0),
-    preferred_std=_preferred("std", 1.0),
-)
+@closed_form("mean_error", **_OF_GAUSSIANS, mean=_key("family.mean", 0.0), preferred_mean=_preferred("mean", 0.0))
 def gaussian_choice_mean_error(
     generation: int,
     temperature: float,

@@ -13,6 +13,7 @@ W = 1 gives (1 − 1/n)^(g+1), and lineages that read all alike are one chain of
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -33,17 +34,19 @@ def _exact(recipe: Recipe) -> bool:
     )
 
 
-@closed_form(
-    "trace_ratio",
-    family="gaussian",
-    regime=("replace", "mixed"),
-    when=_exact,
-    lineages=True,
-    sizes=lambda recipe: recipe.get("ecosystem.sizes"),
-    mixing=lambda recipe: recipe.get("ecosystem.shares"),
-    still=lambda recipe: recipe.get("ecosystem.still"),
-    lineage=lambda recipe: recipe.get("ecosystem.place"),
-)
+_SETTING: dict[str, Any] = {
+    "family": "gaussian",
+    "regime": ("replace", "mixed"),
+    "when": _exact,
+    "lineages": True,
+    "sizes": lambda recipe: recipe.get("ecosystem.sizes"),
+    "mixing": lambda recipe: recipe.get("ecosystem.shares"),
+    "still": lambda recipe: recipe.get("ecosystem.still"),
+    "lineage": lambda recipe: recipe.get("ecosystem.place"),
+}
+
+
+@closed_form("trace_ratio", **_SETTING)
 def gaussian_ecosystem_mean_variance(
     sizes: Sequence[int], mixing: Shares, lineage: int, generation: int, still: Sequence[bool] = ()
 ) -> float:
@@ -54,17 +57,7 @@ def gaussian_ecosystem_mean_variance(
     return 1 - _covariance(sizes, mixing, lineage, generation, still)
 
 
-@closed_form(
-    "mean_error",
-    family="gaussian",
-    regime=("replace", "mixed"),
-    when=_exact,
-    lineages=True,
-    sizes=lambda recipe: recipe.get("ecosystem.sizes"),
-    mixing=lambda recipe: recipe.get("ecosystem.shares"),
-    still=lambda recipe: recipe.get("ecosystem.still"),
-    lineage=lambda recipe: recipe.get("ecosystem.place"),
-)
+@closed_form("mean_error", **_SETTING)
 def gaussian_ecosystem_mean_error(
     sizes: Sequence[int], mixing: Shares, lineage: int, generation: int, still: Sequence[bool] = ()
 ) -> float:

@@ -342,7 +342,7 @@ class LanguageFamily:
     def _choose(self, planned: Planned, folder: Path) -> dict[str, Any]:
         started, table = time.perf_counter(), data.read_corpus(planned.corpus.path / "corpus")
         human = self.corpus.blocks(self.corpus.train, self._block_size)[self._human.first.items[:_TYPICAL_BLOCKS]]
-        known, mark = planned.models, self._recipe.decoding.watermark
+        known, mark, score = planned.models, self._recipe.decoding.watermark, self._executor.score
         items = detecting.Rows(
             places=table["row"].to_numpy()[None],
             content=lambda: self.corpus.decode(table["generated_ids"].to_pylist()),
@@ -351,7 +351,7 @@ class LanguageFamily:
             seed=self._recipe.seed,
             generation=planned.generation,
             number=planned.number,
-            find=lambda repeats: self._executor.score(detecting.z_scores, self._files(known["own"]), table, mark, repeats),
+            find=lambda repeats: score(detecting.z_scores, self._files(known["own"]), table, mark, repeats),
             is_marked=lambda: [mark is not None and mark.marks(seed) for seed in table["seed"].to_pylist()],
         )
         kept, outputs = planned.choose(items, math.ceil(planned.step.share * len(table)), folder)
