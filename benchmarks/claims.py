@@ -28,12 +28,10 @@ import numpy as np
 import polars as pl
 
 from fortifai_ray.chain.cohort import cohort, cohort_table
-from fortifai_ray.chain.recursion import recursion
 from fortifai_ray.claims.check import check_claim
 from fortifai_ray.claims.power import chains_needed
 from fortifai_ray.claims.result import ClaimResult, Verdict
 from fortifai_ray.errors import UserError
-from fortifai_ray.families.analytic.cohort import CohortFamily
 from fortifai_ray.recipe.curation import METRICS
 from fortifai_ray.recipe.recipe import Recipe
 from fortifai_ray.results.reader import StudyResults
@@ -305,27 +303,16 @@ class Simulated:
 
 
 def _chains(world: World, generations: int, seeds: Sequence[int]) -> list[dict[str, Floats]]:
-    """A cohort's metrics, generation by generation."""
+    """A cohort's metrics, or those of its lineage, generation by generation."""
     whole = world.recipe.model_copy(update={"generations": generations})
-    if world.lineage is not None:
-        return _lineage(whole, world.lineage, seeds)
-    family = CohortFamily(whole, list(seeds))  # type: ignore[arg-type]
-    rows = []
-    for generation in recursion(whole, family, lambda history: False, list(seeds)):
-        assert generation.scores is not None
-        measured = {**generation.scores.outputs, **(generation.curated.stage.outputs if generation.curated else {})}
-        rows.append({name: np.array(measured[name], dtype=np.float64) for name in whole.metrics if name in measured})
-    return rows
-
-
-def _lineage(recipe: Recipe, name: str, seeds: Sequence[int]) -> list[dict[str, Floats]]:
-    """The same of one lineage of an ecosystem."""
-    chains = [Chain(recipe.model_copy(update={"seed": seed}), {}) for seed in seeds]
+    chains = [Chain(whole.model_copy(update={"seed": seed}), {}) for seed in seeds]
     with tempfile.TemporaryDirectory() as folder:
         table = cohort_table(cohort(chains, None), Steps(StageStore(Path(folder))))
-    metrics = [metric for metric in recipe.lineages()[name].metrics if metric in table.columns]
-    own = table.filter(pl.col(LINEAGE) == name).select(GENERATION, pl.col(metrics).cast(pl.Float64))
-    parts = [own.filter(pl.col(GENERATION) == generation) for generation in range(recipe.generations)]
+    if world.lineage is not None:
+        table = table.filter(pl.col(LINEAGE) == world.lineage)
+    metrics = [metric for metric in whole.lineages()[world.lineage].metrics if metric in table.columns]
+    own = table.select(GENERATION, pl.col(metrics).cast(pl.Float64))
+    parts = [own.filter(pl.col(GENERATION) == generation) for generation in range(generations)]
     return [{metric: part[metric].to_numpy() for metric in metrics} for part in parts]
 
 

@@ -35,6 +35,11 @@ def find_user_code(kind: str, what: str) -> Any:
     return code
 
 
+def names_code(value: Any) -> bool:
+    """Whether a value of a study file names a user's code, as ``module:name``."""
+    return isinstance(value, str) and ":" in value
+
+
 def find_class(kind: str, what: str) -> Any:
     """As :func:`find_user_code`, of a class."""
     module_name, _, name = kind.partition(":")

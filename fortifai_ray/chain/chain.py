@@ -123,22 +123,15 @@ def run_chain(task: ChainTask, steps: Steps, executor: Executor) -> Iterator[Gen
     Raises :class:`fortifai_ray.storage.store.NotStored` at the first missing step where ``steps`` only replays.
     """
     members = {member.lineage: member for member in task.chain.members}
-    ecosystem, families, stops = task.recipe.ecosystem, dict[str | None, Any](), dict[str | None, Stop]()
+    ecosystem, lineages = task.recipe.ecosystem, list[Lineage[Any]]()
+    families, stops, consumed = dict[str | None, Any](), dict[str | None, Stop](), dict.fromkeys(task.lineages, 0)
     for name, one in task.lineages.items():
         register(*one.recipe.declared)  # in this process too: the criteria need their scales
-        families[name] = one.drawing(ecosystem, name).build(one.data, steps, executor)
+        recipe = one.drawing(ecosystem, name)
+        families[name] = recipe.build(one.data, steps, executor)
         baseline = partial(task.baseline_metrics, steps, executor, name)
         stops[name] = Stop(task.criteria, task.recipe.generations, task.survival, baseline)
-    lineages = [
-        Lineage(
-            task.lineages[name].drawing(ecosystem, name),
-            family,
-            stops[name].decided,
-            **lineage_of(ecosystem, name),
-        )
-        for name, family in families.items()
-    ]
-    consumed = dict.fromkeys(families, 0)
+        lineages.append(Lineage(recipe, families[name], stops[name].decided, **lineage_of(ecosystem, name)))
     for generation in together(lineages):
         name, family = generation.lineage, families[generation.lineage]
         consumed[name] += generation.data.synthetic_size

@@ -127,7 +127,7 @@ def run_cohorts(tasks: Sequence[CohortTask], steps: Steps) -> list[Computed]:
 
     def table(task: CohortTask) -> pl.DataFrame:
         if task.id not in made:
-            group = alike[task.but_seeds]
+            group = [one for one in alike[task.but_seeds] if one is task or steps.store.find(one.key) is None]
             whole, start = _table(task, [seed for one in group for seed in one.seeds], steps.store), 0
             length = whole.height // sum(len(one.seeds) for one in group)
             for one in group:

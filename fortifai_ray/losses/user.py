@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from fortifai_ray.losses.base import PointwiseLoss
-from fortifai_ray.user_code import find_user_code, source_hash
+from fortifai_ray.user_code import find_user_code, names_code, source_hash
 from fortifai_ray.validation import mistake
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def register_loss(name: str) -> Callable[[_Function], _Function]:
 
 def is_user_kind(kind: Any) -> bool:
     """Whether a loss's kind is a user's own: a registered name or a dotted path."""
-    return isinstance(kind, str) and (":" in kind or kind in _registered)
+    return names_code(kind) or (isinstance(kind, str) and kind in _registered)
 
 
 class UserLoss(PointwiseLoss):

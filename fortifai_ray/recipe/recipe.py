@@ -21,6 +21,7 @@ from fortifai_ray.recipe.regimes import Regime, Replace
 from fortifai_ray.results.schema import flatten
 from fortifai_ray.seeds import LARGEST_SEED
 from fortifai_ray.storage.store import StageStore, canonical_hash
+from fortifai_ray.user_code import names_code
 from fortifai_ray.validation import Section, mistake
 
 if TYPE_CHECKING:
@@ -208,7 +209,7 @@ def recipe_types() -> Mapping[str, type[Recipe]]:
 def recipe_type(kind: Any) -> type[Recipe] | None:
     """The class of recipe of a ``family.kind``, also of a user's own family (``module:Class``); None for an unknown
     one."""
-    if isinstance(kind, str) and ":" in kind:
+    if names_code(kind):
         return _imported(_USERS)
     return recipe_types().get(kind) if isinstance(kind, str) else None
 

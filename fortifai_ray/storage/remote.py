@@ -157,8 +157,8 @@ class RemoteStages:
         files = manifest["files"]
         with self._local.aside(stage_hash) as partial:
             inside = manifest.get("inside") or {}
-            damaged = [name for name in files if not _unpacked(inside, name, partial / name, files[name])]
-            damaged = self._fetch_files(stage_hash, {name: files[name] for name in damaged}, partial)
+            left = [name for name in files if not _unpacked(inside, name, partial / name, files[name])]
+            damaged = self._fetch_files(stage_hash, {name: files[name] for name in left}, partial)
             if damaged:  # perhaps in transit: try once more
                 damaged = self._fetch_files(stage_hash, {name: files[name] for name in damaged}, partial)
             if damaged:

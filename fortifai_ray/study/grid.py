@@ -55,7 +55,7 @@ class Chain:
     @property
     def wholes(self) -> "tuple[Chain, ...]":
         """What tables judge of its ecosystem as a whole, under the names of lineages."""
-        names = WHOLES if len(self.members) > 1 else ()
+        names = WHOLES if self.recipe.ecosystem is not None and len(self.recipe.ecosystem.order) > 1 else ()
         return tuple(Chain(self.recipe, {**self.varied, LINEAGE: name}, name, self) for name in names)
 
     @cached_property
@@ -105,9 +105,10 @@ def grid(
     for chain in chains:
         if ids[chain.chain_id] > 1:
             raise UserError(f"{source}: vary: the same chain comes out twice ({chain.keys}); give each value once")
-    alike = Counter(repr(chain.varied) for chain in chains)
-    for chain in chains:
-        if alike[repr(chain.varied)] > 1:
+    told = [repr(chain.varied) for chain in chains]
+    alike = Counter(told)
+    for chain, own in zip(chains, told, strict=True):
+        if alike[own] > 1:
             raise UserError(f"{source}: vary: tables could not tell two chains apart ({chain.keys}): vary single keys")
     return tuple(chains)
 
@@ -140,14 +141,15 @@ def resolve(source: str, content: Mapping[str, Any], vary: Iterable[str] = ()) -
     recipe = validated(_type_of(content, source), content, source, vary)
     if recipe.ecosystem is not None:
         _check_lineages(recipe, recipe.ecosystem, source)
-        check_for_all(recipe, vary, source)
+    check_for_all(recipe, vary, source)
     return recipe
 
 
 def check_for_all(recipe: Recipe, keys: Iterable[str], source: str) -> None:
     """Raise :class:`UserError` where a lineage has one of ``keys``, which a study sets for all, as its own."""
-    for key in keys if recipe.ecosystem is not None else ():
-        assert recipe.ecosystem is not None
+    if recipe.ecosystem is None:
+        return
+    for key in keys:
         if (name := recipe.ecosystem.sets(key)) is not None:
             own = f"ecosystem.lineages.{name}.{key}"
             raise UserError(f"{source}: {key}: lineage {name} has its own: {own} is right, or leave it out there")

@@ -17,7 +17,7 @@ from fortifai_ray.families.curating import Written
 from fortifai_ray.families.detector import VERSION, decisions, draw_weights, fit, measures, probabilities
 from fortifai_ray.families.language.corpus import Corpus
 from fortifai_ray.families.language.data import read_corpus
-from fortifai_ray.families.language.ngrams import hash_ngrams
+from fortifai_ray.families.language.ngrams import ngrams_of_rows
 from fortifai_ray.recipe.curation import Detector, resampled
 from fortifai_ray.recipe.pools import Human, TrainingSet
 from fortifai_ray.seeds import derive_seed, generator
@@ -173,10 +173,6 @@ def features(texts: Sequence[np.ndarray]) -> Any:
 
     owner = np.repeat(np.arange(len(texts)), [len(text) for text in texts])
     flat = np.concatenate([np.zeros(0, np.int32), *texts])
-    rows, columns = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-    for n in _NGRAMS:
-        inside = owner[: max(0, len(flat) - n + 1)] == owner[n - 1 :]
-        rows.append(owner[: len(inside)][inside])
-        columns.append((hash_ngrams(flat, n)[inside] % np.uint64(_FEATURES)).astype(np.int64))
-    row, column = np.concatenate(rows), np.concatenate(columns)
+    hashes, rows = zip(*(ngrams_of_rows(flat, owner, n) for n in _NGRAMS), strict=True)
+    row, column = np.concatenate(rows), (np.concatenate(hashes) % np.uint64(_FEATURES)).astype(np.int64)
     return normalize(csr_matrix((np.ones(len(row)), (row, column)), shape=(len(texts), _FEATURES)))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fortifai_ray.families.language.ngrams import hash_ngrams
+from fortifai_ray.families.language.ngrams import ngrams_of_rows
 from fortifai_ray.metrics import BOTH, CORPUS, Metric
 
 if TYPE_CHECKING:
@@ -97,9 +97,8 @@ def shared(own: np.ndarray, other: np.ndarray) -> float:
 def _ngrams(table: "pa.Table", n: int) -> np.ndarray:
     """A hash of each n-gram within a row."""
     rows = table["generated_ids"].combine_chunks()
-    tokens, row = rows.flatten().to_numpy(), np.repeat(np.arange(len(rows)), np.asarray(rows.value_lengths()))
-    inside = row[n - 1 :] == row[: max(0, len(row) - n + 1)]
-    return hash_ngrams(tokens, n)[inside]
+    row = np.repeat(np.arange(len(rows)), np.asarray(rows.value_lengths()))
+    return ngrams_of_rows(rows.flatten().to_numpy(), row, n)[0]
 
 
 def _exp(loss: float, tokens: int) -> float:

@@ -49,3 +49,15 @@ def hash_ngrams(tokens: np.ndarray, n: int, document: np.ndarray | None = None) 
         value = value * _MULTIPLIER + tokens[shift : shift + count].astype(np.uint64) + np.uint64(1)
         value ^= value >> np.uint64(29)
     return value
+
+
+def ngrams_of_rows(tokens: np.ndarray, row: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """The hash of each n-gram that lies within one row, and the row's number.
+
+    Args:
+        tokens: (tokens,) of all rows, one after the other.
+        row: (tokens,) the row of each, ascending.
+    """
+    start, end = row[: max(0, len(row) - n + 1)], row[n - 1 :]
+    inside = start == end
+    return hash_ngrams(tokens, n)[inside], start[inside]

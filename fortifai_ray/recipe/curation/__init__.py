@@ -37,6 +37,7 @@ from fortifai_ray.recipe.curation.deduplicate import Deduplicate
 from fortifai_ray.recipe.curation.detection import Detector, Watermark, resampled
 from fortifai_ray.recipe.curation.kinds import Choice, NoCuration, RewardFunction, Surplexity, Verifier, select
 from fortifai_ray.recipe.curation.user import UserStep, validate_user_step
+from fortifai_ray.user_code import names_code
 from fortifai_ray.validation import hint, mistake
 
 __all__ = [
@@ -164,7 +165,7 @@ def _one(value: Any) -> Step:
             f"a curation is a section such as {{kind: verifier, keep: 0.5}}, or a list of them, not {value!r}"
         )
     kind = value.get("kind")
-    if isinstance(kind, str) and ":" in kind:
+    if names_code(kind):
         return validate_user_step(value)
     if kind is None:
         raise mistake("curation", "kind", f"this key is needed and missing (kinds: {', '.join(_KINDS)})", value)

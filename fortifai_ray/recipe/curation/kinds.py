@@ -16,7 +16,7 @@ from pydantic import (
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.recipe.curation.base import NAMED, REWARD, By, Items, Kept, Step, checked_judge
-from fortifai_ray.user_code import call_of, find_user_code, source_hash, unknown_setting
+from fortifai_ray.user_code import call_of, find_user_code, names_code, source_hash, unknown_setting
 from fortifai_ray.validation import Section
 
 _BY = (
@@ -184,7 +184,7 @@ class RewardFunction(Section):
 
 
 def _checked_reward(value: Any) -> Any:
-    if isinstance(value, str) and ":" in value:
+    if names_code(value):
         return RewardFunction.named(value)
     if isinstance(value, Mapping) and "function" in value:
         return RewardFunction.model_validate(value)
