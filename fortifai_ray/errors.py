@@ -14,3 +14,9 @@ def in_short(error: BaseException, redact: Callable[[str], str] = str) -> str:
     """An error's message in one line of at most 300 characters, or else its class; ``redact`` sees the whole of it."""
     message = redact(" ".join(str(error).split())) or type(error).__name__
     return message if len(message) <= 300 else f"{message[:299]}…"
+
+
+def named(error: BaseException) -> str:
+    """An error's class and its message in one line, ``ValueError: no reward today``."""
+    kind, message = type(error).__name__, in_short(error)
+    return kind if message == kind else f"{kind}: {message}"

@@ -6,13 +6,14 @@ import importlib.util
 import inspect
 import json
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from fortifai_ray.errors import UserError
+from fortifai_ray.errors import UserError, in_short, named
 from fortifai_ray.validation import hint, mistake
 
 _OURS = ("__main__", "__mp_main__", "fortifai_ray")
@@ -83,15 +84,20 @@ def check_class(
     try:
         built(kind, what, settings)
     except Exception as error:  # a user's code may fail in any way
-        raise mistake(section, "kind", f"{kind} does not take these settings: {error}", kind) from error
+        words = in_short(error) if isinstance(error, ValueError) else told(error, cls)  # some check their settings
+        raise mistake(section, "kind", f"{kind} does not take these settings: {words}", kind) from error
 
 
 def unknown_setting(function: Callable[..., Any], name: str, settings: Mapping[str, Any]) -> str | None:
-    """What is wrong with the settings of a user's function, whose first argument is none of them; None: nothing."""
+    """What is wrong with a user's function of items and settings; None: nothing."""
     try:
-        known = list(inspect.signature(function).parameters.values())[1:]
+        signature = inspect.signature(function)
     except ValueError:  # a function in C tells no parameters
         return None
+    known = list(signature.parameters.values())
+    if not known or known[0].kind in (known[0].KEYWORD_ONLY, known[0].VAR_KEYWORD):
+        return f"{name}{signature} must take the items as its first argument"
+    del known[0]
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known):
         return None
     names = [parameter.name for parameter in known if parameter.kind is not parameter.VAR_POSITIONAL]
@@ -117,8 +123,27 @@ def call_of(where: str, function: Callable[..., Any], *arguments: Any, **setting
         return function(*arguments, **settings)
     except UserError:
         raise
-    except Exception as error:  # a user's code may fail in any way
-        raise UserError(f"{where} failed: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # a user's code may fail in any way
+        raise UserError(f"{where} failed: {told(error, function)}") from error
+
+
+def told(error: BaseException, code: Any) -> str:
+    """An error in one line, with the last line of the user's own files that led to it: ``ValueError: no reward today,
+    at my_rewards.py:12``. The files are those beside the one that defines ``code``."""
+    module = inspect.getmodule(code)
+    if module is None or module.__file__ is None:
+        return named(error)
+    file, ours = Path(module.__file__), Path(__file__).parent
+    root = file.parents[module.__name__.count(".") + (file.name == "__init__.py")]
+    places = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    own = [
+        f"{path.relative_to(root)}:{line}"
+        for path, line in places
+        if file.parent in path.parents
+        and ours not in path.parents
+        and "site-packages" not in path.relative_to(file.parent).parts
+    ]
+    return f"{named(error)}, at {own[-1]}" if own else named(error)
 
 
 def modules_here() -> list[str]:
@@ -131,6 +156,17 @@ def modules_here() -> list[str]:
     files = [Path(file) for module in top_level if (file := getattr(module, "__file__", None))]
     places = [file.parent if file.name == "__init__.py" else file for file in files]
     return [str(place) for place in places if place.parent == here]
+
+
+def source_of(kind: str, what: str) -> str:
+    """As :func:`source_hash`, of whatever ``kind`` (``module:name``) names: an object is its module's. ValueError for
+    what is in no file."""
+    code = find_user_code(kind, what)
+    own = inspect.isfunction(code) or inspect.isclass(code)
+    try:
+        return source_hash(code if own else sys.modules[kind.partition(":")[0]])
+    except TypeError:
+        raise ValueError(f"{kind} is Python's own, and no code of a file") from None
 
 
 def source_hash(code: Any) -> str:
@@ -150,6 +186,9 @@ def _refuse_hidden(top: str) -> None:
 
 
 def _import(name: str) -> ModuleType:
+    if not all(name.split(".")) or name.endswith(".py") or "/" in name or "\\" in name:
+        dotted = ".".join(part for part in Path(name.removesuffix(".py")).parts if part.isidentifier()) or "my_module"
+        raise ValueError(f"{name!r} is no module's name: Python imports it from the current folder, as {dotted}")
     here = str(Path.cwd())
     if name not in sys.modules and here not in sys.path:
         sys.path.append(here)  # last, so that a file here hides no library; workers are told of it as they start
@@ -160,5 +199,5 @@ def _import(name: str) -> ModuleType:
         if error.name and (name == error.name or name.startswith(f"{error.name}.")):
             raise ValueError(f"there is no module {name} (looked for in the current folder, then installed)") from None
         raise ValueError(f"{name} cannot be imported: {error}") from error
-    except Exception as error:  # a user's file may fail in any way
-        raise ValueError(f"{name} cannot be imported: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # a user's file may fail in any way
+        raise ValueError(f"{name} cannot be imported: {named(error)}") from error

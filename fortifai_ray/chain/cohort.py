@@ -218,13 +218,14 @@ def _table_of(generations: Sequence[Generation[Any]], lineage: Lineage[Any], see
 
 
 def _column(generations: Sequence[Any], count: int) -> pl.Series:
-    """The values of all generations, one per chain each, chain by chain; what was not measured in a generation is null
-    there."""
+    """The values of all generations, one per chain each, chain by chain; what was not measured in a generation, or of
+    a chain (None), is null there."""
     measured = [values is not None for values in generations]
     if not any(measured):
         return pl.repeat(None, len(generations) * count, dtype=pl.Float64, eager=True)
     spread = [np.full(count, np.nan) if values is None else _spread(values, count) for values in generations]
-    series = pl.Series(np.stack(spread, axis=1).reshape(-1))
+    flat = np.stack(spread, axis=1).reshape(-1)
+    series = pl.Series(flat.tolist() if flat.dtype == object else flat)
     return series if all(measured) else series.set(~pl.Series(np.tile(measured, count)), None)
 
 

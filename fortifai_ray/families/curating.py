@@ -1,6 +1,7 @@
 """The curation of families whose corpora are stages: each step's corpus is a stage, made of the one before."""
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -9,7 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from fortifai_ray.recipe.curation import METRICS, By, Step, apply, blocks, sizes, together
+from fortifai_ray.recipe.curation import (
+    KEPT,
+    METRICS,
+    PRECISION,
+    RECALL,
+    By,
+    Step,
+    apply,
+    blocks,
+    one_truth,
+    sizes,
+    together,
+)
 from fortifai_ray.recipe.family import Synthetic
 from fortifai_ray.recipe.pools import Pool
 from fortifai_ray.seeds import generator
@@ -63,6 +76,9 @@ class Written:
     def generators(self) -> Iterator[np.random.Generator]:
         yield generator(self.seed, "curation", self.generation, self.number)
 
+    def origin(self, chain: int) -> str:
+        return f"generation {self.generation}"
+
 
 @dataclass(frozen=True)
 class Planned:
@@ -90,7 +106,7 @@ class Planned:
         selection = apply(self.step, items, count, self.block)
         (passed,), (places,) = selection.passed, items.places
         kept = passed[:count]
-        measures = {name: float(values[0]) for name, values in selection.measures.items()}
+        measures = {name: float(values[0]) for name, values in selection.measures.items() if np.isfinite(values[0])}
         summary = {"kind": self.step.kind, "read": len(places), "passed": len(passed), "kept": len(kept), **measures}
         log = {**summary, "step": self.step.identity(), "passed_rows": places[passed].tolist()}
         (folder / LOG).write_text(json.dumps(log), encoding="utf-8")
@@ -136,11 +152,23 @@ def curate_steps(
         }
         planned = Planned(number, step, corpus, generation, needed, block, models)
         done.append(steps.run(StageKey("curate", version, key), "curate", partial(choose, planned)))
-    last, details = (
-        done[-1],
-        [one for stage in done for one in (stage.outputs.get("details") or {}).get("curation", ())],
-    )
-    outputs = {**last.outputs, **together([stage.outputs for stage in done]), "details": {"curation": details}}
+    last, each = done[-1], [stage.outputs for stage in done]
+    details = [one for outputs in each for one in (outputs.get("details") or {}).get("curation", ())]
     beside = [{key: value for key, value in one.outputs.items() if key not in (*_MEASURES, "details")} for one in done]
+    whole = together(each, _counted(curation, each, details))
+    outputs = {**beside[-1], **whole, "details": {"curation": details}}
     before = [replace(stage, outputs=rest) for stage, rest in zip(done[:-1], beside[:-1], strict=True)]
     return Synthetic(replace(last, outputs=outputs), pool(last), tuple(before))
+
+
+def _counted(
+    steps: Sequence[Step], each: Sequence[Mapping[str, Any]], details: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The measures of a curation as a whole, over what was written: by the logs of its steps.
+
+    Steps that have a truth here leave nothing unread (:class:`Watermark`): the product of their recalls is that of all.
+    """
+    found = {KEPT: details[-1]["passed"] / details[0]["read"]} if details and details[0]["read"] else {}
+    if one_truth(steps, known=False):
+        found |= {PRECISION: each[-1][PRECISION], RECALL: math.prod(one[RECALL] for one in each)}
+    return found

@@ -9,12 +9,28 @@ from typing import Any
 
 import numpy as np
 
+from fortifai_ray.families.language.ngrams import ngrams_of_rows
 from fortifai_ray.recipe.curation import AUROC, FOUND, FOUND_RIGHT
 from fortifai_ray.seeds import generator
 
 VERSION = 1  # bump when the same items give another classifier, or other draws
 _FOLDS = 5
 _PENALTY = 100.0  # inverse strength of the penalty on the weights
+
+
+def counts(tokens: np.ndarray, row: np.ndarray, rows: int, features: int) -> Any:
+    """Counts of each row's tokens and pairs of neighbours, by a hash, at norm 1: a sparse matrix (rows, features).
+
+    Args:
+        tokens: (tokens,) of all rows, one after the other.
+        row: (tokens,) the row of each, ascending.
+    """
+    from scipy.sparse import csr_matrix
+    from sklearn.preprocessing import normalize
+
+    hashes, owners = zip(*(ngrams_of_rows(tokens, row, n) for n in (1, 2)), strict=True)
+    owner, column = np.concatenate(owners), (np.concatenate(hashes) % np.uint64(features)).astype(np.int64)
+    return normalize(csr_matrix((np.ones(len(owner)), (owner, column)), shape=(rows, features)))
 
 
 def fit(examples: Any, human: np.ndarray) -> dict[str, np.ndarray]:

@@ -6,13 +6,14 @@ samples) and builds the family: a Gaussian has no corpus, and a study file that 
 
 import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from fortifai_ray.errors import UserError
 from fortifai_ray.losses import CrossEntropy, Loss
 from fortifai_ray.metrics import Metric
 from fortifai_ray.recipe.curation import Content, Curation, Judge, NoCuration
@@ -69,8 +70,10 @@ class Recipe(Section):
             if step.of_pool and self.regime.weights is not None:
                 wrong = f"a {step.kind}'s pool has no labels, and regime.weights weighs by them: leave one out"
                 raise mistake("recipe", f"{where}.kind", wrong, step.kind)
-            if step.of_pool and not self.regime.mixes_human:
-                wrong = f"a {step.kind} needs a pool with human data, and regime: {self.regime.kind} has none as it is"
+            if step.of_pool and not self.regime.two_kinds:
+                wrong = (
+                    f"a {step.kind} needs a pool of human and synthetic data, and regime: {self.regime.kind} has none"
+                )
                 raise mistake("recipe", f"{where}.kind", f"{wrong}; mixed or accumulate is right", step.kind)
             for by in step.judges:
                 if by == "truth" and self.items != "samples":
@@ -139,6 +142,16 @@ class Recipe(Section):
 
     def check(self, prepared: str | None, store: StageStore, source: str) -> None:
         """Check the recipe against its data: too few samples, rows that do not fit. Raises :class:`UserError`."""
+
+    def try_code(self, human: Callable[[int], Any], source: str, *, truth: bool = False) -> None:
+        """Call a user's steps and rewards on human items (:func:`fortifai_ray.recipe.curation.trial.try_code`). Raises
+        :class:`UserError`, beginning with ``source``."""
+        from fortifai_ray.recipe.curation.trial import try_code
+
+        try:
+            try_code(self.curation.steps, human, truth=truth)
+        except UserError as error:
+            raise UserError(f"{source}: {error}") from None
 
     def describe(self, prepared: str | None, store: StageStore) -> tuple[str, ...]:
         """What a dry run says of the recipe's data and model: a line each, to be read before anything is computed.

@@ -53,10 +53,8 @@ class _Regime(Section):
         return self.memory == "all"
 
     @model_validator(mode="after")
-    def _two_parts(self) -> Self:
-        given_by_ratio = getattr(self, "synthetic_ratio", None) is not None  # a share of 0 or 1 ends many a grid
-        two = self.mixes_human and self.synthetic_size(1.0, 0) > 0
-        if self.weights is not None and not (two or given_by_ratio):
+    def _weighs_two_kinds(self) -> Self:
+        if self.weights is not None and not self.two_kinds:
             raise ValueError(
                 "weights: they share the loss between human and synthetic data, and every training set of this regime "
                 "has one of them alone; leave weights out, or take regime.kind: mixed"
@@ -64,9 +62,13 @@ class _Regime(Section):
         return self
 
     @property
-    def mixes_human(self) -> bool:
-        """Whether there is human data in the training sets from generation 1 on."""
-        return self.kept(1e9) > 0 or self.human_needed(1e9, 2) > 1e9
+    def two_kinds(self) -> bool:
+        """Whether training sets from generation 1 on hold human and synthetic data; where a ratio says how much of
+        each, also at 0 and 1, which end many a grid."""
+        if getattr(self, "synthetic_ratio", None) is not None:
+            return True
+        human = self.kept(1e9) > 0 or self.human_needed(1e9, 2) > 1e9
+        return human and self.synthetic_size(1e9, 0) > 0
 
     @property
     def always_the_same(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -221,12 +221,15 @@ def facts(results: StudyResults) -> list[tuple[str, str]]:
 
 
 def outcomes(results: StudyResults) -> list[tuple[str, str]]:
-    """Chains that failed, or collapsed for a reason of their own (NaN loss, empty corpus): (label, what happened)."""
-    return [
-        (printable(chain.get("label") or chain.get("chain_id")), f"{chain.get('status')}: {printable(chain['reason'])}")
-        for chain in _chains(results)
-        if chain.get("reason")
-    ]
+    """Chains that failed, or collapsed for a reason of their own (NaN loss, empty corpus): (which, what happened);
+    those of which the same is to be said, together."""
+    told: dict[str, list[str]] = defaultdict(list)
+    for chain in _chains(results):
+        if chain.get("reason"):
+            what = f"{chain.get('status')}: {printable(chain['reason'])}"
+            told[what].append(printable(chain.get("label") or chain.get("chain_id")))
+    more = {what: f" and {counted(len(labels) - 1, 'other chain')}" for what, labels in told.items() if labels[1:]}
+    return [(labels[0] + more.get(what, ""), what) for what, labels in told.items()]
 
 
 def render_tables(results: StudyResults) -> Group:
@@ -251,7 +254,7 @@ def render_tables(results: StudyResults) -> Group:
     warnings = [f"{label}: {what}" for label, what in ended[:MOST_OUTCOMES]]
     if len(ended) > MOST_OUTCOMES:
         left = len(ended) - MOST_OUTCOMES
-        warnings.append(f"{left:,} more chains ended like this: results/summary.json lists them all")
+        warnings.append(f"chains ended for {left:,} more reasons: results/summary.json lists them all")
     warnings += [f"note: {printable(note)}" for note in results.notes]
     return Group(*parts, *(Text(warning, style="yellow") for warning in warnings))
 

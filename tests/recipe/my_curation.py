@@ -113,3 +113,127 @@ def some_nan(items):
 
 def raises(items):
     raise ValueError("no reward today")
+
+
+class ShortMask:
+    def keep(self, items):
+        return np.ones(2, dtype=bool)
+
+
+class TheItems:
+    def keep(self, items):
+        return [item for item in items if len(item)]
+
+
+class Silent:
+    def keep(self, items):
+        items[:2]
+
+
+class Shares:
+    def keep(self, items):
+        return np.linspace(0, 1, len(items))
+
+
+class Leaves:
+    def keep(self, items):
+        raise SystemExit("that will do")
+
+
+class Scribbles:
+    """Writes on what it was given, as ``x -= x.mean()`` does, and keeps all."""
+
+    def keep(self, items):
+        items[:] = items * 0
+        return np.arange(len(items))
+
+
+class Remembers:
+    """Lets nothing pass twice."""
+
+    def __init__(self):
+        self.seen = set()
+
+    def keep(self, items):
+        new = [place for place, item in enumerate(items) if str(item) not in self.seen]
+        self.seen |= {str(item) for item in items}
+        return new
+
+
+class TossesItsOwnCoin:
+    def keep(self, items):
+        return np.random.random(len(items)) < 0.5
+
+
+class Static:
+    @staticmethod
+    def keep(items):
+        return np.arange(len(items))
+
+
+class Demanding:
+    def keep(self, items, scores, rng, model):
+        return [0]
+
+
+class Large:
+    """Needs more items than a trial has at first."""
+
+    def keep(self, items):
+        if len(items) < 20:
+            raise ValueError("too few to form clusters")
+        return [0]
+
+
+class NoTruth:
+    def keep(self, items, scores):
+        return scores("truth") > 0
+
+
+class Scorer:
+    def __call__(self, items):
+        return -np.abs(items[:, 0])
+
+
+scorer = Scorer()
+
+
+def nothing():
+    return [0.0]
+
+
+def by_name_alone(*, items):
+    return np.zeros(len(items))
+
+
+def in_a_column(items):
+    return np.zeros((len(items), 1))
+
+
+def in_words(items):
+    return ["good"] * len(items)
+
+
+def one_word(items):
+    return "good"
+
+
+def coin(items):
+    return np.random.random(len(items))
+
+
+def sorts(items):
+    items.sort(axis=0)
+    return np.arange(len(items))
+
+
+def helper(items):
+    return items[0]["reward"]
+
+
+def through_a_helper(items):
+    return helper(items)
+
+
+def says_much(items):
+    raise RuntimeError("first line\nsecond line\n" + "and so on " * 100)

@@ -14,7 +14,19 @@ from fortifai_ray.errors import UserError
 from fortifai_ray.families.analytic.base import Streams
 from fortifai_ray.families.analytic.curating import Written, curated
 from fortifai_ray.families.analytic.gaussian import Gaussian
-from fortifai_ray.recipe.curation import KEPT, PRECISION, RECALL, Curation, Several, Step, blocks, sizes
+from fortifai_ray.recipe.curation import (
+    KEPT,
+    PRECISION,
+    RECALL,
+    Curation,
+    Several,
+    Step,
+    blocks,
+    measured,
+    of_written,
+    sizes,
+    together,
+)
 from fortifai_ray.storage.steps import Steps
 from fortifai_ray.storage.store import StageStore
 from fortifai_ray.study.study import make_study
@@ -162,6 +174,87 @@ def test_a_list_is_one_step_after_the_other() -> None:
     assert measures[PRECISION].tolist() == measures[f"{PRECISION}_2"].tolist()
 
 
+RULES: dict[str, Any] = {
+    "my_curation:EveryOther": lambda x: list(range(0, len(x), 2)),
+    "my_curation:Later": lambda x: list(range(len(x) // 3, len(x))),
+    "my_curation:Positive": lambda x: [place for place, value in enumerate(x) if value > 0],
+}
+
+
+@pytest.mark.parametrize(
+    ("kinds", "n"),
+    [
+        (("EveryOther", "Later"), 60),
+        (("Later", "EveryOther"), 31),  # fewer pass than are asked for, and are repeated
+        (("Positive", "EveryOther", "Later"), 40),
+        (("Later", "Positive"), 200),  # more pass than are asked for: the rest is never read
+        (("EveryOther", "EveryOther", "EveryOther"), 80),
+    ],
+)
+def test_what_all_steps_let_pass_is_counted(kinds: tuple[str, ...], n: int) -> None:
+    """Share, precision and recall of a list, by an own loop over numbered items: of those that were written, those that
+    came through every step, each counted once."""
+    names = [f"my_curation:{kind}" for kind in kinds]
+    asked = curation([{"kind": name} for name in names])
+    _, measures, items = curate([{"kind": name} for name in names], 20, n=n)
+    human = log_normal(FAMILY.human(400, Streams(SEEDS, -1))[..., 0])
+    for chain, samples in enumerate(items.samples[..., 0]):
+        now, came = list(range(n)), list[int]()
+        for name, needed in zip(names, sizes(asked.steps, 20), strict=True):
+            came = [now[place] for place in RULES[name]([samples[item] for item in now])]
+            now = sorted((came * n)[: int(needed)], key=came.index)
+        true = {i for i in range(n) if log_normal(samples[i]) >= np.quantile(human[chain], 0.05)}
+        assert measures[KEPT][chain] == pytest.approx(len(set(came)) / n)
+        assert measures[PRECISION][chain] == pytest.approx(len(set(came) & true) / len(set(came)))
+        assert measures[RECALL][chain] == pytest.approx(len(set(came) & true) / len(true))
+
+
+VERIFIER, COPIES = {"kind": "verifier", "by": "truth"}, {"kind": "deduplicate"}
+CHOICE, MARK = {"kind": "choice", "reward": "truth"}, {"kind": "watermark"}
+
+
+@pytest.mark.parametrize(
+    ("steps", "truth", "whole", "numbered"),
+    [
+        ([VERIFIER], True, "kept precision recall", ""),
+        ([VERIFIER], False, "kept", ""),
+        ([VERIFIER, CHOICE], True, "kept precision recall reward", "kept precision recall"),
+        ([VERIFIER, COPIES], True, "kept", "kept precision_1 recall_1"),  # a copy is not wrong: there is no one truth
+        ([CHOICE, CHOICE], False, "kept", "kept reward"),
+        ([CHOICE, MARK], False, "kept reward really detected", "kept precision_2 recall_2"),
+        ([MARK, MARK], False, "kept precision recall", "kept precision recall really detected"),
+        ([VERIFIER, MARK], True, "kept really detected", "kept precision recall"),  # two truths
+        ([{"kind": "detector"}], True, "found_right found auroc", ""),
+        ([VERIFIER, {"kind": "detector"}], True, "kept precision recall found_right found auroc", ""),
+    ],
+)
+def test_what_a_list_of_steps_tells(steps: list[dict[str, Any]], truth: bool, whole: str, numbered: str) -> None:
+    """Precision and recall of the whole where all steps have one truth, and of each step by its own; what two steps
+    measure has no name without a number. What is declared is what is measured."""
+    names = {
+        **dict(kept=KEPT, precision=PRECISION, recall=RECALL, reward="curation_reward"),
+        **dict(really="detection_precision", detected="detection_recall"),
+        **dict(found_right="detector_precision", found="detector_recall", auroc="detector_auroc"),
+    }
+    asked = curation(steps).steps
+    expected = [names[name] for name in whole.split()]
+    for name in numbered.split():
+        stem, _, number = name.partition("_")
+        expected += [f"{names[stem]}_{place}" for place in ([number] if number else range(1, len(steps) + 1))]
+    declared = [name for name in measured(asked, truth=truth) if name in expected]
+    assert sorted(measured(asked, truth=truth)) == sorted(expected) == sorted(declared)
+
+    each: list[dict[str, Any]] = []
+    for step in of_written(asked):
+        known = step.truth_is == "unmarked" or (truth and step.truth_is is not None)
+        own = (KEPT, *((PRECISION, RECALL) if known else ()), *step.measures)
+        each.append(dict.fromkeys(own, 0.5))
+    if each:
+        one = (KEPT, *((PRECISION, RECALL) if "precision" in whole.split() else ()))
+        assert set(together(each, dict.fromkeys(one, 0.5))) <= set(expected)
+        assert set(together(each, dict.fromkeys(one, 0.5))) >= {name for name in expected if "detector" not in name}
+
+
 def test_a_list_of_one_is_that_step() -> None:
     """So both are one chain; and what is generated for a list is enough for each step."""
     assert curation([{"kind": "verifier"}]) == curation({"kind": "verifier"})
@@ -306,7 +399,8 @@ def test_a_step_that_a_family_cannot_take(study: dict[str, Any], content: Any, s
     [
         (
             {"kind": "choice", "reward": "my_curation:raises"},
-            r"curation\.reward: my_curation:raises failed: ValueError: no r",
+            r"curation\.reward: my_curation:raises failed: ValueError: no reward today, at my_curation.py:\d+ "
+            r"\(generation 0, seed 0\)$",
         ),
         ({"kind": "choice", "reward": "my_curation:one_short"}, r"my_curation:one_short must return 40 numbers"),
         ({"kind": "choice", "reward": "my_curation:some_nan"}, r"my_curation:some_nan returned NaN for 1 of 40 items"),

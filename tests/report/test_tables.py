@@ -186,12 +186,23 @@ def test_a_hundred_cells_are_capped_and_the_note_says_where_the_rest_is(tmp_path
 
 def test_many_failures_are_capped(tmp_path: Path) -> None:
     study = write_study(tmp_path)
-    failures = [{"label": f"chain {index}", "status": "failed", "reason": "out of memory"} for index in range(50)]
+    failures = [{"label": f"chain {index}", "status": "failed", "reason": f"out of {index}"} for index in range(50)]
     (study / "results/summary.json").write_text(json.dumps({"chains": failures}))
     text = printed(study)
     assert "chain 11: failed" in text
     assert "chain 12: failed" not in text
-    assert "38 more chains ended like this: results/summary.json lists them all" in text
+    assert "chains ended for 38 more reasons: results/summary.json lists them all" in text
+
+
+def test_chains_that_failed_alike_are_one_line(tmp_path: Path) -> None:
+    """A mistake in a user's code is met by every chain."""
+    study = write_study(tmp_path)
+    failures = [{"label": f"seed={seed}", "status": "failed", "reason": "no luck"} for seed in range(300)]
+    (study / "results/summary.json").write_text(json.dumps({"chains": [*failures, {**failures[0], "reason": "NaN"}]}))
+    text = printed(study, 200)
+    assert "seed=0 and 299 other chains: failed: no luck" in text
+    assert "seed=0: failed: NaN" in text
+    assert text.count("seed=") == 2
 
 
 def test_which_criterion_comes_first_is_told(tmp_path: Path) -> None:

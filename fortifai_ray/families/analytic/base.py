@@ -17,6 +17,7 @@ from fortifai_ray.metrics import Metric
 from fortifai_ray.seeds import derive_seed, generator
 from fortifai_ray.validation import Section
 
+BEFORE = -1  # the generation that the human data belong to
 _DIRECTIONS = 16  # of a sliced distance
 _COMPARED = 256  # samples of each of two models
 _ALWAYS = "every generation"  # in the place of the generation in what all generations share

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fortifai_ray.families import LINEAGE_DISTANCE
-from fortifai_ray.families.analytic.base import AnalyticFamily, Array, Model, Streams
+from fortifai_ray.families.analytic.base import BEFORE, AnalyticFamily, Array, Model, Streams
 from fortifai_ray.families.analytic.curating import Written, curated, whole
 from fortifai_ray.families.analytic.detecting import Detectors
 from fortifai_ray.families.analytic.recipe import AnalyticRecipe
@@ -25,7 +25,6 @@ from fortifai_ray.recipe.pools import Human, Pool, TrainingSet
 
 _HUMAN = "human"
 _COMPARISON = -2  # in the place of a generation: its random numbers are the same for every model
-_BEFORE = -1  # the generation that the human data belong to
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +75,7 @@ class CohortFamily:
         recipe, sizes = self._recipe, self._recipe.sizes
         budgets = sizes if len(set(sizes)) > 1 else ()
         count = math.ceil(recipe.regime.human_needed(sizes[0], recipe.generations, budgets))
-        self._samples[self._human] = self._family.human(count, Streams(self._seeds, _BEFORE))
+        self._samples[self._human] = self._family.human(count, Streams(self._seeds, BEFORE))
         return Human(Pool(self._human, np.ones(count), synthetic=False), np.arange(count), sizes[0], budgets)
 
     def init(self, previous: Arrays | None, generation: int) -> Arrays:

@@ -11,7 +11,22 @@ import numpy as np
 from fortifai_ray.errors import UserError
 from fortifai_ray.families.analytic.base import AnalyticFamily, Array, Model, Streams
 from fortifai_ray.families.analytic.user import UserFamily, validate_user_family
-from fortifai_ray.recipe.curation import PLAUSIBLE, By, Judge, Kept, Step, apply, blocks, sizes, together
+from fortifai_ray.recipe.curation import (
+    KEPT,
+    PLAUSIBLE,
+    PRECISION,
+    RECALL,
+    By,
+    Judge,
+    Kept,
+    Step,
+    apply,
+    blocks,
+    one_truth,
+    ratio,
+    sizes,
+    together,
+)
 
 
 def whole(size: float) -> int:
@@ -68,6 +83,9 @@ class Written:
     def generators(self) -> Iterator[np.random.Generator]:
         return self.streams.generators(self.purpose)
 
+    def origin(self, chain: int) -> str:
+        return f"generation {self.streams.generation}, seed {self.streams.seeds[chain]}"
+
 
 def varied(family: AnalyticFamily, by: Judge) -> AnalyticFamily:
     """The family of a judge: the chain's own with some of its keys changed. ValidationError for keys it lacks."""
@@ -88,10 +106,15 @@ def curated(steps: Sequence[Step], size: float, written: Written) -> tuple[Array
     """
     measures: list[Mapping[str, Any]] = []
     planned = zip(steps, sizes(steps, size), blocks(steps), strict=True)
+    count, true, places = written.places.shape[1], None, list[np.ndarray]()
     for number, (step, needed, block) in enumerate(planned):
         items = replace(written, purpose=f"curation {number}", notes={})
         selection = apply(step, items, whole(needed), block)
         measures.append(selection.measures)
+        if len(steps) > 1:  # else the step's measures are the curation's
+            if not number and one_truth(steps, known=written.family.truth_is_known):
+                true = step.truth(items)
+            places = [np.unique(own[passed]) for own, passed in zip(items.places, selection.passed, strict=True)]
         chosen = _filled(selection.passed, whole(needed), step, written.streams)
         index = chosen.reshape(*chosen.shape, *[1] * (written.samples.ndim - 2))
         written = replace(
@@ -99,7 +122,17 @@ def curated(steps: Sequence[Step], size: float, written: Written) -> tuple[Array
             samples=np.take_along_axis(written.samples, index, axis=1),
             places=np.take_along_axis(written.places, chosen, axis=1),
         )
-    return written.samples, together(measures)
+    return written.samples, together(measures, _counted(places, count, true))
+
+
+def _counted(passed: Sequence[np.ndarray], count: int, true: np.ndarray | None) -> dict[str, np.ndarray]:
+    """The measures (B,) of a curation as a whole: which of ``count`` items ``passed`` every step, by their numbers, and
+    which are ``true`` (B, count)."""
+    lengths = np.array([len(own) for own in passed])
+    if true is None:
+        return {KEPT: lengths / count}
+    hits = np.array([right[own].sum() for right, own in zip(true, passed, strict=True)])
+    return {KEPT: lengths / count, PRECISION: ratio(hits, lengths), RECALL: ratio(hits, true.sum(1))}
 
 
 def _filled(passed: Kept, count: int, step: Step, streams: Streams) -> np.ndarray:

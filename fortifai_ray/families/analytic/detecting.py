@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 
 from fortifai_ray.families.analytic.base import Array, Streams
-from fortifai_ray.families.detector import decisions, draw_weights, fit, measures, probabilities
+from fortifai_ray.families.detector import counts, decisions, draw_weights, fit, measures, probabilities
 from fortifai_ray.recipe.curation import Detector, resampled
 from fortifai_ray.recipe.pools import TrainingSet
 
 _FEATURES = 1 << 14  # of samples of whole numbers: their counts, by a hash
-_PAIR = 1_000_003
 
 
 @dataclass(frozen=True)
@@ -50,10 +49,7 @@ class Detectors:
             human = self._judge(chain, own, pools, truth, next(escapes))
             found.append(measures(human, truth))
             sets.append(resampled(own, draw_weights(human, self.step.bias), next(draws)))
-        names = dict.fromkeys(name for each in found for name in each)
-        return TrainingSet((), tuple(sets)), {
-            name: np.array([each[name] for each in found], dtype=np.float64) for name in names
-        }
+        return TrainingSet((), tuple(sets)), {name: np.array([each[name] for each in found]) for name in found[0]}
 
     def _judge(
         self, chain: int, data: TrainingSet, pools: Mapping[str, Array], truth: np.ndarray, random: np.random.Generator
@@ -86,11 +82,4 @@ def features(samples: Array, human: Array) -> Any:
         standard = (rows - reference.mean(0)) / np.where(spread > 0, spread, 1.0)
         first, second = np.triu_indices(rows.shape[1])
         return np.concatenate([standard, standard[:, first] * standard[:, second]], axis=1)
-    from scipy.sparse import csr_matrix
-    from sklearn.preprocessing import normalize
-
-    pairs = rows[:, :-1] * _PAIR + rows[:, 1:] + 1
-    columns = np.concatenate([rows, pairs], axis=1).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(50)
-    owner = np.repeat(np.arange(len(rows)), columns.shape[1])
-    counts = (np.ones(columns.size), (owner, columns.ravel().astype(np.int64)))
-    return normalize(csr_matrix(counts, shape=(len(rows), _FEATURES)))
+    return counts(rows.ravel(), np.repeat(np.arange(len(rows)), rows.shape[1]), len(rows), _FEATURES)

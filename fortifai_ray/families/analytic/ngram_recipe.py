@@ -80,6 +80,7 @@ class NgramRecipe(AnalyticRecipe):
                 f"{source}: family.length: {len(text.held_out):,} held-out tokens are less than one document of "
                 f"{length}; a smaller family.length or a larger corpus.held_out is right"
             )
+        super().check(prepared, store, source)
 
     def describe(self, prepared: str | None, store: StageStore) -> tuple[str, ...]:
         text, kind = self._read(prepared, store), self.family.tokens

@@ -7,7 +7,7 @@ from pydantic import Discriminator, Field, PlainValidator, SerializeAsAny, Tag, 
 
 from fortifai_ray.families import KEPT_FRACTION, LINEAGE_DISTANCE
 from fortifai_ray.families.analytic import ANALYTIC
-from fortifai_ray.families.analytic.base import AnalyticFamily
+from fortifai_ray.families.analytic.base import BEFORE, AnalyticFamily, Streams
 from fortifai_ray.families.analytic.curating import varied
 from fortifai_ray.families.analytic.ngram import Ngram
 from fortifai_ray.families.analytic.user import UserFamily, validate_user_family
@@ -84,6 +84,10 @@ class AnalyticRecipe(Recipe):
     def bound(self, prepared: str | None, store: StageStore) -> AnalyticFamily:
         """The family with the data that :meth:`prepare` has read, if it needs any."""
         return self.family
+
+    def check(self, prepared: str | None, store: StageStore, source: str) -> None:
+        family, streams = self.bound(prepared, store), Streams((self.seed,), BEFORE)
+        self.try_code(lambda n: family.human(self.sizes[0], streams)[0, :n], source, truth=family.truth_is_known)
 
     @property
     def sizes(self) -> tuple[int, ...]:

@@ -50,7 +50,8 @@ def fit_with_loss(
 
 
 def likelihood_rank(log_likelihood: Array) -> Array:
-    """(B, n) u in (0, 1]: how many of a chain's samples are no likelier, over n. Ties share the lowest rank."""
+    """(B, n) u in (0, 1]: one more than the number of a chain's samples that are less likely, over n. Ties share the
+    lowest rank."""
     # A chain at a time: SciPy's rankdata takes a tenth of a millisecond for a few numbers, and a second to import.
     ranks = [np.searchsorted(np.sort(own), own) + 1 for own in log_likelihood]
     return np.stack(ranks) / log_likelihood.shape[1]

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from fortifai_ray.errors import UserError
@@ -189,7 +190,8 @@ class ImageRecipe(Recipe):
         from fortifai_ray.families.images.data import open_data
 
         assert prepared is not None
-        available, size = len(open_data(prepared, store).train), self.samples_per_generation
+        human, size = open_data(prepared, store).train, self.samples_per_generation
+        available = len(human)
         needed = self.regime.human_needed(size, self.generations)
         if needed > available:
             raise UserError(
@@ -197,3 +199,4 @@ class ImageRecipe(Recipe):
                 f"{self.generations} generation(s) of {size}, and {available} are not held out; fewer samples or "
                 "generations are needed"
             )
+        self.try_code(lambda n: np.asarray(human[:n]), source)

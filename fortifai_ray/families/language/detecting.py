@@ -14,10 +14,9 @@ from fortifai_ray.engines.pretrained import causal_config
 from fortifai_ray.engines.watermark import GreenLists, WatermarkConfig
 from fortifai_ray.errors import UserError
 from fortifai_ray.families.curating import Written
-from fortifai_ray.families.detector import VERSION, decisions, draw_weights, fit, measures, probabilities
+from fortifai_ray.families.detector import VERSION, counts, decisions, draw_weights, fit, measures, probabilities
 from fortifai_ray.families.language.corpus import Corpus
 from fortifai_ray.families.language.data import read_corpus
-from fortifai_ray.families.language.ngrams import ngrams_of_rows
 from fortifai_ray.recipe.curation import Detector, resampled
 from fortifai_ray.recipe.pools import Human, TrainingSet
 from fortifai_ray.seeds import derive_seed, generator
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-_FEATURES, _NGRAMS = 1 << 16, (1, 2)
+_FEATURES = 1 << 16
 _EXAMPLES = 20_000  # of each kind, at most
 _FILE = "classifier.npz"
 
@@ -167,12 +166,6 @@ def _tokens(rows: "pa.Table") -> list[np.ndarray]:
 
 
 def features(texts: Sequence[np.ndarray]) -> Any:
-    """Counts of each text's tokens and pairs of tokens, by a hash, at norm 1: a sparse matrix (texts, features)."""
-    from scipy.sparse import csr_matrix
-    from sklearn.preprocessing import normalize
-
+    """What a classifier sees of texts, each given as its tokens (:func:`fortifai_ray.families.detector.counts`)."""
     owner = np.repeat(np.arange(len(texts)), [len(text) for text in texts])
-    flat = np.concatenate([np.zeros(0, np.int32), *texts])
-    hashes, rows = zip(*(ngrams_of_rows(flat, owner, n) for n in _NGRAMS), strict=True)
-    row, column = np.concatenate(rows), (np.concatenate(hashes) % np.uint64(_FEATURES)).astype(np.int64)
-    return normalize(csr_matrix((np.ones(len(row)), (row, column)), shape=(len(texts), _FEATURES)))
+    return counts(np.concatenate([np.zeros(0, np.int32), *texts]), owner, len(texts), _FEATURES)

@@ -289,8 +289,14 @@ class LanguageRecipe(Recipe):
             check_curation(self.curation.steps, self.decoding)
         except UserError as error:
             raise UserError(f"{source}: {error}") from None
+        self.try_code(lambda n: self._human_texts(family, n), source)
         self._check_lengths(source)
         self._check_training(source)
+
+    def _human_texts(self, family: Any, count: int) -> list[str]:
+        """The beginnings of so many blocks of human text, as long as a row."""
+        blocks = family.corpus.blocks(family.corpus.train, self.training.block_size)[family.human().first.items[:count]]
+        return list(family.corpus.decode(blocks[:, : self.decoding.max_new_tokens].tolist()))
 
     def describe(self, prepared: str | None, store: StageStore) -> tuple[str, ...]:
         from fortifai_ray.engines.in_process import InProcess

@@ -13,47 +13,42 @@ from pydantic import ConfigDict, PlainValidator, RootModel, SerializeAsAny, Type
 
 from fortifai_ray.recipe.curation.base import (
     AUROC,
-    DETECTED,
     FOUND,
     FOUND_RIGHT,
     KEPT,
     METRICS,
     PLAUSIBLE,
     PRECISION,
-    REALLY,
     RECALL,
-    REWARD,
     By,
     Content,
     Items,
     Judge,
     Kept,
-    Selection,
     Step,
     apply,
+    measured_once,
+    one_truth,
+    ratio,
     together,
 )
 from fortifai_ray.recipe.curation.deduplicate import Deduplicate
 from fortifai_ray.recipe.curation.detection import Detector, Watermark, resampled
-from fortifai_ray.recipe.curation.kinds import Choice, NoCuration, RewardFunction, Surplexity, Verifier, select
+from fortifai_ray.recipe.curation.kinds import Choice, NoCuration, Surplexity, Verifier, select
 from fortifai_ray.recipe.curation.user import UserStep, validate_user_step
 from fortifai_ray.user_code import names_code
 from fortifai_ray.validation import hint, mistake
 
 __all__ = [
     "AUROC",
-    "DETECTED",
     "FOUND",
     "FOUND_RIGHT",
     "KEPT",
     "METRICS",
     "PLAUSIBLE",
     "PRECISION",
-    "REALLY",
     "RECALL",
-    "REWARD",
     "By",
-    "Choice",
     "Content",
     "Curation",
     "Deduplicate",
@@ -62,8 +57,6 @@ __all__ = [
     "Judge",
     "Kept",
     "NoCuration",
-    "RewardFunction",
-    "Selection",
     "Several",
     "Step",
     "Surplexity",
@@ -75,6 +68,8 @@ __all__ = [
     "measured",
     "of_pool",
     "of_written",
+    "one_truth",
+    "ratio",
     "resampled",
     "select",
     "sizes",
@@ -83,6 +78,7 @@ __all__ = [
     "with_judges",
 ]
 
+_SEVERAL = 2  # bump when the measures of several steps change: the whole's are counted over what was written
 _STEPS = (Verifier, Surplexity, Choice, Deduplicate, Watermark, Detector)
 _KINDS: dict[str, type[Step]] = {"none": NoCuration, **{step.model_fields["kind"].default: step for step in _STEPS}}
 
@@ -132,19 +128,25 @@ def with_judges(curation: Any, change: Callable[[Judge], Judge]) -> Any:
 
 
 def sources(steps: Sequence[Step]) -> dict[str, Any]:
-    """What a stage's key needs to know of a user's code in a curation; empty where there is none."""
+    """What a cohort's key needs to know of a curation beside its settings: a user's code, and the versions of what
+    gave other samples or measures at first; empty where there is none."""
     found = [step.source for step in steps]
-    return {"curation": found} if any(found) else {}
+    versions = {step.kind: step.version for step in steps if step.version > 1}
+    versions |= {"several": _SEVERAL} if len(steps) > 1 else {}
+    return {**({"curation": found} if any(found) else {}), **({"curation_versions": versions} if versions else {})}
 
 
 def measured(steps: Sequence[Step], *, truth: bool) -> tuple[str, ...]:
-    """The metrics of a curation, of a family whose truth is known or not."""
-    own = dict.fromkeys(name for step in steps for name in step.measures)
-    steps = of_written(steps)
-    each = [(KEPT, *((PRECISION, RECALL) if (truth and step.has_truth) or step.own_truth else ())) for step in steps]
-    numbered = [f"{name}_{number}" for number, names in enumerate(each, start=1) for name in names]
-    whole = dict.fromkeys(name for names in each for name in names)
-    return (*whole, *(numbered if len(steps) > 1 else ()), *own)
+    """The metrics of a curation, of a family whose truth is known or not; see :func:`together`."""
+    pool, steps = [name for step in steps if step.of_pool for name in step.measures], of_written(steps)
+    whole = [KEPT, *((PRECISION, RECALL) if one_truth(steps, known=truth) else ())] if steps else []
+    if len(steps) <= 1:
+        return (*whole, *(name for step in steps for name in step.measures), *pool)
+    once, numbered = measured_once(steps), list[str]()
+    for number, step in enumerate(steps, start=1):
+        known = (PRECISION, RECALL) if one_truth([step], known=truth) else ()
+        numbered += [f"{name}_{number}" for name in (KEPT, *known, *step.measures) if name not in once]
+    return (*whole, *numbered, *(name for step in steps for name in step.measures if name in once), *pool)
 
 
 def of_pool(steps: Sequence[Step]) -> Step | None:

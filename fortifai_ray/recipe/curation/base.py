@@ -1,22 +1,29 @@
 """What the steps of a curation share: what they see of the written items, and how what they keep is measured."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
+from fortifai_ray.errors import UserError
 from fortifai_ray.metrics import CURATION, Metric
 from fortifai_ray.validation import Section, hint
 
 Content = Literal["samples", "texts", "images"]
 """What a family's items are, for a step: samples of an analytic family are arrays of numbers."""
 
+Truth = Literal["plausible", "unmarked"]
+"""What ought to pass a step: what is plausible under a family's truth (:data:`PLAUSIBLE`), or bears no watermark."""
+
 KEPT, PRECISION, RECALL, REWARD = "curated_kept", "curation_precision", "curation_recall", "curation_reward"
 REALLY, DETECTED = "detection_precision", "detection_recall"  # of what is removed
 FOUND_RIGHT, FOUND, AUROC = "detector_precision", "detector_recall", "detector_auroc"  # in a pool
+_OF_EACH, _OWN = (KEPT, PRECISION, RECALL), (REWARD, REALLY, DETECTED)
 _SOURCE, _DETECTION = "fortifai_ray.recipe.curation", "fortifai_ray.recipe.curation.detection"
 METRICS = (
     Metric(
@@ -25,12 +32,12 @@ METRICS = (
     Metric(
         PRECISION,
         "share",
-        "of the items that curation let pass, those that are true (docs/curation.md says what is, for each step)",
+        "of the items that every step of the curation let pass, those that are true, where all steps have one truth",
         _SOURCE,
         "below",
         group=CURATION,
     ),
-    Metric(RECALL, "share", "of the true items written, those that curation let pass", _SOURCE, group=CURATION),
+    Metric(RECALL, "share", "of the true items written, those that every step let pass", _SOURCE, group=CURATION),
     Metric(
         REWARD,
         "reward",
@@ -128,6 +135,18 @@ class Items(Protocol):
     def generators(self) -> Iterator[np.random.Generator]:
         """A generator per chain, by its seed, the generation and the step; draw from one before taking the next."""
 
+    def origin(self, chain: int) -> str:
+        """Where a chain's items come from, in words."""
+
+
+@contextmanager
+def told_of(items: Items, chain: int) -> Iterator[None]:
+    """A UserError within says which chain's items it met, too."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{error} ({items.origin(chain)})") from error.__cause__
+
 
 Kept = Sequence[np.ndarray] | np.ndarray
 """Of each chain, the indices of the items that a step let pass: ascending, each (k,)."""
@@ -138,10 +157,10 @@ class Step(Section):
 
     takes: ClassVar[tuple[Content, ...]] = ("samples", "texts", "images")
     judged_by: ClassVar[str] = "by"  # the key that names its judge
-    has_truth: ClassVar[bool] = True  # whether what it ought to keep is what is plausible, where that is known
-    own_truth: ClassVar[bool] = False  # whether :meth:`truth` is known whatever the family
+    truth_is: ClassVar[Truth | None] = "plausible"  # what ought to pass it
     of_pool: ClassVar[bool] = False  # whether it judges the next training set as a whole, and not what was written
     measures: ClassVar[tuple[str, ...]] = ()  # its own metrics, beside those of every step
+    version: ClassVar[int] = 1  # bump when a cohort's samples pass otherwise
 
     kind: str
 
@@ -174,6 +193,11 @@ class Step(Section):
         """A hash of a user's code behind it."""
         return None
 
+    @property
+    def code(self) -> str:
+        """What of a user's code it calls, with the key that names it."""
+        return f"curation.kind: {self.kind}"
+
     def identity(self) -> dict[str, Any]:
         """What of this step determines a corpus: its settings, and the source code of a user's own."""
         return {**self.model_dump(mode="json"), **({"source": self.source} if self.source else {})}
@@ -187,7 +211,7 @@ class Step(Section):
 
     def truth(self, items: Items) -> np.ndarray | None:
         """(B, n) Which items ought to pass; None where that is unknown."""
-        return items.plausible() if self.has_truth else None
+        return items.plausible() if self.truth_is == "plausible" else None
 
     def measure(self, items: Items, passed: Kept, true: np.ndarray | None) -> dict[str, np.ndarray]:
         """(B,) Each of :attr:`measures`; ``true`` is the :meth:`truth` of the items, some of which have ``passed``."""
@@ -233,24 +257,30 @@ def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.ones(len(part)), where=whole > 0)
 
 
-def together(steps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The measures of a whole curation from those of its steps: numbers or arrays (B,), None where unknown.
+def one_truth(steps: Sequence[Step], *, known: bool) -> bool:
+    """Whether the same truth is known of all steps; ``known``: whether what is plausible is."""
+    truths = {step.truth_is if known or step.truth_is != "plausible" else None for step in steps}
+    return len(truths) == 1 and None not in truths
 
-    What passes all steps is the product of the shares, and so is the recall. The precision is that of the last step
-    which knows its truth; what a step measures beside these is that of the first which does. Of several steps each has
-    its own share, precision and recall too, numbered from 1.
+
+def measured_once(steps: Sequence[Step | Mapping[str, Any]]) -> set[str]:
+    """The metrics of its own that one step alone measures (:attr:`Step.measures`, or its measures by name)."""
+    each = [step.measures if isinstance(step, Step) else step for step in steps]
+    counts = Counter(name for names in each for name in names if name in _OWN)
+    return {name for name, count in counts.items() if count == 1}
+
+
+def together(each: Sequence[Mapping[str, Any]], whole: Mapping[str, Any]) -> dict[str, Any]:
+    """The measures of a curation from those of ``each`` step: numbers or arrays (B,).
+
+    Those of a single step are the curation's. Of several, the share, precision and recall of the ``whole`` are counted
+    over what was written; each step has its own, numbered from 1, of what it read. What several steps measure of their
+    own is numbered, too.
     """
-    whole: dict[str, Any] = {}
-    for step in steps:
-        for name in (KEPT, RECALL):
-            if (value := step.get(name)) is not None:
-                whole[name] = whole.get(name, 1.0) * value
-        if (value := step.get(PRECISION)) is not None:
-            whole[PRECISION] = value
-        for name in (REWARD, REALLY, DETECTED):
-            if name in step:
-                whole.setdefault(name, step[name])
-    if len(steps) > 1:
-        for number, step in enumerate(steps, start=1):
-            whole |= {f"{name}_{number}": step[name] for name in (KEPT, PRECISION, RECALL) if name in step}
-    return whole
+    if len(each) == 1:
+        return {name: each[0][name] for name in (*_OF_EACH, *_OWN) if name in each[0]}
+    once, found = measured_once(each), dict(whole)
+    for number, step in enumerate(each, start=1):
+        names = [name for name in (*_OF_EACH, *_OWN) if name in step]
+        found |= {name if name in once else f"{name}_{number}": step[name] for name in names}
+    return found

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from fortifai_ray.recipe.curation.base import Content, Items, Kept, Step
+from fortifai_ray.recipe.curation.base import Content, Items, Kept, Step, Truth
 
 _NEAREST = 0.9  # the index is made for no higher similarity: it needs bands of hashes, and finds all that is above
 
@@ -21,7 +21,7 @@ class Deduplicate(Step):
 
     takes: ClassVar[tuple[Content, ...]] = ("texts", "samples")  # which are documents, as AnalyticRecipe checks
 
-    has_truth: ClassVar[bool] = False  # a copy is not wrong
+    truth_is: ClassVar[Truth | None] = None  # a copy is not wrong
 
     kind: Literal["deduplicate"] = "deduplicate"
     threshold: float = Field(0.8, gt=0.0, le=1.0, description="Jaccard similarity from which a text is a duplicate")

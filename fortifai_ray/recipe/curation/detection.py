@@ -16,6 +16,7 @@ from fortifai_ray.recipe.curation.base import (
     Items,
     Kept,
     Step,
+    Truth,
     ratio,
 )
 from fortifai_ray.recipe.pools import Draw, TrainingSet
@@ -38,7 +39,7 @@ class Watermark(Step):
     """What bears the watermark is removed (Kirchenbauer et al. 2023, equation 3); nothing is written in its place."""
 
     takes: ClassVar[tuple[Content, ...]] = ("texts",)
-    own_truth: ClassVar[bool] = True
+    truth_is: ClassVar[Truth | None] = "unmarked"
     measures: ClassVar[tuple[str, ...]] = (REALLY, DETECTED)
 
     kind: Literal["watermark"] = "watermark"
@@ -76,6 +77,7 @@ class Detector(Step):
     takes: ClassVar[tuple[Content, ...]] = ("samples", "texts")
     of_pool: ClassVar[bool] = True
     measures: ClassVar[tuple[str, ...]] = (FOUND_RIGHT, FOUND, AUROC)
+    version: ClassVar[int] = 2  # tokens of arrays are hashed as those of texts
 
     kind: Literal["detector"] = "detector"
     bias: float = Field(

@@ -14,9 +14,9 @@ from pydantic import (
     model_validator,
 )
 
-from fortifai_ray.errors import UserError
-from fortifai_ray.recipe.curation.base import NAMED, REWARD, By, Items, Kept, Step, checked_judge
-from fortifai_ray.user_code import call_of, find_user_code, names_code, source_hash, unknown_setting
+from fortifai_ray.errors import UserError, named
+from fortifai_ray.recipe.curation.base import NAMED, REWARD, By, Items, Kept, Step, checked_judge, told_of
+from fortifai_ray.user_code import call_of, find_user_code, names_code, source_of, unknown_setting
 from fortifai_ray.validation import Section
 
 _BY = (
@@ -166,21 +166,30 @@ class RewardFunction(Section):
             raise ValueError(f"{self.function} is not a function")
         if wrong := unknown_setting(function, self.function, self.model_extra or {}):
             raise ValueError(wrong)
+        source_of(self.function, "reward")
         return self
 
     def of(self, items: Any) -> np.ndarray:
         """(n,) The reward of each item. Raises UserError for a function that fails, or gives no number for each."""
-        where = f"curation.reward: {self.function}"
-        given = call_of(where, find_user_code(self.function, "reward"), items, **(self.model_extra or {}))
+        if not (n := len(items)):
+            return np.zeros(0)
+        given = call_of(self.code, find_user_code(self.function, "reward"), items.copy(), **(self.model_extra or {}))
         try:
-            rewards = np.asarray(given, dtype=np.float64)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"{where} must return numbers: {error}") from None
-        if rewards.shape != (len(items),):
-            raise UserError(f"{where} must return {len(items)} numbers, one an item: not the shape {rewards.shape}")
+            found = np.asarray(given)
+            rewards = found.astype(np.float64) if found.dtype.kind in "biufO" else np.empty(())
+        except Exception as error:  # such as of a tensor with a gradient
+            raise UserError(f"{self.code} must return {n} numbers, one an item: {named(error)}") from None
+        if rewards.shape != (n,):
+            got = f"the shape {found.shape}" if found.dtype.kind in "iufb" else f"a {type(given).__name__}"
+            raise UserError(f"{self.code} must return {n} numbers, one an item: not {got}")
         if bad := int(np.isnan(rewards).sum()):
-            raise UserError(f"{where} returned NaN for {bad} of {len(items)} items, e.g. {np.isnan(rewards).argmax()}")
+            raise UserError(f"{self.code} returned NaN for {bad} of {n} items, e.g. {np.isnan(rewards).argmax()}")
         return rewards
+
+    @property
+    def code(self) -> str:
+        """What it calls, with the key that names it."""
+        return f"curation.reward: {self.function}"
 
 
 def _checked_reward(value: Any) -> Any:
@@ -236,17 +245,22 @@ class Choice(Step):
     def source(self) -> str | None:
         if not isinstance(self.reward, RewardFunction):
             return None
-        return source_hash(find_user_code(self.reward.function, "reward"))
+        return source_of(self.reward.function, "reward")
+
+    @property
+    def code(self) -> str:
+        return self.reward.code if isinstance(self.reward, RewardFunction) else super().code
 
     def to_generate(self, size: float) -> float:
         return float(np.ceil(size) * self.of)
 
     def measure(self, items: Items, passed: Kept, true: np.ndarray | None) -> dict[str, np.ndarray]:
-        return {REWARD: items.notes[REWARD].mean(-1)}
+        rewards: np.ndarray = items.notes[REWARD]
+        return {REWARD: rewards.mean(-1) if rewards.size else np.full(len(rewards), np.nan)}
 
     def let_pass(self, items: Items, count: int, block: int) -> Kept:
         if isinstance(self.reward, RewardFunction):
-            rewards = np.stack([self.reward.of(own) for own in items.contents()])
+            rewards = np.stack([self._rewards(items, chain, own) for chain, own in enumerate(items.contents())])
         else:
             rewards = items.scores(self.reward)
         items.notes[REWARD] = rewards
@@ -259,6 +273,11 @@ class Choice(Step):
             best = rewards.reshape(chains, -1, block).argmax(-1)
             return best + np.arange(0, n, block)
         return [_best_of_each(own, of // block) for own, of in zip(rewards, items.places, strict=True)]
+
+    def _rewards(self, items: Items, chain: int, own: Any) -> np.ndarray:
+        assert isinstance(self.reward, RewardFunction)
+        with told_of(items, chain):
+            return self.reward.of(own)
 
 
 def _best_of_each(rewards: np.ndarray, group: np.ndarray) -> np.ndarray:

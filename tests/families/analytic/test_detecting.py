@@ -113,8 +113,27 @@ def test_whole_numbers_are_counted() -> None:
 
 
 @pytest.mark.parametrize(
+    ("ratio", "told"),
+    [(0.0, []), (0.5, ["precision", "recall", "auroc"]), (1.0, ["precision", "recall"])],
+)
+def test_a_ratio_may_end_a_grid(ratio: float, told: list[str], tmp_path: Path) -> None:
+    """At 0 there is nothing to detect, and at 1 nobody to be told from: what cannot be measured is null, and sets keep
+    their size."""
+    regime = {"kind": "mixed", "synthetic_ratio": ratio}
+    study = make_study({**CONTENT, "regime": regime, "curation": {"kind": "detector"}}, "arrays.yaml")
+    (task,) = cohorts(study.chains)
+    table = cohort_rows(task, run_cohort(task, Steps(StageStore(tmp_path))))
+    for name in ("precision", "recall", "auroc"):
+        assert table[f"detector_{name}"].is_not_null().to_list() == [False, *[name in told] * 3], name
+    assert (table["human_size"] + table["synthetic_size"]).to_list() == [60] * 4
+
+
+@pytest.mark.parametrize(
     ("keys", "message"),
     [
+        ({"regime": {"kind": "fixed_human", "human": 0, "synthetic": 60}}, r"regime: fixed_human has none; mixed or"),
+        ({"regime": {"kind": "fixed_human", "human": 60, "synthetic": 0}}, r"regime: fixed_human has none; mixed or"),
+        ({"regime": {"kind": "incremental", "fractions": 1}}, r"regime: incremental has none; mixed or"),
         ({"regime": {"kind": "replace"}}, r"curation.kind: .*regime: replace has none"),
         ({"curation": {"kind": "watermark"}}, r"watermark is for texts, and this family writes samples"),
         ({"curation": [{"kind": "detector"}, {"kind": "verifier"}]}, r"put it last"),

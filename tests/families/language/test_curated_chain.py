@@ -11,6 +11,7 @@ import pytest
 
 from fortifai_ray.chain.chain import ChainTask, run_chain
 from fortifai_ray.engines.in_process import InProcess
+from fortifai_ray.errors import UserError
 from fortifai_ray.families.language.corpus import Corpus, prepare_corpus
 from fortifai_ray.families.language.data import read_corpus
 from fortifai_ray.families.language.judge_config import judge_config
@@ -91,6 +92,30 @@ def test_a_list_of_steps(tmp_path: Path) -> None:
         0,
         [first.row["perplexity"], second.row["perplexity"]],
     )
+
+
+def test_what_a_step_of_ones_own_makes_of_text_is_tried(tmp_path: Path) -> None:
+    """A reward for samples, in place of one for texts."""
+    study = make_study(
+        {**CONTENT, "curation": {"kind": "choice", "reward": "my_curation:first_number"}}, "curated.yaml"
+    )
+    said = r"^curated\.yaml: curation\.reward: my_curation:first_number failed: TypeError: .*, at my_curation\.py:\d+ "
+    with pytest.raises(UserError, match=rf"{said}\(tried on \d+ human items\)$"):
+        check_study(study, StageStore(tmp_path))
+
+
+def test_a_list_that_leaves_nothing(tmp_path: Path) -> None:
+    """The steps after it read nothing, call nobody, and measure nothing; the chain ends, with its reason."""
+    steps = [
+        {"kind": "my_curation:Nothing"},
+        {"kind": "choice", "reward": "my_curation:letters"},
+        {"kind": "deduplicate"},
+    ]
+    study, store = make_study({**CONTENT, "curation": steps}, "curated.yaml"), StageStore(tmp_path)
+    first, second = chain(study, store, Steps(store))
+    names = ("curated_kept", "curated_kept_1", "curated_kept_2", "curated_kept_3", "curation_reward")
+    assert [first.row[name] for name in names] == [0.0, 0.0, None, None, None]
+    assert "the training set is empty" in second.row["collapse_reason"]
 
 
 def test_a_step_draws_by_seed_and_generation_alone(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Language chains that look for synthetic text: what a watermark or a classifier finds, what is trained on, what the
 tables say of it, from end to end without Ray; the classifier and the resampling against what is known of them."""
 
+import json
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,37 @@ def test_marked_rows_are_removed(storage: Path) -> None:
     assert first.row["curated_kept"] == pytest.approx(len(kept) / log["read"])
     assert first.row["detection_recall"] > 0.9  # δ = 6 over 48 tokens: z is about √48
     assert first.row["detection_precision"] > 0.9
+
+
+def test_two_thresholds_in_a_row_are_counted_together(storage: Path) -> None:
+    """Precision, recall and share of both by the marks of all written rows; each step has its own beside."""
+    curation, mark = [{"kind": "watermark", "z": 5.5}, {"kind": "watermark", "z": 4.5}], {**MARK, "strength": 2.0}
+    (first, _), _ = run(changed(decoding__watermark=mark, curation=curation), storage)
+    stages, corpora = storage / "stages", [first.row["synthetic_stage"]]
+    while (manifest := json.loads((stages / corpora[-1] / "manifest.json").read_text()))["kind"] == "curate":
+        corpora.append(manifest["inputs"]["written"])
+    config, seeds = WatermarkConfig(**mark), [read_corpus(stages / one / "corpus")["seed"] for one in corpora]
+    kept, between, written = ([config.marks(seed) for seed in each.to_pylist()] for each in seeds)
+    assert 0 < sum(kept) < sum(between) < sum(written)
+    expected = {
+        "curated_kept": len(kept) / len(written),
+        "curation_precision": kept.count(False) / len(kept),
+        "curation_recall": kept.count(False) / written.count(False),
+        "curation_recall_2": kept.count(False) / between.count(False),
+        "detection_recall_1": 1 - sum(between) / sum(written),
+        "detection_recall_2": 1 - sum(kept) / sum(between),
+    }
+    assert {name: first.row[name] for name in expected} == pytest.approx(expected)
+    assert not {"detection_recall", "detection_precision"} & first.row.keys()
+
+
+def test_a_pool_of_synthetic_text_alone_is_judged(storage: Path) -> None:
+    """A ratio of 1 may end a grid: text that looks human is drawn more often, and nobody is told from anybody."""
+    content = changed(curation={"kind": "detector"}, regime__synthetic_ratio=1.0)
+    (_, second), _ = run(content, storage)
+    assert second.row["synthetic_ratio_realised"] == 1.0
+    assert (second.row["detector_auroc"], second.row["detector_precision"]) == (None, 1.0)
+    assert second.row["detector_recall"] > 0.9
 
 
 def test_a_chain_whose_text_is_all_found_out_ends(storage: Path) -> None:
@@ -217,10 +249,6 @@ def test_items_are_drawn_in_proportion_to_their_weights() -> None:
         ({"curation": {"kind": "detector", "bias": -1}}, r"curation.bias"),
         ({"curation": {"kind": "detector", "escape": 1.5}}, r"curation.escape"),
         ({"curation": {"kind": "detector"}, "regime": {"kind": "replace"}}, r"regime: replace has none"),
-        (
-            {"curation": {"kind": "detector"}, "regime": {"kind": "mixed", "synthetic_ratio": 1.0}},
-            r"regime: mixed has none",
-        ),
         (
             {"curation": {"kind": "detector"}, "regime": {"kind": "fixed_human", "human": 0, "synthetic": 640}},
             r"regime: fixed_human has none",
