@@ -9,8 +9,9 @@ import json
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from fortifai_ray.errors import UserError
 
@@ -157,15 +158,41 @@ def check_text(value: Any, at: str, right: str = "strings alone are read") -> No
         raise UserError(f"{at} holds half a surrogate pair ({half}); mend or remove that row") from None
 
 
-def write_bytes(path: Path, content: bytes | memoryview) -> None:
-    """Write ``content`` to ``path``; a reader sees all of it, or the file's previous content."""
+@contextmanager
+def written(path: Path) -> Iterator[IO[bytes]]:
+    """A file to be written to ``path``; a reader sees all of it, or the file's previous content."""
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        partial.write_bytes(content)
+        with partial.open("wb") as file:
+            yield file
         partial.replace(path)
-    except OSError:
+    except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Write ``content`` to ``path`` as :func:`written` does."""
+    with written(path) as file:
+        file.write(content)
+
+
+class _Told(io.RawIOBase):
+    """Hands on to a file what Polars writes, which would report a full disk as a damaged file; keeps the error."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, content: Any) -> int:
+        try:
+            return self._file.write(content)
+        except OSError as error:
+            self.error = error
+            raise
 
 
 def write_text(path: Path, text: str) -> None:
@@ -174,8 +201,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_table(path: Path, table: "pl.DataFrame", metadata: dict[str, str] | None = None) -> None:
-    """As :func:`write_bytes`, as Parquet with ``metadata`` for the file. Polars itself would report a full disk as a
-    damaged file."""
+    """As :func:`write_bytes`, as Parquet with ``metadata`` for the file."""
     content = io.BytesIO()
     table.write_parquet(content, metadata=metadata)
     write_bytes(path, content.getbuffer())
@@ -184,7 +210,7 @@ def write_table(path: Path, table: "pl.DataFrame", metadata: dict[str, str] | No
 def write_slices(
     path: Path, slices: Iterable["pl.DataFrame"], metadata: Callable[[Sequence[str]], dict[str, str]]
 ) -> None:
-    """As :func:`write_table`, from slices of a table, one in memory at a time: the packed table is, too.
+    """As :func:`write_table`, from slices of a table, one in memory at a time.
 
     ``metadata`` makes the file's metadata of its columns. There is at least one slice.
     """
@@ -198,13 +224,16 @@ def write_slices(
     shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed
     aside.mkdir()
     try:
-        written = list[Path]()
+        parts = list[Path]()
         for part in itertools.chain([first, *others], slices):
-            written.append(aside / f"{len(written):06d}.parquet")
-            write_table(written[-1], part)
-        content = io.BytesIO()
-        whole = pl.concat([pl.scan_parquet(file, glob=False) for file in written])
-        whole.sink_parquet(content, metadata=metadata(first.columns), row_group_size=_ROW_GROUP)
-        write_bytes(path, content.getbuffer())
+            parts.append(aside / f"{len(parts):06d}.parquet")
+            write_table(parts[-1], part)
+        whole = pl.concat([pl.scan_parquet(file, glob=False) for file in parts])
+        with written(path) as file:
+            told: Any = _Told(file)
+            try:
+                whole.sink_parquet(told, metadata=metadata(first.columns), row_group_size=_ROW_GROUP)
+            except pl.exceptions.PolarsError:
+                raise told.error or OSError(f"{path} cannot be written") from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)

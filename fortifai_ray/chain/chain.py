@@ -30,26 +30,32 @@ class Inputs:
         """The prepared data that a recipe's family is built from."""
         return self.prepared[type(recipe), recipe.shared_input]
 
-    def located(self, recipe: Recipe) -> "Prepared":
-        """A recipe with its data, for any folder."""
-        return Prepared(recipe.located(), self.of(recipe))
+    def located(self, whole: Recipe) -> "dict[str | None, Prepared]":
+        """The recipe of each lineage with its data, for any folder; of a single chain itself, without a name."""
+        return {
+            name: Prepared(one.located(), self.of(one), name, whole.ecosystem) for name, one in whole.lineages().items()
+        }
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A recipe that runs in any folder, and the key of its data in the store."""
+    """A recipe that runs in any folder, the key of its data in the store, and the lineage and ecosystem that it is of,
+    if any."""
 
     recipe: Recipe
     data: str | None
+    lineage: str | None = None
+    ecosystem: Ecosystem | None = None
 
     def of_seed(self, seed: int) -> "Prepared":
         return replace(self, recipe=self.recipe.model_copy(update={"seed": seed}))
 
-    def drawing(self, ecosystem: Ecosystem | None, lineage: str | None) -> Recipe:
-        """The recipe with the seed that a lineage draws by."""
-        if ecosystem is None or lineage is None:
+    @property
+    def drawing(self) -> Recipe:
+        """The recipe with the seed that it draws by."""
+        if self.ecosystem is None or self.lineage is None:
             return self.recipe
-        return self.recipe.model_copy(update={"seed": ecosystem.seed_of(lineage, self.recipe.seed)})
+        return self.recipe.model_copy(update={"seed": self.ecosystem.seed_of(self.lineage, self.recipe.seed)})
 
 
 @dataclass(frozen=True)
@@ -71,14 +77,13 @@ class ChainTask:
     @classmethod
     def of(cls, study: Study, chain: Chain, inputs: Inputs) -> "ChainTask":
         """The task of a study's chain."""
-        baseline = study.baseline_of(chain)
         stops, search = study.settings.early_stopping, study.settings.search
         return cls(
             chain,
             study.settings.collapse if stops else (),
             chain.recipe,
-            {name: inputs.located(one) for name, one in chain.recipe.lineages().items()},
-            {name: inputs.located(one) for name, one in baseline.lineages().items()},
+            inputs.located(chain.recipe),
+            inputs.located(study.baseline_of(chain)),
             search.survival if isinstance(search, BoundarySearch) else SurvivalRules(),
         )
 
@@ -95,14 +100,19 @@ class ChainTask:
         return self.recipe.generations * len(self.lineages)
 
     def baseline_metrics(self, steps: Steps, executor: Executor, lineage: str | None = None) -> Metrics:
-        """The metrics of the baseline's generation 0 with the same seed, of the lineage of the same name; empty where
-        that generation collapsed.
+        """The metrics of the baseline's generation 0 with the same seed, of the lineage of the same name, or of its one
+        model; empty where there is none, or that generation collapsed.
 
         They are a step like any other: taken from the store, or computed by the first chain that needs them. So when a
         chain stops never depends on which chain was faster.
         """
-        recipe = self.baseline[lineage].drawing(self.recipe.ecosystem, lineage)
-        family: Family[Stage] = recipe.build(self.baseline[lineage].data, steps, executor)
+        against = self.baseline.get(lineage) or (
+            next(iter(self.baseline.values())) if len(self.baseline) == 1 else None
+        )
+        if against is None:
+            return {}
+        recipe = against.drawing
+        family: Family[Stage] = recipe.build(against.data, steps, executor)
         return first_metrics(recipe, family) or {}
 
 
@@ -127,7 +137,7 @@ def run_chain(task: ChainTask, steps: Steps, executor: Executor) -> Iterator[Gen
     families, stops, consumed = dict[str | None, Any](), dict[str | None, Stop](), dict.fromkeys(task.lineages, 0)
     for name, one in task.lineages.items():
         register(*one.recipe.declared)  # in this process too: the criteria need their scales
-        recipe = one.drawing(ecosystem, name)
+        recipe = one.drawing
         families[name] = recipe.build(one.data, steps, executor)
         baseline = partial(task.baseline_metrics, steps, executor, name)
         stops[name] = Stop(task.criteria, task.recipe.generations, task.survival, baseline)

@@ -146,7 +146,7 @@ def together(lineages: Sequence[Lineage[S]]) -> Iterator[Generation[S]]:
         ends = g == recipe.generations - 1 or all([one.stop(one.history) for one in writing])
         sizes = {} if ends else {one.name: size for one in writing if (size := one.needs(g))}
         asked = demands(shares, sizes)
-        for one in writing:
+        for one in _in_turns(writing, g):
             one.write(g, asked.get(one.name, 0.0), compared=len(lineages) > 1)
             assert one.now is not None
             assert one.now.curated is not None
@@ -159,6 +159,12 @@ def together(lineages: Sequence[Lineage[S]]) -> Iterator[Generation[S]]:
         yield from (one.now for one in alive if one.now is not None)
         if ends:
             return
+
+
+def _in_turns(lineages: Sequence[Lineage[S]], g: int) -> list[Lineage[S]]:
+    """Lineages of one model side by side, and in each generation from the other end: an engine that holds one
+    architecture goes to another as seldom as can be. No number depends on it."""
+    return sorted(lineages, key=lambda one: repr(one.recipe.family), reverse=g % 2 == 1)
 
 
 def first_metrics(recipe: Recipe, family: Family[S]) -> Metrics | None:

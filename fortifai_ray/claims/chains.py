@@ -1,5 +1,6 @@
 """Which rows a claim is about, and from ``generations.parquet`` a number per chain or per pair of chains."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,8 +25,8 @@ class Undecided(Exception):
     """A claim cannot be decided; the message says why."""
 
 
-def matches(results: StudyResults, table: pl.DataFrame, where: Where) -> pl.Expr:
-    """An expression: the rows of ``table`` that have every value of ``where``.
+def matches(results: StudyResults, columns: Mapping[str, pl.DataType], where: Where) -> pl.Expr:
+    """An expression: the rows of a table with these ``columns`` that have every value of ``where``.
 
     Raises:
         Undecided: neither the table nor the recipe has one of the keys.
@@ -33,7 +34,7 @@ def matches(results: StudyResults, table: pl.DataFrame, where: Where) -> pl.Expr
     condition, fixed = pl.lit(True), flatten(results.study)
     for key, wanted in where.items():
         items = wanted if isinstance(wanted, list) else [wanted]
-        found = [has(table.schema, key, item) for item in items]
+        found = [has(columns, key, item) for item in items]
         if any(one is not None for one in found):
             condition &= pl.any_horizontal(pl.lit(False) if one is None else one for one in found)
         elif any(one == key or one.startswith(f"{key}.") for one in fixed):
@@ -92,16 +93,20 @@ def sample(results: StudyResults, statistic: PerChain, where: Where) -> Sample:
 def _values(results: StudyResults, statistic: PerChain, where: Where) -> pl.DataFrame:
     """A row per chain: ``chain_id, seed``, the varied keys, ``value``, and the ``top`` and ``bottom`` of a ratio to
     generation 0; without such a ratio they are the value and 1."""
-    table = results.generations
-    rows = table.filter(matches(results, table, where)).sort("generation", maintain_order=True)
+    metric, columns = statistic.metric, results.columns
+    keys = [key for key in _varied(results) if key != metric]
+    of_these, measured = matches(results, columns, where), metric in columns and columns[metric].is_numeric()
+    numbers = [pl.col(metric).cast(pl.Float64).alias("_metric")] if measured else []
+    rows = results.ask(
+        lambda table: table.filter(of_these).select(
+            "chain_id", "seed", *keys, pl.col("generation").alias("_g"), *numbers
+        )
+    ).sort("_g", maintain_order=True)
     if rows.is_empty():
         raise Undecided("no chain matches")
-    metric = statistic.metric
-    if metric not in table.columns or not table.schema[metric].is_numeric():
+    if not measured:
         raise Undecided(f"{metric} was not measured")
-    rows = rows.with_columns(pl.col(metric).cast(pl.Float64).alias("_metric"), pl.col("generation").alias("_g"))
     _refuse_gaps(rows, statistic)
-    keys = [key for key in _varied(results) if key != metric]
     values = rows.group_by("chain_id", maintain_order=True).agg(
         pl.col("seed").first(), pl.col(keys).first(), *_number(statistic)
     )
@@ -110,7 +115,7 @@ def _values(results: StudyResults, statistic: PerChain, where: Where) -> pl.Data
 
 def _varied(results: StudyResults) -> list[str]:
     """The varied keys except the seed, including those that a search sets."""
-    return [key for key in varied_keys(results.study) if key != "seed" and key in results.generations.columns]
+    return [key for key in varied_keys(results.study) if key != "seed" and key in results.columns]
 
 
 def _number(statistic: PerChain) -> list[pl.Expr]:

@@ -45,7 +45,7 @@ def check_claims(study_dir: Path, ids: Collection[str] = ()) -> list[ClaimResult
     """
     results = open_study(study_dir)
     claims = _claims(results)
-    _ = results.generations if claims else None  # without this table no claim can be checked
+    _ = results.columns if claims else None  # without this table no claim can be checked
     for wanted in ids:
         if wanted not in (known := [claim.id for claim in claims]):
             raise UserError(f"{results.folder}: no claim has the id {wanted!r}{hint(wanted, known)}")

@@ -45,7 +45,7 @@ def fidelity_ratio(results: StudyResults, statistic: FidelityRatio, where: Where
             "there is nothing to count it in: the training sets do not grow from generation to generation, or no chain "
             "is known to be faithful beyond generation 1"
         )
-    row = _single(table.filter(matches(results, table, where), pl.col("unit") == statistic.unit))
+    row = _single(table.filter(matches(results, table.schema, where), pl.col("unit") == statistic.unit))
     if row["n_failed"]:
         raise Undecided(f"{row['n_failed']} chains of the cell failed; leaving them out would favour those that lasted")
     if row["fi_ratio_low"] is None and row["fi_ratio_high"] is None:
@@ -103,7 +103,7 @@ def _rows(results: StudyResults, name: str, of: Criterion, where: Where, *condit
     table = results.table(name, (*CRITERION_COLUMNS, *_READ[name]))
     if table is None:
         raise Undecided(f"results/{name}.parquet is missing")
-    return table.filter(criterion_rows(criterion(results, of)), matches(results, table, where), *conditions)
+    return table.filter(criterion_rows(criterion(results, of)), matches(results, table.schema, where), *conditions)
 
 
 def _one_cell(results: StudyResults, name: str, of: Criterion, where: Where, *conditions: pl.Expr) -> Mapping[str, Any]:

@@ -15,9 +15,22 @@ from fortifai_ray.engines.engine import Engine, EngineAnswer, EngineCall, Engine
 from fortifai_ray.recipe.executor import Arguments, CorpusReport, Loop, OnWait, R, Workers, with_folders
 from fortifai_ray.storage.store import Folder, folder_here
 
+MOST_ENGINES = 3  # on a CPU, each with up to 1 GiB for keys and values; on a GPU one takes the memory that there is
+
+
+@dataclass(eq=False)
+class _Held:
+    """An engine that runs, its configuration, and the version of the weights that it holds; None: unknown."""
+
+    engine: Engine
+    config: EngineConfig
+    version: str | None = None
+
 
 class WarmEngine:
-    """One engine that answers calls; it starts and loads weights only when a call asks for others than it holds.
+    """An engine for each architecture and configuration that calls ask for, as far as there is room: so lineages of
+    several architectures start each once. One starts, or loads weights, only when a call asks for others than it holds;
+    where there is no room, the one that was not asked for the longest time is stopped.
 
     Args:
         gpu_fraction: its share of a GPU, or the number of whole GPUs that it is spread over; 0 for a CPU.
@@ -32,9 +45,8 @@ class WarmEngine:
         on_start: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         self._gpu_fraction, self._on_state, self._on_start = gpu_fraction, on_state, on_start
-        self._engine: Engine | None = None
-        self._config: EngineConfig | None = None
-        self._version: str | None = None
+        self._most = 1 if gpu_fraction else MOST_ENGINES
+        self._held: list[_Held] = []  # the one asked for last at the end
 
     def answer(self, call: EngineCall) -> EngineAnswer:
         """Answer a call, with the weights it names and no others.
@@ -44,45 +56,48 @@ class WarmEngine:
         """
         started = time.time()
         try:
-            engine = self._hold(call)
+            held = self._hold(call)
             loaded = time.time()
             self._on_state("generating")
             prompts, seeds = call.prompts["prompt_ids"].to_pylist(), call.prompts["seed"].to_pylist()
             begun = time.time()
-            generated = engine.generate(prompts, seeds, call.decoding)
+            generated = held.engine.generate(prompts, seeds, call.decoding)
             finished = time.time()
         finally:
             self._on_state("ready")
-        assert self._version is not None
+        assert held.version is not None
         ids = pa.array(generated, type=pa.list_(pa.int32()))
-        return EngineAnswer(ids, self._version, begun, finished, loaded - started)
+        return EngineAnswer(ids, held.version, begun, finished, loaded - started)
 
-    def start(self, config: EngineConfig, folder: Path) -> Engine:
-        """An engine of this configuration for the architecture in ``folder``: the running one, or a new one."""
-        config = config.model_copy(update={"rows_per_call": 1})  # it concerns the caller alone
-        if self._engine and self._config == config and self._engine.architecture == architecture(folder):
-            return self._engine
-        if self._engine:
-            self._engine.stop()
-        self._engine, self._version, self._config = None, None, config
+    def start(self, config: EngineConfig, folder: Path) -> _Held:
+        """An engine of this configuration for the architecture in ``folder``: a running one, or a new one."""
+        config, wanted = config.model_copy(update={"rows_per_call": 1}), architecture(folder)  # rows concern the caller
+        running = [one for one in self._held if one.engine.architecture]  # after an error, one has stopped
+        found = [one for one in running if one.config == config and one.engine.architecture == wanted]
+        self._held = [one for one in running if one not in found]
+        while not found and len(self._held) >= self._most:
+            self._held.pop(0).engine.stop()
+        self._held += found or [self._started(config, folder)]
+        return self._held[-1]
+
+    def _started(self, config: EngineConfig, folder: Path) -> _Held:
         self._on_state("starting")
         begun = time.time()
         engine = make_engine(config, self._gpu_fraction)
         engine.start(folder)
         self._on_start(time.time() - begun)
-        self._engine = engine
-        return engine
+        return _Held(engine, config)
 
-    def _hold(self, call: EngineCall) -> Engine:
-        """The engine, holding the call's weights."""
+    def _hold(self, call: EngineCall) -> _Held:
+        """An engine that holds the call's weights."""
         checkpoint = folder_here(call.checkpoint)
-        engine = self.start(call.engine, whole_model(checkpoint))
-        if self._version != call.weights_version:
+        held = self.start(call.engine, whole_model(checkpoint))
+        if held.version != call.weights_version:
             self._on_state("loading")
-            self._version = None  # unknown until loading has succeeded
-            engine.load(checkpoint)
-            self._version = call.weights_version
-        return engine
+            held.version = None  # unknown until loading has succeeded
+            held.engine.load(checkpoint)
+            held.version = call.weights_version
+        return held
 
 
 def make_engine(config: EngineConfig, gpu_fraction: float = 0.0) -> Engine:

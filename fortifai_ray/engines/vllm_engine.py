@@ -27,6 +27,7 @@ ENVIRONMENT = {
 _OF_GPUS = ("triton",)
 LONGEST_BY_DEFAULT = 2048
 KV_CACHE_CAP = 1 << 30
+_RUNNING = set[int]()  # the engines of this process, which share vLLM's groups of workers
 KV_BLOCK = 128  # the CPU backend's block of tokens; a row takes whole blocks
 
 
@@ -119,6 +120,7 @@ class VllmEngine:
         except BaseException:
             clean_up()  # the next start would find groups of workers that are not its own
             raise
+        _RUNNING.add(id(self))
         self.architecture = architecture(config_folder)
 
     def _adapter_settings(self) -> dict[str, Any]:
@@ -167,6 +169,7 @@ class VllmEngine:
         self._llm.llm_engine.engine_core.shutdown()
         self._llm = None
         self.architecture = ""
+        _RUNNING.discard(id(self))
         clean_up()
 
     def load(self, checkpoint: Path) -> None:
@@ -290,10 +293,11 @@ def describe(config_folder: Path, dtype: Any) -> Any:
 
 
 def clean_up() -> None:
-    """Forget the workers of an engine that has ended, or has failed to start."""
+    """Forget the workers of an engine that has ended, or has failed to start, unless others need them."""
     from vllm.distributed import cleanup_dist_env_and_memory
 
-    cleanup_dist_env_and_memory()
+    if not _RUNNING:
+        cleanup_dist_env_and_memory()
     gc.collect()
 
 

@@ -5,7 +5,8 @@ ecosystem writes as much as its lineages alone would. A lineage's own share come
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationInfo, field_validator
@@ -194,6 +195,40 @@ def demands(shares: Shares, sizes: Sizes) -> dict[str | None, float]:
         for writer, part in _parts(shares[reader], sizes[reader]).items():
             asked[writer] = asked.get(writer, 0.0) + part
     return asked
+
+
+@dataclass(frozen=True)
+class Writing:
+    """What a model is to read and to write, known before anything is computed.
+
+    Attributes:
+        needs: by generation, units of synthetic data for its own next training set.
+        asked: by generation, units that it writes for its readers.
+        frozen: whether it is trained once.
+        beside: whether there are other lineages, with which it is compared.
+    """
+
+    needs: Sequence[float]
+    asked: Sequence[float]
+    frozen: bool = False
+    beside: bool = False
+
+
+def writing(ecosystem: Ecosystem | None, needs: Mapping[str | None, Sequence[float]]) -> dict[str | None, Writing]:
+    """What each lineage, or a chain's one model, is to write; ``needs`` are those of each for itself."""
+    if ecosystem is None:
+        return {name: Writing(own, own) for name, own in needs.items()}
+    still = {name: ecosystem.frozen(name) for name in needs}
+    read = {name: [0.0] * len(own) if still[name] else own for name, own in needs.items()}
+    shares = cast(Shares, ecosystem.shares)
+    each = [
+        demands(shares, {name: size for name, size in zip(read, sizes, strict=True) if size})
+        for sizes in zip(*read.values(), strict=True)
+    ]
+    return {
+        name: Writing(own, [asked.get(name, 0.0) for asked in each], still[name], len(needs) > 1)
+        for name, own in read.items()
+    }
 
 
 def mixed(reader: str | None, shares: Shares, sizes: Sizes, pools: Mapping[str | None, Pool]) -> Pool:

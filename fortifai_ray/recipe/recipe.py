@@ -6,7 +6,7 @@ samples) and builds the family: a Gaussian has no corpus, and a study file that 
 
 import importlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -17,9 +17,9 @@ from fortifai_ray.errors import UserError
 from fortifai_ray.losses import CrossEntropy, Loss
 from fortifai_ray.metrics import Metric
 from fortifai_ray.recipe.curation import Content, Curation, Judge, NoCuration
-from fortifai_ray.recipe.ecosystem import Ecosystem
+from fortifai_ray.recipe.ecosystem import Ecosystem, Writing
 from fortifai_ray.recipe.regimes import Regime, Replace
-from fortifai_ray.results.schema import flatten
+from fortifai_ray.results.schema import as_text, flatten
 from fortifai_ray.seeds import LARGEST_SEED
 from fortifai_ray.storage.store import StageStore, canonical_hash
 from fortifai_ray.user_code import names_code
@@ -112,7 +112,7 @@ class Recipe(Section):
     def flat(self) -> dict[str, Any]:
         """The resolved recipe with dotted keys, e.g. ``{"loss.kind": "tce", "loss.gamma": 0.3, …}``."""
         flat = flatten(self.model_dump(mode="json"))
-        return {**flat, **{key: json.dumps(flat[key]) for key in _AS_TEXT if flat.get(key) is not None}}
+        return {**flat, **{key: as_text(flat[key]) for key in _AS_TEXT if key in flat}}
 
     def lineages(self) -> dict[str | None, Self]:
         """The recipe of each lineage by its name, with this recipe's seed; of a single chain itself, without a name."""
@@ -152,6 +152,18 @@ class Recipe(Section):
             try_code(self.curation.steps, human, truth=truth)
         except UserError as error:
             raise UserError(f"{source}: {error}") from None
+
+    def needs(self, prepared: str | None, store: StageStore) -> Sequence[float]:
+        """Units of synthetic data for its next training set, by generation; none where how much a model writes needs
+        no check."""
+        return ()
+
+    def check_writing(self, writing: Writing, prepared: str | None, store: StageStore, source: str) -> tuple[str, ...]:
+        """Check what a model of this recipe is to write; returns what a dry run says of it.
+
+        Raises :class:`UserError`, beginning with ``source``.
+        """
+        return ()
 
     def describe(self, prepared: str | None, store: StageStore) -> tuple[str, ...]:
         """What a dry run says of the recipe's data and model: a line each, to be read before anything is computed.

@@ -193,18 +193,18 @@ def section(results: StudyResults, criterion: Collapse) -> CriterionSection:
 def curves(results: StudyResults) -> list[Figure]:
     """A chart for each metric that a criterion judges."""
     judged = dict.fromkeys(member.metric for criterion in results.criteria for member in criterion.members)
-    return [_curve(results, metric, 360) for metric in judged if _drawable(results.generations, metric)]
+    return [_curve(results, metric, 360) for metric in judged if _drawable(results, metric)]
 
 
 def other_curves(results: StudyResults) -> list[FigureGroup]:
     """The kept fraction, where a loss truncates, and every other metric: a few are open, many are folded by group."""
-    table = results.generations
     judged = {member.metric for criterion in results.criteria for member in criterion.members}
-    names = [name for name in metric_columns(table.columns, results.varied) if name not in {*judged, "kept_fraction"}]
+    names = [name for name in metric_columns(results.columns, results.varied) if name not in {*judged, "kept_fraction"}]
     names = [name for name in names if not metrics.is_bookkeeping(name)]
-    if "kept_fraction" not in judged and _drawable(table, "kept_fraction"):
-        names = ["kept_fraction", *names] if (table["kept_fraction"].drop_nulls() < 1).any() else names
-    names = [name for name in names if _drawable(table, name)]
+    if "kept_fraction" not in judged and _drawable(results, "kept_fraction"):
+        truncated = results.ask(lambda table: table.select((pl.col("kept_fraction") < 1).any())).item()
+        names = ["kept_fraction", *names] if truncated else names
+    names = [name for name in names if _drawable(results, name)]
     if len(names) <= FEW_METRICS:
         return [FigureGroup("", [_curve(results, name, 240) for name in names], small=False)] if names else []
     groups: dict[str, list[str]] = defaultdict(list)
@@ -218,9 +218,9 @@ def other_curves(results: StudyResults) -> list[FigureGroup]:
 
 def histograms(results: StudyResults) -> list[FigureGroup]:
     """The probability histograms of the first cells; none where the study computes no signs of its models."""
-    if "mean_target_probability_human" not in results.generations.columns or results.details is None:
+    if "mean_target_probability_human" not in results.columns or results.details is None:
         return []
-    table = probability_table(results.batches("details"), results.generations, results.cells)
+    table = probability_table(results.batches("details"), results.roster, results.cells)
     figures = []
     for (cell, text), part in table.group_by("cell", "text", maintain_order=True):
         if cell in results.cells.order[:MOST_CELLS] and part["blocks"].sum():
@@ -233,7 +233,7 @@ def histograms(results: StudyResults) -> list[FigureGroup]:
 def _curve(results: StudyResults, metric: str, height: int, small: bool = False) -> Figure:
     text = metrics.metric(metric)
     points = SMALL_POINTS if small else MOST_POINTS
-    drawn = curve(results.generations, metric, results.cells, results.chains, most_points=points)
+    drawn = curve(results.scanned, metric, results.cells, results.chains, most_points=points)
     chart = draw(
         drawn, results.chains, results.cells, small=small, most_points=points, width="container", height=height
     )
@@ -275,10 +275,9 @@ def _exceptions(results: StudyResults, metric: str, drawn: Curve) -> list[str]:
     exceptions = []
     if drawn.measured > len(drawn.generations):
         exceptions.append(f"{len(drawn.generations)} of {drawn.measured:,} generations are drawn, evenly spaced")
-    values = results.generations.select("chain_id", pl.col(metric).cast(pl.Float64).alias("value")).drop_nulls()
-    broken = values.filter(~pl.col("value").is_finite())
+    broken = results.ask(lambda table: table.filter(~pl.col(metric).cast(pl.Float64).is_finite()).select("chain_id"))
     if len(broken):
-        share = f"{len(broken):,} of {len(values):,} values, in {broken['chain_id'].n_unique():,} chains"
+        share = f"{len(broken):,} of {results.counts[metric]:,} values, in {broken['chain_id'].n_unique():,} chains"
         exceptions.append(f"Triangles at the edge: no finite value (NaN or ∞), {share}")
     absent = [cell for cell in results.cells.order if cell not in drawn.cells]
     if absent:
@@ -300,15 +299,15 @@ def _onset_caption(results: StudyResults) -> str:
     return _joined([*sentences, "Bar: Kaplan–Meier median"])
 
 
-def _drawable(table: pl.DataFrame, metric: str) -> bool:
-    return metric in table.columns and table[metric].dtype.is_numeric() and table[metric].count() > 0
+def _drawable(results: StudyResults, metric: str) -> bool:
+    return results.counts.get(metric, 0) > 0
 
 
 def _counts(results: StudyResults) -> str:
     """``4 chains in 2 cells, 5 generations: 2 collapsed, 2 survived`` (by the first criterion)."""
-    chains = results.generations["chain_id"].n_unique()
-    generations = results.generations["generation"].n_unique()
-    cells = results.cells.name(results.generations)["cell"].n_unique()
+    chains = results.roster.height
+    generations = results.ask(lambda table: table.select(pl.col("generation").n_unique())).item()
+    cells = results.cells.name(results.roster)["cell"].n_unique()
     text = f"{counted(chains, 'chain')} in {counted(cells, 'cell')}, {counted(generations, 'generation')}"
     if results.chains is None or not results.criteria:
         return text

@@ -18,6 +18,7 @@ import polars as pl
 
 from fortifai_ray import metrics
 from fortifai_ray.results.cells import Cells
+from fortifai_ray.results.scan import collected
 from fortifai_ray.results.words import number
 from fortifai_ray.statistics.chains import failed_chains
 
@@ -29,6 +30,7 @@ FEWEST_GENERATIONS = 12  # drawn however many cells there are
 DECADES = 2  # a positive metric that spans at least this many is drawn on a log axis
 
 _CELL = ["cell", "generation"]
+_BROKEN = ["NaN", "∞", "−∞"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Curve:
 
 
 def curve(
-    generations: pl.DataFrame,
+    generations: pl.DataFrame | pl.LazyFrame,
     metric: str,
     cells: Cells,
     chains: pl.DataFrame | None = None,
@@ -72,39 +74,53 @@ def curve(
     """Aggregate and thin ``metric`` for drawing.
 
     Args:
-        generations: ``generations.parquet``.
+        generations: ``generations.parquet``; of a scanned one, a few numbers of each row are in memory.
         metric: the column; its direction, where known, decides on which side a NaN ranks.
         cells: the study's cells.
         chains: ``chains.parquet``: medians and bands exclude the failed ones; None excludes none.
         log_scale: None lets the values decide.
         most_points: the most medians over all cells together; generations are thinned to meet it.
     """
-    measured = cells.name(generations.filter(pl.col(metric).is_not_null())).filter(pl.col("cell").is_not_null())
-    every_generation = measured["generation"].unique().sort().to_list()
-    most = max(FEWEST_GENERATIONS, most_points // max(1, measured["cell"].n_unique()))
+    measured = generations.lazy().drop("cell", strict=False).filter(pl.col(metric).is_not_null())
+    named = _named(measured, cells, [] if chains is None else failed_chains(chains))
+    of_cells = measured.join(named.lazy(), on="chain_id", how="inner")
+    every_generation = collected(of_cells.select("generation").unique())["generation"].sort().to_list()
+    most = max(FEWEST_GENERATIONS, most_points // max(1, named["cell"].n_unique()))
     shown = thin(every_generation, min(most, MOST_GENERATIONS))
     raw = pl.col(metric).cast(pl.Float64)
     broken = -math.inf if metrics.metric(metric).direction == "below" else math.inf
     infinity = pl.when(raw > 0).then(pl.lit("∞")).otherwise(pl.lit("−∞"))
-    table = measured.filter(pl.col("generation").is_in(shown)).select(
-        "cell",
-        pl.col("chain_id").alias("chain"),
-        "seed",
-        "generation",
+    kind = pl.when(raw.is_nan()).then(pl.lit("NaN")).when(raw.is_infinite()).then(infinity).cast(pl.Enum(_BROKEN))
+    rows = of_cells.filter(pl.col("generation").is_in(shown)).select(
+        "cell", "chain_id", "chain", "seed", "generation", "many", "sound", shown=kind,
         raw=pl.when(raw.is_nan()).then(broken).otherwise(raw),
-        value=pl.when(raw.is_finite()).then(raw.round_sig_figs(6)),
-        shown=pl.when(raw.is_nan()).then(pl.lit("NaN")).when(raw.is_infinite()).then(infinity),
-        many=pl.col("chain_id").n_unique().over("cell") > MANY_CHAINS,
-    )
-    failed = [] if chains is None else failed_chains(chains)
-    sound = table.filter(~pl.col("chain").is_in(failed))
-    many, few = pl.col("many"), ~pl.col("many")
-    spread = pl.concat([_few(sound.filter(few)), _many(sound.filter(many))])
+    )  # fmt: skip
+    value = pl.when(pl.col("raw").is_finite()).then(pl.col("raw").round_sig_figs(6))
+    few = collected(rows.filter(~pl.col("many"))).with_columns(pl.col("cell", "shown").cast(pl.String), value=value)
+    few = few.with_columns(chain="chain_id")
+    many = collected(rows.filter(pl.col("many")).select("cell", "chain", "generation", "sound", "shown", "raw"))
+    there = pl.concat([table.select(pl.col("cell").cast(pl.String), "generation").unique() for table in (few, many)])
+    spread = pl.concat([_few(few.filter("sound")), _many(many.filter("sound"))])
     spread = spread.with_columns(pl.col("value", "low", "high").round_sig_figs(5))
-    points = _parts(table.filter(few), "chain", table).drop("raw", "many").sort("cell", "seed", "generation")
+    points = _parts(few, "chain", there).sort("cell", "seed", "generation")
+    points = points.select("cell", "chain", "seed", "generation", "value", "shown", "part")
     log = _fits_log(metric, points, spread) if log_scale is None else log_scale
-    spread = _placed(_parts(spread, "cell", table), points, log).sort(_CELL)
-    return Curve(metric, points, spread, _broken(table.filter(many)), shown, len(every_generation), log)
+    spread = _placed(_parts(spread, "cell", there), points, log).sort(_CELL)
+    return Curve(metric, points, spread, _broken(many), shown, len(every_generation), log)
+
+
+def _named(measured: pl.LazyFrame, cells: Cells, failed: Sequence[str]) -> pl.DataFrame:
+    """A row for each measured chain of a known cell: ``chain_id``; ``chain``, its number; its ``cell``; ``many``,
+    whether that has many; ``sound``, whether it has not failed."""
+    chains = collected(measured.group_by("chain_id").agg(pl.col(cells.keys).first())).sort("chain_id")
+    named = cells.name(chains).filter(pl.col("cell").is_not_null())
+    return named.select(
+        "chain_id",
+        pl.int_range(pl.len(), dtype=pl.UInt32).alias("chain"),
+        pl.col("cell").cast(pl.Enum(cells.order)),
+        (pl.len().over("cell") > MANY_CHAINS).alias("many"),
+        (~pl.col("chain_id").is_in(failed)).alias("sound"),
+    )
 
 
 def thin(values: Sequence[int], most: int) -> list[int]:
@@ -140,13 +156,14 @@ def _many(table: pl.DataFrame) -> pl.DataFrame:
 
     low, middle, high = map(quantile, (BAND[0], 0.5, BAND[1]))
     spread = complete(table, "cell", value=middle, low=low, high=high, chains=raw.count())
-    return spread.filter(pl.col("value").is_finite())
+    return spread.filter(pl.col("value").is_finite()).with_columns(pl.col("cell").cast(pl.String))
 
 
 def _parts(table: pl.DataFrame, by: str, measured: pl.DataFrame) -> pl.DataFrame:
-    """Add ``part``: a line breaks at a generation that its cell has and it lacks, instead of bridging the gap."""
+    """Add ``part``: a line breaks at a generation that its cell has (``measured``) and it lacks; it does not bridge the
+    gap."""
     place = pl.col("generation").rank("dense").over("cell").cast(pl.Int64)
-    places = measured.select(_CELL).unique().with_columns(place.alias("__place"))
+    places = measured.with_columns(place.alias("__place"))
     ordered = table.join(places, on=_CELL, how="left").sort(by, "generation")
     rank = pl.col("value").is_not_null().cast(pl.Int64).cum_sum().over(by)
     return ordered.with_columns(part=pl.col("__place") - rank).drop("__place")
@@ -179,10 +196,11 @@ def _placed(spread: pl.DataFrame, points: pl.DataFrame, log_scale: bool) -> pl.D
 
 def _broken(table: pl.DataFrame) -> pl.DataFrame:
     """``∞ in 3 of 1,000 chains``, by cell and generation."""
-    kinds = ("NaN", "∞", "−∞")
-    counts = table.group_by(_CELL).agg(*((pl.col("shown") == what).sum().alias(what) for what in kinds), of=pl.len())
+    counts = table.group_by(pl.col("cell").cast(pl.String), "generation").agg(
+        *((pl.col("shown") == what).sum().alias(what) for what in _BROKEN), of=pl.len()
+    )
     rows = []
-    for row in counts.filter(pl.any_horizontal(pl.col(kinds) > 0)).sort(_CELL).iter_rows(named=True):
-        values = " and ".join(f"{what} in {row[what]:,}" for what in kinds if row[what])
+    for row in counts.filter(pl.any_horizontal(pl.col(_BROKEN) > 0)).sort(_CELL).iter_rows(named=True):
+        values = " and ".join(f"{what} in {row[what]:,}" for what in _BROKEN if row[what])
         rows.append((row["cell"], row["generation"], f"{values} of {row['of']:,} chains"))
     return pl.DataFrame(rows, schema={"cell": pl.String, "generation": pl.Int64, "shown": pl.String}, orient="row")

@@ -141,7 +141,7 @@ def address(png: bytes | None, most_bytes: int | None = MOST_BYTES) -> str | Non
 
 def _named(results: StudyResults, table: pl.DataFrame) -> pl.DataFrame:
     """``table`` with the seed and the cell of each row's chain; chains without a cell are left out."""
-    chains = results.cells.name(results.generations.select("chain_id", "seed", *results.cells.keys).unique("chain_id"))
+    chains = results.cells.name(results.roster)
     named = table.join(chains.select("chain_id", "seed", "cell"), on="chain_id", how="inner")
     return named.filter(pl.col("cell").is_not_null())
 

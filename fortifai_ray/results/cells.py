@@ -16,7 +16,6 @@ from fortifai_ray.results.words import printable
 if TYPE_CHECKING:
     from fortifai_ray.study.study import Chain, Study
 
-BASELINE: dict[str, Any] = {"loss.kind": "cross_entropy"}
 _LOSS = ("loss.kind", "loss.gamma")
 _LINEAGES = "ecosystem.lineages."
 _ACRONYMS = {"tce": "TCE", "vae": "VAE", "kde": "KDE", "gmm": "Gaussian mixture"}
@@ -94,16 +93,16 @@ class ChainNames:
     def cells(self) -> Cells:
         """The cells of the grid, whatever part of it has begun."""
         return Cells.of(
-            _grid_table([*self._study.member_cells, *(one for cell in self._study.cells for one in cell.wholes)]),
+            chains_table([*self._study.member_cells, *(one for cell in self._study.cells for one in cell.wholes)]),
             self._keys,
-            self._study.settings.baseline,
+            self._study.baseline,
             self._study.resolved(),
         )
 
     def named(self) -> pl.DataFrame:
         """A row for each chain of the grid: ``chain_id``, ``seed``, its loss and its varied keys as the tables have
         them, and its ``cell``. Of a search, a row for each cell."""
-        return self.cells.name(_grid_table(self._study.members))
+        return self.cells.name(chains_table(self._study.members))
 
     def cell(self, chain: Chain) -> str:
         """The name of a chain's cell: ``TCE γ=0.3``."""
@@ -122,7 +121,7 @@ class ChainNames:
     def _names(self) -> dict[str, str]:
         """The names of the grid's cells; the baseline of what is optimised is in none of them."""
         cells = self._study.member_cells
-        names = self.cells.name(_grid_table(cells))["cell"]
+        names = self.cells.name(chains_table(cells))["cell"]
         return {self._identity(one): name for one, name in zip(cells, names, strict=True)}
 
     def _identity(self, chain: Chain) -> str:
@@ -135,16 +134,19 @@ def in_words(values: Mapping[str, Any]) -> str:
     return _labels([dict(values)])[0]
 
 
-def _loss(chain: Chain) -> dict[str, Any]:
-    """The loss's columns, which every table of results has: they name a study's only cell."""
-    flat = chain.recipe.flat()
-    return {key: flat.get(key) for key in _LOSS}
-
-
-def _grid_table(chains: Sequence[Chain]) -> pl.DataFrame:
-    rows = [{**_loss(one), **one.varied, "seed": one.recipe.seed} for one in chains]
-    columns = {key: _as_in_tables([row[key] for row in rows]) for key in rows[0]}
-    return pl.DataFrame({"chain_id": [one.chain_id for one in chains], **columns}, strict=False)
+def chains_table(chains: Iterable[Chain]) -> pl.DataFrame:
+    """A row for each chain, in their order: ``chain_id``, its loss (which names a study's only cell), its varied keys
+    as the tables have them and ``seed``. The chains of a cell have one loss, which is looked at once."""
+    losses, columns = dict[int, tuple[Any, dict[str, Any]]](), dict[str, list[Any]]()
+    for one in chains:
+        loss = one.recipe.loss
+        if id(loss) not in losses:
+            flat = flatten({"loss": loss.model_dump(mode="json")})
+            losses[id(loss)] = loss, {key: flat.get(key) for key in _LOSS}
+        row = {"chain_id": one.chain_id, **losses[id(loss)][1], **one.varied, "seed": one.recipe.seed}
+        for key, value in row.items():
+            columns.setdefault(key, []).append(value)
+    return pl.DataFrame({key: _as_in_tables(values) for key, values in columns.items()}, strict=False)
 
 
 def _as_in_tables(values: Sequence[Any]) -> Sequence[Any]:

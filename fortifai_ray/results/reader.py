@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,12 @@ import polars as pl
 from pydantic import ValidationError
 
 from fortifai_ray.errors import UserError
-from fortifai_ray.results.cells import BASELINE, Cells
+from fortifai_ray.results.cells import Cells
+from fortifai_ray.results.scan import collected, scan_table
 from fortifai_ray.results.schema import (
     CRITERION_COLUMNS,
+    baseline_columns,
+    damaged,
     read_json,
     read_table,
     searched_keys,
@@ -50,6 +53,7 @@ _WHAT_IS_LOST = {
     "collapse_points": "what the search measured is not shown",
 }
 _BATCH = 1000  # chains
+_LARGE = 32 << 20  # bytes of a file: a table of as many is some ten times as large in memory
 _TABLES = ("generations", "chains", "fidelity", "samples", "pictures", "claims", "points")
 
 
@@ -85,11 +89,11 @@ class StudyResults:
 
     @property
     def baseline(self) -> dict[str, Any]:
-        """The dotted keys that make a chain a baseline chain: cross entropy where the study names none."""
+        """The columns that make a chain a baseline chain (:func:`~fortifai_ray.results.schema.baseline_columns`)."""
         baseline = self.study.get("baseline")
-        if not isinstance(baseline, dict):
-            return BASELINE
-        return PlainBaseline(baseline) if "history" in self.study else dict(baseline)
+        if "history" in self.study and isinstance(baseline, dict):
+            return PlainBaseline(baseline)
+        return baseline_columns(baseline, varied_keys(self.study))
 
     @property
     def terms(self) -> Terms:
@@ -110,7 +114,7 @@ class StudyResults:
     @cached_property
     def varied(self) -> list[str]:
         """The keys that make a cell: the varied ones except the seed and those that a search sets."""
-        known = {*self.generations.columns} - {"seed", *self.searched_keys}
+        known = {*self.columns} - {"seed", *self.searched_keys}
         return [key for key in varied_keys(self.study) if key in known]
 
     @cached_property
@@ -141,6 +145,50 @@ class StudyResults:
         return table
 
     @cached_property
+    def scanned(self) -> pl.LazyFrame:
+        """The generations, to be queried: a large table that nobody has read yet is read as far as each query needs it.
+
+        Raises:
+            UserError: as :attr:`generations`.
+        """
+        path = table_path(self.folder, "generations")
+        if "generations" in self.__dict__ or not path.is_file() or path.stat().st_size < _LARGE:
+            return self.generations.lazy()
+        lazy = scan_table(self.folder, "generations", _REQUIRED["generations"])
+        return self.generations.lazy() if lazy is None else lazy
+
+    def ask(self, query: Callable[[pl.LazyFrame], pl.LazyFrame]) -> pl.DataFrame:
+        """What a query of the generations gives.
+
+        Raises:
+            UserError: the table is missing or cannot be read.
+        """
+        try:
+            return collected(query(self.scanned))
+        except pl.exceptions.PolarsError as error:
+            raise damaged(table_path(self.folder, "generations"), error) from error
+
+    @cached_property
+    def columns(self) -> pl.Schema:
+        """The columns of the generations, and their types."""
+        return self.scanned.collect_schema()
+
+    @cached_property
+    def roster(self) -> pl.DataFrame:
+        """A row per chain that has begun, in no order: ``chain_id``, ``seed``, the keys of its recipe that are columns,
+        ``unit``."""
+        asked = {"seed", "unit", *self.varied, *self.baseline}
+        known = [name for name in self.columns if "." in name or name in asked]
+        first = pl.col(known).first()
+        return self.ask(lambda table: table.group_by("chain_id").agg(first)).sort("chain_id")
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """How many values each numeric column of the generations has."""
+        numeric = [name for name, kind in self.columns.items() if kind.is_numeric()]
+        return self.ask(lambda table: table.select(pl.col(numeric).count())).row(0, named=True)
+
+    @cached_property
     def chains(self) -> pl.DataFrame | None:
         """A row per chain and criterion."""
         table = self._optional("chains", expected=not self._judge)
@@ -158,7 +206,7 @@ class StudyResults:
     @cached_property
     def samples(self) -> pl.DataFrame | None:
         """Which sample texts there are (``chain_id, generation, row``), without the texts themselves."""
-        families = self.generations["family.kind"] if "family.kind" in self.generations.columns else pl.Series()
+        families = self.roster["family.kind"] if "family.kind" in self.columns else pl.Series()
         return self._optional(
             "samples", columns=["chain_id", "generation", "row"], expected=families.eq("language").any()
         )
@@ -200,10 +248,8 @@ class StudyResults:
     @cached_property
     def notes(self) -> list[str]:
         """What is missing or unreadable, and what is therefore not shown."""
-        notes = (
-            ["no generation has been completed: there is nothing to draw yet"] if self.generations.is_empty() else []
-        )
-        for name in (*_TABLES, "summary", "searched"):
+        notes = ["no generation has been completed: there is nothing to draw yet"] if self.roster.is_empty() else []
+        for name in (*_TABLES[1:], "summary", "searched"):
             getattr(self, name)
         history = self.study.get("history")
         told = history.get("notes", []) if isinstance(history, dict) else []  # by a history of runs made elsewhere
@@ -218,16 +264,19 @@ class StudyResults:
     @cached_property
     def units(self) -> dict[str, str]:
         """What the synthetic sizes of each cell count."""
-        if "unit" not in self.generations.columns:
+        if "unit" not in self.columns:
             return {}
-        table = self.generations.filter(pl.col("unit").is_not_null()).unique("chain_id", keep="any")
-        named = self.cells.name(table).filter(pl.col("cell").is_not_null()).unique("cell", keep="any")
+        named = (
+            self.cells.name(self.roster.filter(pl.col("unit").is_not_null()))
+            .filter(pl.col("cell").is_not_null())
+            .unique("cell", keep="any")
+        )
         return dict(named.select("cell", "unit").iter_rows())
 
     @cached_property
     def cells(self) -> Cells:
         """The study's cells: every combination of its varied keys but the seed."""
-        table = self.generations
+        table = self.roster
         if self.chains is not None:  # chains that failed before their first generation have a cell, and ecosystems too
             keys = dict.fromkeys(["chain_id", "seed", *self.varied, *self.baseline])
             unseen = self.chains.join(table, on="chain_id", how="anti")
@@ -279,7 +328,7 @@ class StudyResults:
         Raises:
             UserError: it cannot be read, or lacks a column.
         """
-        ids = self.generations["chain_id"].unique().sort()
+        ids = self.roster["chain_id"]
         for start in range(0, len(ids), _BATCH):
             first, *_, last = (*ids[start : start + _BATCH], *ids[start : start + _BATCH])
             chains = pl.col("chain_id").is_between(pl.lit(first), pl.lit(last))
@@ -302,7 +351,7 @@ class StudyResults:
         if not self.criteria_asked:
             raise UserError(f"{self.folder / 'study.yaml'}: collapse: missing; no criterion says what collapse is")
         try:
-            return self.terms.chains(self.generations)
+            return self.terms.chains(self.scanned)
         except (ValueError, pl.exceptions.PolarsError) as error:
             raise UserError(f"{self.folder}: its generations cannot be judged: {error}") from error
 

@@ -152,6 +152,27 @@ def varied_keys(study: Mapping[str, Any]) -> list[str]:
     return list(keys)
 
 
+def baseline_columns(baseline: Any, varied: Iterable[str]) -> dict[str, Any]:
+    """A study's baseline as its tables have it: of a key whose value is a section, the columns below it, and of a list
+    its text. Cross entropy where the study names none.
+
+    Args:
+        varied: the study's :func:`varied_keys`.
+    """
+    if not isinstance(baseline, Mapping):
+        return {"loss.kind": "cross_entropy"}
+    known, found = {*_RECIPE, *varied}, dict[str, Any]()
+    for key, value in baseline.items():
+        leaves = flatten({key: value})
+        found |= {one: as_text(leaf) for one, leaf in leaves.items() if one in known} or leaves
+    return found
+
+
+def as_text(value: Any) -> Any:
+    """A list of a recipe as its column has it: a column has values of one type."""
+    return json.dumps(value) if isinstance(value, list) else value
+
+
 def searched_keys(study: Mapping[str, Any]) -> list[str]:
     """The keys whose values a study's search sets; none where it runs a grid."""
     over = (study.get("search") or {}).get("over") or []
@@ -323,6 +344,19 @@ def _merged(tables: list[pl.DataFrame], name: str, columns: Sequence[str] | None
 def _read(path: Path, name: str, columns: Sequence[str] | None, rows: pl.Expr | None, needed: set[str]) -> pl.DataFrame:
     import polars as pl
 
+    keys = None if columns is None else list(dict.fromkeys([*_KEYS.get(name, ()), *columns]))
+    try:
+        return scan(path, keys, rows, needed).collect()
+    except FileNotFoundError:
+        raise
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise damaged(path, error) from error
+
+
+def scan(path: Path, columns: Sequence[str] | None, rows: pl.Expr | None, needed: set[str]) -> pl.LazyFrame:
+    """One file of a table, to be queried; arguments and errors as :func:`read_table` has them."""
+    import polars as pl
+
     try:
         metadata = pl.read_parquet_metadata(path)
         if metadata.get(_VERSION_KEY) != str(VERSION):
@@ -338,13 +372,16 @@ def _read(path: Path, name: str, columns: Sequence[str] | None, rows: pl.Expr | 
         lacking = {column: dtype for column, dtype in _TWO_SIDED_AND_COMBINED.items() if column in needed - there}
         lazy = lazy.with_columns(pl.lit(None, dtype=dtype).alias(column) for column, dtype in _types(lacking).items())
         lazy = lazy if rows is None else lazy.filter(rows)
-        if columns is not None:
-            lazy = lazy.select(list(dict.fromkeys([*_KEYS.get(name, ()), *columns])))
-        return lazy.collect()
+        return lazy if columns is None else lazy.select(columns)
     except FileNotFoundError:
         raise
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise UserError(f"{path} cannot be read as Parquet: {' '.join(str(error).split())}") from error
+        raise damaged(path, error) from error
+
+
+def damaged(path: Path, error: Exception) -> UserError:
+    """What is said of a table that Polars cannot read."""
+    return UserError(f"{path} cannot be read as Parquet: {' '.join(str(error).split())}")
 
 
 def _write(path: Path, table: pl.DataFrame) -> Path:

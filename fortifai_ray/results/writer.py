@@ -11,7 +11,8 @@ import polars as pl
 
 from fortifai_ray.files import write_text
 from fortifai_ray.results import schema
-from fortifai_ray.results.cells import ChainNames
+from fortifai_ray.results.cells import ChainNames, chains_table
+from fortifai_ray.results.scan import rows_of_chains, scan_table
 from fortifai_ray.statistics.chains import Reference
 from fortifai_ray.statistics.judged import Terms
 from fortifai_ray.study.study import Chain, Study
@@ -88,21 +89,20 @@ class GrowingTable:
         """
         if not self.flush() and self._kept:
             return
-        keys = schema.read_table(self._folder, self._name, columns=["chain_id"])
-        if keys is None:
+        chains = rows_of_chains(self._folder, self._name)
+        if chains is None:
             return
-        schema.write_slices(self._folder, self._name, self._sorted(keys, order))
+        schema.write_slices(self._folder, self._name, self._sorted(chains, order))
         schema.remove_parts(self._folder, self._name)
         self._parts = []
 
-    def _sorted(self, keys: pl.DataFrame, order: pl.DataFrame | None) -> Iterator[pl.DataFrame]:
-        """The whole table, sorted, in slices of whole chains; ``keys`` has the chain of each of its rows."""
-        chains = keys.group_by("chain_id").len("rows")
+    def _sorted(self, chains: pl.DataFrame, order: pl.DataFrame | None) -> Iterator[pl.DataFrame]:
+        """The whole table, sorted, in slices of whole ``chains``, each with its number of ``rows``."""
         if order is not None:
             chains = chains.join(order, on="chain_id", how="left")
         by = "chain_id" if order is None else "place"
         before = pl.col("rows").cum_sum() - pl.col("rows")
-        size = self._bytes / max(1, keys.height)
+        size = self._bytes / max(1, chains["rows"].sum())
         chains = chains.sort(by).with_columns(slice=(before * size / _SLICE).floor())
         for part in chains.partition_by("slice") or [chains]:
             chosen = pl.col("chain_id").is_in(part["chain_id"].implode()) if part.height < chains.height else None
@@ -231,25 +231,26 @@ class ResultsWriter:
 
     def close(
         self, chains: Sequence[Chain], failed: Iterable[str] = (), references: Collection[Reference] = ()
-    ) -> pl.DataFrame:
-        """Write every table whole; returns the generations.
+    ) -> pl.LazyFrame:
+        """Write every table whole; returns the generations, scanned.
 
         Args:
             chains: those that the tables are about, in their order: the grid's, or those that a search has chosen.
             failed: ids of chains that failed.
             references: what chains are measured against that have no baseline chain beside them.
         """
-        failed = {one.chain_id for chain in chains if chain.chain_id in set(failed) for one in chain.members}
-        chains = [member for chain in chains for member in chain.members]
-        places = {"chain_id": [chain.chain_id for chain in chains], "place": range(len(chains))}
-        self._generations.close(pl.DataFrame(places, schema={"chain_id": pl.String, "place": pl.Int64}))
+        lost = {*failed}
+        failed = {one.chain_id for chain in chains if chain.chain_id in lost for one in chain.members}
+        roster = chains_table(member for chain in chains for member in chain.members)
+        ids = roster["chain_id"] if chains else pl.Series([], dtype=pl.String)
+        self._generations.close(pl.DataFrame({"chain_id": ids, "place": pl.int_range(len(ids), eager=True)}))
         for table in self._others.values():
             table.close()
-        generations = schema.read_table(self.folder, "generations")
+        generations = scan_table(self.folder, "generations")
         assert generations is not None, "it is written even where it is empty"
         settings, study = self._study.settings, self._study
-        terms = Terms(settings.collapse, settings.baseline, study.varied, study.generations_asked)
-        judged = terms.chains(generations, failed=failed, roster=_roster(chains), references=references)
+        terms = Terms(settings.collapse, study.baseline, study.varied, study.generations_asked)
+        judged = terms.chains(generations, failed=failed, roster=roster if chains else None, references=references)
         schema.write_table(self.folder, "chains", judged)
         schema.write_table(self.folder, "fidelity", ChainNames(study).cells.first(terms.fidelity(judged)))
         return generations
@@ -262,11 +263,3 @@ class ResultsWriter:
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write ``results/NAME.json`` (:func:`fortifai_ray.results.schema.read_json`)."""
         write_text(self.folder / "results" / f"{name}.json", json.dumps(content, indent=1))
-
-
-def _roster(chains: Sequence[Chain]) -> pl.DataFrame | None:
-    rows = [
-        {"chain_id": chain.chain_id, "seed": chain.recipe.seed, "loss.kind": chain.recipe.loss.kind, **chain.varied}
-        for chain in chains
-    ]
-    return pl.DataFrame(rows, infer_schema_length=None, strict=False) if rows else None

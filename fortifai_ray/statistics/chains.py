@@ -16,7 +16,7 @@ Given = Callable[[str], Floats]  # (chains,) of a metric: the references of sing
 
 
 def chain_table(
-    generations: pl.DataFrame,
+    generations: pl.DataFrame | pl.LazyFrame,
     criteria: Sequence[Collapse],
     baseline: Baseline,
     varied: Sequence[str],
@@ -29,7 +29,8 @@ def chain_table(
     """When each chain collapsed under each criterion, and how long it stayed faithful.
 
     Args:
-        generations: a row per chain and generation, in any order: ``chain_id, generation, seed``, the varied keys, the
+        generations: a row per chain and generation, in any order (of a scanned table, the columns that are needed are
+            in memory alone): ``chain_id, generation, seed``, the varied keys, the
             criteria's metrics, ``synthetic_size_cum``, and optionally ``collapse_reason`` (not null: this generation
             was recorded as collapsed and ended its chain) and ``ended`` (why the chain ends here). A null metric was
             not measured: the chain was observed up to the generation before it. Generations beyond the
@@ -69,17 +70,19 @@ def chain_table(
     """
     if generations_asked < 1:
         raise ValueError(f"generations must be at least 1 (got {generations_asked})")
-    if generations.is_empty():  # no chain got as far as generation 0: such a table may have lost its columns
-        generations = pl.DataFrame(schema={"chain_id": pl.String, "generation": pl.Int64})
-    measured = generations.filter(pl.col("generation") < generations_asked)
+    lazy = generations.lazy()
+    if not _collected(lazy.select(pl.len())).item():  # no chain got to generation 0: it may have lost its columns
+        lazy = pl.LazyFrame(schema={"chain_id": pl.String, "generation": pl.Int64})
+    measured = lazy.filter(pl.col("generation") < generations_asked)
     chains = _chain_roster(measured, roster, varied, baseline)
-    history = _History.of(measured, chains["chain_id"], generations_asked)
+    metrics = dict.fromkeys(member.metric for criterion in criteria for member in criterion.members)
+    history = _History.of(measured, chains["chain_id"], generations_asked, [*metrics, "synthetic_size_cum"])
     pairs = chains.select("chain_id").join(
         pair_with_baseline(chains, varied, baseline), on="chain_id", how="left", maintain_order="left"
     )
     baselines = _positions(pairs["baseline_chain_id"], chains["chain_id"])
     has_failed = chains["chain_id"].is_in(list(failed)).to_numpy()
-    ended = _ended(measured, chains)
+    ended = history.ended
     measured_apart = {(chain_id, metric): value for chain_id, metric, value in references}
 
     def given(metric: str) -> Floats:
@@ -97,35 +100,44 @@ def failed_chains(chains: pl.DataFrame) -> list[str]:
     return verdicts.filter("failed")["chain_id"].to_list()
 
 
-def _ended(generations: pl.DataFrame, chains: pl.DataFrame) -> pl.Series:
-    """(chains,) Why each chain ended, from its last generation; null where that is unknown."""
-    if "ended" not in generations.columns:
-        return pl.Series("ended", [None] * chains.height, dtype=pl.String)
-    last = generations.sort("generation").group_by("chain_id").agg(pl.col("ended").cast(pl.String).last())
-    return chains.select("chain_id").join(last, on="chain_id", how="left", maintain_order="left")["ended"]
-
-
 @dataclass(frozen=True)
 class _History:
     """The generations as (chains, generations) matrices; ``rows`` and ``columns`` place each row in them."""
 
-    table: pl.DataFrame
+    table: pl.DataFrame  # what of it is needed
+    names: Sequence[str]  # of all columns
     rows: Integers
     columns: Integers
     shape: tuple[int, int]
     recorded: Integers  # (chains,): the first generation recorded as collapsed; the number of generations for none
+    ended: pl.Series  # (chains,) why each chain ended, from its last generation; null where that is unknown
     _seen: dict[str, tuple[Floats, Integers]] = field(default_factory=dict)  # several criteria may share a metric
 
     @staticmethod
-    def of(table: pl.DataFrame, chain_ids: pl.Series, generations: int) -> "_History":
-        rows, columns = _positions(table["chain_id"], chain_ids), table["generation"].cast(pl.Int64).to_numpy()
+    def of(lazy: pl.LazyFrame, chain_ids: pl.Series, generations: int, needed: Sequence[str]) -> "_History":
+        names = lazy.collect_schema().names()
+        places = pl.LazyFrame({"chain_id": chain_ids, "_row": pl.int_range(len(chain_ids), eager=True)})
+        reason = pl.col("collapse_reason").is_not_null() if "collapse_reason" in names else pl.lit(False)
+        why = pl.col("ended").cast(pl.String).cast(pl.Categorical) if "ended" in names else pl.lit(None, pl.String)
+        wanted = [name for name in needed if name in names]
+        table = _collected(
+            lazy.join(places, on="chain_id", how="inner").select(
+                "_row", pl.col("generation").cast(pl.Int64).alias("_column"), *wanted, _reason=reason, _why=why
+            )
+        )
+        rows, columns = table["_row"].to_numpy(), table["_column"].to_numpy()
         if (np.bincount(rows * generations + columns) > 1).any():
             raise ValueError("generations: a chain has the same generation twice")
-        recorded = np.full(len(chain_ids), generations, dtype=np.int64)
-        if "collapse_reason" in table.columns:
-            has_reason = table["collapse_reason"].is_not_null().to_numpy()
-            np.minimum.at(recorded, rows[has_reason], columns[has_reason])
-        return _History(table, rows, columns, (len(chain_ids), generations), recorded)
+        recorded, last = np.full(len(chain_ids), generations, dtype=np.int64), np.full(len(chain_ids), -1)
+        has_reason = table["_reason"].to_numpy()
+        np.minimum.at(recorded, rows[has_reason], columns[has_reason])
+        np.maximum.at(last, rows, columns)
+        ends = np.flatnonzero(columns == last[rows])
+        at = np.full(len(chain_ids), -1)
+        at[rows[ends]] = ends
+        ended = table["_why"].gather(pl.Series(at).replace(-1, None)).cast(pl.String).alias("ended")
+        shape = (len(chain_ids), generations)
+        return _History(table.select(wanted), names, rows, columns, shape, recorded, ended)
 
     def of_metric(self, column: str) -> tuple[Floats, Integers]:
         """A column's values, NaN where it has none, and (chains,) the number of generations from 0 on that have a value
@@ -146,15 +158,15 @@ class _History:
 
     def _matrix(self, column: str) -> Floats:
         values = np.full(self.shape, np.nan)
-        if self.table.height:
+        if len(self.rows):
             if column not in self.table.columns:
-                raise ValueError(f"generations: no column {column!r}; there are {', '.join(self.table.columns)}")
+                raise ValueError(f"generations: no column {column!r}; there are {', '.join(self.names)}")
             values[self.rows, self.columns] = self.table[column].cast(pl.Float64).to_numpy()
         return values
 
     def _observed(self, column: str) -> Integers:
         seen = np.zeros((self.shape[0], self.shape[1] + 1), dtype=np.bool_)
-        if self.table.height:
+        if len(self.rows):
             seen[self.rows, self.columns] = self.table[column].is_not_null().to_numpy()
         chains = np.arange(self.shape[0])
         seen[chains, self.recorded] |= self.recorded < self.shape[1]
@@ -162,24 +174,31 @@ class _History:
 
 
 def _chain_roster(
-    generations: pl.DataFrame, roster: pl.DataFrame | None, varied: Sequence[str], baseline: Baseline
+    generations: pl.LazyFrame, roster: pl.DataFrame | None, varied: Sequence[str], baseline: Baseline
 ) -> pl.DataFrame:
     """A row per chain: ``chain_id``, the cell's keys, ``seed``, and those of the baseline's keys that are columns."""
     keys = cell_keys(varied)
     wanted = ["chain_id", *keys, "seed", *(key for key in baseline if key not in keys and key != "seed")]
-    tables = [
-        _select_keys(table, wanted, required=2 + len(keys)) for table in (generations, roster) if table is not None
-    ]
+    begun = _select_keys(generations, wanted, required=2 + len(keys))
+    tables = [_collected(begun.group_by("chain_id").first())]
+    tables += [] if roster is None else [_select_keys(roster.lazy(), wanted, required=2 + len(keys)).collect()]
     chains = pl.concat(tables, how="diagonal_relaxed").unique("chain_id", keep="first", maintain_order=True)
     chains = chains.with_columns(pl.lit(None).alias(key) for key in (*keys, "seed") if key not in chains.columns)
     return chains.select(key for key in wanted if key in chains.columns).sort(*keys, "seed", "chain_id")
 
 
-def _select_keys(table: pl.DataFrame, wanted: Sequence[str], required: int) -> pl.DataFrame:
+def _collected(query: pl.LazyFrame) -> pl.DataFrame:
+    """Batch by batch, so that no more of a scanned table is in memory than the query needs."""
+    return query.collect(engine="streaming")
+
+
+def _select_keys(table: pl.LazyFrame, wanted: Sequence[str], required: int) -> pl.LazyFrame:
     """Those of the wanted columns that the table has; the first ``required`` must be there."""
-    if table.height and (missing := [key for key in wanted[:required] if key not in table.columns]):
-        raise ValueError(f"no column {missing[0]!r} in {', '.join(table.columns)}")
-    return table.select(key for key in wanted if key in table.columns)
+    columns = table.collect_schema().names()
+    missing = [key for key in wanted[:required] if key not in columns]
+    if missing and not _collected(table.select(pl.len() == 0)).item():
+        raise ValueError(f"no column {missing[0]!r} in {', '.join(columns)}")
+    return table.select(key for key in wanted if key in columns)
 
 
 def _positions(ids: pl.Series, among: pl.Series) -> Integers:

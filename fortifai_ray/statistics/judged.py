@@ -32,7 +32,7 @@ class Terms:
 
     def chains(
         self,
-        generations: pl.DataFrame,
+        generations: pl.DataFrame | pl.LazyFrame,
         *,
         failed: Collection[str] = (),
         roster: pl.DataFrame | None = None,

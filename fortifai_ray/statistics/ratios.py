@@ -46,7 +46,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fortifai_ray.results.schema import has
+from fortifai_ray.results.schema import LINEAGE, has
 from fortifai_ray.statistics.censored import Pairs, fit
 from fortifai_ray.statistics.intervals import mean_intervals, ratio_intervals
 
@@ -88,23 +88,33 @@ def pair_with_baseline(chains: pl.DataFrame, varied: Sequence[str], baseline: Ba
     Returns:
         ``chain_id``, ``baseline_chain_id``: null where there is none, or where several match equally well. Of several
         baseline chains with a chain's other keys, it is the one that is also equal inside the baseline's sections, else
-        the one whose other keys there are all null, else none.
+        the one whose other keys there are all null, else none. A lineage is compared with the lineage of its name, or,
+        where the baseline is one model alone, with that.
     """
     shared = [*outside_baseline(varied, baseline), "seed"]
     inside = [key for key in cell_keys(varied) if key not in shared and key not in baseline]
     candidates = chains.filter(_is_baseline(chains, baseline))
+    others = [key for key in shared if key != LINEAGE]
     paired = chains
     choices = []
     for label, pool, on in (
         ("same", candidates, [*shared, *inside]),
         ("plain", candidates.filter(pl.all_horizontal(pl.col(inside).is_null())) if inside else candidates, shared),
         ("only", candidates, shared),
+        ("alone", _of_one_model(candidates, chains, varied) if others != shared else candidates.clear(), others),
     ):
         unique = pool.group_by(on).agg(pl.col("chain_id").first().alias(label), pl.len().alias("_count"))
         unique = unique.filter(pl.col("_count") == 1).drop("_count")
         paired = paired.join(unique, on=on, how="left", nulls_equal=True)
         choices.append(label)
     return paired.select("chain_id", pl.coalesce(choices).alias("baseline_chain_id"))
+
+
+def _of_one_model(candidates: pl.DataFrame, chains: pl.DataFrame, varied: Sequence[str]) -> pl.DataFrame:
+    """The candidates among ``chains`` that have no other lineage beside them."""
+    keys = [*(key for key in cell_keys(varied) if key != LINEAGE), "seed"]
+    alone = chains.filter(pl.len().over(keys) == 1).select("chain_id")
+    return candidates.join(alone, on="chain_id", how="semi")
 
 
 def baseline_cells(chains: pl.DataFrame, varied: Sequence[str], baseline: Baseline) -> pl.DataFrame:

@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,7 +15,7 @@ from fortifai_ray.recipe.recipe import Recipe, for_theory, recipe_type, recipe_t
 from fortifai_ray.results.schema import LINEAGE, WHOLES
 from fortifai_ray.seeds import LARGEST_SEED
 from fortifai_ray.storage.store import canonical_hash
-from fortifai_ray.validation import hint, put, validated
+from fortifai_ray.validation import at, hint, put, validated
 
 
 @dataclass(frozen=True)
@@ -210,6 +210,18 @@ def whole_sections(changes: Mapping[str, Any]) -> dict[str, Any]:
         else:
             sections[dotted] = value
     return sections
+
+
+def in_full(baseline: Mapping[str, Any], resolved: Callable[[Mapping[str, Any]], Recipe]) -> dict[str, Any]:
+    """A baseline whose sections and lists have the recipe's defaults filled in, as tables have them; ``resolved`` gives
+    the recipe of one."""
+    whole = {key: value for key, value in baseline.items() if isinstance(value, Mapping | list)}
+    if not whole:
+        return {**baseline}
+    if isinstance(lineages := baseline.get("ecosystem.lineages"), Mapping):
+        whole["ecosystem.order"] = [*lineages]
+    content = resolved({**baseline, **whole}).model_dump(mode="json")
+    return {**baseline, **{key: at(content, key, value) for key, value in whole.items()}}
 
 
 def common(sections: Sequence[Mapping[str, Any]], varied: Collection[str]) -> dict[str, Any]:

@@ -15,13 +15,13 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Discriminator, 
 from fortifai_ray.errors import UserError
 from fortifai_ray.metrics import register
 from fortifai_ray.recipe.recipe import Recipe
-from fortifai_ray.results.schema import LINEAGE, flatten, searched_keys, varied_keys
+from fortifai_ray.results.schema import LINEAGE, baseline_columns, flatten, searched_keys, varied_keys
 from fortifai_ray.seeds import LARGEST_SEED
 from fortifai_ray.statistics.criterion import Collapse, first_repeated, one_metric
 from fortifai_ray.storage.location import reserved
 from fortifai_ray.study.claim_checks import StudyFacts, checked_claims, undecided_claims
 from fortifai_ray.study.claims import Claim
-from fortifai_ray.study.grid import Chain, asked_types, check_for_all, common, grid, resolve, whole_sections
+from fortifai_ray.study.grid import Chain, asked_types, check_for_all, common, grid, in_full, resolve, whole_sections
 from fortifai_ray.study.resources import ResourcesConfig
 from fortifai_ray.study.search import Search, refuse_search
 from fortifai_ray.study.shipped import find
@@ -166,10 +166,16 @@ class Study:
             first.setdefault(chain.cell_id, chain)
         return tuple(first.values())
 
-    @cached_property
-    def members(self) -> tuple[Chain, ...]:
-        """The chains that the tables are about: those of the grid, or of each lineage in it."""
-        return tuple(member for chain in self.chains for member in chain.members)
+    @property
+    def baseline(self) -> dict[str, Any]:
+        """The baseline as the tables have it."""
+        return baseline_columns(self.settings.baseline, self.varied)
+
+    @property
+    def members(self) -> Iterator[Chain]:
+        """The chains that the tables are about, made as they are asked for: those of the grid, or of each lineage in
+        it."""
+        return (member for chain in self.chains for member in chain.members)
 
     @cached_property
     def member_cells(self) -> tuple[Chain, ...]:
@@ -251,6 +257,9 @@ def make_study(content: dict[str, Any], source: str, overrides: Sequence[str] = 
     if LINEAGE in columns:
         settings = _of_ecosystems(settings, content, source)
     study = Study(source, settings, grid(base, settings.vary, columns, source))
+    study = _with_baseline(
+        study, in_full(settings.baseline, lambda one: _with_baseline(study, one).baseline_of(study.cells[0]))
+    )
     for chain in study.cells:
         register(*(metric for recipe in chain.recipe.lineages().values() for metric in recipe.declared))
         study.baseline_of(chain)  # raises where the baseline's keys do not fit the recipe
@@ -259,7 +268,7 @@ def make_study(content: dict[str, Any], source: str, overrides: Sequence[str] = 
     facts = _facts(study)
     claims = checked_claims(settings.claims, facts, source)
     warnings = (*_unconfirmable(study), *undecided_claims(claims, facts))
-    return replace(study, settings=settings.model_copy(update={"claims": claims}), warnings=warnings)
+    return replace(study, settings=study.settings.model_copy(update={"claims": claims}), warnings=warnings)
 
 
 def _of_ecosystems(settings: StudySettings, content: Mapping[str, Any], source: str) -> StudySettings:
@@ -273,6 +282,10 @@ def _of_ecosystems(settings: StudySettings, content: Mapping[str, Any], source: 
         return settings
     kind = family.get("kind") if isinstance(family, dict) else None
     return settings.model_copy(update={"baseline": {ITSELF: kind}})
+
+
+def _with_baseline(study: Study, baseline: Mapping[str, Any]) -> Study:
+    return replace(study, settings=study.settings.model_copy(update={"baseline": dict(baseline)}))
 
 
 def _check_lineage(key: str, content: Mapping[str, Any], source: str) -> None:

@@ -1,6 +1,7 @@
 """Before a sweep: the checks that need the data and models, and what a dry run says of the store and the plan."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from fortifai_ray.chain.chain import GenerationResult, Inputs
 from fortifai_ray.errors import UserError
 from fortifai_ray.process.temporary import check_temporary
+from fortifai_ray.recipe.ecosystem import writing
 from fortifai_ray.recipe.recipe import Recipe
 from fortifai_ray.storage.store import MANIFEST, StageStore, Storage
 from fortifai_ray.study.search import BoundarySearch
@@ -33,7 +35,20 @@ def check_study(study: Study, store: StageStore) -> Inputs:
         recipe.check_resources(study.settings.resources.engine_gpus, study.source)
     for cell in study.cells:
         _check_common_data(cell, inputs, study.source)
+    _check_writing(study, [chain.recipe for chain in (*study.cells, *_corners(study))], inputs, store)
     return inputs
+
+
+def _check_writing(study: Study, wholes: Sequence[Recipe], inputs: Inputs, store: StageStore) -> list[str]:
+    """Check what each model is to write, for itself and for its readers; returns what a dry run says of it."""
+    said = list[str]()
+    for whole in {one.model_dump_json(exclude={"loss", "seed"}): one for one in wholes}.values():
+        recipes = whole.lineages()
+        needs = {name: one.needs(inputs.of(one), store) for name, one in recipes.items()}
+        for name, own in writing(whole.ecosystem, needs).items():
+            source = study.source if name is None else f"{study.source}: ecosystem.lineages.{name}"
+            said += recipes[name].check_writing(own, inputs.of(recipes[name]), store, source)
+    return said
 
 
 def _check_common_data(cell: Chain, inputs: Inputs, source: str) -> None:
@@ -131,6 +146,7 @@ def _descriptions(study: Study, store: StageStore, inputs: Inputs) -> list[str]:
     """What the recipes say of their data and models; recipes that differ in their seed alone say the same."""
     distinct = {recipe.model_dump_json(exclude={"seed"}): recipe for recipe in _recipes(study)}
     lines = [line for recipe in distinct.values() for line in recipe.describe(inputs.of(recipe), store)]
+    lines += _check_writing(study, [cell.recipe for cell in study.cells], inputs, store)
     return list(dict.fromkeys(lines))
 
 

@@ -19,6 +19,7 @@ from fortifai_ray.chain.chain import GenerationResult
 from fortifai_ray.chain.cohort import cohort_rows
 from fortifai_ray.errors import UserError
 from fortifai_ray.results.cells import ChainNames
+from fortifai_ray.results.scan import collected
 from fortifai_ray.results.schema import part_paths, read_json, read_table, table_path
 from fortifai_ray.results.writer import ResultsWriter
 from fortifai_ray.statistics.chains import Reference
@@ -214,7 +215,7 @@ class Recorder:
             "overhead": overhead,
         }
 
-    def _summary(self, plan: Plan | None, engines: Mapping[str, Any], generations: pl.DataFrame) -> dict[str, Any]:
+    def _summary(self, plan: Plan | None, engines: Mapping[str, Any], generations: pl.LazyFrame) -> dict[str, Any]:
         return {
             "name": self._study.name,
             "whole": None if self._failed else self._identity,
@@ -235,18 +236,26 @@ class Recorder:
         names = (*self._wall(None), *engines, "stages_computed", "stages_reused", "told")
         return self._before.get("last_computed") or {name: self._before.get(name) for name in names}
 
-    def _chain_summaries(self, generations: pl.DataFrame) -> list[dict[str, Any]]:
+    def _chain_summaries(self, generations: pl.LazyFrame) -> list[dict[str, Any]]:
         """How each chain ran; of a batched family's thousands, those with something to say."""
-        seen = generations.group_by("chain_id").agg(
+        told = collected(
+            generations.select("chain_id", "world_size", "collapse_reason").filter(
+                pl.col("world_size").is_not_null() | pl.col("collapse_reason").is_not_null()
+            )
+        )
+        seen = told.group_by("chain_id").agg(
             worlds=pl.col("world_size").drop_nulls().unique().sort(),
             reason=pl.col("collapse_reason").drop_nulls().first(),
         )
         rows = {row["chain_id"]: row for row in seen.to_dicts()}
-        members = [member for chain in self._chains.values() for member in chain.members]
-        told = {one.chain_id: self._error(one) or rows.get(one.chain_id, {}).get("reason") for one in members}
-        chains = [one for one in members if not one.recipe.batched or told[one.chain_id]]
         names = ChainNames(self._study)
-        return [self._chain_summary(one, rows.get(one.chain_id, {}), names.chain(one)) for one in chains]
+        return [
+            self._chain_summary(one, rows.get(one.chain_id, {}), names.chain(one))
+            for chain in self._chains.values()
+            if not chain.recipe.batched or chain.chain_id in self._failed or rows
+            for one in chain.members
+            if not one.recipe.batched or self._error(one) or rows.get(one.chain_id, {}).get("reason")
+        ]
 
     def _error(self, chain: Chain) -> str | None:
         """The last error of a chain, or of the ecosystem that it is a lineage of; None where it did not fail."""

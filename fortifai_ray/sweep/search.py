@@ -331,8 +331,8 @@ class OptimiseWork(SearchWork):
         It is None where no ratio can be given; ``bound`` says whether it is an estimate or a bound.
         """
         criterion, study = self.study.settings.collapse[0], self.study
-        chains = chain_table(generations, [criterion], study.settings.baseline, study.varied, study.generations_asked)
-        fidelity = fidelity_table(chains, study.varied, study.settings.baseline)
+        chains = chain_table(generations, [criterion], study.baseline, study.varied, study.generations_asked)
+        fidelity = fidelity_table(chains, study.varied, study.baseline)
         own = fidelity.filter(criterion_rows(criterion), ~pl.col("is_baseline"), pl.col("unit") == "generations")
         row = own.row(0, named=True)
         bound = ratio_bound(row)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
+from fortifai_ray.results.scan import collected, scan_table
 from fortifai_ray.results.schema import FI_UNITS, read_json, read_table, searched_keys, with_criterion_columns
 from fortifai_ray.search.points import CollapsePoint, Lattice
 from fortifai_ray.study.search import BoundarySearch
@@ -90,15 +91,15 @@ class StudyContent:
         """The cells of batched chains, with quantiles over their seeds; none where the study searches."""
         searches = self._study.settings.search is not None
         cells = [] if searches else [cell for cell in self._study.member_cells if cell.recipe.batched]
-        generations = read_table(self.folder, "generations") if cells else None
+        generations = scan_table(self.folder, "generations") if cells else None
         if generations is None:
             return
         metrics = dict.fromkeys(name for cell in cells for name in cell.metrics)
-        cell_of = {chain.chain_id: chain.cell_id for chain in self._study.members if chain.recipe.batched}
+        cell_of = dict(self.overview.planned.select("chain_id", "cell").iter_rows())
         series = dict(seed_quantiles(generations, cell_of, list(metrics)))
         for cell in cells:
-            values = series.get(cell.cell_id, {})
             label = self.overview.cell(cell)
+            values = series.get(label, {})
             yield RunContent(cell.cell_id, label, _without(cell, "seed"), values, end=RunEnd("finished"))
 
     def searches(self) -> Iterator[RunContent]:
@@ -186,7 +187,7 @@ class StudyContent:
 
 
 def seed_quantiles(
-    generations: pl.DataFrame, cell_of: Mapping[str, str], metrics: Sequence[str]
+    generations: pl.DataFrame | pl.LazyFrame, cell_of: Mapping[str, str], metrics: Sequence[str]
 ) -> Iterator[tuple[str, dict[int, dict[str, float]]]]:
     """Each cell's series by ascending generation: ``{"trace_ratio/mean": …, "trace_ratio/q05": …}``.
 
@@ -195,16 +196,24 @@ def seed_quantiles(
         cell_of: the cell of each chain that counts.
         metrics: those that were never measured are left out.
     """
-    rows = generations.with_columns(_cell=pl.col("chain_id").replace_strict(cell_of, default=None)).drop_nulls("_cell")
-    table = rows.group_by("_cell", "generation").agg(
-        expression
-        for name in metrics
-        if name in rows.columns and rows[name].count()
-        for expression in (
-            pl.col(name).mean().alias(f"{name}/mean"),
-            *(pl.col(name).quantile(q, "linear").alias(f"{name}/{label}") for label, q in _QUANTILES.items()),
-        )
+    cells = pl.LazyFrame(
+        {"chain_id": list(cell_of), "_cell": list(cell_of.values())}, dict.fromkeys(("chain_id", "_cell"), pl.String)
     )
+    named = cells.with_columns(pl.col("_cell").cast(pl.Categorical))
+    rows = generations.lazy().join(named, on="chain_id", maintain_order="left")
+    known = generations.lazy().collect_schema().names()
+    parts = [collected(rows.select("_cell", "generation").unique())]
+    for name in (name for name in metrics if name in known):
+        values = collected(rows.select("_cell", "generation", name))
+        if values[name].count():
+            quantiles = (pl.col(name).quantile(q, "linear").alias(f"{name}/{label}") for label, q in _QUANTILES.items())
+            summary = values.group_by("_cell", "generation").agg(pl.col(name).mean().alias(f"{name}/mean"), *quantiles)
+            parts.append(
+                parts[0]
+                .join(summary, on=["_cell", "generation"], how="left", maintain_order="left")
+                .drop("_cell", "generation")
+            )
+    table = pl.concat(parts, how="horizontal")
     for (cell,), own in table.sort("generation").group_by("_cell", maintain_order=True):
         kept = np.unique(np.linspace(0, own.height - 1, min(_STEPS, own.height)).round().astype(int))
         series = {row.pop("generation"): row for row in own.drop("_cell")[kept].to_dicts()}

@@ -18,6 +18,7 @@ from fortifai_ray.report.points import MOST_GENERATIONS, curve
 from fortifai_ray.report.tables import MOST_CELLS, MOST_CONCLUSIONS, cell_rows, conclusion_lines
 from fortifai_ray.results.cells import ChainNames
 from fortifai_ray.results.reader import StudyResults, open_study
+from fortifai_ray.results.scan import collected, scan_table
 from fortifai_ray.results.schema import read_table
 from fortifai_ray.statistics.chains import failed_chains
 from fortifai_ray.statistics.criterion import criterion_rows
@@ -83,17 +84,20 @@ class StudyOverview:
             return  # longer curves are thinned to generations that are known in the end; batched chains take seconds
         chains = read_table(self._folder, "chains") if ended else None
         lost = failed_chains(chains) if chains is not None else []
-        planned = self._planned.filter(pl.col("cell").is_in(self._shown) & ~pl.col("chain_id").is_in(lost))
-        of_these = pl.col("chain_id").is_in(planned["chain_id"].implode())
-        table = read_table(self._folder, "generations", columns=["chain_id", "generation", *metrics], rows=of_these)
+        planned = self.planned.filter(pl.col("cell").is_in(self._shown) & ~pl.col("chain_id").is_in(lost))
+        table = scan_table(self._folder, "generations")
         if table is None:
             return
-        rows = table.join(planned, on="chain_id")
+        cells = planned.lazy().select("chain_id", "cell")
         for metric in metrics:
-            begun = rows.filter(pl.col(metric).is_not_null()).group_by("cell").agg(chains=pl.col("chain_id").n_unique())
+            measured = collected(
+                table.filter(pl.col(metric).is_not_null()).select("chain_id").unique().join(cells, on="chain_id")
+            )
+            begun = measured.group_by("cell").agg(chains=pl.len())
             every = planned.group_by("cell").agg(every=pl.len()).join(begun, on="cell")
             whole = every.filter(pl.col("chains") == pl.col("every"))["cell"].to_list()
-            drawn = curve(rows.filter(pl.col("cell").is_in(whole)), metric, self._chain_names.cells, most_points=10**9)
+            rows = table.join(cells.filter(pl.col("cell").is_in(whole)), on="chain_id", how="semi")
+            drawn = curve(rows, metric, self._chain_names.cells, most_points=10**9)
             for cell, step, value in drawn.spread.select("cell", "generation", "value").iter_rows():
                 yield (f"median {_plain(metric)}/{self._names[cell]}", step), value
 
@@ -110,7 +114,7 @@ class StudyOverview:
                             yield (f"{title}{under} by round/{name}", int(number)), float(value)
 
     @cached_property
-    def _planned(self) -> pl.DataFrame:
+    def planned(self) -> pl.DataFrame:
         """A row for each chain of the grid, with its cell."""
         return self._chain_names.named()
 
@@ -123,7 +127,7 @@ class StudyOverview:
         """The results in the folder; of a grid without its generations, which may be millions."""
         if self._study.settings.search:
             return open_study(self._folder)
-        return StudyResults(self._folder, self._file, generations=self._planned)
+        return StudyResults(self._folder, self._file, generations=self.planned)
 
     @property
     def _shown(self) -> list[str]:
@@ -165,8 +169,8 @@ class StudyOverview:
 
     def _data(self) -> list[HumanData]:
         """The human data of the cells' first chains, as far as the stages of their generation 0 are on this machine."""
-        first = {chain.cell_id: chain for chain in reversed(self._study.members)}
-        chains = {chain.chain_id: chain for chain in [*first.values()][-MOST_CELLS:] if _section(chain) is not None}
+        first = self._study.member_cells[:MOST_CELLS]
+        chains = {chain.chain_id: chain for chain in first if _section(chain) is not None}
         began = pl.col("chain_id").is_in(list(chains)) & (pl.col("generation") == 0)
         columns = ["chain_id", "generation", "stage"]
         table = read_table(self._folder, "generations", columns=columns, rows=began) if chains else None

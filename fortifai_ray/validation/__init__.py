@@ -5,13 +5,14 @@
 """
 
 from fortifai_ray.validation.documents import dump_yaml, parse_yaml, read_yaml
-from fortifai_ray.validation.keys import all_keys, hint, leaves, put, unknown_key
+from fortifai_ray.validation.keys import all_keys, at, hint, leaves, put, unknown_key
 from fortifai_ray.validation.sections import Section, a_name, mistake, validated
 
 __all__ = [
     "Section",
     "a_name",
     "all_keys",
+    "at",
     "dump_yaml",
     "hint",
     "leaves",

@@ -181,6 +181,15 @@ def put(content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     return result
 
 
+def at(content: Any, key: str, otherwise: Any) -> Any:
+    """The value at a dotted key; ``otherwise`` where there is none."""
+    for name in key.split("."):
+        if isinstance(content, dict) and name not in content:
+            return otherwise
+        content = content[_at(content, name)]
+    return content
+
+
 def _is_entry(place: Any, name: str) -> bool:
     """Whether a name of a dotted key is the number of an entry of a list, as in ``collapse.0.threshold``."""
     return isinstance(place, list) and name.isdecimal() and int(name) < len(place)

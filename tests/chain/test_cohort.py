@@ -41,7 +41,7 @@ def rows(asked: Study, root: Path) -> pl.DataFrame:
     writer = ResultsWriter(asked, root / asked.name)
     for task in cohorts(asked.chains):
         writer.add_rows(cohort_rows(task, run_cohort(task, Steps(StageStore(root)))))
-    return writer.close(asked.chains)
+    return writer.close(asked.chains).collect()
 
 
 def test_a_chain_does_not_depend_on_its_cohort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

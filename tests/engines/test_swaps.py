@@ -36,6 +36,20 @@ def test_greedy_output_after_swaps_equals_a_fresh_engines(
     assert len({str(reference.greedy[f"{kind}{index}"]) for index in range(3)}) == 3
 
 
+def test_engines_of_two_architectures_stay_warm(
+    pool: EnginePool, checkpoints: dict[str, Path], reference: Reference
+) -> None:
+    """Protects ecosystems of several models: once each has started, none starts again, and each holds its weights."""
+    for name in ("tied0", "untied0"):
+        ask(pool, checkpoints[name], reference.prompts, GREEDY)
+    starts = pool.state().starts
+    for name in ("tied1", "untied1", "tied2", "untied1", "tied2", "untied0"):
+        assert (
+            ask(pool, checkpoints[name], reference.prompts, GREEDY).generated_ids.to_pylist() == reference.greedy[name]
+        )
+    assert pool.state().starts == starts
+
+
 def test_an_answer_depends_on_the_call_alone(
     pool: EnginePool, checkpoints: dict[str, Path], reference: Reference
 ) -> None:

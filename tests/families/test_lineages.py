@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from fortifai_ray.chain.chain import ChainTask, run_chain
-from fortifai_ray.engines.in_process import InProcess
+from fortifai_ray.engines.in_process import InProcess, WarmEngine
 from fortifai_ray.families.language.lineages import divergence, shared
 from fortifai_ray.storage.steps import Steps
 from fortifai_ray.storage.store import StageStore
@@ -55,14 +56,31 @@ BOTH = {
 }
 
 
+@dataclass(frozen=True)
+class Counting(InProcess):
+    """Counts the starts of engines."""
+
+    starts: list[float] = field(default_factory=list)
+
+    @cached_property
+    def _engine(self) -> WarmEngine:
+        return WarmEngine(on_start=self.starts.append)
+
+
 @pytest.fixture(scope="module")
-def ran(storage: Path) -> tuple[list[Any], Steps]:
-    return run(make_study({**TEXT, "ecosystem": ecosystem(**BOTH)}, "s.yaml"), storage)
+def executor() -> Counting:
+    return Counting()
 
 
-def test_models_of_two_sizes_feed_each_other(ran: tuple[list[Any], Steps]) -> None:
-    """One engine serves both architectures; half of each training set is the other's text, and each lineage's rows have
-    its own loss."""
+@pytest.fixture(scope="module")
+def ran(storage: Path, executor: Counting) -> tuple[list[Any], Steps]:
+    return run(make_study({**TEXT, "ecosystem": ecosystem(**BOTH)}, "s.yaml"), storage, executor)
+
+
+def test_models_of_two_sizes_feed_each_other(ran: tuple[list[Any], Steps], executor: Counting) -> None:
+    """An engine for each architecture starts once, however many generations there are; half of each training set is the
+    other's text, and each lineage's rows have its own loss."""
+    assert len(executor.starts) == 2
     rows = [result.row for result in ran[0]]
     assert [(row["lineage"], row["generation"]) for row in rows] == [
         ("small", 0), ("large", 0), ("small", 1), ("large", 1),
@@ -156,6 +174,47 @@ def test_an_outside_model_is_trained_once(storage: Path) -> None:
     assert rows["web", 0]["synthetic_stage"] != rows["web", 1]["synthetic_stage"]
     assert rows["web", 1]["synthetic_size"] == 0
     assert rows["reader", 1]["synthetic_size"] > 900
+
+
+BASELINES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    # an ecosystem, and keys of its baseline: where generation 0 of lineage "small" is drawn by the same seed
+    "another mixing": ({"small": {}, "large": {}}, {"ecosystem.mixing.own": 1.0}),
+    "another lineage's loss": ({"small": {}, "large": {}}, {"ecosystem.lineages.large.loss.kind": "cross_entropy"}),
+}
+
+
+@pytest.mark.parametrize(("lineages", "baseline"), BASELINES.values(), ids=BASELINES)
+def test_a_baseline_has_the_generation_0_of_its_own_ecosystem(
+    lineages: dict[str, Any], baseline: dict[str, Any], ran: tuple[list[Any], Steps], storage: Path
+) -> None:
+    """What ecosystems share is found in the store, whatever they differ in; with the numbers that its rows have."""
+    asked = make_study({**TEXT, "ecosystem": ecosystem(**lineages), "baseline": baseline}, "s.yaml")
+    store = StageStore(storage)
+    task, steps = ChainTask.of(asked, asked.chains[0], check_study(asked, store)), Steps(store)
+    known = next(r.row for r in ran[0] if (r.row["lineage"], r.row["generation"]) == ("small", 0))
+    assert task.baseline_metrics(steps, InProcess(), "small")["perplexity"] == known["perplexity"]
+    assert steps.computed == 0
+
+
+@pytest.mark.parametrize("baseline", [{"ecosystem": {"lineages": {"solo": {}}}}, {"ecosystem": None}])
+def test_a_baseline_of_one_model_is_that_of_every_lineage(baseline: dict[str, Any], storage: Path) -> None:
+    """It draws as a chain does: by the seed alone."""
+    chain = run(make_study(TEXT, "s.yaml"), storage)[0][0].row
+    asked = make_study({**TEXT, "ecosystem": ecosystem(small={}, other={}), "baseline": baseline}, "s.yaml")
+    store = StageStore(storage)
+    task, steps = ChainTask.of(asked, asked.chains[0], check_study(asked, store)), Steps(store)
+    for name in ("small", "other"):
+        assert task.baseline_metrics(steps, InProcess(), name)["perplexity"] == chain["perplexity"]
+    assert steps.computed == 0
+
+
+def test_a_lineage_that_the_baseline_lacks_has_no_reference(storage: Path) -> None:
+    """Where the baseline has several models, none of which has its name."""
+    lineages = {"ecosystem": {"lineages": {"c": {}, "d": {}}}}
+    asked = make_study({**TEXT, "ecosystem": ecosystem(a={}, b={}), "baseline": lineages}, "s.yaml")
+    store = StageStore(storage)
+    task = ChainTask.of(asked, asked.chains[0], check_study(asked, store))
+    assert task.baseline_metrics(Steps(store, replay=True), InProcess(), "a") == {}
 
 
 def test_images_of_two_lineages(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 import polars as pl
 import pytest
 
-from fortifai_ray.results.cells import BASELINE, Cells
+from fortifai_ray.results.cells import Cells
 from fortifai_ray.results.words import printable
+
+BASELINE = {"loss.kind": "cross_entropy"}
 
 
 def grid(**columns: list[object]) -> pl.DataFrame:

@@ -10,11 +10,13 @@ import pytest
 from fortifai_ray.report.charts.curves import MOST_POINTS, collapse_curves
 from fortifai_ray.report.charts.encodings import colours
 from fortifai_ray.report.charts.onset import onset_chart, ratio_chart
-from fortifai_ray.results.cells import BASELINE, Cells
+from fortifai_ray.results.cells import Cells
 from fortifai_ray.statistics.criterion import AnyOf, CollapseCriterion
 
 from .large import TRACE, write_samples_study
 from .studies import CRITERION, write_study
+
+BASELINE = {"loss.kind": "cross_entropy"}
 
 KEYS = ("loss.kind", "loss.gamma")
 

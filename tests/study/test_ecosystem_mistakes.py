@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 
 from fortifai_ray.errors import UserError
+from fortifai_ray.results.cells import chains_table
+from fortifai_ray.statistics.ratios import pair_with_baseline
 from fortifai_ray.storage.store import StageStore
 from fortifai_ray.study.study import make_study
 from fortifai_ray.sweep.preflight import check_study
@@ -156,6 +158,146 @@ def test_another_vocabulary(tmp_path: Path) -> None:
         UserError, match=r"^s.yaml: ecosystem.lineages.b.family: its data are not those of a .*written_by"
     ):
         check_study(make_study(content, "s.yaml"), StageStore(tmp_path))
+
+
+TEXT: dict[str, Any] = {
+    **STUDY,
+    "family": {"kind": "language", "model": {"preset": "llama-tiny", "vocab_size": 300}},
+    "corpus": {"source": "pydoc", "train_tokens": 4096},
+    "training": {"batch_size": 8, "block_size": 32},
+    "decoding": {"context_tokens": 8, "max_new_tokens": 16},
+    "evaluation": {"sample_texts": 0},
+    "engine": {"kind": "huggingface"},
+    "collapse": {"metric": "perplexity", "threshold": 2.0, "direction": "above"},
+    "generations": 3,
+}
+GREEDY = {"decoding": {"context_tokens": 8, "max_new_tokens": 2, "temperature": 0.0}}
+REWRITING = {
+    "decoding": {"context_tokens": 8, "max_new_tokens": 16, "prompts": "training_set"},
+    "training": {"batch_size": 8, "block_size": 32, "pack": "running"},
+}
+STAR = {"lineages": {"hub": {}, "b": {}, "c": {}, "d": {}}, "mixing": {"graph": "star"}}
+HUMAN = {"regime": {"kind": "mixed", "synthetic_ratio": 0.0}}
+DETECTS = {"curation": {"kind": "detector"}, "regime": {"kind": "mixed", "synthetic_ratio": 0.5}}
+# What a lineage is asked for is what its readers need, itself among them if it reads itself.
+WRITES: dict[str, tuple[dict[str, Any], str | None]] = {
+    "a chain has contexts enough": (GREEDY, None),
+    "a ring, too": ({**GREEDY, "ecosystem": {"lineages": {"a": {}, "b": {}}}}, None),
+    "a hub is asked for the half of four": (
+        {**GREEDY, "ecosystem": STAR},
+        "ecosystem.lineages.hub: decoding: generation 0 is asked for 4,096 rows",
+    ),
+    "one that others alone read": (
+        {**GREEDY, "ecosystem": {"lineages": {"a": {}, "b": {}, "c": HUMAN}, "mixing": [[0, 0, 1]] * 2 + [[0, 0, 0]]}},
+        "ecosystem.lineages.c: decoding: generation 0 is asked for 4,096 rows",
+    ),
+    "one that nobody reads writes to be compared": (
+        {
+            "decoding": {**GREEDY["decoding"], "context_tokens": 1, "max_new_tokens": 4},
+            "ecosystem": {"lineages": {"a": {}, "b": {"frozen": True}}, "mixing": [[1, 0], [0, 0]]},
+        },
+        "ecosystem.lineages.a: decoding: generation 0 is asked for 1,024 rows",
+    ),
+    "a text is rewritten once": (REWRITING, None),
+    "by a ring, too": ({**REWRITING, "ecosystem": {"lineages": {"a": {}, "b": {}}}}, None),
+    "a hub rewrites it for others": (
+        {**REWRITING, "ecosystem": STAR},
+        "ecosystem.lineages.hub: decoding.prompts: generation 0 rewrites .* as 255 rows, and 512 are asked for",
+    ),
+    "an outside model rewrites its own again": (
+        {
+            **REWRITING,
+            "ecosystem": {"lineages": {"a": {}, "b": {"frozen": True}}, "mixing": [[0, 1], [0, 0]]},
+        },
+        None,
+    ),
+    "a detector of what nobody reads": (
+        {"ecosystem": {"lineages": {"a": {}, "b": DETECTS}, "mixing": [[1, 0], [1, 0]]}},
+        None,
+    ),
+    "a detector of nothing": (
+        {**DETECTS, "regime": {"kind": "mixed", "synthetic_ratio": 0.0}},
+        "curation.kind: a detector learns from .* it has 128 and 1: ",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> StageStore:
+    return StageStore(tmp_path_factory.mktemp("texts"))
+
+
+@pytest.mark.parametrize(("changes", "message"), WRITES.values(), ids=WRITES)
+def test_what_a_lineage_writes_is_what_its_readers_need(
+    changes: dict[str, Any], message: str | None, texts: StageStore
+) -> None:
+    content = {key: value for key, value in TEXT.items() if key != "ecosystem"} | changes
+    if message is None:
+        check_study(make_study(content, "s.yaml"), texts)
+        return
+    with pytest.raises(UserError, match=f"^s.yaml: {message}"):
+        check_study(make_study(content, "s.yaml"), texts)
+
+
+BASELINES: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
+    # what varies, the baseline as it is written, and as the tables have it
+    "a number of lineages": (
+        {"ecosystem.lineages": [{"a": {}}, {"a": {}, "b": {}}]},
+        {"ecosystem.lineages": {"a": {}}},
+        {"ecosystem.order": '["a"]'},
+    ),
+    "a whole ecosystem": (
+        {"ecosystem": [{"lineages": {"a": {}}}, {"lineages": {"a": {}, "b": {}}, "mixing": {"graph": "ring"}}]},
+        {"ecosystem": {"lineages": {"a": {}}}},
+        {"ecosystem.order": '["a"]', "ecosystem.mixing.graph": "complete"},
+    ),
+    "no ecosystem": (
+        {"ecosystem": [None, {"lineages": {"a": {}, "b": {}}}]},
+        {"ecosystem": None},
+        {"ecosystem": None},
+    ),
+    "a matrix": (
+        {"ecosystem.mixing": [[[1, 0], [0, 1]], [[0.5, 0.5], [0.5, 0.5]]]},
+        {"ecosystem.mixing": [[1, 0], [0, 1]]},
+        {"ecosystem.mixing": "[[1.0, 0.0], [0.0, 1.0]]"},
+    ),
+    "a lineage's loss": (
+        {"ecosystem.lineages.b.loss": [{"kind": "cross_entropy"}, {"kind": "tce", "gamma": 0.3}]},
+        {"ecosystem.lineages.b.loss": {"kind": "tce", "gamma": 0.3}},
+        {"ecosystem.lineages.b.loss.kind": "tce", "ecosystem.lineages.b.loss.gamma": 0.3},
+    ),
+    "a loss of all": (
+        {"loss": [{"kind": "cross_entropy"}, {"kind": "tce", "gamma": 0.3}]},
+        {"loss": {"kind": "tce", "gamma": 0.3}},
+        {"loss.kind": "tce", "loss.gamma": 0.3},
+    ),
+}
+
+
+@pytest.mark.parametrize(("vary", "baseline", "expected"), BASELINES.values(), ids=BASELINES)
+def test_a_baseline_may_be_a_section(vary: dict[str, Any], baseline: dict[str, Any], expected: dict[str, Any]) -> None:
+    """As tables have it; and each study has a cell that is the baseline."""
+    ecosystem = {} if "ecosystem" in vary else {"ecosystem": STUDY["ecosystem"]}
+    content = {key: value for key, value in STUDY.items() if key != "ecosystem"} | ecosystem
+    study = make_study({**content, "vary": {**vary, "seed": [0, 1]}, "baseline": baseline}, "s.yaml")
+    assert expected.items() <= study.baseline.items()
+    assert make_study(study.resolved(), "study.yaml").baseline == study.baseline
+    table = chains_table(study.members)
+    paired = pair_with_baseline(table, study.varied, study.baseline)
+    assert paired["baseline_chain_id"].null_count() == 0
+    assert {*paired["baseline_chain_id"]} < {*paired["chain_id"]}
+
+
+def test_lineages_of_several_models_have_partners_of_their_names_alone() -> None:
+    """c has none, where a and b stand in the baseline; the first and the last to collapse have those of its name."""
+    both, three = {"a": {}, "b": {}}, {"a": {}, "b": {}, "c": {}}
+    vary = {"ecosystem.lineages": [both, three], "seed": [0]}
+    study = make_study({**STUDY, "vary": vary, "baseline": {"ecosystem.lineages": both}}, "s.yaml")
+    table = chains_table(one for chain in study.chains for one in (*chain.members, *chain.wholes))
+    paired = pair_with_baseline(table, study.varied, study.baseline)
+    names = dict(table.select("chain_id", "lineage").iter_rows())
+    partners = {(names[one], names.get(other)) for one, other in paired.iter_rows()}
+    assert partners == {(name, name) for name in ("a", "b", "first to collapse", "last to collapse")} | {("c", None)}
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,6 @@ def test_it_is_offered_where_it_holds() -> None:
         ({"lineages": {"a": {"samples_per_generation": 10}, "b": {}}}, growing),
     ):
         study = make_study({**content, **common, "ecosystem": {"lineages": {"a": {}, "b": {}}, **change}}, "s.yaml")
-        assert not closed_forms_of(study.members[0].facts), (change, common)
+        assert not closed_forms_of(next(study.members).facts), (change, common)
     chain = make_study(content, "s.yaml").chains[0]
     assert not [form for form in closed_forms_of(chain.facts) if "ecosystem" in form.name]

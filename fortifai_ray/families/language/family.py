@@ -22,6 +22,7 @@ from fortifai_ray.families.language.measures import Measures, together
 from fortifai_ray.families.language.recipe import LanguageRecipe
 from fortifai_ray.losses import Loss
 from fortifai_ray.recipe.curation import By, Detector, Judge, blocks, of_pool, of_written
+from fortifai_ray.recipe.ecosystem import Writing
 from fortifai_ray.recipe.executor import Executor
 from fortifai_ray.recipe.family import Collapsed, Others, Synthetic
 from fortifai_ray.recipe.pools import Human, Pool, TrainingSet
@@ -100,7 +101,6 @@ class LanguageFamily:
         settings, end_of_text = self._recipe.training, self.corpus.end_of_text
         self._data = self._check_length(data)
         order_seed = derive_seed(self._recipe.seed, "order", generation)
-
         best = settings.keep == "best"
         chosen = {"chosen": self.measures.chooses(generation)} if best else {}
 
@@ -278,36 +278,38 @@ class LanguageFamily:
             drawn = prompts.from_human(first, rows, recipe.seed, recipe.decoding, self._block_size, self._pack)
         return drawn.repeated(each)
 
-    def check_prompts(self) -> None:
+    def _asked_rows(self, writing: Writing, generation: int) -> int:
+        """The rows of a generation, as the recursion asks for them."""
+        size = self._recipe.curation.to_generate(writing.asked[generation])
+        return self._rows(max(size, self.compared if writing.beside else 0.0))
+
+    def check_prompts(self, writing: Writing) -> None:
         """Raise :class:`UserError` where the prompts of a generation do not suffice (:func:`prompts.check`). Where they
         are those of its training set, that is what it will be, each row whole."""
         recipe, human, decoding = self._recipe, self._human, self._recipe.decoding
         pools, length, different, step = list[Pool](), human.first.size, 0, decoding.max_new_tokens
         if decoding.prompts == "human" and decoding.deterministic and length >= decoding.context_tokens:
             different = prompts.different_in_human(self.corpus, human.first, decoding.context_tokens, self._block_size)
-        for generation in range(recipe.generations):
-            last = generation == recipe.generations - 1
-            size = 0.0 if last else recipe.regime.synthetic_size(human.first.size, generation)
-            rows = self._rows(recipe.curation.to_generate(size))
+        for generation, needed in enumerate(writing.needs):
+            rows = self._asked_rows(writing, generation)
             if generation == 0 and of_pool(recipe.curation.steps):
                 detecting.check_examples(len(human.first.items), rows)
             if decoding.prompts == "training_set":
-                training_set = recipe.regime.training_set(human, pools, generation, (recipe.seed,))
-                length = prompts.text_length(training_set, self._pack)
+                at = 0 if writing.frozen else generation
+                own = recipe.regime.training_set(human, pools, at, (recipe.seed,))
+                length = prompts.text_length(own, self._pack)
                 if decoding.deterministic and self._pack == "documents":
-                    different = prompts.different_in_training_set(
-                        self.corpus, training_set, decoding.context_tokens, self._block_size, self._pack
-                    )
-                written = len(self._prompts(training_set, rows, generation))
-                kept = np.full(min(written, math.ceil(size / step)), step)
+                    context, size = decoding.context_tokens, self._block_size
+                    different = prompts.different_in_training_set(self.corpus, own, context, size, self._pack)
+                written = math.inf if writing.beside else len(self._prompts(own, rows, generation))
+                kept = np.full(int(min(written, math.ceil(needed / step))), step)
                 pools.append(Pool(f"generation {generation}", kept, synthetic=True))
             prompts.check(length, rows // self._of_each_prompt, different, generation, decoding, self._pack)
 
-    def copied_prompts(self) -> str | None:
+    def copied_prompts(self, writing: Writing) -> str | None:
         """What is to be said of generation 0's rows that will be copies (:func:`prompts.copies`)."""
         recipe, first = self._recipe, TrainingSet((self._human.first,))
-        size = recipe.regime.synthetic_size(self._human.first.size, 0) if recipe.generations > 1 else 0.0
-        drawn = self._prompts(first, self._rows(recipe.curation.to_generate(size)), 0)
+        drawn = self._prompts(first, self._asked_rows(writing, 0), 0)
         text = prompts.Text.of(first, self.corpus, {}, self._block_size, self._pack)
         return prompts.copies(text, drawn, recipe.decoding)
 
@@ -367,8 +369,7 @@ class LanguageFamily:
         return executor.score(function, self._files(models[by]), text, batch_size=size, threads=executor.threads)
 
     def _pool(self, stage: Stage) -> Pool:
-        lengths = np.asarray(data.read_generated(stage.path / "corpus").value_lengths())
-        return Pool(stage.hash, lengths, synthetic=True)
+        return Pool(stage.hash, np.asarray(data.read_generated(stage.path / "corpus").value_lengths()), synthetic=True)
 
     def _write(self, folder: Path, model: Stage, generation: int, drawn: prompts.Prompts) -> dict[str, Any]:
         recipe, size = self._recipe, self._block_size

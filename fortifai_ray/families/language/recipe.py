@@ -1,5 +1,6 @@
 """The recipe of a chain of causal language models: corpus, decoding, training, evaluation and engine."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
@@ -14,6 +15,7 @@ from fortifai_ray.families.language.config import CorpusConfig, EvaluationConfig
 from fortifai_ray.families.language.judge_config import check_judges, located
 from fortifai_ray.metrics import CORPUS, TRAINING, Metric, metric
 from fortifai_ray.recipe.curation import Content, Detector, Watermark, measured, with_judges
+from fortifai_ray.recipe.ecosystem import Writing
 from fortifai_ray.recipe.recipe import Recipe, Unit
 from fortifai_ray.storage.store import StageStore
 from fortifai_ray.validation import Section, hint, mistake
@@ -247,13 +249,11 @@ class LanguageRecipe(Recipe):
         return self.writer
 
     def check(self, prepared: str | None, store: StageStore, source: str) -> None:
-        from fortifai_ray.engines.in_process import InProcess
         from fortifai_ray.evaluation.benchmarks.tasks import check_files
         from fortifai_ray.families.language.judges import check_curation
         from fortifai_ray.families.language.models import context_length
-        from fortifai_ray.storage.steps import Steps
 
-        family: Any = self.build(prepared, Steps(store), InProcess())
+        family = self._unrun(prepared, store)
         size, batch, human = self.training.block_size, self.training.batch_size, family.human()
         blocks, held_out = len(human.first.items), len(family.corpus.held_out)
         if blocks < batch:
@@ -277,10 +277,6 @@ class LanguageRecipe(Recipe):
             )
         self._check_model(family.corpus, source)
         try:
-            family.check_prompts()
-        except UserError as error:
-            raise UserError(f"{source}: {error}") from None
-        try:
             check_files(self.evaluation.benchmarks, context_length(self.family.model))
             family.measures.check()
         except UserError as error:
@@ -299,21 +295,35 @@ class LanguageRecipe(Recipe):
         return list(family.corpus.decode(blocks[:, : self.decoding.max_new_tokens].tolist()))
 
     def describe(self, prepared: str | None, store: StageStore) -> tuple[str, ...]:
-        from fortifai_ray.engines.in_process import InProcess
         from fortifai_ray.families.language.corpus import describe_corpus, open_corpus
         from fortifai_ray.families.language.models import describe_ends, describe_files
         from fortifai_ray.families.language.network import describe_model
-        from fortifai_ray.storage.steps import Steps
 
         assert prepared is not None, "a language chain needs its corpus"
         corpus = open_corpus(prepared, store)
         ends = (*describe_ends(self.family.model, corpus), *describe_files(self.family.model, corpus))
         model = describe_model(self.family.model, self.training, self._engine)
-        copied = None
-        if self.decoding.deterministic:
-            family: Any = self.build(prepared, Steps(store), InProcess())
-            copied = family.copied_prompts()
-        return (*describe_corpus(self.corpus, prepared, store), *ends, *model, *([copied] if copied else []))
+        return (*describe_corpus(self.corpus, prepared, store), *ends, *model)
+
+    def needs(self, prepared: str | None, store: StageStore) -> Sequence[float]:
+        human, last = self._unrun(prepared, store).human(), self.generations - 1
+        return [*(self.regime.synthetic_size(human.at(g + 1), g) for g in range(last)), 0.0]
+
+    def check_writing(self, writing: Writing, prepared: str | None, store: StageStore, source: str) -> tuple[str, ...]:
+        family = self._unrun(prepared, store)
+        try:
+            family.check_prompts(writing)
+        except UserError as error:
+            raise UserError(f"{source}: {error}") from None
+        copied = family.copied_prompts(writing) if self.decoding.deterministic else None
+        return (copied,) if copied else ()
+
+    def _unrun(self, prepared: str | None, store: StageStore) -> Any:
+        """Its family, for what is known of it before anything is computed."""
+        from fortifai_ray.engines.in_process import InProcess
+        from fortifai_ray.storage.steps import Steps
+
+        return self.build(prepared, Steps(store), InProcess())
 
     def check_resources(self, engine_gpus: float, source: str) -> None:
         """Raise :class:`UserError` where the model cannot be spread over ``engine_gpus`` GPUs of an engine."""

@@ -21,6 +21,7 @@ from fortifai_ray.families.language.prompts import (
     prompt_overlap,
 )
 from fortifai_ray.families.language.recipe import LanguageRecipe
+from fortifai_ray.recipe.ecosystem import Writing
 from fortifai_ray.recipe.regimes import Draw, Pool, TrainingSet
 from fortifai_ray.seeds import generator
 from fortifai_ray.storage.steps import Steps
@@ -32,6 +33,13 @@ BLOCK = 128
 def human(items: list[int], block: int = BLOCK) -> TrainingSet:
     """A training set of so many blocks of human text."""
     return TrainingSet((Draw(Pool("h", np.full(max(items) + 1, block), synthetic=False), np.array(items)),))
+
+
+def writing(family: LanguageFamily) -> Writing:
+    """For nobody else."""
+    regime, first, last = family._recipe.regime, family.human().first.size, family._recipe.generations - 1
+    needs = [*(regime.synthetic_size(first, g) for g in range(last)), 0.0]
+    return Writing(needs, needs)
 
 
 def decoding(**keys: Any) -> DecodingConfig:
@@ -226,11 +234,12 @@ def test_prompts_that_do_not_suffice_are_refused_at_once(
 ) -> None:
     """With the number of different prompts and of the rows, before anything is trained."""
     made = LanguageFamily(recipe(**keys), corpus, Steps(StageStore(corpus.stage.path.parents[1])), InProcess())
+    alone = writing(made)
     if said is None:
-        made.check_prompts()
+        made.check_prompts(alone)
         return
     with pytest.raises(UserError, match=said):
-        made.check_prompts()
+        made.check_prompts(alone)
 
 
 @pytest.mark.parametrize("pack", ["documents", "running"])
@@ -250,12 +259,13 @@ def test_rows_that_will_be_copies_are_told_by_their_tokens(corpus: Corpus, sourc
     tokens = np.array(corpus.train[: 73 * BLOCK])
     different = len({tuple(tokens[start : start + 2]) for start in drawn.starts})
     assert different < len(drawn)
-    said = family.copied_prompts()
+    alone = writing(family)
+    said = family.copied_prompts(alone)
     assert said is not None
     assert f"{len(drawn) - different} of generation 0's {len(drawn)} rows" in said
     assert f": {different} of their contexts of 2 tokens differ" in said
-    assert made().copied_prompts() is None
-    assert made(temperature=0.0, context_tokens=64).copied_prompts() is None
+    assert made().copied_prompts(alone) is None
+    assert made(temperature=0.0, context_tokens=64).copied_prompts(alone) is None
 
 
 def test_the_last_generation_writes_a_row_even_where_no_samples_are_kept(corpus: Corpus) -> None:
