@@ -23,7 +23,7 @@ from fortifai_ray.losses.kinds import (
     TruncatedCrossEntropy,
 )
 from fortifai_ray.losses.user import UserLoss, is_user_kind, register_loss, validate_user_loss
-from fortifai_ray.validation import hint, mistake
+from fortifai_ray.validation import hint, mistake, shown
 
 __all__ = [
     "ClippedFocal",
@@ -46,7 +46,7 @@ def _validate(value: Any) -> LossConfig:
     if isinstance(value, LossConfig):
         return value
     if not isinstance(value, Mapping):
-        raise ValueError(f"a loss is a mapping such as {{kind: tce, gamma: 0.3}}, not {value!r}")
+        raise ValueError(f"a loss is a mapping such as {{kind: tce, gamma: 0.3}}, not {shown(value)}")
     kind = value.get("kind")
     if is_user_kind(kind):
         return validate_user_loss(value)

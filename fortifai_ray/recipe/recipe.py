@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from fortifai_ray.errors import UserError
 from fortifai_ray.losses import CrossEntropy, Loss
 from fortifai_ray.metrics import Metric
-from fortifai_ray.recipe.curation import Content, Curation, Judge, NoCuration
+from fortifai_ray.recipe.curation import Content, Curation, Judge, NoCuration, places
 from fortifai_ray.recipe.ecosystem import Ecosystem, Writing
 from fortifai_ray.recipe.regimes import Regime, Replace
 from fortifai_ray.results.schema import as_text, flatten
@@ -62,8 +62,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _curation_fits(self) -> Self:
         steps = self.curation.steps
-        for number, step in enumerate(steps):
-            where = "curation" if len(steps) == 1 else f"curation.{number}"
+        for where, step in zip(places(steps), steps, strict=True):
             if self.items not in step.takes:
                 wrong = f"{step.kind} is for {' and '.join(step.takes)}, and this family writes {self.items}"
                 raise mistake("recipe", f"{where}.kind", wrong, step.kind)

@@ -6,15 +6,21 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import polars as pl
+
 from fortifai_ray.report.search import search_tables
 from fortifai_ray.report.tables import cell_rows, concluded
+from fortifai_ray.results.cells import Cells
 from fortifai_ray.results.reader import StudyResults
-from fortifai_ray.results.words import counted, number, printable, ratio
+from fortifai_ray.results.schema import LINEAGE, WHOLES
+from fortifai_ray.results.words import counted, key_words, number, printable, ratio
 from fortifai_ray.statistics.conclusions import lasts_longer, verdict
 from fortifai_ray.statistics.criterion import Collapse
+from fortifai_ray.statistics.ecosystems import of_human_data
 
 UNTOLD = ("baseline", "not determined")  # in the column of ratios to the baseline's critical value
 MOST_NAMED = 3  # cells of one verdict, those furthest from 1 first
+MOST_LINEAGES = 2  # with a sentence of their own
 MOST_EXTREME = 2  # cells in which most, and in which fewest, of the chains collapse
 
 
@@ -34,6 +40,7 @@ def _ratios(results: StudyResults) -> tuple[str, str]:
         return "", ""
     criterion = results.criteria[0]
     rows = [row for row in cell_rows(results, criterion) if row["unit"] == "generations"]
+    rows = _asked(results, rows) if LINEAGE in results.varied else rows
     told = [row for row in rows if not row["is_baseline"] and row["fi_ratio"] is not None]
     reading = _reading(criterion, len(results.criteria) - 1)
     if not told:
@@ -42,13 +49,62 @@ def _ratios(results: StudyResults) -> tuple[str, str]:
         return (first[:1].upper() + first[1:] if at_once else _collapses(rows) or first), reading
     baselines = sorted(results.cells.baselines)
     baseline = baselines[0] if len(baselines) == 1 else "its baseline"
-    said = _one(told[0], baseline) if len(rows) == 2 else _several(told, rows, baseline)
+    if LINEAGE in results.varied:
+        said = _lineages(results, rows)
+    else:
+        said = _one(told[0], baseline) if len(rows) == 2 else _several(told, rows, baseline)
     pairs = sorted({row["n_pairs"] for row in told})
     basis = counted(pairs[0], "pair") if len(pairs) == 1 else f"{pairs[0]:,} to {pairs[-1]:,} pairs"
     if all(row["fi_ratio_low"] is None and row["fi_ratio_high"] is None for row in told):
         return printable(said), f"Ratios of fidelity intervals, from {basis} of chains. {reading}"
     level = f"{100 * told[0]['level']:g}%"
     return printable(said), f"Ratios of fidelity intervals, with {level} intervals, from {basis} of chains. {reading}"
+
+
+def _asked(results: StudyResults, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of the lineages whose ratios the study claims something about, in the claims' order; where it claims
+    nothing of them, of every lineage that trains on synthetic data, and not of ecosystems as a whole."""
+    claimed: dict[Any, None] = {}
+    for claim in results.study.get("claims") or ():
+        if claim["statistic"]["kind"] == "fi_ratio":
+            names = claim.get("where", {}).get(LINEAGE)
+            claimed |= dict.fromkeys(names if isinstance(names, list) else [names])
+    own = [row for name in claimed for row in rows if row[LINEAGE] == name]
+    if any(row["fi_ratio"] is not None and not row["is_baseline"] for row in own):
+        return own
+    apart = results.generations.filter(pl.col("chain_id").is_in(of_human_data(results.generations)))
+    left_out = {*results.cells.wholes, *results.cells.name(apart)["cell"]}
+    return [row for row in rows if row["cell"] not in left_out]
+
+
+def _lineages(results: StudyResults, rows: Sequence[dict[str, Any]]) -> str:
+    """A sentence on each of the first lineages: how long it stays faithful in one ecosystem, and in the baseline's."""
+    assert results.fidelity is not None
+    keys = [key for key in results.varied if key != LINEAGE]
+    ecosystems = Cells.of(results.fidelity, keys, results.baseline, results.study)
+    baselines = sorted(ecosystems.baselines)
+    baseline = f"with {baselines[0]}" if len(baselines) == 1 else "in its baseline"
+    told = [row | {"cell": ecosystems.label(row)} for row in rows if not row["is_baseline"]]
+    names = list(dict.fromkeys(row[LINEAGE] for row in told))
+    said = []
+    for name in names[:MOST_LINEAGES]:
+        own = [row for row in told if row[LINEAGE] == name and row["fi_ratio"] is not None]
+        who = f"the {name.partition(' ')[0]} lineage to collapse" if name in WHOLES else f"lineage {name}"
+        if len(own) == 1:
+            times = f"{ratio(own[0], is_baseline=False)} times as long with {own[0]['cell']} as {baseline}"
+            said.append(f"{who} stays faithful {times} ({verdict(own[0])})")
+            continue
+        parts = [
+            f"stays faithful {how} with {_named(cells)} than {baseline}"
+            for longer, how in ((True, "longer"), (False, "less long"))
+            if (cells := [row for row in own if lasts_longer(row) is longer])
+        ]
+        if alike := [row for row in own if lasts_longer(row) is None]:
+            parts.append(f"cannot be told apart with {_named(alike)} and {baseline}")
+        said.append(f"{who} {'; it '.join(parts) or 'has no ratio to the baseline'}")
+    if len(names) > MOST_LINEAGES:
+        said.append(f"{counted(len(names) - MOST_LINEAGES, 'further lineage')} in the table")
+    return ". ".join(f"{one[:1].upper()}{one[1:]}" for one in said) + "."
 
 
 def _collapses(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -101,8 +157,8 @@ def _reading(criterion: Collapse, others: int) -> str:
 def _critical(results: StudyResults, rows: Sequence[tuple[str, ...]]) -> tuple[str, str]:
     said = [_point(*row[:4]) for row in rows[:MOST_NAMED]]
     said += [counted(len(rows) - MOST_NAMED, "further cell")] if len(rows) > MOST_NAMED else []
-    over, level = results.search["over"], 100 * float(results.search.get("level", 0.9))
-    text = f"Half of the chains collapse at a critical value of {over}: {'; '.join(said)}."
+    over, level = key_words(results.search["over"]), 100 * float(results.search.get("level", 0.9))
+    text = f"Half of the chains collapse at a critical {over}: {'; '.join(said)}."
     return printable(text), f"{level:g}% intervals. {_reading(results.criteria[0], len(results.criteria) - 1)}"
 
 

@@ -279,7 +279,7 @@ def _exceptions(results: StudyResults, metric: str, drawn: Curve) -> list[str]:
     if len(broken):
         share = f"{len(broken):,} of {results.counts[metric]:,} values, in {broken['chain_id'].n_unique():,} chains"
         exceptions.append(f"Triangles at the edge: no finite value (NaN or ∞), {share}")
-    absent = [cell for cell in results.cells.order if cell not in drawn.cells]
+    absent = [cell for cell in results.cells.order if cell not in drawn.cells | results.cells.wholes]
     if absent:
         names = ", ".join(absent) if len(absent) <= 4 else f"{len(absent)} cells"
         exceptions.append(f"Not measured in {names}")

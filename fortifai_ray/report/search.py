@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from fortifai_ray.results.reader import StudyResults
-from fortifai_ray.results.words import count, number
+from fortifai_ray.results.words import count, in_words, key_words, number
 from fortifai_ray.statistics.criterion import Collapse, criterion_rows
 from fortifai_ray.statistics.critical import critical_ratios
 
@@ -62,12 +62,15 @@ def search_tables(results: StudyResults, *, draw: bool = True) -> list[SearchTab
 
 def _points(results: StudyResults, points: pl.DataFrame, criterion: Collapse, draw: bool) -> SearchTable:
     over = str(results.search["over"])
+    named = key_words(over)
     judged = points.filter(criterion_rows(criterion))
     ratios = critical_ratios(judged, results.varied, results.baseline)
     both = results.cells.name(pl.concat([judged, ratios.select(_RATIO)], how="horizontal"))
     lines = both.filter(pl.col("cell").is_not_null()).to_dicts()
     lines.sort(key=lambda line: results.cells.order.index(line["cell"]))
-    refusals = [f"{line['cell']} was refused: {line['evidence']}." for line in lines if line["evidence"]]
+    refusals = [
+        f"{line['cell']} was refused: {line['evidence'].replace(over, named)}." for line in lines if line["evidence"]
+    ]
     figures = []
     if draw and results.chains is not None:
         from fortifai_ray.report.charts.search import onset_over_key, probe_chart, probes_of  # Altair: not for a table
@@ -78,8 +81,8 @@ def _points(results: StudyResults, points: pl.DataFrame, criterion: Collapse, dr
         if onsets := onset_over_key(probes, over, results.cells):
             figures.append(Figure("Onset over the key searched", _ONSETS, onsets.to_dict(validate=False)))
     rows = [_point_row(line) for line in lines]
-    notes = [_point_note(results, over), *refusals]
-    return SearchTable(f"{over}: {criterion.words}", POINT_HEADINGS, rows, notes, figures)
+    notes = [_point_note(results, named), *refusals]
+    return SearchTable(f"{named}: {criterion.words}", POINT_HEADINGS, rows, notes, figures)
 
 
 def _point_row(line: Mapping[str, Any]) -> tuple[str, ...]:
@@ -136,7 +139,9 @@ def _best(results: StudyResults, draw: bool) -> SearchTable:
             if chart := tried_chart(tried, key, log=key in logarithmic):
                 figures.append(
                     Figure(
-                        f"FI ratio over {key}", "Bars: intervals, where seeds suffice.", chart.to_dict(validate=False)
+                        f"FI ratio over {key_words(key)}",
+                        "Bars: intervals, where seeds suffice.",
+                        chart.to_dict(validate=False),
                     )
                 )
     rows = [_tried_row(point) for point in ranked[:_MOST_TRIED]]
@@ -144,6 +149,6 @@ def _best(results: StudyResults, draw: bool) -> SearchTable:
 
 
 def _tried_row(point: Mapping[str, Any]) -> tuple[str, ...]:
-    values = " ".join(f"{key}={value:.4g}" for key, value in point["values"].items())
+    values = in_words({key: float(f"{value:.4g}") for key, value in point["values"].items()})
     ratio = "none" if point["fi_ratio"] is None else _LEAST[point["bound"]] + number(point["fi_ratio"])
     return (values, ratio, _ends(point["fi_ratio_low"], point["fi_ratio_high"]), count(point["n_pairs"]))

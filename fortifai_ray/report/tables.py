@@ -15,10 +15,11 @@ from rich.text import Text
 
 from fortifai_ray.report.search import search_tables
 from fortifai_ray.results.reader import StudyResults
-from fortifai_ray.results.schema import FI_UNITS
-from fortifai_ray.results.words import count, counted, duration, fi_unit, number, printable, ratio
+from fortifai_ray.results.schema import FI_UNITS, LINEAGE
+from fortifai_ray.results.words import count, counted, duration, fi_unit, in_words, number, printable, ratio
 from fortifai_ray.statistics.conclusions import Conclusions, conclusions
 from fortifai_ray.statistics.criterion import Collapse, criterion_rows
+from fortifai_ray.statistics.ecosystems import of_human_data
 from fortifai_ray.statistics.order import onset_orders
 
 MOST_CELLS = 24  # per criterion in the terminal; the page has them all
@@ -153,8 +154,7 @@ def _orders(results: StudyResults, chains: pl.DataFrame, a: Collapse, b: Collaps
 
 def legend(results: StudyResults) -> list[str]:
     """What the fidelity table's words and marks mean, with the table's own level."""
-    values = results.baseline.items()
-    baseline = ", ".join(f"no {key}" if value is None else f"{key}={value}" for key, value in values)
+    baseline = ", ".join(in_words({key: value}) for key, value in results.baseline.items())
     if not results.cells.baselines:
         baseline += "; not in this study"
     table = results.fidelity
@@ -162,6 +162,7 @@ def legend(results: StudyResults) -> list[str]:
     levels = table["level"].drop_nulls().unique().to_list() if table is not None and "level" in table.columns else []
     level = f"{100 * levels[0]:g}% " if len(levels) == 1 else ""
     return [
+        *_of_ecosystems(results),
         "FI (fidelity interval): how long a chain stays faithful, up to the crossing its criterion describes, in "
         f"{', in '.join(fi_unit(unit, results.unit) for unit in units)}. Median by Kaplan–Meier; mean of the FI cut at "
         "the horizon that all compared cells reach. Censored: the chain ended before it collapsed.",
@@ -170,6 +171,19 @@ def legend(results: StudyResults) -> list[str]:
         "given from three pairs on; with fewer, the single seeds' ratios are listed. ≥ or ≤: a lower or an upper "
         "bound, all chains of one side are censored. (pairs: ≥ or ≤): the bound that the pairs give without the model; "
         "undetermined: no chain of either side is known to have collapsed, or too few pairs are.",
+    ]
+
+
+def _of_ecosystems(results: StudyResults) -> list[str]:
+    """What the rows of whole ecosystems are about, where there are any."""
+    if not results.cells.wholes:
+        return []
+    apart = pl.col("chain_id").is_in(of_human_data(results.generations))
+    names = results.generations.filter(apart)[LINEAGE].unique().sort().to_list()
+    without = f": not {' and '.join(names)}, which {'trains' if len(names) == 1 else 'train'} on none" * bool(names)
+    return [
+        "First to collapse, last to collapse: of an ecosystem's lineages, the one that collapses first and the one "
+        f"that collapses last. Lineages that train on synthetic data count{without}."
     ]
 
 

@@ -10,27 +10,27 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from fortifai_ray.results.schema import flatten, has, lacks, same, searched_keys
-from fortifai_ray.results.words import printable
+from fortifai_ray.results.schema import LINEAGE, WHOLES, flatten, has, lacks, same, searched_keys
+from fortifai_ray.results.words import in_words, labels, listed
 
 if TYPE_CHECKING:
     from fortifai_ray.study.study import Chain, Study
 
 _LOSS = ("loss.kind", "loss.gamma")
-_LINEAGES = "ecosystem.lineages."
-_ACRONYMS = {"tce": "TCE", "vae": "VAE", "kde": "KDE", "gmm": "Gaussian mixture"}
 
 
 @dataclass(frozen=True)
 class Cells:
     """The cells of a study, the baseline first, then sorted by their values.
 
-    ``labels`` maps a cell's values (as JSON) to its name; no two cells share a name.
+    ``labels`` maps a cell's values (as JSON) to its name; no two cells share a name. ``wholes`` are those of an
+    ecosystem's first and last lineage to collapse, which have no generations of their own.
     """
 
     keys: tuple[str, ...]
     labels: Mapping[str, str]
     baselines: frozenset[str]
+    wholes: frozenset[str] = frozenset()
 
     @classmethod
     def of(
@@ -48,10 +48,12 @@ class Cells:
         unique = marked.group_by(keys, maintain_order=True).agg(pl.col("__baseline").any())
         rows = unique.rows(named=True)
         rows.sort(key=lambda row: (not row["__baseline"], [_rank(row[key]) for key in keys]))
-        names = _labels([{key: row[key] for key in keys} for row in rows])
-        labels = {_identity(row[key] for key in keys): name for row, name in zip(rows, names, strict=True)}
-        baselines = frozenset(name for row, name in zip(rows, names, strict=True) if row["__baseline"])
-        return cls(tuple(keys), labels, baselines)
+        names = labels([{key: row[key] for key in keys} for row in rows])
+        identified = {_identity(row[key] for key in keys): name for row, name in zip(rows, names, strict=True)}
+        named = [*zip(rows, names, strict=True)]
+        baselines = frozenset(name for row, name in named if row["__baseline"])
+        wholes = frozenset(name for row, name in named if row.get(LINEAGE) in WHOLES)
+        return cls(tuple(keys), identified, baselines, wholes)
 
     @property
     def order(self) -> list[str]:
@@ -128,12 +130,6 @@ class ChainNames:
         return _identity(chain.varied[key] for key in self._keys)
 
 
-def in_words(values: Mapping[str, Any]) -> str:
-    """Values of dotted keys for people: ``γ=0.3 · synthetic ratio=0.5``; whole keys where the last parts are the
-    same."""
-    return _labels([dict(values)])[0]
-
-
 def chains_table(chains: Iterable[Chain]) -> pl.DataFrame:
     """A row for each chain, in their order: ``chain_id``, its loss (which names a study's only cell), its varied keys
     as the tables have them and ``seed``. The chains of a cell have one loss, which is looked at once."""
@@ -172,20 +168,16 @@ def is_baseline(table: pl.DataFrame, baseline: Mapping[str, Any], recipe: Mappin
 
 
 def _identity(values: Iterable[Any]) -> str:
-    return json.dumps([_listed(value) for value in values], default=str)
-
-
-def _listed(value: Any) -> Any:
-    return value.to_list() if isinstance(value, pl.Series) else value
+    return json.dumps([listed(value) for value in values], default=str)
 
 
 def _rank(value: Any) -> tuple[int, float, str]:
-    """Sorts nulls first, then numbers by size, then text."""
+    """Sorts nulls first, then numbers by size, then text; what is judged of a whole ecosystem after its lineages."""
     if value is None:
         return (0, 0.0, "")
     if isinstance(value, int | float):
         return (1, float(value), "")
-    return (2, 0.0, str(value))
+    return (2 + (value in WHOLES), 0.0, str(value))
 
 
 def _only_label(table: pl.DataFrame) -> str:
@@ -194,40 +186,4 @@ def _only_label(table: pl.DataFrame) -> str:
     values = table.filter(pl.col("loss.kind").is_not_null()).select(keys).unique() if "loss.kind" in keys else None
     if values is None or len(values) != 1:
         return "all chains"
-    return _label(values.row(0, named=True), {"kind", "gamma"}) or "all chains"
-
-
-def _labels(cells: list[dict[str, Any]]) -> list[str]:
-    """A short name for each cell; full dotted keys where short names would clash."""
-    lasts = [key.rsplit(".", 1)[-1] for key in cells[0]] if cells else []
-    unique = {last for last in lasts if lasts.count(last) == 1 or last == "kind"}
-    short = [_label(cell, unique) or "default" for cell in cells]
-    if len(set(short)) == len(short):
-        return short
-    return [", ".join(f"{key}={printable(_listed(value))}" for key, value in cell.items()) for cell in cells]
-
-
-def _label(cell: Mapping[str, Any], short: set[str]) -> str:
-    """``TCE γ=0.3 · accumulate``: one part per section of the recipe, null values left out."""
-    sections: dict[str, list[str]] = {}
-    for key, value in cell.items():
-        if value is None:
-            continue
-        section, _, last = key.rpartition(".")
-        parts = sections.setdefault(section, [])
-        if section.startswith(_LINEAGES) and not parts and last in short:  # not to be read as the row's own lineage
-            parts.append(f"{section.removeprefix(_LINEAGES).partition('.')[0]}:")
-        parts.append(_part(last if last in short else key, value))
-    return " · ".join(" ".join(parts) for parts in sections.values())
-
-
-def _part(key: str, value: Any) -> str:
-    value = _listed(value)
-    if key == "curation" and isinstance(value, str) and value.startswith("[{"):  # a list of steps
-        return " then ".join(" ".join(_part(*item) for item in flatten(step).items()) for step in json.loads(value))
-    text = f"{value:g}" if isinstance(value, float) else printable(value)
-    if key == "kind":
-        return text if ":" in text else _ACRONYMS.get(text, text.replace("_", " "))
-    if key == "gamma":
-        return f"γ={text}"
-    return f"{key.replace('_', ' ')}={text}"
+    return in_words(values.row(0, named=True))

@@ -25,10 +25,10 @@ from fortifai_ray.results.schema import (
     varied_keys,
 )
 from fortifai_ray.statistics.chains import failed_chains
-from fortifai_ray.statistics.criterion import Collapse, criteria_of, criterion_from
+from fortifai_ray.statistics.criterion import Collapse, CollapseCriterion, criteria_of, criterion_from
 from fortifai_ray.statistics.judged import Terms
 from fortifai_ray.statistics.ratios import PlainBaseline
-from fortifai_ray.validation import read_yaml
+from fortifai_ray.validation import first_mistake, read_yaml
 
 # The columns without which a table is of no use.
 _REQUIRED = {
@@ -295,7 +295,9 @@ class StudyResults:
         try:
             return [criterion_from(item) for item in (asked if isinstance(asked, list) else [asked])]
         except ValidationError as error:
-            raise UserError(f"{self.folder}: no valid collapse criterion: {error.errors()[0]['msg']}") from error
+            key, wrong = first_mistake(error, CollapseCriterion, {})
+            place = ".".join(filter(None, ("collapse", key)))
+            raise UserError(f"{self.folder / 'study.yaml'}: {place}: {wrong}") from error
 
     @cached_property
     def criteria(self) -> list[Collapse]:

@@ -1,18 +1,22 @@
-"""Numbers, bounds and texts as people read them: the one wording for tables, charts, claims and notebooks."""
+"""Numbers, bounds, settings and texts as people read them: the one wording for tables, charts, claims and notebooks."""
 
 from __future__ import annotations
 
+import json
 import math
 import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from fortifai_ray.results.schema import LINEAGE, WHOLES, flatten
 
 # The mark in front of a number, by the table's `bound`.
 MARKS = {"exact": "", "lower": "≥", "upper": "≤"}
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _MOST_SEEDS = 6  # the table and the chart have the rest
-
+_LINEAGES = "ecosystem.lineages."
+_NAMES = {"tce": "TCE", "vae": "VAE", "kde": "KDE", "gmm": "Gaussian mixture", "gamma": "γ"}
 
 _FI_UNITS = {
     "generations": "generations",
@@ -114,6 +118,93 @@ def _per_seed(row: Mapping[str, Any]) -> str:
     texts = [f"{MARKS.get(bound, '')}{number(value)}" for value, bound in known[:_MOST_SEEDS]]
     unknown = f"; {seeds - len(known)} undetermined" if seeds > len(known) else ""
     return f"(per seed {', '.join(texts)}{', …' if len(known) > _MOST_SEEDS else ''}{unknown})"
+
+
+def in_words(values: Mapping[str, Any]) -> str:
+    """Values of dotted keys for people: ``γ=0.3 · synthetic ratio=0.5``; whole keys where the last parts are the
+    same."""
+    return labels([values])[0]
+
+
+def labels(cells: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A short name for the values of each cell; full dotted keys where short names would clash."""
+    lasts = [key.rpartition(".")[2] for key in cells[0]] if cells else []
+    unique = {last for last in lasts if lasts.count(last) == 1 or last == "kind"}
+    short = [_label(cell, unique) or _nothing(cell) for cell in cells]
+    if len(set(short)) == len(short):
+        return short
+    return [", ".join(f"{key}={value_words(value)}" for key, value in cell.items()) for cell in cells]
+
+
+def key_words(key: str) -> str:
+    """A dotted key for people, by its last part: ``synthetic ratio``."""
+    last = key.rpartition(".")[2]
+    return _NAMES.get(last, last.replace("_", " "))
+
+
+def value_words(value: Any, key: str = "") -> str:
+    """A value for people, that of a dotted key: ``0.3``, ``TCE``, ``true``, ``a, b``, and a matrix as ``0.7, 0.3 / 0.3,
+    0.7``."""
+    value = listed(value)
+    if key.rpartition(".")[2] == "kind" and ":" not in str(value):
+        return _NAMES.get(str(value), str(value).replace("_", " "))
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str) and value.startswith("["):  # a list in a column of text
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return printable(value)
+    if isinstance(value, Mapping):
+        return " ".join(_setting(*item) for item in flatten(value).items() if item[1] is not None)
+    if isinstance(value, list | tuple):
+        rows = any(isinstance(one, list | tuple) for one in value)
+        return (" / " if rows else ", ").join(map(value_words, value))
+    return f"{value:g}" if isinstance(value, float) else "null" if value is None else printable(value)
+
+
+def listed(value: Any) -> Any:
+    """A value of a table's column; a list for a series."""
+    return value.to_list() if hasattr(value, "to_list") else value
+
+
+def _label(cell: Mapping[str, Any], short: set[str]) -> str:
+    """``TCE γ=0.3 · accumulate``: one part per section of the recipe, null values left out."""
+    sections: dict[str, list[str]] = {}
+    for key, value in cell.items():
+        if value is None:
+            continue
+        section, _, last = key.rpartition(".")
+        parts = sections.setdefault(section, [])
+        if section.startswith(_LINEAGES) and not parts and last in short:  # not to be read as the row's own lineage
+            parts.append(f"{section.removeprefix(_LINEAGES).partition('.')[0]}:")
+        if last == "kind" and value == "none":
+            parts.append(f"no {key_words(section)}")
+            continue
+        name = "lineages" if key == "ecosystem.order" else last if last in short else key
+        parts.append(_setting(name, value))
+    return " · ".join(" ".join(parts) for parts in sections.values())
+
+
+def _nothing(cell: Mapping[str, Any]) -> str:
+    """A cell in which no varied key has a value: ``no curation``."""
+    names: dict[str, None] = {}
+    for key in cell:
+        section, _, last = key.rpartition(".")
+        optional = f"{section}.kind" in cell or "." in section  # the section itself is what the recipe goes without
+        of_lineages = key == LINEAGE or section.partition(".")[0] == "ecosystem"
+        names["ecosystem" if of_lineages else key_words(section if optional else last)] = None
+    return ", ".join(f"no {name}" for name in names) or "all chains"
+
+
+def _setting(key: str, value: Any) -> str:
+    """``γ=0.3``, ``TCE``, ``no curation``: a value of a key, or of a key's last part."""
+    name, text = _NAMES.get(key, key.replace("_", " ")), value_words(value, key)
+    if value is None:
+        return f"no {name}"
+    if key == "curation" and text != value and str(value).startswith("[{"):  # a list of steps
+        return " then ".join(map(value_words, json.loads(value)))
+    return text if key == "kind" or text in WHOLES else f"{name}={text}"
 
 
 def printable(text: object) -> str:

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Discriminator, Field, FiniteFloat, Tag, fi
 
 from fortifai_ray.metrics import metric
 from fortifai_ray.results.schema import CRITERION_COLUMNS, table_schema, with_criterion_columns
-from fortifai_ray.validation import Section, mistake
+from fortifai_ray.validation import Section, mistake, shown
 
 RelativeTo = Literal["baseline_generation_0", "own_generation_0", "absolute"]
 Direction = Literal["above", "below", "outside"]
@@ -65,7 +65,9 @@ class CollapseCriterion(Section):
         try:
             return float(value)
         except (TypeError, ValueError):
-            raise ValueError(f"a number is needed (for direction: outside two, [low, high]), not {value!r}") from None
+            raise ValueError(
+                f"a number is needed (for direction: outside two, [low, high]), not {shown(value)}"
+            ) from None
 
     @model_validator(mode="after")
     def _a_threshold_for_each_limit(self) -> "CollapseCriterion":

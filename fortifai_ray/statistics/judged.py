@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from fortifai_ray.results.schema import LINEAGE
 from fortifai_ray.statistics.chains import Reference, chain_table
 from fortifai_ray.statistics.criterion import Collapse
-from fortifai_ray.statistics.ecosystems import with_wholes
+from fortifai_ray.statistics.ecosystems import of_human_data, with_wholes
 from fortifai_ray.statistics.fidelity import fidelity_table
 from fortifai_ray.statistics.ratios import Baseline
 
@@ -42,7 +43,7 @@ class Terms:
         with the rows of :func:`~fortifai_ray.statistics.ecosystems.with_wholes`."""
         asked = (self.criteria, self.baseline, self.varied, self.generations_asked)
         judged = chain_table(generations, *asked, failed=failed, roster=roster, references=references)
-        return with_wholes(judged, self.varied)
+        return with_wholes(judged, self.varied, of_human_data(generations)) if LINEAGE in self.varied else judged
 
     def fidelity(self, chains: pl.DataFrame) -> pl.DataFrame:
         """``fidelity.parquet`` of :meth:`chains`."""

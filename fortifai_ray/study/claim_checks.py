@@ -20,11 +20,11 @@ from fortifai_ray.study.claim_statistics import (
     PerChain,
     Statistic,
     Where,
-    where_words,
+    where_keys,
 )
 from fortifai_ray.study.claims import Claim, Number, TheoryValue
 from fortifai_ray.study.search import BoundarySearch, Search
-from fortifai_ray.validation import hint
+from fortifai_ray.validation import first_mistake, hint
 
 _NOT_OF_A_CELL = ("seed", "unit")  # `where` may name them too, but they do not tell one cell's recipe from another's
 
@@ -121,7 +121,7 @@ def _undecidable(claim: Claim, study: StudyFacts) -> tuple[str, str] | None:
     """The key for which the claim stays undecided whatever is measured, and why; None where it may be decided."""
     statistic, cells = claim.statistic, matching(study.recipes, claim.where, study.searched)
     if not cells:
-        return "where", f"no cell of the study matches {where_words(claim.where)}"
+        return "where", f"no cell of the study matches {where_keys(claim.where)}"
     if len(cells) > 1 and study.search is None and not _averages(claim):
         return "where", f"it matches {len(cells)} cells, and this statistic is of one: name its keys"
     if uncompared := _uncompared(claim, cells, study):
@@ -157,7 +157,7 @@ def _uncompared(claim: Claim, cells: Sequence[int], study: StudyFacts) -> str | 
     where = statistic.compared(claim.where)
     others = matching(study.recipes, where, study.searched)
     if not others:
-        return f"no cell of the study matches {where_words(where)}"
+        return f"no cell of the study matches {where_keys(where)}"
     same = not set(others).isdisjoint(cells) and claim.where.get("seed") == where.get("seed")
     return "it names cells that where names too: there is nothing to compare them with" if same else None
 
@@ -264,8 +264,8 @@ def completed(claim: Claim, recipes: Sequence[Mapping[str, Any]], searched: Coll
         content = claim.model_dump(mode="json") | {"value": whole if len(whole) > 1 else whole[0]}
         return Claim.model_validate(content | {"must_reject": rejected})
     except ValidationError as error:
-        message = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise UserError(f"{place}: {message} (claim {claim.id})") from None
+        key, message = first_mistake(error, Claim, claim.model_dump(mode="json"))
+        raise UserError(f"{place}{f'.{key}' if key else ''}: {message} (claim {claim.id})") from None
     except ValueError as error:
         raise UserError(f"{place}.{key}: {error} (claim {claim.id})") from None
 

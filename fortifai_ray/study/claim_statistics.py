@@ -22,15 +22,15 @@ from pydantic import BeforeValidator, Field, FiniteFloat, model_serializer, mode
 from pydantic.json_schema import WithJsonSchema
 
 from fortifai_ray.results.schema import FiUnit
-from fortifai_ray.results.words import fi_unit
-from fortifai_ray.validation import Section
+from fortifai_ray.results.words import fi_unit, in_words, value_words
+from fortifai_ray.validation import Section, shown
 
 # Types of fields, each with a check that reports in one line what would be right.
 
 
 def _generation_or_last(value: Any) -> Any:
     if value != "last" and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
-        raise ValueError(f"a generation is 0, 1, 2, … or `last` (got {value!r})")
+        raise ValueError(f"a generation is 0, 1, 2, … or `last` (got {shown(value)})")
     return value
 
 
@@ -41,7 +41,9 @@ def _place_or_metric(value: Any) -> Any:
         or value == ""
         or (isinstance(value, int) and value < 0)
     ):
-        raise ValueError(f"a criterion is given by its metric, or its place 0, 1, … under collapse (got {value!r})")
+        raise ValueError(
+            f"a criterion is given by its metric, or its place 0, 1, … under collapse (got {shown(value)})"
+        )
     return value
 
 
@@ -49,7 +51,7 @@ def _scalars(value: Any) -> Any:
     for key, wanted in value.items() if isinstance(value, dict) else ():
         items = wanted if isinstance(wanted, list) else [wanted]
         if not items or not all(item is None or isinstance(item, bool | int | float | str) for item in items):
-            raise ValueError(f"{key}: a value, or a list of values, is needed (got {wanted!r})")
+            raise ValueError(f"{key}: a value, or a list of values, is needed (got {shown(wanted)})")
     return value
 
 
@@ -62,11 +64,19 @@ Where = Annotated[dict[str, Scalar | list[Scalar]], BeforeValidator(_scalars)]
 GenerationOrLast = Annotated[int | Literal["last"], BeforeValidator(_generation_or_last)]
 
 
+def where_keys(where: Where) -> str:
+    """``loss.kind=tce, loss.gamma=0.3 or 0.5``: for who has to find it in a file."""
+    lists = {key: value if isinstance(value, list) else [value] for key, value in where.items()}
+    return ", ".join(f"{key}={' or '.join(map(value_words, values))}" for key, values in lists.items())
+
+
 def where_words(where: Where) -> str:
-    """``loss.kind=tce, loss.gamma=0.3 or 0.5``."""
-    return ", ".join(
-        f"{key}={' or '.join(map(str, value)) if isinstance(value, list) else value}" for key, value in where.items()
-    )
+    """``TCE γ=0.3 or 0.5, no curation``: for who reads of it."""
+    asked = {key: value if isinstance(value, list) else [value] for key, value in where.items()}
+    given = {key: [value_words(value, key) for value in values if value is not None] for key, values in asked.items()}
+    said = {key: " or ".join(words) for key, words in given.items() if words}
+    without = [in_words({key: None}) for key, values in asked.items() if None in values]
+    return ", ".join([in_words(said)] * bool(said) + without)
 
 
 def criterion_words(criterion: Criterion) -> str:
@@ -112,7 +122,7 @@ def _summary(value: Any) -> Any:
                 raise ValueError(f"a quantile lies between 0 and 1 (got {number})")
             return Summary(name=name, number=number)
     raise ValueError(
-        f"there is no summary {value!r}; there are {', '.join(_PLAIN)}, and with a number "
+        f"there is no summary {shown(value)}; there are {', '.join(_PLAIN)}, and with a number "
         f"{', '.join(f'{{{name}: …}}' for name in _WITH_NUMBER)}"
     )
 

@@ -22,7 +22,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat,
 
 from fortifai_ray.study.claim_statistics import Statistic, Where, where_words
 from fortifai_ray.theory.registry import ClosedForm, evaluate, lookup
-from fortifai_ray.validation import Section
+from fortifai_ray.validation import Section, shown
 
 Relation = Literal["equals", "at_most", "at_least", "less", "greater", "between"]
 DEFAULT_LEVEL = 0.99  # several claims are tested at once: see `fortifai_ray.claims.result.multiplicity`
@@ -188,7 +188,7 @@ def _wrong_theories(value: Any) -> Any:
     entries = value if isinstance(value, list | tuple) else [value]
     for one in entries:
         if not isinstance(one, dict | WrongTheory):
-            raise ValueError(f"{{name: …, value: …}} is needed, or a list of such (got {one!r})")
+            raise ValueError(f"{{name: …, value: …}} is needed, or a list of such (got {shown(one)})")
     return entries
 
 
@@ -206,5 +206,5 @@ def _readable_number(value: Any) -> Any:
     if isinstance(value, TheoryValue) or (isinstance(value, dict) and isinstance(value.get("theory"), str)):
         return value
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"value is a number, or {{theory: NAME, …}} naming a closed form (got {value!r})")
+        raise ValueError(f"value is a number, or {{theory: NAME, …}} naming a closed form (got {shown(value)})")
     return value

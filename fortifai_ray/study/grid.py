@@ -13,6 +13,7 @@ from fortifai_ray.errors import UserError
 from fortifai_ray.recipe.ecosystem import FROZEN, Ecosystem, common_key
 from fortifai_ray.recipe.recipe import Recipe, for_theory, recipe_type, recipe_types
 from fortifai_ray.results.schema import LINEAGE, WHOLES
+from fortifai_ray.results.words import value_words
 from fortifai_ray.seeds import LARGEST_SEED
 from fortifai_ray.storage.store import canonical_hash
 from fortifai_ray.validation import at, hint, put, validated
@@ -81,7 +82,7 @@ class Chain:
         """Its varied keys as its file has them: ``loss.kind=tce loss.gamma=0.3 seed=0``. For a name, see
         :class:`~fortifai_ray.results.cells.ChainNames`."""
         shown = {key: value for key, value in self.varied.items() if value is not None}
-        return " ".join(f"{key}={value}" for key, value in shown.items()) or "the recipe"
+        return " ".join(f"{key}={value_words(value)}" for key, value in shown.items()) or "the recipe"
 
 
 def grid(

@@ -9,7 +9,7 @@ from pydantic import Field, FiniteFloat, model_validator
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.statistics.criterion import Collapse
-from fortifai_ray.validation import Section, hint
+from fortifai_ray.validation import Section, hint, shown
 
 Direction = Literal["rises", "falls", "detect"]
 Ends = Annotated[list[FiniteFloat], Field(min_length=2, max_length=2)]
@@ -164,7 +164,7 @@ def _key_problems(
             numeric = [name for name, value in recipe.items() if _is_number(value)]
             yield f"search.over: {key}: not a key of the recipe{hint(key, numeric)}"
         elif not _is_number(recipe[key]):
-            yield f"search.over: {key}: not a number in the recipe (it is {recipe[key]!r})"
+            yield f"search.over: {key}: not a number in the recipe (it is {shown(recipe[key])})"
         for corner in corners if isinstance(recipe.get(key), int) else ():
             if not float(corner[key]).is_integer():
                 yield f"search: {key} takes only whole numbers, not {corner[key]:g}"

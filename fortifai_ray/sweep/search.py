@@ -17,8 +17,7 @@ from fortifai_ray.chain.chain import ChainTask, Inputs
 from fortifai_ray.chain.cohort import cohort, cohort_table
 from fortifai_ray.recipe.executor import Executor
 from fortifai_ray.recipe.regimes import Replace
-from fortifai_ray.results.cells import in_words
-from fortifai_ray.results.words import MARKS, number, ratio_bound
+from fortifai_ray.results.words import MARKS, in_words, number, ratio_bound
 from fortifai_ray.search.boundary import BoundaryFinder
 from fortifai_ray.search.cells import CellSearches
 from fortifai_ray.search.points import CollapsePoint, Probe, collapse_points

@@ -6,7 +6,7 @@
 
 from fortifai_ray.validation.documents import dump_yaml, parse_yaml, read_yaml
 from fortifai_ray.validation.keys import all_keys, at, hint, leaves, put, unknown_key
-from fortifai_ray.validation.sections import Section, a_name, mistake, validated
+from fortifai_ray.validation.sections import Section, a_name, first_mistake, mistake, shown, validated
 
 __all__ = [
     "Section",
@@ -14,12 +14,14 @@ __all__ = [
     "all_keys",
     "at",
     "dump_yaml",
+    "first_mistake",
     "hint",
     "leaves",
     "mistake",
     "parse_yaml",
     "put",
     "read_yaml",
+    "shown",
     "unknown_key",
     "validated",
 ]

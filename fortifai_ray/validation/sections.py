@@ -6,10 +6,12 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, TypeVar, cast, get_args
 
+import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from fortifai_ray.errors import UserError
+from fortifai_ray.validation.documents import dump_yaml
 from fortifai_ray.validation.keys import described_keys, hint, is_required, unknown_key
 
 _FORMS = (
@@ -22,6 +24,22 @@ _FORMS = (
     "a graph",
     "a matrix",
 )  # tags of unions that no file has
+_LONGEST = 80  # characters of a value that a message shows
+_NEEDED = {  # what is needed, by the type of pydantic's error
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    **dict.fromkeys(("list_type", "tuple_type"), "a list"),
+    **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "a section with keys"),
+    "string_type": "text",
+    "literal_error": "{expected}",
+    "greater_than": "a number greater than {gt}",
+    "greater_than_equal": "a number greater than or equal to {ge}",
+    "less_than": "a number less than {lt}",
+    "less_than_equal": "a number less than or equal to {le}",
+    "too_short": "at least {min_length}",
+    "too_long": "at most {max_length}",
+}
 _NO_SECTION = ("model_type", "model_attributes_type", "dict_type")  # pydantic's errors where a section is needed
 
 _Checked = TypeVar("_Checked", bound=BaseModel)
@@ -95,12 +113,21 @@ def _not_finite(content: Any, place: tuple[int | str, ...]) -> Iterator[tuple[tu
 
 
 def _first_error(error: ValidationError, model: type[BaseModel], content: Mapping[str, Any], vary: set[str]) -> str:
-    errors = error.errors()
-    first = _telling(errors)
-    location = _location(first["loc"], content)
-    places = {_location(each["loc"], content) for each in errors}  # pydantic reports an error for each form of a key
+    place, wrong = first_mistake(error, model, content)
+    places = {_location(each["loc"], content) for each in error.errors()}  # pydantic reports one for each form of a key
     more = f" (and {len(places) - 1} more)" if len(places) > 1 else ""
-    return f"{_named(location, vary)}{_complaint(first, location, model, content)}{more}"
+    names_its_key = not place and re.match(r"[a-z_]+(\.\w+)*: ", wrong)  # of a check of several keys together
+    return f"{wrong if names_its_key else f'{_named(place, vary)}: {wrong}'}{more}"
+
+
+def first_mistake(error: ValidationError, model: type[BaseModel], content: Mapping[str, Any]) -> tuple[str, str]:
+    """Where content does not fit a model, as a dotted key ("" for the whole), and what is said of it."""
+    first = _telling(error.errors())
+    location = _location(first["loc"], content)
+    if not first["type"].startswith("union_tag"):
+        return location, _complaint(first, location, model, content)
+    tag = first["ctx"]["discriminator"].strip("'")
+    return f"{location}.{tag}".lstrip("."), _wrong_tag(first["ctx"])
 
 
 def _telling(errors: Sequence[Any]) -> Any:
@@ -115,35 +142,56 @@ def _named(location: str, vary: set[str]) -> str:
     return f"{location} (under vary)" if varies else location or "the recipe"
 
 
+def _wrong_tag(context: Mapping[str, Any]) -> str:
+    if "tag" not in context:
+        return "this key is needed and missing"
+    tags = context["expected_tags"].replace("'", "").split(", ")
+    return f"there is no {context['tag']}{hint(context['tag'], tags)}"
+
+
 def _complaint(error: Any, location: str, model: type[BaseModel], content: Mapping[str, Any]) -> str:
     """What follows the key in the message."""
     kind, given = error["type"], error["input"]
     if kind == "extra_forbidden":
         key = str(error["loc"][-1])
-        return f": {unknown_key(key, location.removesuffix(key).rstrip('.'), [model], content)}"
-    if kind == "union_tag_not_found":
-        return f".{error['ctx']['discriminator'].strip(chr(39))}: this key is needed and missing"
-    if kind == "union_tag_invalid":
-        key, tags = error["ctx"]["discriminator"].strip("'"), error["ctx"]["expected_tags"].replace("'", "").split(", ")
-        return f".{key}: there is no {error['ctx']['tag']}{hint(error['ctx']['tag'], tags)}"
+        return unknown_key(key, location.removesuffix(key).rstrip("."), [model], content)
     if kind == "missing":
-        return ": this key is needed and missing"
+        return "this key is needed and missing"
     if (given is None or kind in _NO_SECTION) and location and (keys := described_keys(model, location)):
-        wrong = "this section is empty" if given is None else f"a section with keys is needed, not {given!r}"
+        wrong = "this section is empty" if given is None else f"a section with keys is needed, not {shown(given)}"
         leave = "" if is_required(model, location) or given is not None else "; or leave it out for its defaults"
-        return f": {wrong}; it may hold {keys}{leave}"
-    return f": {_message(kind, error['msg'], given)}"
+        return f"{wrong}; it may hold {keys}{leave}"
+    return _message(error)
 
 
-def _message(kind: str, message: str, given: Any) -> str:
+def _message(error: Any) -> str:
+    kind, given, context = error["type"], error["input"], error.get("ctx", {})
     if kind == "string_type" and isinstance(given, bool):
         return f"text is needed, not {str(given).lower()}: write it in quotes (YAML reads yes, no, on and off so, too)"
     if kind == "string_type" and isinstance(given, int | float):
         return f"text is needed, not the number {given}: write it in quotes"
-    message = message.removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    shown = f", not {given!r}" if isinstance(given, str | int | float | bool) and kind != "value_error" else ""
-    shown = ", not nothing" if given is None and kind != "value_error" else shown
-    return f"{message[0].lower() + message[1:]}{shown}"
+    if kind == "literal_error" and isinstance(given, str):
+        known = re.findall("'([^']*)'", context["expected"])
+        return f"there is no {given!r}{hint(given, known)}"
+    if kind in _NEEDED:
+        limits = {key: f"{value:g}" if isinstance(value, float) else value for key, value in context.items()}
+        needed = _NEEDED[kind].format(**limits).replace("'", "")
+        return f"{needed} is needed, not {context.get('actual_length', shown(given))}"
+    message = error["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    if message.startswith("Input should be "):
+        message = f"{message.removeprefix('Input should be ')} is needed"
+    return message[0].lower() + message[1:] + (f", not {shown(given)}" if kind != "value_error" else "")
+
+
+def shown(value: Any) -> str:
+    """A value as a study file has it, if it is short; text in quotes, as its spaces may be the mistake."""
+    if value is None or isinstance(value, bool):
+        return "nothing" if value is None else str(value).lower()
+    try:
+        text = dump_yaml(value, flow=True).strip() if isinstance(value, list | dict) else repr(value)
+    except yaml.YAMLError:  # an object of Python, not of a file
+        text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"
 
 
 def _location(parts: tuple[int | str, ...], content: Any) -> str:

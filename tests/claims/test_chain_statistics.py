@@ -167,5 +167,5 @@ def test_seeds_with_unequal_numbers_of_chains_are_not_averaged(make_study: Any) 
 def test_a_statistic_in_words(make_study: Any) -> None:
     result = make_study(CHAINS).one(_metric(at=5, against=AT_CE), where={"loss.kind": "tce", "seed": [0, 1]})
     assert result.statistic == (
-        "mean of perplexity at generation 5, at loss.kind=tce, seed=0 or 1, over the same at loss.kind=cross_entropy"
+        "mean of perplexity at generation 5, at TCE · seed=0 or 1, over the same at cross entropy"
     )

@@ -93,7 +93,7 @@ def test_what_is_missing_or_broken_is_one_line(make_study: Any, tmp_path: Path) 
     with pytest.raises(UserError, match=r"study\.yaml not found: give the directory of a study"):
         check_claims(tmp_path / "nowhere")
     study = _study(make_study)
-    with pytest.raises(UserError, match=r"claims\.0\.level: input should be less than 1, not 2"):
+    with pytest.raises(UserError, match=r"claims\.0\.level: a number less than 1 is needed, not 2"):
         study.check({"statistic": MEAN, "level": 2})
     (study.folder / "results" / "chains.parquet").write_bytes(b"no table")
     study.study["collapse"] = [{"metric": "trace_ratio"}]

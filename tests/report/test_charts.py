@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from fortifai_ray.report.charts.curves import MOST_POINTS, collapse_curves
-from fortifai_ray.report.charts.encodings import colours
+from fortifai_ray.report.charts.encodings import broad, colours
 from fortifai_ray.report.charts.onset import onset_chart, ratio_chart
 from fortifai_ray.results.cells import Cells
 from fortifai_ray.statistics.criterion import AnyOf, CollapseCriterion
@@ -151,6 +151,27 @@ def test_no_ratio_no_chart(tmp_path: Path) -> None:
     study = write_study(tmp_path, slowness={None: 0.1, 0.3: 0.1, 0.9: 0.1})
     generations, _, fidelity = tables(study)
     assert ratio_chart(fidelity, CRITERION, cells_of(generations), "generations") is None
+
+
+@pytest.mark.parametrize(
+    ("values", "least", "log", "ends"),
+    [
+        ([1.0, 1.0], 1.25, True, (0.894, 1.118)),
+        ([1.0, 0.9999, None], 1.25, True, (0.894, 1.118)),
+        ([1.0, 1.25], 1.25, True, None),
+        ([2.5, 2.6, float("inf")], 1.0, False, (2.05, 3.05)),
+        ([0.0, 0.1], 1.0, False, (0.0, 1.0)),
+        ([-3.0, -3.0], 1.0, False, (-3.5, -2.5)),
+        ([0.0, 5.0], 1.0, False, None),
+        ([], 1.0, False, None),
+    ],
+)
+def test_an_axis_spans_what_can_be_read(
+    values: list[float | None], least: float, log: bool, ends: tuple[float, float] | None
+) -> None:
+    """Ratios that are all 1 had an axis from 0.9999 to 1, and onsets within a generation had no tick."""
+    found = [layer.data.values for layer in broad(values, least, log=log, x=alt.X("at:Q"))]
+    assert found == ([] if ends is None else [[{"at": pytest.approx(end, abs=1e-3)} for end in ends]])
 
 
 def test_onsets_of_many_chains_are_kaplan_meier_quantiles(tmp_path: Path) -> None:

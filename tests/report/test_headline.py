@@ -69,7 +69,7 @@ def test_many_cells_are_counted_and_not_listed(tmp_path: Path) -> None:
 
 def test_a_search_is_told_by_its_critical_values(searched: Path) -> None:  # noqa: F811
     said, reading = headline(open_study(searched))
-    assert "regime.synthetic_ratio: cross entropy 0.9 [0.88 to 0.93]; TCE γ=0.3 > 0.95" in said
+    assert "critical synthetic ratio: cross entropy 0.9 [0.88 to 0.93]; TCE γ=0.3 > 0.95" in said
     assert "TCE γ=0.9 not determined" in said
     assert reading.startswith("90% intervals.")
 

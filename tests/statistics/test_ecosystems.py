@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 
 from fortifai_ray.statistics.criterion import CollapseCriterion
+from fortifai_ray.statistics.ecosystems import of_human_data
 from fortifai_ray.statistics.judged import Terms
 
 CRITERION = CollapseCriterion(metric="v", relative_to="absolute", threshold=1.0, direction="above", confirm=1)
@@ -14,7 +15,8 @@ EARLY, LATE, NEVER, OPEN = [0, 2, 2, 2, 2], [0, 0, 0, 2, 2], [0, 0, 0, 0, 0], [0
 
 def judged(curves: dict[str, list[float]], **asked: Any) -> dict[str, dict[str, Any]]:
     rows = [
-        {"chain_id": name, "lineage": name, "seed": 0, "generation": g, "v": float(v), "synthetic_size_cum": 10.0 * g}
+        {"chain_id": name, "lineage": name, "seed": 0, "generation": g, "v": float(v), "human_size": 5}
+        | {"synthetic_size_cum": 0.0 if name.startswith("outside") else 10.0 * g}
         for name, curve in curves.items()
         for g, v in enumerate(curve)
     ]
@@ -42,6 +44,37 @@ def test_wholes(curves: list[list[float]], first: tuple[Any, ...], last: tuple[A
     assert len({row["chain_id"] for row in rows.values()}) == len(curves) + 2
 
 
+@pytest.mark.parametrize(
+    ("curves", "first", "last"),
+    [
+        ({"a": EARLY, "b": LATE, "outside": NEVER}, 0.5, 2.5),
+        ({"a": LATE, "outside": EARLY}, 2.5, 2.5),  # a criterion that it meets by chance
+        ({"a": NEVER, "outside": EARLY}, None, None),
+        ({"a": EARLY, "outside": NEVER, "outside2": OPEN}, 0.5, 0.5),
+        ({"outside": NEVER, "outside2": NEVER}, None, None),
+        ({"outside": LATE, "outside2": EARLY}, 0.5, 2.5),  # where no other is, they are what there is
+    ],
+)
+def test_lineages_of_human_data_do_not_count(
+    curves: dict[str, list[float]], first: float | None, last: float | None
+) -> None:
+    """A frozen or a human-only lineage cannot collapse by construction, and would hold the last one back for ever."""
+    rows = judged(curves)
+    assert (rows["first to collapse"]["onset"], rows["last to collapse"]["onset"]) == (first, last)
+    assert {name for name in rows if "collapse" not in name} == set(curves)
+
+
+def test_a_lineage_that_found_nothing_to_read_counts() -> None:
+    """It has neither human nor synthetic data in the generation that ended it."""
+    rows = [
+        {"chain_id": name, "lineage": name, "seed": 0, "generation": g, "human_size": human, "synthetic_size_cum": 0}
+        for name, sizes in (("reader", (9, 0)), ("outside", (9, 9)), ("one_model", (9, 9)))
+        for g, human in enumerate(sizes)
+    ]
+    table = pl.DataFrame(rows).with_columns(pl.col("lineage").replace("one_model", None))
+    assert of_human_data(table) == ["outside"]
+
+
 def test_a_failed_lineage_leaves_no_verdict() -> None:
     rows = judged({"a": EARLY, "b": [0.0]}, failed={"b"})
     assert rows["a"]["status"] == "collapsed"
@@ -54,7 +87,8 @@ def test_one_lineage_is_no_whole() -> None:
 
 def test_fidelity_has_them() -> None:
     rows = [
-        {"chain_id": f"{name}{seed}", "lineage": name, "seed": seed, "generation": g, "v": v, "synthetic_size_cum": g}
+        {"chain_id": f"{name}{seed}", "lineage": name, "seed": seed, "generation": g, "v": v}
+        | {"human_size": 5, "synthetic_size_cum": g}
         for seed in range(3)
         for name, curve in (("a", EARLY), ("b", LATE))
         for g, v in enumerate(curve)

@@ -147,7 +147,7 @@ ANY = {"any_of": [CRITERION, TAIL]}
         ({"training": {"epoch": 2}}, r"training\.epoch: unknown key; did you mean epochs\?"),
         (
             {"resources": {"engines": {"gpus": -1}}},
-            r"resources\.engines\.gpus: input should be greater than or equal to 0, not -1$",
+            r"resources\.engines\.gpus: a number greater than or equal to 0 is needed, not -1$",
         ),
         (
             {"training": {"lora": {"bias": "none"}}},
@@ -160,8 +160,8 @@ ANY = {"any_of": [CRITERION, TAIL]}
         ({"loss": {"kind": "tec"}, "vary": {}}, r"loss\.kind: there is no loss 'tec'; did you mean tce\?"),
         ({"regime": {"kind": "mixed", "synthetic_ratio": 1.2}}, r"regime\.synthetic_ratio: .*\[0, 1\]"),
         ({"regime": {"kind": "mixed"}}, r"regime\.synthetic_ratio: this key is needed"),
-        ({"generations": 0}, r"generations: .*greater than or equal to 1, not 0"),
-        ({"generations": "many"}, r"generations: .*integer.*'many'"),
+        ({"generations": 0}, r"generations: .*greater than or equal to 1 is needed, not 0"),
+        ({"generations": "many"}, r"generations: a whole number is needed, not 'many'"),
         ({"corpus": {"path": "no/such/file.txt"}}, r"corpus: there is no no/such/file\.txt"),
         (
             {"corpus": {"source": "pydoc", "path": "."}},

@@ -13,11 +13,11 @@ from fortifai_ray.families.analytic.ngram import Ngram
 from fortifai_ray.families.analytic.user import UserFamily, validate_user_family
 from fortifai_ray.losses import PointwiseLoss
 from fortifai_ray.metrics import Metric
-from fortifai_ray.recipe.curation import Deduplicate, Judge, measured
+from fortifai_ray.recipe.curation import Deduplicate, Judge, judges, measured
 from fortifai_ray.recipe.recipe import Recipe
 from fortifai_ray.storage.store import StageStore
 from fortifai_ray.theory.growth import sample_sizes
-from fortifai_ray.validation import Section, mistake
+from fortifai_ray.validation import Section, first_mistake, mistake
 
 
 def _validate(value: Any) -> AnalyticFamily:
@@ -131,26 +131,28 @@ class AnalyticRecipe(Recipe):
         if any(isinstance(step, Deduplicate) for step in self.curation.steps) and not isinstance(self.family, Ngram):
             wrong = f"deduplicate is for texts, and {self.family.kind} writes samples of numbers"
             raise mistake("recipe", "curation", wrong, "deduplicate")
-        judges = [by for step in self.curation.steps for by in step.judges]
+        judged = judges(self.curation.steps)
         if isinstance(self.family, UserFamily):
             weighs = by_rank or self.regime.weights is not None
-            self.family.check_methods(weighs=weighs, ranks=by_rank or bool(judges), by_truth="truth" in judges)
-        for by in judges:
+            self.family.check_methods(
+                weighs=weighs, ranks=by_rank or bool(judged), by_truth="truth" in dict(judged).values()
+            )
+        for where, by in judged:
             if isinstance(by, Judge):
-                self._check_judge(by)
+                self._check_judge(where, by)
         return self
 
-    def _check_judge(self, by: Judge) -> None:
+    def _check_judge(self, where: str, by: Judge) -> None:
         if by.family is None:
-            raise ValueError("curation.by.model: it is of a language model; {family: …} is right here")
+            raise mistake("recipe", f"{where}.model", "it is of a language model; {family: …} is right here", by.model)
         if "kind" in by.family:
-            raise ValueError(f"curation.by.family: its kind is the chain's, {self.family.kind}: leave it out")
+            wrong = f"it is the chain's, {self.family.kind}: leave it out"
+            raise mistake("recipe", f"{where}.family.kind", wrong, by.family)
         try:
             varied(self.family, by)
         except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(map(str, first["loc"]))
-            raise ValueError(f"curation.by.family.{key}: {first['msg'].removeprefix('Value error, ')}") from None
+            key, wrong = first_mistake(error, type(self.family), by.family)
+            raise mistake("recipe", f"{where}.family.{key}", wrong, by.family) from None
 
     @property
     def metrics(self) -> tuple[str, ...]:

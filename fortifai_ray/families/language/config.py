@@ -15,7 +15,7 @@ from fortifai_ray.evaluation.benchmarks.config import Benchmark, BenchmarksConfi
 from fortifai_ray.evaluation.signs import SignsConfig
 from fortifai_ray.families.fitting import FitConfig
 from fortifai_ray.metrics import Metric
-from fortifai_ray.validation import Section
+from fortifai_ray.validation import Section, shown
 
 Pack = Literal["documents", "running"]
 _PRESETS = Path(__file__).parent / "presets"  # a folder for each that is pretrained
@@ -204,7 +204,7 @@ class LoraConfig(Section):
         if value == "all-linear":
             return value
         if not isinstance(value, list | tuple) or not value or not all(isinstance(name, str) for name in value):
-            raise ValueError(f"all-linear, or a list of layers' names such as [q_proj, v_proj], not {value!r}")
+            raise ValueError(f"all-linear, or a list of layers' names such as [q_proj, v_proj], not {shown(value)}")
         if "lm_head" in value:
             raise ValueError("lm_head: the output head stays as it is, for the fused loss and for vLLM: leave it out")
         return tuple(sorted(set(value)))  # their order changes nothing, not even a recipe's hash

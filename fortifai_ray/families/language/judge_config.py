@@ -6,8 +6,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from fortifai_ray.families.language.config import ModelConfig
-from fortifai_ray.recipe.curation import Judge, Step
-from fortifai_ray.validation import mistake
+from fortifai_ray.recipe.curation import Judge, Step, judges
+from fortifai_ray.validation import first_mistake, mistake
 
 
 def judge_config(by: Judge, where: str = "curation.by") -> ModelConfig:
@@ -16,8 +16,8 @@ def judge_config(by: Judge, where: str = "curation.by") -> ModelConfig:
     try:
         model = ModelConfig.model_validate(by.model)
     except ValidationError as error:
-        first = error.errors()[0]
-        key, wrong = ".".join(map(str, (key, *first["loc"]))), first["msg"].removeprefix("Value error, ")
+        place, wrong = first_mistake(error, ModelConfig, by.model or {})
+        key = f"{key}.{place}" if place else key
     else:
         if not model.random:
             return model
@@ -27,11 +27,9 @@ def judge_config(by: Judge, where: str = "curation.by") -> ModelConfig:
 
 def check_judges(curation: Sequence[Step]) -> None:
     """Check every judge of a curation as :func:`judge_config` does."""
-    for number, step in enumerate(curation):
-        where = f"curation.{step.judged_by}" if len(curation) == 1 else f"curation.{number}.{step.judged_by}"
-        for by in step.judges:
-            if isinstance(by, Judge):
-                judge_config(by, where)
+    for where, by in judges(curation):
+        if isinstance(by, Judge):
+            judge_config(by, where)
 
 
 def located(by: Judge) -> Judge:

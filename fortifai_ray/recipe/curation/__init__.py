@@ -37,7 +37,7 @@ from fortifai_ray.recipe.curation.detection import Detector, Watermark, resample
 from fortifai_ray.recipe.curation.kinds import Choice, NoCuration, Surplexity, Verifier, select
 from fortifai_ray.recipe.curation.user import UserStep, validate_user_step
 from fortifai_ray.user_code import names_code
-from fortifai_ray.validation import hint, mistake
+from fortifai_ray.validation import hint, mistake, shown
 
 __all__ = [
     "AUROC",
@@ -65,10 +65,12 @@ __all__ = [
     "Watermark",
     "apply",
     "blocks",
+    "judges",
     "measured",
     "of_pool",
     "of_written",
     "one_truth",
+    "places",
     "ratio",
     "resampled",
     "select",
@@ -119,6 +121,17 @@ def blocks(steps: Sequence[Step]) -> list[int]:
     return found
 
 
+def places(steps: Sequence[Step]) -> list[str]:
+    """Where each step stands in a study file."""
+    return ["curation"] if len(steps) == 1 else [f"curation.{number}" for number in range(len(steps))]
+
+
+def judges(steps: Sequence[Step]) -> list[tuple[str, By]]:
+    """Each judge of the steps, and where a study file names it."""
+    placed = zip(places(steps), steps, strict=True)
+    return [(f"{place}.{step.judged_by}", by) for place, step in placed for by in step.judges]
+
+
 def with_judges(curation: Any, change: Callable[[Judge], Judge]) -> Any:
     """The same curation with each judge that is none of the chain's models changed: a path made absolute."""
     if isinstance(curation, Several):
@@ -164,7 +177,7 @@ def _one(value: Any) -> Step:
         return value
     if not isinstance(value, Mapping):
         raise ValueError(
-            f"a curation is a section such as {{kind: verifier, keep: 0.5}}, or a list of them, not {value!r}"
+            f"a curation is a section such as {{kind: verifier, keep: 0.5}}, or a list of them, not {shown(value)}"
         )
     kind = value.get("kind")
     if names_code(kind):

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.metrics import CURATION, Metric
-from fortifai_ray.validation import Section, hint
+from fortifai_ray.validation import Section, hint, shown
 
 Content = Literal["samples", "texts", "images"]
 """What a family's items are, for a step: samples of an analytic family are arrays of numbers."""
@@ -105,7 +105,9 @@ def checked_judge(value: Any) -> Any:
     if isinstance(value, Mapping):
         return Judge.model_validate(value)
     if isinstance(value, str) and value not in NAMED:
-        raise ValueError(f"there is no judge {value!r}; another is {{model: …}} or {{family: …}}{hint(value, NAMED)}")
+        raise ValueError(
+            f"there is no judge {shown(value)}; another is {{model: …}} or {{family: …}}{hint(value, NAMED)}"
+        )
     return value
 
 

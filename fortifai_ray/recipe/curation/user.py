@@ -31,7 +31,7 @@ from pydantic import ConfigDict, Field
 from fortifai_ray.errors import UserError
 from fortifai_ray.recipe.curation.base import NAMED, By, Items, Kept, Step, told_of
 from fortifai_ray.user_code import built, call_of, check_class, source_of, takes
-from fortifai_ray.validation import hint, mistake
+from fortifai_ray.validation import hint, mistake, shown
 
 
 class UserStep(Step):
@@ -115,7 +115,7 @@ def validate_user_step(content: Mapping[str, Any]) -> UserStep:
         raise mistake("curation", "kind", wrong, kind)
     share = getattr(step._instance, "share", 1.0)
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
-        raise mistake("curation", "kind", f"{kind}.share is the planned share, in (0, 1]: not {share!r}", kind)
+        raise mistake("curation", "kind", f"{kind}.share is the planned share, in (0, 1]: not {shown(share)}", kind)
     return step
 
 

@@ -19,6 +19,7 @@ from fortifai_ray.report.charts.encodings import (
     MOST_IN_LEGEND,
     Tooltips,
     Width,
+    broad,
     chart_of,
     colour_of,
     legend_of,
@@ -27,6 +28,7 @@ from fortifai_ray.report.charts.encodings import (
 )
 from fortifai_ray.report.points import MOST_POINTS, Curve, curve, thin
 from fortifai_ray.results.cells import Cells
+from fortifai_ray.results.words import finite
 from fortifai_ray.statistics.criterion import Collapse, criteria_of
 
 MOST_SYMBOLS = 25  # the most generations with a symbol on the median: more run into each other
@@ -89,6 +91,9 @@ def draw(
     names = None if small else legend_of(cells, drawn.cells)
     colour = colour_of(cells, names)
     layers = [*_median_layers(drawn, y, colour, names, cells), *_chain_layers(drawn, y, colour, most_points)]
+    values = [*drawn.spread["value"], *drawn.spread["low"], *drawn.spread["high"], *drawn.points["value"]]
+    largest = max(map(abs, finite(values)), default=0.0)
+    layers += broad(values, 1.01 if drawn.log_scale else 0.01 * largest, log=drawn.log_scale, y=y)
     layers += [
         *_broken_layers(drawn, colour, height),
         *limit_layers(chains, drawn, criteria, cells, y),

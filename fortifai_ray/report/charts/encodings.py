@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import cycle, islice
-from typing import Any, Literal, TypeVar
+from textwrap import wrap
+from typing import Any, Literal, TypeVar, cast
 
 import altair as alt
 import polars as pl
 
 from fortifai_ray.report.points import Curve
 from fortifai_ray.results.cells import Cells
+from fortifai_ray.results.words import finite
 from fortifai_ray.statistics.criterion import Collapse, CollapseCriterion, criterion_rows
 
 # Okabe & Ito (2008), "Color Universal Design", without black and yellow, which vanish on one of the two grounds.
@@ -22,6 +25,8 @@ SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down"
 GLYPHS = ["●", "■", "▲", "◆", "✚", "▼", "▬"]
 GREY = "#808080"
 MOST_IN_LEGEND = 24  # a longer legend is taller than its chart: the table lists the cells, and tooltips name them
+_LINE = 26  # letters of a cell's name beside its row: a chart has room beside them on a telephone, too
+_LEGEND_LINE = 44  # letters of a cell's name in a legend
 _LEGEND_WIDTH = 520  # pixels, of a chart in half a page; a letter takes 7 of them, a symbol 30
 _NEAR = 0.05  # of the axis: what is nearer to a limit is in the way of its label
 MOST_BANDS = 12  # the most cells that get a band or a limit of their own: more are illegible
@@ -55,8 +60,9 @@ def _viridis(share: float) -> str:
 
 
 def key(cells: Cells) -> list[tuple[str, str, str]]:
-    """(name, colour, glyph) of each cell: the key to charts without a legend."""
-    return list(zip(cells.order, colours(cells), cycle(GLYPHS), strict=False))
+    """(name, colour, glyph) of each cell that has generations: the key to charts without a legend."""
+    every = zip(cells.order, colours(cells), cycle(GLYPHS), strict=False)
+    return [entry for entry in every if entry[0] not in cells.wholes]
 
 
 def by_name(
@@ -72,10 +78,16 @@ def legend_of(cells: Cells, present: Collection[str] | None = None) -> alt.Legen
     shown = [cell for cell in cells.order if present is None or cell in present]
     if len(shown) > MOST_IN_LEGEND:
         return None
-    columns = max(1, min(4, _LEGEND_WIDTH // (30 + 7 * max(map(len, shown), default=1))))
-    return alt.Legend(
-        orient="top", columns=columns, labelLimit=320, symbolLimit=0, symbolOpacity=1, title=None, values=shown
-    )
+    longest = min(_LEGEND_LINE, max(map(len, shown), default=1))
+    columns = max(1, min(4, _LEGEND_WIDTH // (30 + 7 * longest)))
+    label = {"labelLimit": 0, "labelExpr": _wrapped(shown, _LEGEND_LINE)}
+    return alt.Legend(orient="top", columns=columns, symbolLimit=0, symbolOpacity=1, title=None, values=shown, **label)
+
+
+def _wrapped(names: Iterable[str], width: int) -> Any:
+    """The expression of labels that are names, those of more than ``width`` letters in several lines."""
+    lines = {name: wrapped for name in names if len(wrapped := wrap(name, width)) > 1}
+    return f"{json.dumps(lines)}[datum.label] || datum.label" if lines else alt.Undefined
 
 
 def colour_of(cells: Cells, legend: alt.Legend | None = None) -> alt.Color:
@@ -125,13 +137,33 @@ def outcome_marks(
 def rows_of(cells: Cells, without: frozenset[str] = frozenset()) -> alt.Y:
     """A row per cell, in the cells' order."""
     order = [cell for cell in cells.order if cell not in without]
-    return alt.Y("cell:N", title=None, scale=alt.Scale(domain=order), axis=alt.Axis(labelLimit=240, ticks=False))
+    axis = alt.Axis(labelLimit=0, labelExpr=_wrapped(order, _LINE), ticks=False)
+    return alt.Y("cell:N", title=None, scale=alt.Scale(domain=order), axis=axis)
 
 
 def height_of(cells: Cells, without: int = 0) -> int:
-    """The height of a chart with a row per cell, in pixels."""
+    """The height of a chart with a row per cell, in pixels: its name has room, however many lines it takes."""
     rows = max(1, len(cells.order) - without)
-    return rows * (36 if rows <= MOST_IN_LEGEND else 20)
+    lines = max((len(wrap(cell, _LINE)) for cell in cells.order), default=1)
+    return rows * max(36 if rows <= MOST_IN_LEGEND else 20, 6 + 14 * lines)
+
+
+def broad(values: Iterable[float | None], least: float, *, log: bool = False, **axis: alt.X | alt.Y) -> list[alt.Chart]:
+    """An invisible layer that widens an ``axis`` (``x`` or ``y``) whose values span less than ``least``, which is a
+    factor where it is ``log``: one from 0.9999 to 1 tells nothing."""
+    known = finite(list(values))
+    low, high = min(known, default=0.0), max(known, default=least)
+    if not known or (high >= low * least if log else high - low >= least):
+        return []
+    if log:
+        ends = math.sqrt(low * high / least), math.sqrt(low * high * least)
+    else:
+        start = (low + high - least) / 2
+        start = max(start, 0.0) if low >= 0 else start
+        ends = start, start + least
+    [on] = axis.values()
+    field = cast(dict[str, str], on.to_dict())["field"]
+    return [chart_of([{field: end} for end in ends]).mark_square(opacity=0).encode(**axis)]
 
 
 def limit_layers(

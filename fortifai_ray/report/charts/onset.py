@@ -13,6 +13,7 @@ from fortifai_ray.report.charts.encodings import (
     Tooltips,
     Width,
     bound_shape,
+    broad,
     chart_of,
     colour_of,
     height_of,
@@ -26,6 +27,8 @@ from fortifai_ray.results.cells import Cells
 from fortifai_ray.results.words import MARKS, count, finite, number, ratio, ratio_bound, seed_ratios
 from fortifai_ray.statistics.criterion import Collapse, criterion_rows
 from fortifai_ray.statistics.survival import kaplan_meier
+
+_RATIOS = 1.25  # the least factor that an axis of ratios spans
 
 
 def onset_chart(
@@ -59,6 +62,7 @@ def onset_chart(
     many = pl.len().over("cell") > MANY_CHAINS
     layers = [*_quantile_layers(verdicts.filter(many), cells), *_median_bars(medians or {}, cells)]
     layers += _chain_marks(verdicts.filter(~many), cells)
+    layers += broad([*verdicts["at"], *(medians or {}).values()], 1.0, x=_onset_axis())
     return alt.LayerChart(layer=layers, width=width, height=height_of(cells))
 
 
@@ -157,7 +161,8 @@ def ratio_chart(
     rule = chart_of([{"at": 1.0}]).mark_rule(color=GREY, strokeDash=[4, 4]).encode(x=x)
     encoded = {"y": rows_of(cells, without=cells.baselines), "color": colour_of(cells)}
     tooltip = ["cell:N", "ratio:N", "bound:N"]
-    layers = [rule]
+    ends = [point.get(name, point["at"]) for point in points for name in ("at", "low", "high")]
+    layers = [rule, *broad([1.0, *ends, *(seed["at"] for seed in seeds)], _RATIOS, log=positive, x=x)]
     if intervals := [point | {"at": point["low"]} for point in points if "low" in point]:
         line = chart_of(intervals).mark_rule(strokeWidth=3)
         layers.append(line.encode(x=x, x2="high:Q", tooltip=tooltip, **encoded))

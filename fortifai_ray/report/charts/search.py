@@ -11,6 +11,7 @@ import polars as pl
 from fortifai_ray.report.charts.encodings import (
     GREY,
     Tooltips,
+    broad,
     chart_of,
     colour_of,
     height_of,
@@ -20,6 +21,7 @@ from fortifai_ray.report.charts.encodings import (
     verdicts_of,
 )
 from fortifai_ray.results.cells import Cells
+from fortifai_ray.results.words import key_words
 from fortifai_ray.statistics.criterion import Collapse
 
 
@@ -55,7 +57,7 @@ def probe_chart(probes: pl.DataFrame, points: pl.DataFrame, over: str, cells: Ce
         tick = chart_of(ticks).mark_tick(thickness=3, size=30, color=GREY)
         layers.append(tick.encode(x=x, y=y, tooltip=["cell:N", alt.Tooltip("at:Q", title="critical")]))
     rows, offset = spread_by_seed(probes, edge=1.3)
-    tooltip: Tooltips = ["cell:N", alt.Tooltip("at:Q", title=over), "seed:Q", "status:N"]
+    tooltip: Tooltips = ["cell:N", alt.Tooltip("at:Q", title=key_words(over)), "seed:Q", "status:N"]
     layers += [
         mark.encode(x=x, y=y, yOffset=offset, color=colour, tooltip=tooltip)
         for mark in outcome_marks(rows, size=36, opacity=0.8, strokeWidth=1.5)
@@ -69,7 +71,7 @@ def onset_over_key(probes: pl.DataFrame, over: str, cells: Cells) -> alt.LayerCh
     if not rows:
         return None
     y = alt.Y("onset:Q", title="onset (generations)", scale=alt.Scale(zero=False, nice=False, padding=8))
-    tooltip: Tooltips = ["cell:N", alt.Tooltip("at:Q", title=over), "seed:Q", "status:N", "onset:Q"]
+    tooltip: Tooltips = ["cell:N", alt.Tooltip("at:Q", title=key_words(over)), "seed:Q", "status:N", "onset:Q"]
     layers = [
         mark.encode(x=_key_axis(over), y=y, color=colour_of(cells), tooltip=tooltip)
         for mark in outcome_marks(rows, ("circle", "triangle-right"), size=40, opacity=0.8)
@@ -78,7 +80,7 @@ def onset_over_key(probes: pl.DataFrame, over: str, cells: Cells) -> alt.LayerCh
 
 
 def _key_axis(key: str, **scale: Any) -> alt.X:
-    return alt.X("at:Q", title=key, scale=alt.Scale(**scale, zero=False, nice=False, padding=12))
+    return alt.X("at:Q", title=key_words(key), scale=alt.Scale(**scale, zero=False, nice=False, padding=12))
 
 
 def tried_chart(tried: Sequence[Mapping[str, Any]], key: str, *, log: bool) -> alt.LayerChart | None:
@@ -96,6 +98,7 @@ def tried_chart(tried: Sequence[Mapping[str, Any]], key: str, *, log: bool) -> a
     layers = [chart_of([{"ratio": 1}]).mark_rule(strokeDash=[4, 4], color=GREY).encode(y=y)]
     if spans := [row | {"ratio": row["low"]} for row in rows if row["low"] is not None and row["high"] is not None]:
         layers.append(chart_of(spans).mark_rule(opacity=0.6).encode(x=x, y=y, y2="high:Q"))
-    tooltip: Tooltips = [alt.Tooltip("at:Q", title=key), alt.Tooltip("ratio:Q", format=".3f"), "bound:N"]
+    tooltip: Tooltips = [alt.Tooltip("at:Q", title=key_words(key)), alt.Tooltip("ratio:Q", format=".3f"), "bound:N"]
+    layers += broad([1.0, *(row["ratio"] for row in rows)], 0.25, y=y)
     layers.append(chart_of(rows).mark_point(filled=True, size=60).encode(x=x, y=y, tooltip=tooltip))
     return alt.LayerChart(layer=layers, width="container", height=260)

@@ -25,6 +25,12 @@ async function draw(holders) {
     const spec = JSON.parse(holder.querySelector("script").textContent);
     let stage = holder.querySelector("div");
     if (!stage) stage = holder.appendChild(document.createElement("div"));
+    // Legends are laid out for half a page of a desktop: on a telephone they have fewer columns.
+    for (const { encoding } of holder.clientWidth < 480 ? spec.layer ?? [] : []) {
+      for (const { legend } of [encoding?.color, encoding?.shape].filter(Boolean)) {
+        if (legend?.columns) legend.columns = Math.max(1, Math.floor((legend.columns * holder.clientWidth) / 520));
+      }
+    }
     try {
       await window.vegaEmbed(stage, spec, options);
     } catch (error) {
