@@ -94,7 +94,7 @@ def test_the_study_of_a_search_shows_its_critical_values(tmp_path: Path) -> None
         point = finder.result()
         assert shown.values[f"result/critical value {cell}", 0] == point.critical
         assert shown.values[f"result/critical value low {cell}", 0] == point.low
-    assert "critical value of regime.synthetic_ratio" in shown.tags["mlflow.note.content"]
+    assert "critical synthetic ratio" in shown.tags["mlflow.note.content"]
 
 
 def chosen(study: Study, over: str, value: float, seed: int) -> list[Chain]:
