@@ -13,12 +13,13 @@ _OF_CENSORED = ("onset", "censored", "status", "ended")
 _DECIDED = [f"decided_{unit}" for unit in FI_UNITS]
 
 
-def of_human_data(generations: pl.DataFrame) -> list[str]:
+def of_human_data(generations: pl.DataFrame | pl.LazyFrame) -> list[str]:
     """The ids of the lineages that train on no synthetic data, as generation 1 shows: outside models, which are frozen,
     and human-only ones. ``generations`` is ``generations.parquet``."""
     # A lineage that found nothing to read has neither kind of data in the generation that ended it.
     apart = (pl.col("generation") == 1) & (pl.col("human_size") > 0) & (pl.col("synthetic_size_cum") == 0)
-    return generations.filter(apart, pl.col(LINEAGE).is_not_null())["chain_id"].to_list()
+    found = generations.lazy().filter(apart, pl.col(LINEAGE).is_not_null()).select("chain_id").collect()
+    return found["chain_id"].to_list()
 
 
 def with_wholes(chains: pl.DataFrame, varied: Sequence[str], apart: Collection[str] = ()) -> pl.DataFrame:
