@@ -163,7 +163,7 @@ def tables(scale: float, folder: Path) -> dict[str, Any]:
     tenth = len(costs) // 10
     before_close = _peak_gib()
     started = time.process_time()
-    outcome = driver.recorder.close(None, {}, None)
+    outcome = driver.recorder.close(None)
     return {
         "generations": len(costs),
         "ms_per_generation": round(1e3 * float(np.mean(costs)), 3),

@@ -127,7 +127,7 @@ def _single_again(seeds: int, folder: Path, storage: str) -> dict[str, Any]:
         recorder.chain_finished(chain.chain_id)
         recorder.flush()
     recorder.stages(len(study.chains) * len(results), 0)
-    recorder.close(None, {}, None)
+    recorder.close(None)
     return _measured(file, storage, lambda: 0, _WITHOUT_MLFLOW)
 
 

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -147,8 +148,9 @@ def cohort_table(task: CohortTask, steps: Steps) -> pl.DataFrame:
 
 def _run(task: CohortTask, steps: Steps, make: Callable[[], pl.DataFrame]) -> Stage:
     def compute(folder: Path) -> Mapping[str, Any]:
-        table = make()
-        table.write_parquet(folder / _TABLE)
+        table, content = make(), BytesIO()
+        table.write_parquet(content)  # into a file, Polars writes by threads that a busy machine lets wait for 5 ms
+        (folder / _TABLE).write_bytes(content.getvalue())
         return {"chains": len(task.chains), "generations": table.height // len(task.chains)}
 
     return steps.run(task.key, f"compute {len(task.chains)} chains", compute)
@@ -222,7 +224,7 @@ def _column(generations: Sequence[Any], count: int) -> pl.Series:
     a chain (None), is null there."""
     measured = [values is not None for values in generations]
     if not any(measured):
-        return pl.repeat(None, len(generations) * count, dtype=pl.Float64, eager=True)
+        return pl.Series([None] * (len(generations) * count), dtype=pl.Float64)
     spread = [np.full(count, np.nan) if values is None else _spread(values, count) for values in generations]
     flat = np.stack(spread, axis=1).reshape(-1)
     series = pl.Series(flat.tolist() if flat.dtype == object else flat)

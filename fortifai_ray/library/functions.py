@@ -72,11 +72,11 @@ def sweep(
         UserError: a mistake that the user can mend, in one line, before anything starts.
         KeyboardInterrupt: Ctrl-C; the same call resumes.
     """
-    from fortifai_ray.process.signals import is_the_program, passing_signals_on
+    from fortifai_ray.process.signals import passing_signals_on, program_began
     from fortifai_ray.storage.location import Storage
     from fortifai_ray.sweep.sweep import run_sweep
 
-    started = None if is_the_program() else time.time()
+    started = program_began() or time.time()
     loaded = _study_of(study, set)
     place, console = Storage.of(storage), _console(progress)
     if place.tracking_note:

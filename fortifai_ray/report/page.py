@@ -325,11 +325,12 @@ def _versions(results: StudyResults) -> list[tuple[str, str]]:
 
 def _script() -> str:
     """Vega, Vega-Lite, Vega-Embed and the page's own few lines, in one scope."""
-    return f"(() => {{\n{_vega()}\n{_resource('report.js')}}})();"
+    return f"(() => {{\n{vega()}\n{_resource('report.js')}}})();"
 
 
 @cache
-def _vega() -> str:
+def vega() -> str:
+    """Vega, Vega-Lite and Vega-Embed."""
     # In a process of its own, beside the charts: it takes 1.4 s, and lets no other thread run.
     program = "import sys, vl_convert as v; sys.stdout.buffer.write(v.javascript_bundle(sys.argv[1]).encode())"
     bundle = subprocess.check_output([sys.executable, "-c", program, "window.vegaEmbed = vegaEmbed;"]).decode()

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -49,7 +50,7 @@ class StageKey:
     inputs: Mapping[str, Any]
     cheap: bool = False
 
-    @property
+    @cached_property
     def hash(self) -> str:
         return canonical_hash({"kind": self.kind, "version": self.version, "inputs": self.inputs})
 

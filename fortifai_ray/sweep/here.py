@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from fortifai_ray.sweep.work import Config, Job, Work
 
 Line: TypeAlias = "Connection[Any, Any]"
 
+_AHEAD = 2  # rounds that a process has got: while the driver hears of one and plans the next, it runs the other
 _LOOK = 0.5  # seconds between two looks at what is to be written
 _SAY = 1.0  # seconds between two lines on a cell: rounds take milliseconds, as making up such a line does
 
@@ -36,16 +38,17 @@ def run_here(work: Work, recorder: Recorder, progress: SweepProgress, plan: Plan
     """Run what ``work`` asks for, until it asks no more or a fault is left to Ray."""
     reception, said = Reception(work, recorder, progress), time.monotonic()
     with _processes(work, recorder.storage, plan) as lines:
-        free, busy = list(lines), dict[Any, Config]()
+        rounds = {line: deque[Config]() for line in lines}
         try:
             while True:
-                while free and (asked := work.ask(len(lines))):
-                    line, (config, keys) = free.pop(), asked
-                    busy[line] = config
+                while (least := min(map(len, rounds.values()))) < _AHEAD and (asked := work.ask(len(lines))):
+                    line = next(line for line in lines if len(rounds[line]) == least)
+                    config, keys = asked
+                    rounds[line].append(config)
                     line.send(keys)
-                if not busy:
+                if not any(rounds.values()):
                     return
-                for heard in wait(list(busy), timeout=_LOOK):
+                for heard in wait([line for line in lines if rounds[line]], timeout=_LOOK):
                     assert isinstance(heard, Connection)  # nothing else is waited for
                     answer = heard.recv()
                     if isinstance(answer, _Waits):
@@ -54,8 +57,7 @@ def run_here(work: Work, recorder: Recorder, progress: SweepProgress, plan: Plan
                     if isinstance(answer, str):
                         progress.say(f"{answer}: what is left is tried on Ray")
                         return
-                    reception.take("here", busy.pop(heard), answer)
-                    free.append(heard)
+                    reception.take("here", rounds[heard].popleft(), answer)
                 recorder.flush()
                 if time.monotonic() - said > _SAY:
                     reception.say_news()

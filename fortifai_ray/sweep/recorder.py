@@ -4,6 +4,7 @@ Whoever runs chains calls its verbs; tables, summary, claims, report, MLflow and
 """
 
 import json
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import psutil
 from rich.console import Console
 
 from fortifai_ray.chain.chain import GenerationResult
 from fortifai_ray.chain.cohort import cohort_rows
 from fortifai_ray.errors import UserError
+from fortifai_ray.report import prepare_report, write_report
 from fortifai_ray.results.cells import ChainNames
 from fortifai_ray.results.scan import collected
 from fortifai_ray.results.schema import part_paths, read_json, read_table, table_path
@@ -27,6 +28,7 @@ from fortifai_ray.storage.mirror import StudyMirror
 from fortifai_ray.storage.store import StageStore, Storage, canonical_hash
 from fortifai_ray.study.study import Chain, Study
 from fortifai_ray.sweep.plan import Plan
+from fortifai_ray.sweep.preflight import notices
 from fortifai_ray.sweep.work import CohortResult, Job, Result, SearchResult
 from fortifai_ray.tracking.sync import StudyStatus, StudySync
 
@@ -49,7 +51,7 @@ class Recorder:
 
     def __init__(self, study: Study, storage: Storage, console: Console, started: float | None = None) -> None:
         self.storage = storage
-        self._started = psutil.Process().create_time() if started is None else started
+        self._started = started or time.time()
         self._study, self._console, self._store = study, console, StageStore(storage)
         self._mirror = StudyMirror(storage, study.name)
         self._mirror.fetch()
@@ -65,6 +67,9 @@ class Recorder:
         self._flushed = 0.0
         self._disk_was_full = False
         self._moments: dict[str, float] = {}
+        self._plan: Plan | None = None
+        self._engines: dict[str, Any] = {"engine_starts": 0, "engine_kind": None}
+        self._ahead: threading.Thread | None = None
 
     @property
     def folder(self) -> Path:
@@ -105,6 +110,16 @@ class Recorder:
         """A line for the person who waits."""
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
+    def planned(self, plan: Plan) -> None:
+        """What the sweep runs on."""
+        self._plan = plan
+        for line in (plan.describe(), *plan.shrunk, *notices(self._study)):
+            self.say(line)
+
+    def generated(self, starts: int, kind: str, start_seconds: Sequence[float]) -> None:
+        """How the warm engines ran that the sweep had."""
+        self._engines = {"engine_starts": starts, "engine_kind": kind, "engine_start_seconds": start_seconds}
+
     def add(self, chains: Iterable[Chain]) -> None:
         """Chains that a search has chosen: the tables are about them, too."""
         for chain in chains:
@@ -127,8 +142,13 @@ class Recorder:
             self._references |= dict.fromkeys(map(tuple, result.references))  # type: ignore[arg-type]
 
     def chain_finished(self, chain_id: str) -> None:
-        """A chain has run to its end."""
+        """A chain has run to its end. Where fewer are left than run at once, a core is free for the imports
+        of the report."""
         self._finished.add(chain_id)
+        left = len(self._chains) - len(self._finished) - len(self._failed)
+        if self._ahead is None and self._plan is not None and left < self._plan.chains_at_once:
+            self._ahead = threading.Thread(target=prepare_report, name="fortifai-report", daemon=True)
+            self._ahead.start()
 
     def chain_failed(self, chain_id: str, error: str) -> None:
         """A chain failed for good; one that has run to its end does not."""
@@ -166,18 +186,16 @@ class Recorder:
                 self.say(f"the tables could not be written: {error.strerror}; the sweep continues")
             self._disk_was_full = True
 
-    def close(self, plan: Plan | None, engines: Mapping[str, Any], searched: SearchResult | None) -> SweepOutcome:
+    def close(self, searched: SearchResult | None) -> SweepOutcome:
         """Write every table, the claims, the report and the summary, and end the runs in MLflow.
 
-        Args:
-            plan: what the sweep ran on; None where nothing was left to run.
-            engines: starts, kind and seconds of the warm engines, for the summary.
-            searched: the result of the search, where the study searches.
+        ``searched`` is the result of the search, where the study searches.
         """
         from fortifai_ray.claims.check import check_claims
         from fortifai_ray.claims.result import write_claims
-        from fortifai_ray.report import write_report
 
+        if self._ahead is not None:
+            self._ahead.join()  # two threads that import the same libraries may each find half of them
         ended = self._finished | self._failed.keys()
         unfinished = [chain_id for chain_id in self._chains if chain_id not in ended]
         # A chain that was cut short did not survive to its last generation: it must not count as censored there.
@@ -187,7 +205,7 @@ class Recorder:
             self._results.write_points(searched.points)
             self._results.write_json("search", searched.state)
             unfinished += [] if searched.done else ["the search"]
-        summary = self._summary(plan, engines, generations)
+        summary = self._summary(generations)
         summary["told"] = {name: summary[name] for name in ("wall_seconds", "overhead")}
         self._results.write_json("summary", summary)
         self.reached("tables")
@@ -197,13 +215,13 @@ class Recorder:
         status: StudyStatus = "interrupted" if unfinished else "failed" if self._failed else "finished"
         for problem in self._sync.close(status).problems:
             self.say(f"MLflow: {problem}")
-        self._results.write_json("summary", {**summary, **self._wall(plan)})
+        self._results.write_json("summary", {**summary, **self._wall()})
         self._mirror.push()
         return SweepOutcome(self.folder, report, self._failed, unfinished)
 
-    def _wall(self, plan: Plan | None) -> dict[str, Any]:
+    def _wall(self) -> dict[str, Any]:
         """Seconds since the sweep was asked for, and how much of them was not useful."""
-        start, at_once = self._started, plan.chains_at_once if plan else 1
+        start, at_once = self._started, self._plan.chains_at_once if self._plan else 1
         wall = time.time() - start
         overhead = (wall * at_once - self._useful) / self._useful if self._useful else None
         timeline = {name: at - start for name, at in sorted(self._moments.items(), key=lambda moment: moment[1])}
@@ -215,25 +233,25 @@ class Recorder:
             "overhead": overhead,
         }
 
-    def _summary(self, plan: Plan | None, engines: Mapping[str, Any], generations: pl.LazyFrame) -> dict[str, Any]:
+    def _summary(self, generations: pl.LazyFrame) -> dict[str, Any]:
         return {
             "name": self._study.name,
             "whole": None if self._failed else self._identity,
-            **self._wall(plan),
-            **engines,
+            **self._wall(),
+            **self._engines,
             "stages_computed": self._stages["computed"],
             "stages_reused": self._stages["reused"],
-            "plan": plan.model_dump(mode="json") if plan else None,
+            "plan": self._plan.model_dump(mode="json") if self._plan else None,
             "chains": self._chain_summaries(generations),
-            "last_computed": self._last_computed(engines),
+            "last_computed": self._last_computed(),
             "versions": {name: version(name) for name in ("ray", "torch", "transformers", "mlflow", "polars")},
         }
 
-    def _last_computed(self, engines: Mapping[str, Any]) -> dict[str, Any] | None:
+    def _last_computed(self) -> dict[str, Any] | None:
         """How the last run went that computed anything, where this one only looked things up."""
         if self._useful or not self._before:
             return None
-        names = (*self._wall(None), *engines, "stages_computed", "stages_reused", "told")
+        names = (*self._wall(), *self._engines, "stages_computed", "stages_reused", "told")
         return self._before.get("last_computed") or {name: self._before.get(name) for name in names}
 
     def _chain_summaries(self, generations: pl.LazyFrame) -> list[dict[str, Any]]:

@@ -3,9 +3,8 @@
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -18,23 +17,13 @@ from fortifai_ray.sweep.finished import recognised
 from fortifai_ray.sweep.fork_server import NETWORKS, NUMBERS, TEXTS
 from fortifai_ray.sweep.instance import bring_nodes, check_address, connected, ray_instance
 from fortifai_ray.sweep.plan import Plan, cores_here, make_plan
-from fortifai_ray.sweep.preflight import check_study, notices
+from fortifai_ray.sweep.preflight import check_study
 from fortifai_ray.sweep.progress import Board, SweepProgress
 from fortifai_ray.sweep.recorder import Recorder, SweepOutcome
 from fortifai_ray.sweep.work import Grid, Work
 
 if TYPE_CHECKING:
     from fortifai_ray.engines.pool import EnginePool
-
-_NO_ENGINES: dict[str, Any] = {"engine_starts": 0, "engine_kind": None}
-
-
-@dataclass
-class _Ran:
-    """What a sweep ran on, and how its engines ran, as far as it came."""
-
-    plan: Plan | None = None
-    engines: dict[str, Any] = field(default_factory=lambda: dict(_NO_ENGINES))
 
 
 def run_sweep(
@@ -46,7 +35,7 @@ def run_sweep(
 ) -> SweepOutcome:
     """Run or resume ``study``: what the store holds is taken from there, the rest is computed.
 
-    ``started`` is when it was asked for (seconds since the epoch); None: when this process started.
+    ``started`` is when it was asked for (seconds since the epoch), by default now.
 
     Raises :class:`UserError` for what is the user's to mend, before anything is started.
     """
@@ -56,14 +45,13 @@ def run_sweep(
     check_address(address)
     recorder = Recorder(study, storage, console, started)
     work = _work(study, inputs, recorder)
-    ran = _Ran()
     with suppress(Stopped):  # what is finished by then is recorded like the rest
         _replay(work, store, recorder)
         recorder.reached("checked")
         if not work.done:
-            _compute(study, inputs, work, recorder, console, address, ran)
+            _compute(study, inputs, work, recorder, console, address)
     with signals_wait():
-        return recorder.close(ran.plan, ran.engines, work.result())
+        return recorder.close(work.result())
 
 
 def _replay(work: Work, store: StageStore, recorder: Recorder) -> None:
@@ -92,18 +80,18 @@ def _work(study: Study, inputs: Inputs, recorder: Recorder) -> Work:
 
 
 def _compute(
-    study: Study, inputs: Inputs, work: Work, recorder: Recorder, console: Console, address: str | None, ran: _Ran
+    study: Study, inputs: Inputs, work: Work, recorder: Recorder, console: Console, address: str | None
 ) -> None:
     """Run what the store lacks: here where that is enough, else on Ray."""
     if address is None and not connected():
-        _compute_here(study, work, recorder, console, ran)
+        _compute_here(study, work, recorder, console)
     if work.done:
         return
     with ray_instance(address, study.settings.resources.num_cpus, _needed(work)):
         recorder.reached("ray")
-        ran.plan = plan = _planned(study, work, recorder, address)
+        plan = _planned(study, work, recorder, address)
         writers = [chain for chain in work.cells if chain.recipe.uses_engines]
-        with _engines(study, inputs, writers, plan, recorder, ran) as pool:
+        with _engines(study, inputs, writers, plan, recorder) as pool:
             import ray
 
             from fortifai_ray.sweep.trials import run_trials
@@ -114,7 +102,7 @@ def _compute(
                 recorder.reached("last_step")
 
 
-def _compute_here(study: Study, work: Work, recorder: Recorder, console: Console, ran: _Ran) -> None:
+def _compute_here(study: Study, work: Work, recorder: Recorder, console: Console) -> None:
     """Run without Ray what a search asks for, where its chains are arrays."""
     if not work.asks or not any(cell.recipe.batched for cell in work.cells):
         return
@@ -122,12 +110,10 @@ def _compute_here(study: Study, work: Work, recorder: Recorder, console: Console
 
     resources, cores = study.settings.resources, cores_here()
     plan = make_plan(resources, work.at_once, resources.num_cpus or cores, cores, engines=False)
-    for line in (plan.describe(), *plan.shrunk, *notices(study)):
-        recorder.say(line)
+    recorder.planned(plan)
     with SweepProgress(console, open_ended=True) as progress:
         run_here(work, recorder, progress, plan)
     if work.done:
-        ran.plan = plan
         recorder.reached("last_step")
 
 
@@ -152,14 +138,13 @@ def _planned(study: Study, work: Work, recorder: Recorder, address: str | None) 
     cores = cores_here() if address is None else int(cpus)
     nodes = [float(node["Resources"].get("GPU", 0.0)) for node in ray.nodes() if node["Alive"]]
     plan = make_plan(resources, work.at_once, cpus, cores, engines=engines, gpus=gpus, node_gpus=nodes)
-    for line in (plan.describe(), *plan.shrunk, *notices(study)):
-        recorder.say(line)
+    recorder.planned(plan)
     return plan
 
 
 @contextmanager
 def _engines(
-    study: Study, inputs: Inputs, writers: list[Chain], plan: Plan, recorder: Recorder, ran: _Ran
+    study: Study, inputs: Inputs, writers: list[Chain], plan: Plan, recorder: Recorder
 ) -> "Iterator[EnginePool | None]":
     """The warm engines; in the end, what they did is known.
 
@@ -184,9 +169,5 @@ def _engines(
     pool.prestart(folder, engine)
     yield pool
     state = pool.state()
-    ran.engines = {
-        "engine_starts": state.starts,
-        "engine_kind": engine.kind,
-        "engine_start_seconds": state.start_seconds,
-    }
+    recorder.generated(state.starts, engine.kind, state.start_seconds)
     pool.shutdown()

@@ -146,3 +146,42 @@ def test_the_programs_caller_keeps_its_own_handlers() -> None:
         assert signal.getsignal(signal.SIGINT) is before
     finally:
         signal.signal(signal.SIGINT, of_this_process)
+
+
+BEGINS = """
+import sys, time
+from fortifai_ray.process.signals import answering_signals, passing_signals_on, program_began
+with passing_signals_on() if "package" in sys.argv else answering_signals():
+    with answering_signals():
+        print(program_began(), time.time())
+"""
+SHELL = "i=0; while [ $i -lt 60000 ]; do i=$((i + 1)); done; sleep 0.3; date +%s.%N"  # time of its own, and a moment
+OLDER = (
+    "import os, sys, time; sum(range(10_000_000)); print(time.time(), flush=True); os.execv(sys.argv[1], sys.argv[1:])"
+)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        pytest.param([], id="program"),
+        pytest.param(["bash", "-c", f'{SHELL}; "$0" "$@"'], id="last-command"),
+        pytest.param(["bash", "-c", f'{SHELL}; exec "$0" "$@"'], id="exec"),
+        pytest.param(["bash", "-c", f'{SHELL}; bash -c \'exec "$0" "$@"\' "$0" "$@"'], id="exec-twice"),
+        pytest.param([sys.executable, "-c", OLDER], id="python-before"),
+    ],
+)
+def test_a_command_begins_when_it_is_given(before: list[str]) -> None:
+    """Not when the shell did whose place it takes: what that did is no part of a sweep's time."""
+    earliest = time.time()
+    command = [*before, sys.executable, "-c", BEGINS]
+    *said, last = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    began, told = map(float, last.split())
+    earliest = float(said[0]) if said else earliest
+    assert earliest - 0.2 < began < told < time.time()  # 0.2: of its CPU, what may have been the shell's
+
+
+def test_a_program_that_uses_the_package_is_no_command() -> None:
+    """Its sweeps are counted from their call: it may be hours old."""
+    run = subprocess.run([sys.executable, "-c", BEGINS, "package"], capture_output=True, text=True, check=True)
+    assert run.stdout.startswith("None ")

@@ -126,7 +126,7 @@ def test_chains_end_as_finished_failed_or_interrupted(sweep: Sweep) -> None:
         recorder.chain_failed(chain_id, "its trial died later on")
     failed, interrupted = (chain_id for chain_id in ids if chain_id not in finished)
     recorder.chain_failed(failed, "of my own making")
-    outcome = recorder.close(None, {"engine_starts": 0, "engine_kind": None}, None)
+    outcome = recorder.close(None)
     assert outcome.failed == {failed: "of my own making", interrupted: "interrupted"}
     assert outcome.unfinished == [interrupted]
     assert {chain_id for chain_id, status in sweep.chains().items() if status == "failed"} == {failed, interrupted}
@@ -150,7 +150,7 @@ def test_a_trial_that_was_started_again_repeats_itself_in_vain(sweep: Sweep) -> 
         callback.on_trial_result(1, [], trial, {"reports": news, "moments": {}})
     callback.on_trial_result(1, [], trial, {"reports": [Report(first.key, Mistake("too late"))], "moments": {}})
     callback.on_trial_error(1, [], trial)
-    outcome = sweep.recorder.close(None, {}, None)
+    outcome = sweep.recorder.close(None)
     assert outcome.failed == {chain.chain_id: "RuntimeError: lost a node" for chain in second.chains}
     assert outcome.unfinished == []
     said = sweep.out.getvalue()

@@ -142,7 +142,7 @@ def test_a_search_inside_trials_is_the_search_of_single_chains(study: Study, tmp
     for tune in (inside, single, here, resumed):
         searched = tune.work.result()
         assert searched is not None
-        tune.recorder.close(None, {}, searched)
+        tune.recorder.close(searched)
     for name in ("generations", "chains", "collapse_points", "fidelity"):
         order = [column for column in ("chain_id", "loss.kind", "generation", "unit") if column in inside.table(name)]
         for other in (single, here, resumed):
@@ -175,7 +175,7 @@ def test_what_a_process_leaves_behind_goes_to_ray(
         searched = tune.work.result()
         assert searched is not None
         assert searched.done
-        tune.recorder.close(None, {}, searched)
+        tune.recorder.close(searched)
     for name in ("generations", "collapse_points"):
         order = [column for column in ("chain_id", "loss.kind", "generation") if column in broken.table(name)]
         assert_frame_equal(broken.table(name).sort(order), whole.table(name).sort(order))

@@ -137,9 +137,9 @@ class Gaussian(AnalyticFamily):
 
 def _axes(covariance: Array) -> tuple[Array, Array]:
     """Eigenvalues (B, d), 0 where they are rounding alone, and eigenvectors (B, d, d) in columns."""
-    if covariance.shape[-1] == 1:  # as LAPACK answers, sooner
-        values, vectors = covariance[..., 0], np.ones_like(covariance)
-    else:
-        values, vectors = np.linalg.eigh(covariance)
+    if covariance.shape[-1] == 1:  # as below, sooner
+        values = covariance[..., 0]
+        return np.where(values > _ROUNDING * values, values, 0.0), np.ones_like(covariance)
+    values, vectors = np.linalg.eigh(covariance)
     noise = _ROUNDING * values.shape[1] * values.max(-1, keepdims=True)
     return np.where(values > noise, values, 0.0), vectors
