@@ -32,7 +32,6 @@ KNOWN = (
     Known(r"tests/.*", r"no real data at .*", "real texts, which are no part of the project (FORTIFAI_DATA)"),
     Known(r"tests/engines/test_fetch\.py", r"SmolLM2-135M is not here.*", "98 MB, by `make smollm2`"),
     Known(r"tests/.*", r"SmolLM2-135M is not here.*", "a real model, which `make smollm2` fetches"),
-    Known(r"tests/histories/test_trackers\.py", r"the package wandb is not installed", "its users have it; 200 MB"),
     Known(r"tests/losses/test_triton\.py", r"needs a GPU", "`scripts/gpu_check.sh` runs it on one"),
     Known(
         r"tests/losses/test_triton\.py",

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from polars.testing import assert_frame_equal
 
+from fortifai_ray.cli import main
 from fortifai_ray.errors import UserError
 from fortifai_ray.histories.source import said_in
 
@@ -95,13 +96,26 @@ def test_offline_runs_need_their_package(tmp_path: Path, monkeypatch: pytest.Mon
         read(tmp_path / "wandb", step="_step")
 
 
-def test_offline_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs that the package wandb logged offline; a record that is longer than a block comes whole."""
-    wandb = pytest.importorskip("wandb", reason="the package wandb is not installed")
+def test_offline_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Runs that the package wandb logged offline, as the command line judges them; a record that is longer than a block
+    comes whole."""
+    import wandb
+
     monkeypatch.chdir(tmp_path)
+    for name, value in {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}.items():
+        monkeypatch.setenv(name, value)
     for (loss, gamma, seed), values in chains().items():
         config = {"loss": loss, "seed": seed, "deep": {"er": 1}, **({} if gamma is None else {"gamma": gamma})}
-        with wandb.init(mode="offline", dir=str(tmp_path), config=config) as run:
-            for value in values:
-                run.log({"ppl": value, "text": "x" * 40_000})
+        run = wandb.init(project="collapse", config=config)
+        for value in values:
+            run.log({"ppl": value, "text": "x" * 40_000})
+        run.finish()
+    wandb.teardown()  # its own process
     same_as_csv(tmp_path / "wandb", tmp_path, step="_step")
+    columns = ["--metric", "ppl", "--step", "_step", "--by", "loss,gamma", "--seed", "seed"]
+    asked = [*columns, "--baseline", "loss=ce", "--criterion", "above 2x own generation 0"]
+    monkeypatch.setattr(sys, "argv", ["fortifai", "analyse", "wandb", *asked])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code, capsys.readouterr().err
+    assert (tmp_path / "runs" / "wandb" / "results" / "fidelity.parquet").is_file()
