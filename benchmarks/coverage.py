@@ -1,8 +1,8 @@
 """How often the intervals of ratios and of claims cover the truth, by simulation, at nominal 90 %.
 
-    python -m benchmarks.coverage [--samples 4000] [--cells 2000]
+    python -m benchmarks.coverage [--samples 4000] [--cells 2000] [PART …]
 
-Three parts:
+Four parts; all of them where none is named:
 
 - ``means``: the interval of a mean (of log ratios, of a claim's values) against Student's t, by law and sample size;
   ``variances``: that of a variance.
@@ -10,6 +10,9 @@ Three parts:
   that the cell lasts longer or collapses sooner. Log-normal onsets, skewed ones, and onsets at whole generations.
 - ``censored``: pairs with the true ratio 1.3, of which a share reaches a common horizon: coverage, median width, and
   the share of cells without an estimate, those apart in which every chain is censored.
+- ``events``: onsets of other laws, some with chains that never collapse or with ties, and a horizon at which a given
+  number of a cell's chains is expected to have collapsed: how often a ratio or a bound is told, how often what is told
+  is true, and the same of the mean ratio up to the horizon.
 
 Each number's standard error is at most 0.7 percentage points. The last line is one JSON object.
 """
@@ -27,6 +30,7 @@ from fortifai_ray.statistics.censored import Pairs, fit
 from fortifai_ray.statistics.crossing import Floats
 from fortifai_ray.statistics.fidelity import fidelity_table
 from fortifai_ray.statistics.intervals import mean_intervals, student, variance
+from fortifai_ray.statistics.ratios import cell_ratios, pair_ratios
 
 LEVEL = 0.9
 Law = tuple[Callable[[np.random.Generator, tuple[int, int]], Floats], float, float]  # sampler, mean, variance
@@ -162,17 +166,82 @@ def censored(cells: int) -> dict[str, dict[str, dict[str, float]]]:
     return result
 
 
+ONSETS: dict[str, tuple[float, Callable[[Floats], Floats]]] = {
+    "exponential": (1.5, lambda u: -np.log1p(-u)),
+    "Weibull, shape 0.7": (1.5, lambda u: (-np.log1p(-u)) ** (1 / 0.7)),
+    "Weibull, shape 3": (1.5, lambda u: (-np.log1p(-u)) ** (1 / 3)),
+    "Gompertz": (1.5, lambda u: np.log1p(-2 * np.log1p(-u))),
+    "a third never collapses": (1.5, lambda u: np.where(u < 2 / 3, -np.log1p(-np.minimum(1.5 * u, 1)), np.inf)),
+    "seven of ten at generation 1": (1.0, lambda u: 1 + np.floor(np.log1p(-u) / math.log(0.3))),
+    "seven of ten, twice as late": (2.0, lambda u: 1 + np.floor(np.log1p(-u) / math.log(0.3))),
+}
+"""The true ratio, and the quantiles of a baseline's onset; a cell's is the ratio times one of the same law."""
+SEEDS, EVENTS = (3, 5, 10, 50, 500), (0, 1, 2, 3, 5, 10, 50)
+
+
+def pairs_until(law: str, cells: int, n: int, horizon: float) -> pl.DataFrame:
+    """Pairs of chains, of correlation 0.6 (a normal copula's), that are followed up to ``horizon``."""
+    from scipy.special import ndtr
+
+    ratio, quantile = ONSETS[law]
+    common, base, own = generator(1, "onsets", law, n).normal(size=(3, cells * n))
+    base, own = (quantile(ndtr(math.sqrt(0.6) * common + math.sqrt(0.4) * noise)) for noise in (base, own))
+    chains = np.concatenate([base, ratio * own])
+    number = np.arange(cells * n)
+    table = pl.DataFrame(
+        {
+            "group": np.concatenate([number // n + cells, number // n]),
+            "chain": np.arange(2 * cells * n),
+            "base_chain": pl.concat([pl.Series([None] * (cells * n), dtype=pl.Int64), pl.Series(number)]),
+            "fi": np.minimum(chains, horizon),
+            "censored": chains > horizon,
+        }
+    )
+    return pair_ratios(table.with_columns(what=pl.lit(0), decided="fi"))
+
+
+def _until(law: str, n: int, expected: int) -> float:
+    """The horizon up to which that many of a cell's n chains collapse, in the mean; of a law with ties, the nearest."""
+    ratio, quantile = ONSETS[law]
+    finite = float(quantile(np.array([0.66]))[0]) * 20  # where all of an exponential law's chains collapsed
+    return ratio * min(float(quantile(np.array([min(max(expected, 0.02) / n, 1 - 1e-9)]))[0]), finite)
+
+
+def events(cells: int) -> dict[str, dict[str, dict[str, float | None]]]:
+    """{law: {"seeds, events": {told, estimated, true, mean_told, mean_true}}}: shares of all cells, but ``true`` and
+    ``mean_true`` of those in which something was told."""
+    result: dict[str, dict[str, dict[str, float | None]]] = {}
+    steps = (np.arange(100_000) + 0.5) / 100_000
+    for law, (ratio, quantile) in ONSETS.items():
+        asked = {(n, _until(law, n, expected)): expected for n in SEEDS for expected in EVENTS[::-1] if expected <= n}
+        for (n, horizon), expected in asked.items():
+            found = cell_ratios(pairs_until(law, cells, n, horizon), LEVEL)
+            whole = [float(np.minimum(scale * quantile(steps), horizon).mean()) for scale in (ratio, 1.0)]
+            row: dict[str, float | None] = {}
+            for name, truth, ends in (("", ratio, "fi_ratio"), ("mean_", whole[0] / whole[1], "mean_ratio")):
+                low, high = (found[f"{ends}_{end}"].to_numpy() for end in ("low", "high"))
+                told = ~(np.isnan(low) & np.isnan(high))
+                true = ~(low > truth * (1 + 1e-9)) & ~(high < truth * (1 - 1e-9))
+                row[f"{name}told"] = round(100 * float(told.mean()), 1)
+                row[f"{name}true"] = round(100 * float(true[told].mean()), 1) if told.any() else None
+            row["estimated"] = round(100 * float((found["fi_ratio_bound"] == "exact").mean()), 1)
+            result.setdefault(law, {})[f"{n}, {expected}"] = row
+            print(f"events, {law}, {n} seeds, {expected}: {row}", flush=True)
+    return result
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=4_000)
     parser.add_argument("--cells", type=int, default=2_000)
-    arguments = parser.parse_args()
-    result = {
-        "means": means(arguments.samples),
-        "variances": variances(arguments.samples),
-        "tables": tables(arguments.cells),
-        "censored": censored(arguments.cells),
+    parts = {
+        **{part.__name__: (part, "samples") for part in (means, variances)},
+        **{part.__name__: (part, "cells") for part in (tables, censored, events)},
     }
+    parser.add_argument("parts", nargs="*", choices=[*parts, []], help="all of them if none is named")
+    arguments = parser.parse_args()
+    named = arguments.parts or list(parts)
+    result = {name: parts[name][0](getattr(arguments, parts[name][1])) for name in named}
     print(json.dumps(result, ensure_ascii=False))
 
 

@@ -58,6 +58,8 @@ def _ratios(results: StudyResults) -> tuple[str, str]:
     if all(row["fi_ratio_low"] is None and row["fi_ratio_high"] is None for row in told):
         return printable(said), f"Ratios of fidelity intervals, from {basis} of chains. {reading}"
     level = f"{100 * told[0]['level']:g}%"
+    picked = f" Each of {len(told)} intervals is its own cell's: the ratio furthest from 1 is flattered by chance."
+    reading += picked if len(told) > 1 else ""
     return printable(said), f"Ratios of fidelity intervals, with {level} intervals, from {basis} of chains. {reading}"
 
 

@@ -1,5 +1,6 @@
 """What a study's tables allow one to conclude, and what they do not, in sentences, criterion by criterion."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -128,7 +129,8 @@ def _cell_by_cell(cells: pl.DataFrame, others: pl.DataFrame, name: Name) -> Iter
     if tests > 1:
         yield (
             f"{tests} cells were tested against the baseline. The p values above are adjusted for that (Holm); the "
-            f"intervals are not: about one in {round(1 / (1 - others['level'][0]))} misses the true ratio."
+            f"intervals are not: about one in {round(1 / (1 - others['level'][0]))} misses the true ratio, and that of "
+            "the cell that looks best more often, since chance helped to pick it."
         )
 
 
@@ -148,11 +150,13 @@ def _why_not(row: Mapping[str, Any]) -> str:
         return "none of its chains has a verdict"
     if row["n_pairs"] == 0:
         return "no chain of it has a baseline chain of the same seed"
-    if (open_pairs := row["seed_bounds"].count("undetermined")) == 0:
-        return "some pairs are lower and some are upper bounds, so that their mean is no bound"
+    pairs = f"{row['n_pairs']} pair{_s(row['n_pairs'])}"
+    known = row["seed_bounds"].count("exact")
+    if known == row["n_pairs"]:
+        return f"a chain collapsed at generation 0, which has no logarithm, and {pairs} are few for a median"
     return (
-        f"{open_pairs} of {row['n_pairs']} pairs leave the ratio open (neither chain collapsed, or the baseline's did "
-        "at the start), and leaving them out would favour the side that collapsed"
+        f"both chains collapsed in {known} of {pairs}, too few to say when the typical chain does, and leaving the "
+        "others out would favour the side that collapsed"
     )
 
 
@@ -160,17 +164,20 @@ def _interval(row: Mapping[str, Any]) -> str:
     low, high = row["fi_ratio_low"], row["fi_ratio_high"]
     percent = f"{100 * row['level']:g} %"
     if low is not None and high is not None:
-        return f"; the same in all pairs, {low:.3g}" if low == high else f"; {percent} interval {low:.3g} to {high:.3g}"
+        same = math.isclose(low, high, rel_tol=1e-9)
+        return f"; the same in all pairs, {low:.3g}" if same else f"; {percent} interval {low:.3g} to {high:.3g}"
     if low is not None:
         return f"; above {low:.3g} at {percent}"
     return f"; below {high:.3g} at {percent}" if high is not None else ""
 
 
 def _censored(row: Mapping[str, Any]) -> str:
-    """That an estimate rests on a model of censored chains, and what the pairs say without it."""
+    """That an estimate rests on censored chains and how, and what the pairs say without a model."""
     if row["fi_ratio_bound"] != "exact" or row["bound"] == "exact":
         return ""
     open_pairs = len(row["seed_bounds"]) - row["seed_bounds"].count("exact")
+    if row["estimator"].startswith("median pair"):
+        return f"; {open_pairs} of them censored, by the median pair"
     said = f"; {open_pairs} of them censored, by a log-normal model of all"
     if row["bound_ratio"] is not None:
         said += f"; {_LEAST[row['bound']]}{row['bound_ratio']:.3g} without it"
@@ -200,7 +207,7 @@ def verdict(row: Mapping[str, Any]) -> str:
     if low is None and high is None:
         if row["n_pairs"] < MIN_PAIRS:
             return f"no interval: it takes {MIN_PAIRS} pairs"
-        return "no interval: a chain collapsed at generation 0, which has no logarithm"
+        return f"no interval: {row['n_pairs']} pairs with one ratio do not show how far from it others lie"
     said = {True: "it lasts longer", False: "it collapses sooner", None: "indistinguishable from the baseline"}
     return said[lasts_longer(row)]
 

@@ -13,7 +13,8 @@ variance            the hull of the χ² interval (right for a normal sample), t
                     Bonett's (2006, Computational Statistics & Data Analysis 50, 775) with Student's quantile;
                     approximate unless the chains are many for the weight of the sample's tails
 quantile, median    between order statistics (David and Nagaraja 2003, section 7.1): no assumption on the law.
-                    An end is infinite where the sample is too small for one
+                    An end is infinite where the sample is too small for one, or where too many of its values are
+                    known only up to a bound: :func:`median_ends`
 share               Clopper and Pearson (1934): never covers less than its level. Chains whose answer is open count
                     against the share at its lower end and for it at its upper end
 ==================  ================================================================================================
@@ -177,6 +178,29 @@ def quantile(values: Floats, q: float, level: float) -> Interval:
         measured = float(np.quantile(ordered, q, method="inverted_cdf"))
     note = f"{n} chains are too few for both ends" if math.inf in (-low, high) and np.isfinite(ordered).all() else ""
     return Interval(measured, low, high, "order statistics", note)
+
+
+def median_ends(lows: Floats, highs: Floats, tail: float) -> tuple[Floats, Floats]:
+    """Order statistics around the median of each row of values of which only bounds are known.
+
+    They hold for any law and whatever hides the values: the k-th smallest value is at least the k-th smallest lower
+    bound. k is the largest with P(B < k) at most ``tail``, B ~ Binomial(n, ½): 0 where n is too small for one.
+
+    Args:
+        lows, highs: (rows, n), at most and at least the value; −∞ and ∞ where nothing is known.
+        tail: with what probability either end may miss.
+
+    Returns:
+        low and high, (rows,) each, infinite where the sample is too small or shows too little.
+    """
+    from scipy.special import bdtr
+
+    n = lows.shape[1]
+    k = int((bdtr(np.arange(n), n, 0.5) <= tail).sum())
+    if k == 0:
+        nothing = np.full(len(lows), np.inf)
+        return -nothing, nothing
+    return np.partition(lows, k - 1, axis=1)[:, k - 1], np.partition(highs, n - k, axis=1)[:, n - k]
 
 
 def share(yes: int, no: int, unknown: int, level: float) -> Interval:

@@ -1,11 +1,12 @@
 """How fast a chain forgets a rare symbol under replace (Suresh et al. 2025, "Rate of model collapse").
 
-Their finding: the time to forget a symbol is about linear in how often it occurred, and a Gaussian's standard deviation
-goes to 0 in about n generations. Both follow here from the exact law of a count. With n samples of mean m̂, the next
-generation's total is Poisson(n·m̂), so that the total is a branching process whose members have Poisson(1) children
-each (Harris 1963, section I.5): the share of chains that have forgotten tends to e^(−2c/g) for a mean count c. For
-Bernoulli samples the total is Binomial(n, m̂): the Wright–Fisher chain of genetic drift. The logarithm of a Gaussian's
-variance falls by about 1/n a generation under the unbiased estimator, and 2/n by maximum likelihood, which is
+Their finding (the abstract's; the numbers here are derived, docs/ngrams.md): the time to forget a symbol is about
+linear in how often it occurred, and a Gaussian's standard deviation goes to 0 in about n generations. Both follow here
+from the exact law of a count. With n samples of mean m̂, the next generation's total is Poisson(n·m̂), so that the
+total is a branching process whose members have Poisson(1) children each (Harris 1963, section I.5): the share of chains
+that have forgotten tends to e^(−2c/g) for a mean count c. For Bernoulli samples the total is Binomial(n, m̂): the
+Wright–Fisher chain of genetic drift. The logarithm of a Gaussian's variance falls by about 1/n a generation under the
+unbiased estimator, and 2/n by maximum likelihood, which is
 :func:`fortifai_ray.theory.gaussian.gaussian_replace_mean_log_variance`.
 """
 

@@ -38,12 +38,20 @@ def test_it_says_what_was_found(tmp_path: Path, options: dict[str, Any], parts: 
 
 def test_its_ratio_is_that_of_the_table(tmp_path: Path) -> None:
     """The first screen and the table below it are one number."""
-    results = open_study(write_study(tmp_path, gammas=False, slowness={None: 0.5}))
+    results = open_study(write_study(tmp_path, gammas=False, seeds=5, slowness={None: 0.5}))
     table = results.fidelity
     assert table is not None
     row = table.filter(~table["is_baseline"], table["unit"] == "generations").row(0, named=True)
     said, _ = headline(results)
     assert f"{row['fi_ratio']:.3g} [{row['fi_ratio_low']:.3g}, {row['fi_ratio_high']:.3g}]" in said
+
+
+def test_the_best_of_several_cells_is_said_to_have_been_picked(tmp_path: Path) -> None:
+    """Each interval holds for its own cell; of many cells without a difference one looks like one."""
+    _, reading = headline(open_study(write_study(tmp_path / "many", slowness=LASTS)))
+    assert "Each of 2 intervals is its own cell's: the ratio furthest from 1 is flattered by chance." in reading
+    _, of_one = headline(open_study(write_study(tmp_path / "one", gammas=False, seeds=5)))
+    assert "flattered" not in of_one
 
 
 def test_many_cells_are_counted_and_not_listed(tmp_path: Path) -> None:

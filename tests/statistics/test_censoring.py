@@ -116,9 +116,9 @@ def test_a_mean_is_restricted_to_before_the_first_unconfirmed_crossing(study: St
 
 
 def test_an_estimate_is_not_flattered_by_chains_that_end_just_before_they_seem_to_collapse(study: Study) -> None:
-    """Log-normal onsets with the ratio 1.3, half of TCE's censored, confirm 2: an unconfirmed chain's interval ends at
-    its crossing, and a model that took it for one that lasts beyond that covers 76 %, with a median of 1.49."""
-    rng, cells, n, generations = np.random.default_rng(4), 60, 20, 8
+    """Log-normal onsets with the ratio 1.3, a third of TCE's censored, confirm 2: an unconfirmed chain's interval ends
+    at its crossing, and a model that took it for one that lasts beyond that would tell a larger ratio."""
+    rng, cells, n, generations = np.random.default_rng(4), 60, 20, 9
     common, base, own = rng.normal(size=(3, cells, n))
     onsets = {"cross_entropy": 4 * np.exp(0.3 * common + 0.25 * base), "tce": 5.2 * np.exp(0.3 * common + 0.25 * own)}
     chains = pl.concat(
@@ -133,9 +133,10 @@ def test_an_estimate_is_not_flattered_by_chains_that_end_just_before_they_seem_t
     varied = ["loss.kind", "family.dim", "seed"]
     judged = chain_table(table, [criterion], CROSS_ENTROPY, varied, generations)
     fidelity = fidelity_table(judged, varied, CROSS_ENTROPY).filter(pl.col("loss.kind") == "tce")
-    assert fidelity["estimator"].unique().to_list() == ["censored log-normal, profile likelihood"]
+    by_model = pl.col("estimator") == "censored log-normal, profile likelihood"  # half of its chains or more collapsed
     for unit in ("generations", "synthetic"):
-        rows = fidelity.filter(pl.col("unit") == unit)
+        rows = fidelity.filter(pl.col("unit") == unit, by_model)
+        assert rows.height >= 0.8 * cells
         covered = rows.select(((pl.col("fi_ratio_low") <= 1.3) & (pl.col("fi_ratio_high") >= 1.3)).mean()).item()
         assert covered > 0.87 - 3 * math.sqrt(0.9 * 0.1 / cells)  # three binomial standard errors: 12 %
         # the median of 60 estimates whose logarithms have a standard error of 0.11 each: 0.023; four of them

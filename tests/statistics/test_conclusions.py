@@ -158,13 +158,44 @@ def test_where_no_chain_of_a_cell_collapsed_the_sentence_is_of_a_bound_and_of_me
 
 def test_two_pairs_in_which_neither_collapsed_leave_the_test_and_no_ratio(study: Study) -> None:
     sentence = only(sentences_of(study, {"ce": [2.0, None], "tce": [3.0, None]}), "has no ratio", "in generations")
-    assert "1 of 2 pairs leave the ratio open" in sentence
+    assert "both chains collapsed in 1 of 2 pairs, too few" in sentence
     assert "Log-rank p =" in sentence
 
 
 def test_equal_ratios_are_said_to_be_equal(study: Study) -> None:
-    sentence = only(sentences_of(study, {"ce": [2.0] * 3, "tce": [4.0] * 3}), "times as long", "in generations")
-    assert "the same in all pairs" in sentence
+    """Of five pairs or more that says where the median pair is; three might all lie beside it."""
+    sentence = only(sentences_of(study, {"ce": [2.0] * 5, "tce": [4.0] * 5}), "times as long", "in generations")
+    assert "the same in all pairs, 2;" in sentence
+    assert sentence.endswith("it lasts longer.")
+    few = only(sentences_of(study, {"ce": [2.0] * 3, "tce": [4.0] * 3}), "times as long", "in generations")
+    assert "no interval: 3 pairs with one ratio" in few
+
+
+def test_two_collapses_in_five_hundred_chains_make_no_ratio(study: Study) -> None:
+    """What lies beyond the horizon is not told: the means up to it, and the test, are."""
+    ce, tce = ([*early, *[None] * 58] for early in ([3.0, 4.0], [5.0, 6.0]))
+    sentences = sentences_of(study, {"ce": ce, "tce": tce})
+    sentence = only(sentences, "has no ratio", "in generations")
+    assert "both chains collapsed in 2 of 60 pairs, too few to say when the typical chain does" in sentence
+    assert "Log-rank p =" in sentence
+    assert not any("times as long as the baseline in" in one for one in sentences)
+
+
+def test_the_median_pair_is_said_to_be_the_estimate(study: Study) -> None:
+    ce = [2.0 + 0.05 * seed for seed in range(30)]
+    sentences = sentences_of(study, {"ce": ce, "tce": [*(1.5 * one for one in ce[:25]), *[None] * 5]})
+    sentence = only(sentences, "1.5 times as long as the baseline in generations")
+    assert "5 of them censored, by the median pair" in sentence
+    assert sentence.endswith("it lasts longer.")
+
+
+def test_a_collapse_at_generation_0_is_not_told_as_a_ratio_of_nothing(study: Study) -> None:
+    """One of seven chains that starts beyond the limit leaves the median pair; of four, nothing is told."""
+    spread = [0.0, *(1.5 * one for one in SEVEN[1:])]
+    sentence = only(sentences_of(study, {"ce": SEVEN, "tce": spread}, [ABSOLUTE]), "times as long", "in generations")
+    assert "1.5 times as long" in sentence
+    few = only(sentences_of(study, {"ce": SEVEN[:4], "tce": spread[:4]}, [ABSOLUTE]), "no ratio", "in generations")
+    assert "a chain collapsed at generation 0, which has no logarithm, and 4 pairs are few for a median" in few
 
 
 def test_failed_chains_are_owned_up_to(study: Study) -> None:

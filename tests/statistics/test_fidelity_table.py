@@ -1,5 +1,6 @@
 """fidelity.parquet: medians, means and ratios per cell, with censoring kept as what it is."""
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -76,7 +77,7 @@ def test_the_baselines_own_ratio_is_exactly_one_whatever_became_of_it(study: Stu
         ([3, None], [6, None], ["exact", "undetermined"], "undetermined", None),
         ([0, 3], [3, 3], ["undetermined", "exact"], "undetermined", None),  # a multiple of nothing
         ([0, 0], [0, 0], ["undetermined"] * 2, "undetermined", None),
-        ([3, 3], [0, 3], ["exact", "exact"], "exact", 0.0),
+        ([3, 3], [0, 3], ["exact", "exact"], "exact", 0.0),  # but 0 is no mean of ratios
         ([None, 3], [0, 3], ["exact", "exact"], "exact", 0.0),  # none of however much is none
     ],
 )
@@ -87,8 +88,9 @@ def test_what_censoring_and_zero_make_of_the_ratio(
     assert (row["seed_bounds"], row["bound"]) == (bounds, bound)
     expected = None if ratio is None else pytest.approx(ratio, rel=1e-9)
     assert row["bound_ratio"] == expected
-    assert (row["fi_ratio"], row["fi_ratio_bound"]) == (expected, bound)  # two pairs are too few for a model
-    assert row["estimator"] == (None if ratio is None else "geometric mean" if bound == "exact" else "bound")
+    told = bool(ratio)
+    assert (row["fi_ratio"], row["fi_ratio_bound"]) == (expected if told else None, bound if told else "undetermined")
+    assert row["estimator"] == (None if not told else "geometric mean" if bound == "exact" else "bound")
     assert [value is None for value in row["seed_ratios"]] == [kind == "undetermined" for kind in bounds]
 
 
@@ -119,9 +121,13 @@ def test_an_interval_takes_three_pairs_and_is_the_claims(study: Study) -> None:
         assert (row["fi_ratio_bound"], row["estimator"]) == ("exact", "geometric mean, Student t")
 
 
-def test_equal_ratios_have_an_interval_of_no_width(study: Study) -> None:
-    row = table(study, ce=[2, 3, 4], tce=[4, 6, 8])["tce", "generations"]
+def test_equal_ratios_have_an_interval_of_no_width_once_they_are_five(study: Study) -> None:
+    """At 90 %, the median of five pairs lies between the smallest and the largest; three may all lie to one side."""
+    few = table(study, ce=[2, 3, 4], tce=[4, 6, 8])["tce", "generations"]
+    assert (few["fi_ratio"], few["fi_ratio_low"], few["estimator"]) == (pytest.approx(2), None, "geometric mean")
+    row = table(study, ce=[1, 2, 2.5, 3, 4], tce=[2, 4, 5, 6, 8])["tce", "generations"]
     assert (row["fi_ratio_low"], row["fi_ratio_high"]) == pytest.approx((2, 2), rel=1e-9)
+    assert row["estimator"] == "median pair, order statistics"
 
 
 @pytest.mark.parametrize(
@@ -131,13 +137,13 @@ def test_equal_ratios_have_an_interval_of_no_width(study: Study) -> None:
         ([*CE[:6], None], TCE, "upper"),
         ([*CE[:6], None], [*TCE[:6], None], "undetermined"),
         ([*CE[:5], None, 3], [*TCE[:5], 8, None], "undetermined"),
-        ([4, None, None], [None, 8, None], "undetermined"),
+        ([*CE[:4], None, None, 3], [*TCE[:4], 8, None, None], "undetermined"),
     ],
 )
 def test_one_censored_chain_leaves_an_estimate_from_all_of_them(
     study: Study, ce: list[float | None], tce: list[float | None], bound: str
 ) -> None:
-    """It takes a collapsed chain on each side, whatever the pairs' own bounds say; those stand beside it."""
+    """It takes half of the chains of each side, whatever the pairs' own bounds say; those stand beside it."""
     row = table(study, ce=ce, tce=tce)["tce", "generations"]
     assert (row["fi_ratio_bound"], row["bound"]) == ("exact", bound)
     assert row["estimator"] == "censored log-normal, profile likelihood"
@@ -148,27 +154,61 @@ def test_one_censored_chain_leaves_an_estimate_from_all_of_them(
         assert row["bound_ratio"] > row["fi_ratio"]
 
 
-def test_where_all_chains_of_one_side_are_censored_the_ratio_is_a_bound(study: Study) -> None:
+def test_where_most_chains_of_one_side_are_censored_the_ratio_is_a_bound(study: Study) -> None:
+    """Of what the pairs say, without a model: a law's tail says nothing of where the typical chain collapses."""
+    logs = np.log(9 / np.array(CE))
     row = table(study, ce=CE, tce=[None] * 7)["tce", "generations"]
     assert (row["fi_ratio_bound"], row["bound"], row["fi_ratio_high"]) == ("lower", "lower", None)
-    assert row["estimator"] == "bound, profile likelihood"
-    assert row["fi_ratio"] == pytest.approx(math.exp(np.mean(np.log(9 / np.array(CE)))), rel=1e-9)
-    assert 1 < row["fi_ratio_low"] <= row["fi_ratio"]
+    assert row["estimator"] == "bound, Student t"
+    assert row["fi_ratio"] == pytest.approx(math.exp(logs.mean()), rel=1e-9)
+    assert row["fi_ratio_low"] == pytest.approx(math.exp(mean(logs, 0.8).low), rel=1e-9)  # one end has both ends' 10 %
     upper = table(study, ce=[None] * 7, tce=TCE)["tce", "generations"]
     assert (upper["fi_ratio_bound"], upper["bound"], upper["fi_ratio_low"]) == ("upper", "upper", None)
     assert upper["fi_ratio"] <= upper["fi_ratio_high"] < 1
-    open_pair = table(study, ce=[*CE[:6], None], tce=[None] * 7)["tce", "generations"]  # its pairs say nothing
-    assert (open_pair["bound"], open_pair["bound_ratio"], open_pair["fi_ratio_bound"]) == (
-        "undetermined",
-        None,
-        "lower",
-    )
-    assert open_pair["fi_ratio"] == open_pair["fi_ratio_low"] > 1
+    some = table(study, ce=CE, tce=[*TCE[:3], *[None] * 4])["tce", "generations"]
+    assert (some["fi_ratio_bound"], some["fi_ratio"]) == ("lower", some["bound_ratio"])
+    open_pair = table(study, ce=[*CE[:6], None], tce=[None] * 7)["tce", "generations"]  # one says nothing, six do
+    assert (open_pair["bound"], open_pair["fi_ratio_bound"]) == ("undetermined", "lower")
+    assert open_pair["estimator"] == "bound, order statistics"
+    assert open_pair["fi_ratio_low"] == pytest.approx(9 / 4.5)  # the second smallest of seven
+    assert open_pair["fi_ratio"] == pytest.approx(9 / 3.5)
 
 
-def test_a_chain_that_collapsed_at_generation_0_has_no_logarithm(study: Study) -> None:
+@pytest.mark.parametrize(
+    ("ce", "tce"),
+    [
+        ([4, None, None], [None, 8, None]),
+        ([3, *[None] * 9], [6, *[None] * 9]),
+        ([3, 4, *[None] * 38], [6, 5, *[None] * 38]),
+        ([*CE[:2], *[None] * 5], [None] * 7),
+    ],
+)
+def test_from_a_few_collapses_nothing_is_told_of_the_others(
+    study: Study, ce: list[float | None], tce: list[float | None]
+) -> None:
+    row = table(study, ce=ce, tce=tce)["tce", "generations"]
+    assert (row["fi_ratio"], row["fi_ratio_low"], row["fi_ratio_high"]) == (None, None, None)
+    assert (row["fi_ratio_bound"], row["estimator"]) == ("undetermined", None)
+
+
+def test_many_pairs_need_no_model(study: Study) -> None:
+    """From 30 pairs on the interval lies between order statistics of what the pairs say, for any law."""
+    ce = np.linspace(2, 4, 40)
+    tce: list[float | None] = list(np.sort(ce * np.linspace(1.2, 1.9, 40)))
+    tce[-8:] = [None] * 8
+    row = table(study, ce=list(ce), tce=tce)["tce", "generations"]
+    lows = np.sort([(9 if b is None else b) / a for a, b in zip(ce, tce, strict=True)])
+    assert (row["estimator"], row["fi_ratio_bound"]) == ("median pair, order statistics", "exact")
+    assert row["fi_ratio_low"] == pytest.approx(lows[14])  # P(B < 15) = 0.040 and P(B < 16) = 0.077 for 40
+    assert row["fi_ratio"] == pytest.approx(math.sqrt(lows[19] * lows[20]))
+    assert row["fi_ratio_high"] == pytest.approx(lows[25])
+
+
+def test_a_chain_that_collapsed_at_generation_0_leaves_the_median_pair(study: Study) -> None:
     row = table(study, ce=CE, tce=[0, *TCE[1:]])["tce", "generations"]
-    assert (row["fi_ratio"], row["fi_ratio_low"], row["estimator"]) == (0, None, "geometric mean")
+    ratios = np.sort(np.array([0, *TCE[1:]]) / np.array(CE))
+    assert (row["fi_ratio"], row["fi_ratio_low"]) == pytest.approx((ratios[3], 0))
+    assert (row["fi_ratio_high"], row["estimator"]) == (pytest.approx(ratios[6]), "median pair, order statistics")
     assert (row["mean_ratio"], row["mean_ratio_horizon"]) == (pytest.approx(sum(TCE[1:]) / sum(CE)), None)
 
 
@@ -312,8 +352,8 @@ def test_the_table_does_not_depend_on_the_order_of_rows_and_its_bounds_hold(
             assert row["bound"] != "lower" or row["bound_ratio"] <= truth + slack
             assert row["bound"] != "upper" or row["bound_ratio"] >= truth - slack
             assert row["bound"] != "exact" or row["bound_ratio"] == pytest.approx(truth, rel=1e-9)
-    enough = len(pairs) >= 3 and all(a != 0 and b != 0 for a, b in pairs)
-    if enough and any(a is not None for a, _ in pairs) and any(b is not None for _, b in pairs):
-        assert row["fi_ratio_bound"] == "exact"  # a collapsed chain on each side is enough
-        slack = row["fi_ratio"] * 1e-9
-        assert row["fi_ratio_low"] - slack <= row["fi_ratio"] <= row["fi_ratio_high"] + slack
+    ends = [row[name] for name in ("fi_ratio_low", "fi_ratio", "fi_ratio_high") if row[name] is not None]
+    assert all(a <= b * (1 + 1e-9) for a, b in itertools.pairwise(ends))
+    seen = [2 * sum(value is not None for value in side) >= len(pairs) for side in zip(*pairs, strict=True)]
+    if len(pairs) >= 3 and all(seen) and all(a != 0 and b != 0 for a, b in pairs):
+        assert row["fi_ratio_bound"] == "exact"  # half of the chains of each side are enough

@@ -35,6 +35,33 @@ def test_time_is_linear_in_the_count() -> None:
     assert theory.poisson_forgotten(100, 0, 0.04) == pytest.approx(math.exp(-4))
 
 
+def test_the_moments_of_a_count() -> None:
+    """E N = c and Var N = c(g + 1) of Poisson's total; E m(1 − m) falls by 1 − 1/n of Bernoulli's: by their chains' own
+    matrices."""
+    from scipy.stats import binom, poisson
+
+    n, count, most = 30, 3, 400
+    totals = np.arange(most + 1)
+    law = poisson.pmf(totals, count)
+    for generation in range(4):
+        assert law @ totals == pytest.approx(count, rel=1e-6)
+        assert law @ (totals - count) ** 2 == pytest.approx(count * (generation + 1), rel=1e-4)
+        assert law[0] == pytest.approx(theory.poisson_forgotten(n, generation, count / n), rel=1e-9)
+        law = law @ poisson.pmf(totals[None], totals[:, None])
+    counts = np.arange(n + 1)
+    law = binom.pmf(counts, n, count / n)
+    for generation in range(12):
+        left = count / n * (1 - count / n) * (1 - 1 / n) ** (generation + 1)
+        assert law @ (counts / n * (1 - counts / n)) == pytest.approx(left, rel=1e-9)
+        law = law @ binom.pmf(counts[None], n, counts[:, None] / n)
+
+
+def test_a_gaussians_standard_deviation_falls_by_a_half_logarithm_in_n_generations() -> None:
+    for n in (10, 100, 1_000):
+        fall = theory.gaussian_replace_mean_log_variance(n, n - 1, "unbiased") / 2
+        assert fall == pytest.approx(-0.5, abs=1 / n)
+
+
 def test_many_samples_make_one_law_of_both() -> None:
     """Binomial(n, c/n) tends to Poisson(c)."""
     assert theory.bernoulli_forgotten(800, 10, 4 / 800) == pytest.approx(
