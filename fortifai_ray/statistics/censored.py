@@ -54,18 +54,10 @@ class Pairs:
     base_censored: Booleans
     own_censored: Booleans
 
-    def turned(self, cells: Booleans) -> Pairs:
-        """The same with the two sides of some cells exchanged, which turns δ's sign."""
-        rows = cells[self.cell]
-        sides = ((self.base, self.own), (self.base_censored, self.own_censored))
-        (base, own), censored = ((np.where(rows, b, a), np.where(rows, a, b)) for a, b in sides)
-        return Pairs(self.cell, base, own, *censored)
-
 
 @dataclass(frozen=True)
 class Fits:
-    """(cells,) ``delta``, the log ratio, and the ends of its interval. Where no chain of one side collapsed, ``delta``
-    and the interval's end on its side are infinite. A cell in which nothing collapsed has NaN."""
+    """(cells,) ``delta``, the log ratio, and the ends of its interval; NaN where nothing collapsed on one side."""
 
     delta: Floats
     low: Floats
@@ -76,10 +68,8 @@ def fit(pairs: Pairs, level: float) -> Fits:
     """Estimates of δ and their intervals at a level in (0, 1), for cells of at least two pairs."""
     from scipy.special import stdtrit
 
-    cells = int(pairs.cell.max()) + 1
-    turned = np.bincount(pairs.cell[~pairs.base_censored], minlength=cells) == 0
-    data, scale = _Data.of(pairs.turned(turned))
-    delta, low, high = (np.full(cells, number) for number in (np.inf, np.nan, np.inf))
+    data, scale = _Data.of(pairs)
+    found = np.full((3, data.cells), np.nan)
     t = stdtrit(data.n - 1, (1 + level) / 2)
     allowed = np.sqrt(data.n * np.log1p(t**2 / (data.n - 1)))
     known = np.flatnonzero((data.collapsed_own > 0) & (data.collapsed_base > 0))
@@ -87,16 +77,8 @@ def fit(pairs: Pairs, level: float) -> Fits:
         some = data.only(known)
         best, top = _maximise(some, np.tile(_START, (len(known), 1)), _ALL)
         ends = (_end(some, best, top, allowed[known], side) for side in (-1.0, 1.0))
-        delta[known], low[known], high[known] = (one * scale[known] for one in (best[:, _DELTA], *ends))
-    lasting = np.flatnonzero((data.collapsed_own == 0) & (data.collapsed_base > 0))
-    if len(lasting):
-        some, start = data.only(lasting), np.tile(_START, (len(lasting), 1))
-        start[:, _DELTA] = _FAR
-        best, top = _maximise(some, start, _NUISANCE)
-        low[lasting] = _end(some, best, top, allowed[lasting], -1.0) * scale[lasting]
-    nothing = np.isnan(low)
-    delta, high = (np.where(nothing, np.nan, number) for number in (delta, high))
-    return Fits(*(np.where(turned, -b, a) for a, b in ((delta, delta), (low, high), (high, low))))
+        found[:, known] = np.stack([best[:, _DELTA], *ends]) * scale[known]
+    return Fits(*found)
 
 
 @dataclass(frozen=True)
@@ -318,9 +300,7 @@ def _end(data: _Data, best: Floats, top: Floats, allowed: Floats, side: float) -
     Twice the likelihood's loss has a root that is nearly linear in δ: Newton's method on it, between known bounds.
     """
     stride = np.exp(best[:, _TAU]) * allowed / np.sqrt(data.n)
-    finite = best[:, _DELTA] < _FAR
-    theta, at = best.copy(), np.where(finite, best[:, _DELTA] + side * stride, 0.0)
-    inside = np.where(finite, best[:, _DELTA], -side * np.inf)
+    theta, at, inside = best.copy(), best[:, _DELTA] + side * stride, best[:, _DELTA]
     outside, ends, rows = np.full(data.cells, side * np.inf), at.copy(), np.arange(data.cells)
     for _ in range(_ENDS):
         theta[:, _DELTA] = at
