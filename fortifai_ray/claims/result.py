@@ -219,10 +219,8 @@ def multiplicity(results: Sequence[ClaimResult]) -> str:
     if not decided:
         return ""
     risk = min(1.0, sum(1 - result.level for result in decided))
-    return (
-        "each interval is at its own level: the chance that any of the "
-        f"{len(decided)} decided verdicts is wrong is at most {number(risk)}"
-    )
+    which = f"any of the {len(decided)} decided verdicts" if len(decided) > 1 else "the decided verdict"
+    return f"each interval is at its own level: the chance that {which} is wrong is at most {number(risk)}"
 
 
 def print_claims(results: Sequence[ClaimResult], console: "Console") -> None:

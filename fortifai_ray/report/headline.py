@@ -13,7 +13,7 @@ from fortifai_ray.report.tables import cell_rows, concluded
 from fortifai_ray.results.cells import Cells
 from fortifai_ray.results.reader import StudyResults
 from fortifai_ray.results.schema import LINEAGE, WHOLES
-from fortifai_ray.results.words import counted, key_words, number, printable, ratio
+from fortifai_ray.results.words import counted, in_words, key_words, number, printable, ratio
 from fortifai_ray.statistics.conclusions import lasts_longer, verdict
 from fortifai_ray.statistics.criterion import Collapse
 from fortifai_ray.statistics.ecosystems import of_human_data
@@ -48,7 +48,7 @@ def _ratios(results: StudyResults) -> tuple[str, str]:
         at_once = all(row["fi_median"] == 0 for row in rows)  # then it measures no collapse, as the first line says
         return (first[:1].upper() + first[1:] if at_once else _collapses(rows) or first), reading
     baselines = sorted(results.cells.baselines)
-    baseline = baselines[0] if len(baselines) == 1 else "its baseline"
+    baseline = baselines[0] if len(baselines) == 1 else in_words(results.baseline)
     if LINEAGE in results.varied:
         said = _lineages(results, rows)
     else:
@@ -85,16 +85,20 @@ def _lineages(results: StudyResults, rows: Sequence[dict[str, Any]]) -> str:
     keys = [key for key in results.varied if key != LINEAGE]
     ecosystems = Cells.of(results.fidelity, keys, results.baseline, results.study)
     baselines = sorted(ecosystems.baselines)
-    baseline = f"with {baselines[0]}" if len(baselines) == 1 else "in its baseline"
+    baseline = f"with {baselines[0] if len(baselines) == 1 else in_words(results.baseline)}"
     told = [row | {"cell": ecosystems.label(row)} for row in rows if not row["is_baseline"]]
     names = list(dict.fromkeys(row[LINEAGE] for row in told))
-    said = []
+    said, shared = list[str](), None
     for name in names[:MOST_LINEAGES]:
         own = [row for row in told if row[LINEAGE] == name and row["fi_ratio"] is not None]
         who = f"the {name.partition(' ')[0]} lineage to collapse" if name in WHOLES else f"lineage {name}"
         if len(own) == 1:
-            times = f"{ratio(own[0], is_baseline=False)} times as long with {own[0]['cell']} as {baseline}"
-            said.append(f"{who} stays faithful {times} ({verdict(own[0])})")
+            times, found = f"{ratio(own[0], is_baseline=False)} times as long", verdict(own[0])
+            if said and shared == own[0]["cell"]:
+                said[-1] += f"; {who} {times} ({found})"
+            else:
+                said.append(f"{who} stays faithful {times} with {own[0]['cell']} as {baseline} ({found})")
+            shared = own[0]["cell"]
             continue
         parts = [
             f"stays faithful {how} with {_named(cells)} than {baseline}"
@@ -157,7 +161,7 @@ def _reading(criterion: Collapse, others: int) -> str:
 
 
 def _critical(results: StudyResults, rows: Sequence[tuple[str, ...]]) -> tuple[str, str]:
-    said = [_point(*row[:4]) for row in rows[:MOST_NAMED]]
+    said = [_point(*row[:4]) for row in sorted(rows, key=lambda row: row[1] == UNTOLD[1])[:MOST_NAMED]]
     said += [counted(len(rows) - MOST_NAMED, "further cell")] if len(rows) > MOST_NAMED else []
     over, level = key_words(results.search["over"]), 100 * float(results.search.get("level", 0.9))
     text = f"Half of the chains collapse at a critical {over}: {'; '.join(said)}."

@@ -137,9 +137,10 @@ def labels(cells: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def key_words(key: str) -> str:
-    """A dotted key for people, by its last part: ``synthetic ratio``."""
-    last = key.rpartition(".")[2]
-    return _NAMES.get(last, last.replace("_", " "))
+    """A dotted key for people, by its last part: ``synthetic ratio``, ``watermark share``."""
+    section, _, last = key.rpartition(".")
+    name = _NAMES.get(last, last.replace("_", " "))
+    return f"{key_words(section)} {name}" if "." in section and not section.startswith(_LINEAGES) else name
 
 
 def value_words(value: Any, key: str = "") -> str:
@@ -178,6 +179,8 @@ def _label(cell: Mapping[str, Any], short: set[str]) -> str:
         parts = sections.setdefault(section, [])
         if section.startswith(_LINEAGES) and not parts and last in short:  # not to be read as the row's own lineage
             parts.append(f"{section.removeprefix(_LINEAGES).partition('.')[0]}:")
+        elif "." in section and not parts and last in short and last != "kind":
+            parts.append(section.rpartition(".")[2].replace("_", " "))
         if last == "kind" and value == "none":
             parts.append(f"no {key_words(section)}")
             continue

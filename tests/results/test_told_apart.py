@@ -27,8 +27,8 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "rewards in sections": (
         {"curation": [{**CHOICE, "reward": one} for one in (MEAN, QUANTILES, "statistics:mean")]},
         [
-            "choice of=3 · function=statistics:mean",
-            "choice of=3 · function=statistics:quantiles n=4",
+            "choice of=3 · reward function=statistics:mean",
+            "choice of=3 · reward function=statistics:quantiles n=4",
             "choice of=3 reward=statistics:mean",
         ],
     ),

@@ -45,11 +45,11 @@ def chart_of(rows: pl.DataFrame | list[dict[str, Any]]) -> alt.Chart:
 
 
 def colours(cells: Cells) -> list[str]:
-    """A colour per cell, in the cells' order: viridis where there are more cells than distinct colours."""
-    n = len(cells.order)
-    if n <= len(PALETTE):
-        return PALETTE[:n]
-    return [_viridis(index / (n - 1)) for index in range(n)]
+    """A colour per cell, in the cells' order: viridis where there are more cells than distinct colours, and grey for
+    what is judged of a whole ecosystem."""
+    n = len(cells.order) - len(cells.wholes)
+    known = iter(PALETTE if n <= len(PALETTE) else [_viridis(index / (n - 1)) for index in range(n)])
+    return [GREY if cell in cells.wholes else next(known) for cell in cells.order]
 
 
 def _viridis(share: float) -> str:
@@ -61,8 +61,8 @@ def _viridis(share: float) -> str:
 
 def key(cells: Cells) -> list[tuple[str, str, str]]:
     """(name, colour, glyph) of each cell that has generations: the key to charts without a legend."""
-    every = zip(cells.order, colours(cells), cycle(GLYPHS), strict=False)
-    return [entry for entry in every if entry[0] not in cells.wholes]
+    known = [pair for pair in zip(cells.order, colours(cells), strict=True) if pair[0] not in cells.wholes]
+    return [(name, colour, glyph) for (name, colour), glyph in zip(known, cycle(GLYPHS), strict=False)]
 
 
 def by_name(
@@ -86,7 +86,7 @@ def legend_of(cells: Cells, present: Collection[str] | None = None) -> alt.Legen
 
 def _wrapped(names: Iterable[str], width: int) -> Any:
     """The expression of labels that are names, those of more than ``width`` letters in several lines."""
-    lines = {name: wrapped for name in names if len(wrapped := wrap(name, width)) > 1}
+    lines = {name: lines for name in names if len(lines := _lines(name, width)) > 1}
     return f"{json.dumps(lines)}[datum.label] || datum.label" if lines else alt.Undefined
 
 
@@ -97,7 +97,7 @@ def colour_of(cells: Cells, legend: alt.Legend | None = None) -> alt.Color:
 
 def shape_of(cells: Cells, legend: alt.Legend | None = None) -> alt.Shape:
     """A shape per cell, the same in every chart of a study."""
-    return by_name(alt.Shape, "cell", cells.order, SHAPES, legend)
+    return by_name(alt.Shape, "cell", [cell for cell in cells.order if cell not in cells.wholes], SHAPES, legend)
 
 
 def bound_shape(of: Mapping[str, str] = BOUNDS) -> alt.Shape:
@@ -134,6 +134,15 @@ def outcome_marks(
     return layers
 
 
+def _lines(name: str, width: int) -> list[str]:
+    """A cell's name in lines of at most ``width`` letters, with the parts of one section of the recipe together."""
+    lines: list[str] = []
+    for part in name.split(" · "):
+        both = f"{lines[-1]} · {part}" if lines else part
+        lines[-1:] = [both] if len(both) <= width else [*lines[-1:], *wrap(part, width)]
+    return lines
+
+
 def rows_of(cells: Cells, without: frozenset[str] = frozenset()) -> alt.Y:
     """A row per cell, in the cells' order."""
     order = [cell for cell in cells.order if cell not in without]
@@ -144,7 +153,7 @@ def rows_of(cells: Cells, without: frozenset[str] = frozenset()) -> alt.Y:
 def height_of(cells: Cells, without: int = 0) -> int:
     """The height of a chart with a row per cell, in pixels: its name has room, however many lines it takes."""
     rows = max(1, len(cells.order) - without)
-    lines = max((len(wrap(cell, _LINE)) for cell in cells.order), default=1)
+    lines = max((len(_lines(cell, _LINE)) for cell in cells.order), default=1)
     return rows * max(36 if rows <= MOST_IN_LEGEND else 20, 6 + 14 * lines)
 
 
@@ -180,7 +189,9 @@ def limit_layers(
     lines: list[tuple[list[dict[str, Any]], bool]] = []
     limit, metric, log_scale = pl.col("limit"), drawn.metric, drawn.log_scale
     for criterion in criteria:
-        for member, limits in _limits_on(metric, cells.name(chains.filter(criterion_rows(criterion))), criterion):
+        judged = cells.name(chains.filter(criterion_rows(criterion)))
+        judged = judged.filter(~pl.col("cell").is_in(sorted(cells.wholes)))  # no curve is theirs
+        for member, limits in _limits_on(metric, judged, criterion):
             if len(cells.order) > MOST_BANDS:
                 limits = limits.with_columns(cell=pl.lit("all cells"))
             shown = limits.filter(limit.is_finite() & ((limit > 0) | (not log_scale)))
@@ -241,5 +252,7 @@ def _limit_lines(rows: list[dict[str, Any]], shared: bool, side: Side, y: alt.Y,
     if shared and rows[0]["low"] < rows[0]["high"]:
         layers.insert(0, base.mark_rect(opacity=0.12, color=GREY).encode(y=alt.Y("low:Q"), y2="high:Q"))
     inwards, end = (6, 0) if side == "left" else (-6, "width")
-    label = chart_of(rows[:1]).mark_text(align=side, baseline="bottom", dx=inwards, dy=-3, color=GREY)
+    label = chart_of([max(rows, key=lambda row: float(row["value"]))]).mark_text(
+        align=side, baseline="bottom", dx=inwards, dy=-3, color=GREY
+    )
     return [*layers, label.encode(x=alt.value(end), y=y, text="text:N")]
