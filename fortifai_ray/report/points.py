@@ -11,7 +11,7 @@ among them is left out, and the end of a band is drawn up to the edge.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -98,15 +98,23 @@ def curve(
     value = pl.when(pl.col("raw").is_finite()).then(pl.col("raw").round_sig_figs(6))
     few = collected(rows.filter(~pl.col("many"))).with_columns(pl.col("cell", "shown").cast(pl.String), value=value)
     few = few.with_columns(chain="chain_id")
-    many = collected(rows.filter(pl.col("many")).select("cell", "chain", "generation", "sound", "shown", "raw"))
-    there = pl.concat([table.select(pl.col("cell").cast(pl.String), "generation").unique() for table in (few, many)])
-    spread = pl.concat([_few(few.filter("sound")), _many(many.filter("sound"))])
+    many = rows.filter(pl.col("many"))
+    of_kinds = [(pl.col("shown") == what).sum().alias(what) for what in _BROKEN]
+    counts = collected(many.group_by(_CELL).agg(*of_kinds, of=pl.len()))
+    counts = counts.with_columns(pl.col("cell").cast(pl.String))
+    there = pl.concat([table.select(_CELL).unique() for table in (few, counts)])
+    spread = pl.concat(
+        [
+            _few(few.filter("sound")),
+            *_many(collected(many.filter("sound").select("cell", "chain", "generation", "raw"))),
+        ]
+    )
     spread = spread.with_columns(pl.col("value", "low", "high").round_sig_figs(5))
     points = _parts(few, "chain", there).sort("cell", "seed", "generation")
     points = points.select("cell", "chain", "seed", "generation", "value", "shown", "part")
     log = _fits_log(metric, points, spread) if log_scale is None else log_scale
     spread = _placed(_parts(spread, "cell", there), points, log).sort(_CELL)
-    return Curve(metric, points, spread, _broken(many), shown, len(every_generation), log)
+    return Curve(metric, points, spread, _broken(counts), shown, len(every_generation), log)
 
 
 def _named(measured: pl.LazyFrame, cells: Cells, failed: Sequence[str]) -> pl.DataFrame:
@@ -146,8 +154,9 @@ def _few(table: pl.DataFrame) -> pl.DataFrame:
     return complete(table, "cell", value=value.median(), low=value.min(), high=value.max(), chains=value.count())
 
 
-def _many(table: pl.DataFrame) -> pl.DataFrame:
-    """Median and the quantiles in ``BAND``, at the generations that every chain of the cell has reached."""
+def _many(table: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """Of each cell, one in memory at a time: median and the quantiles in ``BAND``, at the generations that every chain
+    of the cell has reached."""
     raw = pl.col("raw")
 
     def quantile(share: float) -> pl.Expr:  # a number and ∞ cannot be interpolated
@@ -155,8 +164,9 @@ def _many(table: pl.DataFrame) -> pl.DataFrame:
         return pl.when(finite).then(raw.quantile(share, "linear")).otherwise(raw.quantile(share, "nearest"))
 
     low, middle, high = map(quantile, (BAND[0], 0.5, BAND[1]))
-    spread = complete(table, "cell", value=middle, low=low, high=high, chains=raw.count())
-    return spread.filter(pl.col("value").is_finite()).with_columns(pl.col("cell").cast(pl.String))
+    for _, own in table.group_by("cell"):
+        spread = complete(own, "cell", value=middle, low=low, high=high, chains=raw.count())
+        yield spread.filter(pl.col("value").is_finite()).with_columns(pl.col("cell").cast(pl.String))
 
 
 def _parts(table: pl.DataFrame, by: str, measured: pl.DataFrame) -> pl.DataFrame:
@@ -194,11 +204,8 @@ def _placed(spread: pl.DataFrame, points: pl.DataFrame, log_scale: bool) -> pl.D
     return band.with_columns(pl.col("low", "high").clip(least, most))
 
 
-def _broken(table: pl.DataFrame) -> pl.DataFrame:
+def _broken(counts: pl.DataFrame) -> pl.DataFrame:
     """``∞ in 3 of 1,000 chains``, by cell and generation."""
-    counts = table.group_by(pl.col("cell").cast(pl.String), "generation").agg(
-        *((pl.col("shown") == what).sum().alias(what) for what in _BROKEN), of=pl.len()
-    )
     rows = []
     for row in counts.filter(pl.any_horizontal(pl.col(_BROKEN) > 0)).sort(_CELL).iter_rows(named=True):
         values = " and ".join(f"{what} in {row[what]:,}" for what in _BROKEN if row[what])

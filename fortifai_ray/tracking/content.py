@@ -206,8 +206,12 @@ def seed_quantiles(
     for name in (name for name in metrics if name in known):
         values = collected(rows.select("_cell", "generation", name))
         if values[name].count():
-            quantiles = (pl.col(name).quantile(q, "linear").alias(f"{name}/{label}") for label, q in _QUANTILES.items())
-            summary = values.group_by("_cell", "generation").agg(pl.col(name).mean().alias(f"{name}/mean"), *quantiles)
+            mean, value = pl.col(name).mean().alias(f"{name}/mean"), pl.col(name)
+            quantiles = [value.quantile(q, "linear").alias(f"{name}/{label}") for label, q in _QUANTILES.items()]
+            each = (
+                own.group_by("_cell", "generation") for _, own in values.group_by("_cell")
+            )  # one in memory at a time
+            summary = pl.concat([own.agg(mean, *quantiles) for own in each])
             parts.append(
                 parts[0]
                 .join(summary, on=["_cell", "generation"], how="left", maintain_order="left")
