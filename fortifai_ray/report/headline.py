@@ -74,7 +74,7 @@ def _asked(results: StudyResults, rows: Sequence[dict[str, Any]]) -> list[dict[s
     own = [row for name in claimed for row in rows if row[LINEAGE] == name]
     if any(row["fi_ratio"] is not None and not row["is_baseline"] for row in own):
         return own
-    apart = results.generations.filter(pl.col("chain_id").is_in(of_human_data(results.generations)))
+    apart = results.roster.filter(pl.col("chain_id").is_in(of_human_data(results.scanned)))
     left_out = {*results.cells.wholes, *results.cells.name(apart)["cell"]}
     return [row for row in rows if row["cell"] not in left_out]
 

@@ -178,8 +178,8 @@ def _of_ecosystems(results: StudyResults) -> list[str]:
     """What the rows of whole ecosystems are about, where there are any."""
     if not results.cells.wholes:
         return []
-    apart = pl.col("chain_id").is_in(of_human_data(results.generations))
-    names = results.generations.filter(apart)[LINEAGE].unique().sort().to_list()
+    apart = results.roster.filter(pl.col("chain_id").is_in(of_human_data(results.scanned)))
+    names = apart[LINEAGE].unique().sort().to_list()
     without = f": not {' and '.join(names)}, which {'trains' if len(names) == 1 else 'train'} on none" * bool(names)
     return [
         "First to collapse, last to collapse: of an ecosystem's lineages, the one that collapses first and the one "
