@@ -1,26 +1,46 @@
 """Where the runs are: the tracking store's address, that address without credentials, and MLflow's own page on it."""
 
+import json
 import os
 import re
 import socket
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import Any
+from urllib.parse import urlencode, urlsplit
 
 from fortifai_ray.errors import UserError, in_short
+from fortifai_ray.results.schema import varied_keys
 from fortifai_ray.storage.location import ARTIFACTS, DATABASE
+from fortifai_ray.tracking import limits
 from fortifai_ray.tracking.held import last_experiments
 
-# Of an experiment's address: MLflow's page asks it, not the experiment, for its view, and for the order of the runs. By
-# their names they read as the grid.
-_RUNS = "/runs?workflowType=machine_learning&orderByKey=tags.%60mlflow.runName%60&orderByAsc=true"
+# MLflow's page asks the address of an experiment, not the experiment, for its view, its order and its columns. The last
+# two are those of a shared view, as the page's own "Share" writes it into such a tag; the address names it.
+LIST_VIEW = "mlflow.sharedViewState.grid"
+_RUNS = "/runs?workflowType=machine_learning"
+_ORDER = {"orderByKey": "tags.`mlflow.runName`", "orderByAsc": True}  # by their names the runs read as the grid
+_RESULTS = ("metrics.`result/onset`", "tags.`fortifai.status`")
+_MOST_COLUMNS = 20  # a tag of an experiment may have 5,000 characters
 _MOST_NAMED = 5
 
 
 def tracking_uri_for(storage: Path, tracking_uri: str | None = None) -> str:
     """Where a storage's runs go: the URI given, else ``MLFLOW_TRACKING_URI``, else ``STORAGE/mlflow.db``."""
     return tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "").strip() or f"sqlite:///{_database(storage)}"
+
+
+def list_view(study: Mapping[str, Any]) -> str:
+    """A list of runs that reads as the study's grid: a column for each varied key, the onset and the status."""
+    columns = [f"params.`{limits.key(key)}`" for key in varied_keys(study)[:_MOST_COLUMNS]]
+    return json.dumps({"selectedColumns": [*columns, *_RESULTS], **_ORDER})
+
+
+def _list_of(experiment: str, has_view: bool) -> str:
+    """Where MLflow's page lists the runs of an experiment; one that an earlier version made has no view of its own."""
+    view = {"viewStateShareKey": LIST_VIEW.rpartition(".")[2]} if has_view else _ORDER | {"orderByAsc": "true"}
+    return f"/#/experiments/{experiment}{_RUNS}&{urlencode(view)}"
 
 
 def is_server(uri: str) -> bool:
@@ -94,7 +114,8 @@ def open_ui(storage: Path, host: str = "127.0.0.1", port: int = 5000) -> None:
         f"MLflow on {redact(uri)}: {page} in about ten seconds; Ctrl-C ends it.\n"
         'Choose "Model training" at the top left: MLflow opens experiments as GenAI applications until then.'
     )
-    named = [f"  {name}: {page}/#/experiments/{one}{_RUNS}" for one, name in last_experiments(uri, _MOST_NAMED)]
+    last = last_experiments(uri, _MOST_NAMED, LIST_VIEW)
+    named = [f"  {name}: {page}{_list_of(one, has_view)}" for one, name, has_view in last]
     print(*(["Or open a study's runs at once:", *named] if named else []), sep="\n", flush=True)
     # In the environment, not in arguments: the process list must not show a database's password.
     environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}

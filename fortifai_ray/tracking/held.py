@@ -18,8 +18,8 @@ SELECT count(*) FROM runs WHERE lifecycle_stage = 'active' AND status <> 'RUNNIN
 AND run_uuid IN (SELECT run_uuid FROM tags WHERE key = 'mlflow.parentRunId' AND value = ?)
 """
 _EXPERIMENTS = """
-SELECT experiment_id, name FROM experiments WHERE lifecycle_stage = 'active' AND experiment_id <> 0
-ORDER BY last_update_time DESC LIMIT ?
+SELECT experiment_id, name, experiment_id IN (SELECT experiment_id FROM experiment_tags WHERE key = ?)
+FROM experiments WHERE lifecycle_stage = 'active' AND experiment_id <> 0 ORDER BY last_update_time DESC LIMIT ?
 """
 
 
@@ -46,11 +46,13 @@ def held_by(uri: str, tags: Mapping[str, str], nested: str) -> tuple[str, str] |
     return None
 
 
-def last_experiments(uri: str, most: int) -> list[tuple[str, str]]:
-    """The ids and names of the experiments that were changed last; none where that is not seen in a SQLite file."""
+def last_experiments(uri: str, most: int, tag: str) -> list[tuple[str, str, bool]]:
+    """The experiments that were changed last: the id and name of each, and whether it has a tag; none where that is not
+    seen in a SQLite file."""
     try:
         with closing(_opened(uri)) as connection:
-            return [(str(one), str(name)) for one, name in connection.execute(_EXPERIMENTS, (most,)).fetchall()]
+            found = connection.execute(_EXPERIMENTS, (tag, most)).fetchall()
+            return [(str(one), str(name), bool(tagged)) for one, name, tagged in found]
     except (OSError, sqlite3.Error):
         return []
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fortifai_ray.results.schema import flatten
 from fortifai_ray.storage.location import ARTIFACTS
 from fortifai_ray.tracking import limits
-from fortifai_ray.tracking.address import is_server, one_line, some
+from fortifai_ray.tracking.address import LIST_VIEW, is_server, list_view, one_line, some
 from fortifai_ray.tracking.database import Database
 from fortifai_ray.tracking.held import held_by
 from fortifai_ray.tracking.run_content import Overview, RunContent, content_hash
@@ -26,7 +26,7 @@ _SAMPLES = "samples"
 _RECIPE = "recipe.yaml"
 _NESTED = "fortifai.runs"  # a tag of a study's run: how many are nested in it
 # What MLflow takes for a GenAI application without it, unless its page is switched to model training.
-_ORDINARY_VIEW = {"mlflow.experimentKind": "custom_model_development"}
+_KIND = {"mlflow.experimentKind": "custom_model_development"}
 
 
 class StudyRuns:
@@ -42,6 +42,7 @@ class StudyRuns:
         self._name = str(study["name"])
         self._storage = storage.expanduser().resolve()
         self._uri = uri
+        self._view = {LIST_VIEW: list_view(study)}
         self._study_hash = content_hash(study)
         self._client: MlflowClient | None = None
         self._database: Database | None = None
@@ -203,11 +204,11 @@ class StudyRuns:
             name = f"{name} ({content_hash(str(self._storage))[:8]})"
             experiment = client.get_experiment_by_name(name)
         if experiment is None:
-            return client.create_experiment(name, artifact_location=location, tags=_ORDINARY_VIEW)
+            return client.create_experiment(name, artifact_location=location, tags=_KIND | self._view)
         if experiment.lifecycle_stage == "deleted":
             client.restore_experiment(experiment.experiment_id)
-        for key, value in _ORDINARY_VIEW.items():
-            if key not in experiment.tags:
+        for key, value in (_KIND | self._view).items():
+            if key not in experiment.tags or (key in self._view and experiment.tags[key] != value):
                 client.set_experiment_tag(experiment.experiment_id, key, value)
         return experiment.experiment_id
 

@@ -1,7 +1,9 @@
 """Where the runs are, without credentials; and MLflow's own server and page on them."""
 
+import json
 import math
 import os
+import re
 import shutil
 import signal
 import socket
@@ -19,7 +21,7 @@ from ports import unused_port
 
 from fortifai_ray.doctor import check_tracking
 from fortifai_ray.errors import UserError
-from fortifai_ray.tracking.address import open_ui, redact, tracking_uri_for
+from fortifai_ray.tracking.address import list_view, open_ui, redact, tracking_uri_for
 from fortifai_ray.tracking.sync import StudySync
 
 from .folders import rows_of, runs, sweep, write_end, write_generations, write_study
@@ -58,6 +60,15 @@ class TestWhere:
         monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "hunter2")
         assert secret not in redact(text)
         assert redact("http://host:5000/a@b") == "http://host:5000/a@b"
+
+
+def test_a_list_of_runs_has_the_studys_columns() -> None:
+    """Each varied key, a section's too, what an experiment's tag has room for, and the results."""
+    view = json.loads(list_view({"vary": {"loss": [{"kind": "ce"}, {"kind": "tce", "gamma": 0.3}], "seed": [0]}}))
+    keys = [column for column in view["selectedColumns"] if column.startswith("params.")]
+    assert keys == ["params.`loss.kind`", "params.`loss.gamma`", "params.`seed`"]
+    assert view["selectedColumns"][len(keys) :] == ["metrics.`result/onset`", "tags.`fortifai.status`"]
+    assert len(list_view({"vary": {"x" * 200 + f".{number}": [0] for number in range(50)}})) < 5000
 
 
 @pytest.fixture(scope="class")
@@ -122,7 +133,8 @@ class TestUserInterface:
         )
 
     def test_the_page_shows_the_runs_and_the_studys_curves(self, served: tuple[Path, str], tmp_path: Path) -> None:
-        """In a browser: the printed address opens the list of runs, and the study's run has a curve on its charts."""
+        """In a browser: the printed address opens the list of runs with a column for each varied key, the onset and the
+        status, in the order of the grid; and the study's run has a curve on its charts."""
         if (chromium := shutil.which("chromium")) is None:
             pytest.skip("chromium is not installed (apt-get install chromium)")
         storage, address = served
@@ -130,8 +142,13 @@ class TestUserInterface:
         runs_page = f"{address}/#/experiments/{study.info.experiment_id}/runs"
         charts = f"{runs_page}/{study.info.run_id}/model-metrics?workflowType=machine_learning"
         with started(chromium, tmp_path) as browser:
-            browser.call("Page.navigate", url=f"{runs_page}?workflowType=machine_learning")
+            (printed,) = re.findall(r"small: (\S+)", (storage / "server.log").read_text())
+            browser.call("Page.navigate", url=printed)
             drawn(browser, "document.body.innerText.includes('matching runs')")
+            heads = "[...document.querySelectorAll('[role=columnheader]')].map(one => one.innerText.trim()).join('|')"
+            for column in ("loss.kind", "loss.gamma", "seed", "result/onset", "fortifai.status"):
+                drawn(browser, f"{heads}.includes('{column}')")
+            drawn(browser, "document.body.innerText.includes('collapsed')")
             assert (
                 "Judges"
                 not in browser.call("Runtime.evaluate", expression="document.body.innerText")["result"]["value"]
