@@ -66,6 +66,6 @@ def test_a_killed_driver_loses_ten_seconds_at_most(tmp_path: Path) -> None:
         for generation in range(GENERATIONS):
             result = made.result(chain, generation)
             writer.add_generation(result.row, result.samples, result.picture, result.details)
-    whole = writer.close(study.chains[:8])
+    whole = writer.close(study.chains[:8]).collect()
     assert whole["chain_id"].to_list() == [chain.chain_id for chain in study.chains[:8] for _ in range(GENERATIONS)]
     assert not part_paths(folder, "generations")
