@@ -83,7 +83,7 @@ def check_class(
                 raise mistake(section, key, wrong, settings[key])
     try:
         built(kind, what, settings)
-    except Exception as error:  # a user's code may fail in any way
+    except (Exception, SystemExit) as error:  # a user's code may fail in any way
         words = in_short(error) if isinstance(error, ValueError) else told(error, cls)  # some check their settings
         raise mistake(section, "kind", f"{kind} does not take these settings: {words}", kind) from error
 

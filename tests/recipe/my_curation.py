@@ -237,3 +237,34 @@ def through_a_helper(items):
 
 def says_much(items):
     raise RuntimeError("first line\nsecond line\n" + "and so on " * 100)
+
+
+class NoShare:
+    @property
+    def share(self):
+        return 1 / 0
+
+    def keep(self, items):
+        return [0]
+
+
+class Quits:
+    def __init__(self):
+        raise SystemExit("not here")
+
+    def keep(self, items):
+        return [0]
+
+
+class Yields:
+    def keep(self, items):
+        yield 0
+
+
+class Ragged:
+    def keep(self, items):
+        return [[0], [1, 2]]
+
+
+def a_dict(items):
+    return {place: 0.0 for place in range(len(items))}

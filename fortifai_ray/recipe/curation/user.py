@@ -30,7 +30,7 @@ from pydantic import ConfigDict, Field
 
 from fortifai_ray.errors import UserError
 from fortifai_ray.recipe.curation.base import NAMED, By, Items, Kept, Step, told_of
-from fortifai_ray.user_code import built, call_of, check_class, source_of, takes
+from fortifai_ray.user_code import built, call_of, check_class, source_of, takes, told
 from fortifai_ray.validation import hint, mistake, shown
 
 
@@ -113,7 +113,10 @@ def validate_user_step(content: Mapping[str, Any]) -> UserStep:
     if not any(takes(method, count) for count in (1, 2, 3)):
         wrong = f"{kind}.keep{inspect.signature(method)} must take items, scores and rng, or the first of these"
         raise mistake("curation", "kind", wrong, kind)
-    share = getattr(step._instance, "share", 1.0)
+    try:
+        share = getattr(step._instance, "share", 1.0)
+    except Exception as error:  # a property may fail in any way
+        raise mistake("curation", "kind", f"{kind}.share failed: {told(error, method)}", kind) from error
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
         raise mistake("curation", "kind", f"{kind}.share is the planned share, in (0, 1]: not {shown(share)}", kind)
     return step

@@ -90,12 +90,12 @@ def test_marked_rows_are_removed(storage: Path) -> None:
 
 def test_two_thresholds_in_a_row_are_counted_together(storage: Path) -> None:
     """Precision, recall and share of both by the marks of all written rows; each step has its own beside."""
-    curation, mark = [{"kind": "watermark", "z": 5.5}, {"kind": "watermark", "z": 4.5}], {**MARK, "strength": 2.0}
-    (first, _), _ = run(changed(decoding__watermark=mark, curation=curation), storage)
+    curation = [{"kind": "watermark", "z": 6.9}, {"kind": "watermark", "z": 6.36}]
+    (first, _), _ = run(changed(decoding__watermark=MARK, curation=curation), storage)
     stages, corpora = storage / "stages", [first.row["synthetic_stage"]]
     while (manifest := json.loads((stages / corpora[-1] / "manifest.json").read_text()))["kind"] == "curate":
         corpora.append(manifest["inputs"]["written"])
-    config, seeds = WatermarkConfig(**mark), [read_corpus(stages / one / "corpus")["seed"] for one in corpora]
+    config, seeds = WatermarkConfig(**MARK), [read_corpus(stages / one / "corpus")["seed"] for one in corpora]
     kept, between, written = ([config.marks(seed) for seed in each.to_pylist()] for each in seeds)
     assert 0 < sum(kept) < sum(between) < sum(written)
     expected = {
