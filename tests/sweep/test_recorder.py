@@ -16,6 +16,7 @@ from fortifai_ray.storage.steps import Steps
 from fortifai_ray.storage.store import StageStore
 from fortifai_ray.study.study import Study, make_study
 from fortifai_ray.sweep import recorder as recorder_module
+from fortifai_ray.sweep.plan import ResourcesConfig, make_plan
 from fortifai_ray.sweep.progress import SweepProgress
 from fortifai_ray.sweep.recorder import Recorder
 from fortifai_ray.sweep.reports import Finished, Mistake, Report
@@ -157,3 +158,22 @@ def test_a_trial_that_was_started_again_repeats_itself_in_vain(sweep: Sweep) -> 
     assert said.count(f"{first.label}: done") == 1
     assert f"failed: {second.label}: RuntimeError: lost a node" in said
     assert "too late" not in said
+
+
+@pytest.mark.parametrize(("at_once", "before"), [(2, [False, False, False, True]), (4, [False, True, True, True])])
+def test_a_report_is_prepared_once_a_core_is_free(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch, at_once: int, before: list[bool]
+) -> None:
+    """Where fewer chains are left than run at once, and once; of chains that the store held, never."""
+    prepared, seen, recorder = list[str](), list[bool](), sweep.recorder
+    monkeypatch.setattr(recorder_module, "prepare_report", lambda: prepared.append("a report"))
+    first, *_ = ids = [chain.chain_id for chain in sweep.study.chains]
+    recorder.chain_finished(first)
+    recorder.planned(make_plan(ResourcesConfig(), 4, float(at_once), at_once, engines=False))
+    for chain_id in ids:
+        seen.append(recorder._ahead is not None)
+        recorder.chain_finished(chain_id)
+    assert seen == before
+    assert recorder._ahead is not None
+    recorder._ahead.join()
+    assert prepared == ["a report"]

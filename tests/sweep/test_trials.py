@@ -3,7 +3,11 @@ same search in processes without Ray."""
 
 import io
 import itertools
+import pickle
+import threading
 from collections.abc import Iterator
+from contextlib import nullcontext, suppress
+from multiprocessing import Pipe
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +29,7 @@ from fortifai_ray.sweep.here import run_here
 from fortifai_ray.sweep.plan import ResourcesConfig, make_plan
 from fortifai_ray.sweep.progress import SweepProgress
 from fortifai_ray.sweep.recorder import Recorder
+from fortifai_ray.sweep.reports import Runner
 from fortifai_ray.sweep.search import BoundaryWork
 from fortifai_ray.sweep.trials import Trial, TrialContext, _Reports
 from fortifai_ray.sweep.work import Work
@@ -179,3 +184,28 @@ def test_what_a_process_leaves_behind_goes_to_ray(
     for name in ("generations", "collapse_points"):
         order = [column for column in ("chain_id", "loss.kind", "generation") if column in broken.table(name)]
         assert_frame_equal(broken.table(name).sort(order), whole.table(name).sort(order))
+
+
+def test_a_process_has_its_next_round_before_it_answers(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would wait, idle, for the driver to take each answer in. Answers come in the order of the rounds."""
+    tune, (ours, theirs), ahead = begin(study, tmp_path), Pipe(), list[bool]()
+    runner = Runner(pickle.loads(pickle.dumps(tune.work)), StageStore(tune.storage), InProcess())
+
+    def serve() -> None:
+        keys = theirs.recv()
+        ahead.append(theirs.poll(10))
+        with suppress(EOFError, ConnectionError):
+            while True:
+                theirs.send(list(runner.run_batch([runner.work.job(key) for key in keys])))
+                keys = theirs.recv()
+
+    thread = threading.Thread(target=serve)
+    monkeypatch.setattr(here_module, "_processes", lambda *of: nullcontext([ours]))
+    thread.start()
+    tune.here()
+    ours.close()
+    thread.join()
+    assert tune.work.done, tune.out.getvalue()
+    assert ahead == [True]
