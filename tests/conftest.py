@@ -36,11 +36,10 @@ def _users_metrics() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def ray_instance() -> Iterator[str]:
     """The one Ray instance of the suite: two logical CPUs, never attached to somebody else's. Yields its address."""
-    import ray
+    from tests.shared_ray import shared_ray
 
-    context = ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="warning")
-    yield context.address_info["gcs_address"]
-    ray.shutdown()
+    with shared_ray(2) as address:
+        yield address
 
 
 @pytest.fixture(scope="session")

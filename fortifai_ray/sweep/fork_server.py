@@ -218,6 +218,8 @@ def _work(request: _Request) -> NoReturn:
     passed = {argument.partition("=")[0]: argument for argument in request.arguments}
     passed.pop("--language", None)
     update_envs(RuntimeEnvContext.deserialize(passed.pop(CONTEXT, "={}").partition("=")[2]).env_vars)
+    sent = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder not in ("", *sys.path)]
+    sys.path[:0] = sent  # a job's own modules, which a new process would find by itself
     _settle()
     sys.argv[:] = passed.values()
     runpy.run_path(sys.argv[0], run_name="__main__")

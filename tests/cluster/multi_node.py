@@ -1,8 +1,9 @@
-"""A Ray cluster of several nodes on this machine: ``python multi_node.py WORKERS``, until its input is closed.
+"""A Ray cluster of several nodes on this machine: ``python multi_node.py WORKERS [dashboard]``, until its input is
+closed.
 
 The head has no CPU, as in the files of ``cluster/``; each worker has one. Ray reads its authentication from the
 environment when it is imported, so the cluster needs a process of its own. Prints a line of JSON when all nodes are
-there: ``address`` (HOST:PORT) and ``dashboard`` (a URL).
+there: ``address`` (HOST:PORT) and ``dashboard`` (a URL, where it was asked for).
 """
 
 import json
@@ -23,7 +24,8 @@ def main() -> None:
             folder = folders.enter_context(TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True))
             return {"temp_dir": folder, "dashboard_agent_listen_port": 0, **resources}
 
-        dashboard = {"include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": 0}
+        asked = "dashboard" in sys.argv[2:]
+        dashboard = {"include_dashboard": asked, "dashboard_host": "127.0.0.1", "dashboard_port": 0}
         cluster = Cluster(initialize_head=True, head_node_args=node(num_cpus=0, **dashboard))
         try:
             for _ in range(int(sys.argv[1])):

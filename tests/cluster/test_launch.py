@@ -86,7 +86,7 @@ def cluster(token: Path) -> Iterator[Cluster]:
     """A head without CPUs and two workers: processes of their own, behind the token."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(MULTI_NODE), "2"]
+    command = [sys.executable, str(MULTI_NODE), "2", "dashboard"]
     with subprocess.Popen(command, env=environment, stdin=-1, stdout=-1, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None

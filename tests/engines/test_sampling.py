@@ -41,8 +41,8 @@ def test_draws_follow_the_models_distribution(pool: EnginePool, checkpoints: dic
     assert chi_square_p_value(drawn, next_probabilities(checkpoints["tied0"], prompt, 0.8)) > 1e-3
 
 
-@pytest.mark.parametrize("name", ["tied0", "untied0"])
 @pytest.mark.parametrize("penalty", [1.0, 1.3])
+@pytest.mark.parametrize("name", ["untied0", "tied0"])  # one after the other: each change starts vLLM anew
 def test_greedy_text_equals_transformers(
     pool: EnginePool, checkpoints: dict[str, Path], name: str, penalty: float
 ) -> None:
@@ -80,10 +80,10 @@ def test_rows_end_where_transformers_ends_them(pool: EnginePool, checkpoints: di
     decoding = GREEDY.model_copy(update={"ignore_eos": False})
     expected = [row[: row.index(end) + 1] if end in row else row for row in whole]
     assert ask(pool, ending, prompts, decoding).generated_ids.to_pylist() == expected
-    other = ENGINE.model_copy(update={"kind": "huggingface"})
-    assert ask(pool, ending, prompts, decoding, engine=other).generated_ids.to_pylist() == expected
-    for least, ignore in ((12, True), (6, False)):
-        later = GREEDY.model_copy(update={"min_new_tokens": least, "ignore_eos": ignore})
-        rows = ask(pool, ending, prompts, later).generated_ids.to_pylist()
-        assert all(end not in row[:least] for row in rows)
-        assert ask(pool, ending, prompts, later, engine=other).generated_ids.to_pylist() == rows
+    later = [GREEDY.model_copy(update={"min_new_tokens": n, "ignore_eos": ignore}) for n, ignore in ((12, True), (6, False))]
+    written = [ask(pool, ending, prompts, each).generated_ids.to_pylist() for each in later]
+    for each, rows in zip(later, written, strict=True):
+        assert all(end not in row[: each.min_new_tokens] for row in rows)
+    other = ENGINE.model_copy(update={"kind": "huggingface"})  # asked last: each change of the kind starts an engine
+    for each, rows in zip((decoding, *later), (expected, *written), strict=True):
+        assert ask(pool, ending, prompts, each, engine=other).generated_ids.to_pylist() == rows

@@ -54,9 +54,8 @@ def test_an_answer_depends_on_the_call_alone(
     pool: EnginePool, checkpoints: dict[str, Path], reference: Reference
 ) -> None:
     """Protects kill-and-resume: the same sampled call gives the same tokens after others, and in another process."""
-    for between in (None, "tied1", "untied0"):
-        if between:
-            ask(pool, checkpoints[between], make_prompts(10, 40, seed=7), SAMPLED)
+    for between in ("untied0", "tied1"):  # an engine that held others of another architecture, then of its own
+        ask(pool, checkpoints[between], make_prompts(10, 40, seed=7), SAMPLED)
         answer = ask(pool, checkpoints["tied0"], reference.prompts, SAMPLED)
         assert answer.generated_ids.to_pylist() == reference.sampled["tied0"]
     ask(pool, checkpoints["tied0"], reference.prompts[:3], SAMPLED)
@@ -119,8 +118,8 @@ def test_a_model_without_a_kernel_is_refused(pool: EnginePool, checkpoints: dict
 
 def test_a_killed_engine_answers_after_all(pool: EnginePool, checkpoints: dict[str, Path]) -> None:
     """Protects the sweep against a lost engine: kill -9 in mid-call, and the same answer comes from the next one."""
-    prompts = make_prompts(256, 16)
-    decoding = DecodingConfig(temperature=0.8, max_new_tokens=200)
+    prompts = make_prompts(128, 16)  # a second or two of work, which is asked about every 20 ms
+    decoding = DecodingConfig(temperature=0.8, max_new_tokens=100)
     expected = ask(pool, checkpoints["tied1"], prompts, decoding).generated_ids
     ask(pool, checkpoints["tied0"], prompts[:1], GREEDY)
     import ray

@@ -22,10 +22,3 @@ def cluster() -> Iterator[RayCluster]:
     """A head without CPUs and two workers, of which nodes may be killed."""
     with ray_cluster(2) as started:
         yield started
-
-
-@pytest.fixture(scope="package")
-def lasting_cluster() -> Iterator[RayCluster]:
-    """Such a cluster for all tests that leave its nodes alone."""
-    with ray_cluster(2) as started:
-        yield started

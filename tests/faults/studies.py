@@ -20,6 +20,7 @@ samples_per_generation: 128
 generations: 4
 regime: {kind: accumulate}
 vary: {seed: SEEDS}
+evaluation: {samples: 50}
 early_stopping: false
 collapse: {metric: wasserstein, threshold: 5.0, direction: above}
 """
@@ -104,6 +105,11 @@ def wait_for(condition: Callable[[], object], running: subprocess.Popen[str], se
 def processes_named(word: str) -> list[psutil.Process]:
     """This machine's processes with ``word`` in their command line."""
     return [process for process in psutil.process_iter() if names(process, word)]
+
+
+def ours(word: str) -> list[psutil.Process]:
+    """Those of them that this program's own Ray has started."""
+    return [each for each in processes_named(word) if any(parent.pid == os.getpid() for parent in each.parents())]
 
 
 def names(process: psutil.Process, word: str) -> bool:

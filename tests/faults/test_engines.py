@@ -22,13 +22,13 @@ collapse: {metric: perplexity, threshold: 2.0, direction: above}
 
 
 @SOAK
-def test_soak_an_engine_that_dies_is_replaced(lasting_cluster: RayCluster, tmp_path: Path, ray_instance: str) -> None:
+def test_soak_an_engine_that_dies_is_replaced(cluster: RayCluster, tmp_path: Path, ray_instance: str) -> None:
     """On a cluster, in the middle of a batch: the same tables as where none died, and no finished step twice."""
     study, storage = tmp_path / "texts.yaml", tmp_path / "runs"
     study.write_text(TEXTS)
-    running = start(study, storage, "--address", lasting_cluster.address)
-    wait_for(lambda: lasting_cluster.processes("EngineActor.generate"), running)
-    lasting_cluster.processes("EngineActor.generate")[0].kill()
+    running = start(study, storage, "--address", cluster.address)
+    wait_for(lambda: cluster.processes("EngineActor.generate"), running)
+    cluster.processes("EngineActor.generate")[0].kill()
     before = completed(storage)
     printed, _ = running.communicate(timeout=600)
     assert running.returncode == 0, printed

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from .clusters import RayCluster, ray_cluster
+from .clusters import ray_cluster
 from .studies import assert_same_tables, at_work, completed, start, sweep, wait_for, write_study
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(900)]
@@ -13,9 +13,9 @@ PATIENCE = "RAY_gcs_rpc_server_reconnect_timeout_s"  # Ray waits a minute for a 
 
 
 def test_a_dead_head_costs_the_steps_that_were_being_computed(
-    lasting_cluster: RayCluster, tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+    ray_instance: str, tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On another cluster, from the storage: the same tables, and no finished step is computed twice."""
+    """On another Ray, from the storage: the same tables, and no finished step is computed twice."""
     study, storage = write_study(tmp_path), tmp_path / "runs"
     monkeypatch.setenv(PATIENCE, "5")
     with ray_cluster(2) as cluster:
@@ -26,6 +26,6 @@ def test_a_dead_head_costs_the_steps_that_were_being_computed(
     assert running.returncode != 0, printed
     assert f"fortifai: --address {cluster.address}: the cluster's head does not answer" in printed
     before = completed(storage)
-    sweep(study, storage, "--address", lasting_cluster.address)
+    sweep(study, storage, "--address", ray_instance)
     assert before.items() <= completed(storage).items()
     assert_same_tables(storage, undisturbed)

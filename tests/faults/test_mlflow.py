@@ -1,17 +1,15 @@
 """MLflow goes away: the study continues, and everything is sent once it is back, before the study's end or after."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
-import psutil
 import pytest
 
 from fortifai_ray.results.schema import read_table
 
 from .mlflow_server import MlflowServer
-from .studies import SOAK, completed, processes_named, start, sweep, wait_for, write_study
+from .studies import SOAK, completed, ours, start, sweep, wait_for, write_study
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(900)]
 
@@ -46,13 +44,14 @@ def test_what_mlflow_missed_is_sent_when_it_is_back(server: MlflowServer, tmp_pa
     """It is killed during a study and started again before its end: nothing is missing, and nothing is there twice."""
     storage = tmp_path / "runs"
     server.start()
-    arguments = ("--address", ray_instance, "--set", "generations=16", "--set", "resources.num_cpus=1")
+    arguments = ("--address", ray_instance, "--set", "resources.num_cpus=1", "--set", "generations=16")
+    arguments += ("--set", "evaluation.samples=500")  # a second for each: the server has gone before the last
     running = start(write_study(tmp_path, "[0]"), storage, *arguments, tracking_uri=server.address)
     wait_for(lambda: generations(storage).height > 0, running)
     server.kill()
     seen, stages = generations(storage).height, len(completed(storage))
     wait_for(lambda: len(completed(storage)) > stages + 3, running)  # a generation more: its row follows in seconds
-    trials = [process for process in processes_named("Trainable.train") if is_below(process, os.getpid())]
+    trials = ours("Trainable.train")
     for trial in trials:  # until MLflow is back, which takes longer than the rest of the study
         trial.suspend()
     wait_for(lambda: generations(storage).height > seen, running)
@@ -83,7 +82,3 @@ def test_soak_mlflow_away_to_the_end(server: MlflowServer, tmp_path: Path, ray_i
     assert "stages computed 0" in " ".join(printed.split())
     assert completed(storage) == before
     assert_runs_are_whole(server, storage)
-
-
-def is_below(process: psutil.Process, pid: int) -> bool:
-    return any(parent.pid == pid for parent in process.parents())

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import fortifai_ray
 from fortifai_ray.cli import main
 from fortifai_ray.errors import UserError
 from fortifai_ray.storage.gc import collect, plan_gc
@@ -228,20 +229,17 @@ collapse: {metric: perplexity, threshold: 100.0, direction: above, confirm: 1}
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_study_that_is_kept_computes_nothing_again(name: str, tmp_path: Path, ray_instance: str) -> None:
     """Swept, cleaned up beside another study's stages, and swept again: every step is still there."""
-    file, storage = tmp_path / "study.yaml", tmp_path / "runs"
-    file.write_text(f"name: {name}{STUDIES[name]}")
+    asked, storage = fortifai_ray.load_study({"name": name, **yaml.safe_load(STUDIES[name])}), tmp_path / "runs"
 
-    def sweep() -> int:
-        command = [sys.executable, "-m", "fortifai_ray", "sweep", str(file), "--storage", str(storage)]
-        done = subprocess.run([*command, "--address", ray_instance], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        summary = json.loads((storage / name / "results" / "summary.json").read_text())
-        return int(summary["stages_computed"])
+    def computed() -> int:
+        swept = fortifai_ray.sweep(asked, storage, progress=False)
+        assert (swept.failed, swept.unfinished) == ({}, [])
+        return int(json.loads((storage / name / "results" / "summary.json").read_text())["stages_computed"])
 
-    assert sweep() > 0
+    assert computed() > 0
     StageStore(storage).step(key(0), write)
     assert gc(storage) == ["fit"]
-    assert sweep() == 0
+    assert computed() == 0
     assert gc(storage) == []
 
 
