@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from engines.helpers import ENGINE, GREEDY, LONG, SAMPLED, Reference, make_checkpoint, make_prompts
-from fortifai_ray.engines.engine import DecodingConfig
 from fortifai_ray.engines.pool import EnginePool
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -18,31 +17,25 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """``tied0`` … ``tied2`` and ``untied0`` … ``untied2``."""
+    """``untied0`` and ``untied1``, ``tied0`` and ``tied1``."""
     root = tmp_path_factory.mktemp("checkpoints")
     return {
         f"{kind}{seed}": make_checkpoint(root / f"{kind}{seed}", seed, tied=kind == "tied")
-        for kind in ("tied", "untied")
-        for seed in range(3)
+        for kind in ("untied", "tied")
+        for seed in range(2)
     }
 
 
 @pytest.fixture(scope="session")
 def reference(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Reference:
-    """One fresh process; in it, a fresh engine for every call."""
+    """One fresh process; in it, a fresh engine for every checkpoint."""
     prompts = make_prompts(6, LONG)
-
-    def call(name: str, decoding: DecodingConfig) -> dict[str, object]:
-        return {
-            "checkpoint": str(checkpoints[name]),
-            "prompts": prompts,
-            "seeds": list(range(6)),
-            "decoding": decoding.model_dump(),
-        }
+    decodings = [GREEDY.model_dump(), SAMPLED.model_dump()]
 
     job = {
         "engine": ENGINE.model_dump(),
-        "calls": [*(call(name, GREEDY) for name in checkpoints), call("tied0", SAMPLED)],
+        "checkpoints": [str(folder) for folder in checkpoints.values()],
+        "call": {"prompts": prompts, "seeds": list(range(6)), "decodings": decodings},
         "tied": [str(checkpoints["tied0"]), str(checkpoints["tied1"])],
         "altered": [
             "model.embed_tokens.weight",
@@ -59,8 +52,8 @@ def reference(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFac
     assert done.returncode == 0, done.stderr[-4000:]
     result = json.loads(out.read_text())
     return Reference(
-        greedy=dict(zip(checkpoints, result["answers"][:-1], strict=True)),
-        sampled={"tied0": result["answers"][-1]},
+        greedy={name: answers[0] for name, answers in zip(checkpoints, result["answers"], strict=True)},
+        sampled={name: answers[1] for name, answers in zip(checkpoints, result["answers"], strict=True)},
         stale_head=result["stale_head"],
         altered=result["altered"],
         unaltered=result["unaltered"],

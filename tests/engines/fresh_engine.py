@@ -1,7 +1,7 @@
 """Run as a script: what engines that were never anything else answer, and whether a wrong swap is noticed.
 
 Reads a job as JSON from standard input, writes its answers as JSON to the file named on the command line. For each
-call a new engine is started, in a process that Ray and pytest know nothing of.
+checkpoint a new engine is started, in a process that Ray and pytest know nothing of.
 """
 
 import json
@@ -25,18 +25,16 @@ def refused(engine: VllmEngine, checkpoint: Path) -> str:
     return ""
 
 
-def answers(engine: VllmEngine, calls: list[dict[str, Any]]) -> list[list[list[int]]]:
-    answered = []
-    for call in calls:
-        engine.start(Path(call["checkpoint"]))
-        engine.load(Path(call["checkpoint"]))
-        answered.append(engine.generate(call["prompts"], call["seeds"], DecodingConfig(**call["decoding"])))
-    return answered
+def answers(engine: VllmEngine, checkpoint: Path, call: dict[str, Any]) -> list[list[list[int]]]:
+    """What it generates by each decoding."""
+    engine.start(checkpoint)
+    engine.load(checkpoint)
+    decodings = [DecodingConfig(**decoding) for decoding in call["decodings"]]
+    return [engine.generate(call["prompts"], call["seeds"], decoding) for decoding in decodings]
 
 
 def stale_head(engine: VllmEngine, first: Path, second: Path) -> str:
     """What a swap says that forgets, as vLLM's own does, to pack the tied output head again."""
-    engine.start(first)
     engine.load(first)
     genuine = vllm_worker.refresh_packed_embeddings
     vllm_worker.refresh_packed_embeddings = lambda model: None
@@ -67,7 +65,7 @@ def altered_tensor(engine: VllmEngine, checkpoint: Path, tensor: str) -> str:
 def main() -> None:
     job = json.load(sys.stdin)
     engine = VllmEngine(EngineConfig(**job["engine"]))
-    result: dict[str, Any] = {"answers": answers(engine, job["calls"])}
+    result: dict[str, Any] = {"answers": [answers(engine, Path(folder), job["call"]) for folder in job["checkpoints"]]}
     tied = [Path(folder) for folder in job["tied"]]
     result["stale_head"] = stale_head(engine, tied[0], tied[1])
     result["altered"] = {tensor: altered_tensor(engine, tied[1], tensor) for tensor in job["altered"]}

@@ -80,7 +80,9 @@ def test_rows_end_where_transformers_ends_them(pool: EnginePool, checkpoints: di
     decoding = GREEDY.model_copy(update={"ignore_eos": False})
     expected = [row[: row.index(end) + 1] if end in row else row for row in whole]
     assert ask(pool, ending, prompts, decoding).generated_ids.to_pylist() == expected
-    later = [GREEDY.model_copy(update={"min_new_tokens": n, "ignore_eos": ignore}) for n, ignore in ((12, True), (6, False))]
+    later = [
+        GREEDY.model_copy(update={"min_new_tokens": n, "ignore_eos": ignore}) for n, ignore in ((12, True), (6, False))
+    ]
     written = [ask(pool, ending, prompts, each).generated_ids.to_pylist() for each in later]
     for each, rows in zip(later, written, strict=True):
         assert all(end not in row[: each.min_new_tokens] for row in rows)

@@ -27,13 +27,13 @@ def test_greedy_output_after_swaps_equals_a_fresh_engines(
     The first answer also shows that an engine started with random weights holds the real ones after the swap.
     """
     starts = pool.state().starts
-    for index in (0, 1, 0, 2, 1, 2, 0):
+    for index in (0, 1, 0, 1, 1, 0):
         name = f"{kind}{index}"
         answer = ask(pool, checkpoints[name], reference.prompts, GREEDY)
         assert answer.weights_version == name
         assert answer.generated_ids.to_pylist() == reference.greedy[name]
     assert pool.state().starts - starts <= 1, "swaps between weights of one architecture start no engine"
-    assert len({str(reference.greedy[f"{kind}{index}"]) for index in range(3)}) == 3
+    assert reference.greedy[f"{kind}0"] != reference.greedy[f"{kind}1"]
 
 
 def test_engines_of_two_architectures_stay_warm(
@@ -89,8 +89,8 @@ def test_a_missing_tensor_fails_loudly(
     save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(WeightsError, match="lacks tensors"):
         ask(pool, broken, reference.prompts, GREEDY)
-    answer = ask(pool, checkpoints["tied2"], reference.prompts, GREEDY)
-    assert answer.generated_ids.to_pylist() == reference.greedy["tied2"]
+    answer = ask(pool, checkpoints["tied0"], reference.prompts, GREEDY)
+    assert answer.generated_ids.to_pylist() == reference.greedy["tied0"]
 
 
 def test_a_folder_without_weights_fails_loudly(pool: EnginePool, checkpoints: dict[str, Path], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from storage.conftest import s3, s3_server, storage  # noqa: F401 (an object store that can be out of order)
 
 from .clusters import RayCluster, ray_cluster
 from .studies import sweep, write_study

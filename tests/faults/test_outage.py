@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 from pyarrow import fs
-from storage.conftest import S3, s3, s3_server, storage  # noqa: F401 (fixtures)
+from storage.conftest import S3
 
 from .studies import SOAK, clocks_left_out, start, wait_for, write_study
 
@@ -16,13 +16,7 @@ pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(900)]
 
 
 @pytest.mark.parametrize("seconds", [4, pytest.param(60, id="soak", marks=SOAK)])
-def test_a_study_outlasts_an_outage(
-    s3: S3,  # noqa: F811
-    storage: str,  # noqa: F811
-    tmp_path: Path,
-    undisturbed: Path,
-    seconds: int,
-) -> None:
+def test_a_study_outlasts_an_outage(s3: S3, storage: str, tmp_path: Path, undisturbed: Path, seconds: int) -> None:
     """Trials and driver meet it; the tables are those of a study in a folder, and no step was computed twice.
 
     On a Ray of its own, whose workers inherit the way to the server.
