@@ -100,7 +100,7 @@ def test_what_a_search_leaves(tmp_path: Path, ray_instance: str) -> None:
     with (tmp_path / "report.txt").open("w") as out:
         print_tables(tmp_path / "runs" / "search", Console(file=out, width=120))
     said = (tmp_path / "report.txt").read_text()
-    assert "collapse point: regime.synthetic_ratio" in said
+    assert "collapse point: synthetic ratio" in said
     assert "FI median" not in said
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("search")
