@@ -120,7 +120,7 @@ class LanguageFamily:
 
         stage = fit_step(
             self._steps,
-            training.VERSION,
+            training.version(loss),
             data,
             loss,
             settings,

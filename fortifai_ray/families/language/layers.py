@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from fortifai_ray.losses.products import product, product_plus
 
 _LAYERS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer")
+_FEW = 0.6  # of a step's tokens: choosing four fifths of them takes as long as it saves
 
 
 class _Shape(NamedTuple):
@@ -27,20 +28,25 @@ class _Shape(NamedTuple):
     scale: float  # of its scores
     eps: float  # of the first norm
     eps2: float
+    drops: bool  # whether the gradient on its outputs may be 0 for many tokens
 
 
-def quicken(network: Any) -> int:
+def quicken(network: Any, *, drops: bool = False) -> int:
     """Let the decoder layers of ``network`` that are known here compute in this way; returns how many do.
 
     They do where it is right, call by call: in float32 on a CPU, each token attending to all before it. Nothing is
     changed in a layer with adapters, dropout, frozen weights or another activation, nor where the first layer's outputs
     would not be those of transformers' own.
+
+    Where the loss ``drops`` targets, the last layer's gated half, query and output are computed backwards only for
+    tokens whose target is kept. All others reach it through keys and values alone, and layers before it by them.
     """
     layers = [layer for layer in network.modules() if type(layer).__name__ in _LAYERS and _is_known(layer)]
     if not layers or not _agrees(layers[0], network.base_model.rotary_emb):
         return 0
     for layer in layers:
         layer.forward = MethodType(_forward, layer)
+    layers[-1].drops = drops
     last: Any = getattr(network.base_model, "norm", None)
     if type(last) is type(layers[0].input_layernorm):
         last.forward = MethodType(_norm_forward, last)
@@ -119,7 +125,7 @@ def _apply(layer: Any, hidden: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
     return _Layer.apply(
         hidden,
         torch.complex(cosine, sine),
-        _Shape(width, attention.scaling, *eps),
+        _Shape(width, attention.scaling, *eps, getattr(layer, "drops", False)),
         layer.input_layernorm.weight,
         *(linear.weight for linear in read),
         *(linear.bias for linear in read),
@@ -163,7 +169,9 @@ class _Layer(torch.autograd.Function):
             ctx.saved_tensors
         )
         rows, shape, last = len(gradient), ctx.shape, gradient.reshape(-1, gradient.shape[-1])
+        some = _with_gradient(last) if shape.drops else None
         # The gated half.
+        last, middle, first, second = (_of(part, some) for part in (last, middle, first, second))
         active, on_active = F.silu(first), product(last, down.T)
         on_second = on_active * active
         on_down = last.T @ active.mul_(second)
@@ -175,20 +183,40 @@ class _Layer(torch.autograd.Function):
         on_middle, on_norm2 = _norm_backward(on_normed, scaled, inverse, norm2, last)
         del on_first, on_second
         # The attending half.
-        on_wo = on_middle.T @ _flat(attended)
-        on_attended, *heads = (_heads(part, rows, shape) for part in (product(on_middle, wo.T), q, k, v))
+        on_wo = on_middle.T @ _of(_flat(attended), some)
+        on_attended = _among(product(on_middle, wo.T), some, len(flat))
+        on_attended, *heads = (_heads(part, rows, shape) for part in (on_attended, q, k, v))
         on_q, on_k, on_v = map(_flat, _attend_backward(on_attended, heads, attended, sums, shape.scale))
         on_q, on_k = (_rotated(part, turn.conj_physical(), rows, shape) for part in (on_q, on_k))
         normed, scaled, inverse = _norm_again(flat, norm, shape.eps)
-        on_weights = (_unpaired(on_q.T @ normed, shape), _unpaired(on_k.T @ normed, shape), on_v.T @ normed)
+        of_some = _of(on_q, some)
+        on_wq = _unpaired(of_some.T @ _of(normed, some), shape)
+        on_weights = (on_wq, _unpaired(on_k.T @ normed, shape), on_v.T @ normed)
         on_biases: tuple[Tensor | None, ...] = (None, None, None)
         if ctx.biased:
             on_biases = (_unpaired(on_q.sum(0), shape), _unpaired(on_k.sum(0), shape), on_v.sum(0))
-        on_normed = product_plus(on_k, _paired(wk, shape).T, product(on_q, _paired(wq, shape).T))
+        on_normed = _among(product(of_some, _paired(wq, shape).T), some, len(flat))
+        on_normed = product_plus(on_k, _paired(wk, shape).T, on_normed)
         on_normed = product_plus(on_v, wv.T, on_normed)
+        on_middle = _among(on_middle, some, len(flat))
         on_hidden, on_norm = _norm_backward(on_normed, scaled, inverse, norm, on_middle)
         of_attention = (on_norm, *on_weights, *on_biases, on_wo)
         return on_hidden.view_as(gradient), None, None, *of_attention, on_norm2, on_gate, on_up, on_down
+
+
+def _with_gradient(gradient: Tensor) -> Tensor | None:
+    """The rows (k,) of (n, D) that are not 0; None where they are nearly all, so that to choose them gains nothing."""
+    some = gradient.any(1).nonzero().squeeze(1)
+    return some if len(some) <= _FEW * len(gradient) else None
+
+
+def _of(part: Tensor, some: Tensor | None) -> Tensor:
+    return part if some is None else part[some]
+
+
+def _among(part: Tensor, some: Tensor | None, count: int) -> Tensor:
+    """(count, …), 0 but for the rows ``some``, which are those of ``part``."""
+    return part if some is None else part.new_zeros(count, *part.shape[1:]).index_copy_(0, some, part)
 
 
 class _Norm(torch.autograd.Function):

@@ -25,7 +25,7 @@ from fortifai_ray.families.language.blocks import Blocks
 from fortifai_ray.families.language.config import TrainingConfig
 from fortifai_ray.families.language.keeping import BestEpoch, Measure
 from fortifai_ray.families.language.models import keep_documents_apart, save_whole
-from fortifai_ray.losses import CrossEntropy, Loss
+from fortifai_ray.losses import CrossEntropy, DynamicTruncatedCrossEntropy, Loss, TruncatedCrossEntropy
 from fortifai_ray.recipe.executor import Executor, Workers
 from fortifai_ray.storage.store import Folder
 
@@ -36,9 +36,22 @@ if TYPE_CHECKING:
     from fortifai_ray.losses.fused import LossSums
 
 VERSION = 3  # bump when the same data and settings give another model
+_TRUNCATED_VERSION = 4  # the same, of losses that truncate
 
 _HISTOGRAM = "target_probability.json"
 _BINS = 1000  # of the target probability, equal, over [0, 1]
+
+
+def truncates(loss: Loss) -> bool:
+    """Whether a loss drops targets, by its kind: TCE does (but with γ = 1, which is cross entropy)."""
+    if isinstance(loss, TruncatedCrossEntropy):
+        return loss.gamma < 1.0
+    return isinstance(loss, DynamicTruncatedCrossEntropy)
+
+
+def version(loss: Loss) -> int:
+    """That of the stage of a model trained with ``loss``."""
+    return _TRUNCATED_VERSION if truncates(loss) else VERSION
 
 
 @dataclass(frozen=True)
@@ -122,7 +135,7 @@ def train_loop(
         adapt(network, training.lora, model, order_seed)
     if training.gradient_checkpointing:
         network.gradient_checkpointing_enable()
-    quicken(network)
+    quicken(network, drops=truncates(loss))
     objective = CausalLMObjective(network)
     if training.document_mask:
         assert end_of_text is not None

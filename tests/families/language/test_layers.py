@@ -68,6 +68,43 @@ def test_outputs_and_gradients_are_those_of_transformers(name: str, tmp_path: Pa
     assert set(served) == set(within)
 
 
+@pytest.mark.parametrize("name", ["llama-odd-tied", "qwen2-tied"])
+@pytest.mark.parametrize("kept", [0.0, 0.01, 0.3, 0.6, 0.7, 1.0])
+def test_tokens_without_gradient_cost_the_last_layer_nothing(kept: float, name: str, tmp_path: Path) -> None:
+    """The gradients of the whole pass, as far off float64 as those, and products over no more rows than have a
+    gradient; over all of them where that is most, bit for bit."""
+    exact, whole, ours = network(tmp_path, name, torch.float64), network(tmp_path, name), network(tmp_path, name)
+    assert layers.quicken(whole)
+    assert layers.quicken(ours, drops=True)
+    rows, generator = tokens(3, 70), torch.Generator().manual_seed(2)
+    weights = torch.randn(3, 70, ours.config.hidden_size, generator=generator)
+    weights *= (torch.rand(3, 70, generator=generator).argsort(1) < round(kept * 70))[..., None]
+    counted: list[int] = []
+    product = layers.product
+
+    def gradients(model: Any) -> list[Tensor]:
+        hidden = model.base_model(input_ids=rows, use_cache=False).last_hidden_state
+        counted.clear()
+        return list(torch.autograd.grad((hidden * weights.to(hidden.dtype)).sum(), list(model.base_model.parameters())))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layers, "product", lambda left, *a: (counted.append(len(left)), product(left, *a))[1])
+        dense, found = gradients(whole), gradients(ours)
+    if kept > layers._FEW:
+        assert all(torch.equal(one, two) for one, two in zip(dense, found, strict=True))
+        assert set(counted) == {210}
+        return
+    # Four of the last layer's, by its inner weights, output and query; then those of the layers before it.
+    assert counted[:4] == [3 * round(kept * 70)] * 4
+    assert set(counted[4:]) <= {210}
+    expected = gradients(exact)
+    if kept == 0.0:
+        assert all(not one.any() for one in found)
+        return
+    allowed = 4 * errors(dense, expected) + 4 * torch.finfo(torch.float32).eps
+    assert (errors(found, expected) <= allowed).all()
+
+
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_architectures_stay_as_they_are(name: str, tmp_path: Path) -> None:
     """Another norm, activation, order, or biases where Llama has none."""

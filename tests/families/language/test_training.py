@@ -14,7 +14,7 @@ from fortifai_ray.families.language.blocks import Blocks
 from fortifai_ray.families.language.config import TrainingConfig
 from fortifai_ray.families.language.corpus import Corpus
 from fortifai_ray.families.language.scoring import perplexity
-from fortifai_ray.families.language.training import TrainingReport, train
+from fortifai_ray.families.language.training import TrainingReport, train, version
 from fortifai_ray.losses import CrossEntropy, DynamicTruncatedCrossEntropy, Loss, LovaszSoftmax, TruncatedCrossEntropy
 from fortifai_ray.sweep.ray_executor import RayExecutor
 
@@ -86,6 +86,35 @@ def test_it_learns_and_hands_on_an_ordinary_checkpoint(
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert "model.safetensors" in names
     assert not [name for name in names if name.endswith((".bin", ".pt", ".pkl"))]
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        (CrossEntropy(), 3),
+        (TruncatedCrossEntropy(gamma=1.0), 3),
+        (LovaszSoftmax(), 3),
+        (TruncatedCrossEntropy(gamma=0.99, normaliser="kept"), 4),
+        (DynamicTruncatedCrossEntropy(variant="intended", alpha=1.0), 4),
+    ],
+)
+def test_losses_that_truncate_have_a_version_of_their_own(loss: Loss, expected: int) -> None:
+    """What leaves dropped targets out of the last layer's backward pass computes no other loss's stages again."""
+    assert version(loss) == expected
+
+
+def test_a_step_that_keeps_few_targets_is_a_step(
+    model: Path, blocks: Blocks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where half of the targets are kept, training goes the same way as where all tokens are computed backwards."""
+    loss = TruncatedCrossEntropy(gamma=0.0019)
+    report = run(model, tmp_path / "few", blocks, loss)
+    assert 0.1 < report.kept_fraction < 0.55, "γ is about the median of the starting model"
+    monkeypatch.setattr("fortifai_ray.families.language.layers._FEW", 0.0)
+    run(model, tmp_path / "all", blocks, loss)
+    few, every = (np.load(tmp_path / name / "gradient_norms.npy") for name in ("few", "all"))
+    assert few[0] == pytest.approx(every[0], rel=1e-5)
+    assert few == pytest.approx(every, rel=1e-3)  # after Adam's steps (see test_training_at_size.py)
 
 
 def test_truncation_is_reported(model: Path, blocks: Blocks, tmp_path: Path) -> None:
