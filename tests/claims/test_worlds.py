@@ -6,7 +6,7 @@ all chains simulated: ``python -m benchmarks.claims``.
 
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -15,8 +15,11 @@ import yaml
 from benchmarks.claims import SWEEPS, ClaimedStudy, Simulated, Values, World, chains_for
 from fortifai_ray.claims.power import POWER
 from fortifai_ray.recipe.recipe import Recipe
+from fortifai_ray.study.claim_checks import matching
 from fortifai_ray.study.claim_statistics import MetricStatistic
-from fortifai_ray.study.claims import Claim, Tolerance
+from fortifai_ray.study.claims import Claim, TheoryValue, Tolerance
+from fortifai_ray.theory.gaussian import Estimator
+from fortifai_ray.theory.registry import GENERATION, Human, evaluate
 
 
 def _theory_claims() -> list[Any]:
@@ -72,6 +75,39 @@ def test_a_shipped_theory_claim_can_fail(file: Path, claim_id: str, simulated: S
         assert chains_for(claim, world, values, POWER) <= study.planned, world.name
         verdicts = [study.check(claim, values.drawn(study.planned, rng)).verdict for _ in range(3)]
         assert verdicts.count(world.expected) >= 2, (world.name, verdicts)
+
+
+def _others(claim: Claim, recipe: dict[str, Any], at: int) -> dict[str, float]:
+    """What the claim's own closed form gives where one thing is otherwise: generation 0's value, the other estimator,
+    human data fresh for kept ones, the weight by size. Another regime's theory may come near by chance; that a study
+    has its regime is tested where sets are drawn."""
+    assert isinstance(claim.value, TheoryValue)
+    form = claim.value.form
+    given = {**form.arguments(recipe), **claim.value.arguments}
+    changes: list[tuple[str, Any]] = [(GENERATION, 0)] if form.needs_generation and at > 0 else []
+    for name, choices in {"estimator": get_args(Estimator), "human": get_args(Human)}.items():
+        if name in form.signature.parameters and not isinstance(given.get(name), int):
+            changes += [(name, choice) for choice in choices]
+    if "human_weight" in given:
+        changes.append(("human_weight", 1 - given["synthetic_ratio"]))
+    return {f"{name} {value}": evaluate(claim.value.theory, given | {name: value}, {}, at) for name, value in changes}
+
+
+@pytest.mark.parametrize(("file", "claim_id"), _theory_claims())
+def test_a_tolerance_is_smaller_than_half_of_the_distance_to_the_nearest_theory(file: Path, claim_id: str) -> None:
+    """Whether the claim names it under must_reject or not."""
+    study = _study(file)
+    [claim] = [one for one in study.claims if one.id == claim_id]
+    if not isinstance(claim.value, TheoryValue) or claim.tolerance is None:
+        return  # a bound, or a number: what must_reject names is all that is known
+    cells = study.study.member_cells
+    [place] = matching([one.facts for one in cells], claim.where)
+    assert isinstance(claim.statistic, MetricStatistic)
+    assert claim.statistic.generation is not None
+    [value] = claim.numbers()
+    for name, other in _others(claim, cells[place].recipe.flat(), claim.statistic.generation).items():
+        distance = abs(other - value)
+        assert distance < 1e-9 * abs(value) or 2 * claim.tolerance.around(value) <= distance * (1 + 1e-9), (name, other)
 
 
 def test_a_claim_that_cannot_fail_is_seen(simulated: Simulated) -> None:
