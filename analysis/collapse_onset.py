@@ -156,8 +156,8 @@ def about_fidelity():
     ### Fidelity intervals, and their ratios to the baseline
 
     <small>In the chart, large: all seeds, with the 90 % interval from three pairs on (docs/statistics.md); where chains
-    are censored, all of them are in the estimate, by a log-normal model. Small: single seeds. ▷ or ≥: at least; ◁ or ≤:
-    at most.</small>
+    are censored, all of them are in the estimate, by a log-normal model or, from 30 pairs on, by the median pair.
+    Small: single seeds. ▷ or ≥: at least; ◁ or ≤: at most.</small>
     """)
     return
 

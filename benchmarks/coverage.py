@@ -2,12 +2,13 @@
 
     python -m benchmarks.coverage [--samples 4000] [--cells 2000] [PART …]
 
-Four parts; all of them where none is named:
+Five parts; all of them where none is named:
 
 - ``means``: the interval of a mean (of log ratios, of a claim's values) against Student's t, by law and sample size;
   ``variances``: that of a variance.
 - ``tables``: pairs of chains through the fidelity table, with no difference between them: how often its sentence says
   that the cell lasts longer or collapses sooner. Log-normal onsets, skewed ones, and onsets at whole generations.
+  ``picked``: in how many studies some cell of several looks different though none is.
 - ``censored``: pairs with the true ratio 1.3, of which a share reaches a common horizon: coverage, median width, and
   the share of cells without an estimate.
 - ``events``: onsets of other laws, some with chains that never collapse or with ties, and a horizon at which a given
@@ -133,6 +134,19 @@ def tables(cells: int) -> dict[str, dict[str, float]]:
     return result
 
 
+def picked(samples: int) -> dict[str, dict[str, float]]:
+    """{cells beside one baseline, none of which differs from it: {n: per cent of studies with an interval beyond 1}}"""
+    result: dict[str, dict[str, float]] = {}
+    for cells in (1, 3, 10):
+        for n in (3, 6, 10, 20):
+            logs = generator(1, "picked", cells, n).normal(size=(cells + 1, samples, n))
+            ends = [mean_intervals(own - logs[0], LEVEL) for own in logs[1:]]
+            beyond = np.any([(low > 0) | (high < 0) for low, high in ends], axis=0)
+            result.setdefault(str(cells), {})[str(n)] = round(100 * float(beyond.mean()), 1)
+        print(f"picked of {cells}: {result[str(cells)]}", flush=True)
+    return result
+
+
 def censored_pairs(cells: int, n: int, share: float, own_deviation: float = 0.5, correlation: float = 0.6) -> Pairs:
     """Log-normal pairs with the ratio 1.3, cut at the horizon that ``share`` of the cell's chains reach."""
     from scipy.special import ndtri
@@ -234,7 +248,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=4_000)
     parser.add_argument("--cells", type=int, default=2_000)
     parts = {
-        **{part.__name__: (part, "samples") for part in (means, variances)},
+        **{part.__name__: (part, "samples") for part in (means, variances, picked)},
         **{part.__name__: (part, "cells") for part in (tables, censored, events)},
     }
     parser.add_argument("parts", nargs="*", choices=[*parts, []], help="all of them if none is named")

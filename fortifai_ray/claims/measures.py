@@ -51,9 +51,7 @@ def fidelity_ratio(results: StudyResults, statistic: FidelityRatio, where: Where
     if row["fi_ratio_low"] is None and row["fi_ratio_high"] is None:
         if row["fi_ratio"] is None:
             raise Undecided("the ratio is undetermined: too few chains collapsed, or one did at generation 0")
-        raise Undecided(
-            f"{row['n_pairs']} pairs give no interval: it takes {MIN_PAIRS}, none collapsed at generation 0"
-        )
+        raise Undecided(f"{row['n_pairs']} pairs give no interval: it takes {MIN_PAIRS} that are not all alike")
     low = 0.0 if row["fi_ratio_low"] is None else row["fi_ratio_low"]
     high = math.inf if row["fi_ratio_high"] is None else row["fi_ratio_high"]
     bound = _A_BOUND.get(row["fi_ratio_bound"])

@@ -166,11 +166,11 @@ def legend(results: StudyResults) -> list[str]:
         "FI (fidelity interval): how long a chain stays faithful, up to the crossing its criterion describes, in "
         f"{', in '.join(fi_unit(unit, results.unit) for unit in units)}. Median by Kaplan–Meier; mean of the FI cut at "
         "the horizon that all compared cells reach. Censored: the chain ended before it collapsed.",
-        f"Ratio: FI over the baseline's ({baseline}), paired by seed: the geometric mean, or, where chains are "
-        f"censored, the log-normal model's estimate from all chains. [low, high] is its {level}interval over seeds, "
-        "given from three pairs on; with fewer, the single seeds' ratios are listed. ≥ or ≤: a lower or an upper "
-        "bound, all chains of one side are censored. (pairs: ≥ or ≤): the bound that the pairs give without the model; "
-        "undetermined: no chain of either side is known to have collapsed, or too few pairs are.",
+        f"Ratio: FI over the baseline's ({baseline}), paired by seed: the geometric mean; where chains are censored, a "
+        "log-normal model's estimate from all of them, or, of 30 pairs or more, that of the median pair. [low, high] "
+        f"is its {level}interval over seeds, given from three pairs on that are not all alike; without one, the single "
+        "seeds' ratios are listed. ≥ or ≤: a bound, as fewer than half of a side's chains collapsed. (pairs: ≥ or ≤): "
+        "the bound that the pairs give without the model; undetermined: too few pairs have a known ratio.",
     ]
 
 

@@ -155,8 +155,9 @@ def _why_not(row: Mapping[str, Any]) -> str:
     if known == row["n_pairs"]:
         return f"a chain collapsed at generation 0, which has no logarithm, and {pairs} are few for a median"
     return (
-        f"both chains collapsed in {known} of {pairs}, too few to say when the typical chain does, and leaving the "
-        "others out would favour the side that collapsed"
+        f"the ratio is known in {known} of {pairs}, too few to tell the typical one (in the others a chain outlasted "
+        "the study, or the baseline's collapsed at generation 0), and leaving them out would favour the side that "
+        "collapsed"
     )
 
 
