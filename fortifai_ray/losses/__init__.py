@@ -54,7 +54,7 @@ def _validate(value: Any) -> LossConfig:
         raise mistake("loss", "kind", f"this key is needed and missing (kinds: {', '.join(KINDS)})", value)
     if not isinstance(kind, str) or kind not in KINDS:
         own = "; a loss of your own is named module:function"
-        raise mistake("loss", "kind", f"there is no loss {kind!r}{hint(str(kind), KINDS, own)}", kind)
+        raise mistake("loss", "kind", f"there is no loss {shown(kind)}{hint(str(kind), KINDS, own)}", kind)
     return KINDS[kind].model_validate(value)
 
 

@@ -51,7 +51,7 @@ class Recipe(Section):
     regime: Regime = Field(Replace(), description="how training sets are made from human and synthetic data")
     loss: Loss = Field(CrossEntropy(), description="the training loss; in analytic families, it weighs samples")
     curation: Curation = Field(NoCuration(), description="which synthetic data may enter the next training set")
-    generations: int = Field(ge=1, description="generations 0 to generations − 1 are computed")
+    generations: int = Field(ge=1, le=1_000_000, description="generations 0 to generations − 1 are computed")
     seed: int = Field(0, ge=0, le=LARGEST_SEED, description="of every random draw of the chain")
     ecosystem: Ecosystem | None = Field(
         None,

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, model_validator
 
 from fortifai_ray.study.claim_statistics import Statistic, Where, where_words
-from fortifai_ray.theory.registry import ClosedForm, evaluate, lookup
+from fortifai_ray.theory.registry import ClosedForm, check_given, evaluate, lookup
 from fortifai_ray.validation import Section, shown
 
 Relation = Literal["equals", "at_most", "at_least", "less", "greater", "between"]
@@ -48,11 +48,9 @@ class TheoryValue(BaseModel):
 
     @property
     def is_complete(self) -> bool:
-        """Whether every argument without a default is given; ValueError for one that the closed form does not take."""
-        try:
-            self.form.signature.bind_partial(**self.arguments)
-        except TypeError as error:
-            raise ValueError(f"{self.theory}{self.form.signature} does not take these arguments: {error}") from None
+        """Whether every argument without a default is given; ValueError for one that the closed form does not
+        take."""
+        check_given(self.theory, self.arguments)
         return not self.form.missing(self.arguments)
 
     def number(self, generation: int | None) -> float:

@@ -13,10 +13,9 @@ from fortifai_ray.errors import UserError
 from fortifai_ray.recipe.ecosystem import FROZEN, Ecosystem, common_key
 from fortifai_ray.recipe.recipe import Recipe, for_theory, recipe_type, recipe_types
 from fortifai_ray.results.schema import LINEAGE, WHOLES
-from fortifai_ray.results.words import value_words
 from fortifai_ray.seeds import LARGEST_SEED
 from fortifai_ray.storage.store import canonical_hash
-from fortifai_ray.validation import at, hint, put, validated
+from fortifai_ray.validation import at, hint, put, shown, validated
 
 
 @dataclass(frozen=True)
@@ -81,8 +80,9 @@ class Chain:
     def keys(self) -> str:
         """Its varied keys as its file has them: ``loss.kind=tce loss.gamma=0.3 seed=0``. For a name, see
         :class:`~fortifai_ray.results.cells.ChainNames`."""
-        shown = {key: value for key, value in self.varied.items() if value is not None}
-        return " ".join(f"{key}={value_words(value)}" for key, value in shown.items()) or "the recipe"
+        known = {key: value for key, value in self.varied.items() if value is not None}
+        said = {key: value if isinstance(value, str) else shown(value) for key, value in known.items()}
+        return " ".join(f"{key}={value}" for key, value in said.items()) or "the recipe"
 
 
 def grid(
@@ -196,7 +196,7 @@ def _type_of(content: Mapping[str, Any], source: str) -> type[Recipe]:
     if (recipe := recipe_type(family["kind"])) is not None:
         return recipe
     raise UserError(
-        f"{source}: family.kind: there is no family {family['kind']!r}"
+        f"{source}: family.kind: there is no family {shown(family['kind'])}"
         + hint(str(family["kind"]), recipe_types(), "; a family of your own is named module:Class")
     )
 

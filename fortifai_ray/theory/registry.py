@@ -18,7 +18,7 @@ from functools import cached_property
 from numbers import Real
 from typing import Any, Literal, TypeVar, get_args
 
-from fortifai_ray.validation import hint
+from fortifai_ray.validation import hint, shown
 
 GENERATION = "generation"  # not a key of any recipe: a claim's statistic or a chart's axis supplies it
 
@@ -203,18 +203,27 @@ def evaluate(name: str, given: Mapping[str, Any], recipe: Recipe, generation: in
             raise ValueError(f"{name} depends on the generation, and the statistic names none: give generation: …")
         arguments[GENERATION] = generation
     if form.needs_generation and not _is_whole(arguments[GENERATION]):
-        raise ValueError(f"{name}: generation is a whole number (got {arguments[GENERATION]!r})")
-    try:
-        form.signature.bind(**arguments)
-    except TypeError as error:
-        raise ValueError(f"{name}{form.signature} does not take these arguments: {error}") from None
+        raise ValueError(f"{name}: generation is a whole number (got {shown(arguments[GENERATION])})")
+    check_given(name, arguments)
+    if missing := form.missing(arguments):
+        raise ValueError(f"{name}: {missing[0]}: this argument is needed and missing")
     try:
         result = float(form.function(**arguments))
     except (TypeError, ValueError, ArithmeticError) as error:
         raise ValueError(f"{name}: {error}") from error
     if result != result:
-        raise ValueError(f"{name} is not a number for {arguments}")
+        raise ValueError(f"{name} is not a number for {', '.join(f'{k}={shown(v)}' for k, v in arguments.items())}")
     return result
+
+
+def check_given(name: str, given: Mapping[str, Any]) -> None:
+    """Raise ValueError for an argument that a closed form does not take, or that is no number where it takes one."""
+    known = lookup(name).signature.parameters
+    for key, value in given.items():
+        if key not in known:
+            raise ValueError(f"{name}: there is no argument {key}{hint(key, known)}")
+        if known[key].annotation in (int, float) and (isinstance(value, bool) or not isinstance(value, Real)):
+            raise ValueError(f"{name}: {key}: a number is needed, not {shown(value)}")
 
 
 @dataclass(frozen=True)
@@ -267,4 +276,4 @@ def check_arguments(n: int, generation: int) -> None:
 def check_choice(name: str, given: str, choices: Any) -> None:
     """Raise ValueError unless ``given`` is one of the strings of the literal type ``choices``."""
     if given not in get_args(choices):
-        raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}: {given!r} is not")
+        raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}: {shown(given)} is not")

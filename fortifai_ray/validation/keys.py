@@ -45,7 +45,7 @@ def described_keys(model: type[BaseModel], place: str) -> str:
     words = []
     for key in dict.fromkeys([*_TAGS, *keys_at(model, place)]):
         parts = [form["properties"][key] for form in forms if key in form.get("properties", {})]
-        tags = [part["const"] for part in parts if "const" in part and key in _TAGS]
+        tags = dict.fromkeys(part["const"] for part in parts if "const" in part and key in _TAGS)
         words += [f"{key} ({', '.join(tags)})" if tags else key] * bool(parts)
     return ", ".join(words)
 

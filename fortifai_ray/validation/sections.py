@@ -40,6 +40,7 @@ _NEEDED = {  # what is needed, by the type of pydantic's error
     "too_short": "at least {min_length}",
     "too_long": "at most {max_length}",
 }
+_TYPES = r"[A-Z]\w*|[\w-]+\[.*\]|str|int|float|bool|none"  # pydantic's names for the members of a union
 _NO_SECTION = ("model_type", "model_attributes_type", "dict_type")  # pydantic's errors where a section is needed
 
 _Checked = TypeVar("_Checked", bound=BaseModel)
@@ -127,7 +128,7 @@ def first_mistake(error: ValidationError, model: type[BaseModel], content: Mappi
     if not first["type"].startswith("union_tag"):
         return location, _complaint(first, location, model, content)
     tag = first["ctx"]["discriminator"].strip("'")
-    return f"{location}.{tag}".lstrip("."), _wrong_tag(first["ctx"])
+    return f"{location}.{tag}".lstrip("."), _wrong_tag(first["ctx"], first["input"].get(tag))
 
 
 def _telling(errors: Sequence[Any]) -> Any:
@@ -142,11 +143,12 @@ def _named(location: str, vary: set[str]) -> str:
     return f"{location} (under vary)" if varies else location or "the recipe"
 
 
-def _wrong_tag(context: Mapping[str, Any]) -> str:
+def _wrong_tag(context: Mapping[str, Any], given: Any) -> str:
     if "tag" not in context:
         return "this key is needed and missing"
     tags = context["expected_tags"].replace("'", "").split(", ")
-    return f"there is no {context['tag']}{hint(context['tag'], tags)}"
+    what = f"there is no {given}" if isinstance(given, str) else f"a name is needed, not {shown(given)}"
+    return what + hint(context["tag"], tags)
 
 
 def _complaint(error: Any, location: str, model: type[BaseModel], content: Mapping[str, Any]) -> str:
@@ -205,7 +207,8 @@ def _location(parts: tuple[int | str, ...], content: Any) -> str:
         is_kind = tagged and not isinstance(content.get(part), dict)
         is_form = part in _FORMS and not _has(content, part)
         is_entry = isinstance(part, int) and not isinstance(content, list | tuple)
-        if is_form or is_kind or is_entry:
+        is_type = isinstance(part, str) and re.fullmatch(_TYPES, part) and not _has(content, part)
+        if is_form or is_kind or is_entry or is_type:
             continue
         names.append(str(part))
         content = content[part] if _has(content, part) else None

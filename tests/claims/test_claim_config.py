@@ -113,7 +113,7 @@ def test_a_closed_form_takes_its_generation_from_the_statistic() -> None:
     ("statistic", "value", "message"),
     [
         (None, {"theory": "shrink", "n": 10}, "there is no closed form 'shrink'; did you mean shrinks?"),
-        (None, {"theory": "bound", "n": 3}, "unexpected keyword argument 'n'"),
+        (None, {"theory": "bound", "n": 3}, "bound: there is no argument n"),
         (None, {"theory": "shrinks", "n": 0}, "shrinks: division by zero"),
         (METRIC, {"theory": "shrinks", "n": 10}, "the statistic names none"),
     ],

@@ -283,6 +283,16 @@ def test_overrides(override: str, answer: str) -> None:
             "family.dim: a number greater than or equal to 1 is needed, not 0",
         ),
         (_GAUSSIAN, {"family": {"kind": "gaussian", "std": [1]}}, "family.std: a number is needed, not [1]"),
+        (_GAUSSIAN, {"generations": 10**30}, "generations: a number less than or equal to 1000000 is needed, not 1000"),
+        (_GAUSSIAN, {"regime": {"kind": True}}, "regime.kind: a name is needed, not true (known: replace, accumulate"),
+        (_GAUSSIAN, {"regime": {"kind": {"a": 1}}}, "regime.kind: a name is needed, not {a: 1} (known: replace"),
+        (_GAUSSIAN, {"loss": {"kind": [1]}}, "loss.kind: there is no loss [1] (known: cross_entropy"),
+        (_GAUSSIAN, {"family": {"kind": None}}, "family.kind: there is no family nothing (known: language"),
+        (
+            _GAUSSIAN,
+            {"curation": {"kind": "verifier", "by": None}},
+            "curation.by: this section is empty; it may hold ",
+        ),
         (_GAUSSIAN, {"claims": "all"}, "claims: a list is needed, not 'all'"),
         (
             _LANGUAGE,

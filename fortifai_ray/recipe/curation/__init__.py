@@ -186,7 +186,12 @@ def _one(value: Any) -> Step:
         raise mistake("curation", "kind", f"this key is needed and missing (kinds: {', '.join(_KINDS)})", value)
     if not isinstance(kind, str) or kind not in _KINDS:
         own = "a step of your own is named module:Class"
-        raise mistake("curation", "kind", f"there is no {kind}; {own}{hint(str(kind), _KINDS)}", kind)
+        raise mistake(
+            "curation",
+            "kind",
+            f"there is no {kind if isinstance(kind, str) else shown(kind)}; {own}{hint(str(kind), _KINDS)}",
+            kind,
+        )
     return _KINDS[kind].model_validate(value)
 
 
