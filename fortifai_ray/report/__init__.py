@@ -7,6 +7,7 @@ line that only mentions reports starts at once.
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,12 +67,14 @@ def write_report(study_dir: Path, *, unless_same: bool = False) -> Path:
 
 
 def prepare_report() -> None:
-    """Do what a report takes whatever it is of, imports and its script: 3 s of CPU less in :func:`write_report`."""
-    import pandas  # noqa: F401 - as there
+    """Do what a report takes whatever it is of, imports and its script: 3 s of CPU less in :func:`write_report`, which
+    also says what is wrong with them."""
+    with suppress(Exception):
+        import pandas  # noqa: F401 - as there
 
-    from fortifai_ray.report.page import vega
+        from fortifai_ray.report.page import vega
 
-    vega()
+        vega()
 
 
 def _made_from(study_dir: Path) -> str:
