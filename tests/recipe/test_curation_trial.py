@@ -64,8 +64,8 @@ def step(name: str) -> dict[str, Any]:
         (reward("a_dict"), r"must return 30 numbers, one an item: TypeError: .*dict"),
         (step("Remembers"), r"my_curation:Remembers\.keep gave the same items another answer .* draw from rng"),
         (step("TossesItsOwnCoin"), r"gave the same items another answer"),
-        ([{"kind": "verifier"}, step("Fails")], r"my_curation:Fails\.keep failed"),
-        ([step("Positive"), reward("one_short")], r"my_curation:one_short must return"),
+        ([{"kind": "verifier"}, step("Fails")], r"curation\.1\.kind: my_curation:Fails\.keep failed"),
+        ([step("Positive"), reward("one_short")], r"curation\.1\.reward: my_curation:one_short must return"),
     ],
 )  # fmt: skip
 def test_found_before_anything_starts(content: Any, said: str, tmp_path: Path) -> None:

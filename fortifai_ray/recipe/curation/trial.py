@@ -1,7 +1,9 @@
 """A user's steps and rewards are called before anything starts, on a few items of human data: what they make of these
 tells most mistakes in time."""
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,13 +63,17 @@ def try_code(steps: Sequence[Step], human: Callable[[int], Any], *, truth: bool)
     Raises:
         UserError: it fails, answers wrongly, or gives the same items another answer when it is asked again.
     """
-    for step in steps:
+    for number, step in enumerate(steps):
         if step.source is None:
             continue
         try:
-            _try(step, human(_FEW), truth)
-        except UserError:
+            with suppress(UserError):
+                _try(step, human(_FEW), truth)
+                continue
             _try(step, human(_MOST), truth)
+        except UserError as error:
+            where = "curation." if len(steps) == 1 else f"curation.{number}."
+            raise UserError(str(error).replace("curation.", where, 1)) from error.__cause__
 
 
 def _try(step: Step, content: Any, truth: bool) -> None:
@@ -82,4 +88,6 @@ def _try(step: Step, content: Any, truth: bool) -> None:
 
 
 def _answer(step: Step, items: HumanItems) -> Kept:
-    return step.let_pass(items, len(items.content), step.candidates)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the run shows them; here they would stand around the one line of an error
+        return step.let_pass(items, len(items.content), step.candidates)
