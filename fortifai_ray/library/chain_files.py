@@ -14,6 +14,7 @@ from fortifai_ray.engines.checkpoints import ADAPTER_CONFIG
 from fortifai_ray.errors import UserError
 from fortifai_ray.export.source import Stages
 from fortifai_ray.files import write_text
+from fortifai_ray.library.given import whole
 from fortifai_ray.results.chain import ChainResults
 from fortifai_ray.storage.links import link, links_folder
 from fortifai_ray.storage.store import MANIFEST
@@ -30,6 +31,7 @@ class ByGeneration(Mapping[int, Path]):
         self._known: list[int] = [row["generation"] for row in chain.having(column)]
 
     def __getitem__(self, generation: int) -> Path:
+        generation = whole(generation, "generation")
         if -len(self._known) <= generation < 0:
             generation = self._known[generation]
         return self._path(self._chain.at(generation, self._column))
@@ -92,7 +94,8 @@ class ChainFiles:
         """
         from datasets import Dataset
 
-        row = self._chain.at(generation, "synthetic_stage")
+        asked = None if generation is None else whole(generation, "generation")
+        row = self._chain.at(asked, "synthetic_stage")
         folder, tokenizer = self._corpus(row), self._tokenizer(row)
         parts = sorted(folder.glob("*.parquet"))
         if not parts or tokenizer is None:

@@ -76,6 +76,8 @@ def sweep(
     from fortifai_ray.storage.location import Storage
     from fortifai_ray.sweep.sweep import run_sweep
 
+    if not isinstance(address, str | None):
+        raise UserError(f"address: a text such as 'auto' or '10.0.0.1:6379' is needed, not {address!r}")
     started = program_began() or time.time()
     loaded = _study_of(study, set)
     place, console = Storage.of(storage), _console(progress)

@@ -1,6 +1,6 @@
 """What a program gives where the command line would give text: as that text, or one line on what is wrong."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from os import PathLike
 from typing import Any, TypeVar
 
@@ -25,14 +25,28 @@ def path_of(value: _Path, what: str, needed: str) -> _Path:
     return value
 
 
+def whole(value: Any, what: str) -> int:
+    """The value as a whole number, NumPy's too. Raises UserError for anything else."""
+    try:
+        number = int(value)
+    except (TypeError, ValueError):
+        number = None
+    if number is None or isinstance(value, bool | str) or number != value:
+        raise UserError(f"{what}: a whole number is needed, not {value!r}")
+    return number
+
+
 def plain_values(value: Any) -> Any:
-    """The same of YAML's types: ranges, tuples, arrays and series are lists, their numbers Python's."""
+    """The same of YAML's types: ranges, tuples, sets, arrays and series are lists, their numbers Python's; a loss and
+    other sections are mappings."""
     if isinstance(value, Mapping):
         return {key: plain_values(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple | range):
         return [plain_values(inner) for inner in value]
-    for method in ("tolist", "to_list"):  # of NumPy, pandas and torch; of Polars
-        if callable(convert := getattr(value, method, None)):
+    if isinstance(value, Set):
+        return plain_values(sorted(value, key=str))
+    for method in ("tolist", "to_list", "model_dump"):  # of NumPy, pandas and torch; of Polars; of a section
+        if not isinstance(value, type) and callable(convert := getattr(value, method, None)):
             return plain_values(convert())
     return str(value) if isinstance(value, PathLike) else value
 

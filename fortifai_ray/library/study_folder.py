@@ -155,17 +155,20 @@ class StudyFolder:
         """
         from fortifai_ray.export.source import Stages
         from fortifai_ray.library.chain_files import ChainFiles
+        from fortifai_ray.library.given import whole
         from fortifai_ray.results.chain import find_chain
 
         chain_id = cell = None
         if isinstance(which, str):
             ids = self._results.generations["chain_id"].str.starts_with(which.lower())
             chain_id, cell = (which, None) if ids.any() else (None, which)
-        elif which is not None:
+        elif isinstance(which, Mapping):
             values = {key: value for key, value in which.items() if key != "seed"}
             cell = ", ".join(f"{key}={'null' if value is None else value}" for key, value in values.items()) or None
             seed = which.get("seed", seed)
-        found = find_chain(self._results, chain_id, cell=cell, seed=seed)
+        elif which is not None:
+            raise UserError(f"chain: an id, a cell's name or a mapping of columns is needed, not {which!r}")
+        found = find_chain(self._results, chain_id, cell=cell, seed=None if seed is None else whole(seed, "seed"))
         return ChainFiles(found, Stages(self._storage))
 
     def _needed(self, name: str, table: pl.DataFrame | None) -> pl.DataFrame:

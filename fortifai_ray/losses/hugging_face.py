@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fortifai_ray.errors import UserError, in_short
 from fortifai_ray.losses.base import LossConfig, PointwiseLoss
 from fortifai_ray.losses.causal_lm import OutputHead, UnknownHead, find_head
-from fortifai_ray.losses.loops import divided, next_tokens, pointwise
+from fortifai_ray.losses.loops import as_targets, divided, next_tokens, pointwise
 
 
 @dataclass
@@ -160,6 +160,7 @@ def _forward(model: Any, state: _State, kwargs: dict[str, Any]) -> Any:
         output = _without_logits(model, state, targets, items, kwargs)
     else:
         whole = state.original.forward(model, **kwargs)  # type: ignore[attr-defined]
+        targets = as_targets(targets, whole.logits.shape[-1])
         sums = state.loss.sums(whole.logits, targets.to(whole.logits.device))
         output = type(whole)(**{**whole, "loss": divided(sums, state.loss, items)})
     return output if as_mapping else output.to_tuple()
@@ -178,6 +179,7 @@ def _without_logits(model: Any, state: _State, targets: Tensor, items: Any, kwar
     except UnknownHead as reason:
         raise UserError(f"the fused loss no longer serves {type(model).__name__}: {reason}") from None
     hidden = body.last_hidden_state.to(head.linear.weight.device)
+    targets = as_targets(targets, head.linear.weight.shape[0])
     loss: Any = divided(head.sums(hidden, targets.to(hidden.device), state.loss), state.loss, items)
     parts = {key: body.get(key) for key in ("past_key_values", "hidden_states", "attentions")}
     return CausalLMOutputWithPast(loss=loss, **parts)

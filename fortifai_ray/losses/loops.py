@@ -48,11 +48,15 @@ class TrainerLoss:
         Raises UserError without labels or where shapes do not fit, and where the loss is divided by the kept targets
         but an optimiser step has several batches, whose kept targets nobody has counted.
         """
-        logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
+        logits = outputs.get("logits") if isinstance(outputs, Mapping) else outputs[0]
+        if not isinstance(logits, Tensor):
+            raise UserError("outputs: they have no logits; with use_fused_loss give the trainer no compute_loss_func")
         if labels is None or logits.shape[:-1] != labels.shape:
             found = "none" if labels is None else f"shape {tuple(labels.shape)}"
             raise UserError(f"labels: {found}, where the logits of shape {tuple(logits.shape)} need one for each token")
-        return divided(self.loss.sums(logits, next_tokens(labels)), self.loss, num_items_in_batch)
+        return divided(
+            self.loss.sums(logits, next_tokens(as_targets(labels, logits.shape[-1]))), self.loss, num_items_in_batch
+        )
 
 
 class LossModule(nn.Module):
@@ -96,8 +100,9 @@ class LossModule(nn.Module):
                 raise UserError(
                     f"expected logits (…, V) and labels (…), or hidden states, a weight and labels: {shapes}"
                 )
-            return self._reduced(self.loss.sums(logits_or_hidden, labels_or_weight))
-        loss = pointwise(self.loss)
+            targets = as_targets(labels_or_weight, logits_or_hidden.shape[-1])
+            return self._reduced(self.loss.sums(logits_or_hidden, targets))
+        loss, labels = pointwise(self.loss), as_targets(labels, labels_or_weight.shape[0])
         try:
             sums = fused_linear_sums(
                 logits_or_hidden, labels_or_weight, labels, loss, bias, softcap, ignore_index=IGNORE
@@ -111,6 +116,23 @@ class LossModule(nn.Module):
 
     def _reduced(self, sums: LossSums) -> Tensor:
         return sums.total if self.reduction == "sum" else sums.mean(self.loss.normaliser)
+
+
+def as_targets(labels: Tensor, classes: int) -> Tensor:
+    """Labels as targets, of torch's own type for them.
+
+    Raises UserError where they are no whole numbers; on a CPU, where looking costs nothing, also where one is neither a
+    class nor padding: a GPU ends the process with an assertion of its own.
+    """
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise UserError(f"labels: whole numbers are needed, not {str(labels.dtype).removeprefix('torch.')}")
+    if labels.device.type == "cpu" and not torch.compiler.is_compiling():
+        wrong = labels[(labels != IGNORE) & ((labels < 0) | (labels >= classes))]
+        if len(wrong):
+            raise UserError(
+                f"labels: {wrong[0].item()} is no class, 0 to {classes - 1}, nor {IGNORE}, which stands for no target"
+            )
+    return labels.long()
 
 
 def next_tokens(labels: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ import yaml
 from polars.testing import assert_frame_equal
 
 import fortifai_ray
+from fortifai_ray import CrossEntropy
 from fortifai_ray.cli import app
 from fortifai_ray.library import StudyFolder
 from fortifai_ray.library.given import overrides
@@ -69,6 +70,10 @@ def test_the_public_names() -> None:
         ({"a": np.arange(2), "b": np.float64(0.5), "c": np.linspace(0, 1, 2)}, ["a=[0, 1]", "b=0.5", "c=[0.0, 1.0]"]),
         ({"a": pl.Series([1, 2]), "b": Path("x/y"), "c": {"d": range(1)}}, ["a=[1, 2]", "b=x/y", "c={d: [0]}"]),
         (None, []),
+        (
+            {"a": {2, 1}, "b": CrossEntropy(normaliser="kept")},
+            ["a=[1, 2]", "b={kind: cross_entropy, normaliser: kept}"],
+        ),
         ("a=1", ["a=1"]),
     ],
 )
@@ -84,6 +89,7 @@ def test_values_of_python_are_those_of_the_command_line(values: Any, lines: list
         (lambda: fortifai_ray.load_study(3), "study: a study file"),
         (lambda: fortifai_ray.open_study(None), "study: its folder, STORAGE/NAME"),
         (lambda: fortifai_ray.sweep("quickstart", storage=None), "storage: a folder or s3://BUCKET/PREFIX is needed"),
+        (lambda: fortifai_ray.sweep("quickstart", address=6379), "address: a text such as 'auto'"),  # type: ignore
         (lambda: fortifai_ray.load_study("quickstart", set={"vary.seed": object()}), "set vary.seed: a number, a text"),
         (lambda: fortifai_ray.load_study("quickstart", set=3), "set: a text or a list of texts is needed, not 3"),
         (lambda: analysed(criterion=2.0), "criterion: a text or a list of texts is needed, not 2.0"),
@@ -214,6 +220,13 @@ def test_a_folder_is_opened(tmp_path: Path) -> None:
         (lambda study: study.chain("TCE γ=0.3", 7), "there is no seed 7"),
         (lambda study: study.chain({"loss.gama": 0.3}, 0), "no chain has a key loss.gama; did you mean loss.gamma"),
         (lambda study: study.chain({"loss.gamma": 0.5}, 0), "no chain has loss.gamma=0.5"),
+        (lambda study: study.chain(0), "an id, a cell's name or a mapping of columns is needed, not 0"),
+        (lambda study: study.chain("TCE γ=0.3", "0"), "seed: a whole number is needed, not '0'"),
+        (lambda study: study.chain("TCE γ=0.3", seed=0.5), "seed: a whole number is needed, not 0.5"),
+        (lambda study: study.chain({"seed": True}), "seed: a whole number is needed, not True"),
+        (lambda study: study.chain("TCE γ=0.3", 0).checkpoints["4"], "generation: a whole number is needed, not '4'"),
+        (lambda study: study.chain("TCE γ=0.3", 0).checkpoints[:2], "generation: a whole number is needed, not slice"),
+        (lambda study: study.chain("TCE γ=0.3", 0).dataset("4"), "generation: a whole number is needed, not '4'"),
         (lambda study: study.chain("TCE γ=0.3", 0).checkpoints[9], "there is no generation 9; those with one: 0, 1"),
         (lambda study: study.chain("TCE γ=0.3", 0).checkpoints[0], "is gone or damaged"),
         (lambda study: study.chain("TCE γ=0.3", 0).corpora[0], "generation 0 has no corpus"),
@@ -231,7 +244,7 @@ def test_a_chain_by_id_by_name_and_by_columns(tmp_path: Path) -> None:
     study = fortifai_ray.open_study(write_study(tmp_path))
     chains = [
         study.chain("tce-0.3-1"),
-        study.chain("TCE γ=0.3", 1),
+        study.chain("TCE γ=0.3", np.int64(1)),  # type: ignore[arg-type]
         study.chain({"loss.gamma": 0.3}, seed=1),
         study.chain({"loss.kind": "tce", "loss.gamma": 0.3, "seed": 1}),
     ]

@@ -239,6 +239,8 @@ def test_a_trainer_that_computes_another_loss_is_refused(tmp_path: Path) -> None
     model = use_fused_loss(make(LLAMA), CrossEntropy())
     with pytest.raises(UserError, match="computes another loss"):
         trainer(model, tmp_path, compute_loss_func=CrossEntropy().for_trainer()).train()
+    with pytest.raises(UserError, match="labels: -1 is no class, 0 to"):
+        model(*labelled()[:1], labels=torch.full_like(labelled()[1], -1))
     with pytest.raises(UserError, match="output_router_logits"):
         model(*labelled()[:1], labels=labelled()[1], output_router_logits=True)
 

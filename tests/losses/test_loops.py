@@ -80,6 +80,15 @@ def test_trainers_callable_shifts_and_divides() -> None:
     assert loss({"logits": logits}, torch.full_like(labels, -100), num_items_in_batch=0) == 0.0
 
 
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8])
+def test_labels_of_any_whole_numbers(dtype: torch.dtype) -> None:
+    """As data sets and tokenizers give them; torch's own loss takes one type alone."""
+    logits, labels = torch.randn(4, 5), torch.tensor([0, 4, 1, 2])
+    module, head = CrossEntropy().as_module(), torch.randn(5, 5)
+    assert module(logits, labels.to(dtype)).item() == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-6)
+    assert module(logits, head, labels.to(dtype)) == module(logits, head, labels)
+
+
 def test_lovasz_by_rows() -> None:
     """Each row's own loss, weighted by its targets; a batch of one row may be given flat."""
     loss = LovaszSoftmax()
@@ -98,6 +107,19 @@ WRONG: dict[str, tuple[Any, str]] = {
     "labels of another length": (
         lambda: CrossEntropy().for_trainer()((torch.zeros(1, 2, 3),), torch.zeros(1, 3, dtype=torch.long)),
         r"labels: shape \(1, 3\)",
+    ),
+    "no logits": (lambda: CrossEntropy().for_trainer()({"logits": None}, torch.zeros(1, 2).long()), "no logits"),
+    "labels that are no numbers of classes": (
+        lambda: CrossEntropy().as_module()(torch.zeros(4, 3), torch.zeros(4)),
+        "whole numbers are needed, not float32",
+    ),
+    "padding of another kind": (
+        lambda: CrossEntropy().for_trainer()((torch.zeros(1, 2, 3),), torch.tensor([[1, -1]])),
+        r"labels: -1 is no class, 0 to 2, nor -100",
+    ),
+    "a larger vocabulary": (
+        lambda: CrossEntropy().as_module()(torch.zeros(4, 3), torch.zeros(5, 3), torch.full((4,), 5)),
+        r"labels: 5 is no class, 0 to 4",
     ),
     "shapes": (lambda: CrossEntropy().as_module()(torch.zeros(4, 3), torch.zeros(3)), "expected logits"),
     "shapes of a head": (

@@ -45,3 +45,43 @@ def test_lightning(form: str, tmp_path: Path) -> None:
     )  # fmt: skip
     data = DataLoader(TensorDataset(tokens, labels), batch_size=rows)
     check_step(model, expected, lambda: trainer.fit(Module(), data))
+
+
+try:
+    from torchtitan.components.loss import BaseLoss
+except ImportError:  # it asks for datasets before 4.8: this is its contract, as version 0.3.0 has it
+
+    class BaseLoss:  # type: ignore[no-redef]
+        """Divides the sum that ``fn`` gives of a microbatch by the targets of the step, over all processes."""
+
+        fn: Any
+
+        def __call__(self, pred: Any, labels: Any, global_valid_tokens: Any = None) -> tuple[torch.Tensor, dict]:
+            loss = self.fn(pred, labels)
+            return (loss if global_valid_tokens is None else loss / global_valid_tokens), {}
+
+
+class Truncated(BaseLoss):
+    def __init__(self, loss: Any) -> None:
+        self.fn = loss.as_module(reduction="sum")
+
+
+@pytest.mark.parametrize("flat", [False, True], ids=["rows", "packed"])
+def test_torchtitan(flat: bool) -> None:
+    """As the loss function of its trainer, over microbatches of a row each; packed, as its later versions have them."""
+    model = make(LLAMA)
+    loss = half_kept(model)
+    _, expected = own_gradients(model, loss)
+    tokens, labels = labelled()
+    count, criterion = (labels[:, 1:] != -100).sum(), Truncated(loss)
+
+    def step() -> None:
+        for row, targets in zip(tokens, labels[:, 1:], strict=True):
+            pred, of = model(row[None]).logits[:, :-1], targets[None]
+            scaled, _ = criterion(pred.flatten(0, 1), of.flatten(), count) if flat else criterion(pred, of, count)
+            scaled.backward()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter -= parameter.grad
+
+    check_step(model, expected, step)
