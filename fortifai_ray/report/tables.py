@@ -169,7 +169,7 @@ def legend(results: StudyResults) -> list[str]:
         f"Ratio: FI over the baseline's ({baseline}), paired by seed: the geometric mean; where chains are censored, a "
         "log-normal model's estimate from all of them, or, of 30 pairs or more, that of the median pair. [low, high] "
         f"is its {level}interval over seeds, given from three pairs on that are not all alike; without one, the single "
-        "seeds' ratios are listed. ≥ or ≤: a bound, as fewer than half of a side's chains collapsed. (pairs: ≥ or ≤): "
+        "seeds' ratios are listed. ≥ or ≤: a bound, as too few of a side's chains collapsed. (pairs: ≥ or ≤): "
         "the bound that the pairs give without the model; undetermined: too few pairs have a known ratio.",
     ]
 

@@ -51,9 +51,11 @@ def restricted_mean(horizon: str, time: str = "fi") -> pl.Expr:
 
 
 def logrank(times: Floats, censored: Booleans, other_times: Floats, other_censored: Booleans) -> tuple[float, float]:
-    """The log-rank statistic z and its two-sided p value (Mantel 1966; Peto and Peto 1972).
+    """The log-rank statistic z and its two-sided p value, corrected for continuity (Mantel 1966; Peto and Peto 1972).
 
-    As ``scipy.stats.logrank``, whose module takes most of a second to import: every sweep would wait for it.
+    z is that of ``scipy.stats.logrank``, whose module takes most of a second to import: every sweep would wait for it.
+    Its normal p value is too small for few chains: of 3, 4, 5 and 10 a side without a difference, 10, 6, 7 and 7 % lie
+    below 0.05, and 3 % of 4 below 0.01. With half an end taken off the excess, as from a 2 × 2 table's, 0 to 4 % do.
     It takes the two samples as independent. Chains that share a seed are not: shared noise makes them alike, so that
     the test finds a difference less often than it might. The ratio's interval is the paired statement.
 
@@ -75,8 +77,9 @@ def logrank(times: Floats, censored: Booleans, other_times: Floats, other_censor
     both = left + other_left
     with np.errstate(all="ignore"):  # a variance of 0
         variance = np.sum(np.where(both > 1, left * other_left * ended * (both - ended) / (both**2 * (both - 1)), 0.0))
-        z = float((np.sum(~censored) - np.sum(left * ended / both)) / np.sqrt(variance))
-    return (z, float(2 * ndtr(-abs(z)))) if np.isfinite(z) else (float("nan"), float("nan"))
+        excess = np.sum(~censored) - np.sum(left * ended / both)
+        z, corrected = (float(one / np.sqrt(variance)) for one in (excess, max(abs(excess) - 0.5, 0.0)))
+    return (z, float(2 * ndtr(-corrected))) if np.isfinite(z) else (float("nan"), float("nan"))
 
 
 def logrank_table(intervals: pl.DataFrame, groups: pl.DataFrame) -> pl.DataFrame:
