@@ -132,7 +132,7 @@ def test_many_metrics_are_folded_by_group_and_few_are_open(tmp_path: Path) -> No
     study = write_study(tmp_path, seeds=2)
     [group] = other_curves(open_study(study))
     assert (group.small, len(group.figures)) == (False, 2)  # kept_fraction and prompt_overlap
-    of_groups = {metric.group: name for name, metric in METRICS.items()}  # one of each: a chart takes a tenth of a second
+    of_groups = {metric.group: name for name, metric in METRICS.items()}  # one of each: charts take time
     asked = {*of_groups.values(), "self_bleu", "kr_accuracy"} - {"perplexity", "kept_fraction", "prompt_overlap"}
     assert len(asked) > FEW_METRICS
     add_metrics(study, [*sorted(asked), "blimp_accuracy_low", "blimp_accuracy_high", "blimp_scored", "my_score"])
