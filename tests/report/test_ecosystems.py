@@ -106,6 +106,8 @@ def test_a_curve_does_not_miss_the_whole(tmp_path: Path) -> None:
     results = ecosystem(tmp_path)
     [figure] = curves(results)
     assert "Not measured" not in figure.caption
+    marks = [layer["encoding"] for layer in figure.spec["layer"] if "shape" in layer.get("encoding", {})]
+    assert all(one["shape"]["scale"]["domain"] == one["color"]["scale"]["domain"] for one in marks), "one legend"
     rows = [row for data in figure.spec["datasets"].values() for row in data]
     assert not {row.get("cell") for row in rows} & results.cells.wholes
 

@@ -25,7 +25,7 @@ SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down"
 GLYPHS = ["●", "■", "▲", "◆", "✚", "▼", "▬"]
 GREY = "#808080"
 MOST_IN_LEGEND = 24  # a longer legend is taller than its chart: the table lists the cells, and tooltips name them
-_LINE = 26  # letters of a cell's name beside its row: a chart has room beside them on a telephone, too
+_LINE = 30  # letters of a cell's name beside its row: a chart has room beside them on a telephone, too
 _LEGEND_LINE = 44  # letters of a cell's name in a legend
 _LEGEND_WIDTH = 520  # pixels, of a chart in half a page; a letter takes 7 of them, a symbol 30
 _NEAR = 0.05  # of the axis: what is nearer to a limit is in the way of its label
@@ -96,8 +96,10 @@ def colour_of(cells: Cells, legend: alt.Legend | None = None) -> alt.Color:
 
 
 def shape_of(cells: Cells, legend: alt.Legend | None = None) -> alt.Shape:
-    """A shape per cell, the same in every chart of a study."""
-    return by_name(alt.Shape, "cell", [cell for cell in cells.order if cell not in cells.wholes], SHAPES, legend)
+    """A shape per cell, the same in every chart of a study; its names are the colours', for they share a legend."""
+    known = cycle(SHAPES)
+    shapes = [SHAPES[0] if cell in cells.wholes else next(known) for cell in cells.order]
+    return by_name(alt.Shape, "cell", cells.order, shapes, legend)
 
 
 def bound_shape(of: Mapping[str, str] = BOUNDS) -> alt.Shape:
@@ -136,10 +138,13 @@ def outcome_marks(
 
 def _lines(name: str, width: int) -> list[str]:
     """A cell's name in lines of at most ``width`` letters, with the parts of one section of the recipe together."""
-    lines: list[str] = []
+    lines, is_whole = list[str](), False
     for part in name.split(" · "):
-        both = f"{lines[-1]} · {part}" if lines else part
-        lines[-1:] = [both] if len(both) <= width else [*lines[-1:], *wrap(part, width)]
+        if is_whole and len(lines[-1]) + 3 + len(part) <= width:
+            lines[-1] += f" · {part}"
+        else:
+            lines += (wrapped := wrap(part, width))
+            is_whole = len(wrapped) == 1
     return lines
 
 

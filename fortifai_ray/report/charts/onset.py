@@ -68,7 +68,9 @@ def onset_chart(
 
 def _onset_axis() -> alt.X:
     scale = alt.Scale(zero=False, nice=False, padding=10)  # begins near the data
-    return alt.X("at:Q", title="onset (generations)", scale=scale, axis=alt.Axis(tickMinStep=1, tickCount=12))
+    return alt.X(
+        "at:Q", title="onset (generations)", scale=scale, axis=alt.Axis(tickMinStep=1, tickCount=12, labelOverlap=True)
+    )
 
 
 def _median_bars(medians: Mapping[str, float | None], cells: Cells) -> list[alt.Chart]:
