@@ -10,12 +10,15 @@ four of the quickstart's chains. The script's tokens are made beforehand and not
 
 The platform (``fortifai sweep`` into an empty storage) runs twice: as a user gets it, with all that the study asks for,
 signs of collapse and KR pairs included, where a chain ends once its collapse is confirmed; and ``alike``, with what the
-script does: perplexity alone, every generation of every chain. After the last generation neither writes a training set.
+script does: perplexity alone, every generation of every chain. After the last generation the script writes no text,
+``alike`` the four rows that a report shows, and the platform as a user gets it a whole corpus, whose signs it takes.
+The platform's time is the command's, from reading the text to the report.
 
 The order turns round with each round, so that other load affects all alike. The last line is one JSON object: seconds
 and peak memory (proportional set size of all processes) of each; ``cold_ratio``, ``warm_ratio``, ``alike_cold_ratio``
 and ``alike_warm_ratio`` (the platform's median over the script's); ``floor_seconds`` (the platform's useful seconds at
-full use of the cores, of both of its runs); and the script's perplexities, which are the same for both of its forms.
+full use of the cores, of both of its runs); and the perplexities of both by chain and generation, which agree as far as
+chains with other noise can. Those of the script are the same for both of its forms.
 """
 
 import argparse
@@ -234,6 +237,17 @@ def serve(requests: Connection) -> None:
         requests.send([list(answer.outputs[0].token_ids) for answer in answers])
 
 
+def told_perplexities(results: Path, summary: dict[str, Any]) -> dict[str, list[float]]:
+    """The platform's, by chain and generation."""
+    import polars as pl
+
+    rows = pl.read_parquet(results / "generations.parquet").sort("generation")
+    return {
+        chain["label"]: rows.filter(pl.col("chain_id") == chain["chain_id"])["perplexity"].to_list()
+        for chain in summary["chains"]
+    }
+
+
 def measured(command: list[str], environment: dict[str, str]) -> tuple[float, float]:
     """Run a command; returns its seconds, and the most memory of it and its children at once, in GiB."""
     begun, most = time.monotonic(), 0
@@ -278,8 +292,9 @@ def measure(file: Path, settings: list[str], rounds: int, forms: list[str]) -> d
                 print(f"round {turn + 1}: {form} {took:.1f} s, {most:.2f} GiB", flush=True)
                 if form in PLATFORM:
                     (summary,) = place.glob("*/results/summary.json")
-                    useful = json.loads(summary.read_text())["useful_seconds"]
-                    result["floor_seconds"][form] = useful / THREADS
+                    told = json.loads(summary.read_text())
+                    result["floor_seconds"][form] = told["useful_seconds"] / THREADS
+                    result[f"{form}_perplexities"] = told_perplexities(summary.parent, told)
                 else:
                     result[f"{form}_perplexities"] = json.loads((place / "perplexities.json").read_text())
     medians = {form: statistics.median(times) for form, times in seconds.items()}

@@ -161,7 +161,7 @@ def model_signs(
     signs |= _of_human(on_human, human_bytes) | _of_documents(own, "", "surplexity", np.mean)
     signs |= probability_histogram(on_human, "human") | probability_histogram(own, "synthetic")
     if reference is not None:
-        first = own if reference == checkpoint else Scorer(reference, threads).score(synthetic_set.texts)
+        first = own if reference == checkpoint else Scorer(reference, threads).score(synthetic_set.texts, alone=True)
         q95 = partial(np.quantile, q=0.95)
         signs |= _of_documents(first, "_generation_0", "perplexity_synthetic_generation_0_q95", q95)
         signs |= probability_histogram(first, "synthetic_generation_0")

@@ -105,6 +105,9 @@ def test_scores_are_those_of_whole_logits(checkpoints: dict[str, Path], name: st
     assert (
         np.abs(scores.calibration_error - slow_calibration_error(exact)) <= allowed("confidence") / scores.all_targets
     )
+    alone = scorer.score(texts(), alone=True)  # without the sums: each text's own numbers are these bit for bit
+    for of_texts in ("nll", "probabilities", "targets"):
+        assert np.array_equal(getattr(alone, of_texts), getattr(scores, of_texts))
 
 
 def slow_calibration_error(exact: dict[str, np.ndarray]) -> float:
