@@ -67,10 +67,10 @@ def onset_chart(
 
 
 def _onset_axis() -> alt.X:
-    scale = alt.Scale(zero=False, nice=False, padding=10)  # begins near the data
-    return alt.X(
-        "at:Q", title="onset (generations)", scale=scale, axis=alt.Axis(tickMinStep=1, tickCount=12, labelOverlap=True)
-    )
+    scale = alt.Scale(zero=False, nice=False, padding=10)  # begins near the data, and has no generation before 0
+    label = "datum.value < 0 ? '' : datum.label"
+    axis = alt.Axis(tickMinStep=1, tickCount=12, labelOverlap=True, labelExpr=label)
+    return alt.X("at:Q", title="onset (generations)", scale=scale, axis=axis)
 
 
 def _median_bars(medians: Mapping[str, float | None], cells: Cells) -> list[alt.Chart]:
