@@ -22,6 +22,9 @@ FAMILIES: list[dict[str, Any]] = [
     {"kind": "discrete", "outcomes": 6, "probabilities": "zipf"},
     {"kind": "exponential_family", "member": "bernoulli", "mean": 0.3},
     {"kind": "exponential_family", "member": "poisson", "mean": 4.0},
+    {"kind": "kde", "shape": "blobs"},
+    {"kind": "linear_regression", "dim": 2},
+    {"kind": "gmm"},
 ]
 REGIMES: list[dict[str, Any]] = [
     {"kind": "replace"},
