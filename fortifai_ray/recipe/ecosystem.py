@@ -100,6 +100,17 @@ class Ecosystem(Section):
             raise ValueError(f"each lineage is named once (lineages: {', '.join(names)})")
         return order or names
 
+    @field_validator("mixing", mode="before")
+    @classmethod
+    def _rows_stand_in_order(cls, mixing: Any, info: ValidationInfo) -> Any:
+        names = info.data.get("order", ())
+        if isinstance(mixing, dict) and mixing and {*mixing} <= {*names}:
+            raise ValueError(
+                f"its rows have no names: a list is needed, with a row for each lineage in their order "
+                f"({', '.join(names)}), e.g. {[[float(one == name) for one in names] for name in names]}"
+            )
+        return mixing
+
     @field_validator("mixing")
     @classmethod
     def _rows_are_shares(cls, mixing: Graph | Matrix, info: ValidationInfo) -> Graph | Matrix:
@@ -107,7 +118,11 @@ class Ecosystem(Section):
         if isinstance(mixing, Graph) or not names:
             return mixing
         if len(mixing) != len(names):
-            raise ValueError(f"{len(names)} lineages ({', '.join(names)}) need a row each, and there are {len(mixing)}")
+            need = "lineage needs a row" if len(names) == 1 else "lineages need a row each"
+            raise ValueError(
+                f"{len(names)} {need} ({', '.join(names)}), and there are {len(mixing)}; a graph, e.g. "
+                "{graph: complete}, fits any number"
+            )
         for name, row in zip(names, mixing, strict=True):
             if len(row) != len(names):
                 raise ValueError(f"the row of {name} has {len(row)} shares, and there are {len(names)} lineages")

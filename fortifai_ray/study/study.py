@@ -277,6 +277,11 @@ def _of_ecosystems(settings: StudySettings, content: Mapping[str, Any], source: 
         raise UserError(f"{source}: search: the chains of an ecosystem are not searched: vary its keys instead")
     for key in [*settings.vary, *settings.baseline]:
         _check_lineage(key, content, source)
+    if LINEAGE in settings.baseline:
+        raise UserError(
+            f"{source}: baseline: lineage: a lineage is compared with that of its name in the baseline's ecosystem, or "
+            "with the baseline's one model: name the ecosystem, e.g. {ecosystem.mixing.own: 1.0}"
+        )
     family = content.get("family")
     if "baseline" in content:
         return settings

@@ -30,7 +30,11 @@ def of(mixing: Any = None, order: Any = None, **lineages: Any) -> dict[str, Any]
 MIXING = {
     "sum": ([[0.5, 0.4], [0.5, 0.5]], "ecosystem.mixing: the row of a sums to 0.9: its shares must sum to 1"),
     "negative": ([[1.5, -0.5], [0.5, 0.5]], "ecosystem.mixing: the row of a has the share -0.5"),
-    "rows": ([[1.0, 0.0]], r"ecosystem.mixing: 2 lineages \(a, b\) need a row each, and there are 1"),
+    "rows": ([[1.0, 0.0]], r"ecosystem.mixing: 2 lineages need a row each \(a, b\), and there are 1; a graph"),
+    "by names": (
+        {"a": {"a": 0.7, "b": 0.3}, "b": {"b": 1.0}},
+        r"ecosystem.mixing: its rows have no names: .* in their order \(a, b\), e.g. \[\[1.0, 0.0\], \[0.0, 1.0\]\]",
+    ),
     "columns": ([[1.0], [0.5, 0.5]], "ecosystem.mixing: the row of a has 1 shares, and there are 2 lineages"),
     "nothing to read": (
         [[0, 0], [0.5, 0.5]],
@@ -88,6 +92,14 @@ LINEAGES: dict[str, tuple[dict[str, Any], str]] = {
     "baseline": (
         {**of(a={}, b={"loss": {"kind": "tce", "gamma": 0.5}}), "baseline": {"loss.kind": "cross_entropy"}},
         "baseline: loss: lineage b has its own",
+    ),
+    "a baseline's lineage": ({"baseline": {"lineage": "a"}}, "baseline: lineage: a lineage is compared with that of"),
+    "a baseline's matrix": (
+        {
+            "ecosystem": {"lineages": {"a": {}, "b": {}}, "mixing": [[0.5, 0.5], [0.5, 0.5]]},
+            "baseline": {"ecosystem.lineages": {"a": {}}},
+        },
+        r"baseline: ecosystem.mixing: 1 lineage needs a row \(a\), and there are 2; a graph, .* fits any number",
     ),
     "vary of nobody": (
         {"vary": {"ecosystem.lineages.c.loss": [{"kind": "tce", "gamma": 0.9}]}},
