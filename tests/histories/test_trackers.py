@@ -88,7 +88,8 @@ def test_tensorboard(labels: str, tmp_path: Path) -> None:
 
 def test_offline_runs_need_their_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the package wandb, one line says how to get on."""
-    monkeypatch.setitem(sys.modules, "wandb", None)
+    for name in ("wandb", "wandb.proto.wandb_internal_pb2"):  # TRL and Lightning import it where it is installed
+        monkeypatch.setitem(sys.modules, name, None)
     folder = tmp_path / "wandb" / "offline-run-20260101_000000-abc"
     folder.mkdir(parents=True)
     (folder / "run-abc.wandb").write_bytes(b":W&B\xe1\xbe\x00")
