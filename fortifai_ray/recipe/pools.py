@@ -25,6 +25,11 @@ class Pool:
     def size(self) -> int:
         return int(self.sizes.sum())
 
+    @cached_property
+    def middles(self) -> np.ndarray:
+        """The middle of each item, all laid end to end."""
+        return middles(self.sizes)
+
     def drawn(self, items: np.ndarray) -> "tuple[Draw, ...]":
         """Some of its items as draws from the pools that hold them."""
         return (Draw(self, items),)
@@ -162,12 +167,12 @@ HALF = 1e-6  # decides between an item and none where exactly half of one is to 
 
 def take(pool: Pool, size: float) -> Draw:
     """The first items of ``pool`` whose sizes sum to ``size``, to the nearest item; all items of a smaller pool."""
-    return Draw(pool, np.arange(int(np.searchsorted(middles(pool.sizes), size, side="left"))))
+    return Draw(pool, np.arange(int(np.searchsorted(pool.middles, size, side="left"))))
 
 
 def span(pool: Pool, start: float, stop: float) -> np.ndarray:
     """The items of ``pool`` between ``start`` and ``stop`` units; consecutive spans share no item."""
-    return np.arange(*np.searchsorted(middles(pool.sizes), [start, stop], side="left"))
+    return np.arange(*np.searchsorted(pool.middles, [start, stop], side="left"))
 
 
 def middles(sizes: np.ndarray) -> np.ndarray:

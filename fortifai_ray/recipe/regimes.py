@@ -168,8 +168,10 @@ class AccumulateSubsample(_Regime):
         drawn = order[: int(np.searchsorted(middles(sizes[order]), human.at(generation), side="left"))]
         ends = np.cumsum([len(part.items) for part in parts])
         owner = np.searchsorted(ends, drawn, side="right")
-        starts = ends - [len(part.items) for part in parts]
-        return tuple(Draw(part.pool, part.items[drawn[owner == i] - starts[i]]) for i, part in enumerate(parts))
+        by_owner = np.argsort(owner, kind="stable")  # the order in which they were drawn stays, within each part
+        found, starts = np.unique(owner[by_owner], return_index=True)
+        of_part = zip(found, np.split(drawn[by_owner], starts[1:]), strict=False)
+        return tuple(Draw(parts[i].pool, parts[i].items[rows - (ends[i] - len(parts[i].items))]) for i, rows in of_part)
 
 
 class Mixed(_Regime):
