@@ -143,7 +143,7 @@ def offline_runs(path: Path) -> Iterator[Run]:
         UserError: the package wandb is missing, or a file is not one of its.
     """
     try:
-        from wandb.proto.wandb_internal_pb2 import Record
+        from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]  # protobuf makes it on import
     except ImportError as error:
         raise UserError(
             f"{path}: to read offline runs of Weights & Biases takes its package: `pip install wandb`; or export the "

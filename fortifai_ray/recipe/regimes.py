@@ -117,14 +117,19 @@ class _Regime(Section):
         """
         if generation == 0:
             return TrainingSet((human.first,))
-        if self.random and len(seeds) > 1:
-            return TrainingSet((), tuple(self.training_set(human, synthetic, generation, [seed]) for seed in seeds))
-        draws = self._mix(human, synthetic, generation, seeds[0])
         weight = None if self.weights is None else self.weights.human
-        found = tuple(part for draw in draws for part in draw.pool.drawn(draw.items) if len(part.items))
-        return TrainingSet(found, human_weight=weight)
+        mixes = self._mixes(human, synthetic, generation, seeds if self.random else seeds[:1])
+        drawn = ([part for draw in mix for part in draw.pool.drawn(draw.items)] for mix in mixes)
+        sets = [TrainingSet(tuple(d for d in draws if len(d.items)), human_weight=weight) for draws in drawn]
+        return sets[0] if len(sets) == 1 else TrainingSet((), tuple(sets))
 
-    def _mix(self, human: Human, synthetic: Sequence[Pool], generation: int, seed: int) -> tuple[Draw, ...]:
+    def _mixes(
+        self, human: Human, synthetic: Sequence[Pool], generation: int, seeds: Sequence[int]
+    ) -> list[tuple[Draw, ...]]:
+        """What each of these chains is trained on."""
+        return [self._mix(human, synthetic, generation)] * len(seeds)
+
+    def _mix(self, human: Human, synthetic: Sequence[Pool], generation: int) -> tuple[Draw, ...]:
         raise NotImplementedError
 
 
@@ -136,7 +141,7 @@ class Replace(_Regime):
     def kept(self, budget: float) -> float:
         return 0.0
 
-    def _mix(self, human: Human, synthetic: Sequence[Pool], generation: int, seed: int) -> tuple[Draw, ...]:
+    def _mix(self, human: Human, synthetic: Sequence[Pool], generation: int) -> tuple[Draw, ...]:
         return (take(synthetic[-1], human.at(generation)),)
 
 
@@ -146,7 +151,7 @@ class Accumulate(_Regime):
     kind: Literal["accumulate"] = "accumulate"
     memory = "all"
 
-    def _mix(self, human: Human, synthetic: Sequence[Pool], generation: int, seed: int) -> tuple[Draw, ...]:
+    def _mix(self, human: Human, synthetic: Sequence[Pool], generation: int) -> tuple[Draw, ...]:
         return _all_so_far(human, synthetic)
 
 
@@ -161,17 +166,21 @@ class AccumulateSubsample(_Regime):
     memory = "all"
     random = True
 
-    def _mix(self, human: Human, synthetic: Sequence[Pool], generation: int, seed: int) -> tuple[Draw, ...]:
+    def _mixes(
+        self, human: Human, synthetic: Sequence[Pool], generation: int, seeds: Sequence[int]
+    ) -> list[tuple[Draw, ...]]:
         parts = _all_so_far(human, synthetic)
         sizes = np.concatenate([part.pool.sizes[part.items] for part in parts])
-        order = generator(seed, "subsample", generation).permutation(len(sizes))
-        drawn = order[: int(np.searchsorted(middles(sizes[order]), human.at(generation), side="left"))]
         ends = np.cumsum([len(part.items) for part in parts])
-        owner = np.searchsorted(ends, drawn, side="right")
-        by_owner = np.argsort(owner, kind="stable")  # the order in which they were drawn stays, within each part
-        found, starts = np.unique(owner[by_owner], return_index=True)
-        of_part = zip(found, np.split(drawn[by_owner], starts[1:]), strict=False)
-        return tuple(Draw(parts[i].pool, parts[i].items[rows - (ends[i] - len(parts[i].items))]) for i, rows in of_part)
+
+        def drawn(seed: int) -> tuple[Draw, ...]:
+            order = generator(seed, "subsample", generation).permutation(len(sizes))
+            rows = order[: int(np.searchsorted(middles(sizes[order]), human.at(generation), side="left"))]
+            owner = np.searchsorted(ends, rows, side="right")
+            of_part = ((parts[i], rows[owner == i] - (ends[i] - len(parts[i].items))) for i in np.unique(owner))
+            return tuple(Draw(part.pool, part.items[found]) for part, found in of_part)
+
+        return [drawn(seed) for seed in seeds]
 
 
 class Mixed(_Regime):
@@ -210,7 +219,7 @@ class Mixed(_Regime):
             return first + share * used, first + share * used_then
         return first + (generation - 1) * (share * first), first + generation * (share * first)
 
-    def _mix(self, human: Human, synthetic: Sequence[Pool], generation: int, seed: int) -> tuple[Draw, ...]:
+    def _mix(self, human: Human, synthetic: Sequence[Pool], generation: int) -> tuple[Draw, ...]:
         budget = human.at(generation)
         own = human.between(0.0, self.kept(budget)) if self.human == "kept" else self.fresh(human, generation)
         # Where each part is due half an item, one of them gets it: the total stays the budget.
@@ -286,9 +295,9 @@ class Incremental(_Regime):
         first, each = human.first.size, self._human_fractions
         return (1 + (generation - 1) * each) * first, (1 + generation * each) * first
 
-    def _mix(self, human: Human, synthetic: Sequence[Pool], generation: int, seed: int) -> tuple[Draw, ...]:
+    def _mix(self, human: Human, synthetic: Sequence[Pool], generation: int) -> tuple[Draw, ...]:
         if (short := self._short()) is not None:
-            return short._mix(human, synthetic, generation, seed)
+            return short._mix(human, synthetic, generation)
         written = take(synthetic[-1], self._synthetic_fractions(generation) * human.first.size)
         return (self.fresh(human, generation), written)
 
@@ -317,7 +326,7 @@ class FixedHuman(_Regime):
         first = human.first.size
         return first, max(first, float(self.human)) if generation == 1 else first
 
-    def _mix(self, human: Human, synthetic: Sequence[Pool], generation: int, seed: int) -> tuple[Draw, ...]:
+    def _mix(self, human: Human, synthetic: Sequence[Pool], generation: int) -> tuple[Draw, ...]:
         return (human.between(0.0, self.human), take(synthetic[-1], self.synthetic))
 
 
