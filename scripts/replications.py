@@ -70,7 +70,14 @@ def collect(storage: Path) -> list[str]:
 
 
 def _measured() -> list[dict[str, Any]]:
-    return json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.is_file() else []
+    """What was measured of the claims that their studies still make."""
+    entries = json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.is_file() else []
+    for entry in entries:
+        file = PROJECT / "sweeps" / f"{entry['study']}.yaml"
+        made = {claim["id"] for claim in yaml.safe_load(file.read_text(encoding="utf-8")).get("claims", ())}
+        if "claims" in entry:
+            entry["claims"] = [claim for claim in entry["claims"] if claim["id"] in made]
+    return entries
 
 
 def _entry(file: Path, folder: Path) -> dict[str, Any]:
