@@ -3,7 +3,7 @@ crossing), or any of several criteria; and how a result table names either."""
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -335,3 +335,17 @@ def _of_row(row: dict[str, Any]) -> Collapse:
     if row["threshold_high"] is not None:
         keys["threshold"] = (row["threshold"], row["threshold_high"])
     return CollapseCriterion.model_validate(keys)
+
+
+def unconfirmable(criteria: Sequence[Collapse], generations: int) -> Iterator[str]:
+    """A warning for each criterion for which not even the longest chain has the generations that confirm a crossing."""
+    for place, criterion in enumerate(criteria):
+        for entry, one in enumerate(criterion.members):
+            most = max(0, generations - 1 - one.earliest)
+            if one.confirm > most:
+                at = f".{place}" * (len(criteria) > 1) + f".any_of.{entry}" * (len(criterion.members) > 1)
+                yield (
+                    f"warning: collapse{at}.confirm: {one.confirm} is more than the generations that can follow a "
+                    f"crossing: generation {one.earliest} is the first that can cross, and {generations - 1} the last. "
+                    f"No chain can be found collapsed; at most {most} is right, or more generations"
+                )

@@ -136,6 +136,13 @@ def _recipes(
         yield recipe.model_copy(update=seed), {**flat, **seed}
 
 
+def check_overrides(overrides: Sequence[str], vary: Collection[str]) -> None:
+    """Raise :class:`UserError` where an override gives a key, or a part of one, that every chain has a value of."""
+    for key in (override.partition("=")[0].strip() for override in overrides):
+        if (over := next((one for one in vary if f"{key}.".startswith(f"{one}.")), None)) is not None:
+            raise UserError(f"--set {key}: {over} varies, so no chain would have this: give --set vary.{over}='[…]'")
+
+
 def resolve(source: str, content: Mapping[str, Any], vary: Iterable[str] = ()) -> Recipe:
     """The recipe with these keys, defaults filled in; :class:`UserError` from ``source`` where it is not valid."""
     vary = list(vary)

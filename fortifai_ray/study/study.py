@@ -17,11 +17,21 @@ from fortifai_ray.metrics import register
 from fortifai_ray.recipe.recipe import Recipe
 from fortifai_ray.results.schema import LINEAGE, baseline_columns, flatten, searched_keys, varied_keys
 from fortifai_ray.seeds import LARGEST_SEED
-from fortifai_ray.statistics.criterion import Collapse, first_repeated, one_metric
+from fortifai_ray.statistics.criterion import Collapse, first_repeated, one_metric, unconfirmable
 from fortifai_ray.storage.location import reserved
 from fortifai_ray.study.claim_checks import StudyFacts, checked_claims, undecided_claims
 from fortifai_ray.study.claims import Claim
-from fortifai_ray.study.grid import Chain, asked_types, check_for_all, common, grid, in_full, resolve, whole_sections
+from fortifai_ray.study.grid import (
+    Chain,
+    asked_types,
+    check_for_all,
+    check_overrides,
+    common,
+    grid,
+    in_full,
+    resolve,
+    whole_sections,
+)
 from fortifai_ray.study.resources import ResourcesConfig
 from fortifai_ray.study.search import Search, refuse_search
 from fortifai_ray.study.shipped import find
@@ -250,6 +260,7 @@ def make_study(content: dict[str, Any], source: str, overrides: Sequence[str] = 
     names = StudySettings.model_fields
     _check_top_level(content, source)
     settings = validated(StudySettings, {k: v for k, v in content.items() if k in names}, source)
+    check_overrides(overrides, settings.vary)
     base = {key: value for key, value in content.items() if key not in names}
     if settings.search is not None:
         base = _with_searched(base, settings.search, source)
@@ -267,7 +278,7 @@ def make_study(content: dict[str, Any], source: str, overrides: Sequence[str] = 
         _refuse_search(study)
     facts = _facts(study)
     claims = checked_claims(settings.claims, facts, source)
-    warnings = (*_unconfirmable(study), *undecided_claims(claims, facts))
+    warnings = (*unconfirmable(study.settings.collapse, study.generations_asked), *undecided_claims(claims, facts))
     return replace(study, settings=study.settings.model_copy(update={"claims": claims}), warnings=warnings)
 
 
@@ -322,7 +333,8 @@ def _overridden(content: dict[str, Any], override: str) -> dict[str, Any]:
 def _facts(study: Study) -> StudyFacts:
     settings = study.settings
     return StudyFacts(
-        recipes=[cell.facts for cell in study.member_cells] + list(_wholes(study)),
+        recipes=[cell.facts for cell in study.member_cells]
+        + [{**cell.recipe.flat(), LINEAGE: whole.lineage} for cell in study.cells for whole in cell.wholes],
         metrics={metric for cell in study.member_cells for metric in cell.metrics},
         criteria=[one_metric(criterion) for criterion in settings.collapse],
         generations=study.generations_asked,
@@ -332,27 +344,6 @@ def _facts(study: Study) -> StudyFacts:
         growing=[cell.recipe.grows for cell in study.member_cells]
         + [cell.recipe.grows for cell in study.cells for _ in cell.wholes],
     )
-
-
-def _wholes(study: Study) -> Iterator[dict[str, Any]]:
-    """The flat recipes of what is judged of whole ecosystems."""
-    for cell in study.cells:
-        yield from ({**cell.recipe.flat(), LINEAGE: whole.lineage} for whole in cell.wholes)
-
-
-def _unconfirmable(study: Study) -> Iterator[str]:
-    """A warning for each criterion for which not even the longest chain has the generations that confirm a crossing."""
-    criteria, generations = study.settings.collapse, study.generations_asked
-    for place, criterion in enumerate(criteria):
-        for entry, one in enumerate(criterion.members):
-            most = max(0, generations - 1 - one.earliest)
-            if one.confirm > most:
-                at = f".{place}" * (len(criteria) > 1) + f".any_of.{entry}" * (len(criterion.members) > 1)
-                yield (
-                    f"warning: collapse{at}.confirm: {one.confirm} is more than the generations that can follow a "
-                    f"crossing: generation {one.earliest} is the first that can cross, and {generations - 1} the last. "
-                    f"No chain can be found collapsed; at most {most} is right, or more generations"
-                )
 
 
 def _with_searched(base: Mapping[str, Any], search: Search, source: str) -> dict[str, Any]:

@@ -125,9 +125,12 @@ class _Loader(yaml.SafeLoader):
 def _check_keys(node: yaml.MappingNode) -> None:
     """Raise where a key is no text, or is given twice. A merge key is given once, too: it takes a list."""
     first: dict[str, yaml.Mark] = {}
-    for key, _ in node.value:
+    for key, value in node.value:
         if not isinstance(key, yaml.ScalarNode):
             raise _Mistake(key.start_mark, "a key is text, not a list or a mapping")
+        name, colon, rest = key.value.partition(":")
+        if node.flow_style and colon and rest and value.start_mark.index == value.end_mark.index:
+            raise _Mistake(key.start_mark, f"a space is needed after the colon: {{{name}: {rest}}}")
         if key.tag not in (_TEXT, _MERGE):
             kind = _KINDS.get(key.tag.removeprefix(_TAG), "no text")
             raise _Mistake(
