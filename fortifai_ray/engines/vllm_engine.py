@@ -166,10 +166,10 @@ class VllmEngine:
         self._base = self._adapter = None
         if self._llm is None:
             return
+        _RUNNING.discard(id(self))
         self._llm.llm_engine.engine_core.shutdown()
         self._llm = None
         self.architecture = ""
-        _RUNNING.discard(id(self))
         clean_up()
 
     def load(self, checkpoint: Path) -> None:
@@ -305,14 +305,17 @@ def share_the_process() -> None:
     """Let vLLM on a CPU live in a process with others, which may use Transformers' own models there.
 
     Its generic models change Transformers' classes for compilation, which an engine on a CPU goes without. And it
-    looks at a class in a process of its own, which takes 6 s, lest CUDA be started.
+    looks at a class in a process of its own, which takes 6 s, lest CUDA be started. And an engine that ends takes the
+    groups of workers with it, which others of the process still use.
     """
     from vllm.model_executor.models import registry
     from vllm.model_executor.models.transformers.base import Base
+    from vllm.v1.engine import core
 
     generic: Any = Base
     generic._decorate_for_torch_compile = lambda self: None
     registry._run_in_subprocess = lambda fn: fn()
+    core.cleanup_dist_env_and_memory = lambda shutdown_ray=False: clean_up()
 
 
 def check_spread(model_config: dict[str, Any], spread: int) -> None:
