@@ -70,7 +70,7 @@ def _walk(name: str, graph: dict[str, set[str]], trail: list[str], done: set[str
 def test_few_modules_at_the_top_and_few_files_in_all() -> None:
     assert len(list(PACKAGE.glob("*.py"))) <= 10
     assert len(FILES) <= 301
-    assert sum(map(lines, FILES)) <= 50_080
+    assert sum(map(lines, FILES)) <= 50_100
 
 
 def test_files_are_neither_crumbs_nor_novels() -> None:

@@ -1,5 +1,6 @@
 """The Ray instance that a sweep runs on: one started here, or the one at an address and the nodes it brings."""
 
+import gc
 import os
 import secrets
 import socket
@@ -64,8 +65,7 @@ def ray_instance(address: str | None, num_cpus: int | None, preload: Sequence[st
         return
     _prepare_environment(address)  # before Ray is imported
     with ExitStack() as lasting:
-        modules, ended = workers_environment(), threading.Event()
-        own = modules
+        ended, own = threading.Event(), (modules := workers_environment())
         if address is None:
             temporary = lasting.enter_context(short_name(RAY_SOCKET))
             own = {**modules, "RAY_TMPDIR": str(temporary)}
@@ -100,8 +100,10 @@ def ray_instance(address: str | None, num_cpus: int | None, preload: Sequence[st
             yield
         finally:
             ended.set()
+            gc.disable()  # a reference of Ray's that a thread finds in garbage while Ray ends would end this process
             with signals_wait(), signals_kept():
                 ray.shutdown()
+            gc.enable()
 
 
 def connected() -> bool:

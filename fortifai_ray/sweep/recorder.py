@@ -150,6 +150,11 @@ class Recorder:
             self._ahead = threading.Thread(target=prepare_report, name="fortifai-report", daemon=True)
             self._ahead.start()
 
+    def prepared(self) -> None:
+        """Wait for the imports of the report: two threads that import the same libraries may each find half of them."""
+        if self._ahead is not None:
+            self._ahead.join()
+
     def chain_failed(self, chain_id: str, error: str) -> None:
         """A chain failed for good; one that has run to its end does not."""
         if chain_id not in self._finished:
@@ -194,8 +199,7 @@ class Recorder:
         from fortifai_ray.claims.check import check_claims
         from fortifai_ray.claims.result import write_claims
 
-        if self._ahead is not None:
-            self._ahead.join()  # two threads that import the same libraries may each find half of them
+        self.prepared()
         ended = self._finished | self._failed.keys()
         unfinished = [chain_id for chain_id in self._chains if chain_id not in ended]
         # A chain that was cut short did not survive to its last generation: it must not count as censored there.
