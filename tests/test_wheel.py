@@ -14,24 +14,41 @@ UV = Path(sys.executable).parent / "uv"
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of commands of an environment that has the built wheel, and this environment's libraries behind it.
-
-    Built with the backend that the set-up of this environment has fetched: no network is needed.
-    """
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built with the backend that the set-up of this environment has fetched: no network is needed."""
     folder = tmp_path_factory.mktemp("wheel")
-    venv.create(folder / "env")
     if not UV.is_file():
         pytest.skip(f"no uv at {UV}: make setup puts it there")
-    build = [str(UV), "build", "--wheel", "--quiet", "--out-dir", str(folder / "dist"), str(PROJECT)]
-    subprocess.run(build, check=True)
-    (wheel,) = (folder / "dist").glob("*.whl")
+    subprocess.run([str(UV), "build", "--wheel", "--quiet", "--out-dir", str(folder), str(PROJECT)], check=True)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of commands of an environment that has the wheel, and this environment's libraries behind it."""
+    folder = tmp_path_factory.mktemp("installed")
+    venv.create(folder / "env")
     python = folder / "env" / "bin" / "python"
     subprocess.run([str(UV), "pip", "install", "--quiet", "--no-deps", "--python", str(python), str(wheel)], check=True)
     (packages,) = (folder / "env" / "lib").glob("*/site-packages")
     # As a path alone: its own .pth files, of the checkout among them, are not read.
     (packages / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
     return python.parent
+
+
+@pytest.fixture
+def alone(wheel: Path, tmp_path: Path) -> Path:
+    """The folder of commands of an environment that was empty before the wheel came with its extra and what they need,
+    in the lock's versions: most of it from uv's cache, where the set-up put it."""
+    venv.create(tmp_path / "env")
+    links = os.environ.get("PIP_FIND_LINKS")
+    torch = [] if links else ["--torch-backend", "cpu"]
+    chosen = ["--constraints", "requirements-cpu.lock", "--excludes", "requirements-cpu.excludes", *torch]
+    install = [str(UV), "pip", "install", "--quiet", "--python", str(tmp_path / "env" / "bin" / "python"), *chosen]
+    found = {"UV_FIND_LINKS": links} if links else {}
+    subprocess.run([*install, f"{wheel}[cpu]"], check=True, cwd=PROJECT, env=os.environ | found)
+    return tmp_path / "env" / "bin"
 
 
 def run(commands: Path, folder: Path, *command: str) -> str:
@@ -64,10 +81,10 @@ def test_it_has_the_studies_and_the_families(installed: Path, tmp_path: Path) ->
 
 
 @pytest.mark.end_to_end
-def test_a_study_that_it_writes_runs(installed: Path, tmp_path: Path) -> None:
-    """From an empty folder: begin a study, run it, and read its report."""
-    run(installed, tmp_path, "fortifai", "new", "mine", "--family", "gaussian")
-    told = run(installed, tmp_path, "fortifai", "sweep", "mine", "--set", "generations=3")
+def test_a_study_that_it_writes_runs(alone: Path, tmp_path: Path) -> None:
+    """From an empty environment and an empty folder: begin a study, run it, and read its report."""
+    run(alone, tmp_path, "fortifai", "new", "mine", "--family", "gaussian")
+    told = run(alone, tmp_path, "fortifai", "sweep", "mine", "--set", "generations=3")
     assert "report: " in told
     assert (tmp_path / "runs" / "mine" / "report.html").is_file()
     assert (tmp_path / "runs" / "mine" / "results" / "fidelity.parquet").is_file()
