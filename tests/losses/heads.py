@@ -52,18 +52,39 @@ def gradients(sums: LossSums, head: Head) -> list[Tensor]:
 
 
 def term_sizes(exact: Head, loss: Any, softcap: float | None) -> tuple[list[float], float]:
-    """In float64: the largest sum of absolute terms behind the total, log p and each gradient; the largest logit."""
+    """In float64: the largest sum of absolute terms behind the total, log p and each gradient; the largest logit.
+
+    Where p is near 1, a loss is far smaller than what a rounding of log p makes of it, which counts among the terms.
+    """
     product = F.linear(exact.hidden, exact.weight, exact.bias).detach().requires_grad_()
     logits = product if softcap is None else softcap * torch.tanh(product / softcap)
     sums = plain_sums(logits, exact.targets, loss)
     (on_logits,) = torch.autograd.grad(sums.total, product)
-    total = loss(sums.log_p)[sums.valid].abs().sum()
+    slope, bend = slopes(loss, sums.log_p.detach())
+    slope, bend = (torch.where(sums.valid, size, 0.0) for size in (slope, bend))
+    total = torch.maximum(loss(sums.log_p)[sums.valid].abs().sum(), slope.sum())
+    one_hot = F.one_hot(exact.targets.clamp(min=0), product.shape[1])
+    p = logits.detach().softmax(-1)
+    on_logits = on_logits.abs() + slope[:, None] * (p + one_hot) + bend[:, None] * (p - one_hot).abs()
     largest = logits.abs().max()
     of_hidden, of_weight = on_logits.abs() @ exact.weight.abs(), on_logits.abs().T @ exact.hidden.abs()
     sizes = [total, largest, of_hidden.max(), of_weight.max()]
     if exact.bias is not None:
         sizes.append(on_logits.abs().sum(0).max())
     return [size.item() for size in sizes], largest.item()
+
+
+def slopes(loss: Any, log_p: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """``[tokens]`` each: the size of the loss's derivative by log p, and of how much that changes with log p."""
+
+    def slope(at: torch.Tensor) -> torch.Tensor:
+        at = at.clone().requires_grad_()
+        (found,) = torch.autograd.grad(loss(at).sum(), at)
+        return found
+
+    step = 1e-6 * log_p
+    bend = torch.where(step == 0, 0.0, (slope(log_p + step) - slope(log_p)) / torch.where(step == 0, 1.0, step))
+    return slope(log_p).abs(), bend.abs()
 
 
 losses = st.sampled_from(
