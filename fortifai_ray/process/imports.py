@@ -14,6 +14,18 @@ _COMPANIONS = ("torchvision", "torchaudio", "torchcodec")
 
 
 @contextmanager
+def garbage_kept() -> Iterator[None]:
+    """Within, no garbage is collected; afterwards it is, unless it was not before."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
+@contextmanager
 def quick_imports(*unused: str) -> Iterator[None]:
     """Within, imports run without the garbage collector, and libraries take those that nothing here needs to be absent:
     SciPy, scikit-learn, and ``unused``.
@@ -23,19 +35,17 @@ def quick_imports(*unused: str) -> Iterator[None]:
     it leaves them out afterwards, too: half a million objects, 0.2 s each time that it looks at them all. A program
     that has one of these libraries keeps it, and one that has not can import it afterwards.
     """
-    hidden, collecting, before = {*_UNUSED, *unused} - sys.modules.keys(), gc.isenabled(), len(sys.modules)
+    hidden, before = {*_UNUSED, *unused} - sys.modules.keys(), len(sys.modules)
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: as the import system has what is absent
-    gc.disable()
-    try:
-        yield
-    finally:
-        for name in hidden:
-            if sys.modules.get(name) is None:
-                sys.modules.pop(name, None)
-        if len(sys.modules) > before:
-            gc.freeze()
-        if collecting:
-            gc.enable()
+    with garbage_kept():
+        try:
+            yield
+        finally:
+            for name in hidden:
+                if sys.modules.get(name) is None:
+                    sys.modules.pop(name, None)
+            if len(sys.modules) > before:
+                gc.freeze()
 
 
 def hide_foreign_companions() -> None:

@@ -301,9 +301,7 @@ def _without_a_model(cells: pl.DataFrame, level: float) -> pl.DataFrame:
                 end[with_t & ~estimate] = mean_intervals(logs[with_t & ~estimate], max(2 * level - 1, 0.0))[place]
             ends[side], point = end, logs.mean(axis=1)
             found[f"{side} t"] = (with_t, point, "bound, Student t")
-            says = (
-                np.isfinite(end) & (names != "exact") & ((side == "upper") | (end > _NONE))
-            )  # at least 0 says nothing
+            says = np.isfinite(end) & (names != "exact") & ((side == "upper") | (end > _NONE))  # at least 0: nothing
             found[f"{side} order"] = (says, np.median(logs, axis=1), "bound, order statistics")
             found[side] = (mean, point, "bound")
         found["exact mean"] = ((names == "exact") & ~zero, lows.mean(axis=1), "geometric mean")

@@ -1,6 +1,5 @@
 """The Ray instance that a sweep runs on: one started here, or the one at an address and the nodes it brings."""
 
-import gc
 import os
 import secrets
 import socket
@@ -18,6 +17,7 @@ from tenacity import retry, stop_after_attempt
 from fortifai_ray.errors import UserError
 from fortifai_ray.process import forked_worker
 from fortifai_ray.process.forked_worker import SOCKETS
+from fortifai_ray.process.imports import garbage_kept
 from fortifai_ray.process.search_path import home_of_package, workers_environment
 from fortifai_ray.process.signals import check_signals, signals_kept, signals_wait
 from fortifai_ray.process.temporary import RAY_SOCKET, short_name
@@ -65,7 +65,8 @@ def ray_instance(address: str | None, num_cpus: int | None, preload: Sequence[st
         return
     _prepare_environment(address)  # before Ray is imported
     with ExitStack() as lasting:
-        ended, own = threading.Event(), (modules := workers_environment())
+        modules, ended = workers_environment(), threading.Event()
+        own = modules
         if address is None:
             temporary = lasting.enter_context(short_name(RAY_SOCKET))
             own = {**modules, "RAY_TMPDIR": str(temporary)}
@@ -100,10 +101,9 @@ def ray_instance(address: str | None, num_cpus: int | None, preload: Sequence[st
             yield
         finally:
             ended.set()
-            gc.disable()  # a reference of Ray's that a thread finds in garbage while Ray ends would end this process
-            with signals_wait(), signals_kept():
+            # Garbage is kept: a reference of Ray's that a thread finds in it while Ray ends would end this process.
+            with signals_wait(), signals_kept(), garbage_kept():
                 ray.shutdown()
-            gc.enable()
 
 
 def connected() -> bool:

@@ -100,7 +100,7 @@ def _compute(
             with SweepProgress(console, board, open_ended=work.is_search) as progress:
                 run_trials(work, recorder, plan, pool, board, progress)
                 recorder.reached("last_step")
-            recorder.prepared()  # threads at work while Ray ends have ended it all
+            recorder.prepared()  # while Ray ends, no thread of ours is at work: it could end this process
 
 
 def _compute_here(study: Study, work: Work, recorder: Recorder, console: Console) -> None:

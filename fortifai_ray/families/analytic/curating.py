@@ -113,7 +113,7 @@ def curated(steps: Sequence[Step], size: float, written: Written) -> tuple[Array
         measures.append(selection.measures)
         if len(steps) > 1:  # else the step's measures are the curation's
             if not number and one_truth(steps, known=written.family.truth_is_known):
-                true = step.truth(items)
+                true = selection.true
             places = [np.unique(own[passed]) for own, passed in zip(items.places, selection.passed, strict=True)]
         chosen = _filled(selection.passed, whole(needed), step, written.streams)
         index = chosen.reshape(*chosen.shape, *[1] * (written.samples.ndim - 2))

@@ -222,9 +222,11 @@ class Step(Section):
 
 @dataclass(frozen=True)
 class Selection:
-    """What one step let pass, and its measures of each chain: (B,), None where unknown; ``found`` are its own."""
+    """What one step let pass, which items ought to (B, n), and its measures of each chain: (B,), None where unknown;
+    ``found`` are its own."""
 
     passed: Kept
+    true: np.ndarray | None
     kept: np.ndarray
     precision: np.ndarray | None
     recall: np.ndarray | None
@@ -244,9 +246,9 @@ def apply(step: Step, items: Items, count: int, block: int = 1) -> Selection:
     true = step.truth(items)
     found = step.measure(items, passed, true)
     if true is None:
-        return Selection(passed, kept, None, None, found)
+        return Selection(passed, None, kept, None, None, found)
     hits = _within(true, passed)
-    return Selection(passed, kept, ratio(hits, kept * total), ratio(hits, true.sum(1)), found)
+    return Selection(passed, true, kept, ratio(hits, kept * total), ratio(hits, true.sum(1)), found)
 
 
 def _within(true: np.ndarray, passed: Kept) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fortifai_ray.errors import UserError
+from fortifai_ray.recipe.curation import places
 from fortifai_ray.recipe.curation.base import REWARD, By, Kept, Step
 
 _FEW, _MOST = 8, 256  # items: a reward may be a large model's
@@ -63,7 +64,7 @@ def try_code(steps: Sequence[Step], human: Callable[[int], Any], *, truth: bool)
     Raises:
         UserError: it fails, answers wrongly, or gives the same items another answer when it is asked again.
     """
-    for number, step in enumerate(steps):
+    for place, step in zip(places(steps), steps, strict=True):
         if step.source is None:
             continue
         try:
@@ -72,8 +73,7 @@ def try_code(steps: Sequence[Step], human: Callable[[int], Any], *, truth: bool)
                 continue
             _try(step, human(_MOST), truth)
         except UserError as error:
-            where = "curation." if len(steps) == 1 else f"curation.{number}."
-            raise UserError(str(error).replace("curation.", where, 1)) from error.__cause__
+            raise UserError(str(error).replace("curation.", f"{place}.", 1)) from error.__cause__
 
 
 def _try(step: Step, content: Any, truth: bool) -> None:
